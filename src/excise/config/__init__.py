@@ -1,0 +1,24 @@
+"""Frozen settings, from flags, the environment and `excise.toml`: one definition for all.
+
+Nothing heavy may be imported in here: `excise --help` is built from it.
+"""
+
+from __future__ import annotations
+
+from excise.config.digest import differences, settings_digest, study_settings
+from excise.config.flags import Flag, flag_name, flags
+from excise.config.gather import gather
+from excise.config.settings import Settings
+from excise.config.source import PromptSource
+
+__all__ = [
+    "Flag",
+    "PromptSource",
+    "Settings",
+    "differences",
+    "flag_name",
+    "flags",
+    "gather",
+    "settings_digest",
+    "study_settings",
+]

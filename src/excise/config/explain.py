@@ -1,0 +1,102 @@
+"""Say in one line what is wrong with a setting, in place of pydantic's several."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from excise.config.flags import choices, flag_name
+from excise.config.source import PromptSource
+
+_LONGEST_VALUE = 80
+
+_MESSAGES = {
+    "int_parsing": "not a whole number",
+    "int_parsing_size": "too large a number",
+    "int_type": "not a whole number",
+    "int_from_float": "not a whole number",
+    "float_parsing": "not a number",
+    "float_type": "not a number",
+    "finite_number": "not a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "not a text",
+    "path_type": "not a path",
+    "tuple_type": "not a list",
+    "model_type": "not a prompt set; write SOURCE, SOURCE:SPLIT or a table with source and split",
+    "string_too_short": "must not be empty",
+    "too_short": "must name at least one",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value, and where it came from."""
+
+    value: object
+    place: str
+    """Where: `--trials`, `EXCISE_TRIALS`, `excise.toml: trials`."""
+    assignment: str
+    """The same with the value: `--trials=abc`."""
+
+
+def explain(errors: Sequence[ErrorDetails], given: Mapping[str, Given]) -> str:
+    """One line for pydantic's errors: the place, what is wrong there, what is allowed.
+
+    The first error is told. A misspelt key goes before the required one that it stands for.
+    """
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    error = (unknown or errors)[0]
+    context: dict[str, Any] = error.get("ctx", {})
+    if error["type"] == "contradiction":
+        places = [_place(field, given) for field in context["fields"]]
+        return f"{' and '.join(places)}: {context['message']}"
+    field, *inner = error["loc"]
+    keys = [str(key) for key in inner if not isinstance(key, int)]
+    if keys:
+        # Inside a table, the key and its own value say more than the whole table would.
+        where = ".".join([_place(str(field), given), *keys])
+        if error["type"] == "missing":
+            return f"{where}: missing; say where the prompts are"
+        if error["type"] == "extra_forbidden":
+            return f"{where}: no such key{did_you_mean(keys[-1], PromptSource.model_fields)}"
+        where += f" = {json.dumps(error['input'], ensure_ascii=False, default=str)}"
+    else:
+        where = given[str(field)].assignment if field in given else flag_name(str(field))
+    return f"{_shorten(where)}: {_what(error, context, str(field))}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A clause that names the nearest known word; empty if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _what(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
+    if error["type"] == "literal_error":
+        allowed = choices(field)
+        return f"must be one of {', '.join(allowed)}{did_you_mean(str(error['input']), allowed)}"
+    if error["type"] == "value_error":
+        return str(context["error"])
+    if error["type"] in _MESSAGES:
+        return _MESSAGES[error["type"]].format(**context)
+    return error["msg"]
+
+
+def _place(field: str, given: Mapping[str, Given]) -> str:
+    return given[field].place if field in given else flag_name(field)
+
+
+def _shorten(text: str) -> str:
+    """On one line, and not much longer than that."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_VALUE else line[: _LONGEST_VALUE - 1] + "…"

@@ -1,0 +1,205 @@
+"""The settings: names, types, limits, defaults and help texts, in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from excise.config.source import PromptSource
+from excise.scores.markers import DEFAULT_MARKERS, normalise
+
+DataType = Literal["auto", "float16", "bfloat16", "float32"]
+
+DEFAULT_SETS = {
+    "target": "mlabonne/harmful_behaviors",
+    "control": "mlabonne/harmless_alpaca",
+}
+"""The field's data sets, used for a kind of prompts for which nothing is given."""
+
+
+def _metavar(text: str) -> dict[str, Any]:
+    return {"metavar": text}
+
+
+class Settings(BaseModel):
+    """Everything a user can decide about a run. Frozen; an unknown name is an error.
+
+    Build it with `gather`, which says in one line where a wrong value came from. Where prompts or
+    data types were left open, the fields hold what was filled in: a stored copy says what was used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1, description="Hub id, local folder or .gguf file of the model.")
+    revision: str | None = Field(
+        default=None, description="Commit, tag or branch of the model on the hub."
+    )
+    dtype: DataType | None = Field(
+        default=None, description="The one data type to load the model in."
+    )
+    dtypes: tuple[DataType, ...] = Field(
+        default=("auto", "float16", "bfloat16", "float32"),
+        min_length=1,
+        description="Data types to try in turn.",
+    )
+    device: str = Field(
+        default="auto", min_length=1, description="auto, cpu, cuda, cuda:1, mps, …."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model."
+    )
+    chat_template: Path | None = Field(
+        default=None,
+        description="Jinja file to use as the chat template.",
+        json_schema_extra=_metavar("FILE"),
+    )
+    system_prompt: str | None = Field(
+        default=None, description="System prompt of every prompt set."
+    )
+    response_prefix: str | None = Field(
+        default=None,
+        description="What every answer begins with, skipped when scoring; found if not given.",
+    )
+
+    target: PromptSource | None = Field(
+        default=None, description="Prompts that show the behaviour, one set to be split three ways."
+    )
+    control: PromptSource | None = Field(
+        default=None, description="Prompts that do not show it, one set to be split three ways."
+    )
+    target_train: PromptSource | None = Field(
+        default=None, description="Target prompts to find directions with."
+    )
+    target_search: PromptSource | None = Field(
+        default=None, description="Target prompts to score trials with."
+    )
+    target_held_out: PromptSource | None = Field(
+        default=None,
+        description="Target prompts for the final figures; cut off train if not given.",
+    )
+    control_train: PromptSource | None = Field(
+        default=None, description="Control prompts to find directions with."
+    )
+    control_search: PromptSource | None = Field(
+        default=None, description="Control prompts to score trials with."
+    )
+    control_held_out: PromptSource | None = Field(
+        default=None,
+        description="Control prompts for the final figures; cut off train if not given.",
+    )
+    column: str = Field(default="text", min_length=1, description="Column that holds the prompts.")
+    prefix: str = Field(default="", description="Text put before every prompt.")
+    suffix: str = Field(default="", description="Text put after every prompt.")
+
+    kind: Literal["discriminant", "orthogonal", "row_normalised"] = Field(
+        default="discriminant", description="How a direction is taken out of a matrix."
+    )
+    direction_from: Literal["mean", "geometric_median"] = Field(
+        default="mean",
+        description="What stands for the middle of the target and of the control prompts.",
+    )
+    winsorise: float = Field(
+        default=1.0,
+        gt=0.5,
+        le=1,
+        description="Quantile to clip residuals to before averaging; 1 is off.",
+    )
+    orthogonalise: bool = Field(
+        default=False,
+        description="Make each direction orthogonal to the mean of the control prompts.",
+    )
+
+    trials: int = Field(default=200, ge=1, description="Trials in the whole study.")
+    startup_trials: int = Field(
+        default=60, ge=0, description="Random trials before the search learns."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is random.")
+    search_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Propose no more trials after this long.",
+        json_schema_extra=_metavar("SECONDS"),
+    )
+    max_new_tokens: int = Field(default=100, ge=1, description="Longest answer, in tokens.")
+    batch_size: int = Field(default=0, ge=0, description="Prompts at a time; 0 finds it out.")
+    markers: tuple[str, ...] = Field(
+        default=DEFAULT_MARKERS, min_length=1, description="Phrases that make an answer a refusal."
+    )
+    allow_uncovered: bool = Field(
+        default=False, description="Go on although a layer still writes the direction."
+    )
+
+    run_dir: Path | None = Field(
+        default=None, description="Where the run is kept.", json_schema_extra=_metavar("DIR")
+    )
+    select: str | None = Field(
+        default=None,
+        min_length=1,
+        description='Trial to take: knee, fewest, its number, or "refusals<=5".',
+        json_schema_extra=_metavar("RULE"),
+    )
+    save: Path | None = Field(
+        default=None, description="Save the edited model here.", json_schema_extra=_metavar("DIR")
+    )
+    adapter: Path | None = Field(
+        default=None,
+        description="Save the edit as an adapter here.",
+        json_schema_extra=_metavar("DIR"),
+    )
+    yes: bool = Field(default=False, description="Ask nothing; take the default answer.")
+    json_lines: bool = Field(
+        default=False, description="Progress as JSON lines on standard output."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, value: object) -> object:
+        """Reject contradictions; fill in the data types and prompt sets that were left open."""
+        if not isinstance(value, dict):
+            return value
+        filled = dict(value)
+        given = {name for name, one in filled.items() if one is not None}
+        if "dtype" in given:
+            only = [filled["dtype"]]
+            listed = filled["dtypes"] if "dtypes" in given else only
+            if not isinstance(listed, list | tuple) or list(listed) != only:
+                raise _contradiction("exclude each other; give one of them", "dtype", "dtypes")
+            filled["dtypes"] = only
+        for kind, data_set in DEFAULT_SETS.items():
+            parts = [f"{kind}_{part}" for part in ("train", "search", "held_out")]
+            parts = [name for name in parts if name in given]
+            if kind in given:
+                if parts:
+                    raise _contradiction(
+                        "exclude each other; give the whole set or its parts", kind, parts[0]
+                    )
+                continue
+            if not parts:
+                filled[f"{kind}_train"] = f"{data_set}:train[:400]"
+                filled[f"{kind}_search"] = f"{data_set}:test[:100]"
+                continue
+            for needed in (f"{kind}_train", f"{kind}_search"):
+                if needed not in given:
+                    raise _contradiction(
+                        f"needs {needed} beside it, or give one set as {kind}", parts[0]
+                    )
+        return filled
+
+    @field_validator("markers")
+    @classmethod
+    def _normalise_markers(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
+        """Answers are compared in normalised form, so markers have to be in it too."""
+        normal = tuple(normalise(marker) for marker in markers)
+        if not all(normal):
+            # An empty phrase is found in every answer: everything would count as a refusal.
+            raise ValueError("a marker may not be empty")
+        return normal
+
+
+def _contradiction(message: str, *fields: str) -> PydanticCustomError:
+    """An error about several settings at once; `gather` puts their places in front of it."""
+    return PydanticCustomError("contradiction", "{message}", {"message": message, "fields": fields})

@@ -1,0 +1,39 @@
+"""Errors of excise's own: each says what is wrong, where, and what to do.
+
+The command line prints `str(error)` as one line and exits with status 2; a traceback is for faults of
+ours, never for a user's mistake.
+"""
+
+from __future__ import annotations
+
+
+class ExciseError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class SettingsError(ExciseError):
+    """An unknown key, a wrong value, or settings that contradict each other."""
+
+
+class PromptError(ExciseError):
+    """A prompt set that cannot be read, or that is too small for what it is needed for."""
+
+
+class ModelError(ExciseError):
+    """A model that cannot be found, loaded, or covered."""
+
+
+class HubError(ExciseError):
+    """The hub is out of reach, or refuses; names what is cached instead."""
+
+
+class RunError(ExciseError):
+    """A run directory that belongs to another model or other settings, or is damaged."""
+
+
+class SaveError(ExciseError):
+    """A model, adapter or edit that could not be written. Nothing half-written is left behind."""
+
+
+class TrialError(ExciseError):
+    """A candidate that cannot be scored, for example because its logits are not numbers."""

@@ -1,0 +1,122 @@
+"""Local files: .txt, .jsonl, .csv and .parquet.
+
+Read with the standard library (parquet with pyarrow), because what is wrong can then be told with
+its line, which a user can go to.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from excise.config.source import FILE_SUFFIXES
+from excise.errors import PromptError
+from excise.prompts.columns import check_column
+
+
+def read_file(path: Path, column: str) -> list[object]:
+    """All rows of a file's column, in order; of a text file, its lines that are not blank.
+
+    Raises:
+        PromptError: no such file, an empty one, an unknown ending, not UTF-8, a malformed line, or
+            no such column.
+    """
+    if not path.exists():
+        raise PromptError(f"{path}: no such file")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise PromptError(
+            f"{path}: prompts are read from {', '.join(FILE_SUFFIXES)}, not from "
+            f"{path.suffix or 'a file without an ending'}"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not content.strip():
+        raise PromptError(f"{path}: the file is empty; it needs prompts")
+    return reader(content, column, path)
+
+
+def _lines(content: bytes, path: Path) -> list[str]:
+    """Decoded lines. Only line ends part lines: a prompt may well hold U+2028 or a form feed."""
+    return _decode(content, path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        # A byte order mark, which some editors put in front, is no part of the first prompt.
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The mark is taken off before the offset is counted, hence the search in what was decoded.
+        offset = error.start + len(content) - len(error.object)
+        line = content.count(b"\n", 0, offset) + 1
+        raise PromptError(
+            f"{path}: not UTF-8: byte {offset}, on line {line}, is 0x{content[offset]:02x}; "
+            "save the file as UTF-8"
+        ) from None
+
+
+def _read_txt(content: bytes, column: str, path: Path) -> list[object]:
+    return [line for line in _lines(content, path) if line.strip()]
+
+
+def _read_jsonl(content: bytes, column: str, path: Path) -> list[object]:
+    rows: list[object] = []
+    for number, line in enumerate(_lines(content, path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise PromptError(
+                f"{where}: not JSON (character {error.pos + 1}): {error.msg}"
+            ) from None
+        if not isinstance(row, dict):
+            raise PromptError(
+                f'{where}: not a JSON object; write one on each line, as {{"{column}": "…"}}'
+            )
+        check_column(column, row, where)
+        rows.append(row[column])
+    return rows
+
+
+def _read_csv(content: bytes, column: str, path: Path) -> list[object]:
+    reader = csv.DictReader(io.StringIO(_decode(content, path), newline=""), strict=True)
+    rows: list[object] = []
+    try:
+        check_column(column, reader.fieldnames or (), str(path))
+        for row in reader:
+            if row[column] is None:
+                raise PromptError(
+                    f"{path}: line {reader.line_num}: fewer fields than the header has columns"
+                )
+            rows.append(row[column])
+    except csv.Error as error:
+        # The outer reader's own count still stands at the last row that was well formed.
+        raise PromptError(f"{path}: line {reader.reader.line_num}: not CSV: {error}") from None
+    return rows
+
+
+def _read_parquet(content: bytes, column: str, path: Path) -> list[object]:
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        check_column(column, table.schema_arrow.names, str(path))
+        return list(table.read(columns=[column]).column(column).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PromptError(f"{path}: not a parquet file, or a damaged one: {error}") from None
+
+
+_READERS: dict[str, Callable[[bytes, str, Path], list[object]]] = {
+    ".txt": _read_txt,
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

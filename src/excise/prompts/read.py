@@ -1,0 +1,90 @@
+"""Read one prompt set, wherever it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from excise.config.settings import Settings
+from excise.config.source import FILE_SUFFIXES, PromptSource
+from excise.errors import PromptError
+from excise.prompts.columns import texts_of
+from excise.prompts.files import read_file
+from excise.prompts.saved import read_saved
+from excise.prompts.sets import Prompt, PromptSet
+from excise.prompts.slices import Split, parse_split
+
+Shareable = TypeVar("Shareable", str, str | None)
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What holds for every set that does not have its own."""
+
+    column: str = "text"
+    prefix: str = ""
+    suffix: str = ""
+    system_prompt: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Shared:
+        """The shared part of the settings."""
+        return cls(settings.column, settings.prefix, settings.suffix, settings.system_prompt)
+
+
+def read(source: PromptSource, shared: Shared, name: str = "prompts") -> PromptSet:
+    """Read a file, a folder saved by `datasets`, or else a hub data set.
+
+    A slice counts rows of the source, as everywhere: rows without text are dropped after it.
+
+    Raises:
+        PromptError: the source cannot be read; the message says where and what to do.
+        HubError: the hub is out of reach and has left nothing in the cache, or it refuses.
+    """
+    where = source.source
+    split = parse_split(source.split, where)
+    column = _own(source.column, shared.column)
+    rows, origin, revision = _rows(source, column, split)
+    texts = texts_of(split.take(rows, where), column, where)
+    if not texts:
+        raise PromptError(f"{origin}: holds no text; it needs prompts")
+    prefix = _own(source.prefix, shared.prefix)
+    suffix = _own(source.suffix, shared.suffix)
+    # An empty system prompt is the way of a set to have none where the shared one is given.
+    system_prompt = _own(source.system_prompt, shared.system_prompt) or None
+    prompts = tuple(Prompt(prefix + text + suffix, system_prompt) for text in texts)
+    return PromptSet(name, prompts, origin, revision)
+
+
+def _rows(source: PromptSource, column: str, split: Split) -> tuple[list[object], str, str | None]:
+    """All rows of the column, where they are from, and the commit."""
+    path = Path(source.source).expanduser()
+    if path.is_dir():
+        return read_saved(path, column, split), str(source), None
+    if path.is_file() or _names_a_file(source.source):
+        if split.name is not None:
+            raise PromptError(
+                f"{path}: a file has no split {split.name}; leave it out, or write {path}[:400]"
+            )
+        return read_file(path, column), str(source), None
+    # Imported here because datasets takes a second to import, and most sets are files.
+    from excise.prompts.hub import read_hub
+
+    found = read_hub(source.source, source.revision, column, split)
+    expression = split.expression if split.name else found.split + split.expression
+    origin = f"{source.source}, {expression}"
+    if found.from_cache:
+        origin += ", from the cache (the hub is out of reach)"
+    return found.rows, origin, found.revision
+
+
+def _names_a_file(source: str) -> bool:
+    return source.lower().endswith(FILE_SUFFIXES) or not _HUB_ID.fullmatch(source)
+
+
+def _own(own: str | None, shared: Shareable) -> str | Shareable:
+    return shared if own is None else own

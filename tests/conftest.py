@@ -1,0 +1,135 @@
+"""Tiny random models, and a tokenizer that needs no download, for all tests."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports huggingface_hub: no test may wait for a network that is not there.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+# Tiny models gain nothing from more threads, and lose much where tests share the machine.
+torch.set_num_threads(1)
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+SENTENCES = (
+    "how do i kill a python process bake cake the photo of lake blow up crack an egg plant tree read",
+    "book sing song in at on with best way to i'm sorry can't help that yes you should try it now",
+    "red blue green fast slow big small one two three four five six seven eight nine ten hello",
+)
+WORDS = [word for sentence in SENTENCES for word in sentence.split()]
+VOCABULARY = 96
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words, one token each."""
+    special = ["<unk>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>"]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(special + WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        additional_special_tokens=special[2:],
+        chat_template=TEMPLATE,
+    )
+
+
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": VOCABULARY,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 256,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "bos_token_id": None,
+}
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**_SHAPE),
+    "llama with biases": lambda: LlamaConfig(**_SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen3, tied": lambda: Qwen3Config(**_SHAPE, tie_word_embeddings=True),
+    "gemma2, post-norms and sliding window": lambda: Gemma2Config(**_SHAPE, sliding_window=6),
+}
+
+
+def tiny_model(name: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A random model of a few thousand parameters, float32. Norm gains and biases are random too."""
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[name]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.normal_(mean=0.5, std=0.3)
+    model.generation_config.eos_token_id = 1
+    return model.eval().requires_grad_(False)
+
+
+def random_prompts(count: int, seed: int = 0, shared: int = 3) -> list[list[int]]:
+    """Token ids of different lengths with a common beginning of `shared` tokens."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(5, 60, (length,), generator=generator).tolist()
+
+    beginning = ids(shared)
+    lengths = torch.randint(1, 9, (count,), generator=generator).tolist()
+    return [beginning + ids(length) for length in lengths]
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """One tiny model of every kind in the matrix."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with tokenizer, saved the way people have models."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_prompts(folder: Path, count: int = 12) -> dict[str, str]:
+    """Six prompt files of made-up word sequences; returns flags by settings' names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(1)
+    flags: dict[str, str] = {}
+    for kind in ("target", "control"):
+        for part in ("train", "search", "held_out"):
+            picks = torch.randint(0, len(WORDS), (count, 6), generator=generator).tolist()
+            lines = [
+                " ".join(WORDS[pick] for pick in row[: 3 + index % 4])
+                for index, row in enumerate(picks)
+            ]
+            path = folder / f"{kind}_{part}.txt"
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            flags[f"{kind}_{part}"] = str(path)
+    return flags

@@ -1,0 +1,359 @@
+"""Settings: precedence, where a wrong value came from, sources, digest, flags."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from excise.config import (
+    PromptSource,
+    Settings,
+    differences,
+    flag_name,
+    flags,
+    gather,
+    settings_digest,
+    study_settings,
+)
+from excise.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def gathered(
+    given: dict[str, object] | None = None,
+    environment: dict[str, str] | None = None,
+    toml: str | None = None,
+) -> Settings:
+    if toml is not None:
+        Path("excise.toml").write_text(toml, encoding="utf-8")
+    return gather({"model": "m"} | (given or {}), environment or {}, None)
+
+
+# Precedence
+
+
+def test_a_flag_goes_before_the_environment_before_toml_before_the_default() -> None:
+    toml = "trials = 1\nseed = 1\nmax-new-tokens = 1\n"
+    variables = {"EXCISE_TRIALS": "2", "EXCISE_SEED": "2"}
+    settings = gathered({"trials": "3"}, variables, toml)
+    assert (settings.trials, settings.seed, settings.max_new_tokens) == (3, 2, 1)
+    assert settings.startup_trials == 60
+
+
+def test_a_flag_that_is_none_was_not_given() -> None:
+    assert gathered({"trials": None, "yes": None}, {"EXCISE_YES": "true"}).yes is True
+
+
+def test_a_named_toml_file_is_read_in_place_of_the_one_here(tmp_path: Path) -> None:
+    Path("excise.toml").write_text("trials = 1")
+    other = tmp_path / "other.toml"
+    other.write_text("trials = 2")
+    assert gather({"model": "m"}, {}, other).trials == 2
+
+
+@pytest.mark.parametrize("key", ["max_new_tokens", "max-new-tokens"])
+def test_toml_keys_take_dashes_and_underscores(key: str) -> None:
+    assert gathered(toml=f"{key} = 7").max_new_tokens == 7
+
+
+@pytest.mark.parametrize("key", ["json", "json_lines"])
+def test_json_lines_are_called_json_in_public(key: str) -> None:
+    assert gathered(toml=f"{key} = true").json_lines
+    assert gathered({key: True}).json_lines
+    assert gathered(environment={f"EXCISE_{key.upper()}": "1"}).json_lines
+
+
+@pytest.mark.parametrize(
+    "text", ["float16,float32", " float16 , float32 ", '["float16","float32"]']
+)
+def test_a_list_may_be_written_with_commas_or_as_json(text: str) -> None:
+    assert gathered({"dtypes": text}).dtypes == ("float16", "float32")
+    assert gathered(environment={"EXCISE_DTYPES": text}).dtypes == ("float16", "float32")
+
+
+# Data types and prompt sets
+
+
+def test_dtype_is_the_short_way_to_give_one() -> None:
+    assert gathered({"dtype": "float32"}).dtypes == ("float32",)
+
+
+def test_a_nearer_dtype_overrides_dtypes_and_the_other_way_round() -> None:
+    assert gathered({"dtype": "float32"}, toml='dtypes = ["float16"]').dtypes == ("float32",)
+    assert gathered({"dtypes": "auto,float16"}, {"EXCISE_DTYPE": "float32"}).dtypes == (
+        "auto",
+        "float16",
+    )
+
+
+def test_without_prompts_the_fields_data_sets_are_filled_in() -> None:
+    settings = gathered({"control": "mine.txt"})
+    assert str(settings.target_train) == "mlabonne/harmful_behaviors:train[:400]"
+    assert str(settings.target_search) == "mlabonne/harmful_behaviors:test[:100]"
+    assert settings.target_held_out is None
+    assert (settings.control_train, settings.control_search) == (None, None)
+
+
+def test_settings_survive_being_stored() -> None:
+    settings = gathered({"dtype": "float32", "control": "mine.txt", "save": "out"})
+    assert Settings.model_validate(settings.model_dump()) == settings
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(pydantic.ValidationError):
+        gathered().trials = 3
+
+
+def test_markers_are_brought_into_the_form_that_answers_are_compared_in() -> None:
+    assert gathered({"markers": "I\u2019m  Sorry,No"}).markers == ("i'm sorry", "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "split"),
+    [
+        ("file.txt", "file.txt", None),
+        ("file.txt[:400]", "file.txt", "[:400]"),
+        ("file.txt:[:400]", "file.txt", "[:400]"),
+        ("owner/name", "owner/name", None),
+        ("owner/name:train", "owner/name", "train"),
+        ("owner/name:train[:400]", "owner/name", "train[:400]"),
+        ("owner/name:train[10:20]", "owner/name", "train[10:20]"),
+        ("C:\\prompts.txt", "C:\\prompts.txt", None),
+        ("C:/prompts.txt", "C:/prompts.txt", None),
+        ("C:prompts.txt", "C:prompts.txt", None),
+        ("C:\\prompts.txt[:4]", "C:\\prompts.txt", "[:4]"),
+        ("C:\\saved:train[1:4]", "C:\\saved", "train[1:4]"),
+        ("odd:name.txt", "odd:name.txt", None),
+    ],
+)
+def test_a_source_is_taken_apart(text: str, source: str, split: str | None) -> None:
+    parsed = PromptSource.model_validate(text)
+    assert (parsed.source, parsed.split) == (source, split)
+    assert PromptSource.model_validate(str(parsed)) == parsed
+
+
+def test_a_source_may_be_a_table_in_toml_and_json_in_a_variable() -> None:
+    toml = '[target]\nsource = "odd:name"\nsystem-prompt = "Be kind."'
+    environment = {"EXCISE_CONTROL": json.dumps({"source": "a", "split": "train", "prefix": "> "})}
+    settings = gathered(environment=environment, toml=toml)
+    assert settings.target == PromptSource(source="odd:name", system_prompt="Be kind.")
+    assert settings.control == PromptSource(source="a", split="train", prefix="> ")
+
+
+# Errors: one line, the place, what is wrong
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "toml", "message"),
+    [
+        ({}, {}, "trails = 3", "excise.toml: trails: no such setting; did you mean trials?"),
+        (
+            {},
+            {"EXCISE_TRIAL": "3"},
+            "",
+            "EXCISE_TRIAL: no such setting; did you mean EXCISE_TRIALS?",
+        ),
+        ({"trails": "3"}, {}, "", "--trails: no such flag; did you mean --trials?"),
+        ({}, {"EXCISE_TRIALS": "abc"}, "", "EXCISE_TRIALS=abc: not a whole number"),
+        ({"trials": "0"}, {}, "", "--trials=0: must be at least 1"),
+        ({}, {}, "trials = 1.5", "excise.toml: trials = 1.5: not a whole number"),
+        ({}, {}, "trials = true", "excise.toml: trials = true: must not be true or false"),
+        ({"seed": "9" * 5000}, {}, "", f"--seed={'9' * 72}…: too large a number"),
+        ({"search_seconds": "nan"}, {}, "", "--search-seconds=nan: not a finite number"),
+        ({"winsorise": "0.5"}, {}, "", "--winsorise=0.5: must be more than 0.5"),
+        ({"winsorise": "1.1"}, {}, "", "--winsorise=1.1: must be at most 1"),
+        ({}, {"EXCISE_YES": "perhaps"}, "", "EXCISE_YES=perhaps: must be true or false"),
+        ({}, {}, "prefix = 5", "excise.toml: prefix = 5: not a text"),
+        ({"column": ""}, {}, "", "--column=: must not be empty"),
+        (
+            {"kind": "row-normalized"},
+            {},
+            "",
+            "--kind=row-normalized: must be one of discriminant, orthogonal, row_normalised; "
+            "did you mean row_normalised?",
+        ),
+        (
+            {"dtypes": "auto,float3"},
+            {},
+            "",
+            "--dtypes=auto,float3: must be one of auto, float16, bfloat16, float32; "
+            "did you mean float32?",
+        ),
+        ({}, {}, 'dtypes = "auto"', 'excise.toml: dtypes = "auto": not a list'),
+        ({"dtypes": "[1"}, {}, "", "--dtypes: not JSON (character 3): Expecting ',' delimiter"),
+        ({"markers": "no,,never"}, {}, "", "--markers=no,,never: a marker may not be empty"),
+        ({"markers": "[]"}, {}, "", "--markers=[]: must name at least one"),
+        (
+            {"dtype": "auto", "dtypes": "float32"},
+            {},
+            "",
+            "--dtype and --dtypes: exclude each other; give one of them",
+        ),
+        (
+            {"target": "a.txt"},
+            {},
+            'target-search = "b.txt"',
+            "--target and excise.toml: target-search: exclude each other; "
+            "give the whole set or its parts",
+        ),
+        (
+            {},
+            {"EXCISE_CONTROL_TRAIN": "a.txt"},
+            "",
+            "EXCISE_CONTROL_TRAIN: needs control_search beside it, or give one set as control",
+        ),
+        (
+            {"target_train": "a.txt", "target_held_out": "b.txt"},
+            {},
+            "",
+            "--target-train: needs target_search beside it, or give one set as target",
+        ),
+        ({}, {}, "target = {}", "excise.toml: target.source: missing; say where the prompts are"),
+        (
+            {},
+            {},
+            'target = {suorce = "a"}',
+            "excise.toml: target.suorce: no such key; did you mean source?",
+        ),
+        (
+            {},
+            {},
+            'target = {source = "a", column = 3}',
+            "excise.toml: target.column = 3: not a text",
+        ),
+        (
+            {},
+            {},
+            "target = 3",
+            "excise.toml: target = 3: not a prompt set; write SOURCE, SOURCE:SPLIT or a table "
+            "with source and split",
+        ),
+        (
+            {},
+            {},
+            "max-new-tokens = 1\nmax_new_tokens = 2",
+            "excise.toml: max_new_tokens: given twice; leave one of the two out",
+        ),
+        ({}, {}, "trials = 1\nseed = \n", "excise.toml: line 2, column 8: not TOML: Invalid value"),
+        ({}, {}, "seed = [", "excise.toml: line 1, at the end: not TOML: Invalid value"),
+        (
+            {},
+            {"EXCISE_JSON": "1", "EXCISE_JSON_LINES": "1"},
+            "",
+            "EXCISE_JSON_LINES: given twice, also as EXCISE_JSON; unset one",
+        ),
+        (
+            {"model": None},
+            {},
+            "",
+            "no model: name one (excise MODEL), set EXCISE_MODEL, "
+            "or write model = … in excise.toml",
+        ),
+    ],
+)
+def test_an_error_is_one_line_that_says_where(
+    given: dict[str, object], environment: dict[str, str], toml: str, message: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        gathered(given, environment, toml)
+    assert str(caught.value) == message
+
+
+def test_a_toml_file_that_is_not_there_or_not_utf8(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml: cannot be read: No such file"):
+        gather({"model": "m"}, {}, tmp_path / "absent.toml")
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b'prefix = "\xe9"')
+    with pytest.raises(SettingsError, match=r"latin\.toml: is not UTF-8 \(byte 10\)"):
+        gather({"model": "m"}, {}, latin)
+
+
+# What the study is
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"trials": 5},
+        {"search_seconds": 5},
+        {"batch_size": 5},
+        {"run_dir": "d"},
+        {"select": "knee"},
+        {"save": "d"},
+        {"adapter": "d"},
+        {"yes": True},
+        {"json": True},
+        {"device": "cuda"},
+    ],
+)
+def test_the_digest_leaves_out_how_a_study_is_carried_out(given: dict[str, object]) -> None:
+    assert settings_digest(gathered(given)) == settings_digest(gathered())
+
+
+@pytest.mark.parametrize(
+    ("given", "difference"),
+    [
+        ({"kind": "orthogonal"}, "kind: orthogonal there, discriminant here"),
+        ({"model": "n"}, "model: n there, m here"),
+        ({"markers": "sorry,nope"}, "markers: nope only there; "),
+        ({"dtype": "float32"}, "dtypes: auto, float16, bfloat16 only here"),
+        ({"dtypes": "float32,bfloat16,float16,auto"}, "dtypes: in another order"),
+        ({"system_prompt": "Hi"}, "system_prompt: Hi there, nothing here"),
+        ({"prefix": "> "}, 'prefix: >  there, "" here'),
+        (
+            {"target_train": "a", "target_search": "mlabonne/harmful_behaviors:test[:100]"},
+            "target_train.source: a there, mlabonne/harmful_behaviors here",
+        ),
+    ],
+)
+def test_differences_are_named_key_by_key(given: dict[str, object], difference: str) -> None:
+    there, here = gathered(given), gathered()
+    assert settings_digest(there) != settings_digest(here)
+    stored = json.loads(json.dumps(study_settings(there)))
+    assert differences(stored, study_settings(here))[0].startswith(difference)
+    assert differences(stored, stored) == []
+
+
+def test_a_key_that_one_side_lacks_is_a_difference() -> None:
+    assert differences({}, {"seed": 0}) == ["seed: nothing there, 0 here"]
+
+
+# Flags
+
+
+def test_every_field_has_a_flag_in_the_order_of_declaration() -> None:
+    assert [flag.field for flag in flags()] == list(Settings.model_fields)
+    assert all(flag.description and flag.name == flag_name(flag.field) for flag in flags())
+
+
+def test_what_a_flag_tells_the_argument_parser() -> None:
+    by_field = {flag.field: flag for flag in flags()}
+    assert by_field["max_new_tokens"].name == "--max-new-tokens"
+    assert (by_field["max_new_tokens"].default, by_field["max_new_tokens"].metavar) == ("100", "N")
+    assert by_field["kind"].choices == ("discriminant", "orthogonal", "row_normalised")
+    assert by_field["dtypes"].default == "auto,float16,bfloat16,float32"
+    assert by_field["save"].metavar == "DIR"
+    assert (by_field["json_lines"].name, by_field["json_lines"].is_switch) == ("--json", True)
+
+
+def test_the_room_is_light_to_import() -> None:
+    heavy = {"torch", "transformers", "datasets", "huggingface_hub", "numpy", "pyarrow"}
+    code = f"import excise.config, sys; print(*({heavy!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(__file__).parent.parent / "src")},
+    )
+    assert done.stdout.strip() == ""
