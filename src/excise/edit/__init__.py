@@ -1,0 +1,1 @@
+"""The edit: what is removed from which writer, and its three equal realisations."""

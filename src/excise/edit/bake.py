@@ -1,0 +1,143 @@
+"""Baked edits: the checkpoint's own tensors rewritten where they lie.
+
+A safetensors shard is a header and a block of raw numbers, and an edited tensor has the size of the
+original one. So a shard is copied as it is and the writers' bytes are overwritten in the copy: names,
+shapes, data types, order and shards stay, and memory never holds more than one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from excise.edit.edit import Edit
+from excise.errors import SaveError
+from excise.files import new_folder
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+_OTHER_WEIGHTS = {".bin", ".pth", ".pt", ".gguf", ".onnx", ".msgpack", ".h5"}
+"""Copies of the unedited weights in other formats: copied along, they would be loaded by mistake."""
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where a tensor's numbers lie in a shard. start, end: byte offsets from the file's beginning."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def bake(
+    edit: Edit,
+    source: Path | Callable[[Path], None],
+    destination: Path,
+    card: str,
+) -> None:
+    """Write the edited model to the new folder `destination`.
+
+    source: the original checkpoint's folder; or, where the original is not safetensors, a function
+    that writes it as safetensors into the folder it is given. card: text of the README.md.
+    Raises SaveError if a writer's tensor is missing or quantised, or the disk is full; `destination`
+    then does not exist.
+    """
+    with new_folder(destination) as folder:
+        if isinstance(source, Path):
+            copy_checkpoint(source, folder)
+        else:
+            source(folder)
+        edit_in_place(folder, edit)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Copy the files of a checkpoint, except weights in formats that will not be edited."""
+    for path in sorted(source.iterdir()):
+        if path.is_dir() or path.name.startswith(".") or path.suffix in _OTHER_WEIGHTS:
+            continue
+        if path.name.endswith(".bin.index.json"):
+            continue
+        # The original's card describes another model now; it stays beside ours.
+        name = "ORIGINAL_README.md" if path.name == "README.md" else path.name
+        shutil.copyfile(path, folder / name)
+
+
+def edit_in_place(folder: Path, edit: Edit) -> None:
+    """Rewrite the writers' tensors in the safetensors files of `folder`. Raises SaveError."""
+    tensors = _locate(folder)
+    for index, writer in enumerate(edit.writers):
+        strength = float(edit.strengths[index])
+        if strength == 0:
+            continue
+        u, v = edit.u[index], edit.v[index]
+        _rewrite(_find(tensors, f"{writer}.weight"), u, v, strength)
+        bias = tensors.get(_stored_name(tensors, f"{writer}.bias"))
+        if bias is not None:
+            _rewrite(bias, u, v, strength)
+
+
+def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
+    """W − α u (vᵀ W) for a weight [d, k], b − α u (vᵀ b) for a bias [d]; float32."""
+    tensor = tensor.to(torch.float32)
+    amount = v @ tensor
+    change = torch.outer(u, amount) if tensor.dim() == 2 else u * amount
+    return tensor.sub(change, alpha=strength)
+
+
+def _rewrite(location: _Location, u: Tensor, v: Tensor, strength: float) -> None:
+    if location.dtype not in _DTYPES:
+        raise SaveError(
+            f"{location.file.name}: a writer is stored as {location.dtype}, which cannot be rewritten "
+            "in place; save an adapter instead (--adapter DIR)"
+        )
+    data = np.memmap(
+        location.file, mode="r+", offset=location.start, shape=(location.end - location.start,)
+    )
+    stored = torch.from_numpy(data).view(_DTYPES[location.dtype]).view(location.shape)
+    stored.copy_(removed(stored, u, v, strength))
+    data.flush()
+
+
+def _locate(folder: Path) -> Mapping[str, _Location]:
+    """Every tensor of the safetensors files in `folder`, by name."""
+    tensors: dict[str, _Location] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = (8 + length + offset for offset in entry["data_offsets"])
+                tensors[name] = _Location(path, entry["dtype"], tuple(entry["shape"]), start, end)
+    if not tensors:
+        raise SaveError(f"{folder}: holds no safetensors weights to edit")
+    return tensors
+
+
+def _stored_name(tensors: Mapping[str, _Location], name: str) -> str:
+    """The name in the file: checkpoints of base models leave out the leading `model.`."""
+    return name if name in tensors else name.removeprefix("model.")
+
+
+def _find(tensors: Mapping[str, _Location], name: str) -> _Location:
+    location = tensors.get(_stored_name(tensors, name))
+    if location is None:
+        raise SaveError(
+            f"the checkpoint has no tensor {name}; save an adapter instead (--adapter DIR)"
+        )
+    return location

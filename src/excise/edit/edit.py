@@ -1,0 +1,87 @@
+"""The edit file: directions, strengths and how to apply them. Small, versioned, plain safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from excise.edit.operator import KINDS, Kind
+from excise.errors import RunError
+from excise.files import replacing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One rank-1 operator for each writer: y' = y − α u (vᵀ y).
+
+    writers: module names inside the model, one a row of the tensors.
+    u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
+    parameters: the search parameters it was made from; facts: base model, digest, figures.
+    """
+
+    kind: Kind
+    writers: tuple[str, ...]
+    u: Tensor
+    v: Tensor
+    strengths: Tensor
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.writers)
+        if self.u.shape != self.v.shape or self.u.shape[0] != count:
+            raise ValueError(f"u {tuple(self.u.shape)}, v {tuple(self.v.shape)}, {count} writers")
+        if self.strengths.shape != (count,):
+            raise ValueError(f"strengths {tuple(self.strengths.shape)}, {count} writers")
+
+    def save(self, path: Path) -> None:
+        """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
+        header = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "writers": list(self.writers),
+            "parameters": dict(self.parameters),
+            "facts": dict(self.facts),
+        }
+        # Copies: u and v may be one tensor, or a row repeated, which a file cannot hold.
+        tensors = {name: getattr(self, name).clone() for name in ("u", "v", "strengths")}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"excise": json.dumps(header)})
+
+
+def load_edit(path: Path) -> Edit:
+    """Read an edit file. Raises RunError if it is missing, damaged, or of a newer format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["excise"])
+            if header["format"] > FORMAT:
+                raise RunError(
+                    f"{path}: edit format {header['format']} is newer than this excise reads "
+                    f"({FORMAT}); install a newer excise"
+                )
+            u, v, strengths = (file.get_tensor(name) for name in ("u", "v", "strengths"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no such edit file") from error
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise RunError(f"{path}: not an edit file, or damaged ({error})") from error
+    if header["kind"] not in KINDS:
+        raise RunError(f"{path}: unknown kind {header['kind']!r}; known are {', '.join(KINDS)}")
+    return Edit(
+        kind=header["kind"],
+        writers=tuple(header["writers"]),
+        u=u.to(torch.float32),
+        v=v.to(torch.float32),
+        strengths=strengths.to(torch.float32),
+        parameters=header["parameters"],
+        facts=header["facts"],
+    )

@@ -1,0 +1,106 @@
+"""Virtual edits: hooks on the writers' outputs. No weight is read, written, copied or reloaded.
+
+Hooks are registered once, when the context is entered; going from one candidate to the next only
+replaces small tensors of shape [writer, d]. That makes an edit cost O(writers·d) to switch and O(d) a
+token to apply, whatever the weights are: quantised, offloaded or shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from excise.edit.edit import Edit
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Operators of all candidates on one device. minus_alpha_u, v: [candidate, writer, d], float32."""
+
+    minus_alpha_u: Tensor
+    v: Tensor
+
+
+class VirtualEdits:
+    """A scope in which the named writers of a model carry edits; leaving it restores the model.
+
+    Inside, `use` makes one edit apply to every row of a batch, `use_rows` gives each row its own, and
+    `use(None)` is the original model again, bit for bit.
+    """
+
+    def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:
+        self._writers = tuple(writers)
+        self._modules = [model.get_submodule(name) for name in self._writers]
+        self._handles: list[RemovableHandle] = []
+        self._active = [False] * len(self._writers)
+        self._stacks: dict[torch.device, _Stack] = {}
+        self._rows: Tensor | None = None
+        self._edits: tuple[Edit, ...] = ()
+
+    def __enter__(self) -> VirtualEdits:
+        for index, module in enumerate(self._modules):
+            self._handles.append(module.register_forward_hook(self._hook(index)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.use(None)
+
+    def use(self, edit: Edit | None) -> None:
+        """Apply `edit` to every row; None takes all edits off."""
+        self._set(() if edit is None else (edit,), None)
+
+    def use_rows(self, edits: Sequence[Edit], rows: Sequence[int] | Tensor) -> None:
+        """Apply `edits[rows[i]]` to row i of every batch until the next call."""
+        self._set(tuple(edits), torch.as_tensor(rows, dtype=torch.long))
+
+    def _set(self, edits: tuple[Edit, ...], rows: Tensor | None) -> None:
+        for edit in edits:
+            if edit.writers != self._writers:
+                raise ValueError("the edit was made for other writers than this scope holds")
+        self._edits, self._rows, self._stacks = edits, rows, {}
+        if edits:
+            strengths = torch.stack([edit.strengths for edit in edits])
+            self._active = (strengths != 0).any(0).tolist()
+        else:
+            self._active = [False] * len(self._writers)
+
+    def _stack(self, device: torch.device) -> _Stack:
+        # Made on first use on each device: a model may be spread over several.
+        stack = self._stacks.get(device)
+        if stack is None:
+            scaled = torch.stack([edit.u * -edit.strengths.unsqueeze(-1) for edit in self._edits])
+            v = torch.stack([edit.v for edit in self._edits])
+            stack = self._stacks[device] = _Stack(scaled.to(device), v.to(device))
+        return stack
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+        def edited(module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+            if not self._active[index]:
+                return None
+            stack = self._stack(output.device)
+            hidden = output.to(torch.float32)
+            if self._rows is None:
+                amount = hidden @ stack.v[0, index]
+                minus_alpha_u = stack.minus_alpha_u[0, index]
+            else:
+                rows = self._rows.to(output.device)
+                # [row, 1, …, d], so that each row of the batch meets its own candidate's vectors.
+                shape = (len(rows),) + (1,) * (hidden.dim() - 2) + (hidden.shape[-1],)
+                amount = (hidden * stack.v[rows, index].view(shape)).sum(-1)
+                minus_alpha_u = stack.minus_alpha_u[rows, index].view(shape)
+            return torch.addcmul(hidden, amount.unsqueeze(-1), minus_alpha_u).to(output.dtype)
+
+        return edited

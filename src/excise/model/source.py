@@ -1,0 +1,121 @@
+"""Where a model lies: a hub id, a local folder or a GGUF file, resolved to files on this disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.errors import HubError, ModelError
+
+_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken", "README.md"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's files.
+
+    name: as the user gave it. folder: where the files lie. gguf: file name of a GGUF model in it.
+    revision: the hub commit that was used, None for local files.
+    """
+
+    name: str
+    folder: Path
+    gguf: str | None
+    revision: str | None
+
+    @property
+    def gguf_arguments(self) -> dict[str, str]:
+        """What transformers' `from_pretrained` needs beside the folder."""
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
+
+    @property
+    def has_safetensors(self) -> bool:
+        """True if the checkpoint can be edited file by file."""
+        return self.gguf is None and any(self.folder.glob("*.safetensors"))
+
+    @property
+    def digest(self) -> str:
+        """What tells this checkpoint from another one of the same name: revision, or sizes of files."""
+        if self.revision is not None:
+            return self.revision
+        files = (
+            [self.folder / self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
+        )
+        return ",".join(f"{file.name}:{file.stat().st_size}" for file in files)
+
+
+def resolve(model: str, revision: str | None = None) -> ModelSource:
+    """Find the files of `model`, from the hub if it is not on this disk.
+
+    Raises ModelError if there is no such model or its folder holds no weights, HubError if the hub is
+    out of reach and the model is not cached.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{model}: no such file")
+        return ModelSource(model, path.parent.resolve(), path.name, None)
+    if path.is_dir():
+        return _local(model, path.resolve())
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelError(f"{model}: no such folder; give a folder, a .gguf file or a hub id")
+    return _from_hub(model, revision)
+
+
+def _local(name: str, folder: Path) -> ModelSource:
+    if not (folder / "config.json").is_file():
+        ggufs = sorted(folder.glob("*.gguf"))
+        if ggufs:
+            raise ModelError(f"{folder} holds GGUF files; name one of them, such as {ggufs[0]}")
+        raise ModelError(f"{folder}: no config.json in it; not a model folder")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(f"{folder}: no weights in it (*.safetensors or pytorch_model*.bin)")
+    return ModelSource(name, folder, None, None)
+
+
+def _from_hub(name: str, revision: str | None) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def download(patterns: list[str]) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+
+    try:
+        folder = download([*_SMALL_FILES, "*.safetensors"])
+        if not any(folder.glob("*.safetensors")):
+            folder = download([*_SMALL_FILES, "pytorch_model*.bin"])
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} is gated: accept its terms on the hub and set HF_TOKEN in the environment"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision} on the hub") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"{name}: no such folder here and no such model on the hub; check the spelling"
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise HubError(
+            f"{name} is not on this disk and the hub is out of reach; cached here: {_cached()}"
+        ) from error
+    # A snapshot lies in …/snapshots/<commit>, whatever branch or tag it was asked for by.
+    local = _local(name, folder)
+    return ModelSource(name, local.folder, None, folder.name)
+
+
+def _cached() -> str:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return "no models"
+    names = sorted(repo.repo_id for repo in repositories if repo.repo_type == "model")
+    return ", ".join(names) or "no models"

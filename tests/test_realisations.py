@@ -1,0 +1,247 @@
+"""virtual ≡ baked ≡ adapter, and the scope of a virtual edit, on every model of the matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
+from excise.edit.adapter import adapter_tensors, save_adapter
+from excise.edit.bake import bake, edit_in_place, removed
+from excise.edit.edit import Edit, load_edit
+from excise.edit.operator import discriminant, orthogonal, row_normalised, unit
+from excise.edit.virtual import VirtualEdits
+from excise.errors import RunError, SaveError
+from excise.model.writers import Anatomy, examine, row_norms
+
+KINDS = ("discriminant", "orthogonal", "row_normalised")
+
+
+def random_edit(model: PreTrainedModel, anatomy: Anatomy, kind: str, seed: int = 0) -> Edit:
+    generator = torch.Generator().manual_seed(seed)
+    count, d = len(anatomy.names), anatomy.dimension
+    directions = unit(torch.randn(count, d, generator=generator))
+    if kind == "orthogonal":
+        operator = orthogonal(directions)
+    elif kind == "row_normalised":
+        operator = row_normalised(directions, row_norms(model, anatomy.writers, d))
+    else:
+        outputs = torch.randn(count, 64, d, generator=generator, dtype=torch.float64)
+        operator = discriminant(directions, outputs.transpose(1, 2) @ outputs / 64, 0.01)
+    strengths = torch.rand(count, generator=generator) * 1.5
+    strengths[0] = 0  # one writer is left alone
+    return Edit(kind, anatomy.names, operator.u, operator.v, strengths)  # type: ignore[arg-type]
+
+
+def logits(model: torch.nn.Module, prompts: list[list[int]]) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.stack([model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_virtual_equals_baked_equals_adapter(
+    model: PreTrainedModel, kind: str, tmp_path: Path
+) -> None:
+    anatomy, prompts = examine(model), random_prompts(5)
+    edit = random_edit(model, anatomy, kind)
+    model.save_pretrained(tmp_path / "original")
+    tiny_tokenizer().save_pretrained(tmp_path / "original")
+    original = logits(model, prompts)
+
+    with VirtualEdits(model, anatomy.names) as edits:
+        edits.use(edit)
+        virtual = logits(model, prompts)
+    assert (virtual - original).abs().max() > 1e-2
+
+    bake(edit, tmp_path / "original", tmp_path / "baked", "a card")
+    baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked").eval()
+    torch.testing.assert_close(logits(baked, prompts), virtual, atol=2e-4, rtol=1e-4)
+
+    save_adapter(edit, model, str(tmp_path / "original"), tmp_path / "adapter", "a card")
+    fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "original").eval()
+    adapted = PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(logits(adapted, prompts), virtual, atol=2e-4, rtol=1e-4)
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(logits(merged, prompts), virtual, atol=2e-4, rtol=1e-4)
+
+
+def test_strength_zero_and_leaving_are_bit_for_bit_the_original(model: PreTrainedModel) -> None:
+    anatomy, prompts = examine(model), random_prompts(4)
+    edit = random_edit(model, anatomy, "orthogonal")
+    nothing = Edit(edit.kind, edit.writers, edit.u, edit.v, torch.zeros_like(edit.strengths))
+    original = logits(model, prompts)
+    with VirtualEdits(model, anatomy.names) as edits:
+        assert torch.equal(logits(model, prompts), original)
+        edits.use(nothing)
+        assert torch.equal(logits(model, prompts), original)
+        edits.use(edit)
+        assert not torch.equal(logits(model, prompts), original)
+        edits.use(None)
+        assert torch.equal(logits(model, prompts), original)
+        edits.use(edit)
+    assert torch.equal(logits(model, prompts), original)
+
+
+def test_scope_is_left_when_an_error_leaves_it() -> None:
+    model = tiny_model()
+    anatomy, prompts = examine(model), random_prompts(2)
+    original = logits(model, prompts)
+    edit = random_edit(model, anatomy, "orthogonal")
+
+    def fail_inside() -> None:
+        with VirtualEdits(model, anatomy.names) as edits:
+            edits.use(edit)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert torch.equal(logits(model, prompts), original)
+
+
+def test_a_batch_of_mixed_candidates_gives_each_row_what_it_gets_alone(
+    model: PreTrainedModel,
+) -> None:
+    anatomy = examine(model)
+    candidates = [random_edit(model, anatomy, kind, seed=seed) for seed, kind in enumerate(KINDS)]
+    rows = [2, 0, 1, 0, 2]
+    batch = torch.tensor(random_prompts(1, shared=9) * len(rows))
+    with VirtualEdits(model, anatomy.names) as edits, torch.inference_mode():
+        edits.use_rows(candidates, rows)
+        together = model(batch).logits
+        for row, candidate in enumerate(rows):
+            edits.use(candidates[candidate])
+            alone = model(batch[row : row + 1]).logits[0]
+            torch.testing.assert_close(together[row], alone, atol=2e-4, rtol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_virtual_edits_refuse_other_writers() -> None:
+    model = tiny_model()
+    anatomy = examine(model)
+    edit = random_edit(model, anatomy, "orthogonal")
+    with (
+        VirtualEdits(model, anatomy.names[:2]) as edits,
+        pytest.raises(ValueError, match="other writers"),
+    ):
+        edits.use(edit)
+
+
+def test_baked_shard_keeps_names_types_and_everything_else(tmp_path: Path) -> None:
+    model = tiny_model("llama with biases").to(torch.bfloat16)
+    anatomy = examine(model)
+    edit = random_edit(model, anatomy, "orthogonal")
+    model.save_pretrained(tmp_path / "original", max_shard_size="20KB")
+    (tmp_path / "original" / "README.md").write_text("the original's card")
+    (tmp_path / "original" / "pytorch_model.bin").write_bytes(b"old")
+    bake(edit, tmp_path / "original", tmp_path / "baked", "our card")
+    shards = sorted(path.name for path in (tmp_path / "baked").glob("*.safetensors"))
+    assert len(shards) > 3
+    assert shards == sorted(path.name for path in (tmp_path / "original").glob("*.safetensors"))
+    baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype="auto")
+    before, after = model.state_dict(), baked.state_dict()
+    written = {
+        f"{name}.{part}"
+        for name, strength in zip(edit.writers, edit.strengths, strict=True)
+        if strength
+        for part in ("weight", "bias")
+    }
+    assert after.keys() == before.keys()
+    for name, tensor in after.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, before[name]) == (name not in written), name
+    for index, name in enumerate(edit.writers):
+        expected = removed(
+            before[f"{name}.weight"], edit.u[index], edit.v[index], float(edit.strengths[index])
+        )
+        assert torch.equal(after[f"{name}.weight"], expected.to(torch.bfloat16))
+    assert (tmp_path / "baked" / "README.md").read_text() == "our card"
+    assert (tmp_path / "baked" / "ORIGINAL_README.md").read_text() == "the original's card"
+    assert not (tmp_path / "baked" / "pytorch_model.bin").exists()
+
+
+def test_adapter_has_rank_one_and_writes_only_what_is_edited() -> None:
+    model = tiny_model()
+    anatomy = examine(model)
+    edit = random_edit(model, anatomy, "orthogonal")
+    tensors = adapter_tensors(edit, model)
+    assert len(tensors) == 2 * (len(anatomy.names) - 1)
+    assert not any(anatomy.names[0] in name for name in tensors)
+    assert all(min(tensor.shape) == 1 for tensor in tensors.values())
+
+
+def test_edit_file_round_trip_and_plain_safetensors(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = tiny_model()
+    anatomy = examine(model)
+    edit = random_edit(model, anatomy, "discriminant")
+    edit.save(tmp_path / "edit.safetensors")
+    again = load_edit(tmp_path / "edit.safetensors")
+    assert (again.kind, again.writers) == (edit.kind, edit.writers)
+    for name in ("u", "v", "strengths"):
+        assert torch.equal(getattr(again, name), getattr(edit, name))
+    assert set(load_file(tmp_path / "edit.safetensors")) == {"u", "v", "strengths"}
+
+
+def test_edit_files_that_are_no_edit_files(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such edit file"):
+        load_edit(tmp_path / "missing.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(RunError, match="damaged"):
+        load_edit(tmp_path / "bad.safetensors")
+
+
+def test_nothing_half_written_stays_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    anatomy = examine(model)
+    edit = random_edit(model, anatomy, "orthogonal")
+    model.save_pretrained(tmp_path / "original")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    writings = {
+        "shutil.copyfile": lambda: bake(edit, tmp_path / "original", tmp_path / "out", "card"),
+        "excise.edit.adapter.save_file": lambda: save_adapter(
+            edit, model, "base", tmp_path / "out", "card"
+        ),
+    }
+    for target, write in writings.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(target, full)
+            with pytest.raises(SaveError, match="No space left"):
+                write()
+        assert [path.name for path in tmp_path.iterdir()] == ["original"]
+
+
+def test_saving_over_something_is_refused(tmp_path: Path) -> None:
+    model = tiny_model()
+    anatomy = examine(model)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(SaveError, match="not empty"):
+        save_adapter(
+            random_edit(model, anatomy, "orthogonal"), model, "x", tmp_path / "out", "card"
+        )
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_a_checkpoint_without_the_writers_tensor_is_refused(tmp_path: Path) -> None:
+    model, other = tiny_model(), tiny_model()
+    edit = random_edit(model, examine(model), "orthogonal")
+    other.model.layers = other.model.layers[:2]
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(SaveError, match=r"no tensor model\.layers\.2"):
+        edit_in_place(tmp_path / "other", edit)
+
+
+def test_the_matrix_holds_what_it_is_meant_to_hold() -> None:
+    assert any(writer.post_norm for writer in examine(tiny_model(sorted(CONFIGS)[0])).writers)
+    assert tiny_model("llama with biases").model.layers[0].mlp.down_proj.bias is not None
+    assert tiny_model("qwen3, tied").config.tie_word_embeddings

@@ -1,0 +1,105 @@
+"""Refusal markers, KL divergence and the common beginning of answers, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from conftest import random_prompts, tiny_model, tiny_tokenizer
+from excise.model.chat import Chat, common_response_prefix
+from excise.prompts.sets import Prompt
+from excise.scores.divergence import kl_divergence
+from excise.scores.markers import DEFAULT_MARKERS, is_refusal, normalise
+from excise.scores.refusals import count_refusals
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but no.",
+        "I’m **SORRY**",
+        "Unfortunately, I can‘t help with that.",
+        "I  am\nunable to do so.",
+        "As an *AI* language model …",
+        "",
+        "  \n ",
+    ],
+)
+def test_refusals(answer: str) -> None:
+    assert is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "To kill a process, use kill -9.",
+        "Sure! Beat the eggs until stiff.",
+        "Harmful bacteria die at 70 °C.",
+        "0",
+    ],
+)
+def test_answers(answer: str) -> None:
+    assert not is_refusal(answer)
+
+
+def test_default_markers_are_in_normalised_form() -> None:
+    assert all(marker == normalise(marker) for marker in DEFAULT_MARKERS)
+    assert len(set(DEFAULT_MARKERS)) == len(DEFAULT_MARKERS)
+
+
+def test_own_markers_replace_the_default_ones() -> None:
+    assert is_refusal("Behold, the gossamer dawn", ["gossamer"])
+    assert not is_refusal("I'm sorry", ["gossamer"])
+
+
+def test_kl_by_hand() -> None:
+    # KL((1/2, 1/2) ‖ (1/4, 3/4)) = ½ ln 2 + ½ ln (2/3)
+    original = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()
+    edited = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    expected = torch.tensor(
+        [0.5 * math.log(2) + 0.5 * math.log(2 / 3), math.log(2)], dtype=torch.float64
+    )
+    torch.testing.assert_close(kl_divergence(original, edited), expected)
+
+
+def test_kl_against_pytorch_and_of_a_model_to_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, q = torch.randn(2, 6, 50, generator=generator).double().log_softmax(-1)
+    reference = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(kl_divergence(p, q), reference)
+    assert kl_divergence(p, p).abs().max() == 0
+
+
+def test_stopping_at_a_marker_changes_no_verdict() -> None:
+    model, chat = tiny_model(), Chat(tiny_tokenizer())
+    prompts = random_prompts(30)
+    arguments = {"markers": ["red", "seven", "egg photo"], "max_new_tokens": 15, "slots": 7}
+    early = count_refusals(model, chat, prompts, **arguments)
+    whole = count_refusals(model, chat, prompts, **arguments, whole_answers=True)
+    assert early.refused == whole.refused
+    assert 0 < early.count < len(prompts)
+    assert sum(map(len, early.answers)) < sum(map(len, whole.answers))
+
+
+def test_common_response_prefix() -> None:
+    assert common_response_prefix(["Sure thing, a", "Sure thing, b"]) == "Sure thing,"
+    assert common_response_prefix(["Yes", "No"]) == ""
+    assert common_response_prefix(["Surely", "Sure"]) == ""
+    # Answers that are all the same leave nothing to judge once they are skipped.
+    assert common_response_prefix(["I can't.", "I can't."]) == ""
+
+
+def test_a_chain_of_thought_is_closed() -> None:
+    thinking = ["<think>\nOkay, the user", "<think>\nOkay, the question"]
+    assert common_response_prefix(thinking) == "<think>\n\n</think>\n\n"
+    harmony = ["<|channel|>analysis<|message|>We", "<|channel|>analysis<|message|>The"]
+    assert common_response_prefix(harmony).endswith("<|channel|>final<|message|>")
+
+
+def test_chat_renders_system_prompt_and_response_prefix() -> None:
+    chat = Chat(tiny_tokenizer(), "yes ")
+    text = chat.text(Prompt("kill a process", "hello"))
+    assert text == "<|system|> hello <|end|> <|user|> kill a process <|end|> <|assistant|> yes "
+    assert chat.decode(chat.encode([Prompt("bake a cake")])[0]) == "bake a cake yes"
