@@ -1,0 +1,79 @@
+"""The model card of what excise writes: that an edit was made, how, and what it measured."""
+
+from __future__ import annotations
+
+from excise import __version__
+from excise.edit.edit import Edit
+from excise.model.source import ModelSource
+from excise.run.record import Outcome
+
+_KINDS = {
+    "discriminant": (
+        "the discriminant kind: u = δ, v = (S + ρ·mean(diag S)·I)⁻¹ δ from statistics of each "
+        "writer's own output"
+    ),
+    "orthogonal": "the orthogonal kind: u = v = r, the direction of each layer (arXiv 2406.11717)",
+    "row_normalised": "the row-normalised kind: the projector of the matrix with rows of length 1",
+}
+
+
+def figures_of(outcome: Outcome) -> str:
+    """The figures of a measured edit, as a Markdown table."""
+    return "\n".join(
+        (
+            "| held-out prompts, never seen by the search | original | edited |",
+            "|---|---|---|",
+            f"| target prompts refused (keyword markers) | {outcome.original_refusals}"
+            f"/{outcome.prompts} | {outcome.refusals}/{outcome.prompts} |",
+            f"| control prompts refused | {outcome.original_control_refusals}"
+            f"/{outcome.control_prompts} | {outcome.control_refusals}/{outcome.control_prompts} |",
+            "| KL(original ‖ edited), first answer token, mean over control prompts | 0 "
+            f"| {outcome.kl:.4f} nats |",
+        )
+    )
+
+
+def search_figures_of(edit: Edit) -> str:
+    """What the search measured of an edit that was not confirmed on held-out prompts."""
+    facts = edit.facts
+    return (
+        f"On the search's own prompts (not held out): {facts.get('refusals')} of "
+        f"{facts.get('prompts')} target prompts refused, KL {facts.get('kl')} nats."
+    )
+
+
+def model_card(source: ModelSource, edit: Edit, figures: str, *, adapter: bool) -> str:
+    """Text of the README.md that goes with an edited model or an adapter."""
+    edited = int((edit.strengths != 0).sum())
+    form = "a LoRA adapter of rank 1 for" if adapter else "an edited copy of"
+    parameters = "\n".join(f"- `{name}`: {value}" for name, value in edit.parameters.items())
+    tag = "adapter" if adapter else "finetune"
+    # A path on somebody's disk is no model id, and the hub rejects cards that name one.
+    base = (
+        ""
+        if source.revision is None
+        else f"base_model: {source.name}\nbase_model_relation: {tag}\n"
+    )
+    return f"""---
+library_name: {"peft" if adapter else "transformers"}
+{base}tags:
+- excise
+- directional-ablation
+---
+
+# An edited model
+
+This is {form} **{source.name}**{f" (revision `{source.revision}`)" if source.revision else ""}.
+Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
+behaviour was removed from {edited} of {len(edit.writers)} matrices that write to the residual stream, by
+rank-1 edits of {_KINDS[edit.kind]}. Nothing was trained. Safety behaviour of the original may be weakened or
+gone; test it before you rely on it. The licence and the terms of the original apply.
+
+## What it measured
+
+{figures}
+
+## How it was made
+
+{parameters}
+"""

@@ -1,0 +1,87 @@
+"""Any two models compared: refusals of both, and KL(original ‖ edited)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from excise.config import Settings
+from excise.errors import ModelError
+from excise.model.source import resolve
+from excise.prompts.splits import load_parts
+from excise.run import events
+from excise.run.events import Tell
+from excise.run.prepare import load_runner, settle
+from excise.run.runner import Part, measure_original
+from excise.scores.divergence import kl_divergence
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Both models on one part of the prompts. kl: nats, first answer token, mean over control prompts."""
+
+    refusals_original: int
+    refusals_edited: int
+    prompts: int
+    control_refusals_original: int
+    control_refusals_edited: int
+    control_prompts: int
+    kl: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Two models compared. parts: figures of "search" and of "held_out" prompts."""
+
+    model: str
+    against: str
+    parts: Mapping[str, Figures]
+
+
+def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
+    """Compare `settings.model` with the original `against`. One model is in memory at a time.
+
+    Raises ModelError if the two do not share a vocabulary.
+    """
+    prompts = load_parts(settings)
+    original = resolve(against)
+    edited_source = resolve(settings.model, settings.revision)
+
+    loaded, runner = load_runner(settings, original, tell)
+    settle(runner, settings, loaded, prompts, tell)
+    tell(events.StageStarted("baseline", f"Asking {against}"))
+    originals: dict[str, tuple[Part, int]] = {}
+    for name, target, control in (
+        ("search", prompts.target.search, prompts.control.search),
+        ("held_out", prompts.target.held_out, prompts.control.held_out),
+    ):
+        part = measure_original(runner, target, control)
+        originals[name] = part, runner.refusals(part.control).count
+        tell(events.BaselineMeasured(name, part.refusals, len(part.target)))
+    slots, chat = runner.slots, runner.chat
+    # The first model has to go before the second one comes.
+    del loaded, runner
+
+    _, runner = load_runner(settings, edited_source, tell)
+    runner.slots = slots
+    # Both models are asked the same: the original's answer prefix counts for the edited one too.
+    runner.chat = type(chat)(runner.chat.tokenizer, chat.response_prefix)
+    tell(events.StageStarted("held_out", f"Asking {settings.model}"))
+    parts: dict[str, Figures] = {}
+    for name, (part, control_refusals) in originals.items():
+        edited = runner.log_probabilities(part.control)
+        if edited.shape != part.original.shape:
+            raise ModelError(
+                f"{settings.model} and {against} have different vocabularies "
+                f"({edited.shape[1]} and {part.original.shape[1]} tokens); they cannot be compared"
+            )
+        parts[name] = Figures(
+            refusals_original=part.refusals,
+            refusals_edited=runner.refusals(part.target).count,
+            prompts=len(part.target),
+            control_refusals_original=control_refusals,
+            control_refusals_edited=runner.refusals(part.control).count,
+            control_prompts=len(part.control),
+            kl=float(kl_divergence(part.original, edited).mean()),
+        )
+    return Evaluation(settings.model, against, parts)

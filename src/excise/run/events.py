@@ -1,0 +1,185 @@
+"""What a run tells while it works: frozen values, one class a kind. The command line renders them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from excise.run.record import Outcome
+from excise.search.front import Point
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    def as_json(self) -> dict[str, object]:
+        """The event as a JSON object: its class's name under "event", and its fields."""
+        return {"event": type(self).__name__, **asdict(self)}
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage began. stage: load, baseline, directions, held_out or save; text: for people."""
+
+    stage: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something worth knowing, in one sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class DeviceFound(Event):
+    """The device that the run uses, and its memory in bytes (host memory for a CPU)."""
+
+    device: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class ModelLoaded(Event):
+    """The model is in memory. attempts: data types that failed before, with the reason."""
+
+    name: str
+    dtype: str
+    bytes: int
+    seconds: float
+    attempts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examined(Event):
+    """Layers, matrices of each component, and coverage of each layer."""
+
+    layers: int
+    matrices: Mapping[str, int]
+    coverage: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PromptsLoaded(Event):
+    """Prompt sets. counts: for example {"target": {"train": 400, "search": 100, "held_out": 100}, …}."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    origins: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BatchProbed(Event):
+    """A batch size was tried."""
+
+    slots: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class BatchReduced(Event):
+    """Memory ran out; so many prompts at a time from now on."""
+
+    slots: int
+
+
+@dataclass(frozen=True)
+class BatchSizeFound(Event):
+    """The number of prompts that decode at a time."""
+
+    slots: int
+
+
+@dataclass(frozen=True)
+class ResponsePrefixFound(Event):
+    """What every answer begins with and is given to the model; empty if nothing."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class BaselineMeasured(Event):
+    """Refusals of the original model on target prompts of one part ("search" or "held_out")."""
+
+    part: str
+    refusals: int
+    prompts: int
+
+
+@dataclass(frozen=True)
+class DirectionsFound(Event):
+    """Directions or discriminants are ready."""
+
+    kind: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchStarted(Event):
+    """The search begins or goes on. done: trials that the study already holds."""
+
+    trials: int
+    done: int
+
+
+@dataclass(frozen=True)
+class TrialStarted(Event):
+    """A trial is being scored."""
+
+    number: int
+    parameters: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class TrialFinished(Event):
+    """A trial was scored, or failed (reason says why; refusals and kl are then None).
+
+    elapsed, remaining: seconds of this search, remaining None while unknown. peak_memory: bytes.
+    front: the best trade-offs so far.
+    """
+
+    number: int
+    parameters: Mapping[str, object]
+    refusals: int | None
+    prompts: int
+    kl: float | None
+    seconds: float
+    reason: str | None
+    done: int
+    trials: int
+    elapsed: float
+    remaining: float | None
+    peak_memory: int
+    front: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class SearchEnded(Event):
+    """The search is over. why: "done", "stopped" (by the user) or "time" (search_seconds)."""
+
+    why: str
+    front: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Chosen(Event):
+    """A trial was chosen and measured on held-out prompts."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """Something was written. what: "model", "adapter" or "record"."""
+
+    what: str
+    path: str
+
+
+def ignore(event: Event) -> None:
+    """The listener that does nothing."""

@@ -1,0 +1,74 @@
+"""Writing an edited model, or an adapter, from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from excise.edit.adapter import save_adapter
+from excise.edit.bake import bake
+from excise.edit.edit import Edit
+from excise.model.load import LoadedModel
+from excise.run import events
+from excise.run.card import model_card
+from excise.run.events import Tell
+
+
+def save_model(
+    loaded: LoadedModel, edit: Edit, destination: Path, figures: str, tell: Tell
+) -> None:
+    """Write the edited model to the new folder `destination`. Raises SaveError.
+
+    The checkpoint's own files are copied and edited. Where there is no safetensors checkpoint (GGUF,
+    old PyTorch files) the model in memory is written first, in the data type it was loaded in.
+    """
+    tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
+    source = loaded.source
+    bake(
+        edit,
+        source.folder if source.has_safetensors else writes_itself(loaded.model, loaded.tokenizer),
+        destination,
+        model_card(source, edit, figures, adapter=False),
+    )
+    tell(events.Saved("model", str(destination)))
+
+
+def save_model_adapter(
+    loaded: LoadedModel, edit: Edit, destination: Path, figures: str, tell: Tell
+) -> None:
+    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError."""
+    tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
+    card = model_card(loaded.source, edit, figures, adapter=True)
+    save_adapter(edit, loaded.model, loaded.source.name, destination, card)
+    tell(events.Saved("adapter", str(destination)))
+
+
+def writes_itself(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Path], None]:
+    """A function that writes the model in memory, as plain safetensors, into a folder."""
+
+    def write(folder: Path) -> None:
+        unmark_gguf(model)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return write
+
+
+def unmark_gguf(model: PreTrainedModel) -> None:
+    """Take off the marks of the GGUF format, which transformers refuses to save; the tensors are plain.
+
+    A model without such marks stays as it is.
+    """
+    config = model.config
+    if getattr(config, "quantization_config", None) is None:
+        return
+    if config.quantization_config.quant_method != "gguf":
+        return
+    del config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.quantization_method

@@ -1,0 +1,269 @@
+"""Everything before the search: model, coverage, prompts, batch size, baseline, directions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from excise.config import Settings
+from excise.directions import difference, geometric_median, mean, winsorise
+from excise.edit.operator import Operator
+from excise.engine.batch_size import LEAST_MEMORY, find_batch_size
+from excise.engine.capture import WriterStatistics, residuals, writer_statistics
+from excise.engine.decode import greedy
+from excise.model.chat import Chat, common_response_prefix
+from excise.model.coverage import Coverage, measure
+from excise.model.load import LoadedModel, load
+from excise.model.source import ModelSource, resolve
+from excise.model.writers import Anatomy, examine, post_norm_gains, row_norms
+from excise.prompts.sets import Prompt
+from excise.prompts.splits import Parts, PromptParts, load_parts
+from excise.run import events
+from excise.run.directory import RunDirectory, open_run, prompts_digest
+from excise.run.events import Tell
+from excise.run.runner import Part, Runner, measure_original
+from excise.search.bank import Bank, DiscriminantBank, residual_bank, solve_discriminants
+from excise.search.space import RIDGES
+
+_PREFIX_PROMPTS = 8
+_PREFIX_TOKENS = 24
+_MOMENTS_SHARE = 0.15
+"""Share of the model's size that second moments may take at a time; more writers take more passes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to search. seconds: what each stage took."""
+
+    settings: Settings
+    directory: RunDirectory
+    loaded: LoadedModel
+    anatomy: Anatomy
+    coverage: Coverage
+    prompts: PromptParts
+    runner: Runner
+    search_part: Part
+    bank: Bank
+    seconds: dict[str, float]
+
+
+def prepare(settings: Settings, tell: Tell) -> Prepared:
+    """Run all stages up to the search. Raises ExciseError for whatever the user can mend."""
+    # What can fail on the user's side fails before minutes are spent on the model.
+    prompts = load_parts(settings)
+    source = resolve(settings.model, settings.revision)
+    directory = open_run(settings, source.digest, prompts_digest(prompts))
+
+    started = time.perf_counter()
+    loaded, anatomy, coverage, runner = open_model(settings, source, tell)
+    if not settings.allow_uncovered:
+        coverage.require_complete()
+    load_seconds = time.perf_counter() - started
+    tell(
+        events.PromptsLoaded(
+            counts={"target": _counts(prompts.target), "control": _counts(prompts.control)},
+            origins={
+                "target": prompts.target.train.origin,
+                "control": prompts.control.train.origin,
+            },
+            notes=prompts.notes,
+        )
+    )
+
+    tell(events.StageStarted("baseline", "Asking the original model"))
+    started = time.perf_counter()
+    # A resumed run keeps the number of slots it had: rounding, and so a verdict, may depend on it.
+    runner.slots = directory.batch_size() or runner.slots
+    settle(runner, settings, loaded, prompts, tell, probe=not directory.batch_size())
+    search_part = measure_original(runner, prompts.target.search, prompts.control.search)
+    tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
+    baseline_seconds = time.perf_counter() - started
+
+    tell(events.StageStarted("directions", "Finding the direction of each layer"))
+    started = time.perf_counter()
+    bank = build_bank(settings, loaded, anatomy, runner, prompts)
+    directions_seconds = time.perf_counter() - started
+    tell(events.DirectionsFound(bank.kind, directions_seconds))
+    return Prepared(
+        settings=settings,
+        directory=directory,
+        loaded=loaded,
+        anatomy=anatomy,
+        coverage=coverage,
+        prompts=prompts,
+        runner=runner,
+        search_part=search_part,
+        bank=bank,
+        seconds={
+            "load": load_seconds,
+            "baseline": baseline_seconds,
+            "directions": directions_seconds,
+        },
+    )
+
+
+def open_model(
+    settings: Settings, source: ModelSource, tell: Tell
+) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
+    """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
+    loaded, runner = load_runner(settings, source, tell)
+    anatomy = examine(loaded.model)
+    hello = runner.chat.encode([Prompt("Hello", settings.system_prompt)])[0]
+    coverage = measure(loaded.model, anatomy, hello)
+    tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
+    return loaded, anatomy, coverage, runner
+
+
+def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:
+    """Load a model, ready to be asked. Raises ModelError."""
+    tell(device_found())
+    tell(events.StageStarted("load", f"Loading {source.name}"))
+    started = time.perf_counter()
+    loaded = load(
+        source,
+        dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+    )
+    tell(
+        events.ModelLoaded(
+            name=source.name,
+            dtype=loaded.dtype,
+            bytes=loaded.bytes,
+            seconds=time.perf_counter() - started,
+            attempts=loaded.attempts,
+        )
+    )
+    runner = Runner(
+        loaded.model,
+        Chat(loaded.tokenizer, settings.response_prefix or ""),
+        markers=settings.markers,
+        max_new_tokens=settings.max_new_tokens,
+        slots=settings.batch_size or 1,
+        tell=tell,
+    )
+    return loaded, runner
+
+
+def settle(
+    runner: Runner,
+    settings: Settings,
+    loaded: LoadedModel,
+    prompts: PromptParts,
+    tell: Tell,
+    *,
+    probe: bool = True,
+) -> None:
+    """Find the number of slots and the common beginning of all answers, unless they are given."""
+    few = [
+        *prompts.target.search.prompts[:_PREFIX_PROMPTS],
+        *prompts.control.search.prompts[:_PREFIX_PROMPTS],
+    ]
+    if settings.response_prefix is None:
+        answers = greedy(
+            loaded.model, runner.chat.encode(few), max_new_tokens=_PREFIX_TOKENS, slots=len(few)
+        )
+        prefix = common_response_prefix([runner.chat.decode(answer) for answer in answers])
+        runner.chat = Chat(runner.chat.tokenizer, prefix)
+        tell(events.ResponsePrefixFound(prefix))
+    if probe and settings.batch_size == 0:
+        runner.slots = find_batch_size(
+            loaded.model,
+            runner.chat.encode(prompts.target.search.prompts),
+            settings.max_new_tokens,
+            loaded.bytes,
+            lambda slots, rate: tell(events.BatchProbed(slots, rate)),
+        )
+    tell(events.BatchSizeFound(runner.slots))
+
+
+def build_bank(
+    settings: Settings,
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    runner: Runner,
+    prompts: PromptParts,
+) -> Bank:
+    """Directions, or discriminants for every ridge, from the train prompts."""
+    target = runner.chat.encode(prompts.target.train.prompts)
+    control = runner.chat.encode(prompts.control.train.prompts)
+    if settings.kind == "discriminant":
+        return runner.in_rows(
+            lambda rows: _discriminant_bank(loaded, anatomy, target, control, rows)
+        )
+    centre = geometric_median if settings.direction_from == "geometric_median" else mean
+    centres = [
+        centre(
+            winsorise(
+                runner.in_rows(
+                    lambda rows, prompts=tokens: residuals(  # type: ignore[misc]
+                        loaded.model, anatomy.layers, prompts, rows
+                    )
+                ),
+                settings.winsorise,
+            )
+        )
+        for tokens in (target, control)
+    ]
+    return residual_bank(
+        difference(centres[0], centres[1], orthogonalise=settings.orthogonalise),
+        anatomy,
+        post_norm_gains(loaded.model, anatomy.writers, anatomy.dimension),
+        row_norms(loaded.model, anatomy.writers, anatomy.dimension)
+        if settings.kind == "row_normalised"
+        else None,
+    )
+
+
+def _discriminant_bank(
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    target: list[list[int]],
+    control: list[list[int]],
+    rows: int,
+) -> DiscriminantBank:
+    """Discriminants of all writers, as many at a time as their second moments fit in memory."""
+    size = anatomy.dimension
+    budget = max(_MOMENTS_SHARE * loaded.bytes, LEAST_MEMORY)
+    at_a_time = max(1, int(budget // (size * size * 8)))
+    u = {ridge: torch.empty(len(anatomy.names), size) for ridge in RIDGES}
+    v = {ridge: torch.empty(len(anatomy.names), size) for ridge in RIDGES}
+
+    def statistics(
+        names: tuple[str, ...], prompts: list[list[int]], moments: bool
+    ) -> WriterStatistics:
+        return writer_statistics(
+            loaded.model, names, prompts, rows, dimension=size, second_moments=moments
+        )
+
+    for start in range(0, len(anatomy.names), at_a_time):
+        names = anatomy.names[start : start + at_a_time]
+        solved = solve_discriminants(
+            statistics(names, target, False), statistics(names, control, True), RIDGES
+        )
+        for ridge, operator in solved.items():
+            u[ridge][start : start + len(names)] = operator.u
+            v[ridge][start : start + len(names)] = operator.v
+    return DiscriminantBank({ridge: Operator(u[ridge], v[ridge]) for ridge in RIDGES})
+
+
+def device_found() -> events.DeviceFound:
+    """The device that models are loaded on, and its memory."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return events.DeviceFound(properties.name, properties.total_memory)
+    return events.DeviceFound(
+        f"CPU, {torch.get_num_threads()} threads", psutil.virtual_memory().total
+    )
+
+
+def _counts(parts: Parts) -> dict[str, int]:
+    return {
+        "train": len(parts.train),
+        "search": len(parts.search),
+        "held_out": len(parts.held_out),
+    }

@@ -1,0 +1,150 @@
+"""`result.json`: the record of a run, versioned, rewritten whole whenever something was added.
+
+Keys are documented in docs/run-directory.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from excise.config import settings_digest
+from excise.run.directory import FORMAT, write_json
+from excise.search.front import Point
+from excise.search.study import Record
+
+if TYPE_CHECKING:
+    from excise.run.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The chosen trial, measured on held-out prompts, beside the original model.
+
+    kl: nats a prompt, first answer token. control_refusals: control prompts that were refused.
+    """
+
+    trial: int
+    search: Point
+    search_prompts: int
+    refusals: int
+    prompts: int
+    kl: float
+    control_refusals: int
+    control_prompts: int
+    original_refusals: int
+    original_control_refusals: int
+    seconds: float
+
+
+def write_result(
+    prepared: Prepared,
+    records: Sequence[Record],
+    front: Sequence[Point],
+    outcome: Outcome | None = None,
+) -> None:
+    """Write `result.json`. Raises SaveError.
+
+    Without a new `outcome`, the trial that was chosen before stays chosen while it is on the front.
+    """
+    part = prepared.search_part
+    outcome = outcome or _chosen_before(prepared, front)
+    seconds = {
+        **prepared.seconds,
+        "search": sum(record.seconds or 0.0 for record in records),
+        "held_out": outcome.seconds if outcome else 0.0,
+    }
+    content: dict[str, object] = {
+        "format": FORMAT,
+        "model": prepared.settings.model,
+        "model_digest": prepared.loaded.source.digest,
+        "settings_digest": settings_digest(prepared.settings),
+        "dtype": prepared.loaded.dtype,
+        "batch_size": prepared.runner.slots,
+        "coverage": list(prepared.coverage.per_layer),
+        "prompts": _origins(prepared),
+        "baseline": {
+            "search": {"refusals": part.refusals, "prompts": len(part.target)},
+            **({"held_out": _original(outcome)} if outcome else {}),
+        },
+        "trials": [asdict(record) for record in records],
+        "front": [point.number for point in front],
+        "chosen": _chosen(outcome) if outcome else None,
+        "seconds": {**seconds, "total": sum(seconds.values())},
+    }
+    write_json(prepared.directory.result, content)
+
+
+def _chosen_before(prepared: Prepared, front: Sequence[Point]) -> Outcome | None:
+    if not prepared.directory.result.exists():
+        return None
+    outcome = outcome_of(prepared.directory.record())
+    on_front = outcome is not None and outcome.trial in {point.number for point in front}
+    return outcome if on_front else None
+
+
+def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
+    """The chosen trial as `result.json` holds it, None if none was chosen."""
+    chosen = record["chosen"]
+    if chosen is None:
+        return None
+    search, held_out = chosen["search"], chosen["held_out"]
+    original = record["baseline"]["held_out"]
+    return Outcome(
+        trial=chosen["trial"],
+        search=Point(chosen["trial"], search["refusals"], search["kl"]),
+        search_prompts=search["prompts"],
+        refusals=held_out["refusals"],
+        prompts=held_out["prompts"],
+        kl=held_out["kl"],
+        control_refusals=held_out["control_refusals"],
+        control_prompts=held_out["control_prompts"],
+        original_refusals=original["refusals"],
+        original_control_refusals=original["control_refusals"],
+        seconds=record["seconds"]["held_out"],
+    )
+
+
+def _origins(prepared: Prepared) -> Mapping[str, object]:
+    return {
+        kind: {
+            part: {"origin": prompts.origin, "revision": prompts.revision, "prompts": len(prompts)}
+            for part, prompts in (
+                ("train", parts.train),
+                ("search", parts.search),
+                ("held_out", parts.held_out),
+            )
+        }
+        for kind, parts in (
+            ("target", prepared.prompts.target),
+            ("control", prepared.prompts.control),
+        )
+    }
+
+
+def _original(outcome: Outcome) -> Mapping[str, object]:
+    return {
+        "refusals": outcome.original_refusals,
+        "prompts": outcome.prompts,
+        "control_refusals": outcome.original_control_refusals,
+        "control_prompts": outcome.control_prompts,
+    }
+
+
+def _chosen(outcome: Outcome) -> Mapping[str, object]:
+    return {
+        "trial": outcome.trial,
+        "search": {
+            "refusals": outcome.search.refusals,
+            "prompts": outcome.search_prompts,
+            "kl": outcome.search.kl,
+        },
+        "held_out": {
+            "refusals": outcome.refusals,
+            "prompts": outcome.prompts,
+            "kl": outcome.kl,
+            "control_refusals": outcome.control_refusals,
+            "control_prompts": outcome.control_prompts,
+        },
+    }

@@ -1,0 +1,168 @@
+"""The search loop: ask, apply, score, tell. It never writes to, copies or reloads a weight."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+
+from excise.edit.edit import Edit
+from excise.edit.virtual import VirtualEdits
+from excise.errors import ExciseError, TrialError
+from excise.run import events
+from excise.run.events import Tell
+from excise.run.prepare import Prepared
+from excise.run.record import write_result
+from excise.run.runner import Part, Runner
+from excise.search.bank import edit_of
+from excise.search.front import Point, pareto_front
+from excise.search.space import anchors, propose
+from excise.search.study import Study
+
+_FAILURES_IN_A_ROW = 10
+"""After so many failed trials the fault is not the trials'."""
+
+
+def open_study(prepared: Prepared) -> Study:
+    """The study in the run directory, new or as it was left."""
+    settings = prepared.settings
+    return Study(
+        prepared.directory.journal,
+        seed=settings.seed,
+        startup_trials=settings.startup_trials,
+        anchors=anchors(settings.kind, prepared.anatomy),
+    )
+
+
+def score(runner: Runner, edits: VirtualEdits, edit: Edit, part: Part) -> tuple[int, float]:
+    """Refusals and KL divergence of `edit` on one part of the prompts: a pure function of the two.
+
+    Raises TrialError if a logit is not a number.
+    """
+    edits.use(edit)
+    try:
+        kl = part.divergence(runner)
+        return runner.refusals(part.target).count, kl
+    finally:
+        edits.use(None)
+
+
+def search(
+    prepared: Prepared,
+    study: Study,
+    tell: Tell,
+    *,
+    trials: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Score trials until the study holds `trials` (by default the settings') or `stop()` says so.
+
+    Failed trials use no budget. Raises ExciseError if trials keep failing, with the reason.
+    """
+    settings = prepared.settings
+    budget = trials or settings.trials
+    started = time.perf_counter()
+    points = study.points()
+    write_front(prepared, study, points)
+    tell(events.SearchStarted(budget, len(points)))
+    failures = done_here = 0
+    why = "done"
+    with VirtualEdits(prepared.loaded.model, prepared.anatomy.names) as edits:
+        while len(points) < budget:
+            elapsed = time.perf_counter() - started
+            if stop():
+                why = "stopped"
+                break
+            if settings.search_seconds is not None and elapsed >= settings.search_seconds:
+                why = "time"
+                break
+            trial = study.ask()
+            candidate = propose(trial, prepared.bank.kind, prepared.anatomy)
+            tell(events.TrialStarted(trial.number, trial.params))
+            trial_started = time.perf_counter()
+            refusals: int | None = None
+            kl: float | None = None
+            reason: str | None = None
+            try:
+                edit = edit_of(candidate, prepared.bank, prepared.anatomy)
+                refusals, kl = score(prepared.runner, edits, edit, prepared.search_part)
+            except TrialError as error:
+                reason = str(error)
+            seconds = time.perf_counter() - trial_started
+            if refusals is None or kl is None:
+                study.fail(trial, reason or "unknown", seconds)
+                failures += 1
+            else:
+                study.tell(trial, refusals, kl, seconds)
+                failures, done_here = 0, done_here + 1
+            points = study.points()
+            front = write_front(prepared, study, points)
+            elapsed = time.perf_counter() - started
+            tell(
+                events.TrialFinished(
+                    number=trial.number,
+                    parameters=trial.params,
+                    refusals=refusals,
+                    prompts=len(prepared.search_part.target),
+                    kl=kl,
+                    seconds=seconds,
+                    reason=reason,
+                    done=len(points),
+                    trials=budget,
+                    elapsed=elapsed,
+                    remaining=_remaining(
+                        elapsed, done_here, budget - len(points), settings.search_seconds
+                    ),
+                    peak_memory=peak_memory(),
+                    front=tuple(front),
+                )
+            )
+            if failures == _FAILURES_IN_A_ROW:
+                raise ExciseError(f"{failures} trials in a row failed: {reason}")
+    tell(events.SearchEnded(why, tuple(pareto_front(points))))
+
+
+def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[Point]:
+    """Bring the run directory up to date: an edit file for each front trial, and the record."""
+    front = pareto_front(points)
+    directory = prepared.directory
+    records = {record.number: record for record in study.records()}
+    for point in front:
+        path = directory.edit_path(point.number)
+        if not path.exists():
+            trial = study.finished(point.number)
+            edit = edit_of(
+                propose(trial, prepared.bank.kind, prepared.anatomy),
+                prepared.bank,
+                prepared.anatomy,
+            )
+            facts = {
+                "model": prepared.settings.model,
+                "model_digest": prepared.loaded.source.digest,
+                "refusals": point.refusals,
+                "kl": point.kl,
+                "prompts": len(prepared.search_part.target),
+            }
+            parameters = dict(records[point.number].parameters)
+            Edit(edit.kind, edit.writers, edit.u, edit.v, edit.strengths, parameters, facts).save(
+                path
+            )
+    directory.keep_edits(point.number for point in front)
+    write_result(prepared, study.records(), front)
+    return front
+
+
+def _remaining(elapsed: float, done: int, left: int, limit: float | None) -> float | None:
+    if done == 0:
+        return None
+    remaining = elapsed / done * left
+    return remaining if limit is None else max(0.0, min(remaining, limit - elapsed))
+
+
+def peak_memory() -> int:
+    """Most memory the process has held so far, in bytes: on the accelerator if there is one."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,93 @@
+"""The Pareto front, and the choice of a trial from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from excise.errors import SettingsError
+
+_BOUND = re.compile(r"(refusals|kl)\s*<=\s*([0-9.]+(?:e-?[0-9]+)?)", re.IGNORECASE)
+_HELP = 'knee, fewest, a trial\'s number, "refusals<=N" or "kl<=X"'
+
+
+@dataclass(frozen=True)
+class Point:
+    """A scored trial. refusals: among the search prompts. kl: nats, mean over prompts. Less is better."""
+
+    number: int
+    refusals: int
+    kl: float
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other point equals or beats in both and beats in one, fewest refusals first.
+
+    Of points alike in both, the one found first stands for all.
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.refusals, point.kl, point.number)):
+        if not front or point.kl < front[-1].kl:
+            front.append(point)
+    return front
+
+
+def knee(front: Sequence[Point]) -> Point:
+    """The point of the front farthest below the line between its ends, both axes scaled to 0 … 1.
+
+    Source: the "kneedle" idea (Satopää et al. 2011) on a discrete front. Ties go to fewer refusals.
+    """
+    most, least = front[-1], front[0]
+    width = (most.refusals - least.refusals) or 1
+    height = (least.kl - most.kl) or 1.0
+
+    def below_line(point: Point) -> float:
+        across = (point.refusals - least.refusals) / width
+        up = (point.kl - most.kl) / height
+        return 1 - across - up
+
+    return max(front, key=below_line)
+
+
+def check_selection(selection: str) -> None:
+    """Raise SettingsError unless `selection` is of a known form."""
+    known = selection in ("knee", "fewest") or selection.isdecimal() or _BOUND.fullmatch(selection)
+    if not known:
+        raise SettingsError(f"--select {selection}: not understood; give {_HELP}")
+
+
+def select(front: Sequence[Point], selection: str) -> Point:
+    """The trial of the front that `selection` names.
+
+    Raises SettingsError if the front is empty, or no trial of it fits, naming those that there are.
+    """
+    check_selection(selection)
+    if not front:
+        raise SettingsError("no trial has finished yet, so there is none to choose")
+    if selection == "knee":
+        return knee(front)
+    if selection == "fewest":
+        return front[0]
+    if selection.isdecimal():
+        fitting = [point for point in front if point.number == int(selection)]
+        if not fitting:
+            numbers = ", ".join(str(point.number) for point in front)
+            raise SettingsError(f"--select {selection}: not on the front; its trials are {numbers}")
+        return fitting[0]
+    bound = _BOUND.fullmatch(selection)
+    assert bound is not None
+    axis, limit = bound[1].lower(), float(bound[2])
+    # Within a bound on one axis, the least of the other.
+    if axis == "refusals":
+        fitting = [point for point in front if point.refusals <= limit]
+        chosen = min(fitting, key=lambda point: point.kl, default=None)
+    else:
+        fitting = [point for point in front if point.kl <= limit]
+        chosen = min(fitting, key=lambda point: point.refusals, default=None)
+    if chosen is None:
+        raise SettingsError(
+            f"--select {selection}: no trial fits; the front reaches from {front[0].refusals} refusals "
+            f"at KL {front[0].kl:.3f} to {front[-1].refusals} at KL {front[-1].kl:.3f}"
+        )
+    return chosen

@@ -1,0 +1,171 @@
+"""The study: Optuna's, kept in a journal file, and resumable at any moment.
+
+Optuna's samplers draw from one stream of random numbers, which a killed process takes with it. Ours makes
+every proposal a pure function of (seed, trial number, finished trials). A resumed study is then the
+uninterrupted one: the trial that was in hand is taken up again with the parameters it had, or was about
+to get.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from excise.search.front import Point
+
+_STUDY_NAME = "excise"
+_CANDIDATES = 128
+"""Points that TPE weighs for each proposal; the field's number."""
+
+
+class NumberedSampler(BaseSampler):  # type: ignore[misc]
+    """Optuna's TPE, seeded afresh by the trial's number, and by the parameter's name where that is alone."""
+
+    def __init__(self, seed: int, startup_trials: int) -> None:
+        self._seed, self._startup_trials = seed, startup_trials
+
+    def _fresh(self, *salt: int) -> TPESampler:
+        seed = int(np.random.SeedSequence([self._seed, *salt]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            # `multivariate` has been marked experimental for years; it is what the field uses.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return TPESampler(
+                n_startup_trials=self._startup_trials,
+                n_ei_candidates=_CANDIDATES,
+                multivariate=True,
+                seed=seed,
+            )
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that are proposed together: TPE's answer."""
+        space: dict[str, BaseDistribution]
+        space = self._fresh(trial.number).infer_relative_search_space(study, trial)
+        return space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, object]:
+        """Parameters proposed together, from what the finished trials showed."""
+        proposed: dict[str, object]
+        proposed = self._fresh(trial.number).sample_relative(study, trial, search_space)
+        return proposed
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> object:
+        """One parameter by itself, whichever others the trial already has: as in the start-up trials."""
+        sampler = self._fresh(trial.number, zlib.crc32(param_name.encode()))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial as the study holds it.
+
+    state: "complete", "failed" or "running". values are None unless complete; reason says why it failed.
+    """
+
+    number: int
+    state: str
+    parameters: Mapping[str, object]
+    refusals: int | None
+    kl: float | None
+    seconds: float | None
+    reason: str | None
+
+    @property
+    def point(self) -> Point | None:
+        """Its place among the objectives, if it has one."""
+        if self.refusals is None or self.kl is None:
+            return None
+        return Point(self.number, self.refusals, self.kl)
+
+
+class Study:
+    """Ask for trials, tell results; everything told is on disk when `tell` returns."""
+
+    def __init__(
+        self,
+        journal: Path,
+        *,
+        seed: int,
+        startup_trials: int,
+        anchors: Sequence[Mapping[str, object]] = (),
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=_STUDY_NAME,
+            sampler=NumberedSampler(seed, startup_trials),
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+        for anchor in anchors:
+            # Already there if the study is resumed: then this adds nothing.
+            self._study.enqueue_trial(dict(anchor), skip_if_exists=True)
+
+    def ask(self) -> Trial:
+        """The trial that was in hand when the study was interrupted, or else a new one."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if running:
+            return Trial(self._study, running[0]._trial_id)
+        return self._study.ask()
+
+    def tell(self, trial: Trial, refusals: int, kl: float, seconds: float) -> None:
+        """Store a finished trial."""
+        trial.set_user_attr("seconds", seconds)
+        self._study.tell(trial, [float(refusals), kl])
+
+    def fail(self, trial: Trial, reason: str, seconds: float) -> None:
+        """Store a trial that could not be scored. It uses no budget."""
+        trial.set_user_attr("seconds", seconds)
+        trial.set_user_attr("reason", reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def finished(self, number: int) -> FrozenTrial:
+        """A finished trial, to be proposed again: it gives the parameters it had."""
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def records(self) -> list[Record]:
+        """All trials that have started, in order."""
+        return [
+            _record(trial)
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.state != TrialState.WAITING
+        ]
+
+    def points(self) -> list[Point]:
+        """The scored trials, in order."""
+        return [record.point for record in self.records() if record.point is not None]
+
+
+def _record(trial: FrozenTrial) -> Record:
+    complete = trial.state == TrialState.COMPLETE
+    states = {TrialState.COMPLETE: "complete", TrialState.RUNNING: "running"}
+    return Record(
+        number=trial.number,
+        state=states.get(trial.state, "failed"),
+        parameters=dict(trial.params),
+        refusals=round(trial.values[0]) if complete else None,
+        kl=trial.values[1] if complete else None,
+        seconds=trial.user_attrs.get("seconds"),
+        reason=trial.user_attrs.get("reason"),
+    )

@@ -1,0 +1,208 @@
+"""Space, front and study: kernels by hand, choices by rule, resumption without a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from excise.edit.operator import KINDS, Kind, Operator, orthogonal, unit
+from excise.errors import SettingsError
+from excise.model.writers import ATTENTION, MLP, Anatomy, Writer
+from excise.search.bank import DiscriminantBank, edit_of, residual_bank
+from excise.search.front import Point, check_selection, knee, pareto_front, select
+from excise.search.space import RIDGES, Candidate, Kernel, anchors, propose
+from excise.search.study import Study
+
+LAYERS = 6
+ANATOMY = Anatomy(
+    layers=tuple(f"layers.{layer}" for layer in range(LAYERS)),
+    writers=tuple(
+        Writer(f"layers.{layer}.{component}", component, layer, (8, 8), None)
+        for layer in range(LAYERS)
+        for component in (ATTENTION, MLP)
+    ),
+    dimension=8,
+)
+
+
+def test_kernel_is_a_tent_with_walls() -> None:
+    kernel = Kernel(
+        max_weight=1.0, max_weight_position=3.0, min_weight=0.5, min_weight_distance=2.0
+    )
+    assert [kernel.strength(layer) for layer in range(LAYERS)] == [0, 0.5, 0.75, 1, 0.75, 0.5]
+    assert Kernel(1.0, 2.5, 1.0, 5.0).strength(0) == 1.0
+
+
+def test_strengths_follow_component_and_layer() -> None:
+    flat = Candidate({ATTENTION: Kernel(1, 2.5, 1, 9), MLP: Kernel(0, 2.5, 0, 9)})
+    assert flat.strengths(ANATOMY).tolist() == [1, 0] * LAYERS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_proposals_stay_in_the_space_and_reach_all_of_it(kind: Kind, tmp_path: Path) -> None:
+    study = Study(tmp_path / "journal.log", seed=1, startup_trials=99)
+    off = edited_early = shared = 0
+    for _ in range(60):
+        trial = study.ask()
+        candidate = propose(trial, kind, ANATOMY)
+        study.tell(trial, 1, 0.1, 0.0)
+        strengths = candidate.strengths(ANATOMY)
+        assert strengths.min() >= 0
+        assert strengths.max() <= 1.5
+        off += candidate.kernels[MLP].max_weight == 0
+        edited_early += bool(strengths[0] > 0)
+        shared += candidate.direction_index is not None
+        assert (candidate.ridge in RIDGES) == (kind == "discriminant")
+    assert off > 3
+    if kind == "discriminant":
+        assert edited_early > 10
+        assert shared == 0
+    else:
+        assert 10 < shared < 50
+
+
+def test_a_model_of_one_layer_has_a_space_too(tmp_path: Path) -> None:
+    anatomy = Anatomy(ANATOMY.layers[:1], ANATOMY.writers[:2], 8)
+    study = Study(
+        tmp_path / "j", seed=0, startup_trials=1, anchors=anchors("discriminant", anatomy)
+    )
+    for kind in ("discriminant", "discriminant", "discriminant"):
+        trial = study.ask()
+        assert propose(trial, kind, anatomy).strengths(anatomy).shape == (2,)
+        study.tell(trial, 1, 0.1, 0.0)
+
+
+def test_first_trials_are_the_closed_forms(tmp_path: Path) -> None:
+    points = anchors("discriminant", ANATOMY)
+    study = Study(tmp_path / "journal.log", seed=0, startup_trials=5, anchors=points)
+    for strength in (1.0, 0.7):
+        trial = study.ask()
+        candidate = propose(trial, "discriminant", ANATOMY)
+        assert candidate.ridge == pytest.approx(0.01)
+        torch.testing.assert_close(
+            candidate.strengths(ANATOMY), torch.tensor([strength, 0.0] * LAYERS)
+        )
+        study.tell(trial, 1, 0.1, 0.0)
+    assert anchors("orthogonal", ANATOMY) == []
+
+
+def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Study:
+    """A search on a made-up objective; stops dead in trial stop[0], at the moment stop[1]."""
+    study = Study(journal, seed=3, startup_trials=6, anchors=anchors("discriminant", ANATOMY))
+    while len(study.points()) < until:
+        trial = study.ask()
+        here = stop is not None and trial.number == stop[0]
+        if here and stop is not None and stop[1] == "asked":
+            return study
+        if here and stop is not None and stop[1] == "half proposed":
+            trial.suggest_int("ridge_index", 0, len(RIDGES) - 1)
+            return study
+        candidate = propose(trial, "discriminant", ANATOMY)
+        if here:
+            return study
+        strengths = candidate.strengths(ANATOMY)
+        if trial.number == 5:
+            study.fail(trial, "logits are not numbers", 0.1)
+        else:
+            study.tell(trial, int((strengths.sum() - 6).abs() * 10), float(strengths.norm()), 0.1)
+    return study
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return run(tmp_path_factory.mktemp("study") / "journal.log", 16)
+
+
+@pytest.mark.parametrize("moment", ["asked", "half proposed", "proposed"])
+@pytest.mark.parametrize("number", [1, 4, 12])
+def test_a_resumed_study_is_the_one_that_was_never_interrupted(
+    uninterrupted: Study, number: int, moment: str, tmp_path: Path
+) -> None:
+    run(tmp_path / "journal.log", 16, stop=(number, moment))
+    resumed = run(tmp_path / "journal.log", 16)
+    assert resumed.records() == uninterrupted.records()
+
+
+def test_a_failed_trial_keeps_its_reason_and_the_budget(uninterrupted: Study) -> None:
+    records = uninterrupted.records()
+    assert len(records) == 17
+    assert (records[5].state, records[5].reason) == ("failed", "logits are not numbers")
+    assert len(uninterrupted.points()) == 16
+
+
+def test_no_two_trials_are_alike(uninterrupted: Study) -> None:
+    seen = [tuple(sorted(record.parameters.items())) for record in uninterrupted.records()]
+    assert len(set(seen)) == len(seen)
+
+
+def test_other_seeds_give_other_studies(uninterrupted: Study, tmp_path: Path) -> None:
+    study = Study(tmp_path / "journal.log", seed=4, startup_trials=6)
+    trial = study.ask()
+    propose(trial, "discriminant", ANATOMY)
+    assert all(trial.params != record.parameters for record in uninterrupted.records())
+
+
+FRONT = [Point(7, 2, 0.30), Point(3, 5, 0.10), Point(9, 20, 0.07), Point(0, 90, 0.01)]
+
+
+def test_pareto_front_holds_what_nothing_beats() -> None:
+    beaten = [Point(1, 5, 0.2), Point(2, 2, 0.31), Point(4, 91, 0.01), Point(8, 5, 0.10)]
+    assert pareto_front([*reversed(FRONT), *beaten]) == FRONT
+    assert pareto_front([]) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "number"),
+    [
+        ("fewest", 7),
+        ("knee", 3),
+        ("9", 9),
+        ("refusals<=5", 3),
+        ("refusals <= 25", 9),
+        ("kl<=0.08", 9),
+        ("KL<=0.31", 7),
+    ],
+)
+def test_selection(rule: str, number: int) -> None:
+    assert select(FRONT, rule).number == number
+
+
+@pytest.mark.parametrize("rule", ["best", "refusals<5", "kl<=", "-1", ""])
+def test_selection_that_is_not_understood(rule: str) -> None:
+    with pytest.raises(SettingsError, match="not understood"):
+        check_selection(rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [("4", "its trials are 7, 3, 9, 0"), ("refusals<=1", "2 refusals at KL 0.300")],
+)
+def test_selection_that_fits_no_trial_says_what_there_is(rule: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        select(FRONT, rule)
+
+
+def test_knee_of_short_fronts() -> None:
+    assert knee(FRONT[:1]) == FRONT[0]
+    assert knee(FRONT[:2]) in FRONT[:2]
+
+
+def test_bank_gives_each_writer_its_layers_direction_or_all_the_same() -> None:
+    directions = unit(torch.randn(LAYERS, 8, generator=torch.Generator().manual_seed(0)))
+    bank = residual_bank(directions, ANATOMY, torch.ones(2 * LAYERS, 8), None)
+    kernels = {ATTENTION: Kernel(1, 2, 1, 9), MLP: Kernel(1, 2, 1, 9)}
+    own = edit_of(Candidate(kernels), bank, ANATOMY)
+    torch.testing.assert_close(own.u, directions.repeat_interleave(2, 0))
+    one = edit_of(Candidate(kernels, direction_index=2.0), bank, ANATOMY)
+    torch.testing.assert_close(one.v, directions[2].expand(2 * LAYERS, 8))
+
+
+def test_discriminant_bank_looks_the_ridge_up() -> None:
+    operators: dict[float, Operator] = {
+        ridge: orthogonal(torch.full((2 * LAYERS, 8), ridge)) for ridge in RIDGES
+    }
+    kernels = {ATTENTION: Kernel(1, 2, 1, 9), MLP: Kernel(1, 2, 1, 9)}
+    edit = edit_of(Candidate(kernels, ridge=RIDGES[3]), DiscriminantBank(operators), ANATOMY)
+    assert float(edit.u[0, 0]) == pytest.approx(RIDGES[3])
