@@ -1,0 +1,45 @@
+"""`excise chat`: talk to a model, or to the edit that a run made of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from excise.cli.conversation import Conversation, converse
+from excise.cli.render import Renderer
+from excise.cli.screen import make_console
+from excise.cli.session import Ask
+from excise.cli.stored import open_stored
+from excise.config import Settings, gather
+from excise.edit.edit import Edit
+from excise.errors import SettingsError
+from excise.model.source import ModelSource, resolve
+from excise.run import events
+from excise.run.prepare import load_runner
+
+
+def chat(
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str], ask: Ask = input
+) -> int:
+    """Chat with what `word` names: a run directory, or else a model. Returns the exit status."""
+    settings, source, edit, about = _what(word, flags, environment)
+    with Renderer(make_console()) as screen:
+        loaded, _ = load_runner(settings, source, screen)
+        screen(events.Note(about))
+    converse(Conversation.of(settings, loaded), edit, ask)
+    return 0
+
+
+def _what(
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
+) -> tuple[Settings, ModelSource, Edit | None, str]:
+    path = Path(word).expanduser()
+    if (path / "run.json").is_file():
+        run = open_stored(path, flags, environment)
+        number = run.choice()
+        edit = run.directory.edit(number)
+        return run.settings, run.source(), edit, f"with the edit of trial {number} of {word}"
+    if "select" in flags:
+        raise SettingsError(f"--select: {word} is a model, not a run, and has nothing to choose")
+    settings = gather({**flags, "model": word}, environment, None)
+    return settings, resolve(settings.model, settings.revision), None, "as it is, without an edit"

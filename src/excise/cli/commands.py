@@ -1,0 +1,126 @@
+"""The commands: their words, their flags, and what they do in one line. Declared here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from excise.config import flags
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading of the help text and the settings under it, by field."""
+
+    title: str
+    fields: tuple[str, ...]
+
+
+MODEL = Group(
+    "The model",
+    (
+        "revision",
+        "dtype",
+        "dtypes",
+        "device",
+        "trust_remote_code",
+        "chat_template",
+        "system_prompt",
+        "allow_uncovered",
+    ),
+)
+PROMPTS = Group(
+    "Prompts  (SET: a .txt, .jsonl, .csv or .parquet file, a folder, or a data set on the hub, with a part "
+    "such as FILE[:400] or NAME:train[:400])",
+    (
+        "target",
+        "control",
+        "target_train",
+        "target_search",
+        "target_held_out",
+        "control_train",
+        "control_search",
+        "control_held_out",
+        "column",
+        "prefix",
+        "suffix",
+    ),
+)
+DIRECTION = Group("The direction", ("kind", "direction_from", "winsorise", "orthogonalise"))
+SEARCH = Group(
+    "The search", ("trials", "startup_trials", "seed", "search_seconds", "run_dir", "yes")
+)
+SCORES = Group("Scoring", ("max_new_tokens", "batch_size", "response_prefix", "markers"))
+RESULT = Group("The result", ("select", "save", "adapter", "json_lines"))
+
+GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    usage: its words, as in the help text. least, most: how many words it takes after its name.
+    fields: the settings that have a flag here.
+    """
+
+    name: str
+    usage: str
+    summary: str
+    least: int
+    most: int
+    fields: frozenset[str]
+
+
+def _all_fields() -> frozenset[str]:
+    return frozenset(flag.field for flag in flags()) - {"model"}
+
+
+_LOADING = frozenset(MODEL.fields) - {"allow_uncovered"}
+
+RUN = Command(
+    "",
+    "MODEL",
+    "find the behaviour's direction, search, remove it, save the model",
+    0,
+    1,
+    _all_fields(),
+)
+DEMO = Command(
+    "demo", "", "the same on a small built-in model, in about five minutes", 0, 0, _all_fields()
+)
+INSPECT = Command(
+    "inspect",
+    "MODEL",
+    "show layers, matrices and coverage; no search",
+    0,
+    1,
+    _LOADING | {"json_lines"},
+)
+EVALUATE = Command(
+    "evaluate",
+    "MODEL --against ORIGINAL",
+    "compare two models: refusals and KL divergence",
+    0,
+    1,
+    _LOADING | set(PROMPTS.fields) | set(SCORES.fields) | {"seed", "json_lines"},
+)
+CHAT = Command(
+    "chat",
+    "RUN|MODEL",
+    "talk to a model, or to a run's edit of its model",
+    1,
+    1,
+    _LOADING | {"max_new_tokens", "select"},
+)
+EXPORT = Command(
+    "export",
+    "RUN --save DIR|--adapter DIR",
+    "write a run's edit as a model or an adapter",
+    1,
+    1,
+    _LOADING | set(RESULT.fields),
+)
+RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
+
+NAMED = {command.name: command for command in (DEMO, INSPECT, EVALUATE, CHAT, EXPORT, RUNS)}
+"""The commands that have a name; any other first word is a model."""

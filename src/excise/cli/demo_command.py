@@ -1,0 +1,103 @@
+"""`excise demo`: the whole job on the built-in model, and what came of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.text import Text
+
+from excise.cli.run_command import Finished, run_unattended
+from excise.cli.screen import Screen, make_screen, write_json
+from excise.cli.tables import comparison_table
+from excise.config import Settings, gather
+from excise.config.flags import field_names
+from excise.demo.model import cache_folder, materialise
+from excise.demo.settings import demo_flags
+from excise.run import events
+from excise.run.outcome import Comparison, side_by_side
+from excise.scores.markers import is_refusal
+
+_ASKED = 12
+_SHOWN = 3
+
+
+def demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+    """Run the demonstration; `flags` go before its own settings. Returns the exit status."""
+    # Made before the model is, so that a wrong flag is told at once.
+    settings = demo_settings(cache_folder(), flags, environment)
+    with make_screen(settings) as screen:
+        materialise(lambda text: screen(events.StageStarted("load", text)))
+        finished = run_unattended(settings, screen)
+        comparisons = _comparisons(finished)
+        if settings.json_lines:
+            for comparison in comparisons:
+                write_json({"event": "Comparison", **asdict(comparison)})
+        elif comparisons:
+            screen.show(comparison_table(comparisons))
+        _say_what_next(finished, settings, screen)
+    return 0
+
+
+def demo_settings(
+    folder: Path, flags: Mapping[str, object], environment: Mapping[str, str]
+) -> Settings:
+    """The demonstration's settings beneath what was typed. No excise.toml: that is another project's."""
+    beneath = demo_flags(folder)
+    typed = {field_names()[name] for name in flags}
+    if typed & {"dtype", "dtypes"}:
+        beneath.pop("dtype", None)
+    for kind in ("target", "control"):
+        if any(name == kind or name.startswith(f"{kind}_") for name in typed):
+            # A set of the user's own replaces all parts of the built-in one.
+            for name in [name for name in beneath if name.startswith(f"{kind}_")]:
+                del beneath[name]
+    if "save" not in typed:
+        beneath["save"] = _free(Path(str(beneath["save"])))
+    merged = {**beneath, "yes": True, **flags}
+    return gather(merged, environment, Path(os.devnull))
+
+
+def _free(path: Path) -> Path:
+    """`path`, or path-2, path-3, … if an earlier demonstration has saved its model there."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def _comparisons(finished: Finished) -> list[Comparison]:
+    """The first few held-out prompts that the original refused and the edited model answered."""
+    session = finished.session
+    prepared, part = session.prepared, session.held_out().part
+    texts = tuple(prompt.text for prompt in prepared.prompts.target.held_out.prompts[:_ASKED])
+    answers = side_by_side(
+        prepared.runner,
+        session.edit(finished.outcome),
+        texts,
+        [list(tokens) for tokens in part.target[:_ASKED]],
+    )
+    markers = prepared.settings.markers
+    return [
+        one
+        for one in answers
+        if is_refusal(one.original, markers) and not is_refusal(one.edited, markers)
+    ][:_SHOWN]
+
+
+def _say_what_next(finished: Finished, settings: Settings, screen: Screen) -> None:
+    outcome, path = finished.outcome, finished.session.prepared.directory.path
+    screen.show(
+        Text(
+            f"Refused before: {outcome.original_refusals}/{outcome.prompts} held-out prompts. "
+            f"After: {outcome.refusals}/{outcome.prompts}, at KL {outcome.kl:.3f} nats.\n"
+            f"The edited model is in {settings.save}, an ordinary transformers folder.\n\n"
+            "Next:\n"
+            f"  excise chat {path}                        talk to the edited model\n"
+            f"  excise export {path} --adapter DIR        write the edit as an adapter\n"
+            "  excise runs                                  what is on disk\n"
+            "  excise MODEL                                 the same on a model of yours"
+        )
+    )

@@ -1,0 +1,147 @@
+"""Every event as lines of text: a label and what there is to say. Pure; printing is the screen's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+from excise.cli.human import duration, plural, size
+from excise.cli.parameters import short
+from excise.run import events
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: the label stands in a column of its own. style: a rich style for the text."""
+
+    label: str
+    text: str
+    style: str = ""
+
+
+WARNING = "yellow"
+
+
+@singledispatch
+def describe(event: events.Event) -> tuple[Line, ...]:
+    """The lines that say what `event` tells; none if it is of no interest by itself."""
+    return ()
+
+
+@describe.register
+def _(event: events.StageStarted) -> tuple[Line, ...]:
+    return (Line("", f"{event.text} …", "dim"),)
+
+
+@describe.register
+def _(event: events.Note) -> tuple[Line, ...]:
+    return (Line("note", event.text),)
+
+
+@describe.register
+def _(event: events.DeviceFound) -> tuple[Line, ...]:
+    return (Line("device", f"{event.device}, {size(event.memory)}"),)
+
+
+@describe.register
+def _(event: events.ModelLoaded) -> tuple[Line, ...]:
+    failed = tuple(Line("", f"failed before as {attempt}", WARNING) for attempt in event.attempts)
+    text = f"{event.name} · {event.dtype} · {size(event.bytes)} · {duration(event.seconds)}"
+    return (Line("model", text), *failed)
+
+
+@describe.register
+def _(event: events.Examined) -> tuple[Line, ...]:
+    matrices = [
+        f"{name} {plural(count, 'matrix', 'matrices')}" for name, count in event.matrices.items()
+    ]
+    worst = min(range(len(event.coverage)), key=event.coverage.__getitem__)
+    coverage = f"coverage {event.coverage[worst]:.3f} (worst layer: {worst})"
+    return (Line("layers", " · ".join([str(event.layers), *matrices, coverage])),)
+
+
+@describe.register
+def _(event: events.PromptsLoaded) -> tuple[Line, ...]:
+    lines: list[Line] = []
+    for kind, counts in event.counts.items():
+        parts = " · ".join(f"{count} {part.replace('_', '-')}" for part, count in counts.items())
+        lines.append(Line(kind, f"{parts} prompts, from {event.origins[kind]}"))
+    return (*lines, *(Line("note", note) for note in event.notes))
+
+
+@describe.register
+def _(event: events.BatchProbed) -> tuple[Line, ...]:
+    text = f"{event.slots} at a time: {event.tokens_per_second:.0f} tokens a second"
+    return (Line("", text, "dim"),)
+
+
+@describe.register
+def _(event: events.BatchReduced) -> tuple[Line, ...]:
+    return (Line("batch", f"out of memory; going on with {event.slots} at a time", WARNING),)
+
+
+@describe.register
+def _(event: events.BatchSizeFound) -> tuple[Line, ...]:
+    return (Line("batch", f"{plural(event.slots, 'prompt')} at a time"),)
+
+
+@describe.register
+def _(event: events.ResponsePrefixFound) -> tuple[Line, ...]:
+    begin = f"begin with {event.text!r}, which is skipped" if event.text else "begin differently"
+    return (Line("prefix", f"answers {begin}"),)
+
+
+@describe.register
+def _(event: events.BaselineMeasured) -> tuple[Line, ...]:
+    part = event.part.replace("_", "-")
+    text = f"{event.refusals}/{event.prompts} target prompts refused ({part} prompts)"
+    return (Line("baseline", text),)
+
+
+@describe.register
+def _(event: events.DirectionsFound) -> tuple[Line, ...]:
+    return (Line("direction", f"{event.kind}, one for each layer, {duration(event.seconds)}"),)
+
+
+@describe.register
+def _(event: events.SearchStarted) -> tuple[Line, ...]:
+    held = f", {event.done} of them done before" if event.done else ""
+    return (Line("search", f"{plural(event.trials, 'trial')}{held}"),)
+
+
+@describe.register
+def _(event: events.TrialFinished) -> tuple[Line, ...]:
+    parts = [f"{event.done}/{event.trials}", scores(event)]
+    parts += [short(event.parameters), duration(event.seconds)]
+    parts.append(f"elapsed {duration(event.elapsed)}")
+    if event.remaining is not None:
+        parts.append(f"about {duration(event.remaining)} left")
+    parts.append(size(event.peak_memory))
+    return (Line(f"trial {event.number}", " · ".join(parts), WARNING if event.reason else ""),)
+
+
+def scores(event: events.TrialFinished) -> str:
+    """What a finished trial scored, or why it could not be."""
+    if event.refusals is None or event.kl is None:
+        return f"failed: {event.reason}"
+    return f"{event.refusals}/{event.prompts} refused, KL {event.kl:.4f}"
+
+
+@describe.register
+def _(event: events.SearchEnded) -> tuple[Line, ...]:
+    why = {
+        "done": "all trials are done",
+        "stopped": "stopped; the same command goes on from here",
+        "time": "its time is up",
+    }[event.why]
+    return (Line("search", why),)
+
+
+@describe.register
+def _(event: events.Chosen) -> tuple[Line, ...]:
+    return (Line("chosen", f"trial {event.outcome.trial}, measured on held-out prompts"),)
+
+
+@describe.register
+def _(event: events.Saved) -> tuple[Line, ...]:
+    return (Line("saved", f"{event.what}: {event.path}"),)

@@ -1,0 +1,35 @@
+"""`excise export`: write the edit of a run as a model or as an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from excise.cli.screen import make_screen
+from excise.cli.stored import figures, open_stored
+from excise.errors import SettingsError
+from excise.files import require_free
+from excise.run import events
+from excise.run.export import save_model, save_model_adapter
+from excise.run.prepare import load_runner
+
+
+def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+    """Export from the run directory `word`. Returns the exit status."""
+    run = open_stored(Path(word).expanduser(), flags, environment)
+    settings = run.settings
+    if settings.save is None and settings.adapter is None:
+        raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")
+    require_free(settings.save)
+    require_free(settings.adapter)
+    number = run.choice()
+    edit = run.directory.edit(number)
+    text = figures(run.directory.record(), number, edit)
+    with make_screen(settings) as screen:
+        loaded, _ = load_runner(settings, run.source(), screen)
+        screen(events.Note(f"exporting trial {number}"))
+        if settings.save is not None:
+            save_model(loaded, edit, settings.save, text, screen)
+        if settings.adapter is not None:
+            save_model_adapter(loaded, edit, settings.adapter, text, screen)
+    return 0

@@ -1,0 +1,107 @@
+"""The live view of a search: progress, the trial in hand, the last trials, the best trade-offs."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from excise.cli.human import duration, size
+from excise.cli.interrupt import STOPPING
+from excise.cli.parameters import short
+from excise.cli.tables import kl_text
+from excise.run import events
+
+_LAST_TRIALS = 5
+_BEST = 8
+_BAR_WIDTH = 40
+
+
+class SearchView:
+    """What is known of the search; `render` is called by another thread, twice a second.
+
+    Every attribute is replaced in one step, never changed in place, so the two threads need no lock.
+    """
+
+    def __init__(self, started: events.SearchStarted) -> None:
+        self.stopping = False
+        self._done, self._trials = started.done, started.trials
+        self._began = self._heard = time.monotonic()
+        self._in_hand: events.TrialStarted | None = None
+        self._last: tuple[events.TrialFinished, ...] = ()
+
+    def trial_started(self, event: events.TrialStarted) -> None:
+        """A trial is being scored."""
+        self._in_hand, self._heard = event, time.monotonic()
+
+    def trial_finished(self, event: events.TrialFinished) -> None:
+        """A trial was scored."""
+        self._last = (*self._last, event)[-_LAST_TRIALS:]
+        self._done, self._heard, self._in_hand = event.done, time.monotonic(), None
+
+    def render(self) -> RenderableType:
+        """The view as it is now."""
+        last, in_hand = self._last, self._in_hand
+        parts: list[RenderableType] = [self._progress()]
+        if in_hand is not None:
+            waited = duration(time.monotonic() - self._heard)
+            parts.append(
+                Text(f"trial {in_hand.number} in hand, {waited} · {short(in_hand.parameters)}")
+            )
+        if last:
+            parts += ["", _last_trials(last), "", _best(last[-1])]
+        if self.stopping:
+            parts.append(Text(STOPPING, "bold yellow"))
+        return Group(*parts)
+
+    def _progress(self) -> RenderableType:
+        now = time.monotonic()
+        facts = [f"{self._done}/{self._trials} trials", duration(now - self._began)]
+        if self._last:
+            newest = self._last[-1]
+            if newest.remaining is not None:
+                left = max(0.0, newest.remaining - (now - self._heard))
+                facts.append(f"about {duration(left)} left")
+            facts.append(f"peak memory {size(newest.peak_memory)}")
+        grid = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=self._trials, completed=self._done, width=_BAR_WIDTH)
+        grid.add_row("search", bar, Text(" · ".join(facts)))
+        return grid
+
+
+def _last_trials(last: tuple[events.TrialFinished, ...]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title="last trials", title_justify="left")
+    for heading in ("trial", "refusals", "KL", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("parameters", no_wrap=True)
+    for event in reversed(last):
+        if event.refusals is None or event.kl is None:
+            table.add_row(
+                str(event.number), "–", "–", duration(event.seconds), f"failed: {event.reason}"
+            )
+        else:
+            table.add_row(
+                str(event.number),
+                f"{event.refusals}/{event.prompts}",
+                kl_text(event.kl),
+                duration(event.seconds),
+                short(event.parameters),
+            )
+    return table
+
+
+def _best(newest: events.TrialFinished) -> Table:
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title="best trade-offs so far", title_justify="left"
+    )
+    for heading in ("trial", "refusals", "KL"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in newest.front[:_BEST]:
+        table.add_row(str(point.number), f"{point.refusals}/{newest.prompts}", kl_text(point.kl))
+    more = len(newest.front) - _BEST
+    if more > 0:
+        table.add_row("", f"and {more} more", "")
+    return table

@@ -1,0 +1,116 @@
+"""The entry point: parse the command line, call the command, turn errors into a line and a status.
+
+Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted. Each command is imported when it
+is called, so that `--help` never waits for PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+from excise import __version__
+from excise.cli.commands import CHAT, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
+from excise.cli.help import help_text
+from excise.cli.parser import CommandLine, parse
+from excise.config import Settings, gather
+from excise.errors import ExciseError
+
+MENDABLE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    try:
+        line = parse(sys.argv[1:] if argv is None else argv)
+        if line.help:
+            print(help_text(line.command))
+            return 0
+        if line.version:
+            print(f"excise {__version__}")
+            return 0
+        # Notices of coming changes in libraries are for their callers, not for ours.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _CALLS[line.command.name](line)
+    except ExciseError as error:
+        _say(str(error))
+        return MENDABLE
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
+        # flush standard output once more at exit, so that has to lead nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt as interrupt:
+        _say(str(interrupt) or "interrupted")
+        return INTERRUPTED
+
+
+def _run(line: CommandLine) -> int:
+    settings = _settings(line)
+    from excise.cli.run_command import run
+
+    return run(settings)
+
+
+def _demo(line: CommandLine) -> int:
+    from excise.cli.demo_command import demo
+
+    return demo(line.flags, os.environ)
+
+
+def _inspect(line: CommandLine) -> int:
+    settings = _settings(line)
+    from excise.cli.inspect_command import inspect
+
+    return inspect(settings)
+
+
+def _evaluate(line: CommandLine) -> int:
+    settings = _settings(line)
+    from excise.cli.evaluate_command import evaluate
+
+    return evaluate(settings, line.against)
+
+
+def _chat(line: CommandLine) -> int:
+    from excise.cli.chat_command import chat
+
+    return chat(line.words[0], line.flags, os.environ)
+
+
+def _export(line: CommandLine) -> int:
+    from excise.cli.export_command import export
+
+    return export(line.words[0], line.flags, os.environ)
+
+
+def _runs(line: CommandLine) -> int:
+    from excise.cli.runs_command import runs
+
+    return runs(line.words, as_json=bool(line.flags.get("json_lines")))
+
+
+_CALLS: Mapping[str, Callable[[CommandLine], int]] = {
+    RUN.name: _run,
+    DEMO.name: _demo,
+    INSPECT.name: _inspect,
+    EVALUATE.name: _evaluate,
+    CHAT.name: _chat,
+    EXPORT.name: _export,
+    RUNS.name: _runs,
+}
+
+
+def _settings(line: CommandLine) -> Settings:
+    """The settings in force. The model may also stand in the environment or in excise.toml."""
+    named: Mapping[str, object] = {"model": line.words[0]} if line.words else {}
+    return gather({**line.flags, **named}, os.environ, None)
+
+
+def _say(message: str) -> None:
+    """One line on standard error, whatever the message looks like."""
+    print(f"excise: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,47 @@
+"""A trial's parameters on half a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from excise.search.space import RIDGES
+
+_POSITION = ".max_weight_position"
+_SHORT = {"attn.o_proj": "attn", "mlp.down_proj": "mlp"}
+
+
+def short(parameters: Mapping[str, object]) -> str:
+    """`ρ 0.01 · attn 1.00@14.5 →0.73±12 · mlp off`.
+
+    For each component: strength at its peak @ the peak's layer → strength at the kernel's edge ± the
+    layers to that edge.
+    """
+    parts: list[str] = []
+    if "ridge_index" in parameters:
+        parts.append(f"ρ {RIDGES[int(_number(parameters, 'ridge_index'))]:.2g}")
+    if "direction_scope" in parameters:
+        shared = parameters["direction_scope"] == "global"
+        parts.append(
+            f"layer {_number(parameters, 'direction_index'):.1f}" if shared else "per layer"
+        )
+    for name in parameters:
+        if name.endswith(_POSITION):
+            component = name.removesuffix(_POSITION)
+            parts.append(f"{_SHORT.get(component, component)} {_kernel(parameters, component)}")
+    return " · ".join(parts)
+
+
+def _kernel(parameters: Mapping[str, object], component: str) -> str:
+    peak = _number(parameters, f"{component}.max_weight")
+    if peak <= 0:
+        return "off"
+    position = _number(parameters, f"{component}{_POSITION}")
+    edge = peak * _number(parameters, f"{component}.min_weight_fraction")
+    distance = _number(parameters, f"{component}.min_weight_distance")
+    return f"{peak:.2f}@{position:.1f} →{edge:.2f}±{distance:.0f}"
+
+
+def _number(parameters: Mapping[str, object], name: str) -> float:
+    value = parameters[name]
+    assert isinstance(value, int | float)
+    return value

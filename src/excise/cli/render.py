@@ -1,0 +1,106 @@
+"""The screen for people: a line for every event, a live view of the search on a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.status import Status
+from rich.text import Text
+
+from excise.cli.describe import Line, describe
+from excise.cli.live import SearchView
+from excise.cli.screen import write_stop
+from excise.cli.tables import outcome_table
+from excise.run import events
+
+_LABEL_WIDTH = 11
+_REFRESHES_A_SECOND = 2
+
+
+class Renderer:
+    """Turns events into lines; on a terminal, stages get a spinner and the search a live view."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+        self._live: Live | None = None
+        self._view: SearchView | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        """Show an event."""
+        if self._console.is_terminal:
+            self._follow(event)
+        else:
+            self._write(event)
+        if isinstance(event, events.Chosen):
+            self.show(outcome_table(event.outcome))
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table or a text."""
+        self._still()
+        self._console.print(renderable)
+
+    def announce_stop(self) -> None:
+        """In the live view if there is one: its own thread draws it. Otherwise on standard error."""
+        if self._view is not None:
+            self._view.stopping = True
+        else:
+            write_stop()
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._still()
+
+    def _follow(self, event: events.Event) -> None:
+        """On a terminal: what passes is shown passing, what stays is printed."""
+        match event:
+            case events.StageStarted():
+                self._still()
+                self._status = self._console.status(Text(f"{event.text} …"))
+                self._status.start()
+            case events.BatchProbed() if self._status is not None:
+                self._status.update(Text(describe(event)[0].text))
+            case events.SearchStarted():
+                self._still()
+                self._view = SearchView(event)
+                self._live = Live(
+                    console=self._console,
+                    get_renderable=self._view.render,
+                    refresh_per_second=_REFRESHES_A_SECOND,
+                    transient=True,
+                )
+                self._live.start()
+            case events.TrialStarted() if self._view is not None:
+                self._view.trial_started(event)
+            case events.TrialFinished() if self._view is not None:
+                self._view.trial_finished(event)
+            case events.SearchEnded() | events.Chosen() | events.Saved():
+                self._still()
+                self._write(event)
+            case _:
+                self._write(event)
+
+    def _write(self, event: events.Event) -> None:
+        for line in describe(event):
+            self._console.print(_text(line), soft_wrap=True)
+
+    def _still(self) -> None:
+        """Take whatever moves off the terminal."""
+        if self._status is not None:
+            self._status.stop()
+        if self._live is not None:
+            self._live.stop()
+        self._status = self._live = self._view = None
+
+
+def _text(line: Line) -> Text:
+    return Text.assemble((f"{line.label:<{_LABEL_WIDTH}} ", "bold"), (line.text, line.style))

@@ -1,0 +1,71 @@
+"""What to do about a run that is already there: asked, or said, before any model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from excise.cli.human import plural
+from excise.cli.screen import Screen
+from excise.cli.session import Ask
+from excise.config import Settings, settings_digest
+from excise.run import events
+from excise.run.directory import RunDirectory, default_path
+
+
+def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Settings | None:
+    """The settings to run with: as they are, or with a new directory; None if the user quits.
+
+    ask: None goes on with the run that is there, and says so.
+    """
+    directory = RunDirectory(settings.run_dir or default_path(settings))
+    done = _trials_done(directory, settings)
+    if done == 0:
+        return settings
+    complete = done >= settings.trials
+    there = (
+        f"A complete run of {plural(done, 'trial')} is in {directory.path}"
+        if complete
+        else f"A run with {done} of {settings.trials} trials is in {directory.path}"
+    )
+    if ask is None:
+        screen(events.Note(f"{there}; {'nothing is left to search' if complete else 'going on'}"))
+        return settings
+    new = _free(directory.path)
+    question = (
+        f"{there}: [g]o {'to its results' if complete else 'on'} / start a[n]ew in {new} / [q]uit"
+        " [g]: "
+    )
+    while True:
+        try:
+            answer = ask(question).strip().lower()
+        except EOFError:
+            return None
+        match answer:
+            case "" | "g" | "go" | "go on":
+                return settings
+            case "n" | "new" | "anew":
+                return settings.model_copy(update={"run_dir": new})
+            case "q" | "quit":
+                return None
+
+
+def _trials_done(directory: RunDirectory, settings: Settings) -> int:
+    """Finished trials of a run with these settings; 0 if there is none to go on with.
+
+    A run of other settings is left to `open_run`, which says what differs.
+    """
+    if not (directory.path / "run.json").exists() or not directory.result.exists():
+        return 0
+    if directory.identity()["settings_digest"] != settings_digest(settings):
+        return 0
+    trials = directory.record()["trials"]
+    assert isinstance(trials, list)
+    return sum(trial["state"] == "complete" for trial in trials)
+
+
+def _free(path: Path) -> Path:
+    """The first of path-2, path-3, … that does not exist."""
+    number = 2
+    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return candidate

@@ -1,0 +1,86 @@
+"""The main job: prepare, search, choose, save; in a dialogue, or unattended."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from excise.cli.dialogue import Dialogue
+from excise.cli.resume import where_to_run
+from excise.cli.screen import Screen, make_screen
+from excise.cli.session import Ask, Session
+from excise.config import Settings
+from excise.files import require_free
+from excise.run import events
+from excise.run.prepare import prepare
+from excise.run.record import Outcome
+from excise.run.search import open_study
+from excise.search.front import check_selection, select
+
+DEFAULT_SELECTION = "knee"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An unattended run that came to its end."""
+
+    session: Session
+    outcome: Outcome
+
+
+def run(settings: Settings) -> int:
+    """`excise MODEL`. Asks where a person is there to answer; returns the exit status."""
+    attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+    with make_screen(settings) as screen:
+        if attended:
+            run_attended(settings, screen, input)
+        else:
+            run_unattended(settings, screen)
+    return 0
+
+
+def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
+    """The whole job with a dialogue at its end, which begins with what the flags already say."""
+    check_early(settings)
+    there = where_to_run(settings, screen, ask)
+    if there is not None:
+        session = start(there, screen)
+        session.search()
+        Dialogue(session, ask).hold()
+
+
+def run_unattended(settings: Settings, screen: Screen) -> Finished:
+    """The whole job without a question."""
+    check_early(settings)
+    there = where_to_run(settings, screen, None)
+    assert there is not None  # Only an answer can say "quit".
+    session = start(there, screen)
+    session.search()
+    session.show_front()
+    point = select(session.front(), settings.select or DEFAULT_SELECTION)
+    outcome = session.choose(point)
+    if settings.save is not None:
+        session.save(outcome, settings.save)
+    if settings.adapter is not None:
+        session.save_adapter(outcome, settings.adapter)
+    if settings.save is None and settings.adapter is None:
+        path = session.prepared.directory.path
+        screen(
+            events.Note(f"nothing was saved; to write the model: excise export {path} --save DIR")
+        )
+    return Finished(session, outcome)
+
+
+def check_early(settings: Settings) -> None:
+    """Raise ExciseError for what would fail at the end: said before the work, not after it."""
+    if settings.select is not None:
+        check_selection(settings.select)
+    for destination in (settings.save, settings.adapter):
+        if destination is not None:
+            require_free(destination)
+
+
+def start(settings: Settings, screen: Screen) -> Session:
+    """Everything up to the search."""
+    prepared = prepare(settings, screen)
+    return Session(prepared, open_study(prepared), screen)

@@ -1,0 +1,103 @@
+"""`excise runs`: what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from excise.cli.human import plural
+from excise.cli.screen import make_console, write_json
+from excise.cli.stored import front_of
+from excise.errors import RunError
+from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
+from excise.search.front import Point, knee
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in a few words. front: fewest refusals first. remark: what is wrong with it, if anything."""
+
+    path: str
+    date: str
+    model: str = ""
+    trials: int = 0
+    refusals: int | None = None
+    prompts: int | None = None
+    front: tuple[Point, ...] = ()
+    chosen: int | None = None
+    remark: str = ""
+
+
+def runs(words: Sequence[str], *, as_json: bool) -> int:
+    """List the runs under a folder, by default `runs`. Returns the exit status."""
+    root = Path(words[0]).expanduser() if words else DEFAULT_ROOT
+    if not root.is_dir() and words:
+        raise RunError(f"{root}: no such folder")
+    summaries = [summary(directory) for directory in all_runs(root)]
+    if as_json:
+        for one in summaries:
+            write_json(asdict(one))
+    elif summaries:
+        make_console().print(_table(summaries))
+    else:
+        make_console().print(f"no runs in {root}")
+    return 0
+
+
+def summary(directory: RunDirectory) -> Summary:
+    """What a run directory holds. One that cannot be read has its reason as the remark."""
+    newest = max(path.stat().st_mtime for path in directory.path.iterdir())
+    date = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
+    path = str(directory.path)
+    try:
+        model = str(directory.identity()["model"])
+        if not directory.result.exists():
+            return Summary(path, date, model, remark="no trial yet")
+        record: dict[str, Any] = directory.record()
+    except RunError as error:
+        return Summary(path, date, remark=str(error))
+    baseline, chosen = record["baseline"]["search"], record["chosen"]
+    return Summary(
+        path=path,
+        date=date,
+        model=model,
+        trials=sum(trial["state"] == "complete" for trial in record["trials"]),
+        refusals=baseline["refusals"],
+        prompts=baseline["prompts"],
+        front=tuple(front_of(record)),
+        chosen=chosen["trial"] if chosen else None,
+    )
+
+
+def _table(summaries: Sequence[Summary]) -> Table:
+    table = Table(title=plural(len(summaries), "run"), title_justify="left")
+    table.add_column("run", overflow="fold")
+    table.add_column("model", overflow="fold")
+    for heading in ("trials", "baseline", "fewest", "knee", "chosen"):
+        table.add_column(heading, justify="right")
+    table.add_column("last written")
+    for one in summaries:
+        if one.remark:
+            table.add_row(one.path, one.model, Text(one.remark, "yellow"), *[""] * 4, one.date)
+            continue
+        table.add_row(
+            one.path,
+            one.model,
+            str(one.trials),
+            f"{one.refusals}/{one.prompts}",
+            _point(one.front[0], one.prompts) if one.front else "",
+            _point(knee(one.front), one.prompts) if one.front else "",
+            "" if one.chosen is None else str(one.chosen),
+            one.date,
+        )
+    return table
+
+
+def _point(point: Point, prompts: int | None) -> str:
+    return f"{point.refusals}/{prompts} at KL {point.kl:.3f}"

@@ -1,0 +1,87 @@
+"""A run in hand: search on, choose a trial, save it. The dialogue and the unattended run both use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from excise.cli.interrupt import StopOnInterrupt
+from excise.cli.screen import Screen
+from excise.cli.tables import front_table
+from excise.edit.edit import Edit
+from excise.run.card import figures_of
+from excise.run.export import save_model, save_model_adapter
+from excise.run.outcome import HeldOut, confirm, measure_held_out
+from excise.run.prepare import Prepared
+from excise.run.record import Outcome
+from excise.run.search import search
+from excise.search.front import Point, pareto_front
+from excise.search.study import Study
+
+Ask = Callable[[str], str]
+"""Puts a question to the user and returns the line that was typed. Raises EOFError at its end."""
+
+
+class Session:
+    """A prepared run and its study, with what was measured so far."""
+
+    def __init__(self, prepared: Prepared, study: Study, screen: Screen) -> None:
+        self.prepared, self.study, self.screen = prepared, study, screen
+        self._held_out: HeldOut | None = None
+
+    def search(self, trials: int | None = None) -> None:
+        """Go on until the study holds `trials` (by default the settings'), or Ctrl+C is pressed.
+
+        Raises KeyboardInterrupt with a message if it is pressed twice.
+        """
+        try:
+            with StopOnInterrupt(self.screen.announce_stop) as interrupt:
+                search(
+                    self.prepared,
+                    self.study,
+                    self.screen,
+                    trials=trials,
+                    stop=interrupt.requested,
+                )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; every finished trial is kept in {self.prepared.directory.path}, "
+                "and the same command goes on from there"
+            ) from None
+
+    def front(self) -> list[Point]:
+        """The best trade-offs, fewest refusals first."""
+        return pareto_front(self.study.points())
+
+    def show_front(self) -> None:
+        """Show them as a table."""
+        parameters = {record.number: record.parameters for record in self.study.records()}
+        prompts = len(self.prepared.search_part.target)
+        self.screen.show(front_table(self.front(), parameters, prompts))
+
+    def held_out(self) -> HeldOut:
+        """The original model on held-out prompts, asked once."""
+        if self._held_out is None:
+            self._held_out = measure_held_out(self.prepared, self.screen)
+        return self._held_out
+
+    def choose(self, point: Point) -> Outcome:
+        """Measure a trial of the front on held-out prompts and record it as the chosen one."""
+        held_out = self.held_out()
+        return confirm(self.prepared, self.study, point, held_out, self.screen)
+
+    def edit(self, outcome: Outcome) -> Edit:
+        """The edit of a chosen trial."""
+        return self.prepared.directory.edit(outcome.trial)
+
+    def save(self, outcome: Outcome, destination: Path) -> None:
+        """Write the edited model to a new folder. Raises SaveError."""
+        loaded = self.prepared.loaded
+        save_model(loaded, self.edit(outcome), destination, figures_of(outcome), self.screen)
+
+    def save_adapter(self, outcome: Outcome, destination: Path) -> None:
+        """Write the edit as an adapter to a new folder. Raises SaveError."""
+        loaded = self.prepared.loaded
+        save_model_adapter(
+            loaded, self.edit(outcome), destination, figures_of(outcome), self.screen
+        )

@@ -1,0 +1,88 @@
+"""A run on disk, opened again to chat with its edit or to export it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from excise.cli.run_command import DEFAULT_SELECTION
+from excise.config import Settings, gather
+from excise.edit.edit import Edit
+from excise.errors import RunError
+from excise.model.source import ModelSource, resolve
+from excise.run.card import figures_of, search_figures_of
+from excise.run.directory import RunDirectory
+from excise.run.record import outcome_of
+from excise.search.front import Point, select
+
+_TO_LOAD_WITH = (
+    "model",
+    "revision",
+    "dtypes",
+    "trust_remote_code",
+    "chat_template",
+    "system_prompt",
+    "max_new_tokens",
+)
+"""The stored settings that say how to load the run's model and talk to it."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run directory and the settings to load its model with."""
+
+    directory: RunDirectory
+    settings: Settings
+
+    def source(self) -> ModelSource:
+        """The model's files. Raises RunError if they are no longer those of the run."""
+        source = resolve(self.settings.model, self.settings.revision)
+        digest = self.directory.identity()["model_digest"]
+        if source.digest != digest:
+            hub = source.revision is not None
+            raise RunError(
+                f"{self.directory.path}: the weights of {self.settings.model} have changed since "
+                f"this run{f'; give --revision {digest}' if hub else ''}"
+            )
+        return source
+
+    def choice(self) -> int:
+        """The trial to use: by --select, else the one that was chosen, else the knee."""
+        record: dict[str, Any] = self.directory.record()
+        selection = self.settings.select
+        if selection is None:
+            chosen = record["chosen"]
+            selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
+        return select(front_of(record), selection).number
+
+
+def open_stored(
+    path: Path, flags: Mapping[str, object], environment: Mapping[str, str]
+) -> StoredRun:
+    """A run directory, with the settings it was made with where the flags say nothing else."""
+    directory = RunDirectory(path)
+    settings: dict[str, Any] = dict(directory.identity()["settings"])  # type: ignore[call-overload]
+    stored = {field: settings[field] for field in _TO_LOAD_WITH if settings.get(field) is not None}
+    if flags.keys() & {"dtype", "dtypes"}:
+        # Two spellings of one setting: the one that was typed counts.
+        stored.pop("dtypes", None)
+    return StoredRun(directory, gather({**stored, **flags}, environment, None))
+
+
+def front_of(record: Mapping[str, Any]) -> list[Point]:
+    """The front that a record holds, fewest refusals first."""
+    trials = {trial["number"]: trial for trial in record["trials"]}
+    return [
+        Point(number, trials[number]["refusals"], trials[number]["kl"])
+        for number in record["front"]
+    ]
+
+
+def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
+    """What is known of a trial: held-out figures if it is the one that was chosen."""
+    outcome = outcome_of(record)
+    if outcome is None or outcome.trial != number:
+        return search_figures_of(edit)
+    return figures_of(outcome)

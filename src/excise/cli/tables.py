@@ -1,0 +1,129 @@
+"""Tables: the Pareto front, a chosen trial, two models compared, a model's layers, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from excise.cli.parameters import short
+from excise.model.coverage import THRESHOLD, Coverage
+from excise.model.writers import Anatomy, Writer
+from excise.run.evaluate import Evaluation
+from excise.run.outcome import Comparison
+from excise.run.record import Outcome
+from excise.search.front import Point, knee
+
+VISIBLE_DAMAGE = 0.5
+"""Nats of KL divergence from which the damage shows in ordinary answers."""
+
+
+def kl_text(kl: float) -> Text:
+    """A KL divergence; in red where the damage shows."""
+    return Text(f"{kl:.4f}", "red" if kl > VISIBLE_DAMAGE else "")
+
+
+def front_table(
+    front: Sequence[Point], parameters: Mapping[int, Mapping[str, object]], prompts: int
+) -> Table:
+    """The Pareto front, fewest refusals first. parameters: of each trial, by number."""
+    table = Table(title="Pareto front", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("refusals", justify="right")
+    table.add_column("KL (nats)", justify="right")
+    table.add_column("parameters")
+    table.add_column("")
+    best = knee(front) if front else None
+    for point in front:
+        remarks = ["knee"] if point == best else []
+        remarks += ["visible damage"] if point.kl > VISIBLE_DAMAGE else []
+        table.add_row(
+            str(point.number),
+            f"{point.refusals}/{prompts}",
+            kl_text(point.kl),
+            short(parameters[point.number]),
+            ", ".join(remarks),
+        )
+    return table
+
+
+def outcome_table(outcome: Outcome) -> Table:
+    """A chosen trial beside the original, on held-out prompts."""
+    table = Table(title=f"Trial {outcome.trial} on held-out prompts", title_justify="left")
+    table.add_column("")
+    table.add_column("original", justify="right")
+    table.add_column("edited", justify="right")
+    table.add_row(
+        "target prompts refused",
+        f"{outcome.original_refusals}/{outcome.prompts}",
+        f"{outcome.refusals}/{outcome.prompts}",
+    )
+    table.add_row(
+        "control prompts refused",
+        f"{outcome.original_control_refusals}/{outcome.control_prompts}",
+        f"{outcome.control_refusals}/{outcome.control_prompts}",
+    )
+    table.add_row("KL, first answer token (nats)", "", kl_text(outcome.kl))
+    return table
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Two models compared, part by part."""
+    table = Table(title=f"{evaluation.model} against {evaluation.against}", title_justify="left")
+    for heading in ("prompts", "", "original", "edited"):
+        table.add_column(heading, justify="right" if heading in ("original", "edited") else "left")
+    for name, figures in evaluation.parts.items():
+        table.add_row(
+            name.replace("_", "-"),
+            "target prompts refused",
+            f"{figures.refusals_original}/{figures.prompts}",
+            f"{figures.refusals_edited}/{figures.prompts}",
+        )
+        table.add_row(
+            "",
+            "control prompts refused",
+            f"{figures.control_refusals_original}/{figures.control_prompts}",
+            f"{figures.control_refusals_edited}/{figures.control_prompts}",
+        )
+        table.add_row("", "KL, first answer token (nats)", "", kl_text(figures.kl))
+    return table
+
+
+def anatomy_table(anatomy: Anatomy, coverage: Coverage) -> Table:
+    """Layers by components: shapes, numbers of matrices, post-norms, coverage."""
+    table = Table(title="Layers and what writes in them", title_justify="left")
+    table.add_column("layer", justify="right")
+    components = list(anatomy.matrices())
+    for component in components:
+        table.add_column(component)
+    table.add_column("coverage", justify="right")
+    for layer, covered in enumerate(coverage.per_layer):
+        cells = [
+            "\n".join(
+                _writer(writer)
+                for writer in anatomy.writers
+                if (writer.layer, writer.component) == (layer, component)
+            )
+            for component in components
+        ]
+        colour = "" if covered >= THRESHOLD else "bold red"
+        table.add_row(str(layer), *cells, Text(f"{covered:.3f}", colour))
+    return table
+
+
+def _writer(writer: Writer) -> str:
+    rows, columns = writer.shape
+    count = "" if writer.matrices == 1 else f"{writer.matrices} of "
+    norm = "" if writer.post_norm is None else f", then {writer.post_norm.rsplit('.', 1)[-1]}"
+    return f"{count}{rows}×{columns}{norm}"
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Answers of the original and the edited model, side by side."""
+    table = Table(title="The same prompts, before and after", title_justify="left", show_lines=True)
+    for heading in ("prompt", "original", "edited"):
+        table.add_column(heading, ratio=1 if heading == "prompt" else 2)
+    for comparison in comparisons:
+        table.add_row(Text(comparison.prompt), Text(comparison.original), Text(comparison.edited))
+    return table

@@ -1,0 +1,53 @@
+"""Helpers of the command line's tests: scripted answers, subprocesses, what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+class Script:
+    """Answers given in advance, and the questions that were asked. Ends like a closed input."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = list(answers)
+        self.questions: list[str] = []
+
+    def __call__(self, question: str) -> str:
+        self.questions.append(question)
+        if not self._answers:
+            raise EOFError
+        return self._answers.pop(0)
+
+
+def json_lines(text: str) -> list[dict[str, object]]:
+    """Standard output that must be JSON objects, one a line, and nothing else."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def result(directory: Path) -> dict[str, object]:
+    return json.loads((directory / "result.json").read_text(encoding="utf-8"))
+
+
+def start_excise(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """`python -m excise` as a process of its own, its output piped."""
+    source = str(Path(__file__).parent.parent / "src")
+    return subprocess.Popen(
+        [sys.executable, "-m", "excise", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def read_until(process: subprocess.Popen[str], wanted: Callable[[str], bool]) -> None:
+    """Read standard output up to and with the first line that is `wanted`."""
+    assert process.stdout is not None
+    if not any(wanted(line) for line in process.stdout):
+        raise AssertionError("the process ended before that")

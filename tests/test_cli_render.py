@@ -1,0 +1,179 @@
+"""Events as lines, as a live view, and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from excise.cli.describe import describe
+from excise.cli.human import duration, size
+from excise.cli.interrupt import STOPPING
+from excise.cli.live import SearchView
+from excise.cli.parameters import short
+from excise.cli.render import Renderer
+from excise.cli.tables import front_table
+from excise.run import events
+from excise.run.record import Outcome
+from excise.search.front import Point
+
+PARAMETERS = {
+    "ridge_index": 2,
+    "attn.o_proj.max_weight": 1.0,
+    "attn.o_proj.max_weight_position": 14.5,
+    "attn.o_proj.min_weight_fraction": 0.5,
+    "attn.o_proj.min_weight_distance": 12.0,
+    "mlp.down_proj.max_weight": -0.2,
+    "mlp.down_proj.max_weight_position": 3.0,
+    "mlp.down_proj.min_weight_fraction": 0.5,
+    "mlp.down_proj.min_weight_distance": 2.0,
+}
+FRONT = (Point(3, 1, 0.7), Point(4, 5, 0.05), Point(1, 60, 0.01))
+FINISHED = events.TrialFinished(
+    number=4,
+    parameters=PARAMETERS,
+    refusals=5,
+    prompts=100,
+    kl=0.05,
+    seconds=3.25,
+    reason=None,
+    done=5,
+    trials=20,
+    elapsed=16.0,
+    remaining=48.0,
+    peak_memory=3 * 2**30,
+    front=FRONT,
+)
+FAILED = events.TrialFinished(
+    **{**FINISHED.__dict__, "number": 5, "refusals": None, "kl": None, "reason": "not numbers"}
+)
+OUTCOME = Outcome(4, FRONT[1], 100, 4, 100, 0.06, 1, 100, 90, 2, 12.0)
+ALL = (
+    events.DeviceFound("CPU, 2 threads", int(23.5 * 2**30)),
+    events.StageStarted("load", "Loading a model"),
+    events.ModelLoaded("org/[model]", "bfloat16", 500 * 2**20, 3.0, ("float16: overflow",)),
+    events.Examined(2, {"attn.o_proj": 2, "mlp.down_proj": 2}, (1.0, 0.9994)),
+    events.PromptsLoaded(
+        {"target": {"train": 400, "search": 100, "held_out": 100}}, {"target": "a.txt"}, ("cut",)
+    ),
+    events.ResponsePrefixFound("Sure, "),
+    events.BatchProbed(16, 120.0),
+    events.BatchProbed(8, None),
+    events.BatchSizeFound(8),
+    events.BaselineMeasured("search", 38, 100),
+    events.DirectionsFound("discriminant", 3.0),
+    events.SearchStarted(20, 4),
+    events.TrialStarted(4, PARAMETERS),
+    FINISHED,
+    events.TrialStarted(5, PARAMETERS),
+    FAILED,
+    events.SearchEnded("stopped", FRONT),
+    events.StageStarted("held_out", "Asking"),
+    events.BaselineMeasured("held_out", 90, 100),
+    events.Chosen(OUTCOME),
+    events.Saved("model", "out"),
+    events.Note("a note"),
+)
+
+
+def rendered(*, terminal: bool) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=140, highlight=False, markup=False)
+    with Renderer(console) as screen:
+        for event in ALL:
+            screen(event)
+    return file.getvalue()
+
+
+def test_every_kind_of_event_has_its_line() -> None:
+    kinds = set(events.Event.__subclasses__())
+    assert kinds == {type(event) for event in ALL}
+    silent = {type(event) for event in ALL if not describe(event)}
+    assert silent == {events.TrialStarted}
+
+
+def test_lines_for_a_file() -> None:
+    text = rendered(terminal=False)
+    for told in (
+        "device      CPU, 2 threads, 23.5 GiB",
+        "org/[model] · bfloat16 · 500.0 MiB",
+        "float16: overflow",
+        "attn.o_proj 2 matrices",
+        "coverage 0.999 (worst layer: 1)",
+        "400 train · 100 search · 100 held-out prompts, from a.txt",
+        "38/100 target prompts refused",
+        "5/20 · 5/100 refused, KL 0.0500",
+        "failed: not numbers",
+        "4/100",
+    ):
+        assert told in text
+    assert "\x1b" not in text
+
+
+def test_a_terminal_gets_the_live_view_and_is_left_still() -> None:
+    text = rendered(terminal=True)
+    for told in ("5/20 trials", "best trade-offs so far", "last trials", "peak memory 3.0 GiB"):
+        assert told in text
+    assert text.rstrip().endswith("a note")
+    # The cursor is given back.
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_the_live_view_says_that_it_stops() -> None:
+    view = SearchView(events.SearchStarted(20, 0))
+    view.stopping = True
+    file = io.StringIO()
+    Console(file=file, width=100).print(view.render())
+    assert STOPPING in file.getvalue()
+
+
+def test_the_front_marks_the_knee_and_visible_damage() -> None:
+    file = io.StringIO()
+    Console(file=file, width=140).print(
+        front_table(FRONT, {point.number: PARAMETERS for point in FRONT}, 100)
+    )
+    rows = {
+        line.split("│")[1].strip(): line for line in file.getvalue().splitlines() if "│" in line
+    }
+    assert "visible damage" in rows["3"]
+    assert "knee" in rows["4"]
+    assert "5/100" in rows["4"]
+    assert "knee" not in rows["1"]
+
+
+def test_an_empty_front_is_an_empty_table() -> None:
+    assert front_table([], {}, 100).row_count == 0
+
+
+def test_parameters_in_short() -> None:
+    assert short(PARAMETERS) == "ρ 0.01 · attn 1.00@14.5 →0.50±12 · mlp off"
+    assert short({"direction_scope": "global", "direction_index": 12.34}) == "layer 12.3"
+    assert short({"direction_scope": "per layer", "direction_index": 12.34}) == "per layer"
+
+
+@pytest.mark.parametrize("event", ALL)
+def test_every_event_is_json(event: events.Event) -> None:
+    assert json.loads(json.dumps(event.as_json()))["event"] == type(event).__name__
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4.23, "4.2 s"),
+        (42, "42 s"),
+        (59.7, "1 min 00 s"),
+        (723, "12 min 03 s"),
+        (11100, "3 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 B"), (2048, "2 KiB"), (2**20, "1.0 MiB"), (25 * 2**29, "12.5 GiB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text

@@ -1,0 +1,111 @@
+"""The main job without a question, from the command line to the saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli_helpers import json_lines, result
+from excise.cli.main import main
+
+pytest_plugins = ["cli_support"]
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_unattended_run_from_end_to_end(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = tmp_path / "run"
+    arguments = [*small, "--run-dir", str(run), "--select", "fewest"]
+    saving = ["--save", str(tmp_path / "model"), "--adapter", str(tmp_path / "adapter")]
+    assert main([*arguments, *saving]) == 0
+
+    out = capsys.readouterr().out
+    for told in ("device ", "coverage 1.000", "baseline", "trial 2", "Pareto front", "knee"):
+        assert told in out
+    record = result(run)
+    assert record["format"] == 1
+    assert {"model", "settings_digest", "coverage", "baseline", "trials", "front"} <= record.keys()
+    assert set(record["seconds"]) >= {
+        "load",
+        "directions",
+        "baseline",
+        "search",
+        "held_out",
+        "total",
+    }
+    assert set(record["chosen"]["held_out"]) >= {"refusals", "prompts", "kl", "control_refusals"}
+    assert [trial["state"] for trial in record["trials"]] == ["complete"] * 3
+    for number in record["front"]:
+        assert (run / f"edit-{number}.safetensors").is_file()
+    assert record["chosen"]["trial"] == record["front"][0]
+    assert record["seconds"]["search"] > 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+    # Again: the run is complete, and says so; the models are there, and that is said before any work.
+    assert main([*arguments, *saving]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "A complete run of 3 trials" in out
+    assert f"excise export {run}" in out
+    again = result(run)
+    assert again["trials"] == record["trials"]
+    assert again["chosen"] == record["chosen"]
+    assert again["seconds"]["search"] > 0
+
+
+def test_json_is_all_there_is_on_standard_output(
+    small: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*small, "--json"]) == 0
+    lines = json_lines(capfd.readouterr().out)
+    names = [line["event"] for line in lines]
+    assert names.count("TrialFinished") == 3
+    assert names[-1] == "Note"
+    (chosen,) = [line for line in lines if line["event"] == "Chosen"]
+    assert chosen["outcome"]["prompts"] == 8
+    assert any(Path("runs").glob("*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--select", "7"], "--select 7: not on the front"),
+        (["--target-train", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_mistakes_found_on_the_way(
+    small: list[str], capsys: pytest.CaptureFixture[str], change: list[str], told: str
+) -> None:
+    assert main([*small, *change]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_unknown_model(prompt_flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["/no/such/model", *prompt_flags]) == 2
+    assert capsys.readouterr().err.startswith("excise: /no/such/model: no such folder")
+
+
+def test_a_run_directory_of_other_settings_is_refused(
+    small: list[str], finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*small, "--seed", "5", "--run-dir", str(finished_run)]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_a_full_destination_is_told_before_the_work(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert main([*small, "--save", str(tmp_path / "taken")]) == 2
+    captured = capsys.readouterr()
+    assert "already exists" in captured.err
+    assert captured.out == ""
