@@ -59,8 +59,7 @@ ALL = (
         {"target": {"train": 400, "search": 100, "held_out": 100}}, {"target": "a.txt"}, ("cut",)
     ),
     events.ResponsePrefixFound("Sure, "),
-    events.BatchProbed(16, 120.0),
-    events.BatchProbed(8, None),
+    events.BatchReduced(8),
     events.BatchSizeFound(8),
     events.BaselineMeasured("search", 38, 100),
     events.DirectionsFound("discriminant", 3.0),

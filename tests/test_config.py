@@ -172,6 +172,13 @@ def test_a_source_may_be_a_table_in_toml_and_json_in_a_variable() -> None:
         ({"search_seconds": "nan"}, {}, "", "--search-seconds=nan: not a finite number"),
         ({"winsorise": "0.5"}, {}, "", "--winsorise=0.5: must be more than 0.5"),
         ({"winsorise": "1.1"}, {}, "", "--winsorise=1.1: must be at most 1"),
+        (
+            {"winsorise": "0.9"},
+            {},
+            "",
+            "--winsorise: has no effect on the discriminant kind; give kind=orthogonal or "
+            "kind=row_normalised with it",
+        ),
         ({}, {"EXCISE_YES": "perhaps"}, "", "EXCISE_YES=perhaps: must be true or false"),
         ({}, {}, "prefix = 5", "excise.toml: prefix = 5: not a text"),
         ({"column": ""}, {}, "", "--column=: must not be empty"),

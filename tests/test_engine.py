@@ -7,7 +7,12 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model
-from excise.engine.batch_size import find_batch_size, with_halving
+from excise.engine.batch_size import (
+    LEAST_MEMORY,
+    find_batch_size,
+    key_value_bytes,
+    with_halving,
+)
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import (
@@ -164,10 +169,16 @@ def test_other_errors_and_too_little_for_one_row_are_not_hidden() -> None:
 
 
 def test_batch_size_is_found_within_the_prompts_there_are() -> None:
-    tried: list[int] = []
-    found = find_batch_size(
-        tiny_model(), random_prompts(20), 8, 10**6, lambda slots, rate: tried.append(slots)
-    )
-    assert found in tried
-    assert tried[0] == 8
-    assert max(tried) <= 20
+    told: list[int] = []
+    assert find_batch_size(tiny_model(), random_prompts(20), 8, 10**6, told.append) == 20
+    assert told == []
+
+
+def test_batch_size_keeps_to_its_share_of_memory() -> None:
+    model, prompts = tiny_model(), random_prompts(400)
+    slot = key_value_bytes(model, prompts, 8)
+    found = find_batch_size(model, prompts, 8, 10 * LEAST_MEMORY, lambda slots: None)
+    assert found == min(400, int(2 * LEAST_MEMORY // slot))
+    # Two for keys and values, four layers, two heads of eight numbers, four bytes, and an eighth of room.
+    tokens = max(map(len, prompts)) + 8
+    assert slot == 2 * 4 * 2 * 8 * 4 * tokens * 9 // 8

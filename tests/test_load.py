@@ -59,7 +59,12 @@ def test_old_pytorch_files_load_and_are_exported_as_safetensors(
     names = examine(loaded.model).names
     zeros = torch.zeros(len(names), 32)
     nothing = Edit("orthogonal", names, zeros, zeros, torch.ones(len(names)))
-    bake(nothing, writes_itself(loaded.model, loaded.tokenizer), tmp_path / "new", "card")
+    bake(
+        nothing,
+        writes_itself(loaded.model, loaded.tokenizer),
+        tmp_path / "new",
+        {"README.md": "card"},
+    )
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "new")
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)

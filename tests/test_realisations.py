@@ -57,7 +57,7 @@ def test_virtual_equals_baked_equals_adapter(
         virtual = logits(model, prompts)
     assert (virtual - original).abs().max() > 1e-2
 
-    bake(edit, tmp_path / "original", tmp_path / "baked", "a card")
+    bake(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "a card"})
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked").eval()
     torch.testing.assert_close(logits(baked, prompts), virtual, atol=2e-4, rtol=1e-4)
 
@@ -137,10 +137,13 @@ def test_baked_shard_keeps_names_types_and_everything_else(tmp_path: Path) -> No
     model.save_pretrained(tmp_path / "original", max_shard_size="20KB")
     (tmp_path / "original" / "README.md").write_text("the original's card")
     (tmp_path / "original" / "pytorch_model.bin").write_bytes(b"old")
-    bake(edit, tmp_path / "original", tmp_path / "baked", "our card")
+    (tmp_path / "original" / "consolidated.safetensors").write_bytes(b"the same under another name")
+    bake(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "our card"})
     shards = sorted(path.name for path in (tmp_path / "baked").glob("*.safetensors"))
     assert len(shards) > 3
-    assert shards == sorted(path.name for path in (tmp_path / "original").glob("*.safetensors"))
+    assert shards == sorted(
+        path.name for path in (tmp_path / "original").glob("model-*.safetensors")
+    )
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype="auto")
     before, after = model.state_dict(), baked.state_dict()
     written = {
@@ -207,7 +210,9 @@ def test_nothing_half_written_stays_when_the_disk_is_full(
         raise OSError(28, "No space left on device")
 
     writings = {
-        "shutil.copyfile": lambda: bake(edit, tmp_path / "original", tmp_path / "out", "card"),
+        "shutil.copyfile": lambda: bake(
+            edit, tmp_path / "original", tmp_path / "out", {"README.md": "card"}
+        ),
         "excise.edit.adapter.save_file": lambda: save_adapter(
             edit, model, "base", tmp_path / "out", "card"
         ),

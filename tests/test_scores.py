@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.model.chat import Chat, common_response_prefix
+from excise.model.chat import Chat, response_prefix
 from excise.prompts.sets import Prompt
 from excise.scores.divergence import kl_divergence
-from excise.scores.markers import DEFAULT_MARKERS, is_refusal, normalise
+from excise.scores.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
 from excise.scores.refusals import count_refusals
 
 
@@ -42,6 +42,12 @@ def test_refusals(answer: str) -> None:
 )
 def test_answers(answer: str) -> None:
     assert not is_refusal(answer)
+
+
+@pytest.mark.parametrize("beginning", ["", " ", "**", "*", "_", "~~", "**Title"])
+def test_a_beginning_decides_nothing_until_a_marker_is_there(beginning: str) -> None:
+    assert not has_marker(beginning)
+    assert has_marker(beginning + " I'm sorry")
 
 
 def test_default_markers_are_in_normalised_form() -> None:
@@ -83,19 +89,35 @@ def test_stopping_at_a_marker_changes_no_verdict() -> None:
     assert sum(map(len, early.answers)) < sum(map(len, whole.answers))
 
 
-def test_common_response_prefix() -> None:
-    assert common_response_prefix(["Sure thing, a", "Sure thing, b"]) == "Sure thing,"
-    assert common_response_prefix(["Yes", "No"]) == ""
-    assert common_response_prefix(["Surely", "Sure"]) == ""
-    # Answers that are all the same leave nothing to judge once they are skipped.
-    assert common_response_prefix(["I can't.", "I can't."]) == ""
+@pytest.mark.parametrize(
+    ("answers", "prefix"),
+    [
+        (["Sure thing, a", "Sure thing, b"], "Sure thing,"),
+        (["Yes", "No"], ""),
+        (["Surely", "Sure"], ""),
+        # Answers that are all the same leave nothing to judge once they are skipped.
+        (["Well I can.", "Well I can."], ""),
+        # "I" may be the beginning of a marker: skipping it would hide the marker.
+        (["I won't do it", "I will do it"], ""),
+    ],
+)
+def test_common_response_prefix(answers: list[str], prefix: str) -> None:
+    assert response_prefix(["user:"] * len(answers), answers) == prefix
 
 
 def test_a_chain_of_thought_is_closed() -> None:
     thinking = ["<think>\nOkay, the user", "<think>\nOkay, the question"]
-    assert common_response_prefix(thinking) == "<think>\n\n</think>\n\n"
+    assert response_prefix(["user:"] * 2, thinking) == "<think>\n\n</think>\n\n"
     harmony = ["<|channel|>analysis<|message|>We", "<|channel|>analysis<|message|>The"]
-    assert common_response_prefix(harmony).endswith("<|channel|>final<|message|>")
+    assert response_prefix(["user:"] * 2, harmony).endswith("<|channel|>final<|message|>")
+
+
+def test_a_chain_of_thought_that_the_template_opens_is_closed() -> None:
+    answers = ["Okay, the user", "First, I should"]
+    assert (
+        response_prefix(["user: a <think>\n", "user: b <think>\n"], answers) == "\n\n</think>\n\n"
+    )
+    assert response_prefix(["user: a <think>\n", "user: b"], answers) == ""
 
 
 def test_chat_renders_system_prompt_and_response_prefix() -> None:

@@ -77,7 +77,7 @@ def test_a_model_of_one_layer_has_a_space_too(tmp_path: Path) -> None:
 def test_first_trials_are_the_closed_forms(tmp_path: Path) -> None:
     points = anchors("discriminant", ANATOMY)
     study = Study(tmp_path / "journal.log", seed=0, startup_trials=5, anchors=points)
-    for strength in (1.0, 0.7):
+    for strength in (1.0, 0.85, 0.7):
         trial = study.ask()
         candidate = propose(trial, "discriminant", ANATOMY)
         assert candidate.ridge == pytest.approx(0.01)
@@ -169,7 +169,7 @@ def test_selection(rule: str, number: int) -> None:
     assert select(FRONT, rule).number == number
 
 
-@pytest.mark.parametrize("rule", ["best", "refusals<5", "kl<=", "-1", ""])
+@pytest.mark.parametrize("rule", ["best", "refusals<5", "kl<=", "kl<=0.0.8", "kl<=.", "-1", ""])
 def test_selection_that_is_not_understood(rule: str) -> None:
     with pytest.raises(SettingsError, match="not understood"):
         check_selection(rule)

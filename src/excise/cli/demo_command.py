@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from excise.cli.run_command import Finished, run_unattended
+from excise.cli.run_command import DEFAULT_SELECTION, Finished, run_unattended
 from excise.cli.screen import Screen, make_screen, write_json
 from excise.cli.tables import comparison_table
 from excise.config import Settings, gather
@@ -30,7 +30,7 @@ def demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     settings = demo_settings(cache_folder(), flags, environment)
     with make_screen(settings) as screen:
         materialise(lambda text: screen(events.StageStarted("load", text)))
-        finished = run_unattended(settings, screen)
+        finished = run_unattended(settings, screen, otherwise=DEFAULT_SELECTION)
         comparisons = _comparisons(finished)
         if settings.json_lines:
             for comparison in comparisons:

@@ -70,12 +70,6 @@ def _(event: events.PromptsLoaded) -> tuple[Line, ...]:
 
 
 @describe.register
-def _(event: events.BatchProbed) -> tuple[Line, ...]:
-    text = f"{event.slots} at a time: {event.tokens_per_second:.0f} tokens a second"
-    return (Line("", text, "dim"),)
-
-
-@describe.register
 def _(event: events.BatchReduced) -> tuple[Line, ...]:
     return (Line("batch", f"out of memory; going on with {event.slots} at a time", WARNING),)
 
@@ -133,6 +127,7 @@ def _(event: events.SearchEnded) -> tuple[Line, ...]:
         "done": "all trials are done",
         "stopped": "stopped; the same command goes on from here",
         "time": "its time is up",
+        "failing": "too many trials in a row failed; going on with those that did not",
     }[event.why]
     return (Line("search", why),)
 

@@ -20,8 +20,9 @@ def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str
     settings = run.settings
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")
-    require_free(settings.save)
-    require_free(settings.adapter)
+    for destination in (settings.save, settings.adapter):
+        if destination is not None:
+            require_free(destination)
     number = run.choice()
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)

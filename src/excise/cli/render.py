@@ -67,8 +67,6 @@ class Renderer:
                 self._still()
                 self._status = self._console.status(Text(f"{event.text} …"))
                 self._status.start()
-            case events.BatchProbed() if self._status is not None:
-                self._status.update(Text(describe(event)[0].text))
             case events.SearchStarted():
                 self._still()
                 self._view = SearchView(event)

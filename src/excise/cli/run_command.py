@@ -10,6 +10,7 @@ from excise.cli.resume import where_to_run
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, Session
 from excise.config import Settings
+from excise.errors import SettingsError
 from excise.files import require_free
 from excise.run import events
 from excise.run.prepare import prepare
@@ -49,15 +50,24 @@ def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
         Dialogue(session, ask).hold()
 
 
-def run_unattended(settings: Settings, screen: Screen) -> Finished:
-    """The whole job without a question."""
+def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None = None) -> Finished:
+    """The whole job without a question.
+
+    otherwise: the rule to choose by if no trial fits the settings' one; None makes that an error.
+    """
     check_early(settings)
     there = where_to_run(settings, screen, None)
     assert there is not None  # Only an answer can say "quit".
     session = start(there, screen)
     session.search()
     session.show_front()
-    point = select(session.front(), settings.select or DEFAULT_SELECTION)
+    try:
+        point = select(session.front(), settings.select or DEFAULT_SELECTION)
+    except SettingsError as error:
+        if otherwise is None or not session.front():
+            raise
+        screen(events.Note(f"{error}; taking the {otherwise}"))
+        point = select(session.front(), otherwise)
     outcome = session.choose(point)
     if settings.save is not None:
         session.save(outcome, settings.save)

@@ -189,6 +189,23 @@ class Settings(BaseModel):
                     )
         return filled
 
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Settings:
+        """Refuse what would be ignored: the discriminant kind uses no residual directions."""
+        if self.kind == "discriminant":
+            for field, off in (
+                ("winsorise", 1.0),
+                ("orthogonalise", False),
+                ("direction_from", "mean"),
+            ):
+                if getattr(self, field) != off:
+                    raise _contradiction(
+                        "has no effect on the discriminant kind; give kind=orthogonal or "
+                        "kind=row_normalised with it",
+                        field,
+                    )
+        return self
+
     @field_validator("markers")
     @classmethod
     def _normalise_markers(cls, markers: tuple[str, ...]) -> tuple[str, ...]:

@@ -47,12 +47,13 @@ def bake(
     edit: Edit,
     source: Path | Callable[[Path], None],
     destination: Path,
-    card: str,
+    texts: Mapping[str, str],
 ) -> None:
     """Write the edited model to the new folder `destination`.
 
     source: the original checkpoint's folder; or, where the original is not safetensors, a function
-    that writes it as safetensors into the folder it is given. card: text of the README.md.
+    that writes it as safetensors into the folder it is given. texts: files to write beside it, by name,
+    such as the README.md.
     Raises SaveError if a writer's tensor is missing or quantised, or the disk is full; `destination`
     then does not exist.
     """
@@ -62,19 +63,36 @@ def bake(
         else:
             source(folder)
         edit_in_place(folder, edit)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
-    """Copy the files of a checkpoint, except weights in formats that will not be edited."""
+    """Copy the files of a checkpoint, except other copies of its weights, which will not be edited."""
+    weights = weight_files(source)
     for path in sorted(source.iterdir()):
         if path.is_dir() or path.name.startswith(".") or path.suffix in _OTHER_WEIGHTS:
             continue
-        if path.name.endswith(".bin.index.json"):
+        if path.name.endswith(".bin.index.json") or (
+            path.suffix == ".safetensors" and path.name not in weights
+        ):
             continue
         # The original's card describes another model now; it stays beside ours.
         name = "ORIGINAL_README.md" if path.name == "README.md" else path.name
         shutil.copyfile(path, folder / name)
+
+
+def weight_files(folder: Path) -> set[str]:
+    """Names of the safetensors files that transformers loads from `folder`.
+
+    Some repositories hold the weights twice, under other names (`consolidated.safetensors`, say).
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return {"model.safetensors"}
+    if index.exists():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return {path.name for path in folder.glob("*.safetensors")}
 
 
 def edit_in_place(folder: Path, edit: Edit) -> None:

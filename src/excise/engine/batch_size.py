@@ -1,8 +1,7 @@
-"""The number of slots: as many as pay, within a share of memory, fewer when memory runs out."""
+"""The number of slots: as many as a share of memory holds, fewer when memory runs out."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -19,7 +18,7 @@ MEMORY_SHARE = 0.2
 """Share of the model's own size that a batch's keys and values may take."""
 LEAST_MEMORY = 192 * 2**20
 """What a batch may take in any case: for a small model a fifth of it would be next to nothing."""
-_PROBE_TOKENS = 6
+_PROBE_TOKENS = 2
 
 
 def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int) -> int:
@@ -37,36 +36,28 @@ def find_batch_size(
     prompts: Sequence[Tokens],
     max_new_tokens: int,
     model_bytes: int,
-    tell: Callable[[int, float], None],
+    tell: Callable[[int], None],
 ) -> int:
-    """The number of slots that decodes most tokens a second, found by short trials.
+    """The number of slots: as many as memory allows, proven by a short trial, halved if it fails.
 
-    Doubles from 8 while throughput grows by a tenth and memory allows; `tell(slots, tokens per second)`
-    is called for each trial.
+    More rows a step never cost throughput where it was measured, so memory decides, and not a clock: the
+    same run then gets the same slots again, and with them the same rounding. `tell` is called with each
+    smaller number that had to be tried.
     """
     budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
     if model.device.type == "cuda":
         budget = max(budget, 0.7 * torch.cuda.mem_get_info(model.device)[0])
     else:
         budget = min(budget, 0.5 * psutil.virtual_memory().available)
-    most = max(1, min(len(prompts), int(budget // key_value_bytes(model, prompts, max_new_tokens))))
-    best, best_rate, slots = 1, 0.0, min(8, most)
-    while True:
-        try:
-            started = time.perf_counter()
-            answers = greedy(model, prompts[:slots], max_new_tokens=_PROBE_TOKENS, slots=slots)
-            rate = sum(map(len, answers)) / (time.perf_counter() - started)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            return best
-        tell(slots, rate)
-        if rate < 1.1 * best_rate:
-            return best if rate < best_rate else slots
-        best, best_rate = slots, rate
-        if slots == most:
-            return best
-        slots = min(2 * slots, most)
+    fitting = int(budget // key_value_bytes(model, prompts, max_new_tokens))
+    most = max(1, min(len(prompts), fitting))
+
+    def probe(slots: int) -> None:
+        longest = sorted(prompts, key=len, reverse=True)[:slots]
+        greedy(model, longest, max_new_tokens=_PROBE_TOKENS, slots=slots)
+
+    _, slots = with_halving(most, probe, tell)
+    return slots
 
 
 def with_halving(

@@ -11,6 +11,8 @@ from io import StringIO
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,8 +21,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from excise.errors import ModelError
+from excise.engine.decode import greedy
+from excise.errors import ModelError, TrialError
+from excise.model.chat import render
 from excise.model.source import ModelSource
+
+_TEST_TOKENS = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class LoadedModel:
     """A model ready to run.
 
     dtype: name of the data type it was loaded in. attempts: data types that failed before, with why.
+    chat_template: the one that the user gave in place of the model's own, if any.
     """
 
     model: PreTrainedModel
@@ -35,6 +42,7 @@ class LoadedModel:
     source: ModelSource
     dtype: str
     attempts: tuple[str, ...]
+    chat_template: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -49,6 +57,7 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
     chat_template: Path | None = None,
+    system_prompt: str | None = None,
 ) -> LoadedModel:
     """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
 
@@ -57,16 +66,18 @@ def load(
     """
     for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
         check_safetensors(path)
-    tokenizer = _tokenizer(source, trust_remote_code, chat_template)
+    tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
     attempts: list[str] = []
     for dtype in dtypes:
         try:
-            model = _model(source, dtype, device, trust_remote_code)
-            _test_generation(model, tokenizer)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            model = _tested_model(source, tokenizer, dtype, device, trust_remote_code)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             attempts.append(f"{dtype}: {_first_line(error)}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             continue
-        return LoadedModel(model, tokenizer, source, str(model.dtype)[6:], tuple(attempts))
+        given = None if chat_template is None else tokenizer.chat_template
+        return LoadedModel(model, tokenizer, source, str(model.dtype)[6:], tuple(attempts), given)
     raise ModelError(f"{source.name} could not be loaded ({'; '.join(attempts)})")
 
 
@@ -90,7 +101,10 @@ def check_safetensors(path: Path) -> None:
 
 
 def _tokenizer(
-    source: ModelSource, trust_remote_code: bool, chat_template: Path | None
+    source: ModelSource,
+    trust_remote_code: bool,
+    chat_template: Path | None,
+    system_prompt: str | None,
 ) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -107,6 +121,13 @@ def _tokenizer(
         raise ModelError(
             f"{source.name} has no chat template; give one with --chat-template FILE (a Jinja file)"
         )
+    try:
+        render(tokenizer, "Hello", system_prompt)
+    except TemplateError as error:
+        raise ModelError(
+            f"{source.name}: its chat template does not take such prompts ({_first_line(error)}); "
+            "give another one with --chat-template FILE, or no system prompt"
+        ) from error
     return tokenizer
 
 
@@ -129,16 +150,25 @@ def _model(
     return model.eval().requires_grad_(False)
 
 
-def _test_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """One token from a short prompt; raises ValueError if the logits are not numbers."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, tokenize=False
-    )
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        logits = model(ids.to(model.device), use_cache=False, logits_to_keep=1).logits
-    if not torch.isfinite(logits).all():
-        raise ValueError("the logits of a test generation are not numbers (overflow)")
+def _tested_model(
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
+    """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
+
+    In a function of its own, so that a model that fails is gone before the next type is tried.
+    """
+    model = _model(source, dtype, device, trust_remote_code)
+    text = render(tokenizer, "Hello", None)
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    try:
+        greedy(model, [tokens], max_new_tokens=_TEST_TOKENS, slots=1)
+    except TrialError as error:
+        raise ValueError(f"in a test generation, {error}") from error
+    return model
 
 
 def _first_line(error: BaseException) -> str:

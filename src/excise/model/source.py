@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from excise.errors import HubError, ModelError
 
+_BLOCKS, _BLOCK = 64, 16384
+"""Blocks, and bytes of each, that are hashed of a local weights file."""
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken", "README.md"]
 
 
@@ -33,15 +37,28 @@ class ModelSource:
         """True if the checkpoint can be edited file by file."""
         return self.gguf is None and any(self.folder.glob("*.safetensors"))
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """What tells this checkpoint from another one of the same name: revision, or sizes of files."""
+        """What tells this checkpoint from another one of the same name.
+
+        The hub's revision; for local files a hash over names, sizes and blocks from all over them, since
+        reading all of a large checkpoint would take minutes.
+        """
         if self.revision is not None:
             return self.revision
-        files = (
-            [self.folder / self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
-        )
-        return ",".join(f"{file.name}:{file.stat().st_size}" for file in files)
+        if self.gguf is not None:
+            files = [self.folder / self.gguf]
+        else:
+            files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))
+        digest = hashlib.sha256()
+        for path in files:
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}".encode())
+            with path.open("rb") as file:
+                for block in range(_BLOCKS):
+                    file.seek(block * size // _BLOCKS)
+                    digest.update(file.read(_BLOCK))
+        return digest.hexdigest()[:16]
 
 
 def resolve(model: str, revision: str | None = None) -> ModelSource:

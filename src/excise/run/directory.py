@@ -113,7 +113,8 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> RunDirector
     identity = directory.path / "run.json"
     mine = study_settings(settings)
     if not identity.exists():
-        if directory.path.is_dir() and any(directory.path.iterdir()):
+        # A process killed in the middle of its very first write leaves its temporary file only.
+        if any(not path.name.endswith(".partial") for path in directory.path.glob("*")):
             raise RunError(
                 f"{directory.path}: not empty and not a run directory; choose another one"
             )

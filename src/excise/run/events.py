@@ -74,14 +74,6 @@ class PromptsLoaded(Event):
 
 
 @dataclass(frozen=True)
-class BatchProbed(Event):
-    """A batch size was tried."""
-
-    slots: int
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
 class BatchReduced(Event):
     """Memory ran out; so many prompts at a time from now on."""
 
@@ -160,7 +152,7 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True)
 class SearchEnded(Event):
-    """The search is over. why: "done", "stopped" (by the user) or "time" (search_seconds)."""
+    """The search is over. why: "done", "stopped" (by the user), "time" or "failing"."""
 
     why: str
     front: tuple[Point, ...]
@@ -175,7 +167,7 @@ class Chosen(Event):
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """Something was written. what: "model", "adapter" or "record"."""
+    """Something was written. what: "model" or "adapter"."""
 
     what: str
     path: str

@@ -26,11 +26,14 @@ def save_model(
     """
     tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     source = loaded.source
+    texts = {"README.md": model_card(source, edit, figures, adapter=False)}
+    if loaded.chat_template is not None:
+        texts["chat_template.jinja"] = loaded.chat_template
     bake(
         edit,
         source.folder if source.has_safetensors else writes_itself(loaded.model, loaded.tokenizer),
         destination,
-        model_card(source, edit, figures, adapter=False),
+        texts,
     )
     tell(events.Saved("model", str(destination)))
 

@@ -14,7 +14,7 @@ from excise.edit.operator import Operator
 from excise.engine.batch_size import LEAST_MEMORY, find_batch_size
 from excise.engine.capture import WriterStatistics, residuals, writer_statistics
 from excise.engine.decode import greedy
-from excise.model.chat import Chat, common_response_prefix
+from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
@@ -76,8 +76,8 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     tell(events.StageStarted("baseline", "Asking the original model"))
     started = time.perf_counter()
     # A resumed run keeps the number of slots it had: rounding, and so a verdict, may depend on it.
-    runner.slots = directory.batch_size() or runner.slots
-    settle(runner, settings, loaded, prompts, tell, probe=not directory.batch_size())
+    runner.slots = settings.batch_size or directory.batch_size() or 1
+    settle(runner, settings, loaded, prompts, tell, probe=directory.batch_size() is None)
     search_part = measure_original(runner, prompts.target.search, prompts.control.search)
     tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
     baseline_seconds = time.perf_counter() - started
@@ -128,6 +128,7 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
+        system_prompt=settings.system_prompt,
     )
     tell(
         events.ModelLoaded(
@@ -164,10 +165,14 @@ def settle(
         *prompts.control.search.prompts[:_PREFIX_PROMPTS],
     ]
     if settings.response_prefix is None:
-        answers = greedy(
-            loaded.model, runner.chat.encode(few), max_new_tokens=_PREFIX_TOKENS, slots=len(few)
+        tokens = runner.chat.encode(few)
+        answers = runner.in_rows(
+            lambda rows: greedy(loaded.model, tokens, max_new_tokens=_PREFIX_TOKENS, slots=rows)
         )
-        prefix = common_response_prefix([runner.chat.decode(answer) for answer in answers])
+        prefix = response_prefix(
+            [runner.chat.text(prompt) for prompt in few],
+            [runner.chat.decode(answer, special_tokens=True) for answer in answers],
+        )
         runner.chat = Chat(runner.chat.tokenizer, prefix)
         tell(events.ResponsePrefixFound(prefix))
     if probe and settings.batch_size == 0:
@@ -176,7 +181,7 @@ def settle(
             runner.chat.encode(prompts.target.search.prompts),
             settings.max_new_tokens,
             loaded.bytes,
-            lambda slots, rate: tell(events.BatchProbed(slots, rate)),
+            lambda slots: tell(events.BatchReduced(slots)),
         )
     tell(events.BatchSizeFound(runner.slots))
 

@@ -59,7 +59,8 @@ def search(
 ) -> None:
     """Score trials until the study holds `trials` (by default the settings') or `stop()` says so.
 
-    Failed trials use no budget. Raises ExciseError if trials keep failing, with the reason.
+    Failed trials use no budget. If trials keep failing the search ends with what it has; raises
+    ExciseError, with the reason, if that is nothing.
     """
     settings = prepared.settings
     budget = trials or settings.trials
@@ -120,7 +121,10 @@ def search(
                 )
             )
             if failures == _FAILURES_IN_A_ROW:
-                raise ExciseError(f"{failures} trials in a row failed: {reason}")
+                if not points:
+                    raise ExciseError(f"{failures} trials in a row failed: {reason}")
+                why = "failing"
+                break
     tell(events.SearchEnded(why, tuple(pareto_front(points))))
 
 
@@ -149,8 +153,9 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
             Edit(edit.kind, edit.writers, edit.u, edit.v, edit.strengths, parameters, facts).save(
                 path
             )
+    # The record first: it must never name an edit that is gone.
+    write_result(prepared, list(records.values()), front)
     directory.keep_edits(point.number for point in front)
-    write_result(prepared, study.records(), front)
     return front
 
 

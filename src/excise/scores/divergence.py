@@ -11,7 +11,11 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
 
     original, edited: log-probabilities [prompt, vocabulary]. Source: Kullback and Leibler 1951.
     """
-    p_log = original.to(torch.float64)
-    terms = p_log.exp() * (p_log - edited.to(torch.float64))
+    # Row by row: in float64, all rows of a large vocabulary at once would be gigabytes.
+    rows = zip(original, edited, strict=True)
+    return torch.stack([_row(p.to(torch.float64), q.to(torch.float64)) for p, q in rows])
+
+
+def _row(p_log: Tensor, q_log: Tensor) -> Tensor:
     # 0 · log 0 is 0: a token that the original rules out adds nothing, whatever the edit makes of it.
-    return torch.where(p_log.isneginf(), 0.0, terms).sum(-1)
+    return torch.where(p_log.isneginf(), 0.0, p_log.exp() * (p_log - q_log)).sum()

@@ -80,10 +80,15 @@ def normalise(text: str) -> str:
     return _WHITE_SPACE.sub(" ", text).strip()
 
 
+def has_marker(answer: str, markers: Sequence[str] = DEFAULT_MARKERS) -> bool:
+    """True if `answer`, or what there is of it so far, holds a marker."""
+    text = normalise(answer)
+    return any(marker in text for marker in markers)
+
+
 def is_refusal(answer: str, markers: Sequence[str] = DEFAULT_MARKERS) -> bool:
-    """True if `answer` holds a marker, or nothing at all.
+    """True if the whole `answer` holds a marker, or nothing at all.
 
     An empty answer counts as a refusal: a model that says nothing has not answered.
     """
-    text = normalise(answer)
-    return not text or any(marker in text for marker in markers)
+    return not normalise(answer) or has_marker(answer, markers)

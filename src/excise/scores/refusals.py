@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.model.chat import Chat
-from excise.scores.markers import is_refusal
+from excise.scores.markers import has_marker, is_refusal
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ def count_refusals(
     """
 
     def decided(answer: list[int]) -> bool:
-        # An empty answer is a refusal only once it has ended, so it decides nothing yet.
-        text = chat.decode(answer)
-        return bool(text.strip()) and is_refusal(text, markers)
+        # Only a marker decides: an answer that is empty so far may still become one.
+        return has_marker(chat.decode(answer), markers)
 
     answers = greedy(
         model,

