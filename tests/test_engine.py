@@ -17,8 +17,10 @@ from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import (
     common_prefix_length,
-    equal_length_groups,
     first_token_log_probabilities,
+    length_groups,
+    padding_slack,
+    run_prefix,
 )
 from excise.errors import TrialError
 from excise.model.writers import examine
@@ -90,13 +92,23 @@ def test_common_prefix_leaves_every_prompt_a_token() -> None:
     assert common_prefix_length([[1], [2]]) == 0
 
 
-def test_groups_hold_equal_lengths_longest_first_and_lose_nobody() -> None:
+@pytest.mark.parametrize("slack", [0, 2])
+def test_groups_hold_like_lengths_longest_first_and_lose_nobody(slack: int) -> None:
     prompts = random_prompts(40)
-    groups = equal_length_groups(prompts, range(40), 3)
+    groups = length_groups(prompts, range(40), 5, slack)
     assert sorted(row for group in groups for row in group) == list(range(40))
     lengths = [[len(prompts[row]) for row in group] for group in groups]
-    assert all(len(set(group)) == 1 and len(group) <= 3 for group in lengths)
+    assert all(max(group) - min(group) <= slack and len(group) <= 5 for group in lengths)
     assert [group[0] for group in lengths] == sorted((group[0] for group in lengths), reverse=True)
+    assert any(len(set(group)) > 1 for group in lengths) == (slack > 0)
+
+
+def test_padding_only_where_it_changes_nothing() -> None:
+    prompts = [[1, 2, *range(10, 10 + rest)] for rest in (8, 3)]
+    plain, sliding = tiny_model(), tiny_model("gemma2, post-norms and sliding window")
+    assert padding_slack(plain, prompts, run_prefix(plain, [1, 2])) == 2
+    assert padding_slack(plain, prompts, run_prefix(plain, [])) == 0
+    assert padding_slack(sliding, prompts, run_prefix(sliding, [1, 2])) == 0
 
 
 def test_residuals_equal_hidden_states(model: PreTrainedModel) -> None:

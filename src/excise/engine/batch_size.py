@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 MEMORY_SHARE = 0.2
 """Share of the model's own size that a batch's keys and values may take."""
-LEAST_MEMORY = 192 * 2**20
+LEAST_MEMORY = 160 * 2**20
 """What a batch may take in any case: for a small model a fifth of it would be next to nothing."""
 _PROBE_TOKENS = 2
 

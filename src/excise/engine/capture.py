@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
-    equal_length_groups,
+    length_groups,
     run_all,
     run_group,
     run_prefix,
@@ -116,7 +116,8 @@ def writer_statistics(
         times_seen = len(prompts)
         prefix = run_prefix(model, prompts[0][:prefix_length])
         times_seen, at_end = 1, True
-        for rows in equal_length_groups(prompts, range(len(prompts)), limit):
+        # Equal lengths only: padding would count as tokens.
+        for rows in length_groups(prompts, range(len(prompts)), limit):
             run_group(model, prompts, rows, prefix)
     moments /= sum(len(prompt) for prompt in prompts)
     return WriterStatistics(sums / len(prompts), moments if second_moments else None)

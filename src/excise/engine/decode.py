@@ -17,7 +17,8 @@ from excise.engine.prefill import (
     Prefix,
     Tokens,
     common_prefix_length,
-    equal_length_groups,
+    length_groups,
+    padding_slack,
     require_numbers,
     run_group,
     run_prefix,
@@ -63,6 +64,7 @@ def greedy(
     layers = model.config.get_text_config().num_hidden_layers
     batch = _Batch(SlotCache(layers, slots, longest))
     prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
+    slack = padding_slack(model, prompts, prefix)
     # Longest first: the batch takes its greatest size at once, and later rows fit into its window.
     waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
 
@@ -82,7 +84,7 @@ def greedy(
             not batch.rows or batch.cache.free >= min(max(1, slots // 4), len(waiting))
         ):
             arriving, waiting = waiting[: batch.cache.free], waiting[batch.cache.free :]
-            for rows in equal_length_groups(prompts, arriving, slots):
+            for rows in length_groups(prompts, arriving, slots, slack):
                 _admit(model, prompts, rows, prefix, batch, accept)
         if batch.rows:
             _step(model, answers, batch, accept)
@@ -112,8 +114,9 @@ def _admit(
         return
     if len(staying) < len(rows):
         group.cache.batch_select_indices(torch.tensor(staying, device=group.logits.device))
-    batch.cache.admit(group.cache)
-    batch.rows += [rows[index] for index in staying]
+    stayed = [rows[index] for index in staying]
+    batch.cache.admit(group.cache, [len(prompts[row]) for row in stayed], prefix.length)
+    batch.rows += stayed
 
 
 def _step(
@@ -127,7 +130,10 @@ def _step(
     logits: Tensor = model(
         newest, attention_mask=mask, position_ids=positions, past_key_values=batch.cache
     ).logits[:, -1]
-    done = accept(require_numbers(logits).argmax(-1).tolist(), batch.rows)
+    # The largest logit is no number if any of them is none, or infinite; looking at it alone is cheaper.
+    largest, tokens = logits.max(-1)
+    require_numbers(largest)
+    done = accept(tokens.tolist(), batch.rows)
     leaving = [slot for slot, ended in enumerate(done) if ended]
     for source, target in batch.cache.release(leaving):
         batch.rows[target] = batch.rows[source]

@@ -1,12 +1,11 @@
-"""Forward passes over many prompts: common beginnings once, no padding at all.
+"""Forward passes over many prompts: common beginnings once, hardly any padding.
 
 Chat templates make all prompts begin alike. That beginning is run once and its cache shared; the rest
-is run in groups of prompts of equal length, so that no row carries padding and no mask is needed.
+is run in groups of prompts of equal or almost equal length.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +21,10 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts of equal length that run together.
+    """Prompts that run together.
 
     rows: their indices. logits: [row, vocabulary] at the last prompt token. cache: keys and values of
-    all their tokens, for decoding to go on from.
+    all their tokens, for decoding to go on from: the prefix, then padding, then the rest of each prompt.
     """
 
     rows: tuple[int, ...]
@@ -66,18 +65,31 @@ def common_prefix_length(prompts: Sequence[Tokens]) -> int:
     return min(shared, min(len(prompt) for prompt in prompts) - 1)
 
 
-def equal_length_groups(
-    prompts: Sequence[Tokens], rows: Sequence[int], limit: int
+def length_groups(
+    prompts: Sequence[Tokens], rows: Sequence[int], limit: int, slack: int = 0
 ) -> list[tuple[int, ...]]:
-    """`rows` in groups of prompts of one length and at most `limit` rows, longest first."""
-    by_length: defaultdict[int, list[int]] = defaultdict(list)
-    for row in rows:
-        by_length[len(prompts[row])].append(row)
-    return [
-        tuple(by_length[length][start : start + limit])
-        for length in sorted(by_length, reverse=True)
-        for start in range(0, len(by_length[length]), limit)
-    ]
+    """`rows` in groups of at most `limit`, longest first, lengths in a group at most `slack` apart."""
+    groups: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: -len(prompts[row])):
+        fits = groups and len(groups[-1]) < limit
+        if fits and len(prompts[groups[-1][0]]) - len(prompts[row]) <= slack:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [tuple(group) for group in groups]
+
+
+def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Prefix) -> int:
+    """How many tokens of padding a prompt may carry for larger groups: a quarter of what it has itself.
+
+    None without a common beginning, because padding would then have nothing to attend to; none either
+    where a sliding window is shorter than a prompt, because padding would take up part of the window.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if prefix.length == 0 or (window is not None and window < longest):
+        return 0
+    return (longest - prefix.length) // 4
 
 
 @torch.inference_mode()
@@ -95,13 +107,31 @@ def run_prefix(model: PreTrainedModel, tokens: Tokens) -> Prefix:
 def run_group(
     model: PreTrainedModel, prompts: Sequence[Tokens], rows: Sequence[int], prefix: Prefix
 ) -> Group:
-    """Run prompts of equal length from the end of `prefix` on.
+    """Run prompts from the end of `prefix` on; shorter ones are padded between prefix and prompt.
 
     Raises TrialError if a logit is not a number.
     """
-    ids = torch.tensor([list(prompts[row][prefix.length :]) for row in rows], device=model.device)
+    suffixes = [list(prompts[row][prefix.length :]) for row in rows]
+    width = max(map(len, suffixes))
     cache = prefix.cache_for(len(rows))
-    logits = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+    padding = torch.tensor([width - len(suffix) for suffix in suffixes]).unsqueeze(1)
+    if padding.any():
+        columns = torch.arange(width)
+        present = columns >= padding
+        masks = {
+            "attention_mask": torch.cat([present.new_ones(len(rows), prefix.length), present], 1),
+            # A padded column may stand anywhere: nothing attends to it.
+            "position_ids": prefix.length + (columns - padding).clamp_min(0),
+        }
+    else:
+        masks = {}
+    ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
+    logits = model(
+        ids.to(model.device),
+        past_key_values=cache,
+        logits_to_keep=1,
+        **{name: mask.to(model.device) for name, mask in masks.items()},
+    ).logits[:, -1]
     return Group(tuple(rows), require_numbers(logits), cache)
 
 
@@ -110,7 +140,8 @@ def run_all(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> It
     if not prompts:
         return
     prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
-    for rows in equal_length_groups(prompts, range(len(prompts)), limit):
+    slack = padding_slack(model, prompts, prefix)
+    for rows in length_groups(prompts, range(len(prompts)), limit, slack):
         yield run_group(model, prompts, rows, prefix)
 
 

@@ -55,15 +55,24 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         window = slice(self.start, end)
         return self._key_buffer[: self.rows, :, window], self._value_buffer[: self.rows, :, window]
 
-    def admit(self, keys: Tensor, values: Tensor) -> None:
-        """Copy new rows [row, head, column, head_dim] in, right-aligned to the last column."""
+    def admit(self, keys: Tensor, values: Tensor, lengths: Sequence[int], prefix: int) -> None:
+        """Copy new rows [row, head, column, head_dim] in, right-aligned to the last column.
+
+        lengths: tokens of each row. Its columns are `prefix` tokens, then padding, then the rest.
+        """
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        count, length = keys.shape[0], keys.shape[2]
-        new = slice(self.rows, self.rows + count)
-        self._key_buffer[new, :, self.end - length : self.end] = keys
-        self._value_buffer[new, :, self.end - length : self.end] = values
-        self.rows += count
+        width = keys.shape[2]
+        for buffer, states in ((self._key_buffer, keys), (self._value_buffer, values)):
+            if min(lengths) == width:
+                new = slice(self.rows, self.rows + len(lengths))
+                buffer[new, :, self.end - width : self.end] = states
+                continue
+            for row, length in enumerate(lengths):
+                slot, rest = buffer[self.rows + row], length - prefix
+                slot[:, self.end - rest : self.end] = states[row, :, width - rest :]
+                slot[:, self.end - length : self.end - rest] = states[row, :, :prefix]
+        self.rows += len(lengths)
 
     def move(self, source: int, target: int) -> None:
         """Copy the row in slot `source` to slot `target`."""
@@ -99,16 +108,13 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Slots without a row."""
         return self.slots - len(self.lengths)
 
-    def admit(self, cache: DynamicCache) -> None:
-        """Take over the rows of a cache, all of one length."""
-        length = cache.get_seq_length()
-        rows = 0
-        self._place(max([length, *self.lengths]))
+    def admit(self, cache: DynamicCache, lengths: Sequence[int], prefix: int) -> None:
+        """Take over the rows of a cache: `prefix` columns, then padding, then the rest of each row."""
+        self._place(max([*lengths, *self.lengths]))
         for layer, filled in zip(self._layers, cache.layers, strict=True):
             assert isinstance(filled, DynamicLayer)
-            layer.admit(filled.keys, filled.values)
-            rows = filled.keys.shape[0]
-        self.lengths += [length] * rows
+            layer.admit(filled.keys, filled.values, lengths, prefix)
+        self.lengths += lengths
 
     def release(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """Free `slots`. Returns the moves (from, to) made to keep live rows together, in order."""
