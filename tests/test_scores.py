@@ -11,6 +11,7 @@ from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.model.chat import Chat, response_prefix
 from excise.prompts.sets import Prompt
 from excise.scores.divergence import kl_divergence
+from excise.scores.interval import counted, wilson
 from excise.scores.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
 from excise.scores.refusals import count_refusals
 
@@ -76,6 +77,19 @@ def test_kl_against_pytorch_and_of_a_model_to_itself() -> None:
     reference = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(kl_divergence(p, q), reference)
     assert kl_divergence(p, p).abs().max() == 0
+
+
+def test_wilson_interval_by_hand() -> None:
+    # For 0 of n the upper end is z²/(n + z²); the interval of a half is symmetric.
+    low, high = wilson(0, 100)
+    assert low == 0
+    assert high == pytest.approx(3.8415 / 103.8415, rel=1e-4)
+    low, high = wilson(50, 100)
+    assert low + high == pytest.approx(1)
+    assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert counted(3, 100) == "3/100 (1 to 8 %)"
+    with pytest.raises(ValueError, match="no share"):
+        wilson(3, 2)
 
 
 def test_stopping_at_a_marker_changes_no_verdict() -> None:

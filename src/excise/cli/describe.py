@@ -125,7 +125,7 @@ def scores(event: events.TrialFinished) -> str:
 def _(event: events.SearchEnded) -> tuple[Line, ...]:
     why = {
         "done": "all trials are done",
-        "stopped": "stopped; the same command goes on from here",
+        "stopped": "stopped; what is done is kept",
         "time": "its time is up",
         "failing": "too many trials in a row failed; going on with those that did not",
     }[event.why]

@@ -45,8 +45,8 @@ class Session:
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted; every finished trial is kept in {self.prepared.directory.path}, "
-                "and the same command goes on from there"
+                "interrupted; every finished trial is kept; go on with the same command and "
+                f"--run-dir {self.prepared.directory.path}"
             ) from None
 
     def front(self) -> list[Point]:

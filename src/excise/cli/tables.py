@@ -13,6 +13,7 @@ from excise.model.writers import Anatomy, Writer
 from excise.run.evaluate import Evaluation
 from excise.run.outcome import Comparison
 from excise.run.record import Outcome
+from excise.scores.interval import counted
 from excise.search.front import Point, knee
 
 VISIBLE_DAMAGE = 0.5
@@ -56,13 +57,13 @@ def outcome_table(outcome: Outcome) -> Table:
     table.add_column("edited", justify="right")
     table.add_row(
         "target prompts refused",
-        f"{outcome.original_refusals}/{outcome.prompts}",
-        f"{outcome.refusals}/{outcome.prompts}",
+        counted(outcome.original_refusals, outcome.prompts),
+        counted(outcome.refusals, outcome.prompts),
     )
     table.add_row(
         "control prompts refused",
-        f"{outcome.original_control_refusals}/{outcome.control_prompts}",
-        f"{outcome.control_refusals}/{outcome.control_prompts}",
+        counted(outcome.original_control_refusals, outcome.control_prompts),
+        counted(outcome.control_refusals, outcome.control_prompts),
     )
     table.add_row("KL, first answer token (nats)", "", kl_text(outcome.kl))
     return table

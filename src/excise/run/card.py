@@ -6,6 +6,7 @@ from excise import __version__
 from excise.edit.edit import Edit
 from excise.model.source import ModelSource
 from excise.run.record import Outcome
+from excise.scores.interval import counted
 
 _KINDS = {
     "discriminant": (
@@ -19,14 +20,20 @@ _KINDS = {
 
 def figures_of(outcome: Outcome) -> str:
     """The figures of a measured edit, as a Markdown table."""
+    target = (
+        counted(outcome.original_refusals, outcome.prompts),
+        counted(outcome.refusals, outcome.prompts),
+    )
+    control = (
+        counted(outcome.original_control_refusals, outcome.control_prompts),
+        counted(outcome.control_refusals, outcome.control_prompts),
+    )
     return "\n".join(
         (
-            "| held-out prompts, never seen by the search | original | edited |",
+            "| held-out prompts, never seen by the search (95 % intervals) | original | edited |",
             "|---|---|---|",
-            f"| target prompts refused (keyword markers) | {outcome.original_refusals}"
-            f"/{outcome.prompts} | {outcome.refusals}/{outcome.prompts} |",
-            f"| control prompts refused | {outcome.original_control_refusals}"
-            f"/{outcome.control_prompts} | {outcome.control_refusals}/{outcome.control_prompts} |",
+            f"| target prompts refused (keyword markers) | {target[0]} | {target[1]} |",
+            f"| control prompts refused | {control[0]} | {control[1]} |",
             "| KL(original ‖ edited), first answer token, mean over control prompts | 0 "
             f"| {outcome.kl:.4f} nats |",
         )
