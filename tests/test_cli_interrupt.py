@@ -69,7 +69,7 @@ def test_pressed_twice_it_says_how_to_go_on(
     small: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     session = start(settings_of([*small, "--trials", "9"]), InterruptedAfter(2))
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="go on with the same command"):
         session.search()
     assert len(session.study.points()) == 1
 
