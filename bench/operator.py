@@ -31,7 +31,8 @@ from excise.search.bank import DiscriminantBank, ResidualBank, edit_of, residual
 from excise.search.space import RIDGES, Candidate, Kernel
 
 LAYERS, EXPERTS, EXPERT_WIDTH = 30, 60, 512
-KERNELS = {ATTENTION: Kernel(1.1, 20.0, 0.4, 15.0), MLP: Kernel(0.6, 18.0, 0.1, 12.0)}
+# Wide enough to edit every layer, the first one too: its hook is the one that prepares the edit below.
+KERNELS = {ATTENTION: Kernel(1.1, 20.0, 0.4, 40.0), MLP: Kernel(0.6, 18.0, 0.1, 40.0)}
 
 
 def dense(weight: torch.Tensor, r: torch.Tensor) -> Cost:
