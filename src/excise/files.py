@@ -39,6 +39,14 @@ def require_free(path: Path) -> None:
         raise SaveError(f"{path}: already exists and is not empty; choose another name")
 
 
+def next_free(path: Path) -> Path:
+    """The first of path-2, path-3, … that does not exist."""
+    number = 2
+    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return candidate
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its name when the block ends well.

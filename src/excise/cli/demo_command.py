@@ -16,6 +16,7 @@ from excise.config import Settings, gather
 from excise.config.flags import field_names
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import demo_flags
+from excise.files import next_free
 from excise.run import events
 from excise.run.outcome import Comparison, side_by_side
 from excise.scores.markers import is_refusal
@@ -55,17 +56,11 @@ def demo_settings(
             for name in [name for name in beneath if name.startswith(f"{kind}_")]:
                 del beneath[name]
     if "save" not in typed:
-        beneath["save"] = _free(Path(str(beneath["save"])))
+        save = Path(str(beneath["save"]))
+        # An earlier demonstration may have saved its model there.
+        beneath["save"] = next_free(save) if save.exists() else save
     merged = {**beneath, "yes": True, **flags}
     return gather(merged, environment, Path(os.devnull))
-
-
-def _free(path: Path) -> Path:
-    """`path`, or path-2, path-3, … if an earlier demonstration has saved its model there."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
 
 
 def _comparisons(finished: Finished) -> list[Comparison]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from excise.cli.run_command import check_early
 from excise.cli.screen import make_screen
 from excise.cli.stored import figures, open_stored
 from excise.errors import SettingsError
-from excise.files import require_free
 from excise.run import events
 from excise.run.export import save_model, save_model_adapter
 from excise.run.prepare import load_runner
@@ -20,9 +20,7 @@ def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str
     settings = run.settings
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")
-    for destination in (settings.save, settings.adapter):
-        if destination is not None:
-            require_free(destination)
+    check_early(settings)
     number = run.choice()
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from excise.cli.human import plural
 from excise.cli.screen import Screen
 from excise.cli.session import Ask
 from excise.config import Settings, settings_digest
+from excise.files import next_free
 from excise.run import events
 from excise.run.directory import RunDirectory, default_path
 
@@ -30,7 +29,7 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
     if ask is None:
         screen(events.Note(f"{there}; {'nothing is left to search' if complete else 'going on'}"))
         return settings
-    new = _free(directory.path)
+    new = next_free(directory.path)
     question = (
         f"{there}: [g]o {'to its results' if complete else 'on'} / start a[n]ew in {new} / [q]uit"
         " [g]: "
@@ -61,11 +60,3 @@ def _trials_done(directory: RunDirectory, settings: Settings) -> int:
     trials = directory.record()["trials"]
     assert isinstance(trials, list)
     return sum(trial["state"] == "complete" for trial in trials)
-
-
-def _free(path: Path) -> Path:
-    """The first of path-2, path-3, … that does not exist."""
-    number = 2
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate

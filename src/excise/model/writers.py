@@ -18,7 +18,6 @@ from excise.errors import ModelError
 
 ATTENTION = "attn.o_proj"
 MLP = "mlp.down_proj"
-COMPONENTS = (ATTENTION, MLP)
 
 _WRITER_NAMES: dict[str, str] = {
     "self_attn.o_proj": ATTENTION,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -66,7 +67,7 @@ def search(
     budget = trials or settings.trials
     started = time.perf_counter()
     points = study.points()
-    write_front(prepared, study, points)
+    front = write_front(prepared, study, points)
     tell(events.SearchStarted(budget, len(points)))
     failures = done_here = 0
     why = "done"
@@ -125,7 +126,7 @@ def search(
                     raise ExciseError(f"{failures} trials in a row failed: {reason}")
                 why = "failing"
                 break
-    tell(events.SearchEnded(why, tuple(pareto_front(points))))
+    tell(events.SearchEnded(why, tuple(front)))
 
 
 def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[Point]:
@@ -150,9 +151,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "prompts": len(prepared.search_part.target),
             }
             parameters = dict(records[point.number].parameters)
-            Edit(edit.kind, edit.writers, edit.u, edit.v, edit.strengths, parameters, facts).save(
-                path
-            )
+            replace(edit, parameters=parameters, facts=facts).save(path)
     # The record first: it must never name an edit that is gone.
     write_result(prepared, list(records.values()), front)
     directory.keep_edits(point.number for point in front)
