@@ -92,9 +92,9 @@ class VirtualEdits:
         ) -> Tensor | tuple[Tensor, ...] | None:
             if not self._active[index]:
                 return None
-            if isinstance(output, tuple):
-                return (self._apply(index, output[0]), *output[1:])
-            return self._apply(index, output)
+            if isinstance(output, Tensor):
+                return self._apply(index, output)
+            return (self._apply(index, output[0]), *output[1:])
 
         return edited
 

@@ -27,6 +27,13 @@ _POSITIONS_FROM_PADDING = (
 count from 0, so that its answers are not those of the model's own forward pass."""
 
 
+_CAUSAL_WHATEVER_THEY_SAY = ("gpt_neox", "gpt_neox_japanese")
+"""Model types whose configuration says `is_decoder = False` and that look back only all the same."""
+
+_ONE_ROW_AT_A_TIME = ("rwkv",)
+"""Model types that mix up rows when they decode from their state (rwkv broadcasts it over the batch)."""
+
+
 def accepts(model: PreTrainedModel, name: str) -> bool:
     """True if the model's forward pass has an argument of that name."""
     # The class's own: accelerate puts a wrapper on the instance.
@@ -38,8 +45,15 @@ def decodes_from_cache(model: PreTrainedModel) -> bool:
     text = model.config.get_text_config(decoder=True)
     if text.model_type in _POSITIONS_FROM_PADDING:
         return False
+    if text.model_type in _CAUSAL_WHATEVER_THEY_SAY:
+        return True
     # Encoders, unless they were told to be decoders, look both ways: nothing can be kept.
     return getattr(text, "is_decoder", True) is not False
+
+
+def decodes_batches(model: PreTrainedModel) -> bool:
+    """True if `generate` gives the rows of a batch the answers that they get alone."""
+    return model.config.get_text_config(decoder=True).model_type not in _ONE_ROW_AT_A_TIME
 
 
 def slots_are_exact(model: PreTrainedModel) -> bool:

@@ -41,11 +41,14 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
         shape = inputs[0].shape
 
     def hook(index: int):  # type: ignore[no-untyped-def]
-        def listen(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            tensor = output[0] if isinstance(output, tuple) else output
+        def listen(module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]) -> None:
+            tensor = output if isinstance(output, Tensor) else output[0]
             if tensor.dim() == 2 and len(tensor) == shape.numel():
                 # Experts see all tokens of all rows as one list.
                 tensor = tensor.view(*shape, -1)
+            if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
+                # gemma3n keeps several residual streams; the first is the one that its blocks read.
+                tensor = tensor[0]
             if tensor.shape[:-1] != shape:
                 raise ValueError(
                     f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "

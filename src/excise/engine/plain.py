@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from excise.engine.answers import Answers
-from excise.engine.capability import decodes_from_cache
+from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.device import input_device
 from excise.engine.prefill import Tokens, last_logits, length_groups, require_numbers
 
@@ -79,6 +79,7 @@ def decode(
 ) -> None:
     """Fill `answers` with the greedy answer to each prompt, at most `limit` rows at a time."""
     cached = decodes_from_cache(model)
+    limit = limit if decodes_batches(model) else 1
     for rows in length_groups(prompts, range(len(prompts)), limit):
         ids = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
         group = _Group(answers, rows)

@@ -150,7 +150,10 @@ def run_group(
 @torch.inference_mode()
 def last_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Logits [row, vocabulary] behind whole sequences of equal length, ids [row, token]; no cache."""
-    wanted = {"attention_mask": torch.ones_like(ids), "use_cache": False, "logits_to_keep": 1}
+    # An index, because the number 1 lets some (gemma4) run their later layers for the last token alone,
+    # and whoever listens to those layers wants all tokens.
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    wanted = {"attention_mask": torch.ones_like(ids), "use_cache": False, "logits_to_keep": last}
     output = model(ids, **{name: value for name, value in wanted.items() if accepts(model, name)})
     logits: Tensor = output.logits
     return logits[:, -1]
