@@ -27,6 +27,9 @@ _POSITIONS_FROM_PADDING = (
 count from 0, so that its answers are not those of the model's own forward pass."""
 
 
+_CACHE_INEXACT = ("cpmant",)
+"""Model types whose answers from the cache were measured not to be those of the forward pass."""
+
 _CAUSAL_WHATEVER_THEY_SAY = ("gpt_neox", "gpt_neox_japanese")
 """Model types whose configuration says `is_decoder = False` and that look back only all the same."""
 
@@ -43,7 +46,7 @@ def accepts(model: PreTrainedModel, name: str) -> bool:
 def decodes_from_cache(model: PreTrainedModel) -> bool:
     """True if the cache that `generate` keeps gives the answers that the forward pass alone gives."""
     text = model.config.get_text_config(decoder=True)
-    if text.model_type in _POSITIONS_FROM_PADDING:
+    if text.model_type in _POSITIONS_FROM_PADDING + _CACHE_INEXACT:
         return False
     if text.model_type in _CAUSAL_WHATEVER_THEY_SAY:
         return True
