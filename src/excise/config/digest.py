@@ -23,6 +23,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "adapter",
         "yes",
         "json_lines",
+        "config_only",
     )
 )
 _ABSENT = "nothing"
