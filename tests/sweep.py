@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from excise.edit.adapter import save_adapter
 from excise.edit.bake import bake
@@ -166,24 +166,36 @@ def require_realisations(model: PreTrainedModel, anatomy: Anatomy, folder: Path)
     if torch.allclose(virtual, original, atol=1e-3):
         raise MismatchError("the edit changes nothing")
 
+    kind = type(model)
     base, baked, adapter = folder / "original", folder / "baked", folder / "adapter"
     _quietly(lambda: model.save_pretrained(base))
-    require_equal("saved and loaded", _logits(_load(base)), original)
-    bake(edit, checkpoint_layout(_load(base), anatomy), base, baked, {})
-    require_equal("baked", _logits(_load(baked)), virtual)
+    loaded = _load(kind, base)
+    notes: list[str] = []
+    if not torch.allclose(_logits(loaded), original, atol=_TOLERANCE):
+        notes.append("transformers itself does not load what it saved of this form")
+        original = _logits(loaded)
+        with VirtualEdits(loaded, anatomy.names) as edits:
+            edits.use(edit)
+            virtual = _logits(loaded)
+    try:
+        layout = checkpoint_layout(loaded, anatomy)
+    except SaveError as error:
+        return [*notes, f"the search works, saving does not: {error}"]
+    bake(edit, layout, base, baked, {})
+    require_equal("baked", _logits(_load(kind, baked)), virtual)
     try:
         save_adapter(edit, model, anatomy.writers, str(base), adapter, "")
     except SaveError as error:
-        return [f"no adapter: {str(error).removeprefix('model.layers.')}"]
-    adapted = _quietly(lambda: PeftModel.from_pretrained(_load(base), str(adapter)).eval())
+        return [*notes, f"no adapter: {error}"]
+    adapted = _quietly(lambda: PeftModel.from_pretrained(_load(kind, base), str(adapter)).eval())
     require_equal("adapter", _logits(adapted), virtual)
-    return []
+    return notes
 
 
-def _load(folder: Path) -> PreTrainedModel:
-    return _quietly(
-        lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    )
+def _load(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
+    # What a checkpoint lacks is drawn at random: the same each time.
+    torch.manual_seed(0)
+    return _quietly(lambda: kind.from_pretrained(folder, dtype=torch.float32).eval())
 
 
 def _quietly(work):  # type: ignore[no-untyped-def]
@@ -198,16 +210,31 @@ def _decoding(model: PreTrainedModel) -> list[str]:
     own = greedy(model, prompts, max_new_tokens=_NEW_TOKENS, slots=3)
     try:
         alone = [_generate(model, [prompt])[0] for prompt in prompts]
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MismatchError(f"transformers' own generate fails: {reason}") from error
+    except Exception as error:
+        if own != [_chain(model, prompt) for prompt in prompts]:
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        return [
+            f"transformers' own generate fails on this form ({type(error).__name__}: {lines[0]})"
+        ]
     if own != alone:
-        raise MismatchError(f"own decoding {own} is not generate's {alone}")
+        if own != [_chain(model, prompt) for prompt in prompts]:
+            raise MismatchError(f"own decoding {own} is not generate's {alone}")
+        return ["transformers' own generate does not follow the model's forward pass; excise does"]
     if _generate(model, prompts) != alone:
         return [
             "transformers' own generate answers otherwise in a padded batch; excise does not pad"
         ]
     return []
+
+
+def _chain(model: PreTrainedModel, prompt: list[int]) -> list[int]:
+    """The greedy answer by the forward pass alone, the whole sequence run again for each token."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        while len(ids) < len(prompt) + _NEW_TOKENS and (len(ids) == len(prompt) or ids[-1] != 1):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
 
 
 def _generate(model: PreTrainedModel, prompts: list[list[int]]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from excise.config.source import PromptSource
+from excise.model.quantise import Quantisation
 from excise.scores.markers import DEFAULT_MARKERS, normalise
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
@@ -47,6 +49,19 @@ class Settings(BaseModel):
     )
     device: str = Field(
         default="auto", min_length=1, description="auto, cpu, cuda, cuda:1, mps, …."
+    )
+    quantization: Quantisation = Field(
+        default="none", description="Quantise the weights while loading; what is saved stays whole."
+    )
+    max_memory: tuple[str, ...] = Field(
+        default=(),
+        description="Most memory to use for weights on each device; the rest is offloaded.",
+        json_schema_extra=_metavar("cpu=8GiB,0=20GiB"),
+    )
+    offload_folder: Path | None = Field(
+        default=None,
+        description="Where weights go that fit in no memory.",
+        json_schema_extra=_metavar("DIR"),
     )
     trust_remote_code: bool = Field(
         default=False, description="Run code that comes with the model."
@@ -213,6 +228,15 @@ class Settings(BaseModel):
                         field,
                     )
         return self
+
+    @field_validator("max_memory")
+    @classmethod
+    def _check_memory(cls, limits: tuple[str, ...]) -> tuple[str, ...]:
+        """Each limit reads DEVICE=SIZE."""
+        for limit in limits:
+            if not re.fullmatch(r"(cpu|disk|\d+)=\d+(\.\d+)?\s*([KMGT]i?B)", limit):
+                raise ValueError(f"{limit}: say DEVICE=SIZE, such as cpu=8GiB or 0=20GiB")
+        return limits
 
     @field_validator("markers")
     @classmethod

@@ -9,15 +9,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 from transformers.pytorch_utils import Conv1D
 
 from excise.edit.edit import Edit
+from excise.edit.layout import unsavable
 from excise.edit.matrices import MatrixOperators, parts
 from excise.errors import SaveError
 from excise.files import new_folder
 from excise.model.weights import dense
 from excise.model.writers import Writer
 
+_NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
 """peft 0.21 refuses adapters on these types' `out_proj`, because fused kernels may read the weight past
 the module."""
@@ -34,9 +38,10 @@ def adapter_tensors(
     Raises SaveError for what peft has no form for.
     """
     tensors: dict[str, Tensor] = {}
+    renamings = _renamings(model)
     for index, writer in enumerate(writers):
         if edit.strengths[index] != 0:
-            _require_form(model, writer)
+            _require_form(model, writer, renamings)
             tensors |= _of_writer(MatrixOperators(edit, index), model, writer)
     return tensors
 
@@ -56,12 +61,21 @@ def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> 
             operator = operators.next_for(matrix)
             rows.append(operator.v @ matrix)
             columns.append(-operators.strength * operator.u)
+        # peft takes experts [expert, k, d] for [expert, d, k] where their module does not say so: the
+        # change of each, −α u (vᵀ W), is then asked of it the other way round.
+        owner_module = model.get_submodule(owner)
+        if (
+            values.dim() == 3
+            and tensor.axis == 2
+            and not getattr(owner_module, "is_transposed", False)
+        ):
+            rows, columns = columns, rows
         tensors[f"{prefix}.lora_A.weight"] = torch.stack(rows)
         tensors[f"{prefix}.lora_B.weight"] = torch.stack(columns, dim=1)
     return tensors
 
 
-def _require_form(model: PreTrainedModel, writer: Writer) -> None:
+def _require_form(model: PreTrainedModel, writer: Writer, renamings: list[WeightRenaming]) -> None:
     """Raise SaveError unless a peft adapter can hold the writer's edit."""
     for tensor in writer.tensors:
         owner = tensor.name.rpartition(".")[0]
@@ -70,6 +84,11 @@ def _require_form(model: PreTrainedModel, writer: Writer) -> None:
             raise SaveError(
                 f"{owner}: peft holds no adapter for this projection of {model.config.model_type}; save "
                 "the whole model instead (--save DIR)"
+            )
+        if apply_renamings(tensor.name, renamings) != tensor.name:
+            raise SaveError(
+                f"{owner}: peft would take this name for that of an old checkpoint and look for the adapter "
+                "elsewhere; save the whole model instead (--save DIR)"
             )
         if isinstance(module, nn.Linear | Conv1D):
             continue
@@ -84,7 +103,21 @@ def _require_form(model: PreTrainedModel, writer: Writer) -> None:
                 "layers and experts only; save the whole model instead (--save DIR)"
             )
     if not writer.tensors:
-        raise SaveError(f"{writer.name}: its weights are stored in a form that excise cannot read")
+        raise SaveError(unsavable(writer))
+
+
+def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
+    """How peft renames what it loads for this model: as transformers does with its checkpoints."""
+    return [
+        one
+        for one in get_model_conversion_mapping(model, add_legacy=False)
+        if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
+    ]
+
+
+def _is_linear(model: nn.Module, name: str) -> bool:
+    """True if a parameter is the weight of a linear layer."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
 
 
 def save_adapter(
@@ -112,20 +145,19 @@ def save_adapter(
         for tensor in writer.tensors
         if not tensor.bias
     ]
-    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in changed}
+    modules = {name for name in changed if _is_linear(model, name)}
+    if len(modules) < len(changed):
+        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
+        # and turns them into the experts' parameter. As parameters they stay what they are.
+        modules = {name for name in modules if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
     config = LoraConfig(
         r=1,
         lora_alpha=1,
-        target_modules=[
-            name.rpartition(".")[0]
-            for name, owner in owners.items()
-            if isinstance(owner, nn.Linear | Conv1D)
-        ],
-        target_parameters=[
-            name for name, owner in owners.items() if not isinstance(owner, nn.Linear | Conv1D)
-        ]
-        or None,
-        fan_in_fan_out=any(isinstance(owner, Conv1D) for owner in owners.values()),
+        target_modules=[name.rpartition(".")[0] for name in changed if name in modules],
+        target_parameters=[name for name in changed if name not in modules] or None,
+        fan_in_fan_out=any(
+            isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D) for name in modules
+        ),
         bias="lora_only" if any(name.endswith(".bias") for name in tensors) else "none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,

@@ -37,12 +37,17 @@ def checkpoint_layout(model: PreTrainedModel, anatomy: Anatomy) -> Layout:
     return {writer.name: _stored(model, writer) for writer in anatomy.writers}
 
 
+def unsavable(writer: Writer) -> str:
+    """Why a writer without tensors cannot be saved, in one line."""
+    return (
+        f"{writer.name}: no stored matrix can be changed to the effect of this edit; searching, comparing "
+        "and chatting work, saving does not"
+    )
+
+
 def _stored(model: PreTrainedModel, writer: Writer) -> tuple[StoredTensor, ...]:
     if not writer.tensors:
-        raise SaveError(
-            f"{writer.name}: its matrices are stored in a form that excise cannot edit; only the "
-            "search works on such a model"
-        )
+        raise SaveError(unsavable(writer))
     return tuple(
         StoredTensor(name, _axis_of(stored, name, writer.shape[0]), tensor.bias)
         for tensor in writer.tensors

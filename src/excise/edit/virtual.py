@@ -94,7 +94,12 @@ class VirtualEdits:
                 return None
             if isinstance(output, Tensor):
                 return self._apply(index, output)
-            return (self._apply(index, output[0]), *output[1:])
+            # Beside what it writes, a module may hand out its bias, to be added later.
+            width = output[0].shape[-1:]
+            return (
+                self._apply(index, output[0]),
+                *(self._apply(index, one) if _is_bias(one, width) else one for one in output[1:]),
+            )
 
         return edited
 
@@ -107,6 +112,8 @@ class VirtualEdits:
             minus_alpha_u = stack.minus_alpha_u[0, index]
         else:
             rows = self._rows.to(output.device)
+            if hidden.dim() == 1:
+                raise ValueError(f"{self._writers[index]} hands out a bias that all rows share")
             if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):
                 raise ValueError(
                     f"{self._writers[index]} puts out {tuple(output.shape)}: not a multiple of the "
@@ -118,3 +125,7 @@ class VirtualEdits:
             minus_alpha_u = stack.minus_alpha_u[rows, index].unsqueeze(1)
         applied = torch.addcmul(hidden, amount.unsqueeze(-1), minus_alpha_u)
         return applied.view(output.shape).to(output.dtype)
+
+
+def _is_bias(value: object, width: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == width

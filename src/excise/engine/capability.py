@@ -33,6 +33,9 @@ _CACHE_INEXACT = ("cpmant",)
 _CAUSAL_WHATEVER_THEY_SAY = ("gpt_neox", "gpt_neox_japanese")
 """Model types whose configuration says `is_decoder = False` and that look back only all the same."""
 
+_LAYERS_WITHOUT_KEYS = ("mllama_text_model",)
+"""Model types with layers that keep nothing while they have no image to look at."""
+
 _ONE_ROW_AT_A_TIME = ("rwkv",)
 """Model types that mix up rows when they decode from their state (rwkv broadcasts it over the batch)."""
 
@@ -65,6 +68,8 @@ def slots_are_exact(model: PreTrainedModel) -> bool:
         # Code from elsewhere may keep anything between calls.
         return False
     if getattr(model, "_is_stateful", False) or not decodes_from_cache(model):
+        return False
+    if model.config.get_text_config(decoder=True).model_type in _LAYERS_WITHOUT_KEYS:
         return False
     return all(accepts(model, name) for name in _NEEDED) and _keeps_keys_and_values(model)
 

@@ -23,8 +23,11 @@ from transformers.utils import logging as transformers_logging
 
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError
+from excise.model.blueprint import require_trust
 from excise.model.chat import render
+from excise.model.placement import Placement
 from excise.model.source import ModelSource
+from excise.model.weights import stored_bytes
 
 _TEST_TOKENS = 3
 
@@ -46,15 +49,15 @@ class LoadedModel:
 
     @property
     def bytes(self) -> int:
-        """Memory that the weights take, tied ones counted once."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.model.parameters())
+        """Bytes that the weights take where they are stored, tied ones counted once."""
+        return stored_bytes(self.model.parameters())
 
 
 def load(
     source: ModelSource,
     *,
     dtypes: Sequence[str] = ("auto", "float16", "bfloat16", "float32"),
-    device: str = "auto",
+    placement: Placement | None = None,
     trust_remote_code: bool = False,
     chat_template: Path | None = None,
     system_prompt: str | None = None,
@@ -64,13 +67,17 @@ def load(
     Raises ModelError that says why each data type failed, that weights are damaged, or that there is no
     chat template.
     """
-    for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
-        check_safetensors(path)
+    if source.gguf is None:
+        require_trust(source.name, source.folder, trust_remote_code=trust_remote_code)
+        for path in sorted(source.folder.glob("*.safetensors")):
+            check_safetensors(path)
     tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
     attempts: list[str] = []
     for dtype in dtypes:
         try:
-            model = _tested_model(source, tokenizer, dtype, device, trust_remote_code)
+            model = _tested_model(
+                source, tokenizer, dtype, placement or Placement(), trust_remote_code
+            )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             attempts.append(f"{dtype}: {_first_line(error)}")
             if torch.cuda.is_available():
@@ -132,19 +139,16 @@ def _tokenizer(
 
 
 def _model(
-    source: ModelSource, dtype: str, device: str, trust_remote_code: bool
+    source: ModelSource, dtype: str, placement: Placement, trust_remote_code: bool
 ) -> PreTrainedModel:
-    if device == "auto":
-        device = "auto" if torch.cuda.is_available() else "cpu"
     # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
     # switch, and standard error is where it goes; errors come as exceptions, not that way.
     transformers_logging.disable_progress_bar()
     with redirect_stderr(StringIO()) if source.gguf else nullcontext():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source.folder,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            device_map=device,
             trust_remote_code=trust_remote_code,
+            **placement.arguments(dtype),
             **source.gguf_arguments,
         )
     return model.eval().requires_grad_(False)
@@ -154,14 +158,14 @@ def _tested_model(
     source: ModelSource,
     tokenizer: PreTrainedTokenizerBase,
     dtype: str,
-    device: str,
+    placement: Placement,
     trust_remote_code: bool,
 ) -> PreTrainedModel:
     """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
 
     In a function of its own, so that a model that fails is gone before the next type is tried.
     """
-    model = _model(source, dtype, device, trust_remote_code)
+    model = _model(source, dtype, placement, trust_remote_code)
     text = render(tokenizer, "Hello", None)
     tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     try:

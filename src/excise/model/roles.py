@@ -60,6 +60,7 @@ BYSTANDERS = re.compile(
     r"encoder_attn|crossattention"  # run only where an encoder's output comes in
     r"|indexer|compressor|router|gate|forget_gate|output_gate|qkv_proj"  # feed the mixer or router
     r"|shared_transf|shared_transformer"  # Zamba: enters the Mamba mixer, not the stream
+    r"|.*norm\.mlp"  # A.X K2: makes the gain of a norm
     r"|altup|attn_hc|ffn_hc"  # mixes streams by scalars, adds nothing
     r")(\..+)?"
 )
@@ -86,14 +87,31 @@ class Block:
 
 
 BLOCKS: dict[str, tuple[Block, ...]] = {
+    # All experts' matrices one below the other: [expert · k, d].
+    "dbrx": (
+        Block("norm_attn_norm.attn.out_proj", ATTENTION, ("norm_attn_norm.attn.out_proj.weight",)),
+        Block("ffn.experts", MLP, ("ffn.experts.mlp.w2",)),
+    ),
     # Experts of two matrices each; the second one's output is sorted by expert, and the bias comes last.
     "jetmoe": (
         Block("self_attention", ATTENTION, ("self_attention.experts.output_linear.weight",),
               ("self_attention.experts.bias",)),
         Block("mlp", MLP, ("mlp.output_linear.weight",), ("mlp.bias",)),
     ),
-    # All experts' matrices one below the other: [expert · k, d].
-    "dbrx": (Block("ffn.experts", MLP, ("ffn.experts.mlp.w2",)),),
+    # In the last layer, attention hands its bias out beside what it writes, to be added later.
+    "gpt_neox_japanese": (
+        Block("attention", ATTENTION, ("attention.dense.weight",), ("attention.dense_bias",)),
+        Block("mlp.dense_4h_to_h", MLP, ("mlp.dense_4h_to_h.weight",)),
+    ),
+    # Some of its experts have no weights and put out what comes in; the edit takes that along, and no
+    # matrix can.
+    "longcat_flash": (
+        Block("self_attn.0.o_proj", ATTENTION, ("self_attn.0.o_proj.weight",)),
+        Block("self_attn.1.o_proj", ATTENTION, ("self_attn.1.o_proj.weight",)),
+        Block("mlps.0.down_proj", MLP, ("mlps.0.down_proj.weight",)),
+        Block("mlps.1.down_proj", MLP, ("mlps.1.down_proj.weight",)),
+        Block("mlp.experts", MLP, ()),
+    ),
     # A gate from the stream multiplies each component behind the projection; no matrix can be edited to
     # the same effect, but the block's output can.
     "rwkv": (
@@ -107,7 +125,7 @@ BLOCKS: dict[str, tuple[Block, ...]] = {
         Block("post_mlp_convolution", MLP, ()),
     ),
 }  # fmt: skip
-"""Model types whose writers no pattern finds."""
+"""Model types whose writers no pattern finds: all of them, so that no pattern is used."""
 
 
 @dataclass(frozen=True)

@@ -157,10 +157,19 @@ def _fits(role: Role, found: _Found) -> bool:
 def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) -> list[_Found]:
     """The writers of one layer, in the order of its modules."""
     modules = {name for name, _ in layer.named_modules()}
+    held = {name for name, _ in layer.named_parameters()}
     declared = [block for block in roles.BLOCKS.get(model_type, ()) if block.module in modules]
     found = [
-        _Found(block.module, block.component, block.weights, block.biases) for block in declared
+        _Found(
+            block.module,
+            block.component,
+            block.weights,
+            tuple(name for name in block.biases if name in held),
+        )
+        for block in declared
     ]
+    if model_type in roles.BLOCKS and not own:
+        return found
     taken = [block.module for block in declared]
     for name, module in layer.named_modules():
         if any(name == one or name.startswith(f"{one}.") for one in taken):

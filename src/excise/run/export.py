@@ -11,7 +11,9 @@ from excise.edit.adapter import save_adapter
 from excise.edit.bake import bake
 from excise.edit.edit import Edit
 from excise.edit.layout import checkpoint_layout
+from excise.errors import SaveError
 from excise.model.load import LoadedModel
+from excise.model.source import ModelSource
 from excise.model.writers import Anatomy
 from excise.run import events
 from excise.run.card import model_card
@@ -31,6 +33,7 @@ def save_model(
     The checkpoint's own files are copied and edited. Where there is no safetensors checkpoint (GGUF,
     old PyTorch files) the model in memory is written first, in the data type it was loaded in.
     """
+    require_rewritable(loaded.source)
     tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     source = loaded.source
     texts = {"README.md": model_card(source, edit, figures, adapter=False)}
@@ -44,6 +47,19 @@ def save_model(
         texts,
     )
     tell(events.Saved("model", str(destination)))
+
+
+def require_rewritable(source: ModelSource) -> None:
+    """Raise SaveError if the checkpoint's weights are stored in a form that cannot be rewritten in place.
+
+    A GGUF file can: the model in memory is written, dequantised.
+    """
+    method = source.stored_quantised
+    if method not in (None, "gguf"):
+        raise SaveError(
+            f"{source.name} is stored as {method}, which cannot be rewritten in place; save an adapter "
+            "instead (--adapter DIR)"
+        )
 
 
 def save_model_adapter(

@@ -10,14 +10,17 @@ import torch
 
 from excise.config import Settings
 from excise.directions import difference, geometric_median, mean, winsorise
+from excise.edit.layout import unsavable
 from excise.edit.operator import Operator
 from excise.engine.batch_size import LEAST_MEMORY, find_batch_size
 from excise.engine.capture import WriterStatistics, residuals, writer_statistics
 from excise.engine.decode import greedy
+from excise.errors import SaveError
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
 from excise.model.gains import post_norm_gains, row_norms
 from excise.model.load import LoadedModel, load
+from excise.model.placement import Placement
 from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy, examine
 from excise.prompts.sets import Prompt
@@ -25,6 +28,7 @@ from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.directory import RunDirectory, open_run, prompts_digest
 from excise.run.events import Tell
+from excise.run.export import require_rewritable
 from excise.run.runner import Part, Runner, measure_original
 from excise.search.bank import (
     Bank,
@@ -62,6 +66,8 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
     source = resolve(settings.model, settings.revision)
+    if settings.save is not None:
+        require_rewritable(source)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
 
     started = time.perf_counter()
@@ -70,6 +76,12 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
         coverage.require_complete()
     elif not coverage.complete:
         tell(events.Note(f"going on with --allow-partial although {coverage.lacking()}"))
+    for writer in anatomy.writers:
+        if not writer.tensors:
+            if settings.save is not None or settings.adapter is not None:
+                raise SaveError(unsavable(writer))
+            tell(events.Note(unsavable(writer)))
+            break
     load_seconds = time.perf_counter() - started
     tell(
         events.PromptsLoaded(
@@ -142,7 +154,12 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
     loaded = load(
         source,
         dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
-        device=settings.device,
+        placement=Placement(
+            device=settings.device,
+            quantisation=settings.quantization,
+            max_memory=settings.max_memory,
+            offload_folder=settings.offload_folder,
+        ),
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
         system_prompt=settings.system_prompt,
