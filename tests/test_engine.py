@@ -113,7 +113,7 @@ def test_padding_only_where_it_changes_nothing() -> None:
 
 def test_residuals_equal_hidden_states(model: PreTrainedModel) -> None:
     prompts, anatomy = random_prompts(9), examine(model)
-    found = residuals(model, anatomy.layers, prompts, 4)
+    found = residuals(model, anatomy.layers, prompts, 4, dimension=32)
     with torch.inference_mode():
         for row, prompt in enumerate(prompts):
             states = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states

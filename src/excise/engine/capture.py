@@ -49,6 +49,9 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
             if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
                 # gemma3n keeps several residual streams; the first is the one that its blocks read.
                 tensor = tensor[0]
+            if tensor.dim() == 4 and tensor.shape[:2] == shape:
+                # Hyper-connections keep several, side by side at each token.
+                tensor = tensor.flatten(2)
             if tensor.shape[:-1] != shape:
                 raise ValueError(
                     f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
@@ -69,16 +72,23 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
 
 
 def residuals(
-    model: PreTrainedModel, layers: Sequence[str], prompts: Sequence[Tokens], limit: int
+    model: PreTrainedModel,
+    layers: Sequence[str],
+    prompts: Sequence[Tokens],
+    limit: int,
+    *,
+    dimension: int,
 ) -> Tensor:
     """The residual stream behind each layer at the last prompt token: [prompt, layer, d], float32.
 
-    Of a layer that runs several times in one pass, what it puts out last counts.
+    Of a layer that runs several times in one pass, what it puts out last counts; of several streams side
+    by side, which every layer mixes again, their mean.
     """
     newest: dict[int, Tensor] = {}
 
     def listen(index: int, output: Tensor) -> None:
-        newest[index] = output[:, -1].to("cpu", torch.float32)
+        streams = output[:, -1].to("cpu", torch.float32).unflatten(-1, (-1, dimension))
+        newest[index] = streams.mean(1)
 
     result: Tensor | None = None
     with listening(model, layers, listen):

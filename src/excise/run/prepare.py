@@ -240,7 +240,7 @@ def build_bank(
             winsorise(
                 runner.in_rows(
                     lambda rows, prompts=tokens: residuals(  # type: ignore[misc]
-                        loaded.model, anatomy.layers, prompts, rows
+                        loaded.model, anatomy.layers, prompts, rows, dimension=anatomy.dimension
                     )
                 ),
                 settings.winsorise,
