@@ -12,7 +12,6 @@ from excise.model.blueprint import blueprint
 from excise.model.coverage import Coverage
 from excise.model.source import resolve, resolve_configuration
 from excise.model.writers import Anatomy, examine
-from excise.run.prepare import open_model
 
 _UNMEASURED = (
     "From the configuration alone: names and shapes. Coverage is measured on the weights; give a model "
@@ -27,6 +26,9 @@ def inspect(settings: Settings) -> int:
         coverage: Coverage | None = None
         folder = resolve_configuration(settings.model, settings.revision, settings.config_only)
         if folder is None:
+            # Only here: it brings in all that a run needs, which takes seconds.
+            from excise.run.prepare import open_model
+
             source = resolve(settings.model, settings.revision)
             loaded, anatomy, coverage, _ = open_model(settings, source, screen)
             dtype: str | None = loaded.dtype

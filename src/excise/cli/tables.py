@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -10,11 +11,14 @@ from rich.text import Text
 from excise.cli.parameters import short
 from excise.model.coverage import THRESHOLD, Coverage
 from excise.model.writers import Anatomy, Writer
-from excise.run.evaluate import Evaluation
-from excise.run.outcome import Comparison
-from excise.run.record import Outcome
 from excise.scores.interval import counted
 from excise.search.front import Point, knee
+
+if TYPE_CHECKING:
+    # A run's machinery takes seconds to import, and `inspect --config-only` answers in less.
+    from excise.run.evaluate import Evaluation
+    from excise.run.outcome import Comparison
+    from excise.run.record import Outcome
 
 VISIBLE_DAMAGE = 0.5
 """Nats of KL divergence from which the damage shows in ordinary answers."""

@@ -87,8 +87,8 @@ def residuals(
     newest: dict[int, Tensor] = {}
 
     def listen(index: int, output: Tensor) -> None:
-        streams = output[:, -1].to("cpu", torch.float32).unflatten(-1, (-1, dimension))
-        newest[index] = streams.mean(1)
+        last = output[:, -1].to("cpu", torch.float32)
+        newest[index] = last.reshape(len(last), -1, dimension).mean(1)
 
     result: Tensor | None = None
     with listening(model, layers, listen):

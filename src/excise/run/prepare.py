@@ -9,16 +9,12 @@ import psutil
 import torch
 
 from excise.config import Settings
-from excise.directions import difference, geometric_median, mean, winsorise
 from excise.edit.layout import unsavable
-from excise.edit.operator import Operator
-from excise.engine.batch_size import LEAST_MEMORY, find_batch_size
-from excise.engine.capture import WriterStatistics, residuals, writer_statistics
+from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
 from excise.errors import SaveError
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
-from excise.model.gains import post_norm_gains, row_norms
 from excise.model.load import LoadedModel, load
 from excise.model.placement import Placement
 from excise.model.source import ModelSource, resolve
@@ -26,23 +22,18 @@ from excise.model.writers import Anatomy, examine
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
+from excise.run.bank import build_bank
 from excise.run.directory import RunDirectory, open_run, prompts_digest
 from excise.run.events import Tell
 from excise.run.export import require_rewritable
 from excise.run.runner import Part, Runner, measure_original
 from excise.search.bank import (
     Bank,
-    DiscriminantBank,
     per_matrix,
-    residual_bank,
-    solve_discriminants,
 )
-from excise.search.space import RIDGES
 
 _PREFIX_PROMPTS = 8
 _PREFIX_TOKENS = 24
-_MOMENTS_SHARE = 0.15
-"""Share of the model's size that second moments may take at a time; more writers take more passes."""
 
 
 @dataclass(frozen=True)
@@ -218,76 +209,6 @@ def settle(
             lambda slots: tell(events.BatchReduced(slots)),
         )
     tell(events.BatchSizeFound(runner.slots))
-
-
-def build_bank(
-    settings: Settings,
-    loaded: LoadedModel,
-    anatomy: Anatomy,
-    runner: Runner,
-    prompts: PromptParts,
-) -> Bank:
-    """Directions, or discriminants for every ridge, from the train prompts."""
-    target = runner.chat.encode(prompts.target.train.prompts)
-    control = runner.chat.encode(prompts.control.train.prompts)
-    if settings.kind == "discriminant":
-        return runner.in_rows(
-            lambda rows: _discriminant_bank(loaded, anatomy, target, control, rows)
-        )
-    centre = geometric_median if settings.direction_from == "geometric_median" else mean
-    centres = [
-        centre(
-            winsorise(
-                runner.in_rows(
-                    lambda rows, prompts=tokens: residuals(  # type: ignore[misc]
-                        loaded.model, anatomy.layers, prompts, rows, dimension=anatomy.dimension
-                    )
-                ),
-                settings.winsorise,
-            )
-        )
-        for tokens in (target, control)
-    ]
-    return residual_bank(
-        difference(centres[0], centres[1], orthogonalise=settings.orthogonalise),
-        anatomy,
-        post_norm_gains(loaded.model, anatomy.writers, anatomy.dimension),
-        row_norms(loaded.model, anatomy.writers, anatomy.dimension)
-        if settings.kind == "row_normalised"
-        else None,
-    )
-
-
-def _discriminant_bank(
-    loaded: LoadedModel,
-    anatomy: Anatomy,
-    target: list[list[int]],
-    control: list[list[int]],
-    rows: int,
-) -> DiscriminantBank:
-    """Discriminants of all writers, as many at a time as their second moments fit in memory."""
-    size = anatomy.dimension
-    budget = max(_MOMENTS_SHARE * loaded.bytes, LEAST_MEMORY)
-    at_a_time = max(1, int(budget // (size * size * 8)))
-    u = {ridge: torch.empty(len(anatomy.names), size) for ridge in RIDGES}
-    v = {ridge: torch.empty(len(anatomy.names), size) for ridge in RIDGES}
-
-    def statistics(
-        names: tuple[str, ...], prompts: list[list[int]], moments: bool
-    ) -> WriterStatistics:
-        return writer_statistics(
-            loaded.model, names, prompts, rows, dimension=size, second_moments=moments
-        )
-
-    for start in range(0, len(anatomy.names), at_a_time):
-        names = anatomy.names[start : start + at_a_time]
-        solved = solve_discriminants(
-            statistics(names, target, False), statistics(names, control, True), RIDGES
-        )
-        for ridge, operator in solved.items():
-            u[ridge][start : start + len(names)] = operator.u
-            v[ridge][start : start + len(names)] = operator.v
-    return DiscriminantBank({ridge: Operator(u[ridge], v[ridge]) for ridge in RIDGES})
 
 
 def device_found() -> events.DeviceFound:
