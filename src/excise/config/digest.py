@@ -14,6 +14,8 @@ _NOT_OF_THE_STUDY = frozenset(
     (
         "dtype",
         "device",
+        "max_memory",
+        "offload_folder",
         "trials",
         "search_seconds",
         "batch_size",

@@ -10,10 +10,31 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from excise.edit.adapter import save_adapter
 from excise.edit.bake import bake
 from excise.edit.edit import Edit
+from excise.errors import SaveError
 from excise.model.load import LoadedModel
+from excise.model.source import ModelSource
+from excise.model.storage import describe, packed_as
 from excise.run import events
 from excise.run.card import model_card
 from excise.run.events import Tell
+
+
+def require_rewritable(source: ModelSource, quantization: str) -> None:
+    """Raise SaveError if an edited model cannot be written from this checkpoint, loaded in this way.
+
+    It needs no weight, so that it can be asked before the work instead of after it.
+    """
+    packed = packed_as(source)
+    if packed is not None:
+        raise SaveError(
+            f"{source.name} is stored as {describe(packed)}, which cannot be rewritten; save an adapter "
+            "instead (--adapter DIR)"
+        )
+    if quantization != "none" and not source.has_safetensors:
+        raise SaveError(
+            f"{source.name} has no safetensors files to rewrite, and what is in memory is packed as "
+            f"{describe(quantization)}; leave out --quantization, or save an adapter (--adapter DIR)"
+        )
 
 
 def save_model(
@@ -24,8 +45,9 @@ def save_model(
     The checkpoint's own files are copied and edited. Where there is no safetensors checkpoint (GGUF,
     old PyTorch files) the model in memory is written first, in the data type it was loaded in.
     """
-    tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     source = loaded.source
+    require_rewritable(source, loaded.quantization)
+    tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     texts = {"README.md": model_card(source, edit, figures, adapter=False)}
     if loaded.chat_template is not None:
         texts["chat_template.jinja"] = loaded.chat_template

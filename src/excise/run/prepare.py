@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from excise.config import Settings
+from excise.config.memory import memory_limits
 from excise.directions import difference, geometric_median, mean, winsorise
 from excise.edit.operator import Operator
 from excise.engine.batch_size import LEAST_MEMORY, find_batch_size
@@ -24,6 +25,7 @@ from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.directory import RunDirectory, open_run, prompts_digest
 from excise.run.events import Tell
+from excise.run.export import require_rewritable
 from excise.run.runner import Part, Runner, measure_original
 from excise.search.bank import Bank, DiscriminantBank, residual_bank, solve_discriminants
 from excise.search.space import RIDGES
@@ -55,6 +57,8 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
     source = resolve(settings.model, settings.revision)
+    if settings.save is not None:
+        require_rewritable(source, settings.quantization)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
 
     started = time.perf_counter()
@@ -126,6 +130,9 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         source,
         dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
         device=settings.device,
+        quantization=settings.quantization,
+        max_memory=memory_limits(settings.max_memory),
+        offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
         system_prompt=settings.system_prompt,
@@ -133,7 +140,7 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
     tell(
         events.ModelLoaded(
             name=source.name,
-            dtype=loaded.dtype,
+            dtype=loaded.precision,
             bytes=loaded.bytes,
             seconds=time.perf_counter() - started,
             attempts=loaded.attempts,
