@@ -26,7 +26,8 @@ from torch import nn
 from bench.machine import Cost, cost, described
 from excise.edit.operator import orthogonal, unit
 from excise.edit.virtual import VirtualEdits
-from excise.model.writers import ATTENTION, MLP, Anatomy, Writer
+from excise.model.roles import ATTENTION, MLP
+from excise.model.writers import Anatomy, Writer
 from excise.search.bank import DiscriminantBank, ResidualBank, edit_of, residual_bank
 from excise.search.space import RIDGES, Candidate, Kernel
 
@@ -51,7 +52,7 @@ def rank_one(weight: torch.Tensor, r: torch.Tensor) -> Cost:
 def virtual(d: int, discriminant: bool) -> Cost:
     """Parameters to edit in force: strengths, operator lookup, and new vectors behind the hooks."""
     writers = tuple(
-        Writer(f"{layer}.{component.split('.')[0]}", component, layer, (d, d), None)
+        Writer(f"{layer}.{component.split('.')[0]}", component, layer, (d, d), 1, (), ())
         for layer in range(LAYERS)
         for component in (ATTENTION, MLP)
     )

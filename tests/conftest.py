@@ -82,6 +82,11 @@ def tiny_model(name: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A random model of a few thousand parameters, float32. Norm gains and biases are random too."""
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[name]())
+    return fill(model)
+
+
+def fill(model: PreTrainedModel) -> PreTrainedModel:
+    """Make norm gains and biases random, so that none of them is one or zero; ready to run."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -37,17 +37,42 @@ def test_inspect_as_json(model_folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_inspect_shows_what_is_not_covered(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Half of the writers unknown to us: their layers still write.
-    from excise.model import writers
-
-    names = {name: one for name, one in writers._WRITER_NAMES.items() if one == writers.ATTENTION}
-    monkeypatch.setattr(writers, "_WRITER_NAMES", names)
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    assert main(["inspect", str(tmp_path / "model")]) == 0
+    # Half of the writers taken off the list: their layers still write.
+    claim = "--writers=mlp.down_proj=none"
+    assert main(["inspect", str(model_folder), claim]) == 0
     assert "layer 0 is not covered; what else writes: " in capsys.readouterr().out
+
+
+def test_inspect_from_the_configuration_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model("gemma2, post-norms and sliding window")
+    model.config.save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [layer["index"] for layer in shown["layers"]] == [0, 1, 2, 3]
+    assert shown["layers"][2]["coverage"] is None
+    assert shown["layers"][2]["writers"][1] == {
+        "name": "model.layers.2.mlp.down_proj",
+        "component": "mlp.down_proj",
+        "shape": [32, 48],
+        "matrices": 1,
+        "post_norm": "model.layers.2.post_feedforward_layernorm",
+    }
+    assert main(["inspect", str(tmp_path), "--config-only"]) == 0
+    assert "Coverage is measured on the weights" in " ".join(capsys.readouterr().out.split())
+
+
+def test_code_that_comes_with_a_model_is_not_run_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"model_type": "their_own", "auto_map": {"AutoConfig": "theirs.TheirConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "theirs.py").write_text("raise SystemExit('ran')")
+    assert main(["inspect", str(tmp_path), "--config-only"]) == 2
+    assert "give --trust-remote-code to run it" in capsys.readouterr().err
 
 
 def test_evaluate(

@@ -19,6 +19,7 @@ from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
 from excise.edit.bake import bake
 from excise.edit.edit import load_edit
+from excise.edit.layout import checkpoint_layout
 from excise.edit.operator import unit
 from excise.edit.virtual import VirtualEdits
 from excise.model.load import load
@@ -168,13 +169,15 @@ def test_a_gguf_file_is_loaded_edited_and_saved_as_a_plain_model(
     gguf = next(Path(next(iter(package.submodule_search_locations))).glob("*.gguf"))
     loaded = load(resolve(str(gguf)), dtypes=("float32",))
     edit = load_edit(next((finished / "run").glob("edit-*.safetensors")))
-    assert examine(loaded.model).names == edit.writers
+    anatomy = examine(loaded.model)
+    assert anatomy.names == edit.writers
     ids = torch.tensor([[1, 4093, 198, 2, 198, 1, 520]])
     with torch.inference_mode(), VirtualEdits(loaded.model, edit.writers) as edits:
         edits.use(edit)
         virtual = loaded.model(ids).logits
     bake(
         edit,
+        checkpoint_layout(loaded.model, anatomy),
         writes_itself(loaded.model, loaded.tokenizer),
         tmp_path / "plain",
         {"README.md": "card"},

@@ -46,6 +46,7 @@ def test_old_pytorch_files_load_and_are_exported_as_safetensors(
 ) -> None:
     from excise.edit.bake import bake
     from excise.edit.edit import Edit
+    from excise.edit.layout import checkpoint_layout
     from excise.model.writers import examine
     from excise.run.export import writes_itself
 
@@ -56,11 +57,13 @@ def test_old_pytorch_files_load_and_are_exported_as_safetensors(
     source = resolve(str(folder))
     assert not source.has_safetensors
     loaded = load(source, dtypes=("float32",))
-    names = examine(loaded.model).names
+    anatomy = examine(loaded.model)
+    names = anatomy.names
     zeros = torch.zeros(len(names), 32)
     nothing = Edit("orthogonal", names, zeros, zeros, torch.ones(len(names)))
     bake(
         nothing,
+        checkpoint_layout(loaded.model, anatomy),
         writes_itself(loaded.model, loaded.tokenizer),
         tmp_path / "new",
         {"README.md": "card"},

@@ -11,12 +11,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
 from excise.edit.adapter import adapter_tensors, save_adapter
-from excise.edit.bake import bake, edit_in_place, removed
+from excise.edit.bake import bake, edit_in_place
 from excise.edit.edit import Edit, load_edit
+from excise.edit.layout import checkpoint_layout
+from excise.edit.matrices import removed
 from excise.edit.operator import discriminant, orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
-from excise.model.writers import Anatomy, examine, row_norms
+from excise.model.gains import row_norms
+from excise.model.writers import Anatomy, examine
 
 KINDS = ("discriminant", "orthogonal", "row_normalised")
 
@@ -57,11 +60,13 @@ def test_virtual_equals_baked_equals_adapter(
         virtual = logits(model, prompts)
     assert (virtual - original).abs().max() > 1e-2
 
-    bake(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "a card"})
+    layout = checkpoint_layout(model, anatomy)
+    bake(edit, layout, tmp_path / "original", tmp_path / "baked", {"README.md": "a card"})
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked").eval()
     torch.testing.assert_close(logits(baked, prompts), virtual, atol=2e-4, rtol=1e-4)
 
-    save_adapter(edit, model, str(tmp_path / "original"), tmp_path / "adapter", "a card")
+    base = str(tmp_path / "original")
+    save_adapter(edit, model, anatomy.writers, base, tmp_path / "adapter", "a card")
     fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "original").eval()
     adapted = PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
     torch.testing.assert_close(logits(adapted, prompts), virtual, atol=2e-4, rtol=1e-4)
@@ -138,7 +143,8 @@ def test_baked_shard_keeps_names_types_and_everything_else(tmp_path: Path) -> No
     (tmp_path / "original" / "README.md").write_text("the original's card")
     (tmp_path / "original" / "pytorch_model.bin").write_bytes(b"old")
     (tmp_path / "original" / "consolidated.safetensors").write_bytes(b"the same under another name")
-    bake(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "our card"})
+    layout = checkpoint_layout(model, anatomy)
+    bake(edit, layout, tmp_path / "original", tmp_path / "baked", {"README.md": "our card"})
     shards = sorted(path.name for path in (tmp_path / "baked").glob("*.safetensors"))
     assert len(shards) > 3
     assert shards == sorted(
@@ -170,7 +176,7 @@ def test_adapter_has_rank_one_and_writes_only_what_is_edited() -> None:
     model = tiny_model()
     anatomy = examine(model)
     edit = random_edit(model, anatomy, "orthogonal")
-    tensors = adapter_tensors(edit, model)
+    tensors = adapter_tensors(edit, model, anatomy.writers)
     assert len(tensors) == 2 * (len(anatomy.names) - 1)
     assert not any(anatomy.names[0] in name for name in tensors)
     assert all(min(tensor.shape) == 1 for tensor in tensors.values())
@@ -204,6 +210,7 @@ def test_nothing_half_written_stays_when_the_disk_is_full(
     model = tiny_model()
     anatomy = examine(model)
     edit = random_edit(model, anatomy, "orthogonal")
+    layout = checkpoint_layout(model, anatomy)
     model.save_pretrained(tmp_path / "original")
 
     def full(*args: object, **kwargs: object) -> None:
@@ -211,10 +218,10 @@ def test_nothing_half_written_stays_when_the_disk_is_full(
 
     writings = {
         "shutil.copyfile": lambda: bake(
-            edit, tmp_path / "original", tmp_path / "out", {"README.md": "card"}
+            edit, layout, tmp_path / "original", tmp_path / "out", {"README.md": "card"}
         ),
         "excise.edit.adapter.save_file": lambda: save_adapter(
-            edit, model, "base", tmp_path / "out", "card"
+            edit, model, anatomy.writers, "base", tmp_path / "out", "card"
         ),
     }
     for target, write in writings.items():
@@ -232,18 +239,24 @@ def test_saving_over_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "precious").write_text("mine")
     with pytest.raises(SaveError, match="not empty"):
         save_adapter(
-            random_edit(model, anatomy, "orthogonal"), model, "x", tmp_path / "out", "card"
+            random_edit(model, anatomy, "orthogonal"),
+            model,
+            anatomy.writers,
+            "x",
+            tmp_path / "out",
+            "card",
         )
     assert (tmp_path / "out" / "precious").read_text() == "mine"
 
 
 def test_a_checkpoint_without_the_writers_tensor_is_refused(tmp_path: Path) -> None:
     model, other = tiny_model(), tiny_model()
-    edit = random_edit(model, examine(model), "orthogonal")
+    anatomy = examine(model)
+    edit = random_edit(model, anatomy, "orthogonal")
     other.model.layers = other.model.layers[:2]
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(SaveError, match=r"no tensor model\.layers\.2"):
-        edit_in_place(tmp_path / "other", edit)
+        edit_in_place(tmp_path / "other", edit, checkpoint_layout(model, anatomy))
 
 
 def test_the_matrix_holds_what_it_is_meant_to_hold() -> None:

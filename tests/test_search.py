@@ -9,7 +9,8 @@ import torch
 
 from excise.edit.operator import KINDS, Kind, Operator, orthogonal, unit
 from excise.errors import SettingsError
-from excise.model.writers import ATTENTION, MLP, Anatomy, Writer
+from excise.model.roles import ATTENTION, MLP
+from excise.model.writers import Anatomy, Writer
 from excise.search.bank import DiscriminantBank, edit_of, residual_bank
 from excise.search.front import Point, check_selection, knee, pareto_front, select
 from excise.search.space import RIDGES, Candidate, Kernel, anchors, propose
@@ -19,7 +20,7 @@ LAYERS = 6
 ANATOMY = Anatomy(
     layers=tuple(f"layers.{layer}" for layer in range(LAYERS)),
     writers=tuple(
-        Writer(f"layers.{layer}.{component}", component, layer, (8, 8), None)
+        Writer(f"layers.{layer}.{component}", component, layer, (8, 8), 1, (), ())
         for layer in range(LAYERS)
         for component in (ATTENTION, MLP)
     ),

@@ -28,7 +28,9 @@ MODEL = Group(
         "trust_remote_code",
         "chat_template",
         "system_prompt",
-        "allow_uncovered",
+        "writers",
+        "config_only",
+        "allow_partial",
     ),
 )
 PROMPTS = Group(
@@ -75,10 +77,10 @@ class Command:
 
 
 def _all_fields() -> frozenset[str]:
-    return frozenset(flag.field for flag in flags()) - {"model"}
+    return frozenset(flag.field for flag in flags()) - {"model", "config_only"}
 
 
-_LOADING = frozenset(MODEL.fields) - {"allow_uncovered"}
+_LOADING = frozenset(MODEL.fields) - {"writers", "config_only", "allow_partial"}
 
 RUN = Command(
     "",
@@ -97,7 +99,7 @@ INSPECT = Command(
     "show layers, matrices and coverage; no search",
     0,
     1,
-    _LOADING | {"json_lines"},
+    _LOADING | {"writers", "config_only", "json_lines"},
 )
 EVALUATE = Command(
     "evaluate",

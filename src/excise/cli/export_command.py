@@ -9,6 +9,7 @@ from excise.cli.run_command import check_early
 from excise.cli.screen import make_screen
 from excise.cli.stored import figures, open_stored
 from excise.errors import SettingsError
+from excise.model.writers import examine
 from excise.run import events
 from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
@@ -29,9 +30,10 @@ def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str
     text = figures(run.directory.record(), number, edit)
     with make_screen(settings) as screen:
         loaded, _ = load_runner(settings, source, screen)
+        anatomy = examine(loaded.model, settings.writers)
         screen(events.Note(f"exporting trial {number}"))
         if settings.save is not None:
-            save_model(loaded, edit, settings.save, text, screen)
+            save_model(loaded, anatomy, edit, settings.save, text, screen)
         if settings.adapter is not None:
-            save_model_adapter(loaded, edit, settings.adapter, text, screen)
+            save_model_adapter(loaded, anatomy, edit, settings.adapter, text, screen)
     return 0

@@ -76,12 +76,22 @@ class Session:
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
-        loaded = self.prepared.loaded
-        save_model(loaded, self.edit(outcome), destination, figures_of(outcome), self.screen)
+        save_model(
+            self.prepared.loaded,
+            self.prepared.anatomy,
+            self.edit(outcome),
+            destination,
+            figures_of(outcome),
+            self.screen,
+        )
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
-        loaded = self.prepared.loaded
         save_model_adapter(
-            loaded, self.edit(outcome), destination, figures_of(outcome), self.screen
+            self.prepared.loaded,
+            self.prepared.anatomy,
+            self.edit(outcome),
+            destination,
+            figures_of(outcome),
+            self.screen,
         )

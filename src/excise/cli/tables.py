@@ -91,15 +91,15 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def anatomy_table(anatomy: Anatomy, coverage: Coverage) -> Table:
-    """Layers by components: shapes, numbers of matrices, post-norms, coverage."""
+def anatomy_table(anatomy: Anatomy, coverage: Coverage | None) -> Table:
+    """Layers by components: shapes, numbers of matrices, post-norms, coverage if it was measured."""
     table = Table(title="Layers and what writes in them", title_justify="left")
     table.add_column("layer", justify="right")
     components = list(anatomy.matrices())
     for component in components:
         table.add_column(component)
     table.add_column("coverage", justify="right")
-    for layer, covered in enumerate(coverage.per_layer):
+    for layer in range(len(anatomy.layers)):
         cells = [
             "\n".join(
                 _writer(writer)
@@ -108,16 +108,22 @@ def anatomy_table(anatomy: Anatomy, coverage: Coverage) -> Table:
             )
             for component in components
         ]
-        colour = "" if covered >= THRESHOLD else "bold red"
-        table.add_row(str(layer), *cells, Text(f"{covered:.3f}", colour))
+        table.add_row(str(layer), *cells, _covered(coverage, layer))
     return table
+
+
+def _covered(coverage: Coverage | None, layer: int) -> Text:
+    if coverage is None:
+        return Text("not measured")
+    share = coverage.per_layer[layer]
+    return Text(f"{share:.3f}", "" if share >= THRESHOLD else "bold red")
 
 
 def _writer(writer: Writer) -> str:
     rows, columns = writer.shape
     count = "" if writer.matrices == 1 else f"{writer.matrices} of "
-    norm = "" if writer.post_norm is None else f", then {writer.post_norm.rsplit('.', 1)[-1]}"
-    return f"{count}{rows}×{columns}{norm}"
+    norms = "".join(f", then {norm.rsplit('.', 1)[-1]}" for norm in writer.post_norms)
+    return f"{count}{rows}×{columns}{norms}"
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:

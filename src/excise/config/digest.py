@@ -25,6 +25,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "adapter",
         "yes",
         "json_lines",
+        "config_only",
     )
 )
 _ABSENT = "nothing"

@@ -146,8 +146,16 @@ class Settings(BaseModel):
     markers: tuple[str, ...] = Field(
         default=DEFAULT_MARKERS, min_length=1, description="Phrases that make an answer a refusal."
     )
-    allow_uncovered: bool = Field(
-        default=False, description="Go on although a layer still writes the direction."
+    writers: tuple[str, ...] = Field(
+        default=(),
+        description="Modules that write, as PATTERN=COMPONENT; * stands for anything.",
+        json_schema_extra=_metavar("PATTERN=COMPONENT"),
+    )
+    config_only: bool = Field(
+        default=False, description="Look at the configuration alone; load no weights."
+    )
+    allow_partial: bool = Field(
+        default=False, description="Go on although not every layer is covered."
     )
 
     run_dir: Path | None = Field(

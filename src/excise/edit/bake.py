@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from excise.edit.edit import Edit
+from excise.edit.layout import Layout, StoredTensor
+from excise.edit.matrices import MatrixOperators, parts
 from excise.errors import SaveError
 from excise.files import new_folder
 
@@ -45,15 +46,16 @@ class _Location:
 
 def bake(
     edit: Edit,
+    layout: Layout,
     source: Path | Callable[[Path], None],
     destination: Path,
     texts: Mapping[str, str],
 ) -> None:
     """Write the edited model to the new folder `destination`.
 
-    source: the original checkpoint's folder; or, where the original is not safetensors, a function
-    that writes it as safetensors into the folder it is given. texts: files to write beside it, by name,
-    such as the README.md.
+    layout: which stored tensors each writer's parameters are. source: the original checkpoint's folder;
+    or, where the original is not safetensors, a function that writes it as safetensors into the folder
+    it is given. texts: files to write beside it, by name, such as the README.md.
     Raises SaveError if a writer's tensor is missing or quantised, or the disk is full; `destination`
     then does not exist.
     """
@@ -62,7 +64,7 @@ def bake(
             copy_checkpoint(source, folder)
         else:
             source(folder)
-        edit_in_place(folder, edit)
+        edit_in_place(folder, edit, layout)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
 
@@ -95,29 +97,18 @@ def weight_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.safetensors")}
 
 
-def edit_in_place(folder: Path, edit: Edit) -> None:
+def edit_in_place(folder: Path, edit: Edit, layout: Layout) -> None:
     """Rewrite the writers' tensors in the safetensors files of `folder`. Raises SaveError."""
     tensors = _locate(folder)
     for index, writer in enumerate(edit.writers):
-        strength = float(edit.strengths[index])
-        if strength == 0:
+        if edit.strengths[index] == 0:
             continue
-        u, v = edit.u[index], edit.v[index]
-        _rewrite(_find(tensors, f"{writer}.weight"), u, v, strength)
-        bias = tensors.get(_stored_name(tensors, f"{writer}.bias"))
-        if bias is not None:
-            _rewrite(bias, u, v, strength)
+        operators = MatrixOperators(edit, index)
+        for stored in layout[writer]:
+            _rewrite(_find(tensors, stored.name), stored, operators)
 
 
-def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
-    """W − α u (vᵀ W) for a weight [d, k], b − α u (vᵀ b) for a bias [d]; float32."""
-    tensor = tensor.to(torch.float32)
-    amount = v @ tensor
-    change = torch.outer(u, amount) if tensor.dim() == 2 else u * amount
-    return tensor.sub(change, alpha=strength)
-
-
-def _rewrite(location: _Location, u: Tensor, v: Tensor, strength: float) -> None:
+def _rewrite(location: _Location, stored: StoredTensor, operators: MatrixOperators) -> None:
     if location.dtype not in _DTYPES:
         raise SaveError(
             f"{location.file.name}: a writer is stored as {location.dtype}, which cannot be rewritten "
@@ -126,8 +117,9 @@ def _rewrite(location: _Location, u: Tensor, v: Tensor, strength: float) -> None
     data = np.memmap(
         location.file, mode="r+", offset=location.start, shape=(location.end - location.start,)
     )
-    stored = torch.from_numpy(data).view(_DTYPES[location.dtype]).view(location.shape)
-    stored.copy_(removed(stored, u, v, strength))
+    tensor = torch.from_numpy(data).view(_DTYPES[location.dtype]).view(location.shape)
+    for part in parts(tensor, stored.axis, bias=stored.bias):
+        part.copy_(operators.edited(part))
     data.flush()
 
 
@@ -147,15 +139,9 @@ def _locate(folder: Path) -> Mapping[str, _Location]:
     return tensors
 
 
-def _stored_name(tensors: Mapping[str, _Location], name: str) -> str:
-    """The name in the file: checkpoints of base models leave out the leading `model.`."""
-    return name if name in tensors else name.removeprefix("model.")
-
-
 def _find(tensors: Mapping[str, _Location], name: str) -> _Location:
-    location = tensors.get(_stored_name(tensors, name))
-    if location is None:
-        raise SaveError(
-            f"the checkpoint has no tensor {name}; save an adapter instead (--adapter DIR)"
-        )
-    return location
+    # Checkpoints of base models leave out the leading `model.`, others have it where the model has not.
+    for known in (name, name.removeprefix("model."), f"model.{name}"):
+        if known in tensors:
+            return tensors[known]
+    raise SaveError(f"the checkpoint has no tensor {name}; save an adapter instead (--adapter DIR)")

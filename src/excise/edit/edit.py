@@ -16,7 +16,8 @@ from excise.edit.operator import KINDS, Kind
 from excise.errors import RunError
 from excise.files import replacing
 
-FORMAT = 1
+FORMAT = 2
+"""2 since writers of several matrices can carry an operator for each of them."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Edit:
 
     writers: module names inside the model, one a row of the tensors.
     u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
+    per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
+    operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
+    is all that a virtual edit sees, u and v hold as they are.
     parameters: the search parameters it was made from; facts: base model, digest, figures.
     """
 
@@ -33,6 +37,7 @@ class Edit:
     u: Tensor
     v: Tensor
     strengths: Tensor
+    per_matrix: tuple[str, ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -49,6 +54,7 @@ class Edit:
             "format": FORMAT,
             "kind": self.kind,
             "writers": list(self.writers),
+            "per_matrix": list(self.per_matrix),
             "parameters": dict(self.parameters),
             "facts": dict(self.facts),
         }
@@ -82,6 +88,7 @@ def load_edit(path: Path) -> Edit:
         u=u.to(torch.float32),
         v=v.to(torch.float32),
         strengths=strengths.to(torch.float32),
+        per_matrix=tuple(header.get("per_matrix", ())),
         parameters=header["parameters"],
         facts=header["facts"],
     )

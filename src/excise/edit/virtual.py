@@ -87,20 +87,34 @@ class VirtualEdits:
         return stack
 
     def _hook(self, index: int):  # type: ignore[no-untyped-def]
-        def edited(module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+        def edited(
+            module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+        ) -> Tensor | tuple[Tensor, ...] | None:
             if not self._active[index]:
                 return None
-            stack = self._stack(output.device)
-            hidden = output.to(torch.float32)
-            if self._rows is None:
-                amount = hidden @ stack.v[0, index]
-                minus_alpha_u = stack.minus_alpha_u[0, index]
-            else:
-                rows = self._rows.to(output.device)
-                # [row, 1, …, d], so that each row of the batch meets its own candidate's vectors.
-                shape = (len(rows),) + (1,) * (hidden.dim() - 2) + (hidden.shape[-1],)
-                amount = (hidden * stack.v[rows, index].view(shape)).sum(-1)
-                minus_alpha_u = stack.minus_alpha_u[rows, index].view(shape)
-            return torch.addcmul(hidden, amount.unsqueeze(-1), minus_alpha_u).to(output.dtype)
+            if isinstance(output, Tensor):
+                return self._apply(index, output)
+            return (self._apply(index, output[0]), *output[1:])
 
         return edited
+
+    def _apply(self, index: int, output: Tensor) -> Tensor:
+        """The edit of one writer on its output [row, token, d], or [row·token, d] as experts have it."""
+        stack = self._stack(output.device)
+        hidden = output.to(torch.float32)
+        if self._rows is None:
+            amount = hidden @ stack.v[0, index]
+            minus_alpha_u = stack.minus_alpha_u[0, index]
+        else:
+            rows = self._rows.to(output.device)
+            if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):
+                raise ValueError(
+                    f"{self._writers[index]} puts out {tuple(output.shape)}: not a multiple of the "
+                    f"{len(rows)} rows that edits were given for"
+                )
+            # Row-major: the tokens of a row lie together, and each row meets its own candidate's vectors.
+            hidden = hidden.reshape(len(rows), -1, hidden.shape[-1])
+            amount = (hidden * stack.v[rows, index].unsqueeze(1)).sum(-1)
+            minus_alpha_u = stack.minus_alpha_u[rows, index].unsqueeze(1)
+        applied = torch.addcmul(hidden, amount.unsqueeze(-1), minus_alpha_u)
+        return applied.view(output.shape).to(output.dtype)

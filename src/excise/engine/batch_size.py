@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import psutil
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from excise.engine.decode import greedy
+from excise.engine.device import input_device
 from excise.engine.prefill import Tokens
 
 Result = TypeVar("Result")
@@ -22,13 +23,37 @@ _PROBE_TOKENS = 2
 
 
 def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int) -> int:
-    """Bytes of keys and values that one slot takes for the longest of `prompts` and its answer."""
+    """Bytes that one slot keeps for the longest of `prompts` and its answer: keys and values.
+
+    Where the configuration names no attention heads, a recurrent state, which does not grow with tokens.
+    """
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    tokens = max(len(prompt) for prompt in prompts) + max_new_tokens
+    layers = _largest(config, "num_hidden_layers") or 1
     size = torch.finfo(model.dtype).bits // 8
-    return int(2 * config.num_hidden_layers * heads * head * size * tokens * 9 // 8)
+    width = _largest(config, "hidden_size") or 1
+    queries = _largest(config, "num_attention_heads")
+    if not queries:
+        # A state matrix for each inner channel, in float32. Where its height goes unnamed it is a head's.
+        inner = max(_largest(config, "intermediate_size"), 2 * width)
+        height = _largest(config, "state_size") or _largest(config, "head_dim") or 16
+        return int(layers * inner * height * 4 * 9 // 8)
+    heads = _largest(config, "num_key_value_heads") or queries
+    head = max(
+        _largest(config, "head_dim") or width // queries, _largest(config, "global_head_dim")
+    )
+    # Multi-head latent attention: keys are of two parts, and values have a width of their own.
+    keys = max(head, _largest(config, "qk_nope_head_dim") + _largest(config, "qk_rope_head_dim"))
+    values = _largest(config, "v_head_dim") or head
+    tokens = max(len(prompt) for prompt in prompts) + max_new_tokens
+    return int(layers * heads * (keys + values) * size * tokens * 9 // 8)
+
+
+def _largest(config: PreTrainedConfig, name: str) -> int:
+    """A number of the configuration, the largest if there is one for each layer; 0 if there is none."""
+    value = getattr(config, name, None)
+    if isinstance(value, (list, tuple)):
+        return max((each for each in value if isinstance(each, int)), default=0)
+    return value if isinstance(value, int) else 0
 
 
 def find_batch_size(
@@ -45,8 +70,9 @@ def find_batch_size(
     smaller number that had to be tried.
     """
     budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
-    if model.device.type == "cuda":
-        budget = max(budget, 0.7 * torch.cuda.mem_get_info(model.device)[0])
+    device = input_device(model)
+    if device.type == "cuda":
+        budget = max(budget, 0.7 * torch.cuda.mem_get_info(device)[0])
     else:
         budget = min(budget, 0.5 * psutil.virtual_memory().available)
     fitting = int(budget // key_value_bytes(model, prompts, max_new_tokens))

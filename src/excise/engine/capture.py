@@ -1,7 +1,7 @@
 """What flows through a model on a set of prompts: residual vectors and statistics of writers' outputs.
 
 Statistics stream: one pass over the prompts, sums in float64, nothing kept a token. The common beginning
-of all prompts is run once and counted as often as there are prompts.
+of all prompts is run once and counted as often as there are prompts; on the plain path nothing is shared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.engine.device import input_device
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -28,18 +29,38 @@ Listener = Callable[[int, Tensor], None]
 
 @contextmanager
 def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Iterator[None]:
-    """Call `listener(index, output)` with the output [row, token, d] of each named module."""
+    """Call `listener(index, output)` with each output of each named module, as [row, token, d].
+
+    A module that the model runs several times in one pass is heard each time. Raises ValueError if an
+    output is not one vector for each token.
+    """
+    shape = torch.Size()
+
+    def note_shape(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal shape
+        shape = inputs[0].shape
 
     def hook(index: int):  # type: ignore[no-untyped-def]
-        def listen(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            listener(index, output[0] if isinstance(output, tuple) else output)
+        def listen(module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]) -> None:
+            tensor = output if isinstance(output, Tensor) else output[0]
+            if tensor.dim() == 2 and len(tensor) == shape.numel():
+                # Experts see all tokens of all rows as one list.
+                tensor = tensor.view(*shape, -1)
+            if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
+                # gemma3n keeps several residual streams; the first is the one that its blocks read.
+                tensor = tensor[0]
+            if tensor.shape[:-1] != shape:
+                raise ValueError(
+                    f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
+                    f"{shape[1]} tokens: not one vector for each token"
+                )
+            listener(index, tensor)
 
         return listen
 
-    handles = [
-        model.get_submodule(name).register_forward_hook(hook(index))
-        for index, name in enumerate(names)
-    ]
+    handles = [model.register_forward_pre_hook(note_shape)]
+    for index, name in enumerate(names):
+        handles.append(model.get_submodule(name).register_forward_hook(hook(index)))
     try:
         yield
     finally:
@@ -50,7 +71,10 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
 def residuals(
     model: PreTrainedModel, layers: Sequence[str], prompts: Sequence[Tokens], limit: int
 ) -> Tensor:
-    """The residual stream behind each layer at the last prompt token: [prompt, layer, d], float32."""
+    """The residual stream behind each layer at the last prompt token: [prompt, layer, d], float32.
+
+    Of a layer that runs several times in one pass, what it puts out last counts.
+    """
     newest: dict[int, Tensor] = {}
 
     def listen(index: int, output: Tensor) -> None:
@@ -73,7 +97,7 @@ class WriterStatistics:
     """Statistics of writers' own outputs over a set of prompts, float64.
 
     means: [writer, d] at the last prompt token. second_moments: [writer, d, d] over all tokens, or None
-    if they were not asked for.
+    if they were not asked for. Of a writer that runs several times in one pass, over all its outputs.
     """
 
     means: Tensor
@@ -98,15 +122,19 @@ def writer_statistics(
         dimension,
         dimension,
         dtype=torch.float64,
-        device=model.device,
+        device=input_device(model),
     )
+    # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
+    last_tokens, all_tokens = [0] * len(writers), [0] * len(writers)
     times_seen, at_end = 1, False
 
     def listen(index: int, output: Tensor) -> None:
         if at_end:
             sums[index] += output[:, -1].to(torch.float64).sum(0).cpu()
+            last_tokens[index] += len(output)
         if second_moments:
             tokens = output.reshape(-1, dimension).to(torch.float32)
+            all_tokens[index] += len(tokens) * times_seen
             # Products in float32, sums over batches in float64: the sum is what loses digits.
             moments[index].add_((tokens.T @ tokens).to(moments.device), alpha=times_seen)
 
@@ -119,5 +147,8 @@ def writer_statistics(
         # Equal lengths only: padding would count as tokens.
         for rows in length_groups(prompts, range(len(prompts)), limit):
             run_group(model, prompts, rows, prefix)
-    moments /= sum(len(prompt) for prompt in prompts)
-    return WriterStatistics(sums / len(prompts), moments if second_moments else None)
+    for index in range(len(writers)):
+        sums[index] /= max(1, last_tokens[index])
+        if second_moments:
+            moments[index] /= max(1, all_tokens[index])
+    return WriterStatistics(sums, moments if second_moments else None)

@@ -1,18 +1,24 @@
 """Greedy decoding of many prompts in a fixed number of slots: no padding steps, no waiting.
 
-Equal to `model.generate(do_sample=False)` token for token (float32). A row leaves the batch as soon as
-it has ended or `decided` says that nothing it could still say matters; waiting prompts take its place.
+Equal to `model.generate(do_sample=False)` token for token (float32), where the generation configuration
+asks for nothing but end tokens: penalties, forced and forbidden tokens are not followed. A row leaves the
+batch as soon as it has ended or `decided` says that nothing it could still say matters; waiting prompts
+take its place. Models that slots are not exact for are decoded by the plain path, to the same answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.engine import plain
+from excise.engine.answers import Answers, Decided, end_tokens, never
+from excise.engine.capability import slots_are_exact
+from excise.engine.device import input_device
 from excise.engine.prefill import (
     Prefix,
     Tokens,
@@ -24,13 +30,6 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.slots import SlotCache
-
-Decided = Callable[[list[int]], bool]
-
-
-def never(answer: list[int]) -> bool:
-    """The `decided` that lets every answer run to its end."""
-    return False
 
 
 @dataclass
@@ -53,13 +52,16 @@ def greedy(
     """The greedy answer to each prompt, as token ids, the end-of-turn token included.
 
     slots: rows decoded at a time. decided: called with a row's answer so far after each token; True
-    ends the row. Raises TrialError if a logit is not a number.
+    ends the row. The token is the largest logit's, whatever penalties the model's generation configuration
+    asks for. Raises TrialError if a logit is not a number.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers = Answers(len(prompts), end_tokens(model), max_new_tokens, decided)
     if not prompts:
-        return answers
-    ends = end_tokens(model)
+        return answers.tokens
     slots = min(slots, len(prompts))
+    if not slots_are_exact(model):
+        plain.decode(model, prompts, answers, max_new_tokens=max_new_tokens, limit=slots)
+        return answers.tokens
     longest = max(len(prompt) for prompt in prompts) + max_new_tokens
     layers = model.config.get_text_config().num_hidden_layers
     batch = _Batch(SlotCache(layers, slots, longest))
@@ -67,15 +69,6 @@ def greedy(
     slack = padding_slack(model, prompts, prefix)
     # Longest first: the batch takes its greatest size at once, and later rows fit into its window.
     waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-
-    def accept(tokens: Sequence[int], rows: Sequence[int]) -> list[bool]:
-        """Append a token to each row's answer; True for the rows that are done."""
-        done: list[bool] = []
-        for row, token in zip(rows, tokens, strict=True):
-            answer = answers[row]
-            answer.append(token)
-            done.append(token in ends or len(answer) >= max_new_tokens or decided(answer))
-        return done
 
     while waiting or batch.rows:
         # A few slots are left to gather before new rows are run: a prompt alone costs almost as much
@@ -85,18 +78,10 @@ def greedy(
         ):
             arriving, waiting = waiting[: batch.cache.free], waiting[batch.cache.free :]
             for rows in length_groups(prompts, arriving, slots, slack):
-                _admit(model, prompts, rows, prefix, batch, accept)
+                _admit(model, prompts, rows, prefix, batch, answers)
         if batch.rows:
-            _step(model, answers, batch, accept)
-    return answers
-
-
-def end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens that end an answer, as `generate` takes them from the generation configuration."""
-    declared = model.generation_config.eos_token_id
-    if declared is None:
-        return frozenset()
-    return frozenset([declared] if isinstance(declared, int) else declared)
+            _step(model, batch, answers)
+    return answers.tokens
 
 
 def _admit(
@@ -105,13 +90,14 @@ def _admit(
     rows: Sequence[int],
     prefix: Prefix,
     batch: _Batch,
-    accept: Callable[[Sequence[int], Sequence[int]], list[bool]],
+    answers: Answers,
 ) -> None:
     group = run_group(model, prompts, rows, prefix)
-    done = accept(group.logits.argmax(-1).tolist(), rows)
+    done = answers.accept(group.logits.argmax(-1).tolist(), rows)
     staying = [index for index, ended in enumerate(done) if not ended]
     if not staying:
         return
+    assert group.cache is not None, "slots take over a cache"
     if len(staying) < len(rows):
         group.cache.batch_select_indices(torch.tensor(staying, device=group.logits.device))
     stayed = [rows[index] for index in staying]
@@ -121,11 +107,12 @@ def _admit(
 
 def _step(
     model: PreTrainedModel,
-    answers: Sequence[Sequence[int]],
     batch: _Batch,
-    accept: Callable[[Sequence[int], Sequence[int]], list[bool]],
+    answers: Answers,
 ) -> None:
-    newest = torch.tensor([[answers[row][-1]] for row in batch.rows], device=model.device)
+    newest = torch.tensor(
+        [[answers.tokens[row][-1]] for row in batch.rows], device=input_device(model)
+    )
     mask, positions = batch.cache.prepare_step(newest.device)
     logits: Tensor = model(
         newest, attention_mask=mask, position_ids=positions, past_key_values=batch.cache
@@ -133,7 +120,7 @@ def _step(
     # The largest logit is no number if any of them is none, or infinite; looking at it alone is cheaper.
     largest, tokens = logits.max(-1)
     require_numbers(largest)
-    done = accept(tokens.tolist(), batch.rows)
+    done = answers.accept(tokens.tolist(), batch.rows)
     leaving = [slot for slot, ended in enumerate(done) if ended]
     for source, target in batch.cache.release(leaving):
         batch.rows[target] = batch.rows[source]

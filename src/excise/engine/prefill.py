@@ -1,7 +1,8 @@
 """Forward passes over many prompts: common beginnings once, hardly any padding.
 
 Chat templates make all prompts begin alike. That beginning is run once and its cache shared; the rest
-is run in groups of prompts of equal or almost equal length.
+is run in groups of prompts of equal or almost equal length. Models that this is not exact for take the
+plain path: whole prompts, groups of equal length, no cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from excise.engine.capability import accepts, slots_are_exact
+from excise.engine.device import input_device
 from excise.errors import TrialError
 
 Tokens = Sequence[int]
@@ -24,12 +27,13 @@ class Group:
     """Prompts that run together.
 
     rows: their indices. logits: [row, vocabulary] at the last prompt token. cache: keys and values of
-    all their tokens, for decoding to go on from: the prefix, then padding, then the rest of each prompt.
+    all their tokens, for decoding to go on from: the prefix, then padding, then the rest of each prompt;
+    None on the plain path.
     """
 
     rows: tuple[int, ...]
     logits: Tensor
-    cache: DynamicCache
+    cache: DynamicCache | None
 
 
 @dataclass(frozen=True)
@@ -79,26 +83,30 @@ def length_groups(
     return [tuple(group) for group in groups]
 
 
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+
+
 def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Prefix) -> int:
     """How many tokens of padding a prompt may carry for larger groups: a quarter of what it has itself.
 
     None without a common beginning, because padding would then have nothing to attend to; none either
-    where a sliding window is shorter than a prompt, because padding would take up part of the window.
+    where attention reaches less far than a prompt, because padding would take up part of its window.
     """
     longest = max(len(prompt) for prompt in prompts)
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if prefix.length == 0 or (window is not None and window < longest):
+    config = model.config.get_text_config()
+    windows = [getattr(config, name, None) for name in _WINDOWS]
+    if prefix.length == 0 or any(isinstance(width, int) and width < longest for width in windows):
         return 0
     return (longest - prefix.length) // 4
 
 
 @torch.inference_mode()
 def run_prefix(model: PreTrainedModel, tokens: Tokens) -> Prefix:
-    """Run the common beginning of all prompts once."""
-    if not tokens:
+    """Run the common beginning of all prompts once; an empty prefix where it cannot be shared."""
+    if not tokens or not slots_are_exact(model):
         return Prefix(0, None)
     cache = DynamicCache()
-    ids = torch.tensor([list(tokens)], device=model.device)
+    ids = torch.tensor([list(tokens)], device=input_device(model))
     model(ids, past_key_values=cache, logits_to_keep=1)
     return Prefix(len(tokens), cache)
 
@@ -111,6 +119,9 @@ def run_group(
 
     Raises TrialError if a logit is not a number.
     """
+    if not slots_are_exact(model):
+        whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
+        return Group(tuple(rows), require_numbers(last_logits(model, whole)), None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     width = max(map(len, suffixes))
     cache = prefix.cache_for(len(rows))
@@ -126,13 +137,26 @@ def run_group(
     else:
         masks = {}
     ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
+    device = input_device(model)
     logits = model(
-        ids.to(model.device),
+        ids.to(device),
         past_key_values=cache,
         logits_to_keep=1,
-        **{name: mask.to(model.device) for name, mask in masks.items()},
+        **{name: mask.to(device) for name, mask in masks.items()},
     ).logits[:, -1]
     return Group(tuple(rows), require_numbers(logits), cache)
+
+
+@torch.inference_mode()
+def last_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits [row, vocabulary] behind whole sequences of equal length, ids [row, token]; no cache."""
+    # An index, because the number 1 lets some (gemma4) run their later layers for the last token alone,
+    # and whoever listens to those layers wants all tokens.
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    wanted = {"attention_mask": torch.ones_like(ids), "use_cache": False, "logits_to_keep": last}
+    output = model(ids, **{name: value for name, value in wanted.items() if accepts(model, name)})
+    logits: Tensor = output.logits
+    return logits[:, -1]
 
 
 def run_all(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> Iterator[Group]:

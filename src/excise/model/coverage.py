@@ -18,7 +18,9 @@ from excise.edit.edit import Edit
 from excise.edit.operator import orthogonal, through_post_norm, unit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.model.writers import Anatomy, post_norm_gains
+from excise.model.gains import post_norm_gains
+from excise.model.stream import StreamProbe, norms_on_the_stream
+from excise.model.writers import Anatomy
 
 THRESHOLD = 0.999
 """Coverage of a layer below which it counts as uncovered."""
@@ -32,7 +34,8 @@ _MATTERS = 0.01
 class Coverage:
     """Covered share of what each layer writes along a random direction: 1 is all of it.
 
-    per_layer: in [0, 1]. suspects: for each layer below the threshold, the modules that still write.
+    per_layer: in [0, 1]; 1 for a layer that writes nothing. suspects: for each layer below the
+    threshold, the modules that still write.
     """
 
     per_layer: tuple[float, ...]
@@ -43,21 +46,26 @@ class Coverage:
         """True if no layer is left uncovered."""
         return min(self.per_layer) >= THRESHOLD
 
+    @property
+    def uncovered(self) -> tuple[int, ...]:
+        """Layers below the threshold."""
+        return tuple(index for index, one in enumerate(self.per_layer) if one < THRESHOLD)
+
+    def lacking(self) -> str:
+        """What is not covered, in one line: the first few layers and what else writes in them."""
+        named = "; ".join(
+            f"layer {layer} ({self.per_layer[layer]:.3f}): {modules}"
+            for layer, modules in self.suspects[:_NAMED]
+        )
+        more = len(self.suspects) - _NAMED
+        return f"not every writer is covered: {named}" + (f" and {more} more layers" * (more > 0))
+
     def require_complete(self) -> None:
         """Raise ModelError, naming the layers and modules, unless coverage is complete."""
         if not self.complete:
-            named = "; ".join(
-                f"layer {layer} ({self.per_layer[layer]:.3f}): {modules}"
-                for layer, modules in self.suspects[:_NAMED]
-            )
-            more = (
-                f" and {len(self.suspects) - _NAMED} more layers"
-                if len(self.suspects) > _NAMED
-                else ""
-            )
             raise ModelError(
-                f"not every writer is covered: {named}{more}; go on all the same with "
-                "--allow-uncovered"
+                f"{self.lacking()}; name what else writes with --writers PATTERN=COMPONENT, or go on "
+                "all the same with --allow-partial"
             )
 
 
@@ -69,23 +77,23 @@ def random_edit(anatomy: Anatomy, gains: Tensor, r: Tensor) -> Edit:
 
 
 def measure(model: PreTrainedModel, anatomy: Anatomy, tokens: Sequence[int]) -> Coverage:
-    """Coverage of every layer, from one forward pass over `tokens` with and one without the edit.
+    """Coverage of every layer, from forward passes over `tokens` with and without the edit.
 
-    Uncovered is what a layer's addition keeps along r, beyond the rounding of the residual stream in
-    the model's data type, as a share of what it had along r before.
+    Uncovered is what a layer's additions keep along r, beyond the rounding of the residual stream in the
+    model's data type, as a share of what they had along r before.
     """
     r = unit(torch.randn(anatomy.dimension, generator=torch.Generator().manual_seed(0)))
     edit = random_edit(anatomy, post_norm_gains(model, anatomy.writers, anatomy.dimension), r)
-    ids = torch.tensor([list(tokens)], device=model.device)
-    before, _ = _along(model, anatomy, ids, r)
+    norms = norms_on_the_stream(model, anatomy, tokens)
+    before = StreamProbe(model, anatomy, norms, r).run(tokens)
 
     def with_edit(edit: Edit) -> list[float]:
         with VirtualEdits(model, edit.writers) as edits:
             edits.use(edit)
-            after, rounding = _along(model, anatomy, ids, r)
+            after = StreamProbe(model, anatomy, norms, r).run(tokens)
         return [
-            1 - min(1.0, max(0.0, keeps - noise) / max(had, noise, 1e-30))
-            for had, keeps, noise in zip(before, after, rounding, strict=True)
+            1 - min(1.0, max(0.0, now.along - now.rounding) / max(had.along, now.rounding, 1e-30))
+            for had, now in zip(before, after, strict=True)
         ]
 
     per_layer = with_edit(edit)
@@ -97,7 +105,7 @@ def measure(model: PreTrainedModel, anatomy: Anatomy, tokens: Sequence[int]) -> 
         if layer in uncovered[:_NAMED]:
             writes = [
                 name
-                for name in _candidates(model, anatomy, layer, ids)
+                for name in _candidates(model, anatomy, layer, tokens)
                 if with_edit(_joined(edit, name, r))[layer] > per_layer[layer] + _MATTERS
             ]
             named = ", ".join(writes) or named
@@ -111,44 +119,9 @@ def _joined(edit: Edit, name: str, r: Tensor) -> Edit:
     return Edit(edit.kind, (*edit.writers, name), u, u, torch.ones(len(u)))
 
 
-def _along(
-    model: PreTrainedModel, anatomy: Anatomy, ids: Tensor, r: Tensor
-) -> tuple[list[float], list[float]]:
-    """Root mean square of r·(addition), and of the rounding of r·(residual stream), by layer."""
-    streams: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def listen(index: int):  # type: ignore[no-untyped-def]
-        def hook(
-            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: object
-        ) -> None:
-            entering = args[0] if args else kwargs["hidden_states"]
-            leaving = output[0] if isinstance(output, tuple) else output
-            assert isinstance(leaving, Tensor)
-            streams[index] = (entering.to("cpu", torch.float64), leaving.to("cpu", torch.float64))
-
-        return hook
-
-    with ExitStack() as stack:
-        for index, name in enumerate(anatomy.layers):
-            layer = model.get_submodule(name)
-            handle = layer.register_forward_hook(listen(index), with_kwargs=True)
-            stack.callback(handle.remove)
-        with torch.inference_mode():
-            model(ids, use_cache=False)
-    direction = r.to(torch.float64)
-    additions: list[float] = []
-    rounding: list[float] = []
-    for index in range(len(anatomy.layers)):
-        entering, leaving = streams[index]
-        additions.append(((leaving - entering) @ direction).square().mean().sqrt().item())
-        # Each component of the stream is rounded by up to ε/2 of itself at every add (two to four a
-        # layer); along r these errors add up like independent ones. Four of them is a wide margin.
-        noise = (leaving.square() @ direction.square()).mean().sqrt().item()
-        rounding.append(4 * torch.finfo(model.dtype).eps * noise)
-    return additions, rounding
-
-
-def _candidates(model: PreTrainedModel, anatomy: Anatomy, layer: int, ids: Tensor) -> list[str]:
+def _candidates(
+    model: PreTrainedModel, anatomy: Anatomy, layer: int, tokens: Sequence[int]
+) -> list[str]:
     """Modules of a layer that are no known writers and put out one tensor as wide as the stream.
 
     Only the innermost ones that hold weights: what they are part of writes through them.
@@ -173,6 +146,5 @@ def _candidates(model: PreTrainedModel, anatomy: Anatomy, layer: int, ids: Tenso
             if name not in anatomy.names:
                 handle = model.get_submodule(name).register_forward_hook(listen(name))
                 stack.callback(handle.remove)
-        with torch.inference_mode():
-            model(ids, use_cache=False)
-    return found
+        StreamProbe(model, anatomy, frozenset(), torch.zeros(anatomy.dimension)).run(tokens)
+    return list(dict.fromkeys(found))

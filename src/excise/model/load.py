@@ -261,7 +261,8 @@ def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exc
 
 def _was_unpacked(model: PreTrainedModel) -> bool:
     """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
-    return bool(getattr(model.config.quantization_config, "dequantize", False))
+    # It takes the entry off then, because the model is an ordinary one from there on.
+    return getattr(model.config, "quantization_config", None) is None
 
 
 def _needs_its_own_code(error: Exception) -> bool:
@@ -270,8 +271,7 @@ def _needs_its_own_code(error: Exception) -> bool:
 
 def _own_code(source: ModelSource) -> ModelError:
     return ModelError(
-        f"{source.name} needs Python code that comes with it; read that code, and run it with "
-        "--trust-remote-code if you trust it"
+        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
     )
 
 

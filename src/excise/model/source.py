@@ -79,18 +79,41 @@ def resolve(model: str, revision: str | None = None) -> ModelSource:
     return _from_hub(model, revision)
 
 
-def _local(name: str, folder: Path) -> ModelSource:
+def resolve_configuration(model: str, revision: str | None, config_only: bool) -> Path | None:
+    """The folder of `config.json` for a model that is to be looked at without its weights.
+
+    None if it has weights and `config_only` does not ask to leave them alone. Raises ModelError or
+    HubError as `resolve` does.
+    """
+    path = Path(model).expanduser()
+    if not path.is_dir():
+        if not config_only:
+            return None
+        if path.suffix == ".gguf":
+            raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
+        return _from_hub(model, revision, weights=False).folder
+    folder = path.resolve()
+    if config_only or not _has_weights(folder):
+        return _local(model, folder, weights=False).folder
+    return None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def _local(name: str, folder: Path, *, weights: bool = True) -> ModelSource:
     if not (folder / "config.json").is_file():
         ggufs = sorted(folder.glob("*.gguf"))
         if ggufs:
             raise ModelError(f"{folder} holds GGUF files; name one of them, such as {ggufs[0]}")
         raise ModelError(f"{folder}: no config.json in it; not a model folder")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+    if weights and not _has_weights(folder):
         raise ModelError(f"{folder}: no weights in it (*.safetensors or pytorch_model*.bin)")
     return ModelSource(name, folder, None, None)
 
 
-def _from_hub(name: str, revision: str | None) -> ModelSource:
+def _from_hub(name: str, revision: str | None, *, weights: bool = True) -> ModelSource:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -104,8 +127,8 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
     try:
-        folder = download([*_SMALL_FILES, "*.safetensors"])
-        if not any(folder.glob("*.safetensors")):
+        folder = download([*_SMALL_FILES, *(["*.safetensors"] if weights else [])])
+        if weights and not any(folder.glob("*.safetensors")):
             folder = download([*_SMALL_FILES, "pytorch_model*.bin"])
     except GatedRepoError as error:
         raise ModelError(
@@ -122,7 +145,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
             f"{name} is not on this disk and the hub is out of reach; cached here: {_cached()}"
         ) from error
     # A snapshot lies in …/snapshots/<commit>, whatever branch or tag it was asked for by.
-    local = _local(name, folder)
+    local = _local(name, folder, weights=weights)
     return ModelSource(name, local.folder, None, folder.name)
 
 

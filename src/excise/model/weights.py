@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from itertools import chain
 
 import torch
-from accelerate.hooks import AlignDevicesHook, ModelHook, SequentialHook
+from accelerate.hooks import ModelHook
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -24,22 +25,6 @@ _INT8_LARGEST = 127.0
 _MXFP4_EXPERTS = "Mxfp4GptOssExperts"
 _IDENTITY_ROWS = 512
 """Rows of the identity that are sent through a layer at a time."""
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """The device that token ids go to.
-
-    An offloaded model says that it is on the meta device; hooks of accelerate then take its inputs from
-    wherever they are to where it computes.
-    """
-    for tensor in chain(model.parameters(), model.buffers()):
-        if not tensor.is_meta:
-            return tensor.device
-    for module in model.modules():
-        for hook in _align_hooks(module):
-            if hook.execution_device is not None:
-                return torch.device(hook.execution_device)
-    return torch.device("cpu")
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -98,12 +83,6 @@ def _in_memory(module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def _align_hooks(module: nn.Module) -> Iterator[AlignDevicesHook]:
-    hook = getattr(module, "_hf_hook", None)
-    hooks = hook.hooks if isinstance(hook, SequentialHook) else (hook,)
-    yield from (one for one in hooks if isinstance(one, AlignDevicesHook))
-
-
 def _is_ordinary(tensor: Tensor) -> bool:
     return (
         type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.dtype in _ORDINARY
@@ -152,6 +131,9 @@ def _bitsandbytes_4bit(module: nn.Module, weight: Tensor) -> Tensor:
         state = getattr(module, "quant_state", None)
     if state is None:
         raise _not_readable(module, "weight", "is a 4-bit weight without its scales")
+    if getattr(state, "packing_format_for_cpu", False):
+        # The first forward on a processor with AVX512-BF16 lays the weight out anew, for that kernel only.
+        return _through_identity(module, weight)
     unpacked: Tensor = dequantize_4bit(weight.data, state)
     return unpacked
 
@@ -163,7 +145,8 @@ def _bitsandbytes_8bit(module: nn.Module, weight: Tensor) -> Tensor:
         scales = getattr(getattr(module, "state", None), "SCB", None)
     if scales is None:
         raise _not_readable(module, "weight", "is an 8-bit weight without its scales")
-    return weight.data.to(torch.float32) * (scales.to(torch.float32) / _INT8_LARGEST).unsqueeze(-1)
+    factors: Tensor = scales.to(torch.float32) / _INT8_LARGEST
+    return weight.data.to(torch.float32) * factors.unsqueeze(-1)
 
 
 def _blockwise(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
@@ -204,8 +187,8 @@ def _through_identity(module: nn.Module, tensor: object) -> Tensor:
     """The weight of a linear layer of unknown storage: what the layer makes of the identity matrix.
 
     It costs a forward pass of as many tokens as the layer has inputs, and carries the rounding of the
-    data type that the layer computes in. `forward` is called itself, so that no hook, and so no edit,
-    sees it.
+    data type that the layer computes in. The class's `forward` is called, so that no hook, and so no
+    edit, sees it.
     """
     inputs = getattr(module, "in_features", None)
     if not isinstance(inputs, int):
@@ -213,18 +196,38 @@ def _through_identity(module: nn.Module, tensor: object) -> Tensor:
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     device = own[0].device if own else torch.device("cpu")
     dtype = next((one.dtype for one in own if one.dtype in _ORDINARY), torch.bfloat16)
+    layer = _without_bias(module)
     rows: list[Tensor] = []
+
+    def run(tokens: Tensor) -> Tensor:
+        output: Tensor = type(module).forward(layer, tokens)
+        return output.to(torch.float32)
+
     try:
-        offset = module.forward(torch.zeros(1, inputs, dtype=dtype, device=device)).float()
+        offset = run(torch.zeros(1, inputs, dtype=dtype, device=device))
         for start in range(0, inputs, _IDENTITY_ROWS):
             count = min(_IDENTITY_ROWS, inputs - start)
             identity = torch.zeros(count, inputs, dtype=dtype, device=device)
             identity[torch.arange(count), start + torch.arange(count)] = 1
-            rows.append(module.forward(identity).float() - offset)
+            rows.append(run(identity) - offset)
     except (RuntimeError, TypeError, ValueError) as error:
         how = f"is stored as {_description(tensor)} and its layer does not run ({error})"
         raise _not_readable(module, "weight", how) from error
     return torch.cat(rows).T
+
+
+def _without_bias(module: nn.Module) -> nn.Module:
+    """A second view of the same layer, its bias zero: rounding the sum would lose digits of the weight."""
+    layer = copy(module)
+    for held in ("_parameters", "_buffers"):
+        tensors = dict(getattr(module, held))
+        bias = tensors.get("bias")
+        if bias is not None:
+            zeros = torch.zeros_like(bias)
+            parameter = isinstance(bias, nn.Parameter)
+            tensors["bias"] = nn.Parameter(zeros, requires_grad=False) if parameter else zeros
+        vars(layer)[held] = tensors
+    return layer
 
 
 def _tensor_bytes(tensor: Tensor) -> int:

@@ -1,68 +1,63 @@
-"""Writers: the modules that add to the residual stream, found by declared names.
+"""Writers: the modules that add to the residual stream, found by declared names (`excise.model.roles`).
 
-Names are a claim, not a proof. `excise.model.coverage` measures whether the claim holds for the model
-at hand, and the run stops where it does not.
+Works on a model whose weights are on the meta device: only names and shapes are looked at.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from excise.errors import ModelError
+from excise.model import roles
+from excise.model.layers import decoder_layers, residual_width
+from excise.model.roles import Role
 
-ATTENTION = "attn.o_proj"
-MLP = "mlp.down_proj"
 
-_WRITER_NAMES: dict[str, str] = {
-    "self_attn.o_proj": ATTENTION,
-    "self_attn.out_proj": ATTENTION,
-    "self_attn.dense": ATTENTION,
-    "attention.o_proj": ATTENTION,
-    "attention.out_proj": ATTENTION,
-    "attention.dense": ATTENTION,
-    "attn.out_proj": ATTENTION,
-    "mlp.down_proj": MLP,
-    "mlp.fc2": MLP,
-    "mlp.c_proj": MLP,
-    "mlp.dense_4h_to_h": MLP,
-    "feed_forward.down_proj": MLP,
-    "feed_forward.w2": MLP,
-}
-"""Module name inside a decoder layer → component."""
+@dataclass(frozen=True)
+class WriterTensor:
+    """One parameter of a writer.
 
-_POST_NORM_NAMES: tuple[dict[str, str], ...] = (
-    # Gemma 2 and 3, OLMo 2: the presence of the second name says that the first one is a post-norm.
-    {MLP: "post_feedforward_layernorm", ATTENTION: "post_attention_layernorm"},
-    # GLM 4.
-    {MLP: "post_mlp_layernorm", ATTENTION: "post_self_attn_layernorm"},
-)
-"""Norms between a writer and the residual add, by family; a family applies if all its names exist."""
+    name: inside the model. shape: of all of it. axis: which of its axes runs over the residual stream,
+    counted from the front. bias: True for a vector (of each expert), False for a matrix.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int
+    bias: bool
 
 
 @dataclass(frozen=True)
 class Writer:
     """One module that adds to the residual stream.
 
-    name: inside the model. layer: index of its decoder layer. shape: (d, k) of its weight.
-    post_norm: name of the norm its output passes before it is added, if any.
+    name: of the module whose output is edited, inside the model. layer: index of its decoder layer.
+    shape: (d, k) of its weight, or of each of its experts' weights. matrices: how many it holds.
+    post_norms: names of the norms its output passes before it is added, in order.
+    tensors: its parameters; none where they are stored in a form that cannot be told.
     """
 
     name: str
     component: str
     layer: int
     shape: tuple[int, int]
-    post_norm: str | None
+    matrices: int
+    post_norms: tuple[str, ...]
+    tensors: tuple[WriterTensor, ...]
 
     @property
-    def matrices(self) -> int:
-        """How many weight matrices the writer holds."""
-        return 1
+    def post_norm(self) -> str | None:
+        """The norms as one text, None if there are none."""
+        return " + ".join(self.post_norms) or None
 
 
 @dataclass(frozen=True)
@@ -83,90 +78,194 @@ class Anatomy:
 
     def matrices(self) -> dict[str, int]:
         """Number of matrices of each component, components without any left out."""
-        return dict(Counter(writer.component for writer in self.writers))
+        counts: Counter[str] = Counter()
+        for writer in self.writers:
+            counts[writer.component] += writer.matrices
+        return dict(counts)
 
 
-def examine(model: PreTrainedModel) -> Anatomy:
+@dataclass(frozen=True)
+class _Found:
+    """A writer as found in one layer; names relative to the layer."""
+
+    module: str
+    component: str
+    weights: tuple[str, ...]
+    biases: tuple[str, ...]
+
+
+def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     """Find the decoder layers and writers of `model`.
 
-    Raises ModelError if the decoder layers cannot be told, or a layer has no known writer, or a known
-    writer is not a linear layer.
+    declared: the user's own claims, "PATTERN=COMPONENT" with PATTERN a module name inside a decoder
+    layer in which * stands for any part; COMPONENT may be "none", which takes a module off the list.
+    Raises ModelError if the decoder layers cannot be told, none of them has a known writer, or a claim
+    of the user's fits nothing.
     """
-    config = model.config.get_text_config()
-    prefix, layers = _decoder_layers(model, config.num_hidden_layers)
+    own = [_claim(text) for text in declared]
+    width = residual_width(model)
+    model_type = model.config.get_text_config(decoder=True).model_type
+    names = decoder_layers(model, lambda layer: bool(_find(layer, model_type, width, own)))
     writers: list[Writer] = []
-    for index, layer in enumerate(layers):
-        modules = dict(layer.named_modules())
-        post_norms = _post_norms(modules)
-        found = [(name, _WRITER_NAMES[name]) for name in modules if name in _WRITER_NAMES]
-        if not found:
+    seen: set[int] = set()
+    fitted: set[str] = set()
+    for index, layer_name in enumerate(names):
+        layer = model.get_submodule(layer_name)
+        for found in _find(layer, model_type, width, own):
+            fitted.update(
+                text for text, role in zip(declared, own, strict=True) if _fits(role, found)
+            )
+            module = layer.get_submodule(found.module)
+            # A block that several layers share is one writer: editing it twice would edit it twice.
+            if id(module) not in seen:
+                seen.add(id(module))
+                writers.append(_writer(layer, layer_name, index, found, width))
+        fitted.update(
+            text
+            for text, role in zip(declared, own, strict=True)
+            if role.component == "none"
+            and any(role.pattern.fullmatch(name) for name, _ in layer.named_modules())
+        )
+    for text in declared:
+        if text not in fitted:
             raise ModelError(
-                f"layer {index} ({type(layer).__name__}) of {config.model_type} has no writer that "
-                "excise knows; this architecture is not covered"
+                f"--writers {text}: no decoder layer has a linear layer or experts of that name that "
+                f"put out the residual stream's {width} numbers"
             )
-        for name, component in found:
-            module = modules[name]
-            if not isinstance(module, nn.Linear):
-                raise ModelError(
-                    f"{prefix}.{index}.{name} is a {type(module).__name__}, not a linear layer; "
-                    "this architecture is not covered"
-                )
-            norm = post_norms.get(component)
-            writers.append(
-                Writer(
-                    name=f"{prefix}.{index}.{name}",
-                    component=component,
-                    layer=index,
-                    shape=(module.out_features, module.in_features),
-                    post_norm=None if norm is None else f"{prefix}.{index}.{norm}",
-                )
-            )
-    names = tuple(f"{prefix}.{index}" for index in range(len(layers)))
-    return Anatomy(layers=names, writers=tuple(writers), dimension=config.hidden_size)
+    if not writers:
+        raise ModelError(
+            f"{model_type}: found no module that writes to the residual stream; name one with "
+            "--writers, such as --writers 'mixer.out=attn.o_proj'"
+        )
+    return Anatomy(layers=names, writers=tuple(writers), dimension=width)
 
 
-def _decoder_layers(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
-    candidates = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
+def _claim(text: str) -> Role:
+    pattern, _, component = text.partition("=")
+    if not pattern or component not in (*roles.COMPONENTS, "none"):
+        raise ModelError(
+            f"--writers {text}: say PATTERN=COMPONENT, with COMPONENT one of "
+            f"{', '.join(roles.COMPONENTS)} or none"
+        )
+    return Role(re.compile(re.escape(pattern).replace(r"\*", ".*")), component)
+
+
+def _fits(role: Role, found: _Found) -> bool:
+    return role.pattern.fullmatch(found.module) is not None
+
+
+def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) -> list[_Found]:
+    """The writers of one layer, in the order of its modules."""
+    modules = {name for name, _ in layer.named_modules()}
+    declared = [block for block in roles.BLOCKS.get(model_type, ()) if block.module in modules]
+    found = [
+        _Found(block.module, block.component, block.weights, block.biases) for block in declared
     ]
-    # The outermost list is the decoder's: lists inside a layer are nested deeper.
-    candidates.sort(key=lambda candidate: candidate[0].count("."))
-    if not candidates:
-        raise ModelError(f"found no list of {count} decoder layers in {type(model).__name__}")
-    return candidates[0]
+    taken = [block.module for block in declared]
+    for name, module in layer.named_modules():
+        if any(name == one or name.startswith(f"{one}.") for one in taken):
+            continue
+        component = _component(name, own)
+        if component is None:
+            continue
+        parameters = {key: value.shape for key, value in module.named_parameters(recurse=False)}
+        weights = tuple(key for key in roles.EXPERT_WEIGHTS if key in parameters)
+        if weights and len(parameters[weights[0]]) == 3:
+            biases = tuple(key for key in roles.EXPERT_BIASES if key in parameters)
+            found.append(_Found(name, component, _under(name, weights), _under(name, biases)))
+            taken.append(name)
+        elif (rows := _rows(module)) is not None and rows == width:
+            biases = ("bias",) if "bias" in parameters else ()
+            found.append(_Found(name, component, (f"{name}.weight",), _under(name, biases)))
+        elif _is_packed_experts(name, parameters):
+            found.append(_Found(name, component, (), ()))
+            taken.append(name)
+    return _gathered(found)
 
 
-def _post_norms(modules: dict[str, nn.Module]) -> dict[str, str]:
-    for family in _POST_NORM_NAMES:
-        if all(name in modules for name in family.values()):
-            return family
-    return {}
+def _component(name: str, own: Sequence[Role]) -> str | None:
+    for role in own:
+        if role.pattern.fullmatch(name):
+            return None if role.component == "none" else role.component
+    return roles.role_of(name, (*roles.BLOCK_ROLES, *roles.LINEAR_ROLES))
 
 
-def post_norm_gains(model: nn.Module, writers: Sequence[Writer], dimension: int) -> Tensor:
-    """γ of the norm behind each writer, ones where there is none: [writer, d], float32.
+def _under(module: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}" for name in names)
 
-    Read off by passing ones through the norm: an RMSNorm maps them to γ / √(1 + ε), whichever way it
-    stores γ (Gemma keeps γ − 1). The common factor does not matter to a direction.
+
+def _rows(module: nn.Module) -> int | None:
+    """Width of a linear layer's output, None if the module is none. Subclasses hold packed weights."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, Conv1D):
+        return int(module.nf)
+    return None
+
+
+def _is_packed_experts(name: str, parameters: Mapping[str, torch.Size]) -> bool:
+    """True for fused experts in a quantised form: `down_proj_blocks`, `down_proj_scales` and the like."""
+    return name.endswith("experts") and any(key.startswith("down_proj") for key in parameters)
+
+
+def _gathered(found: Sequence[_Found]) -> list[_Found]:
+    """Experts that are modules of their own, with shared ones beside them, become one writer.
+
+    Each of them sees an arbitrary part of the tokens; what they are part of sees all, in order.
     """
-    gains = torch.ones(len(writers), dimension)
-    for index, writer in enumerate(writers):
-        if writer.post_norm is not None:
-            norm = model.get_submodule(writer.post_norm)
-            parameter = next(norm.parameters())
-            with torch.inference_mode():
-                ones = torch.ones(1, dimension, dtype=parameter.dtype, device=parameter.device)
-                gains[index] = norm(ones)[0].to("cpu", torch.float32)
-    return gains
+    expert = re.compile(r"(?P<block>.+)\.experts\.\d+\..+")
+    blocks = {match["block"] for one in found if (match := expert.fullmatch(one.module))}
+    result = [one for one in found if not any(one.module.startswith(f"{b}.") for b in blocks)]
+    for block in sorted(blocks):
+        parts = [one for one in found if one.module.startswith(f"{block}.")]
+        weights = tuple(name for part in parts for name in part.weights)
+        biases = tuple(name for part in parts for name in part.biases)
+        result.append(_Found(block, roles.MLP, weights, biases))
+    return result
 
 
-def row_norms(model: nn.Module, writers: Sequence[Writer], dimension: int) -> Tensor:
-    """Euclidean norms of the rows of each writer's weight: [writer, d], float32."""
-    norms = torch.empty(len(writers), dimension)
-    for index, writer in enumerate(writers):
-        weight = model.get_submodule(writer.name).weight
-        assert isinstance(weight, Tensor)
-        norms[index] = weight.detach().to(torch.float32).norm(dim=1).cpu()
-    return norms
+def _writer(layer: nn.Module, prefix: str, index: int, found: _Found, width: int) -> Writer:
+    modules = {name for name, _ in layer.named_modules()}
+    family = next((one for one in roles.POST_NORMS if modules.issuperset(one.present)), None)
+    norms = () if family is None else family.of(found.module)
+    tensors = tuple(_tensors(layer, found, width))
+    matrices = [tensor for tensor in tensors if not tensor.bias]
+    named = tuple(
+        WriterTensor(f"{prefix}.{one.name}", one.shape, one.axis, one.bias) for one in tensors
+    )
+    # The last two axes of a matrix are d and k, in one order or the other.
+    inner = sum(matrices[0].shape[-2:]) - width if matrices else 0
+    return Writer(
+        name=f"{prefix}.{found.module}",
+        component=found.component,
+        layer=index,
+        shape=(width, inner),
+        matrices=sum(prod(one.shape[:-2]) for one in matrices),
+        post_norms=tuple(f"{prefix}.{norm}" for norm in norms if norm in modules),
+        tensors=named,
+    )
+
+
+def _tensors(layer: nn.Module, found: _Found, width: int) -> Iterator[WriterTensor]:
+    """A writer's parameters, named relative to the layer."""
+    for name in found.weights:
+        module = layer.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, nn.Linear):
+            # Not the stored tensor's shape: quantised weights are stored packed.
+            yield WriterTensor(name, (module.out_features, module.in_features), 0, False)
+            continue
+        shape = tuple(layer.get_parameter(name).shape)
+        yield WriterTensor(name, shape, _axis(module, shape, width), False)
+    for name in found.biases:
+        shape = tuple(layer.get_parameter(name).shape)
+        yield WriterTensor(name, shape, len(shape) - 1, True)
+
+
+def _axis(module: nn.Module, shape: tuple[int, ...], width: int) -> int:
+    """Which of the last two axes of a matrix is the residual stream's."""
+    rows, columns = len(shape) - 2, len(shape) - 1
+    if shape[rows] == shape[columns]:
+        # A square one: Conv1D, gpt-oss and Llama 4 store the transposed matrix; the module says so.
+        transposed = isinstance(module, Conv1D) or getattr(module, "is_transposed", False)
+        return columns if transposed else rows
+    return rows if shape[rows] == width else columns

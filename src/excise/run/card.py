@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from excise import __version__
 from excise.edit.edit import Edit
 from excise.model.source import ModelSource
@@ -49,6 +51,21 @@ def search_figures_of(edit: Edit) -> str:
     )
 
 
+def _reservations(edit: Edit) -> str:
+    """What has to be known beside the figures: layers left uncovered, experts edited one by one."""
+    uncovered = edit.facts.get("uncovered")
+    lines: list[str] = []
+    if isinstance(uncovered, Mapping) and uncovered:
+        named = "; ".join(f"layer {layer}: {modules}" for layer, modules in uncovered.items())
+        lines.append(f"**The edit is partial.** These layers still write the direction: {named}.")
+    if edit.per_matrix:
+        lines.append(
+            "Each expert was edited with the row-normalised operator of its own matrix; the figures were "
+            "measured with the orthogonal operator on the sum of the experts' outputs."
+        )
+    return "".join(f"\n\n{line}" for line in lines)
+
+
 def model_card(source: ModelSource, edit: Edit, figures: str, *, adapter: bool) -> str:
     """Text of the README.md that goes with an edited model or an adapter."""
     edited = int((edit.strengths != 0).sum())
@@ -74,7 +91,7 @@ This is {form} **{source.name}**{f" (revision `{source.revision}`)" if source.re
 Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
 behaviour was removed from {edited} of {len(edit.writers)} matrices that write to the residual stream, by
 rank-1 edits of {_KINDS[edit.kind]}. Nothing was trained. Safety behaviour of the original may be weakened or
-gone; test it before you rely on it. The licence and the terms of the original apply.
+gone; test it before you rely on it. The licence and the terms of the original apply.{_reservations(edit)}
 
 ## What it measured
 

@@ -10,10 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from excise.edit.adapter import save_adapter
 from excise.edit.bake import bake
 from excise.edit.edit import Edit
+from excise.edit.layout import checkpoint_layout
 from excise.errors import SaveError
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
 from excise.model.storage import describe, packed_as
+from excise.model.writers import Anatomy
 from excise.run import events
 from excise.run.card import model_card
 from excise.run.events import Tell
@@ -38,7 +40,12 @@ def require_rewritable(source: ModelSource, quantization: str) -> None:
 
 
 def save_model(
-    loaded: LoadedModel, edit: Edit, destination: Path, figures: str, tell: Tell
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    edit: Edit,
+    destination: Path,
+    figures: str,
+    tell: Tell,
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
@@ -53,6 +60,7 @@ def save_model(
         texts["chat_template.jinja"] = loaded.chat_template
     bake(
         edit,
+        checkpoint_layout(loaded.model, anatomy),
         source.folder if source.has_safetensors else writes_itself(loaded.model, loaded.tokenizer),
         destination,
         texts,
@@ -61,12 +69,17 @@ def save_model(
 
 
 def save_model_adapter(
-    loaded: LoadedModel, edit: Edit, destination: Path, figures: str, tell: Tell
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    edit: Edit,
+    destination: Path,
+    figures: str,
+    tell: Tell,
 ) -> None:
     """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError."""
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     card = model_card(loaded.source, edit, figures, adapter=True)
-    save_adapter(edit, loaded.model, loaded.source.name, destination, card)
+    save_adapter(edit, loaded.model, anatomy.writers, loaded.source.name, destination, card)
     tell(events.Saved("adapter", str(destination)))
 
 

@@ -17,9 +17,10 @@ from excise.engine.capture import WriterStatistics, residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
+from excise.model.gains import post_norm_gains, row_norms
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
-from excise.model.writers import Anatomy, examine, post_norm_gains, row_norms
+from excise.model.writers import Anatomy, examine
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
@@ -27,7 +28,13 @@ from excise.run.directory import RunDirectory, open_run, prompts_digest
 from excise.run.events import Tell
 from excise.run.export import require_rewritable
 from excise.run.runner import Part, Runner, measure_original
-from excise.search.bank import Bank, DiscriminantBank, residual_bank, solve_discriminants
+from excise.search.bank import (
+    Bank,
+    DiscriminantBank,
+    per_matrix,
+    residual_bank,
+    solve_discriminants,
+)
 from excise.search.space import RIDGES
 
 _PREFIX_PROMPTS = 8
@@ -63,8 +70,10 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
 
     started = time.perf_counter()
     loaded, anatomy, coverage, runner = open_model(settings, source, tell)
-    if not settings.allow_uncovered:
+    if not settings.allow_partial:
         coverage.require_complete()
+    elif not coverage.complete:
+        tell(events.Note(f"going on with --allow-partial although {coverage.lacking()}"))
     load_seconds = time.perf_counter() - started
     tell(
         events.PromptsLoaded(
@@ -91,6 +100,14 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     bank = build_bank(settings, loaded, anatomy, runner, prompts)
     directions_seconds = time.perf_counter() - started
     tell(events.DirectionsFound(bank.kind, directions_seconds))
+    if blocks := per_matrix(bank.kind, anatomy):
+        tell(
+            events.Note(
+                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
+                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
+                "kind for each expert"
+            )
+        )
     return Prepared(
         settings=settings,
         directory=directory,
@@ -114,7 +131,7 @@ def open_model(
 ) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, tell)
-    anatomy = examine(loaded.model)
+    anatomy = examine(loaded.model, settings.writers)
     hello = runner.chat.encode([Prompt("Hello", settings.system_prompt)])[0]
     coverage = measure(loaded.model, anatomy, hello)
     tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))

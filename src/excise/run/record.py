@@ -63,6 +63,7 @@ def write_result(
         "dtype": prepared.loaded.dtype,
         "batch_size": prepared.runner.slots,
         "coverage": list(prepared.coverage.per_layer),
+        "uncovered": dict(prepared.coverage.suspects),
         "prompts": _origins(prepared),
         "baseline": {
             "search": {"refusals": part.refusals, "prompts": len(part.target)},

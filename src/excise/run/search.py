@@ -149,6 +149,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "refusals": point.refusals,
                 "kl": point.kl,
                 "prompts": len(prepared.search_part.target),
+                "uncovered": dict(prepared.coverage.suspects),
             }
             parameters = dict(records[point.number].parameters)
             replace(edit, parameters=parameters, facts=facts).save(path)

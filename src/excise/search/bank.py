@@ -106,4 +106,18 @@ def solve_discriminants(
 def edit_of(candidate: Candidate, bank: Bank, anatomy: Anatomy) -> Edit:
     """The edit that a candidate stands for."""
     operator = bank.operator(candidate)
-    return Edit(bank.kind, anatomy.names, operator.u, operator.v, candidate.strengths(anatomy))
+    return Edit(
+        kind=bank.kind,
+        writers=anatomy.names,
+        u=operator.u,
+        v=operator.v,
+        strengths=candidate.strengths(anatomy),
+        per_matrix=per_matrix(bank.kind, anatomy),
+    )
+
+
+def per_matrix(kind: Kind, anatomy: Anatomy) -> tuple[str, ...]:
+    """Writers for whose each matrix the kind makes another operator: experts, row-normalised."""
+    if kind != "row_normalised":
+        return ()
+    return tuple(writer.name for writer in anatomy.writers if writer.matrices > 1)

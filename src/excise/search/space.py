@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, Trial
 from torch import Tensor
 
 from excise.edit.operator import Kind
-from excise.model.writers import ATTENTION, Anatomy
+from excise.model.roles import ATTENTION
+from excise.model.writers import Anatomy
 
 RIDGES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
 """The ridges ρ that are solved for before the search starts, so that a trial only looks one up."""

@@ -1,0 +1,43 @@
+"""A model without its weights: built from the configuration alone, on the meta device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from excise.errors import ModelError
+
+
+def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The model that `config.json` in `folder` describes: names and shapes, no numbers, no memory.
+
+    name: as the user gave it. Raises ModelError if transformers cannot build it.
+    """
+    require_trust(name, folder, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"), no_init_weights():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name}: cannot be built from its configuration ({reason})") from error
+    return model
+
+
+def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
+    """Raise ModelError if the model brings code of its own and the user has not allowed it to run."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config and not trust_remote_code:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+            raise ModelError(
+                f"{name} brings code of its own ({', '.join(sorted(config['auto_map'].values()))}); "
+                "read it, and give --trust-remote-code to run it"
+            )

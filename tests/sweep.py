@@ -1,0 +1,241 @@
+"""What holds of one model type, checked on a tiny random model of it: a row of docs/architectures.md.
+
+Run over all types by scripts/sweep.py, over a representative forty by test_sweep.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import Counter
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from excise.edit.adapter import save_adapter
+from excise.edit.bake import bake
+from excise.edit.edit import Edit
+from excise.edit.layout import checkpoint_layout
+from excise.edit.operator import discriminant, unit
+from excise.edit.virtual import VirtualEdits
+from excise.engine.decode import greedy
+from excise.errors import ModelError, SaveError
+from excise.model.coverage import THRESHOLD, Coverage, measure
+from excise.model.writers import Anatomy, examine
+from zoo import CannotBuild, tiny
+
+COVERED, NOTED, NOT_COVERED, CANNOT_BUILD = (
+    "covered",
+    "covered, see note",
+    "not covered",
+    "not built",
+)
+_TOKENS = [5, 9, 12, 40, 7, 33, 21, 52]
+_NEW_TOKENS = 6
+_TOLERANCE = 2e-4
+"""Largest difference of logits, relative to the largest logit or 1: float32 through a few layers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model type. verdict: one of the four above. writers: kinds of module that write."""
+
+    model_type: str
+    verdict: str
+    coverage: float
+    layers: int
+    writers: str
+    notes: tuple[str, ...]
+
+
+class MismatchError(AssertionError):
+    """Two things that have to be equal are not."""
+
+
+def check(model_type: str, folder: Path) -> Row:
+    """Check one type, with `folder` for files. Raises MismatchError if two things differ that may not."""
+    try:
+        model = tiny(model_type)
+    except CannotBuild as error:
+        return Row(model_type, CANNOT_BUILD, 0.0, 0, "", (str(error),))
+    try:
+        anatomy = examine(model)
+    except ModelError as error:
+        return Row(model_type, NOT_COVERED, 0.0, 0, "", (str(error),))
+    coverage = measure(model, anatomy, _TOKENS)
+    notes: list[str] = []
+    if coverage.complete:
+        notes += _needless_writers(model, anatomy)
+        notes += require_realisations(model, anatomy, folder)
+        notes += _decoding(model)
+        verdict = NOTED if notes else COVERED
+    else:
+        notes.append(f"layers {', '.join(map(str, coverage.uncovered))}: {coverage.suspects[0][1]}")
+        verdict = NOT_COVERED
+    return Row(
+        model_type=model_type,
+        verdict=verdict,
+        coverage=min(coverage.per_layer),
+        layers=len(anatomy.layers),
+        writers=_kinds(anatomy),
+        notes=tuple(notes),
+    )
+
+
+def _kinds(anatomy: Anatomy) -> str:
+    """Names of the writers inside their layers, each once, with how many matrices they hold."""
+    kinds: Counter[str] = Counter()
+    for writer in anatomy.writers:
+        name = writer.name.removeprefix(f"{anatomy.layers[writer.layer]}.")
+        many = f" ({writer.matrices})" if writer.matrices > 1 else ""
+        norm = " → norm" if writer.post_norms else ""
+        kinds[f"{name}{many}{norm}"] += 1
+    return ", ".join(kinds)
+
+
+def _needless_writers(model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
+    """Every writer on the list has to write: without it, its layer is no longer covered.
+
+    Raises MismatchError for one that does not, because editing it would harm the model for nothing. One that
+    did not run, because it waits for an image or an encoder's output, is a note.
+    """
+    idle: list[str] = []
+    for index, writer in enumerate(anatomy.writers):
+        if not _runs(model, writer.name):
+            idle.append(writer.name)
+            continue
+        others = anatomy.writers[:index] + anatomy.writers[index + 1 :]
+        without: Coverage = measure(model, dataclasses.replace(anatomy, writers=others), _TOKENS)
+        if without.complete:
+            raise MismatchError(f"{writer.name} is on the list, but writes nothing")
+    return [f"did not run on text alone: {', '.join(idle)}"] if idle else []
+
+
+def _runs(model: PreTrainedModel, name: str) -> bool:
+    calls: list[bool] = []
+    module = model.get_submodule(name)
+    with torch.inference_mode():
+        handle = module.register_forward_hook(lambda *_: calls.append(True))
+        model(torch.tensor([_TOKENS]))
+        handle.remove()
+    return bool(calls)
+
+
+def random_edit(anatomy: Anatomy, seed: int = 0) -> Edit:
+    """Random oblique operators of random strengths up to 1.5; the first writer is left alone."""
+    generator = torch.Generator().manual_seed(seed)
+    count, d = len(anatomy.names), anatomy.dimension
+    directions = unit(torch.randn(count, d, generator=generator))
+    outputs = torch.randn(count, 2 * d, d, generator=generator, dtype=torch.float64)
+    operator = discriminant(directions, outputs.transpose(1, 2) @ outputs / (2 * d), 0.1)
+    strengths = torch.rand(count, generator=generator) * 1.5
+    if count > 2:
+        strengths[0] = 0
+    return Edit("discriminant", anatomy.names, operator.u, operator.v, strengths)
+
+
+def _logits(model: torch.nn.Module) -> Tensor:
+    with torch.inference_mode():
+        return model(torch.tensor([_TOKENS, _TOKENS[::-1]])).logits.clone()
+
+
+def require_equal(what: str, actual: Tensor, expected: Tensor) -> None:
+    difference = float((actual - expected).abs().max())
+    if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise MismatchError(f"{what}: logits differ by {difference:.2e}")
+
+
+def require_realisations(model: PreTrainedModel, anatomy: Anatomy, folder: Path) -> list[str]:
+    """virtual ≡ baked ≡ adapter; strength 0 and leaving are the original; what cannot be is noted."""
+    edit = random_edit(anatomy)
+    original = _logits(model)
+    with VirtualEdits(model, anatomy.names) as edits:
+        edits.use(dataclasses.replace(edit, strengths=torch.zeros_like(edit.strengths)))
+        if not torch.equal(_logits(model), original):
+            raise MismatchError("strength 0 is not the original model")
+        edits.use(edit)
+        virtual = _logits(model)
+    if not torch.equal(_logits(model), original):
+        raise MismatchError("leaving the scope does not restore the model")
+    if torch.allclose(virtual, original, atol=1e-3):
+        raise MismatchError("the edit changes nothing")
+
+    base, baked, adapter = folder / "original", folder / "baked", folder / "adapter"
+    _quietly(lambda: model.save_pretrained(base))
+    require_equal("saved and loaded", _logits(_load(base)), original)
+    bake(edit, checkpoint_layout(_load(base), anatomy), base, baked, {})
+    require_equal("baked", _logits(_load(baked)), virtual)
+    try:
+        save_adapter(edit, model, anatomy.writers, str(base), adapter, "")
+    except SaveError as error:
+        return [f"no adapter: {str(error).removeprefix('model.layers.')}"]
+    adapted = _quietly(lambda: PeftModel.from_pretrained(_load(base), str(adapter)).eval())
+    require_equal("adapter", _logits(adapted), virtual)
+    return []
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    return _quietly(
+        lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    )
+
+
+def _quietly(work):  # type: ignore[no-untyped-def]
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        return work()
+
+
+def _decoding(model: PreTrainedModel) -> list[str]:
+    """Own decoding ≡ `generate`, of each prompt alone, and in a batch with padding."""
+    prompts = [_TOKENS[:4], _TOKENS, _TOKENS[:3] + _TOKENS[5:], _TOKENS[:6]]
+    own = greedy(model, prompts, max_new_tokens=_NEW_TOKENS, slots=3)
+    try:
+        alone = [_generate(model, [prompt])[0] for prompt in prompts]
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MismatchError(f"transformers' own generate fails: {reason}") from error
+    if own != alone:
+        raise MismatchError(f"own decoding {own} is not generate's {alone}")
+    if _generate(model, prompts) != alone:
+        return [
+            "transformers' own generate answers otherwise in a padded batch; excise does not pad"
+        ]
+    return []
+
+
+def _generate(model: PreTrainedModel, prompts: list[list[int]]) -> list[list[int]]:
+    """The greedy answers of `generate` to a left-padded batch, cut after the end token."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[1] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    output = _quietly(
+        lambda: model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=1,
+            eos_token_id=1,
+        )
+    )
+    answers = output[:, longest:].tolist()
+    return [answer[: answer.index(1) + 1] if 1 in answer else answer for answer in answers]
+
+
+__all__ = [
+    "CANNOT_BUILD",
+    "COVERED",
+    "NOTED",
+    "NOT_COVERED",
+    "THRESHOLD",
+    "MismatchError",
+    "Row",
+    "check",
+]
