@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import disk_offload
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
 import packed_models as packed
+from conftest import tiny_model, write_prompts
+from excise.cli.main import main
+from excise.edit.adapter import adapter_tensors
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.device import input_device
 from excise.errors import ModelError, SaveError
+from excise.model.gains import post_norm_gains, row_norms
 from excise.model.load import load
 from excise.model.source import resolve
 from excise.model.weights import dense, is_plain, stored_bytes
+from excise.model.writers import examine
 from excise.quiet import quiet_libraries
 from excise.run.export import require_rewritable
 
@@ -194,6 +200,35 @@ def test_what_is_read_is_what_the_layer_computes_with(case: Case) -> None:
         torch.testing.assert_close(module(x).float(), expected, atol=0.06, rtol=0.02)
 
 
+def test_what_a_search_and_an_adapter_need_of_weights(case: Case) -> None:
+    """Norms of rows, and the adapter's A = vᵀW, from whatever holds the weights."""
+    anatomy = examine(case.model)
+    assert anatomy.names == case.writers
+    norms = row_norms(case.model, anatomy.writers, anatomy.dimension)
+    gains = post_norm_gains(case.model, anatomy.writers, anatomy.dimension)
+    assert torch.equal(gains, torch.ones_like(gains))
+    o_proj = case.writers[0]
+    weight = dense(case.model.get_submodule(o_proj), "weight")
+    torch.testing.assert_close(norms[0], weight.norm(dim=1))
+    r = torch.nn.functional.normalize(torch.ones(64), dim=0).expand(len(case.writers), -1)
+    only_the_first = torch.zeros(len(case.writers))
+    only_the_first[0] = 1
+    tensors = adapter_tensors(
+        Edit("orthogonal", case.writers, r, r, only_the_first), case.model, anatomy.writers
+    )
+    a = tensors[f"base_model.model.{o_proj}.lora_A.weight"]
+    torch.testing.assert_close(a, (r[0] @ weight).unsqueeze(0))
+
+
+def test_norms_behind_offloaded_writers_are_read(tmp_path: Path) -> None:
+    whole = tiny_model("gemma2, post-norms and sliding window")
+    anatomy = examine(whole)
+    expected = post_norm_gains(whole, anatomy.writers, anatomy.dimension)
+    disk_offload(whole, tmp_path, torch.device("cpu"))
+    assert whole.device.type == "meta"
+    assert torch.equal(post_norm_gains(whole, anatomy.writers, anatomy.dimension), expected)
+
+
 @pytest.mark.parametrize("quantization", sorted(PACKAGES))
 def test_quantised_loading(quantization: str, tmp_path: Path) -> None:
     _require(quantization)
@@ -257,6 +292,22 @@ def test_checkpoints_that_are_unpacked_while_loading(tmp_path: Path) -> None:
             require_rewritable(source, "none")
 
 
+def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("excise.run.prepare.load", lambda *_, **__: pytest.fail("it was loaded"))
+    packed.write_mxfp4(tmp_path / "mxfp4")
+    prompts = write_prompts(tmp_path / "prompts")
+    flags = [f"--{name.replace('_', '-')}={path}" for name, path in prompts.items()]
+    run_dir = tmp_path / "run"
+    saved = tmp_path / "saved"
+    arguments = [str(tmp_path / "mxfp4"), *flags, "--yes", f"--run-dir={run_dir}"]
+    assert main([*arguments, f"--save={saved}"]) == 2
+    assert "is stored as MXFP4, which cannot be rewritten" in capsys.readouterr().err
+    assert not saved.exists()
+    assert not run_dir.exists()
+
+
 def test_memory_limits_offload_and_count_the_same(tmp_path: Path) -> None:
     source = resolve(str(packed.save("llama", tmp_path / "plain")))
     whole = load(source, dtypes=("float32",))
@@ -270,6 +321,20 @@ def test_memory_limits_offload_and_count_the_same(tmp_path: Path) -> None:
     assert spread.attempts == ()
     assert not is_plain(spread.model)
     assert torch.equal(spread.model(IDS).logits, whole.model(IDS).logits)
+
+
+@pytest.mark.parametrize("quantization", sorted(PACKAGES))
+def test_packed_weights_that_do_not_fit_say_so(quantization: str, tmp_path: Path) -> None:
+    _require(quantization)
+    source = resolve(str(packed.save("llama", tmp_path / "plain")))
+    with pytest.raises(ModelError, match="have to fit in --max-memory") as caught:
+        load(
+            source,
+            quantization=quantization,  # type: ignore[arg-type]
+            max_memory={"cpu": 20_000},
+            offload_folder=tmp_path / "offloaded",
+        )
+    assert "\n" not in str(caught.value)
 
 
 def test_a_place_for_weights_on_disk_is_asked_for(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def load(
             quantization,
         )
     stored = "" if packing is None else f" as {describe(packing)}"
-    raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)})")
+    hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
+    raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
 
 
 def check_safetensors(path: Path) -> None:
