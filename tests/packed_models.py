@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from safetensors.torch import load_file, save_file
@@ -46,6 +48,13 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         **{**SHAPE, "intermediate_size": 64}, num_local_experts=4, num_experts_per_tok=2
     ),
 }
+PACKAGES = {
+    "bnb_4bit": "bitsandbytes",
+    "bnb_8bit": "bitsandbytes",
+    "int8": "torchao",
+    "int4": "torchao",
+}
+IDS = torch.tensor([[7, 5, 6, 20, 31], [9, 9, 40, 3, 8]])
 FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 FP8_BLOCK = 32
 
@@ -215,3 +224,10 @@ def marked(plain: Path, folder: Path, quantization: dict[str, object]) -> Path:
     shutil.copytree(plain, folder)
     mark(folder, quantization)
     return folder
+
+
+def require(quantization: str) -> None:
+    """Skip the test where the package that this quantisation needs is not installed."""
+    package = PACKAGES[quantization]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (pip install -e '.[dev]')")

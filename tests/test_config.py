@@ -388,7 +388,7 @@ def test_wrong_memory_limits_are_one_line(limits: str, message: str) -> None:
 
 
 def test_one_device_and_several_exclude_each_other() -> None:
-    with pytest.raises(SettingsError, match="--max-memory.*leave the device open"):
+    with pytest.raises(SettingsError, match=r"--max-memory.*leave the device open"):
         gathered({"device": "cuda:1", "max_memory": "0=20GiB"})
 
 
