@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) -e '.[dev,bench,quantized]'
+	$(PIP) -e '.[dev,bench]'
 	touch $@
 
 demo: $(VENV)/installed

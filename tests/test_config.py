@@ -20,6 +20,7 @@ from excise.config import (
     settings_digest,
     study_settings,
 )
+from excise.config.memory import memory_limits
 from excise.errors import SettingsError
 
 
@@ -364,3 +365,35 @@ def test_the_room_is_light_to_import() -> None:
         env={"PYTHONPATH": str(Path(__file__).parent.parent / "src")},
     )
     assert done.stdout.strip() == ""
+
+
+# Packed and spread weights
+
+
+def test_memory_limits_are_read_in_the_units_people_write() -> None:
+    settings = gathered({"max_memory": "0=20GiB, cpu=1.5 GB", "offload_folder": "there"})
+    assert memory_limits(settings.max_memory) == {0: 20 * 2**30, "cpu": 1_500_000_000}
+    assert settings_digest(settings) == settings_digest(gathered())
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [("20GiB", "is not DEVICE=SIZE"), ("cpu=20", "DEVICE=SIZE"), ("0=1GB,0=2GB", "given twice")],
+)
+def test_wrong_memory_limits_are_one_line(limits: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        gathered({"max_memory": limits})
+    assert str(caught.value).startswith("--max-memory")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_device_and_several_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match=r"--max-memory.*leave the device open"):
+        gathered({"device": "cuda:1", "max_memory": "0=20GiB"})
+
+
+def test_packing_decides_what_the_study_is() -> None:
+    packed = gathered({"quantization": "bnb_4bit"})
+    assert settings_digest(packed) != settings_digest(gathered())
+    with pytest.raises(SettingsError, match="bnb_8bit"):
+        gathered({"quantization": "3bit"})

@@ -1,239 +1,284 @@
-"""Weights as people have them: quantised while loading, stored quantised, offloaded to host or disk."""
+"""Weights as people have them: packed, offloaded or both. Each runs, is edited, and can be read."""
 
 from __future__ import annotations
 
-import json
-import re
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import cpu_offload, disk_offload
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from accelerate import disk_offload
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
-from conftest import fill, tiny_model, tiny_tokenizer, write_prompts
-from excise.cli.main import main
-from excise.edit.adapter import save_adapter
-from excise.edit.bake import bake
-from excise.edit.layout import checkpoint_layout
+import packed_models as packed
+from conftest import tiny_model
+from excise.edit.adapter import adapter_tensors
+from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
-from excise.engine.decode import greedy
+from excise.engine.device import input_device
 from excise.errors import ModelError
-from excise.model.coverage import measure, random_edit
-from excise.model.load import LoadedModel, load
-from excise.model.placement import Placement
+from excise.model.gains import post_norm_gains, row_norms
+from excise.model.load import load
 from excise.model.source import resolve
-from excise.model.weights import dense, stored_bytes
-from excise.model.writers import Anatomy, examine
+from excise.model.weights import dense, is_plain, stored_bytes
+from excise.model.writers import examine
+from excise.quiet import quiet_libraries
 
-TOKENS = [5, 9, 12, 40, 7, 33]
+quiet_libraries()
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama wide enough for blocks of 64 quantised numbers."""
-    folder = tmp_path_factory.mktemp("weights") / "original"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=96,
-        eos_token_id=1,
-        pad_token_id=1,
-        bos_token_id=None,
+@dataclass(frozen=True)
+class Case:
+    """A model, its writers, and what their matrices are, unpacked by other means than ours.
+
+    error: largest difference allowed, relative to the largest number of the matrix.
+    """
+
+    model: PreTrainedModel
+    writers: tuple[str, ...]
+    reference: dict[str, Tensor]
+    plain: bool
+    error: float = 0.0
+
+
+def _references(kind: str) -> dict[str, Tensor]:
+    model = packed.plain_model(kind)
+    return {
+        name: model.get_parameter(f"{name}.{_weight(name)}") for name in packed.writer_names(kind)
+    }
+
+
+def _weight(writer: str) -> str:
+    return "down_proj" if writer.endswith(".experts") else "weight"
+
+
+def _offloaded(kind: str, make: Callable[[str, Path], PreTrainedModel], folder: Path) -> Case:
+    model = make(kind, folder)
+    return Case(model, packed.writer_names(kind), _references(kind), plain=False)
+
+
+def _quantized(quantization: str, error: float, folder: Path) -> Case:
+    packed.require(quantization)
+    packed.save("llama", folder)
+    loaded = load(resolve(str(folder)), quantization=quantization, dtypes=("float32",))  # type: ignore[arg-type]
+    return Case(loaded.model, packed.writer_names("llama"), _references("llama"), False, error)
+
+
+def _fp8(kind: str, folder: Path) -> Case:
+    reference = packed.write_fp8(kind, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    writers = packed.writer_names(kind)
+    return Case(
+        model, writers, {name: reference[name] for name in writers if name in reference}, True
     )
-    fill(AutoModelForCausalLM.from_config(config)).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
-def loaded(folder: Path, quantisation: str, dtype: str) -> LoadedModel:
-    placement = Placement("cpu", quantisation)  # type: ignore[arg-type]
-    return load(resolve(str(folder)), dtypes=(dtype,), placement=placement)
+def _mxfp4(folder: Path) -> Case:
+    reference = packed.write_mxfp4(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return Case(model, packed.writer_names("gpt_oss"), reference, plain=True)
 
 
-def require_editable(model: PreTrainedModel) -> Anatomy:
-    """Coverage is whole, an edit takes the direction out of every writer, and leaving restores all bits."""
-    anatomy = examine(model)
-    measure(model, anatomy, TOKENS).require_complete()
-    ids = torch.tensor([TOKENS])
-    r = torch.nn.functional.normalize(torch.randn(anatomy.dimension), dim=0)
-    edit = random_edit(anatomy, torch.ones(len(anatomy.names), anatomy.dimension), r)
-    with torch.inference_mode():
-        before = model(ids).logits.clone()
-        with VirtualEdits(model, anatomy.names) as edits:
-            edits.use(edit)
-            outputs: list[torch.Tensor] = []
-            module = model.get_submodule(anatomy.names[1])
-            handle = module.register_forward_hook(lambda *args: outputs.append(args[2]))
-            edited = model(ids).logits
+def _gguf(folder: Path) -> Case:
+    reference = packed.write_gguf(folder / "model.gguf")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file="model.gguf", quantization_config=GgufConfig(dequantize=True)
+    )
+    writers = packed.writer_names("llama")
+    return Case(model, writers, {name: reference[name] for name in writers}, plain=True)
+
+
+CASES: dict[str, Callable[[Path], Case]] = {
+    "llama offloaded to memory": lambda f: _offloaded("llama", packed.offload_to_cpu, f),
+    "llama offloaded to disk": lambda f: _offloaded("llama", packed.offload_to_disk, f),
+    "llama spread by a device map": lambda f: _offloaded("llama", packed.spread, f),
+    "experts offloaded to memory": lambda f: _offloaded("qwen3_moe", packed.offload_to_cpu, f),
+    "experts offloaded to disk": lambda f: _offloaded("gpt_oss", packed.offload_to_disk, f),
+    "experts spread by a device map": lambda f: _offloaded("qwen3_moe", packed.spread, f),
+    # 4 bits of a bell curve miss by up to a seventh of the largest number, 8 bits by 1/254 and rounding.
+    "bitsandbytes 4-bit": lambda f: _quantized("bnb_4bit", 0.16, f),
+    "bitsandbytes 8-bit": lambda f: _quantized("bnb_8bit", 0.005, f),
+    "torchao int8": lambda f: _quantized("int8", 0.005, f),
+    "torchao int4": lambda f: _quantized("int4", 0.08, f),
+    "FP8 checkpoint": lambda f: _fp8("llama", f),
+    "FP8 checkpoint of experts": lambda f: _fp8("qwen3_moe", f),
+    "MXFP4 checkpoint": _mxfp4,
+    "GGUF file": _gguf,
+}
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    yield CASES[request.param](tmp_path_factory.mktemp("packed"))
+    gc.collect()
+
+
+@torch.inference_mode()
+def _run(case: Case) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and what each writer put out, after whatever edit is on."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs[name] = output.detach().clone()
+
+        return hook
+
+    handles = [
+        case.model.get_submodule(name).register_forward_hook(keep(name)) for name in case.writers
+    ]
+    try:
+        logits = case.model(packed.IDS.to(input_device(case.model))).logits.clone()
+    finally:
+        for handle in handles:
             handle.remove()
-        assert torch.equal(model(ids).logits, before)
-    assert not torch.allclose(edited, before, atol=1e-3)
-    share = (outputs[0].float() @ r).norm() / outputs[0].float().norm()
-    assert share < 4 * torch.finfo(outputs[0].dtype).eps
-    return anatomy
+    return logits, outputs
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    ("quantisation", "package", "dtype", "off"),
-    [
-        ("bnb_4bit", "bitsandbytes", "float32", 0.2),
-        ("bnb_4bit", "bitsandbytes", "bfloat16", 0.2),
-        ("bnb_8bit", "bitsandbytes", "float16", 0.02),
-        ("int8", "torchao", "float32", 0.02),
-        ("int8", "torchao", "bfloat16", 0.02),
-    ],
-)
-def test_quantised_while_loading(
-    original: Path, quantisation: str, package: str, dtype: str, off: float, tmp_path: Path
-) -> None:
-    pytest.importorskip(package)
-    one = loaded(original, quantisation, dtype)
-    model = one.model
-    assert one.bytes < 0.5 * stored_bytes(tiny_original(original).parameters())
-    anatomy = require_editable(model)
+def test_an_edit_acts_on_every_writer_and_leaves_no_trace(case: Case) -> None:
+    original, before = _run(case)
+    assert torch.isfinite(original).all()
+    generator = torch.Generator().manual_seed(1)
+    r = torch.nn.functional.normalize(torch.randn(64, generator=generator), dim=0)
+    stacked = r.expand(len(case.writers), -1)
+    edit = Edit("orthogonal", case.writers, stacked, stacked, torch.ones(len(case.writers)))
+    with VirtualEdits(case.model, case.writers) as edits:
+        edits.use(edit)
+        logits, after = _run(case)
+    assert not torch.allclose(logits, original, atol=1e-3)
+    for output in after.values():
+        assert (output.float() @ r).abs().max() < 1e-4 * output.float().norm(dim=-1).max()
+    # Only the first writer still sees the inputs it saw before.
+    y = before[case.writers[0]]
+    expected = y - (y @ r).unsqueeze(-1) * r
+    torch.testing.assert_close(after[case.writers[0]], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(_run(case)[0], original)
 
-    writer = anatomy.writers[1]
-    stored = tiny_original(original).get_parameter(writer.tensors[0].name)
-    matrix = dense(model.get_submodule(writer.name), "weight")
-    assert (matrix - stored).abs().max() < off * stored.abs().max()
-    # What the layer makes of a vector is what the dense matrix makes of it, to the layer's arithmetic.
-    vector = torch.randn(1, 128)
-    made = model.get_submodule(writer.name)(vector.to(model.dtype)).float()
-    torch.testing.assert_close(made, vector @ matrix.T, atol=0.1, rtol=0.05)
 
-    # What is saved is the original checkpoint, edited, not what is in memory.
-    r = torch.nn.functional.normalize(torch.randn(64), dim=0)
-    edit = random_edit(anatomy, torch.ones(len(anatomy.names), 64), r)
-    bake(edit, checkpoint_layout(model, anatomy), original, tmp_path / "baked", {})
-    baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
-    expected = stored - torch.outer(r, r @ stored)
-    torch.testing.assert_close(baked.get_parameter(writer.tensors[0].name), expected)
-    save_adapter(edit, model, anatomy.writers, "base", tmp_path / "adapter", "")
-    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    torch.testing.assert_close(
-        adapter[f"base_model.model.{writer.name}.lora_A.weight"][0],
-        r @ matrix,
-        atol=1e-4,
-        rtol=1e-4,
+def test_weights_are_read_as_they_are(case: Case) -> None:
+    assert case.reference
+    for name, reference in case.reference.items():
+        module = case.model.get_submodule(name)
+        read = dense(module, _weight(name))
+        assert read.dtype == torch.float32
+        assert read.device.type == "cpu"
+        assert read.shape == reference.shape
+        assert (read - reference).abs().max() <= case.error * reference.abs().max()
+        assert is_plain(module) == case.plain
+
+
+def test_what_is_read_is_what_the_layer_computes_with(case: Case) -> None:
+    """Not only near the original: the very numbers, with the layer's own rounding of its inputs."""
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
+    module = case.model.get_submodule(case.writers[0])
+    with torch.inference_mode():
+        expected = x @ dense(module, "weight").T
+        if module.bias is not None:
+            expected += dense(module, "bias")
+        torch.testing.assert_close(module(x).float(), expected, atol=0.06, rtol=0.02)
+
+
+def test_what_a_search_and_an_adapter_need_of_weights(case: Case) -> None:
+    """Norms of rows, and the adapter's A = vᵀW, from whatever holds the weights."""
+    anatomy = examine(case.model)
+    assert anatomy.names == case.writers
+    norms = row_norms(case.model, anatomy.writers, anatomy.dimension)
+    gains = post_norm_gains(case.model, anatomy.writers, anatomy.dimension)
+    assert torch.equal(gains, torch.ones_like(gains))
+    o_proj = case.writers[0]
+    weight = dense(case.model.get_submodule(o_proj), "weight")
+    torch.testing.assert_close(norms[0], weight.norm(dim=1))
+    r = torch.nn.functional.normalize(torch.ones(64), dim=0).expand(len(case.writers), -1)
+    only_the_first = torch.zeros(len(case.writers))
+    only_the_first[0] = 1
+    tensors = adapter_tensors(
+        Edit("orthogonal", case.writers, r, r, only_the_first), case.model, anatomy.writers
     )
+    a = tensors[f"base_model.model.{o_proj}.lora_A.weight"]
+    torch.testing.assert_close(a, (r[0] @ weight).unsqueeze(0))
 
 
-def tiny_original(folder: Path) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
-    return model
+def test_norms_behind_offloaded_writers_are_read(tmp_path: Path) -> None:
+    whole = tiny_model("gemma2, post-norms and sliding window")
+    anatomy = examine(whole)
+    expected = post_norm_gains(whole, anatomy.writers, anatomy.dimension)
+    disk_offload(whole, tmp_path, torch.device("cpu"))
+    assert whole.device.type == "meta"
+    assert torch.equal(post_norm_gains(whole, anatomy.writers, anatomy.dimension), expected)
 
 
-def test_a_package_that_is_missing_is_named(
-    original: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("excise.model.quantise.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"needs the package torchao: pip install 'excise\[quan"):
-        loaded(original, "int8", "float32")
+def test_4_bit_weights_are_read_before_and_after_the_first_forward(tmp_path: Path) -> None:
+    """Some processors have a layout of their own, which the first forward makes."""
+    packed.require("bnb_4bit")
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import BitsAndBytesConfig
+
+    folder = packed.save("llama", tmp_path / "plain")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True), dtype=torch.bfloat16
+    ).eval()
+    layer = model.get_submodule(packed.writer_names("llama")[1])
+    expected = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    assert torch.equal(dense(layer, "weight"), expected)
+    with torch.inference_mode():
+        model(packed.IDS)
+    torch.testing.assert_close(dense(layer, "weight"), expected, atol=1e-5, rtol=2**-7)
 
 
-@pytest.mark.parametrize("offload", ["host", "disk"])
-def test_offloaded_by_accelerate(offload: str, tmp_path: Path) -> None:
-    plain, model = tiny_model("llama with biases"), tiny_model("llama with biases")
-    prompts = [TOKENS, TOKENS[:3], TOKENS[2:]]
-    answers = greedy(plain, prompts, max_new_tokens=5, slots=2)
-    if offload == "host":
-        cpu_offload(model, execution_device=torch.device("cpu"))
-    else:
-        disk_offload(model, str(tmp_path / "offload"), execution_device=torch.device("cpu"))
-    assert model.device.type == "meta"
-    anatomy = require_editable(model)
-    assert greedy(model, prompts, max_new_tokens=5, slots=2) == answers
-    for name in ("weight", "bias"):
-        owner = anatomy.names[1]
-        numbers = dense(model.get_submodule(owner), name)
-        assert torch.equal(numbers, plain.get_submodule(owner).get_parameter(name))
-    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+def test_fp8_layers_are_read_where_only_an_accelerator_could_run_them() -> None:
+    from transformers.integrations.finegrained_fp8 import FP8Linear
+
+    layer = FP8Linear(96, 80, block_size=(32, 64))
+    numbers = torch.randn(80, 96, generator=torch.Generator().manual_seed(0))
+    layer.weight.data = numbers.to(torch.float8_e4m3fn)
+    layer.weight_scale_inv.data = torch.rand(3, 2)
+    expected = layer.weight.float().clone()
+    for row in range(80):
+        for column in range(96):
+            expected[row, column] *= layer.weight_scale_inv[row // 32, column // 64]
+    torch.testing.assert_close(dense(layer, "weight"), expected.detach())
+    assert not is_plain(layer)
+    whole = FP8Linear(8, 8)
+    whole.weight.data = numbers[:8, :8].to(torch.float8_e4m3fn)
+    whole.weight_scale_inv.data = torch.tensor(0.5)
+    torch.testing.assert_close(dense(whole, "weight"), whole.weight.float().detach() / 2)
 
 
-def test_partly_offloaded_to_disk_by_a_memory_limit(original: Path, tmp_path: Path) -> None:
-    placement = Placement(max_memory=("cpu=300KB",), offload_folder=tmp_path / "offload")
-    model = load(resolve(str(original)), dtypes=("float32",), placement=placement).model
-    assert "meta" in {parameter.device.type for parameter in model.parameters()}
-    require_editable(model)
+class _Unheard(nn.Module):
+    """A linear layer that packs its weight in a way of its own, as GPTQ and AWQ do."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("qweight", (weight * 16).to(torch.int32))
+        self.register_buffer("scales", torch.tensor(1 / 16))
+        self.bias = nn.Parameter(torch.ones(len(weight)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.qweight * self.scales).T + self.bias  # type: ignore[operator]
 
 
-def packed(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """MXFP4 (OCP Microscaling Formats 1.0): 4-bit floats in blocks of 32 with one exponent each."""
-    levels = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    blocks = values.unflatten(-1, (-1, 32))
-    exponent = (blocks.abs().amax(-1, keepdim=True) / 6).clamp_min(1e-12).log2().ceil()
-    scaled = blocks / 2**exponent
-    codes = (scaled.abs().unsqueeze(-1) - levels).abs().argmin(-1) + 8 * (scaled < 0)
-    pairs = codes.unflatten(-1, (16, 2))
-    scales = (exponent.squeeze(-1) + 127).to(torch.uint8)
-    return (pairs[..., 0] + 16 * pairs[..., 1]).to(torch.uint8), scales
+def test_a_linear_layer_of_unknown_storage_is_read_through_the_identity() -> None:
+    weight = torch.randint(-40, 40, (24, 1100)) / 16
+    layer = _Unheard(weight)
+    layer.register_forward_hook(lambda *_: pytest.fail("an edit would have seen it"))
+    assert torch.equal(dense(layer, "weight"), weight)
+    assert torch.equal(dense(layer, "bias"), torch.ones(24))
+    assert not is_plain(layer)
+    assert stored_bytes(layer) == 4 * 24 * 1100 + 4 * 24
 
 
-def test_mxfp4_experts_of_gpt_oss(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_oss",
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        vocab_size=96,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    plain = AutoModelForCausalLM.from_config(config)
-    plain.save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    for name in [name for name in tensors if re.search(r"experts\.(gate_up|down)_proj$", name)]:
-        blocks, scales = packed(tensors.pop(name).transpose(1, 2))
-        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    stored = json.loads((tmp_path / "config.json").read_text())
-    stored["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": []}
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-
-    source = resolve(str(tmp_path))
-    assert source.stored_quantised == "mxfp4"
-    model = load(source, dtypes=("bfloat16",)).model
-    anatomy = require_editable(model)
-    assert anatomy.matrices() == {"attn.o_proj": 2, "mlp.down_proj": 8}
-    experts = "model.layers.0.mlp.experts"
-    numbers = dense(model.get_submodule(experts), "down_proj")
-    difference = (numbers - plain.get_submodule(experts).down_proj).abs().max()
-    assert difference < 0.2 * plain.get_submodule(experts).down_proj.abs().max()
-
-
-def test_a_stored_form_that_cannot_be_rewritten_is_told_before_the_search(
-    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "stored"
-    folder.mkdir()
-    for path in original.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8"}
-    (folder / "config.json").write_text(json.dumps(config))
-    written = write_prompts(tmp_path / "prompts")
-    prompts = [f"--{name.replace('_', '-')}={path}" for name, path in written.items()]
-    arguments = [str(folder), *prompts, "--yes", "--save", str(tmp_path / "out")]
-    assert main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "is stored as fp8, which cannot be rewritten in place; save an adapter instead" in told
-
-
-@pytest.mark.parametrize("limit", ["8GiB", "cpu=8", "gpu=8GiB", "cpu=lots"])
-def test_memory_limits_that_say_nothing(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "nothing", f"--max-memory={limit}"]) == 2
-    assert f"{limit}: say DEVICE=SIZE" in " ".join(capsys.readouterr().err.split())
+def test_what_cannot_be_read_is_named() -> None:
+    experts = nn.Module()
+    experts.down_proj = nn.Parameter(torch.zeros(2, 3, 4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ModelError, match=r"down_proj of a Module is stored as Parameter of uint8"):
+        dense(experts, "down_proj")
+    with torch.device("meta"):
+        away = nn.Linear(3, 3)
+    with pytest.raises(ModelError, match="on the meta device"):
+        dense(away, "weight")

@@ -11,7 +11,7 @@ from excise.cli.stored import figures, open_stored
 from excise.errors import SettingsError
 from excise.model.writers import examine
 from excise.run import events
-from excise.run.export import save_model, save_model_adapter
+from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
 
 
@@ -22,11 +22,14 @@ def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")
     check_early(settings)
+    source = run.source()
+    if settings.save is not None:
+        require_rewritable(source, settings.quantization)
     number = run.choice()
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     with make_screen(settings) as screen:
-        loaded, _ = load_runner(settings, run.source(), screen)
+        loaded, _ = load_runner(settings, source, screen)
         anatomy = examine(loaded.model, settings.writers)
         screen(events.Note(f"exporting trial {number}"))
         if settings.save is not None:

@@ -17,6 +17,7 @@ from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
 from excise.errors import ExciseError
+from excise.quiet import quiet_libraries
 
 MENDABLE = 2
 INTERRUPTED = 130
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
+        quiet_libraries()
         return _CALLS[line.command.name](line)
     except ExciseError as error:
         _say(str(error))

@@ -21,6 +21,7 @@ _TO_LOAD_WITH = (
     "model",
     "revision",
     "dtypes",
+    "quantization",
     "trust_remote_code",
     "chat_template",
     "system_prompt",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from excise.config.memory import memory_limits
 from excise.config.source import PromptSource
-from excise.model.quantise import Quantisation
 from excise.scores.markers import DEFAULT_MARKERS, normalise
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
+Quantization = Literal["none", "bnb_4bit", "bnb_8bit", "int8", "int4"]
 
 DEFAULT_SETS = {
     "target": "mlabonne/harmful_behaviors",
@@ -50,17 +50,19 @@ class Settings(BaseModel):
     device: str = Field(
         default="auto", min_length=1, description="auto, cpu, cuda, cuda:1, mps, …."
     )
-    quantization: Quantisation = Field(
-        default="none", description="Quantise the weights while loading; what is saved stays whole."
+    quantization: Quantization = Field(
+        default="none",
+        description="Pack the weights while loading: bitsandbytes 4-bit or 8-bit, torchao int8 or int4.",
     )
     max_memory: tuple[str, ...] = Field(
         default=(),
-        description="Most memory to use for weights on each device; the rest is offloaded.",
-        json_schema_extra=_metavar("cpu=8GiB,0=20GiB"),
+        description="Most that each device may hold of the weights, such as 0=20GiB,cpu=60GiB; the rest "
+        "goes to disk.",
+        json_schema_extra=_metavar("DEVICE=SIZE,…"),
     )
     offload_folder: Path | None = Field(
         default=None,
-        description="Where weights go that fit in no memory.",
+        description="Where weights go that max_memory leaves no room for.",
         json_schema_extra=_metavar("DIR"),
     )
     trust_remote_code: bool = Field(
@@ -229,13 +231,21 @@ class Settings(BaseModel):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _placed_once(self) -> Settings:
+        """Refuse to name one device and to spread over several at once."""
+        if self.device != "auto":
+            for field in ("max_memory", "offload_folder"):
+                if getattr(self, field):
+                    raise _contradiction(
+                        "exclude each other; leave the device open (auto)", "device", field
+                    )
+        return self
+
     @field_validator("max_memory")
     @classmethod
     def _check_memory(cls, limits: tuple[str, ...]) -> tuple[str, ...]:
-        """Each limit reads DEVICE=SIZE."""
-        for limit in limits:
-            if not re.fullmatch(r"(cpu|disk|\d+)=\d+(\.\d+)?\s*([KMGT]i?B)", limit):
-                raise ValueError(f"{limit}: say DEVICE=SIZE, such as cpu=8GiB or 0=20GiB")
+        memory_limits(limits)
         return limits
 
     @field_validator("markers")

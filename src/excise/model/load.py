@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -21,23 +22,45 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError
-from excise.model.blueprint import require_trust
 from excise.model.chat import render
-from excise.model.placement import Placement
 from excise.model.source import ModelSource
+from excise.model.storage import (
+    describe,
+    packed_as,
+    quantize_arguments,
+    require_package,
+    unpack_arguments,
+    worth_trying,
+)
 from excise.model.weights import stored_bytes
+from excise.quiet import quiet_libraries
 
 _TEST_TOKENS = 3
+_FAILURES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    ImportError,
+    # Kernels for packed weights check what they are given in these ways.
+    TypeError,
+    AssertionError,
+    SafetensorError,
+)
+"""What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to run.
 
-    dtype: name of the data type it was loaded in. attempts: data types that failed before, with why.
-    chat_template: the one that the user gave in place of the model's own, if any.
+    dtype: name of the data type it was loaded in; of packed weights, what it computes in. attempts: data
+    types that failed before, with why. chat_template: the one that the user gave in place of the model's
+    own, if any. packing: how the weights are packed in memory, in words; None if they are plain.
+    quantization: how they were packed while loading; a checkpoint that was packed already has "none".
     """
 
     model: PreTrainedModel
@@ -46,46 +69,84 @@ class LoadedModel:
     dtype: str
     attempts: tuple[str, ...]
     chat_template: str | None = None
+    packing: str | None = None
+    quantization: Quantization = "none"
 
     @property
     def bytes(self) -> int:
-        """Bytes that the weights take where they are stored, tied ones counted once."""
-        return stored_bytes(self.model.parameters())
+        """Memory that the weights take as they are stored, tied ones counted once, offloaded ones too."""
+        return stored_bytes(self.model)
+
+    @property
+    def precision(self) -> str:
+        """Data type and packing for people: "bfloat16", or "bfloat16 over bitsandbytes 4-bit"."""
+        return self.dtype if self.packing is None else f"{self.dtype} over {self.packing}"
 
 
 def load(
     source: ModelSource,
     *,
     dtypes: Sequence[str] = ("auto", "float16", "bfloat16", "float32"),
-    placement: Placement | None = None,
+    device: str = "auto",
+    quantization: Quantization = "none",
+    max_memory: Mapping[int | str, int] | None = None,
+    offload_folder: Path | None = None,
     trust_remote_code: bool = False,
     chat_template: Path | None = None,
     system_prompt: str | None = None,
 ) -> LoadedModel:
     """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
 
-    Raises ModelError that says why each data type failed, that weights are damaged, or that there is no
-    chat template.
+    quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
+    max_memory: bytes of weights that each device may hold; the rest is offloaded, at last to disk, where
+    weights go to `offload_folder` unless the checkpoint's own files serve.
+    Raises ModelError that says why each data type failed, that weights are damaged, that a package is
+    missing, or that there is no chat template.
     """
-    if source.gguf is None:
-        require_trust(source.name, source.folder, trust_remote_code=trust_remote_code)
-        for path in sorted(source.folder.glob("*.safetensors")):
-            check_safetensors(path)
+    quiet_libraries()
+    for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
+        check_safetensors(path)
+    packed = packed_as(source)
+    _require_loadable(source, packed, quantization)
     tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
+    if device == "auto":
+        device = "auto" if torch.cuda.is_available() or max_memory else "cpu"
+    arguments: dict[str, Any] = {
+        "device_map": device,
+        "max_memory": dict(max_memory) if max_memory else None,
+        "offload_folder": offload_folder,
+        "trust_remote_code": trust_remote_code,
+        **source.gguf_arguments,
+    }
+    packing = packed if quantization == "none" else quantization
     attempts: list[str] = []
-    for dtype in dtypes:
+    for dtype in worth_trying(tuple(dtypes), packing):
+        how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
         try:
-            model = _tested_model(
-                source, tokenizer, dtype, placement or Placement(), trust_remote_code
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            model = _tested_model(source, tokenizer, dtype, {**arguments, **how})
+        except _FAILURES as error:
+            _raise_if_no_type_helps(source, packing, error)
             attempts.append(f"{dtype}: {_first_line(error)}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
         given = None if chat_template is None else tokenizer.chat_template
-        return LoadedModel(model, tokenizer, source, str(model.dtype)[6:], tuple(attempts), given)
-    raise ModelError(f"{source.name} could not be loaded ({'; '.join(attempts)})")
+        if packing is not None and _was_unpacked(model):
+            # transformers would save the plain tensors under the packed ones' names.
+            model._weight_conversions = None
+        return LoadedModel(
+            model,
+            tokenizer,
+            source,
+            str(model.dtype)[6:],
+            tuple(attempts),
+            given,
+            None if packing is None or _was_unpacked(model) else describe(packing),
+            quantization,
+        )
+    stored = "" if packing is None else f" as {describe(packing)}"
+    hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
+    raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
 
 
 def check_safetensors(path: Path) -> None:
@@ -118,6 +179,8 @@ def _tokenizer(
             source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if _needs_its_own_code(error):
+            raise _own_code(source) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({_first_line(error)})") from error
     if chat_template is not None:
         try:
@@ -138,18 +201,13 @@ def _tokenizer(
     return tokenizer
 
 
-def _model(
-    source: ModelSource, dtype: str, placement: Placement, trust_remote_code: bool
-) -> PreTrainedModel:
+def _model(source: ModelSource, dtype: str, arguments: Mapping[str, Any]) -> PreTrainedModel:
     # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
     # switch, and standard error is where it goes; errors come as exceptions, not that way.
     transformers_logging.disable_progress_bar()
     with redirect_stderr(StringIO()) if source.gguf else nullcontext():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            trust_remote_code=trust_remote_code,
-            **placement.arguments(dtype),
-            **source.gguf_arguments,
+            source.folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **arguments
         )
     return model.eval().requires_grad_(False)
 
@@ -158,14 +216,13 @@ def _tested_model(
     source: ModelSource,
     tokenizer: PreTrainedTokenizerBase,
     dtype: str,
-    placement: Placement,
-    trust_remote_code: bool,
+    arguments: Mapping[str, Any],
 ) -> PreTrainedModel:
     """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
 
     In a function of its own, so that a model that fails is gone before the next type is tried.
     """
-    model = _model(source, dtype, placement, trust_remote_code)
+    model = _model(source, dtype, arguments)
     text = render(tokenizer, "Hello", None)
     tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     try:
@@ -173,6 +230,53 @@ def _tested_model(
     except TrialError as error:
         raise ValueError(f"in a test generation, {error}") from error
     return model
+
+
+def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
+    """Raise ModelError for what can be known before a weight is read."""
+    if quantization != "none":
+        if source.gguf is not None:
+            raise ModelError(
+                f"{source.name} is a GGUF file, which is unpacked while loading; leave out --quantization"
+            )
+        if packed is not None:
+            raise ModelError(
+                f"{source.name} is stored as {describe(packed)} already; leave out --quantization"
+            )
+        require_package(quantization)
+    elif packed is not None:
+        require_package(packed)
+
+
+def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
+    """Raise ModelError for a failure that another data type would only repeat."""
+    text = _first_line(error)
+    if _needs_its_own_code(error):
+        raise _own_code(source) from error
+    if "offload_folder" in str(error):
+        raise ModelError(
+            f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
+        ) from error
+    if packing is not None and isinstance(error, ImportError):
+        raise ModelError(
+            f"{source.name} as {describe(packing)} cannot be loaded: {text}"
+        ) from error
+
+
+def _was_unpacked(model: PreTrainedModel) -> bool:
+    """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
+    # It takes the entry off then, because the model is an ordinary one from there on.
+    return getattr(model.config, "quantization_config", None) is None
+
+
+def _needs_its_own_code(error: Exception) -> bool:
+    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
+
+
+def _own_code(source: ModelSource) -> ModelError:
+    return ModelError(
+        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
+    )
 
 
 def _first_line(error: BaseException) -> str:

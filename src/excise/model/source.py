@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,15 +36,6 @@ class ModelSource:
     def has_safetensors(self) -> bool:
         """True if the checkpoint can be edited file by file."""
         return self.gguf is None and any(self.folder.glob("*.safetensors"))
-
-    @property
-    def stored_quantised(self) -> str | None:
-        """How the checkpoint's own weights are quantised ("mxfp4", "gguf", …); None if they are not."""
-        if self.gguf is not None:
-            return "gguf"
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        method = (config.get("quantization_config") or {}).get("quant_method")
-        return None if method is None else str(method)
 
     @cached_property
     def digest(self) -> str:

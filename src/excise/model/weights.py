@@ -1,77 +1,257 @@
-"""Weights as dense numbers and as bytes, however they are stored."""
+"""Weights as they are stored: read as plain numbers, counted in bytes, whatever holds them.
+
+A search never reads a weight. The row-normalised kind and adapters do, one matrix at a time, and a
+matrix may be packed (bitsandbytes, torchao, FP8, MXFP4, GPTQ, …) or lie elsewhere (offloaded by
+accelerate to the processor's memory or to disk, which leaves an empty tensor on the meta device).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from itertools import chain
 
 import torch
-from accelerate.utils import align_module_device
+from accelerate.hooks import ModelHook
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from excise.errors import ModelError
 
-_AT_A_TIME = 1024
-"""Columns of a quantised matrix that are read at a time."""
+_ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
+_FLOAT8 = frozenset((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz))
+_INT8_LARGEST = 127.0
+_MXFP4_EXPERTS = "Mxfp4GptOssExperts"
+_IDENTITY_ROWS = 512
+"""Rows of the identity that are sent through a layer at a time."""
+
+
+def is_plain(module: nn.Module) -> bool:
+    """True if all weights of `module` are ordinary floating-point tensors in memory."""
+    parameters = list(module.parameters())
+    return bool(parameters) and all(map(_is_ordinary, chain(parameters, module.buffers())))
 
 
 def dense(module: nn.Module, name: str) -> Tensor:
-    """The parameter `name` of a module as a dense float32 tensor on the host.
+    """One weight of one module, such as "weight", "bias" or "down_proj", as a float32 tensor on the CPU.
 
-    Plain parameters are copied, those that accelerate offloaded to host or disk are fetched. The matrix
-    of a linear layer in any other form (bitsandbytes, torchao, FP8, packed for a processor) is what the
-    layer makes of the identity: its effect, to the rounding of its own arithmetic.
-    Raises ModelError for a parameter that is neither.
+    Shapes are those of the unpacked weight, experts along the first axis as the module has them. It is
+    not to be written to: a float32 weight on the CPU is returned itself.
+    Raises ModelError, with the module's class and how the weight is stored, if it cannot be unpacked.
     """
-    # Offloaded weights come back for as long as this lasts.
-    with torch.inference_mode(), align_module_device(module):
-        parameter = module.get_parameter(name)
-        if _is_plain(parameter):
-            return parameter.detach().to("cpu", torch.float32, copy=True)
-    if isinstance(module, nn.Linear) and name == "weight":
-        return _effect(module)
-    raise ModelError(
-        f"{type(module).__name__}.{name} is stored as {parameter.dtype}, from which excise cannot read a "
-        "matrix; use the orthogonal or the discriminant kind, and save the model instead of an adapter"
-    )
+    with _in_memory(module), torch.no_grad():
+        tensor = _unpacked(module, name)
+        return tensor.detach().to("cpu", torch.float32)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor.data) in (Tensor, nn.Parameter)
-        and tensor.is_floating_point()
-        and tensor.element_size() >= 2
-        and tensor.device.type != "meta"
-    )
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes that the weights take as they are stored, scales included and tied ones counted once.
 
-
-@torch.inference_mode()
-def _effect(module: nn.Linear) -> Tensor:
-    """W [d, k] of a linear layer, from what it puts out for the unit vectors."""
-    bias = None if module.bias is None else module.bias.detach()
-    hook = getattr(module, "_hf_hook", None)
-    device = module.weight.device if hook is None else torch.device(hook.execution_device)
-    dtype = torch.get_default_dtype() if bias is None else bias.dtype
-    columns = torch.empty(module.in_features, module.out_features)
-    for start in range(0, module.in_features, _AT_A_TIME):
-        count = min(_AT_A_TIME, module.in_features - start)
-        inputs = torch.zeros(count, module.in_features, device=device, dtype=dtype)
-        inputs[:, start : start + count].fill_diagonal_(1)
-        # The forward method itself: hooks, an edit's among them, are not to take part.
-        outputs = module.forward(inputs)
-        if bias is not None:
-            outputs = outputs - bias.to(outputs)
-        columns[start : start + count] = outputs.to("cpu", torch.float32)
-    return columns.T.contiguous()
-
-
-def stored_bytes(tensors: Iterable[Tensor]) -> int:
-    """What tensors take where they are stored, quantised ones as quantised."""
+    Offloaded weights count too: they have to be moved for every pass.
+    """
+    counted: set[int] = set()
     total = 0
-    for tensor in tensors:
-        if type(tensor.data) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
-            total += tensor.numel() * tensor.element_size()
-        else:
-            # A tensor subclass says which plain tensors it is made of.
-            names, _ = tensor.__tensor_flatten__()
-            total += stored_bytes(getattr(tensor, name) for name in names)
+    for module in model.modules():
+        for tensor in module.parameters(recurse=False):
+            if id(tensor) not in counted:
+                counted.add(id(tensor))
+                total += _tensor_bytes(tensor)
+        # GPTQ and AWQ keep packed weights as buffers; other buffers are small, and made anew.
+        total += sum(
+            _tensor_bytes(buffer)
+            for buffer in module.buffers(recurse=False)
+            if not buffer.is_floating_point() and buffer.dim() > 1
+        )
+        if type(module).__name__ == _MXFP4_EXPERTS:
+            total += sum(map(_tensor_bytes, _mxfp4_parts(module).values()))
     return total
+
+
+@contextmanager
+def _in_memory(module: nn.Module) -> Iterator[None]:
+    """Within, the weights of an offloaded module are there: what accelerate does around a forward."""
+    hook = getattr(module, "_hf_hook", None)
+    offloaded = any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers()))
+    if not offloaded or not isinstance(hook, ModelHook):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.dtype in _ORDINARY
+    )
+
+
+def _unpacked(module: nn.Module, name: str) -> Tensor:
+    """The weight's numbers, on any device and in any floating-point type."""
+    if type(module).__name__ == _MXFP4_EXPERTS and not isinstance(
+        getattr(module, name, None), Tensor
+    ):
+        return _mxfp4(module, name)
+    tensor = getattr(module, name, None)
+    if isinstance(tensor, Tensor):
+        if tensor.is_meta:
+            raise _not_readable(module, name, "is on the meta device, its numbers elsewhere")
+        if _is_ordinary(tensor):
+            return tensor
+        # bitsandbytes is an optional package, so its classes are told by their names.
+        kind = type(tensor).__name__
+        if kind == "Params4bit":
+            return _bitsandbytes_4bit(module, tensor)
+        if kind == "Int8Params":
+            return _bitsandbytes_8bit(module, tensor)
+        scale = getattr(module, f"{name}_scale_inv", None)
+        if tensor.dtype in _FLOAT8 and isinstance(scale, Tensor):
+            return _blockwise(tensor, scale, getattr(module, "block_size", None))
+        if is_traceable_wrapper_subclass(tensor):
+            try:
+                unpacked: Tensor = tensor.dequantize()
+            except (NotImplementedError, RuntimeError, AttributeError):
+                pass  # Some layouts of torchao are for their own kernel only.
+            else:
+                return unpacked
+    if name == "weight":
+        return _through_identity(module, tensor)
+    raise _not_readable(module, name, f"is stored as {_description(tensor)}")
+
+
+def _bitsandbytes_4bit(module: nn.Module, weight: Tensor) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    # After a move between devices the state may be left on the layer alone.
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        state = getattr(module, "quant_state", None)
+    if state is None:
+        raise _not_readable(module, "weight", "is a 4-bit weight without its scales")
+    if getattr(state, "packing_format_for_cpu", False):
+        # The first forward on a processor with AVX512-BF16 lays the weight out anew, for that kernel only.
+        return _through_identity(module, weight)
+    unpacked: Tensor = dequantize_4bit(weight.data, state)
+    return unpacked
+
+
+def _bitsandbytes_8bit(module: nn.Module, weight: Tensor) -> Tensor:
+    # The first forward moves the scales from the weight to the layer's state.
+    scales = getattr(weight, "SCB", None)
+    if scales is None:
+        scales = getattr(getattr(module, "state", None), "SCB", None)
+    if scales is None:
+        raise _not_readable(module, "weight", "is an 8-bit weight without its scales")
+    factors: Tensor = scales.to(torch.float32) / _INT8_LARGEST
+    return weight.data.to(torch.float32) * factors.unsqueeze(-1)
+
+
+def _blockwise(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
+    """FP8 numbers times the scale of their block; one scale for all of a matrix if there are no blocks."""
+    scale = scale.to(torch.float32)
+    if block is not None:
+        rows, columns = weight.shape[-2:]
+        scale = scale.repeat_interleave(block[0], -2).repeat_interleave(block[1], -1)
+        scale = scale[..., :rows, :columns]
+    return weight.to(torch.float32) * scale
+
+
+def _mxfp4_parts(module: nn.Module) -> dict[str, Tensor]:
+    """Blocks and scales of the experts that lie in a kernel's own layout, under checkpoint names."""
+    from transformers.integrations.mxfp4 import Mxfp4ReverseDeserialize
+
+    parts: dict[str, Tensor] = {}
+    for name in ("gate_up_proj", "down_proj"):
+        if not isinstance(getattr(module, name), Tensor):
+            reverse = Mxfp4ReverseDeserialize(None)
+            parts |= reverse.convert({}, model=module, full_layer_name=f"{name}_blocks")
+    return parts
+
+
+def _mxfp4(module: nn.Module, name: str) -> Tensor:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    parts = _mxfp4_parts(module)
+    if f"{name}_blocks" not in parts:
+        raise _not_readable(module, name, "is not among the MXFP4 weights")
+    unpacked: Tensor = convert_moe_packed_tensors(
+        parts[f"{name}_blocks"], parts[f"{name}_scales"], dtype=torch.float32
+    )
+    return unpacked
+
+
+def _through_identity(module: nn.Module, tensor: object) -> Tensor:
+    """The weight of a linear layer of unknown storage: what the layer makes of the identity matrix.
+
+    It costs a forward pass of as many tokens as the layer has inputs, and carries the rounding of the
+    data type that the layer computes in. The class's `forward` is called, so that no hook, and so no
+    edit, sees it.
+    """
+    inputs = getattr(module, "in_features", None)
+    if not isinstance(inputs, int):
+        raise _not_readable(module, "weight", f"is stored as {_description(tensor)}")
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    device = own[0].device if own else torch.device("cpu")
+    dtype = next((one.dtype for one in own if one.dtype in _ORDINARY), torch.bfloat16)
+    layer = _without_bias(module)
+    rows: list[Tensor] = []
+
+    def run(tokens: Tensor) -> Tensor:
+        output: Tensor = type(module).forward(layer, tokens)
+        return output.to(torch.float32)
+
+    try:
+        offset = run(torch.zeros(1, inputs, dtype=dtype, device=device))
+        for start in range(0, inputs, _IDENTITY_ROWS):
+            count = min(_IDENTITY_ROWS, inputs - start)
+            identity = torch.zeros(count, inputs, dtype=dtype, device=device)
+            identity[torch.arange(count), start + torch.arange(count)] = 1
+            rows.append(run(identity) - offset)
+    except (RuntimeError, TypeError, ValueError) as error:
+        how = f"is stored as {_description(tensor)} and its layer does not run ({error})"
+        raise _not_readable(module, "weight", how) from error
+    return torch.cat(rows).T
+
+
+def _without_bias(module: nn.Module) -> nn.Module:
+    """A second view of the same layer, its bias zero: rounding the sum would lose digits of the weight."""
+    layer = copy(module)
+    for held in ("_parameters", "_buffers"):
+        tensors = dict(getattr(module, held))
+        bias = tensors.get("bias")
+        if bias is not None:
+            zeros = torch.zeros_like(bias)
+            parameter = isinstance(bias, nn.Parameter)
+            tensors["bias"] = nn.Parameter(zeros, requires_grad=False) if parameter else zeros
+        vars(layer)[held] = tensors
+    return layer
+
+
+def _tensor_bytes(tensor: Tensor) -> int:
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(_tensor_bytes(getattr(tensor, name)) for name in names)
+    own = tensor.numel() * tensor.element_size()
+    if type(tensor).__name__ == "Int8Params":
+        return own + 4 * tensor.shape[0]
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        scales = [state.absmax, *([state.state2.absmax] if state.nested else ())]
+        own += sum(scale.numel() * scale.element_size() for scale in scales)
+    return own
+
+
+def _description(tensor: object) -> str:
+    if not isinstance(tensor, Tensor):
+        return "something other than a tensor"
+    return f"{type(tensor).__name__} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _not_readable(module: nn.Module, name: str, how: str) -> ModelError:
+    return ModelError(
+        f"{name} of a {type(module).__name__} {how}: it cannot be read, which adapters and the "
+        "row-normalised kind need; the orthogonal and discriminant kinds do not (--kind)"
+    )

@@ -14,10 +14,40 @@ from excise.edit.layout import checkpoint_layout
 from excise.errors import SaveError
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
+from excise.model.storage import UNPACKED_ON_A_CPU, describe, packed_as
 from excise.model.writers import Anatomy
 from excise.run import events
 from excise.run.card import model_card
 from excise.run.events import Tell
+
+
+def require_rewritable(source: ModelSource, quantization: str) -> None:
+    """Raise SaveError if an edited model can never be written from this checkpoint, loaded in this way.
+
+    It needs no weight, so that it can be asked before the work instead of after it.
+    """
+    packed = packed_as(source)
+    if packed is not None and packed not in UNPACKED_ON_A_CPU:
+        raise SaveError(_stored_packed(source, packed))
+    if quantization != "none" and not source.has_safetensors:
+        raise SaveError(
+            f"{source.name} has no safetensors files to rewrite, and what is in memory is packed as "
+            f"{describe(quantization)}; leave out --quantization, or save an adapter (--adapter DIR)"
+        )
+
+
+def require_writable(loaded: LoadedModel) -> None:
+    """Raise SaveError if neither the checkpoint can be rewritten nor the model in memory written."""
+    packed = packed_as(loaded.source)
+    if packed is not None and loaded.packing is not None:
+        raise SaveError(_stored_packed(loaded.source, packed))
+
+
+def _stored_packed(source: ModelSource, packed: str) -> str:
+    return (
+        f"{source.name} is stored as {describe(packed)}, which cannot be rewritten; save an adapter instead "
+        "(--adapter DIR)"
+    )
 
 
 def save_model(
@@ -31,35 +61,26 @@ def save_model(
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
     The checkpoint's own files are copied and edited. Where there is no safetensors checkpoint (GGUF,
-    old PyTorch files) the model in memory is written first, in the data type it was loaded in.
+    old PyTorch files), or one that transformers unpacked while loading (MXFP4, FP8 on a CPU), the model
+    in memory is written first, in the data type it was loaded in.
     """
-    require_rewritable(loaded.source)
-    tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     source = loaded.source
+    require_rewritable(source, loaded.quantization)
+    require_writable(loaded)
+    tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     texts = {"README.md": model_card(source, edit, figures, adapter=False)}
     if loaded.chat_template is not None:
         texts["chat_template.jinja"] = loaded.chat_template
     bake(
         edit,
         checkpoint_layout(loaded.model, anatomy),
-        source.folder if source.has_safetensors else writes_itself(loaded.model, loaded.tokenizer),
+        source.folder
+        if source.has_safetensors and packed_as(source) is None
+        else writes_itself(loaded.model, loaded.tokenizer),
         destination,
         texts,
     )
     tell(events.Saved("model", str(destination)))
-
-
-def require_rewritable(source: ModelSource) -> None:
-    """Raise SaveError if the checkpoint's weights are stored in a form that cannot be rewritten in place.
-
-    A GGUF file can: the model in memory is written, dequantised.
-    """
-    method = source.stored_quantised
-    if method not in (None, "gguf"):
-        raise SaveError(
-            f"{source.name} is stored as {method}, which cannot be rewritten in place; save an adapter "
-            "instead (--adapter DIR)"
-        )
 
 
 def save_model_adapter(

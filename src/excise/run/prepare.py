@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from excise.config import Settings
+from excise.config.memory import memory_limits
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
@@ -16,7 +17,6 @@ from excise.errors import SaveError
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
-from excise.model.placement import Placement
 from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy, examine
 from excise.prompts.sets import Prompt
@@ -25,7 +25,7 @@ from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.directory import RunDirectory, open_run, prompts_digest
 from excise.run.events import Tell
-from excise.run.export import require_rewritable
+from excise.run.export import require_rewritable, require_writable
 from excise.run.runner import Part, Runner, measure_original
 from excise.search.bank import (
     Bank,
@@ -58,7 +58,7 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     prompts = load_parts(settings)
     source = resolve(settings.model, settings.revision)
     if settings.save is not None:
-        require_rewritable(source)
+        require_rewritable(source, settings.quantization)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
 
     started = time.perf_counter()
@@ -67,6 +67,8 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
         coverage.require_complete()
     elif not coverage.complete:
         tell(events.Note(f"going on with --allow-partial although {coverage.lacking()}"))
+    if settings.save is not None:
+        require_writable(loaded)
     for writer in anatomy.writers:
         if not writer.tensors:
             if settings.save is not None or settings.adapter is not None:
@@ -145,12 +147,10 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
     loaded = load(
         source,
         dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
-        placement=Placement(
-            device=settings.device,
-            quantisation=settings.quantization,
-            max_memory=settings.max_memory,
-            offload_folder=settings.offload_folder,
-        ),
+        device=settings.device,
+        quantization=settings.quantization,
+        max_memory=memory_limits(settings.max_memory),
+        offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
         system_prompt=settings.system_prompt,
@@ -158,7 +158,7 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
     tell(
         events.ModelLoaded(
             name=source.name,
-            dtype=loaded.dtype,
+            dtype=loaded.precision,
             bytes=loaded.bytes,
             seconds=time.perf_counter() - started,
             attempts=loaded.attempts,

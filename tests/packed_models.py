@@ -1,0 +1,233 @@
+"""Tiny models in every storage that people have weights in, made without a download."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+)
+
+from conftest import VOCABULARY, tiny_tokenizer
+
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCABULARY,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 256,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "bos_token_id": None,
+}
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64
+    ),
+    "gpt_oss": lambda: GptOssConfig(
+        **{**SHAPE, "intermediate_size": 64}, num_local_experts=4, num_experts_per_tok=2
+    ),
+}
+PACKAGES = {
+    "bnb_4bit": "bitsandbytes",
+    "bnb_8bit": "bitsandbytes",
+    "int8": "torchao",
+    "int4": "torchao",
+}
+IDS = torch.tensor([[7, 5, 6, 20, 31], [9, 9, 40, 3, 8]])
+FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+FP8_BLOCK = 32
+
+
+def plain_model(kind: str) -> PreTrainedModel:
+    """A random model in float32, biases too."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1 or not parameter.any():
+                parameter.normal_(mean=0.3, std=0.2)
+    model.generation_config.eos_token_id = 1
+    return model.eval().requires_grad_(False)
+
+
+def writer_names(kind: str) -> tuple[str, ...]:
+    """The writers of such a model."""
+    mlp = "mlp.down_proj" if kind == "llama" else "mlp.experts"
+    return tuple(
+        f"model.layers.{layer}.{name}"
+        for layer in range(SHAPE["num_hidden_layers"])  # type: ignore[arg-type]
+        for name in ("self_attn.o_proj", mlp)
+    )
+
+
+def save(kind: str, folder: Path) -> Path:
+    """The plain model with a tokenizer, as a checkpoint."""
+    plain_model(kind).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def offload_to_cpu(kind: str, _: Path) -> PreTrainedModel:
+    """All weights on the meta device; accelerate brings them for each forward from memory."""
+    model = plain_model(kind)
+    cpu_offload(model, torch.device("cpu"))
+    return model
+
+
+def offload_to_disk(kind: str, folder: Path) -> PreTrainedModel:
+    """The same from a folder."""
+    model = plain_model(kind)
+    disk_offload(model, folder, torch.device("cpu"))
+    return model
+
+
+def spread(kind: str, folder: Path) -> PreTrainedModel:
+    """What --max-memory makes: the embedding in memory, all else on disk."""
+    save(kind, folder / "plain")
+    return AutoModelForCausalLM.from_pretrained(
+        folder / "plain",
+        device_map="auto",
+        max_memory={"cpu": 60_000},
+        offload_folder=folder / "offloaded",
+    )
+
+
+def write_fp8(kind: str, folder: Path) -> dict[str, Tensor]:
+    """An FP8 checkpoint in blocks, the way DeepSeek's are; returns its writers' weights, unpacked."""
+    save(kind, folder)
+    tensors = load_file(folder / "model.safetensors")
+    unpacked: dict[str, Tensor] = {}
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        weight = tensors[name]
+        blocks = weight.unflatten(0, (-1, FP8_BLOCK)).unflatten(2, (-1, FP8_BLOCK))
+        scale = blocks.abs().amax(dim=(1, 3)) / 448
+        packed = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+        unpacked[name.removesuffix(".weight")] = (
+            (packed.to(torch.float32) * scale[:, None, :, None]).flatten(2, 3).flatten(0, 1)
+        )
+        tensors[name] = packed.flatten(2, 3).flatten(0, 1)
+        tensors[f"{name}_scale_inv"] = scale
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    mark(
+        folder,
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+            "modules_to_not_convert": ["lm_head"],
+        },
+    )
+    return unpacked
+
+
+def write_mxfp4(folder: Path) -> dict[str, Tensor]:
+    """A gpt-oss checkpoint with MXFP4 experts; returns the experts' down projections, unpacked.
+
+    Unpacked [expert, intermediate, hidden] as transformers has them; stored [expert, hidden,
+    intermediate / 32, 16], two numbers a byte, the first one in the low half.
+    """
+    save("gpt_oss", folder)
+    tensors = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    unpacked: dict[str, Tensor] = {}
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        codes = torch.randint(0, 16, (experts, outputs, inputs // 32, 32), generator=generator)
+        exponents = torch.randint(-5, -1, codes.shape[:-1], generator=generator)
+        values = torch.tensor([*FP4_VALUES, *(-value for value in FP4_VALUES)])[codes]
+        dense = (values * exponents.exp2().unsqueeze(-1)).flatten(2).transpose(1, 2)
+        if name.endswith(".down_proj"):
+            unpacked[name.removesuffix(".down_proj")] = dense
+        tensors[f"{name}_blocks"] = (codes[..., 0::2] + 16 * codes[..., 1::2]).to(torch.uint8)
+        tensors[f"{name}_scales"] = (exponents + 127).to(torch.uint8)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    mark(
+        folder,
+        {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
+        },
+    )
+    return unpacked
+
+
+def write_gguf(path: Path) -> dict[str, Tensor]:
+    """A llama without biases as a GGUF file in Q8_0; returns its writers' weights, unpacked."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(SHAPE["num_hidden_layers"])
+    writer.add_context_length(256)
+    writer.add_embedding_length(SHAPE["hidden_size"])
+    writer.add_feed_forward_length(SHAPE["intermediate_size"])
+    writer.add_head_count(SHAPE["num_attention_heads"])
+    writer.add_head_count_kv(SHAPE["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(SHAPE["head_dim"])
+    writer.add_vocab_size(VOCABULARY)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SHAPE["num_hidden_layers"])
+    packing = gguf.GGMLQuantizationType.Q8_0
+    unpacked: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        theirs = names.get_name(name, try_suffixes=(".weight",))
+        numbers = tensor.numpy()
+        if tensor.dim() == 1:
+            writer.add_tensor(theirs, numbers)
+            continue
+        packed = gguf.quants.quantize(numbers, packing)
+        writer.add_tensor(theirs, packed, raw_dtype=packing)
+        unpacked[name.removesuffix(".weight")] = torch.from_numpy(
+            gguf.quants.dequantize(packed, packing)
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return unpacked
+
+
+def mark(folder: Path, quantization: dict[str, object]) -> None:
+    """Say in config.json how the checkpoint is packed."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "quantization_config": quantization}), encoding="utf-8")
+
+
+def marked(plain: Path, folder: Path, quantization: dict[str, object]) -> Path:
+    """A copy of a plain checkpoint that says it is packed; for what is refused before a weight is read."""
+    shutil.copytree(plain, folder)
+    mark(folder, quantization)
+    return folder
+
+
+def require(quantization: str) -> None:
+    """Skip the test where the package that this quantisation needs is not installed."""
+    package = PACKAGES[quantization]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (pip install -e '.[dev]')")
