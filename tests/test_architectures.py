@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from conftest import fill, tiny_model
 from excise.edit.bake import bake
 from excise.edit.edit import Edit
 from excise.edit.layout import checkpoint_layout
+from excise.edit.matrices import removed
 from excise.edit.operator import orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import ModelError
@@ -179,6 +181,47 @@ def test_the_users_own_claims_come_first() -> None:
         examine(model, ["mlp.up=mlp.down_proj"])
     with pytest.raises(ModelError, match="say PATTERN=COMPONENT"):
         examine(model, ["mlp.down_proj"])
+
+
+class ListedExperts(nn.Module):
+    """Experts as modules of their own, beside a shared one: how models with code of their own have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.ModuleDict({"down_proj": nn.Linear(32, 32)}) for _ in range(3)
+        )
+        self.shared_expert = nn.ModuleDict({"down_proj": nn.Linear(32, 32)})
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(hidden_states)
+        chosen = (hidden.sum(-1) > 0).long()
+        output = self.shared_expert["down_proj"](hidden)
+        for index, expert in enumerate(self.experts):
+            rows = chosen == index
+            output[rows] += 0.7 * expert["down_proj"](hidden[rows])
+        return output
+
+
+def test_experts_that_are_modules_are_one_writer_with_the_shared_ones() -> None:
+    model = tiny_model()
+    for layer in model.model.layers:
+        layer.mlp = ListedExperts()
+    anatomy = examine(fill(model))
+    assert anatomy.matrices() == {"attn.o_proj": 4, "mlp.down_proj": 16}
+    assert anatomy.names[1] == "model.layers.0.mlp"
+    measure(model, anatomy, TOKENS).require_complete()
+    edit = random_edit(anatomy, torch.ones(8, 32), unit(torch.randn(32)))
+    ids = torch.tensor([TOKENS])
+    with VirtualEdits(model, anatomy.names) as edits, torch.inference_mode():
+        edits.use(edit)
+        virtual = model(ids).logits
+    for index, writer in enumerate(anatomy.writers):
+        for tensor in writer.tensors:
+            parameter = model.get_parameter(tensor.name)
+            parameter.copy_(removed(parameter, edit.u[index], edit.v[index], 1.0))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(ids).logits, virtual, atol=2e-4, rtol=1e-4)
 
 
 def test_a_needless_writer_does_not_hide_a_missing_one() -> None:

@@ -109,3 +109,43 @@ def test_a_full_destination_is_told_before_the_work(
     captured = capsys.readouterr()
     assert "already exists" in captured.err
     assert captured.out == ""
+
+
+def test_a_partial_edit_has_to_be_asked_for_and_is_on_record(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = [*small, "--writers=mlp.down_proj=none", "--run-dir", str(run)]
+    assert main(arguments) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "layer 0 (" in told
+    assert "mlp.down_proj; layer 1" in told
+    assert "name what else writes with --writers PATTERN=COMPONENT" in told
+    assert not (run / "journal.log").exists()
+
+    saved = tmp_path / "model"
+    partial = [*arguments, "--allow-partial", "--select", "fewest", "--save", str(saved)]
+    assert main(partial) == 0
+    assert "the edit is partial: not every writer is covered" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert set(result(run)["uncovered"]) == {"0", "1", "2", "3"}
+    card = (saved / "README.md").read_text(encoding="utf-8")
+    assert "**The edit is partial.** These layers still write the direction: layer 0: " in card
+
+
+def test_row_normalised_experts_say_how_they_were_searched_and_saved(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import tiny_tokenizer
+    from zoo import tiny
+
+    folder, saved = tmp_path / "experts", tmp_path / "model"
+    tiny("qwen2_moe").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    arguments = [str(folder), *small[1:], "--kind", "row_normalised", "--select", "fewest"]
+    assert main([*arguments, "--run-dir", str(tmp_path / "run"), "--save", str(saved)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the search uses the orthogonal kind on them" in told
+    card = " ".join((saved / "README.md").read_text(encoding="utf-8").split())
+    assert "Each expert was edited with the row-normalised operator of its own matrix" in card

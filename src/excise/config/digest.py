@@ -26,6 +26,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "yes",
         "json_lines",
         "config_only",
+        "allow_partial",
     )
 )
 _ABSENT = "nothing"

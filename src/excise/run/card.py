@@ -58,6 +58,10 @@ def _reservations(edit: Edit) -> str:
     if isinstance(uncovered, Mapping) and uncovered:
         named = "; ".join(f"layer {layer}: {modules}" for layer, modules in uncovered.items())
         lines.append(f"**The edit is partial.** These layers still write the direction: {named}.")
+    if packing := edit.facts.get("packing"):
+        lines.append(
+            f"The figures were measured with the weights packed as {packing}; the edit is the same."
+        )
     if edit.per_matrix:
         lines.append(
             "Each expert was edited with the row-normalised operator of its own matrix; the figures were "

@@ -72,6 +72,8 @@ def confirm(
     )
     write_result(prepared, study.records(), pareto_front(study.points()), outcome)
     tell(events.Chosen(outcome))
+    if not prepared.coverage.complete:
+        tell(events.Note(f"the edit is partial: {prepared.coverage.lacking()}"))
     return outcome
 
 

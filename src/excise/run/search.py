@@ -150,6 +150,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "kl": point.kl,
                 "prompts": len(prepared.search_part.target),
                 "uncovered": dict(prepared.coverage.suspects),
+                "packing": prepared.loaded.packing,
             }
             parameters = dict(records[point.number].parameters)
             replace(edit, parameters=parameters, facts=facts).save(path)
