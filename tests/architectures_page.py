@@ -49,6 +49,7 @@ def page(rows: Sequence[Row]) -> str:
 
 def line(row: Row) -> str:
     """One type."""
-    coverage = f"{row.coverage:.3f}" if row.layers else ""
+    # Digits of what is not covered would differ from one processor to the next.
+    coverage = f"{row.coverage:.3f}" if row.verdict in (COVERED, NOTED) else ""
     notes = "; ".join(row.notes).replace("|", "\\|").replace("\n", " ")
     return f"| {row.model_type} | {row.verdict} | {coverage} | {row.writers} | {notes} |\n"

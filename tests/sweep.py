@@ -36,6 +36,20 @@ COVERED, NOTED, NOT_COVERED, CANNOT_BUILD = (
     "not covered",
     "not built",
 )
+WHY = {
+    "blt": "several transformers, over bytes and over patches of them; there is no one residual stream",
+    "doge": "scales the residual stream itself, component by component, behind attention and MLP",
+    "hrm_text": "two stacks run in turn, and each is added to the other through norms between them",
+    **dict.fromkeys(
+        ("qwen4_exp", "qwen4_exp_text"),
+        "in layers with an embedding of n-grams (ple) that writes through a gate and a convolution",
+    ),
+    "reformer": "reversible layers on two streams",
+    "xlm": "attentions and feed-forwards in separate lists, with no module for a layer",
+    "xlnet": "attention writes through a parameter that no module of its own applies (rel_attn.o)",
+    "zaya": "its scaling of the residual stream adds biases of its own",
+}
+"""Types that are not covered, and why not."""
 _TOKENS = [5, 9, 12, 40, 7, 33, 21, 52]
 _NEW_TOKENS = 6
 _TOLERANCE = 2e-4
@@ -67,7 +81,7 @@ def check(model_type: str, folder: Path) -> Row:
     try:
         anatomy = examine(model)
     except ModelError as error:
-        return Row(model_type, NOT_COVERED, 0.0, 0, "", (str(error),))
+        return Row(model_type, NOT_COVERED, 0.0, 0, "", (WHY[model_type], str(error)))
     coverage = measure(model, anatomy, _TOKENS)
     notes: list[str] = []
     if coverage.complete:
@@ -76,7 +90,8 @@ def check(model_type: str, folder: Path) -> Row:
         notes += _decoding(model)
         verdict = NOTED if notes else COVERED
     else:
-        notes.append(f"layers {', '.join(map(str, coverage.uncovered))}: {coverage.suspects[0][1]}")
+        layer, modules = coverage.suspects[0]
+        notes += [WHY[model_type], f"named in layer {layer}: {modules}"]
         verdict = NOT_COVERED
     return Row(
         model_type=model_type,

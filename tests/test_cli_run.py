@@ -149,3 +149,23 @@ def test_row_normalised_experts_say_how_they_were_searched_and_saved(
     assert "the search uses the orthogonal kind on them" in told
     card = " ".join((saved / "README.md").read_text(encoding="utf-8").split())
     assert "Each expert was edited with the row-normalised operator of its own matrix" in card
+
+
+def test_what_no_adapter_can_hold_is_said_before_the_search(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import tiny_tokenizer
+    from zoo import tiny
+
+    for model_type, flag, told in (
+        ("gpt_oss", "--adapter", "an adapter cannot hold biases of experts; save the whole model"),
+        ("rwkv", "--save", "no stored matrix can be changed to the effect of this edit"),
+    ):
+        folder, run = tmp_path / model_type, tmp_path / f"{model_type}-run"
+        tiny(model_type).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        arguments = [str(folder), *small[1:], "--run-dir", str(run), flag, str(tmp_path / "out")]
+        assert main(arguments) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
+        assert not (run / "journal.log").exists()
+        assert not (tmp_path / "out").exists()

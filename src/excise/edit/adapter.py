@@ -46,6 +46,13 @@ def adapter_tensors(
     return tensors
 
 
+def require_adapter(model: PreTrainedModel, writers: Sequence[Writer]) -> None:
+    """Raise SaveError if an adapter cannot hold every writer's edit; reads no weight."""
+    renamings = _renamings(model)
+    for writer in writers:
+        _require_form(model, writer, renamings)
+
+
 def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for tensor in writer.tensors:

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from excise.engine.device import input_device
 from excise.model.writers import Anatomy
 
-_SAME = 1e-3
-"""Relative distance from a stream state up to which a norm's input counts as that state."""
+_SAME = 1e-2
+"""Relative distance from a stream state up to which a norm's input counts as that state: far above the
+rounding of bfloat16, far below that of anything unrelated."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ class StreamProbe:
     def _clean(self, stream: Tensor) -> Tensor:
         hidden = self._streams(stream.to(torch.float32))
         r = self._r.to(stream.device)
-        return (hidden - (hidden @ r).unsqueeze(-1) * r).view(stream.shape).to(stream.dtype)
+        return (hidden - (hidden @ r).unsqueeze(-1) * r).reshape(stream.shape).to(stream.dtype)
 
     def _streams(self, stream: Tensor) -> Tensor:
         """[…, stream, d]: several streams may lie side by side in one vector."""
-        return stream.view(*stream.shape[:-1], -1, len(self._r))
+        return stream.reshape(*stream.shape[:-1], -1, len(self._r))
 
     def _measure(self, index: int, stream: Tensor) -> None:
         hidden = self._streams(stream.to("cpu", torch.float64))
@@ -112,7 +113,8 @@ class StreamProbe:
         ) -> tuple[tuple[object, ...], dict[str, object]]:
             stream = stream_of(args, kwargs)
             if self._leaving is not None and self._leaving.shape == stream.shape:
-                between = stream - self._leaving
+                # A model spread over several devices moves the stream between its layers.
+                between = stream - self._leaving.to(stream)
                 if between.any():
                     # Something between the layers wrote, and counts with the layer that it came before.
                     self._measure(index, between)

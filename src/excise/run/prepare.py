@@ -10,6 +10,7 @@ import torch
 
 from excise.config import Settings
 from excise.config.memory import memory_limits
+from excise.edit.adapter import require_adapter
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
@@ -69,12 +70,13 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
         tell(events.Note(f"going on with --allow-partial although {coverage.lacking()}"))
     if settings.save is not None:
         require_writable(loaded)
-    for writer in anatomy.writers:
-        if not writer.tensors:
-            if settings.save is not None or settings.adapter is not None:
-                raise SaveError(unsavable(writer))
-            tell(events.Note(unsavable(writer)))
-            break
+    if settings.adapter is not None:
+        require_adapter(loaded.model, anatomy.writers)
+    unsaved = next((writer for writer in anatomy.writers if not writer.tensors), None)
+    if unsaved is not None:
+        if settings.save is not None:
+            raise SaveError(unsavable(unsaved))
+        tell(events.Note(unsavable(unsaved)))
     load_seconds = time.perf_counter() - started
     tell(
         events.PromptsLoaded(
