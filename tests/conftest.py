@@ -55,7 +55,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-_SHAPE = {
+SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 4,
@@ -71,10 +71,10 @@ _SHAPE = {
 }
 
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**_SHAPE),
-    "llama with biases": lambda: LlamaConfig(**_SHAPE, attention_bias=True, mlp_bias=True),
-    "qwen3, tied": lambda: Qwen3Config(**_SHAPE, tie_word_embeddings=True),
-    "gemma2, post-norms and sliding window": lambda: Gemma2Config(**_SHAPE, sliding_window=6),
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "llama with biases": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen3, tied": lambda: Qwen3Config(**SHAPE, tie_word_embeddings=True),
+    "gemma2, post-norms and sliding window": lambda: Gemma2Config(**SHAPE, sliding_window=6),
 }
 
 
@@ -138,3 +138,9 @@ def write_prompts(folder: Path, count: int = 12) -> dict[str, str]:
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
             flags[f"{kind}_{part}"] = str(path)
     return flags
+
+
+@pytest.fixture
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory, so that no excise.toml of the checkout is read."""
+    monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     GptOssConfig,
@@ -23,21 +23,14 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from conftest import SHAPE as TINY_SHAPE
 from conftest import VOCABULARY, tiny_tokenizer
 
-SHAPE = {
+SHAPE = TINY_SHAPE | {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "head_dim": 16,
-    "vocab_size": VOCABULARY,
-    "initializer_range": 0.3,
-    "max_position_embeddings": 256,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-    "bos_token_id": None,
 }
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
@@ -57,6 +50,7 @@ PACKAGES = {
 IDS = torch.tensor([[7, 5, 6, 20, 31], [9, 9, 40, 3, 8]])
 FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 FP8_BLOCK = 32
+ORDINARY = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def plain_model(kind: str) -> PreTrainedModel:
@@ -231,3 +225,12 @@ def require(quantization: str) -> None:
     package = PACKAGES[quantization]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed (pip install -e '.[dev]')")
+
+
+def is_plain(module: nn.Module) -> bool:
+    """True if all weights of `module` are ordinary floating-point tensors in memory."""
+    parameters = list(module.parameters())
+    return bool(parameters) and all(
+        type(one) in (Tensor, nn.Parameter) and not one.is_meta and one.dtype in ORDINARY
+        for one in [*parameters, *module.buffers()]
+    )

@@ -18,7 +18,7 @@ from excise.edit.virtual import VirtualEdits
 from excise.errors import ModelError, SaveError
 from excise.model.load import load
 from excise.model.source import resolve
-from excise.model.weights import dense, is_plain, stored_bytes
+from excise.model.weights import dense, stored_bytes
 from excise.model.writers import examine
 from excise.quiet import quiet_libraries
 from excise.run.events import ignore
@@ -102,7 +102,7 @@ def test_checkpoints_that_are_unpacked_while_loading_are_saved_plain(tmp_path: P
             )
         still_packed = dataclasses.replace(loaded, packing=words)
         with pytest.raises(SaveError, match=f"is stored as {words}, which cannot be rewritten"):
-            require_writable(still_packed)
+            require_writable(still_packed, anatomy)
 
 
 def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
@@ -135,7 +135,7 @@ def test_memory_limits_offload_and_count_the_same(tmp_path: Path) -> None:
     )
     assert spread.bytes == whole.bytes
     assert spread.attempts == ()
-    assert not is_plain(spread.model)
+    assert not packed.is_plain(spread.model)
     assert torch.equal(spread.model(packed.IDS).logits, whole.model(packed.IDS).logits)
 
 

@@ -23,7 +23,7 @@ from excise.errors import ModelError
 from excise.model.gains import post_norm_gains, row_norms
 from excise.model.load import load
 from excise.model.source import resolve
-from excise.model.weights import dense, is_plain, stored_bytes
+from excise.model.weights import dense, stored_bytes
 from excise.model.writers import examine
 from excise.quiet import quiet_libraries
 
@@ -169,7 +169,7 @@ def test_weights_are_read_as_they_are(case: Case) -> None:
         assert read.device.type == "cpu"
         assert read.shape == reference.shape
         assert (read - reference).abs().max() <= case.error * reference.abs().max()
-        assert is_plain(module) == case.plain
+        assert packed.is_plain(module) == case.plain
 
 
 def test_what_is_read_is_what_the_layer_computes_with(case: Case) -> None:
@@ -242,7 +242,7 @@ def test_fp8_layers_are_read_where_only_an_accelerator_could_run_them() -> None:
         for column in range(96):
             expected[row, column] *= layer.weight_scale_inv[row // 32, column // 64]
     torch.testing.assert_close(dense(layer, "weight"), expected.detach())
-    assert not is_plain(layer)
+    assert not packed.is_plain(layer)
     whole = FP8Linear(8, 8)
     whole.weight.data = numbers[:8, :8].to(torch.float8_e4m3fn)
     whole.weight_scale_inv.data = torch.tensor(0.5)
@@ -269,7 +269,7 @@ def test_a_linear_layer_of_unknown_storage_is_read_through_the_identity() -> Non
     layer.register_forward_hook(lambda *_: pytest.fail("an edit would have seen it"))
     assert torch.equal(dense(layer, "weight"), weight)
     assert torch.equal(dense(layer, "bias"), torch.ones(24))
-    assert not is_plain(layer)
+    assert not packed.is_plain(layer)
     assert stored_bytes(layer) == 4 * 24 * 1100 + 4 * 24
 
 

@@ -14,7 +14,7 @@ from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_
 from transformers.pytorch_utils import Conv1D
 
 from excise.edit.edit import Edit
-from excise.edit.layout import unsavable
+from excise.edit.layout import require_matrices
 from excise.edit.matrices import MatrixOperators, parts
 from excise.errors import SaveError
 from excise.files import new_folder
@@ -57,7 +57,8 @@ def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> 
     tensors: dict[str, Tensor] = {}
     for tensor in writer.tensors:
         owner, _, name = tensor.name.rpartition(".")
-        values = dense(model.get_submodule(owner), name)
+        module = model.get_submodule(owner)
+        values = dense(module, name)
         prefix = f"base_model.model.{owner}"
         if tensor.bias:
             tensors[f"{prefix}.base_layer.{name}"] = operators.edited(values)
@@ -70,12 +71,8 @@ def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> 
             columns.append(-operators.strength * operator.u)
         # peft takes experts [expert, k, d] for [expert, d, k] where their module does not say so: the
         # change of each, −α u (vᵀ W), is then asked of it the other way round.
-        owner_module = model.get_submodule(owner)
-        if (
-            values.dim() == 3
-            and tensor.axis == 2
-            and not getattr(owner_module, "is_transposed", False)
-        ):
+        transposed = getattr(module, "is_transposed", False)
+        if values.dim() == 3 and tensor.axis == 2 and not transposed:
             rows, columns = columns, rows
         tensors[f"{prefix}.lora_A.weight"] = torch.stack(rows)
         tensors[f"{prefix}.lora_B.weight"] = torch.stack(columns, dim=1)
@@ -84,6 +81,7 @@ def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> 
 
 def _require_form(model: PreTrainedModel, writer: Writer, renamings: list[WeightRenaming]) -> None:
     """Raise SaveError unless a peft adapter can hold the writer's edit."""
+    require_matrices(writer)
     for tensor in writer.tensors:
         owner = tensor.name.rpartition(".")[0]
         module = model.get_submodule(owner)
@@ -109,8 +107,6 @@ def _require_form(model: PreTrainedModel, writer: Writer, renamings: list[Weight
                 f"{tensor.name} is a parameter of {type(module).__name__}; an adapter can hold linear "
                 "layers and experts only; save the whole model instead (--save DIR)"
             )
-    if not writer.tensors:
-        raise SaveError(unsavable(writer))
 
 
 def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
@@ -120,11 +116,6 @@ def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
         for one in get_model_conversion_mapping(model, add_legacy=False)
         if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
     ]
-
-
-def _is_linear(model: nn.Module, name: str) -> bool:
-    """True if a parameter is the weight of a linear layer."""
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
 
 
 def save_adapter(
@@ -152,7 +143,8 @@ def save_adapter(
         for tensor in writer.tensors
         if not tensor.bias
     ]
-    modules = {name for name in changed if _is_linear(model, name)}
+    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in changed}
+    modules = {name for name in changed if isinstance(owners[name], nn.Linear | Conv1D)}
     if len(modules) < len(changed):
         # In models with experts, peft takes modules of these names for single experts of old checkpoints,
         # and turns them into the experts' parameter. As parameters they stay what they are.
@@ -162,9 +154,7 @@ def save_adapter(
         lora_alpha=1,
         target_modules=[name.rpartition(".")[0] for name in changed if name in modules],
         target_parameters=[name for name in changed if name not in modules] or None,
-        fan_in_fan_out=any(
-            isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D) for name in modules
-        ),
+        fan_in_fan_out=any(isinstance(owners[name], Conv1D) for name in modules),
         bias="lora_only" if any(name.endswith(".bias") for name in tensors) else "none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,

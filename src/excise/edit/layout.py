@@ -45,9 +45,14 @@ def unsavable(writer: Writer) -> str:
     )
 
 
-def _stored(model: PreTrainedModel, writer: Writer) -> tuple[StoredTensor, ...]:
+def require_matrices(writer: Writer) -> None:
+    """Raise SaveError if there is nothing stored that could be changed to the edit's effect."""
     if not writer.tensors:
         raise SaveError(unsavable(writer))
+
+
+def _stored(model: PreTrainedModel, writer: Writer) -> tuple[StoredTensor, ...]:
+    require_matrices(writer)
     return tuple(
         StoredTensor(name, _axis_of(stored, name, writer.shape[0]), tensor.bias)
         for tensor in writer.tensors

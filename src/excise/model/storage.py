@@ -85,13 +85,12 @@ def require_package(name: str) -> None:
 
 
 def quantize_arguments(name: Quantization, dtype: str, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the rest to quantise while loading. Raises ModelError.
+    """What `from_pretrained` needs beside the rest to quantise while loading.
 
     dtype: the data type that will be tried, or "auto". device: where the weights go.
     """
     if name == "none":
         return {}
-    require_package(name)
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if name == "bnb_4bit":

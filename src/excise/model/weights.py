@@ -27,12 +27,6 @@ _IDENTITY_ROWS = 512
 """Rows of the identity that are sent through a layer at a time."""
 
 
-def is_plain(module: nn.Module) -> bool:
-    """True if all weights of `module` are ordinary floating-point tensors in memory."""
-    parameters = list(module.parameters())
-    return bool(parameters) and all(map(_is_ordinary, chain(parameters, module.buffers())))
-
-
 def dense(module: nn.Module, name: str) -> Tensor:
     """One weight of one module, such as "weight", "bias" or "down_proj", as a float32 tensor on the CPU.
 
@@ -110,13 +104,12 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
         scale = getattr(module, f"{name}_scale_inv", None)
         if tensor.dtype in _FLOAT8 and isinstance(scale, Tensor):
             return _blockwise(tensor, scale, getattr(module, "block_size", None))
-        if is_traceable_wrapper_subclass(tensor):
-            try:
-                unpacked: Tensor = tensor.dequantize()
-            except (NotImplementedError, RuntimeError, AttributeError):
-                pass  # Some layouts of torchao are for their own kernel only.
-            else:
-                return unpacked
+        # Some layouts of torchao are for their own kernel only, and have no way back of their own.
+        if is_traceable_wrapper_subclass(tensor) and (
+            type(tensor).dequantize is not Tensor.dequantize
+        ):
+            unpacked: Tensor = tensor.dequantize()
+            return unpacked
     if name == "weight":
         return _through_identity(module, tensor)
     raise _not_readable(module, name, f"is stored as {_description(tensor)}")

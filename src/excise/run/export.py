@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from excise.edit.adapter import save_adapter
 from excise.edit.bake import bake
 from excise.edit.edit import Edit
-from excise.edit.layout import checkpoint_layout
+from excise.edit.layout import checkpoint_layout, require_matrices
 from excise.errors import SaveError
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
@@ -28,7 +28,7 @@ def require_rewritable(source: ModelSource, quantization: str) -> None:
     """
     packed = packed_as(source)
     if packed is not None and packed not in UNPACKED_ON_A_CPU:
-        raise SaveError(_stored_packed(source, packed))
+        raise _stored_packed(source, describe(packed))
     if quantization != "none" and not source.has_safetensors:
         raise SaveError(
             f"{source.name} has no safetensors files to rewrite, and what is in memory is packed as "
@@ -36,16 +36,17 @@ def require_rewritable(source: ModelSource, quantization: str) -> None:
         )
 
 
-def require_writable(loaded: LoadedModel) -> None:
+def require_writable(loaded: LoadedModel, anatomy: Anatomy) -> None:
     """Raise SaveError if neither the checkpoint can be rewritten nor the model in memory written."""
-    packed = packed_as(loaded.source)
-    if packed is not None and loaded.packing is not None:
-        raise SaveError(_stored_packed(loaded.source, packed))
+    if loaded.packing is not None and loaded.quantization == "none":
+        raise _stored_packed(loaded.source, loaded.packing)
+    for writer in anatomy.writers:
+        require_matrices(writer)
 
 
-def _stored_packed(source: ModelSource, packed: str) -> str:
-    return (
-        f"{source.name} is stored as {describe(packed)}, which cannot be rewritten; save an adapter instead "
+def _stored_packed(source: ModelSource, packing: str) -> SaveError:
+    return SaveError(
+        f"{source.name} is stored as {packing}, which cannot be rewritten; save an adapter instead "
         "(--adapter DIR)"
     )
 
@@ -66,7 +67,7 @@ def save_model(
     """
     source = loaded.source
     require_rewritable(source, loaded.quantization)
-    require_writable(loaded)
+    require_writable(loaded, anatomy)
     tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
     texts = {"README.md": model_card(source, edit, figures, adapter=False)}
     if loaded.chat_template is not None:

@@ -14,7 +14,6 @@ from excise.edit.adapter import require_adapter
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
-from excise.errors import SaveError
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
@@ -28,10 +27,7 @@ from excise.run.directory import RunDirectory, open_run, prompts_digest
 from excise.run.events import Tell
 from excise.run.export import require_rewritable, require_writable
 from excise.run.runner import Part, Runner, measure_original
-from excise.search.bank import (
-    Bank,
-    per_matrix,
-)
+from excise.search.bank import Bank, per_matrix
 
 _PREFIX_PROMPTS = 8
 _PREFIX_TOKENS = 24
@@ -69,13 +65,11 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     elif not coverage.complete:
         tell(events.Note(f"going on with --allow-partial although {coverage.lacking()}"))
     if settings.save is not None:
-        require_writable(loaded)
+        require_writable(loaded, anatomy)
     if settings.adapter is not None:
         require_adapter(loaded.model, anatomy.writers)
     unsaved = next((writer for writer in anatomy.writers if not writer.tensors), None)
     if unsaved is not None:
-        if settings.save is not None:
-            raise SaveError(unsavable(unsaved))
         tell(events.Note(unsavable(unsaved)))
     load_seconds = time.perf_counter() - started
     tell(
