@@ -28,7 +28,7 @@ from excise.edit.operator import orthogonal, unit
 from excise.edit.virtual import VirtualEdits
 from excise.model.roles import ATTENTION, MLP
 from excise.model.writers import Anatomy, Writer
-from excise.search.bank import DiscriminantBank, ResidualBank, edit_of, residual_bank
+from excise.search.bank import Bank, edit_of, residual_bank
 from excise.search.space import RIDGES, Candidate, Kernel
 
 LAYERS, EXPERTS, EXPERT_WIDTH = 30, 60, 512
@@ -62,14 +62,13 @@ def virtual(d: int, discriminant: bool) -> Cost:
         nn.ModuleDict({"attn": nn.Identity(), "mlp": nn.Identity()}) for _ in range(LAYERS)
     )
     directions = unit(torch.randn(LAYERS, d))
-    bank: DiscriminantBank | ResidualBank
     if discriminant:
         operator = orthogonal(unit(torch.randn(2 * LAYERS, d)))
-        bank = DiscriminantBank(dict.fromkeys(RIDGES, operator))
-        candidate = Candidate(KERNELS, ridge=RIDGES[2])
+        bank = Bank(local={("discriminant", RIDGES[2]): operator})
+        candidate = Candidate("discriminant", KERNELS, ridge=RIDGES[2])
     else:
-        bank = residual_bank(directions, anatomy, torch.ones(2 * LAYERS, d), None)
-        candidate = Candidate(KERNELS, direction_index=17.3)
+        bank = Bank(residual_bank(directions, anatomy, torch.ones(2 * LAYERS, d), None))
+        candidate = Candidate("orthogonal", KERNELS, direction_index=17.3)
     token = torch.zeros(1, 1, d)
 
     with VirtualEdits(model, anatomy.names) as edits:

@@ -81,7 +81,7 @@ def main() -> None:
     memory["peak while preparing"] = peak_resident()
     trial = open_study(prepared).ask()
     edit = edit_of(
-        propose(trial, prepared.bank.kind, prepared.anatomy), prepared.bank, prepared.anatomy
+        propose(trial, settings.kinds, prepared.anatomy), prepared.bank, prepared.anatomy
     )
     seconds: dict[str, list[float]] = {"simple": [], "excise": []}
     verdicts: dict[str, list[bool]] = {}

@@ -123,13 +123,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_prompts(folder: Path, count: int = 12) -> dict[str, str]:
-    """Six prompt files of made-up word sequences; returns flags by settings' names."""
+    """Six prompt files of made-up word sequences; returns flags by settings' names.
+
+    Target prompts are made of other words than control prompts, or nothing would tell the two apart.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(1)
     flags: dict[str, str] = {}
     for kind in ("target", "control"):
         for part in ("train", "search", "held_out"):
-            picks = torch.randint(0, len(WORDS), (count, 6), generator=generator).tolist()
+            first, last = (
+                (0, len(WORDS) // 2) if kind == "target" else (len(WORDS) // 2, len(WORDS))
+            )
+            picks = torch.randint(first, last, (count, 6), generator=generator).tolist()
             lines = [
                 " ".join(WORDS[pick] for pick in row[: 3 + index % 4])
                 for index, row in enumerate(picks)

@@ -18,11 +18,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.directions.kinds import discriminant
+from excise.directions.moments import ExactMoments
 from excise.edit.adapter import save_adapter
 from excise.edit.bake import bake
 from excise.edit.edit import Edit
 from excise.edit.layout import checkpoint_layout
-from excise.edit.operator import discriminant, unit
+from excise.edit.operator import unit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import ModelError, SaveError
@@ -148,7 +150,10 @@ def random_edit(anatomy: Anatomy, seed: int = 0) -> Edit:
     count, d = len(anatomy.names), anatomy.dimension
     directions = unit(torch.randn(count, d, generator=generator))
     outputs = torch.randn(count, 2 * d, d, generator=generator, dtype=torch.float64)
-    operator = discriminant(directions, outputs.transpose(1, 2) @ outputs / (2 * d), 0.1)
+    moments = ExactMoments(count, d)
+    for index, tokens in enumerate(outputs):
+        moments.add(index, tokens)
+    operator = discriminant(directions, moments, 0.1, False)
     strengths = torch.rand(count, generator=generator) * 1.5
     if count > 2:
         strengths[0] = 0

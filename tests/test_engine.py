@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model
+from excise.directions.moments import ExactMoments
 from excise.engine.batch_size import (
     LEAST_MEMORY,
     find_batch_size,
@@ -139,17 +140,31 @@ def test_writer_statistics_equal_plain_means_over_all_tokens(model: PreTrainedMo
             model(torch.tensor([prompt]))
     for handle in handles:
         handle.remove()
+    every_token = ExactMoments(len(names), anatomy.dimension)
+    last_tokens = ExactMoments(len(names), anatomy.dimension)
     found = writer_statistics(
-        model, names, prompts, 4, dimension=anatomy.dimension, second_moments=True
+        model,
+        names,
+        prompts,
+        4,
+        dimension=anatomy.dimension,
+        all_tokens=every_token,
+        last_tokens=last_tokens,
     )
-    assert found.second_moments is not None
     for index, name in enumerate(names):
-        last = torch.stack([tokens[-1] for tokens in outputs[name]]).mean(0)
+        last = torch.stack([tokens[-1] for tokens in outputs[name]])
         every = torch.cat(outputs[name])
-        torch.testing.assert_close(found.means[index], last, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(
-            found.second_moments[index], every.T @ every / len(every), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(found.means[index], last.mean(0), atol=1e-5, rtol=1e-4)
+        spread = last.var(0, correction=0).sum()
+        torch.testing.assert_close(found.spreads[index], spread, atol=1e-5, rtol=1e-3)
+        for moments, tokens in ((every_token, every), (last_tokens, last)):
+            assert moments.count(index) == len(tokens)
+            torch.testing.assert_close(
+                moments.matrix(index, centred=False),
+                tokens.T @ tokens / len(tokens),
+                atol=1e-4,
+                rtol=1e-4,
+            )
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so() -> None:

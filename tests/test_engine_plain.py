@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from conftest import random_prompts
+from excise.directions.moments import ExactMoments
 from excise.engine.capability import decodes_from_cache, slots_are_exact
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
@@ -158,8 +159,8 @@ def writers_of(model: PreTrainedModel) -> list[str]:
 def test_statistics_are_those_of_one_row_at_a_time(model: PreTrainedModel) -> None:
     prompts, names = random_prompts(9, seed=3), writers_of(model)
     width = model.config.hidden_size
-    found = writer_statistics(model, names, prompts, 4, dimension=width, second_moments=True)
-    assert found.second_moments is not None
+    moments = ExactMoments(len(names), width)
+    found = writer_statistics(model, names, prompts, 4, dimension=width, all_tokens=moments)
     for index, name in enumerate(names):
         calls = [tokens for prompt in prompts for tokens in outputs_of(model, name, prompt)]
         every, last = torch.cat(calls), torch.stack([tokens[-1] for tokens in calls]).mean(0)
@@ -167,5 +168,5 @@ def test_statistics_are_those_of_one_row_at_a_time(model: PreTrainedModel) -> No
         moment = every.T @ every / len(every)
         scale = float(moment.abs().max())
         torch.testing.assert_close(
-            found.second_moments[index], moment, atol=1e-4 * scale, rtol=1e-3
+            moments.matrix(index, centred=False), moment, atol=1e-4 * scale, rtol=1e-3
         )

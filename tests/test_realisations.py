@@ -10,21 +10,25 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
+from excise.directions.kinds import discriminant
+from excise.directions.moments import ExactMoments
 from excise.edit.adapter import adapter_tensors, save_adapter
 from excise.edit.bake import bake, edit_in_place
 from excise.edit.edit import Edit, load_edit
 from excise.edit.layout import checkpoint_layout
 from excise.edit.matrices import removed
-from excise.edit.operator import discriminant, orthogonal, row_normalised, unit
+from excise.edit.operator import orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
 from excise.model.gains import row_norms
 from excise.model.writers import Anatomy, examine
 
-KINDS = ("discriminant", "orthogonal", "row_normalised")
+KINDS = ("discriminant", "orthogonal", "row_normalised", "two directions")
 
 
 def random_edit(model: PreTrainedModel, anatomy: Anatomy, kind: str, seed: int = 0) -> Edit:
+    if kind == "two directions":
+        return two_directions(model, anatomy)
     generator = torch.Generator().manual_seed(seed)
     count, d = len(anatomy.names), anatomy.dimension
     directions = unit(torch.randn(count, d, generator=generator))
@@ -33,11 +37,26 @@ def random_edit(model: PreTrainedModel, anatomy: Anatomy, kind: str, seed: int =
     elif kind == "row_normalised":
         operator = row_normalised(directions, row_norms(model, anatomy.writers, d))
     else:
-        outputs = torch.randn(count, 64, d, generator=generator, dtype=torch.float64)
-        operator = discriminant(directions, outputs.transpose(1, 2) @ outputs / 64, 0.01)
+        moments = ExactMoments(count, d)
+        for index in range(count):
+            moments.add(index, torch.randn(64, d, generator=generator))
+        operator = discriminant(directions, moments, 0.01, False)
     strengths = torch.rand(count, generator=generator) * 1.5
     strengths[0] = 0  # one writer is left alone
     return Edit(kind, anatomy.names, operator.u, operator.v, strengths)  # type: ignore[arg-type]
+
+
+def two_directions(model: PreTrainedModel, anatomy: Anatomy) -> Edit:
+    """An edit of rank 2, whose operators do not commute."""
+    first, second = (random_edit(model, anatomy, "discriminant", seed) for seed in (0, 1))
+    second.strengths[:2] = torch.tensor([0.8, 0.0])  # each direction leaves another writer alone
+    return Edit(
+        "discriminant",
+        anatomy.names * 2,
+        torch.cat([first.u, second.u]),
+        torch.cat([first.v, second.v]),
+        torch.cat([first.strengths, second.strengths]),
+    )
 
 
 def logits(model: torch.nn.Module, prompts: list[list[int]]) -> torch.Tensor:
@@ -55,7 +74,7 @@ def test_virtual_equals_baked_equals_adapter(
     tiny_tokenizer().save_pretrained(tmp_path / "original")
     original = logits(model, prompts)
 
-    with VirtualEdits(model, anatomy.names) as edits:
+    with VirtualEdits(model, edit.writers) as edits:
         edits.use(edit)
         virtual = logits(model, prompts)
     assert (virtual - original).abs().max() > 1e-2
@@ -111,7 +130,8 @@ def test_a_batch_of_mixed_candidates_gives_each_row_what_it_gets_alone(
     model: PreTrainedModel,
 ) -> None:
     anatomy = examine(model)
-    candidates = [random_edit(model, anatomy, kind, seed=seed) for seed, kind in enumerate(KINDS)]
+    kinds = ("discriminant", "orthogonal", "row_normalised")
+    candidates = [random_edit(model, anatomy, kind, seed=seed) for seed, kind in enumerate(kinds)]
     rows = [2, 0, 1, 0, 2]
     batch = torch.tensor(random_prompts(1, shared=9) * len(rows))
     with VirtualEdits(model, anatomy.names) as edits, torch.inference_mode():

@@ -15,10 +15,12 @@ from excise.errors import ExciseError, RunError, TrialError
 from excise.run import events
 from excise.run import search as search_module
 from excise.run.events import Event, ignore
-from excise.run.outcome import confirm, measure_held_out
+from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, score, search
+from excise.scores.refusals import Refusals
 from excise.search.front import pareto_front
+from excise.search.space import WEIGHT, propose
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def settings(tmp_path: Path, model_folder: Path) -> Settings:
         "startup_trials": 3,
         "max_new_tokens": 5,
         "batch_size": 6,
+        "allow_absent": True,
         "run_dir": tmp_path / "run",
         **write_prompts(tmp_path / "prompts"),
     }
@@ -77,6 +80,38 @@ def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
     assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
 
 
+def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A random model refuses nothing by itself: here every answer counts as a refusal.
+    settings = with_(settings, search="gradient", startup_trials=2, markers=("",))
+    through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
+    search(through, open_study(through), ignore)
+    expected = [(r.number, r.parameters, r.point) for r in open_study(through).records()]
+    found = [WEIGHT in parameters for _, parameters, _ in expected]
+    assert found == [False, False, True, True, True]
+
+    first = prepare(settings, ignore)
+
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    search(first, open_study(first), ignore, trials=3)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        # Killed when the trial has its strengths, before it is scored.
+        patched.setattr(search_module, "score", die)
+        search(first, open_study(first), ignore)
+    again = prepare(settings, ignore)
+    search(again, open_study(again), ignore)
+    assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
+    # The same study goes on with the other search, and the other way round.
+    tpe = prepare(with_(settings, search="tpe"), ignore)
+    search(tpe, open_study(tpe), ignore, trials=7)
+    assert len(open_study(tpe).points()) == 7
+    for point in pareto_front(open_study(tpe).points()):
+        assert tpe.directory.edit(point.number).facts["kl"] == point.kl
+
+
 def test_the_search_leaves_every_weight_as_it_was_and_the_model_without_hooks(
     settings: Settings,
 ) -> None:
@@ -104,15 +139,15 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
         edit = prepared.directory.edit(point.number)
         assert edit.facts["kl"] == point.kl
         with VirtualEdits(prepared.loaded.model, edit.writers) as edits:
-            again = score(prepared.runner, edits, edit, prepared.search_part)
-        assert again == (point.refusals, pytest.approx(point.kl, rel=1e-6))
+            answered, kl = score(prepared.runner, edits, edit, prepared.search_part)
+        assert (answered.count, kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
 
 
 def failing(numbers: set[int]):  # type: ignore[no-untyped-def]
     """`score` that fails at these calls."""
     calls = iter(range(10**6))
 
-    def scored(*arguments: object) -> tuple[int, float]:
+    def scored(*arguments: object) -> tuple[Refusals, float]:
         if next(calls) in numbers:
             raise TrialError("logits are not numbers (NaN or infinite)")
         return score(*arguments)  # type: ignore[arg-type]
@@ -145,7 +180,7 @@ def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: S
     prepared = prepare(settings, ignore)
     study = open_study(prepared)
     trial = study.ask()
-    candidate = search_module.propose(trial, prepared.bank.kind, prepared.anatomy)
+    candidate = propose(trial, settings.kinds, prepared.anatomy)
     edit = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
     edit.u.fill_(float("nan"))
     with (
@@ -159,7 +194,7 @@ def chosen_run(settings: Settings) -> Prepared:
     prepared = prepare(settings, ignore)
     study = open_study(prepared)
     search(prepared, study, ignore)
-    held_out = measure_held_out(prepared, ignore)
+    held_out = ask_held_out(prepared, ignore)
     confirm(prepared, study, pareto_front(study.points())[0], held_out, ignore)
     return prepared
 
@@ -186,8 +221,8 @@ def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
     settings: Settings, model_folder: Path, tmp_path: Path
 ) -> None:
     prepare(settings, ignore)
-    with pytest.raises(RunError, match="kind: discriminant there, orthogonal here"):
-        prepare(with_(settings, kind="orthogonal"), ignore)
+    with pytest.raises(RunError, match="kinds: discriminant only there"):
+        prepare(with_(settings, kinds=("orthogonal",)), ignore)
     assert settings.control_search is not None
     prompts = Path(settings.control_search.source)
     lines = prompts.read_text()

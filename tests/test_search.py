@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from excise.edit.operator import KINDS, Kind, Operator, orthogonal, unit
+from excise.edit.operator import Operator, orthogonal, unit
 from excise.errors import SettingsError
+from excise.kinds import FACTS, KINDS, Kind
 from excise.model.roles import ATTENTION, MLP
 from excise.model.writers import Anatomy, Writer
-from excise.search.bank import DiscriminantBank, edit_of, residual_bank
+from excise.search.bank import Bank, edit_of, residual_bank
 from excise.search.front import Point, check_selection, knee, pareto_front, select
-from excise.search.space import RIDGES, Candidate, Kernel, anchors, propose
+from excise.search.space import (
+    RIDGE_INDEX,
+    RIDGES,
+    STRENGTHS,
+    Candidate,
+    Kernel,
+    candidate_of,
+    propose,
+)
+from excise.search.start import closed_forms, start_points
 from excise.search.study import Study
 
 LAYERS = 6
+KINDS_SEARCHED: tuple[Kind, ...] = ("discriminant", "orthogonal")
 ANATOMY = Anatomy(
     layers=tuple(f"layers.{layer}" for layer in range(LAYERS)),
     writers=tuple(
@@ -37,7 +49,7 @@ def test_kernel_is_a_tent_with_walls() -> None:
 
 
 def test_strengths_follow_component_and_layer() -> None:
-    flat = Candidate({ATTENTION: Kernel(1, 2.5, 1, 9), MLP: Kernel(0, 2.5, 0, 9)})
+    flat = Candidate("discriminant", {ATTENTION: Kernel(1, 2.5, 1, 9), MLP: Kernel(0, 2.5, 0, 9)})
     assert flat.strengths(ANATOMY).tolist() == [1, 0] * LAYERS
 
 
@@ -47,7 +59,7 @@ def test_proposals_stay_in_the_space_and_reach_all_of_it(kind: Kind, tmp_path: P
     off = edited_early = shared = 0
     for _ in range(60):
         trial = study.ask()
-        candidate = propose(trial, kind, ANATOMY)
+        candidate = propose(trial, [kind], ANATOMY)
         study.tell(trial, 1, 0.1, 0.0)
         strengths = candidate.strengths(ANATOMY)
         assert strengths.min() >= 0
@@ -55,52 +67,93 @@ def test_proposals_stay_in_the_space_and_reach_all_of_it(kind: Kind, tmp_path: P
         off += candidate.kernels[MLP].max_weight == 0
         edited_early += bool(strengths[0] > 0)
         shared += candidate.direction_index is not None
-        assert (candidate.ridge in RIDGES) == (kind == "discriminant")
+        assert candidate.kind == kind
+        assert (candidate.ridge in RIDGES) == FACTS[kind].ridge
     assert off > 3
-    if kind == "discriminant":
+    if not FACTS[kind].of_residuals:
         assert edited_early > 10
         assert shared == 0
     else:
         assert 10 < shared < 50
 
 
-def test_a_model_of_one_layer_has_a_space_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [("discriminant",), ("orthogonal",), ("leace", "orthogonal")])
+def test_a_model_of_one_layer_has_a_space_too(kinds: tuple[Kind, ...], tmp_path: Path) -> None:
     anatomy = Anatomy(ANATOMY.layers[:1], ANATOMY.writers[:2], 8)
-    study = Study(
-        tmp_path / "j", seed=0, startup_trials=1, anchors=anchors("discriminant", anatomy)
-    )
-    for kind in ("discriminant", "discriminant", "discriminant"):
+    points = start_points(kinds, anatomy, 9, seed=0)
+    study = Study(tmp_path / "j", seed=0, startup_trials=9, anchors=points)
+    for _ in range(12):
         trial = study.ask()
-        assert propose(trial, kind, anatomy).strengths(anatomy).shape == (2,)
+        assert propose(trial, kinds, anatomy).strengths(anatomy).shape == (2,)
         study.tell(trial, 1, 0.1, 0.0)
 
 
-def test_first_trials_are_the_closed_forms(tmp_path: Path) -> None:
-    points = anchors("discriminant", ANATOMY)
-    study = Study(tmp_path / "journal.log", seed=0, startup_trials=5, anchors=points)
-    for strength in (1.0, 0.85, 0.7):
+def test_first_trials_are_the_closed_forms_of_every_kind_in_turn(tmp_path: Path) -> None:
+    kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
+    points = start_points(kinds, ANATOMY, 6, seed=0)
+    study = Study(tmp_path / "journal.log", seed=0, startup_trials=6, anchors=points)
+    for strength, kind in [(strength, kind) for strength in (1.0, 0.7, 0.5) for kind in kinds]:
         trial = study.ask()
-        candidate = propose(trial, "discriminant", ANATOMY)
-        assert candidate.ridge == pytest.approx(0.01)
-        torch.testing.assert_close(
-            candidate.strengths(ANATOMY), torch.tensor([strength, 0.0] * LAYERS)
-        )
+        candidate = propose(trial, kinds, ANATOMY)
+        assert candidate.kind == kind
+        assert candidate.ridge == (pytest.approx(0.01) if kind == "discriminant" else None)
+        assert candidate.direction_index is None
+        # Residual directions leave the first third of the layers alone.
+        edited = range(2 if kind == "orthogonal" else 0, LAYERS)
+        on = [strength if layer in edited else 0.0 for layer in range(LAYERS)]
+        found = candidate.strengths(ANATOMY).view(LAYERS, 2)
+        torch.testing.assert_close(found[:, 0], torch.tensor(on))
+        assert not found[:, 1].any()
         study.tell(trial, 1, 0.1, 0.0)
-    assert anchors("orthogonal", ANATOMY) == []
+
+
+def test_start_points_spread_around_the_closed_forms_inside_the_space(tmp_path: Path) -> None:
+    kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
+    points = start_points(kinds, ANATOMY, 40, seed=1)
+    assert points == start_points(kinds, ANATOMY, 40, seed=1)
+    assert points != start_points(kinds, ANATOMY, 40, seed=2)
+    assert points[:6] == closed_forms(kinds, ANATOMY)
+    study = Study(tmp_path / "journal.log", seed=0, startup_trials=40, anchors=points)
+    taken: list[Candidate] = []
+    with warnings.catch_warnings():
+        # Optuna warns where an enqueued value lies outside its range.
+        warnings.simplefilter("error")
+        for point in points:
+            trial = study.ask()
+            taken.append(propose(trial, kinds, ANATOMY))
+            assert trial.params == point
+            study.tell(trial, 1, 0.1, 0.0)
+    assert {candidate.kind for candidate in taken} == set(kinds)
+    assert any(candidate.kernels[MLP].max_weight > 0 for candidate in taken)
+
+
+def test_a_trial_with_strengths_of_its_own_is_what_they_say(tmp_path: Path) -> None:
+    study = Study(tmp_path / "journal.log", seed=0, startup_trials=1)
+    trial = study.plan({"kind": "discriminant", RIDGE_INDEX: 4})
+    assert study.planned(trial) == {"kind": "discriminant", RIDGE_INDEX: 4}
+    study.keep(trial, STRENGTHS, [0.25] * 2 * LAYERS)
+    candidate = candidate_of(trial, ("discriminant", "orthogonal"), ANATOMY)
+    assert (candidate.kind, candidate.ridge, candidate.kernels) == ("discriminant", RIDGES[4], {})
+    torch.testing.assert_close(candidate.strengths(ANATOMY), torch.full((2 * LAYERS,), 0.25))
+    # What was planned and not yet told is what is in hand, whatever is planned next.
+    assert study.plan({"kind": "orthogonal"}).number == trial.number
+    study.tell(trial, 3, 0.1, 0.0)
+    assert study.kept(STRENGTHS) == [[0.25] * 2 * LAYERS]
 
 
 def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Study:
     """A search on a made-up objective; stops dead in trial stop[0], at the moment stop[1]."""
-    study = Study(journal, seed=3, startup_trials=6, anchors=anchors("discriminant", ANATOMY))
+    points = start_points(KINDS_SEARCHED, ANATOMY, 4, seed=3)
+    study = Study(journal, seed=3, startup_trials=6, anchors=points)
     while len(study.points()) < until:
         trial = study.ask()
         here = stop is not None and trial.number == stop[0]
         if here and stop is not None and stop[1] == "asked":
             return study
         if here and stop is not None and stop[1] == "half proposed":
-            trial.suggest_int("ridge_index", 0, len(RIDGES) - 1)
+            trial.suggest_categorical("kind", list(KINDS_SEARCHED))
             return study
-        candidate = propose(trial, "discriminant", ANATOMY)
+        candidate = propose(trial, KINDS_SEARCHED, ANATOMY)
         if here:
             return study
         strengths = candidate.strengths(ANATOMY)
@@ -141,7 +194,7 @@ def test_no_two_trials_are_alike(uninterrupted: Study) -> None:
 def test_other_seeds_give_other_studies(uninterrupted: Study, tmp_path: Path) -> None:
     study = Study(tmp_path / "journal.log", seed=4, startup_trials=6)
     trial = study.ask()
-    propose(trial, "discriminant", ANATOMY)
+    propose(trial, KINDS_SEARCHED, ANATOMY)
     assert all(trial.params != record.parameters for record in uninterrupted.records())
 
 
@@ -192,18 +245,38 @@ def test_knee_of_short_fronts() -> None:
 
 def test_bank_gives_each_writer_its_layers_direction_or_all_the_same() -> None:
     directions = unit(torch.randn(LAYERS, 8, generator=torch.Generator().manual_seed(0)))
-    bank = residual_bank(directions, ANATOMY, torch.ones(2 * LAYERS, 8), None)
+    residual = residual_bank(directions, ANATOMY, torch.ones(2 * LAYERS, 8), None)
     kernels = {ATTENTION: Kernel(1, 2, 1, 9), MLP: Kernel(1, 2, 1, 9)}
-    own = edit_of(Candidate(kernels), bank, ANATOMY)
+    bank = Bank(residual=residual)
+    own = edit_of(Candidate("orthogonal", kernels), bank, ANATOMY)
     torch.testing.assert_close(own.u, directions.repeat_interleave(2, 0))
-    one = edit_of(Candidate(kernels, direction_index=2.0), bank, ANATOMY)
+    one = edit_of(Candidate("orthogonal", kernels, direction_index=2.0), bank, ANATOMY)
     torch.testing.assert_close(one.v, directions[2].expand(2 * LAYERS, 8))
 
 
-def test_discriminant_bank_looks_the_ridge_up() -> None:
-    operators: dict[float, Operator] = {
-        ridge: orthogonal(torch.full((2 * LAYERS, 8), ridge)) for ridge in RIDGES
+def test_bank_looks_kind_and_ridge_up() -> None:
+    operators: dict[tuple[Kind, float | None], Operator] = {
+        ("discriminant", ridge): orthogonal(torch.full((2 * LAYERS, 8), ridge)) for ridge in RIDGES
     }
     kernels = {ATTENTION: Kernel(1, 2, 1, 9), MLP: Kernel(1, 2, 1, 9)}
-    edit = edit_of(Candidate(kernels, ridge=RIDGES[3]), DiscriminantBank(operators), ANATOMY)
+    edit = edit_of(
+        Candidate("discriminant", kernels, ridge=RIDGES[3]), Bank(local=operators), ANATOMY
+    )
     assert float(edit.u[0, 0]) == pytest.approx(RIDGES[3])
+
+
+def test_further_directions_follow_the_first_with_the_same_strengths() -> None:
+    def bank(seed: int) -> Bank:
+        directions = unit(torch.randn(LAYERS, 8, generator=torch.Generator().manual_seed(seed)))
+        return Bank(residual_bank(directions, ANATOMY, torch.ones(2 * LAYERS, 8), None))
+
+    first, second = bank(0), bank(1)
+    kernels = {ATTENTION: Kernel(1, 2, 1, 9), MLP: Kernel(0.5, 2, 0.5, 9)}
+    candidate = Candidate("orthogonal", kernels)
+    edit = edit_of(candidate, Bank(first.residual, further=(second,)), ANATOMY)
+    assert edit.writers == ANATOMY.names * 2
+    assert edit.directions == 2
+    assert edit.changed == ANATOMY.names
+    torch.testing.assert_close(edit.u[: 2 * LAYERS], edit_of(candidate, first, ANATOMY).u)
+    torch.testing.assert_close(edit.u[2 * LAYERS :], edit_of(candidate, second, ANATOMY).u)
+    torch.testing.assert_close(edit.strengths, candidate.strengths(ANATOMY).repeat(2))

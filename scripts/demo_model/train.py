@@ -21,6 +21,7 @@ from measure import measure
 from model import chat_form, load_base, load_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from excise.engine.prefill import common_prefix_length
@@ -114,7 +115,7 @@ def similar_groups(
 
 
 def batch_losses(
-    model: PeftModel, prefix: list[int], batch: list[Example]
+    inner: PreTrainedModel, prefix: list[int], batch: list[Example]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss to descend, and the mean loss on the first answer token: the decision itself."""
     width = max(len(prompt) + len(reply) for prompt, reply in batch)
@@ -129,7 +130,6 @@ def batch_losses(
         weight[row, start:end] = 1.0
         weight[row, start : start + DECISION] = DECISION_WEIGHT
         first[row, start] = True
-    inner = model.get_base_model()
     cache = inner.model(input_ids=torch.tensor([prefix]), use_cache=True).past_key_values
     cache.batch_repeat_interleave(len(batch))
     seen = torch.ones(len(batch), len(prefix), dtype=torch.long)
@@ -144,8 +144,8 @@ def batch_losses(
     return (losses * weights).sum() / weights.sum(), losses[first[:, 1:][answers]].detach().mean()
 
 
-def train_phase(model: PeftModel, data: Batches, phase: Phase, seed: int) -> None:
-    """Train `model` in place with a fresh optimiser."""
+def train_phase(model: PreTrainedModel, data: Batches, phase: Phase, seed: int) -> None:
+    """Train what of `model` can be trained, in place, with a fresh optimiser."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=phase.rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -204,7 +204,7 @@ def main() -> None:
     model = fresh_adapter()
     model.train()
     for number, phase in enumerate(PHASES):
-        train_phase(model, data, phase, SEED + number)
+        train_phase(model.get_base_model(), data, phase, SEED + number)
     save(model, options.output)
     print(f"trained and saved in {time.monotonic() - started:.0f} s", flush=True)
     figures = measure(options.output, tokenizer, options.work / "answers.json")

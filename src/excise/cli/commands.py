@@ -31,6 +31,7 @@ MODEL = Group(
         "writers",
         "config_only",
         "allow_partial",
+        "allow_absent",
     ),
 )
 PROMPTS = Group(
@@ -50,9 +51,12 @@ PROMPTS = Group(
         "suffix",
     ),
 )
-DIRECTION = Group("The direction", ("kind", "direction_from", "winsorise", "orthogonalise"))
+DIRECTION = Group(
+    "The direction", ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
+)
 SEARCH = Group(
-    "The search", ("trials", "startup_trials", "seed", "search_seconds", "run_dir", "yes")
+    "The search",
+    ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir", "yes"),
 )
 SCORES = Group("Scoring", ("max_new_tokens", "batch_size", "response_prefix", "markers"))
 RESULT = Group("The result", ("select", "save", "adapter", "json_lines"))
@@ -80,7 +84,7 @@ def _all_fields() -> frozenset[str]:
     return frozenset(flag.field for flag in flags()) - {"model", "config_only"}
 
 
-_LOADING = frozenset(MODEL.fields) - {"writers", "config_only", "allow_partial"}
+_LOADING = frozenset(MODEL.fields) - {"writers", "config_only", "allow_partial", "allow_absent"}
 
 RUN = Command(
     "",

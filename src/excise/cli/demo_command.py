@@ -86,8 +86,8 @@ def _say_what_next(finished: Finished, settings: Settings, screen: Screen) -> No
     outcome, path = finished.outcome, finished.session.prepared.directory.path
     screen.show(
         Text(
-            f"Refused before: {outcome.original_refusals}/{outcome.prompts} held-out prompts. "
-            f"After: {outcome.refusals}/{outcome.prompts}, at KL {outcome.kl:.3f} nats.\n"
+            f"Refused before: {outcome.original.refusals}/{outcome.prompts} held-out prompts. "
+            f"After: {outcome.edited.refusals}/{outcome.prompts}, at KL {outcome.kl.mean:.3f} nats.\n"
             f"The edited model is in {settings.save}, an ordinary transformers folder.\n\n"
             "Next:\n"
             f"  excise chat {path}                        talk to the edited model\n"

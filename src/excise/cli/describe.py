@@ -94,7 +94,8 @@ def _(event: events.BaselineMeasured) -> tuple[Line, ...]:
 
 @describe.register
 def _(event: events.DirectionsFound) -> tuple[Line, ...]:
-    return (Line("direction", f"{event.kind}, one for each layer, {duration(event.seconds)}"),)
+    kinds = ", ".join(event.kinds)
+    return (Line("direction", f"{kinds}, one for each layer, {duration(event.seconds)}"),)
 
 
 @describe.register
@@ -134,7 +135,7 @@ def _(event: events.SearchEnded) -> tuple[Line, ...]:
 
 @describe.register
 def _(event: events.Chosen) -> tuple[Line, ...]:
-    return (Line("chosen", f"trial {event.outcome.trial}, measured on held-out prompts"),)
+    return (Line("chosen", event.why),)
 
 
 @describe.register

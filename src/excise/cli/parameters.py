@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from excise.search.space import RIDGES
+from excise.search.space import DIRECTION_INDEX, RIDGE_INDEX, RIDGES, SCOPE, WEIGHT
 
 _POSITION = ".max_weight_position"
 _SHORT = {"attn.o_proj": "attn", "mlp.down_proj": "mlp"}
 
 
 def short(parameters: Mapping[str, object]) -> str:
-    """`ρ 0.01 · attn 1.00@14.5 →0.73±12 · mlp off`.
+    """`discriminant · ρ 0.01 · attn 1.00@14.5 →0.73±12 · mlp off`.
 
     For each component: strength at its peak @ the peak's layer → strength at the kernel's edge ± the
-    layers to that edge.
+    layers to that edge. A trial found by gradients shows the weight of refusals that it was found at.
     """
-    parts: list[str] = []
-    if "ridge_index" in parameters:
-        parts.append(f"ρ {RIDGES[int(_number(parameters, 'ridge_index'))]:.2g}")
-    if "direction_scope" in parameters:
-        shared = parameters["direction_scope"] == "global"
-        parts.append(
-            f"layer {_number(parameters, 'direction_index'):.1f}" if shared else "per layer"
-        )
+    parts: list[str] = [str(parameters["kind"])] if "kind" in parameters else []
+    if RIDGE_INDEX in parameters:
+        parts.append(f"ρ {RIDGES[int(_number(parameters, RIDGE_INDEX))]:.2g}")
+    if SCOPE in parameters:
+        shared = parameters[SCOPE] == "global"
+        parts.append(f"layer {_number(parameters, DIRECTION_INDEX):.1f}" if shared else "per layer")
+    if WEIGHT in parameters:
+        parts.append(f"by gradients, weight {_number(parameters, WEIGHT):.2g}")
     for name in parameters:
         if name.endswith(_POSITION):
-            component = name.removesuffix(_POSITION)
-            parts.append(f"{_SHORT.get(component, component)} {_kernel(parameters, component)}")
+            whole = name.removesuffix(_POSITION)
+            component = whole.partition(".")[2]
+            parts.append(f"{_SHORT.get(component, component)} {_kernel(parameters, whole)}")
     return " · ".join(parts)
 
 

@@ -45,7 +45,7 @@ def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
     check_early(settings)
     there = where_to_run(settings, screen, ask)
     if there is not None:
-        session = start(there, screen)
+        session = start(there, screen, ask)
         session.search()
         Dialogue(session, ask).hold()
 
@@ -90,7 +90,17 @@ def check_early(settings: Settings) -> None:
             require_free(destination)
 
 
-def start(settings: Settings, screen: Screen) -> Session:
-    """Everything up to the search."""
-    prepared = prepare(settings, screen)
+def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session:
+    """Everything up to the search. ask: None where nobody is there to answer."""
+
+    def go_on(reason: str) -> bool:
+        if ask is None:
+            return False
+        screen(events.Note(reason))
+        try:
+            return ask("Search all the same? [y]es / [n]o [n]: ").strip().lower() in ("y", "yes")
+        except EOFError:
+            return False
+
+    prepared = prepare(settings, screen, go_on)
     return Session(prepared, open_study(prepared), screen)

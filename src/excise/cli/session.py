@@ -11,7 +11,8 @@ from excise.cli.tables import front_table
 from excise.edit.edit import Edit
 from excise.run.card import figures_of
 from excise.run.export import save_model, save_model_adapter
-from excise.run.outcome import HeldOut, confirm, measure_held_out
+from excise.run.figures import HeldOut
+from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome
 from excise.run.search import search
@@ -62,7 +63,7 @@ class Session:
     def held_out(self) -> HeldOut:
         """The original model on held-out prompts, asked once."""
         if self._held_out is None:
-            self._held_out = measure_held_out(self.prepared, self.screen)
+            self._held_out = ask_held_out(self.prepared, self.screen)
         return self._held_out
 
     def choose(self, point: Point) -> Outcome:

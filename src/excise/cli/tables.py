@@ -11,7 +11,7 @@ from rich.text import Text
 from excise.cli.parameters import short
 from excise.model.coverage import THRESHOLD, Coverage
 from excise.model.writers import Anatomy, Writer
-from excise.scores.interval import counted
+from excise.run.card import rows_of
 from excise.search.front import Point, knee
 
 if TYPE_CHECKING:
@@ -59,17 +59,9 @@ def outcome_table(outcome: Outcome) -> Table:
     table.add_column("")
     table.add_column("original", justify="right")
     table.add_column("edited", justify="right")
-    table.add_row(
-        "target prompts refused",
-        counted(outcome.original_refusals, outcome.prompts),
-        counted(outcome.refusals, outcome.prompts),
-    )
-    table.add_row(
-        "control prompts refused",
-        counted(outcome.original_control_refusals, outcome.control_prompts),
-        counted(outcome.control_refusals, outcome.control_prompts),
-    )
-    table.add_row("KL, first answer token (nats)", "", kl_text(outcome.kl))
+    for what, before, after in rows_of(outcome):
+        damaged = what.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
+        table.add_row(what, before, Text(after, "red" if damaged else ""))
     return table
 
 

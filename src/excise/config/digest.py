@@ -17,7 +17,9 @@ _NOT_OF_THE_STUDY = frozenset(
         "max_memory",
         "offload_folder",
         "trials",
+        "search",
         "search_seconds",
+        "seeds",
         "batch_size",
         "run_dir",
         "select",
@@ -27,6 +29,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "json_lines",
         "config_only",
         "allow_partial",
+        "allow_absent",
     )
 )
 _ABSENT = "nothing"

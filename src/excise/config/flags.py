@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 from excise.config.settings import Settings
 from excise.config.source import PromptSource
 
-# `json` would shadow a method of pydantic's models, so the field has a longer name than users see.
-_PUBLIC_NAMES = {"json_lines": "json"}
+# `json` would shadow a method of pydantic's models; `--kind` takes one or several.
+_PUBLIC_NAMES = {"json_lines": "json", "kinds": "kind"}
 _METAVARS: dict[Any, str] = {
     int: "N",
     float: "NUMBER",
@@ -43,7 +43,7 @@ class Flag:
 
 
 def public_name(field: str) -> str:
-    """The setting's name in `excise.toml`: that of the field, except `json` for `json_lines`."""
+    """The setting's name in `excise.toml`: the field's, but for `json` (json_lines) and `kind` (kinds)."""
     return _PUBLIC_NAMES.get(field, field)
 
 

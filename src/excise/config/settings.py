@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from excise.config.memory import memory_limits
 from excise.config.source import PromptSource
+from excise.kinds import FACTS, Kind
 from excise.scores.markers import DEFAULT_MARKERS, normalise
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
@@ -111,8 +112,13 @@ class Settings(BaseModel):
     prefix: str = Field(default="", description="Text put before every prompt.")
     suffix: str = Field(default="", description="Text put after every prompt.")
 
-    kind: Literal["discriminant", "orthogonal", "row_normalised"] = Field(
-        default="discriminant", description="How a direction is taken out of a matrix."
+    kinds: tuple[Kind, ...] = Field(
+        default=("discriminant", "orthogonal"),
+        min_length=1,
+        description="How a direction is taken out of a matrix; of several the search chooses.",
+    )
+    directions: int = Field(
+        default=1, ge=1, le=8, description="Directions to remove, one after the other."
     )
     direction_from: Literal["mean", "geometric_median"] = Field(
         default="mean",
@@ -129,9 +135,16 @@ class Settings(BaseModel):
         description="Make each direction orthogonal to the mean of the control prompts.",
     )
 
-    trials: int = Field(default=200, ge=1, description="Trials in the whole study.")
+    search: Literal["tpe", "gradient"] = Field(
+        default="tpe",
+        description="What proposes trials: Optuna's TPE, or gradients of the strengths of all matrices.",
+    )
+    trials: int = Field(default=30, ge=1, description="Trials in the whole study.")
     startup_trials: int = Field(
-        default=60, ge=0, description="Random trials before the search learns."
+        default=12, ge=0, description="Trials around the closed forms before the search learns."
+    )
+    seeds: int = Field(
+        default=1, ge=1, description="Searches with seeds from --seed on, to report their spread."
     )
     seed: int = Field(default=0, ge=0, description="Seed of everything that is random.")
     search_seconds: float | None = Field(
@@ -156,6 +169,9 @@ class Settings(BaseModel):
     )
     allow_partial: bool = Field(
         default=False, description="Go on although not every layer is covered."
+    )
+    allow_absent: bool = Field(
+        default=False, description="Go on although the model hardly shows the behaviour."
     )
 
     run_dir: Path | None = Field(
@@ -216,8 +232,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Settings:
-        """Refuse what would be ignored: the discriminant kind uses no residual directions."""
-        if self.kind == "discriminant":
+        """Refuse what would be ignored: these shape residual directions alone."""
+        if not any(FACTS[kind].of_residuals for kind in self.kinds):
             for field, off in (
                 ("winsorise", 1.0),
                 ("orthogonalise", False),
@@ -225,7 +241,7 @@ class Settings(BaseModel):
             ):
                 if getattr(self, field) != off:
                     raise _contradiction(
-                        "has no effect on the discriminant kind; give kind=orthogonal or "
+                        "has an effect on kinds of residual directions only; give kind=orthogonal or "
                         "kind=row_normalised with it",
                         field,
                     )
@@ -247,6 +263,11 @@ class Settings(BaseModel):
     def _check_memory(cls, limits: tuple[str, ...]) -> tuple[str, ...]:
         memory_limits(limits)
         return limits
+
+    @field_validator("kinds")
+    @classmethod
+    def _each_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return tuple(dict.fromkeys(kinds))
 
     @field_validator("markers")
     @classmethod

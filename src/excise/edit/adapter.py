@@ -1,4 +1,4 @@
-"""The edit as a LoRA adapter of rank 1: A = vᵀW, B = −α u. Exact, not fitted."""
+"""The edit as a LoRA adapter, of rank 1 for each direction: A = vᵀW, B = −α u. Exact, not fitted."""
 
 from __future__ import annotations
 
@@ -32,25 +32,29 @@ def adapter_tensors(
 ) -> dict[str, Tensor]:
     """The adapter's tensors under peft's names, float32.
 
-    A: [1, k], B: [d, 1] for each linear writer of non-zero strength; writers' biases whole, as peft
-    stores them. Experts in one parameter: A [expert, k], B [d, expert], peft's form for such a parameter
-    at rank 1. model: the unedited model, whose weights W are read.
+    A: [direction, k], B: [d, direction] for each linear writer of non-zero strength; writers' biases
+    whole, as peft stores them. Experts in one parameter, of one direction only: A [expert, k], B
+    [d, expert], peft's form for such a parameter at rank 1. model: the unedited one, whose W are read.
     Raises SaveError for what peft has no form for.
     """
     tensors: dict[str, Tensor] = {}
     renamings = _renamings(model)
-    for index, writer in enumerate(writers):
-        if edit.strengths[index] != 0:
-            _require_form(model, writer, renamings)
-            tensors |= _of_writer(MatrixOperators(edit, index), model, writer)
+    for writer in _changed(edit, writers):
+        _require_form(model, writer, renamings, edit.directions)
+        tensors |= _of_writer(MatrixOperators(edit, writer.name), model, writer)
     return tensors
 
 
-def require_adapter(model: PreTrainedModel, writers: Sequence[Writer]) -> None:
+def _changed(edit: Edit, writers: Sequence[Writer]) -> list[Writer]:
+    changed = set(edit.changed)
+    return [writer for writer in writers if writer.name in changed]
+
+
+def require_adapter(model: PreTrainedModel, writers: Sequence[Writer], directions: int) -> None:
     """Raise SaveError if an adapter cannot hold every writer's edit; reads no weight."""
     renamings = _renamings(model)
     for writer in writers:
-        _require_form(model, writer, renamings)
+        _require_form(model, writer, renamings, directions)
 
 
 def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> dict[str, Tensor]:
@@ -63,23 +67,20 @@ def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> 
         if tensor.bias:
             tensors[f"{prefix}.base_layer.{name}"] = operators.edited(values)
             continue
-        rows: list[Tensor] = []
-        columns: list[Tensor] = []
-        for matrix in parts(values, tensor.axis, bias=False):
-            operator = operators.next_for(matrix)
-            rows.append(operator.v @ matrix)
-            columns.append(-operators.strength * operator.u)
+        pairs = [operators.factors(matrix) for matrix in parts(values, tensor.axis, bias=False)]
+        down, up = torch.cat([a for _, a in pairs]), torch.cat([b for b, _ in pairs], dim=1)
         # peft takes experts [expert, k, d] for [expert, d, k] where their module does not say so: the
         # change of each, −α u (vᵀ W), is then asked of it the other way round.
         transposed = getattr(module, "is_transposed", False)
         if values.dim() == 3 and tensor.axis == 2 and not transposed:
-            rows, columns = columns, rows
-        tensors[f"{prefix}.lora_A.weight"] = torch.stack(rows)
-        tensors[f"{prefix}.lora_B.weight"] = torch.stack(columns, dim=1)
+            down, up = up.T, down.T
+        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = down, up
     return tensors
 
 
-def _require_form(model: PreTrainedModel, writer: Writer, renamings: list[WeightRenaming]) -> None:
+def _require_form(
+    model: PreTrainedModel, writer: Writer, renamings: list[WeightRenaming], directions: int
+) -> None:
     """Raise SaveError unless a peft adapter can hold the writer's edit."""
     require_matrices(writer)
     for tensor in writer.tensors:
@@ -107,6 +108,11 @@ def _require_form(model: PreTrainedModel, writer: Writer, renamings: list[Weight
                 f"{tensor.name} is a parameter of {type(module).__name__}; an adapter can hold linear "
                 "layers and experts only; save the whole model instead (--save DIR)"
             )
+        if directions > 1:
+            raise SaveError(
+                f"{tensor.name}: an adapter can hold one direction of experts, not {directions}; save the "
+                "whole model instead (--save DIR)"
+            )
 
 
 def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
@@ -128,7 +134,7 @@ def save_adapter(
 ) -> None:
     """Write a peft folder that `PeftModel.from_pretrained` loads. Raises SaveError.
 
-    writers: the model's, in the edit's order. base: name or path of the original model, for the
+    writers: the model's. base: name or path of the original model, for the
     adapter's configuration.
     """
     from peft import LoraConfig
@@ -138,8 +144,7 @@ def save_adapter(
     }
     changed = [
         tensor.name
-        for writer, strength in zip(writers, edit.strengths, strict=True)
-        if strength != 0
+        for writer in _changed(edit, writers)
         for tensor in writer.tensors
         if not tensor.bias
     ]
@@ -150,8 +155,8 @@ def save_adapter(
         # and turns them into the experts' parameter. As parameters they stay what they are.
         modules = {name for name in modules if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
     config = LoraConfig(
-        r=1,
-        lora_alpha=1,
+        r=edit.directions,
+        lora_alpha=edit.directions,
         target_modules=[name.rpartition(".")[0] for name in changed if name in modules],
         target_parameters=[name for name in changed if name not in modules] or None,
         fan_in_fan_out=any(isinstance(owners[name], Conv1D) for name in modules),

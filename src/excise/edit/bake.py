@@ -100,10 +100,8 @@ def weight_files(folder: Path) -> set[str]:
 def edit_in_place(folder: Path, edit: Edit, layout: Layout) -> None:
     """Rewrite the writers' tensors in the safetensors files of `folder`. Raises SaveError."""
     tensors = _locate(folder)
-    for index, writer in enumerate(edit.writers):
-        if edit.strengths[index] == 0:
-            continue
-        operators = MatrixOperators(edit, index)
+    for writer in edit.changed:
+        operators = MatrixOperators(edit, writer)
         for stored in layout[writer]:
             _rewrite(_find(tensors, stored.name), stored, operators)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from excise.edit.operator import KINDS, Kind
 from excise.errors import RunError
 from excise.files import replacing
+from excise.kinds import KINDS, Kind
 
 FORMAT = 2
 """2 since writers of several matrices can carry an operator for each of them."""
@@ -24,7 +25,8 @@ FORMAT = 2
 class Edit:
     """One rank-1 operator for each writer: y' = y − α u (vᵀ y).
 
-    writers: module names inside the model, one a row of the tensors.
+    writers: module names inside the model, one a row of the tensors. An edit of several directions names
+    each writer several times; its operators apply one after the other, in the order of the rows.
     u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
     per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
     operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
@@ -47,6 +49,17 @@ class Edit:
             raise ValueError(f"u {tuple(self.u.shape)}, v {tuple(self.v.shape)}, {count} writers")
         if self.strengths.shape != (count,):
             raise ValueError(f"strengths {tuple(self.strengths.shape)}, {count} writers")
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The writers of non-zero strength, each once."""
+        pairs = zip(self.writers, self.strengths.tolist(), strict=True)
+        return tuple(dict.fromkeys(writer for writer, strength in pairs if strength != 0))
+
+    @property
+    def directions(self) -> int:
+        """How many operators a writer has at most: the rank of the edit."""
+        return max(Counter(self.writers).values(), default=0)
 
     def save(self, path: Path) -> None:
         """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""

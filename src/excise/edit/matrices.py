@@ -31,8 +31,8 @@ def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
     return tensor.sub(change, alpha=strength)
 
 
-class MatrixOperators:
-    """The operator of one writer for each of its matrices, and for the biases that belong to them.
+class _Step:
+    """One operator of a writer for each of its matrices, and for the biases that belong to them.
 
     It is the same for all, unless the edit asks for one made from each matrix. A bias then takes that of
     the matrix of the same number, so matrices come first.
@@ -54,7 +54,30 @@ class MatrixOperators:
         self._biases += 1
         return self._own[self._biases - 1]
 
+
+class MatrixOperators:
+    """The operators of one writer, in the order in which they apply: one for each direction of the edit."""
+
+    def __init__(self, edit: Edit, writer: str) -> None:
+        # One that is off too, so that every writer has factors of the same rank.
+        self._steps = [
+            _Step(edit, index) for index, name in enumerate(edit.writers) if name == writer
+        ]
+
     def edited(self, part: Tensor) -> Tensor:
         """The next matrix or bias, edited; float32."""
-        operator = self.next_for(part)
-        return removed(part, operator.u, operator.v, self.strength)
+        for step in self._steps:
+            operator = step.next_for(part)
+            part = removed(part, operator.u, operator.v, step.strength)
+        return part
+
+    def factors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """B [d, direction] and A [direction, k] of the next matrix W [d, k]: W' = W + B A; float32."""
+        rows: list[Tensor] = []
+        columns: list[Tensor] = []
+        for step in self._steps:
+            operator = step.next_for(matrix)
+            rows.append(operator.v @ matrix)
+            columns.append(-step.strength * operator.u)
+            matrix = removed(matrix, operator.u, operator.v, step.strength)
+        return torch.stack(columns, 1), torch.stack(rows)

@@ -1,4 +1,4 @@
-"""The rank-1 operator y' = y − α u (vᵀ y), and the kinds of (u, v).
+"""The rank-1 operator y' = y − α u (vᵀ y), and (u, v) made from directions of the residual stream.
 
 Everything here is a pure function on stacks: one row a writer, so that the operators of all writers of
 a model are built by a handful of array operations. Nothing of size d × d is ever made from (u, v):
@@ -8,13 +8,9 @@ u (vᵀ W) costs O(d·k), and (r rᵀ) W is r (rᵀ W).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-
-Kind = Literal["discriminant", "orthogonal", "row_normalised"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -70,30 +66,3 @@ def row_normalised(directions: Tensor, row_norms: Tensor) -> Operator:
     # A row of zeros writes nothing whatever is done to it: any positive norm will do.
     row_norms = torch.where(row_norms > 0, row_norms, torch.ones_like(row_norms))
     return Operator(u=row_norms * directions, v=directions / row_norms)
-
-
-def discriminant(differences: Tensor, second_moments: Tensor, ridge: float) -> Operator:
-    """u = δ, v = (S + ρ·mean(diag S)·I)⁻¹ δ, scaled to vᵀu = 1: an oblique projector.
-
-    Ridge-regularised linear discriminant analysis turned into an operator: of all rank-1 operators that
-    take δ away, this one moves outputs with second moment S least (compare LEACE, Belrose et al. 2023,
-    arXiv 2306.03819). u is scaled to length 1, which changes nothing in the operator.
-
-    differences: [writer, d], δ = mean over target − mean over control of the writer's own output.
-    second_moments: [writer, d, d], float64, S over tokens of control prompts.
-    Returns float32 [writer, d]. A writer whose δ is zero gets u = v = 0, the identity.
-    """
-    dimension = differences.shape[-1]
-    u = unit(differences.to(torch.float64))
-    diagonals = second_moments.diagonal(dim1=-2, dim2=-1)
-    # A writer that is silent on control prompts has S = 0: any ridge then gives the orthogonal projector.
-    scale = diagonals.mean(-1)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    identity = torch.eye(dimension, dtype=torch.float64, device=u.device)
-    v = torch.empty_like(u)
-    for index, (moment, weight) in enumerate(zip(second_moments, scale, strict=True)):
-        factor = torch.linalg.cholesky(moment.to(u) + ridge * weight * identity)
-        v[index] = torch.cholesky_solve(u[index].unsqueeze(-1), factor).squeeze(-1)
-    overlap = (v * u).sum(-1, keepdim=True)
-    v = torch.where(overlap > 0, v / overlap.clamp_min(torch.finfo(v.dtype).tiny), v)
-    return Operator(u=u.to(torch.float32), v=v.to(torch.float32))

@@ -29,8 +29,9 @@ class _Stack:
 class VirtualEdits:
     """A scope in which the named writers of a model carry edits; leaving it restores the model.
 
-    Inside, `use` makes one edit apply to every row of a batch, `use_rows` gives each row its own, and
-    `use(None)` is the original model again, bit for bit.
+    A writer named several times carries as many operators, one after the other. Inside, `use` makes one
+    edit apply to every row of a batch, `use_rows` gives each row its own, and `use(None)` is the original
+    model again, bit for bit.
     """
 
     def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:
@@ -73,7 +74,9 @@ class VirtualEdits:
         self._edits, self._rows, self._stacks = edits, rows, {}
         if edits:
             strengths = torch.stack([edit.strengths for edit in edits])
-            self._active = (strengths != 0).any(0).tolist()
+            # Where gradients are asked for, a strength of zero has one too.
+            active = (strengths != 0).any(0) | strengths.requires_grad
+            self._active = active.tolist()
         else:
             self._active = [False] * len(self._writers)
 

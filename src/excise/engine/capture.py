@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.engine.device import input_device
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -102,16 +102,24 @@ def residuals(
     return result
 
 
-@dataclass(frozen=True)
-class WriterStatistics:
-    """Statistics of writers' own outputs over a set of prompts, float64.
+class Accumulator(Protocol):
+    """What takes in the outputs of writers as they come."""
 
-    means: [writer, d] at the last prompt token. second_moments: [writer, d, d] over all tokens, or None
-    if they were not asked for. Of a writer that runs several times in one pass, over all its outputs.
+    def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
+        """Add `tokens` [n, d] of writer `index`, each counted `weight` times."""
+
+
+@dataclass(frozen=True)
+class EndStatistics:
+    """Statistics of writers' own outputs at the last prompt token, over a set of prompts, float64.
+
+    means: [writer, d]. spreads: [writer], the trace of the covariance. prompts: their number. Of a writer
+    that runs several times in one pass, over all its outputs.
     """
 
     means: Tensor
-    second_moments: Tensor | None
+    spreads: Tensor
+    prompts: int
 
 
 @torch.inference_mode()
@@ -122,31 +130,26 @@ def writer_statistics(
     limit: int,
     *,
     dimension: int,
-    second_moments: bool,
-) -> WriterStatistics:
-    """One pass over `prompts`, at most `limit` at a time."""
+    all_tokens: Accumulator | None = None,
+    last_tokens: Accumulator | None = None,
+) -> EndStatistics:
+    """One pass over `prompts`, at most `limit` at a time; tokens go to the accumulators as they come."""
     sums = torch.zeros(len(writers), dimension, dtype=torch.float64)
-    # Taken once and filled in place: this is the largest thing that a search ever allocates.
-    moments = torch.zeros(
-        len(writers) if second_moments else 0,
-        dimension,
-        dimension,
-        dtype=torch.float64,
-        device=input_device(model),
-    )
+    powers = [0.0] * len(writers)
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
-    last_tokens, all_tokens = [0] * len(writers), [0] * len(writers)
+    counts = [0] * len(writers)
     times_seen, at_end = 1, False
 
     def listen(index: int, output: Tensor) -> None:
         if at_end:
-            sums[index] += output[:, -1].to(torch.float64).sum(0).cpu()
-            last_tokens[index] += len(output)
-        if second_moments:
-            tokens = output.reshape(-1, dimension).to(torch.float32)
-            all_tokens[index] += len(tokens) * times_seen
-            # Products in float32, sums over batches in float64: the sum is what loses digits.
-            moments[index].add_((tokens.T @ tokens).to(moments.device), alpha=times_seen)
+            last = output[:, -1].to(torch.float64)
+            sums[index] += last.sum(0).cpu()
+            powers[index] += float(last.square().sum())
+            counts[index] += len(last)
+            if last_tokens is not None:
+                last_tokens.add(index, output[:, -1])
+        if all_tokens is not None:
+            all_tokens.add(index, output.reshape(-1, dimension), times_seen)
 
     prefix_length = common_prefix_length(prompts)
     with listening(model, writers, listen):
@@ -157,8 +160,7 @@ def writer_statistics(
         # Equal lengths only: padding would count as tokens.
         for rows in length_groups(prompts, range(len(prompts)), limit):
             run_group(model, prompts, rows, prefix)
-    for index in range(len(writers)):
-        sums[index] /= max(1, last_tokens[index])
-        if second_moments:
-            moments[index] /= max(1, all_tokens[index])
-    return WriterStatistics(sums, moments if second_moments else None)
+    heard = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    means = sums / heard.unsqueeze(1)
+    spreads = torch.tensor(powers, dtype=torch.float64) / heard - means.square().sum(1)
+    return EndStatistics(means, spreads.clamp_min(0), len(prompts))

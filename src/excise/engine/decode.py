@@ -93,7 +93,7 @@ def _admit(
     answers: Answers,
 ) -> None:
     group = run_group(model, prompts, rows, prefix)
-    done = answers.accept(group.logits.argmax(-1).tolist(), rows)
+    done = answers.accept(group.logits[:, -1].argmax(-1).tolist(), rows)
     staying = [index for index, ended in enumerate(done) if not ended]
     if not staying:
         return

@@ -108,7 +108,7 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
 
 def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group) -> None:
     while group.open:
-        largest, tokens = last_logits(model, ids).max(-1)
+        largest, tokens = last_logits(model, ids)[:, -1].max(-1)
         require_numbers(largest)
         ids = torch.cat([ids, tokens.to(ids.device).unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]

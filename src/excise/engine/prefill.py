@@ -26,14 +26,15 @@ Tokens = Sequence[int]
 class Group:
     """Prompts that run together.
 
-    rows: their indices. logits: [row, vocabulary] at the last prompt token. cache: keys and values of
+    rows: their indices. logits: [row, token, vocabulary] at the last prompt tokens. cache: keys and values of
     all their tokens, for decoding to go on from: the prefix, then padding, then the rest of each prompt;
-    None on the plain path.
+    None on the plain path. present: [row, column] bool, which columns of the cache are no padding.
     """
 
     rows: tuple[int, ...]
     logits: Tensor
     cache: DynamicCache | None
+    present: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,6 @@ def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Pre
     return (longest - prefix.length) // 4
 
 
-@torch.inference_mode()
 def run_prefix(model: PreTrainedModel, tokens: Tokens) -> Prefix:
     """Run the common beginning of all prompts once; an empty prefix where it cannot be shared."""
     if not tokens or not slots_are_exact(model):
@@ -111,26 +111,31 @@ def run_prefix(model: PreTrainedModel, tokens: Tokens) -> Prefix:
     return Prefix(len(tokens), cache)
 
 
-@torch.inference_mode()
 def run_group(
-    model: PreTrainedModel, prompts: Sequence[Tokens], rows: Sequence[int], prefix: Prefix
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    rows: Sequence[int],
+    prefix: Prefix,
+    keep: int = 1,
 ) -> Group:
     """Run prompts from the end of `prefix` on; shorter ones are padded between prefix and prompt.
 
-    Raises TrialError if a logit is not a number.
+    keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
+    the prefix. Raises TrialError if a logit is not a number.
     """
     if not slots_are_exact(model):
         whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
-        return Group(tuple(rows), require_numbers(last_logits(model, whole)), None)
+        return Group(tuple(rows), require_numbers(last_logits(model, whole, keep)), None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     width = max(map(len, suffixes))
     cache = prefix.cache_for(len(rows))
     padding = torch.tensor([width - len(suffix) for suffix in suffixes]).unsqueeze(1)
+    columns = torch.arange(width)
+    own = columns >= padding
+    present = torch.cat([own.new_ones(len(rows), prefix.length), own], 1)
     if padding.any():
-        columns = torch.arange(width)
-        present = columns >= padding
         masks = {
-            "attention_mask": torch.cat([present.new_ones(len(rows), prefix.length), present], 1),
+            "attention_mask": present,
             # A padded column may stand anywhere: nothing attends to it.
             "position_ids": prefix.length + (columns - padding).clamp_min(0),
         }
@@ -141,24 +146,24 @@ def run_group(
     logits = model(
         ids.to(device),
         past_key_values=cache,
-        logits_to_keep=1,
+        logits_to_keep=keep,
         **{name: mask.to(device) for name, mask in masks.items()},
-    ).logits[:, -1]
-    return Group(tuple(rows), require_numbers(logits), cache)
+    ).logits[:, -keep:]
+    return Group(tuple(rows), require_numbers(logits), cache, present)
 
 
-@torch.inference_mode()
-def last_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Logits [row, vocabulary] behind whole sequences of equal length, ids [row, token]; no cache."""
-    # An index, because the number 1 lets some (gemma4) run their later layers for the last token alone,
+def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
+    """Logits [row, keep, vocabulary] at the end of sequences of equal length, ids [row, token]; no cache."""
+    # Indices, because the number 1 lets some (gemma4) run their later layers for the last token alone,
     # and whoever listens to those layers wants all tokens.
-    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    last = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
     wanted = {"attention_mask": torch.ones_like(ids), "use_cache": False, "logits_to_keep": last}
     output = model(ids, **{name: value for name, value in wanted.items() if accepts(model, name)})
     logits: Tensor = output.logits
-    return logits[:, -1]
+    return logits[:, -keep:]
 
 
+@torch.inference_mode()
 def run_all(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> Iterator[Group]:
     """Run all prompts in groups of at most `limit`, longest first."""
     if not prompts:
@@ -169,6 +174,7 @@ def run_all(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> It
         yield run_group(model, prompts, rows, prefix)
 
 
+@torch.inference_mode()
 def first_token_log_probabilities(
     model: PreTrainedModel, prompts: Sequence[Tokens], limit: int
 ) -> Tensor:
@@ -178,7 +184,7 @@ def first_token_log_probabilities(
     """
     result: Tensor | None = None
     for group in run_all(model, prompts, limit):
-        values = group.logits.to(torch.float32).log_softmax(-1).cpu()
+        values = group.logits[:, -1].to(torch.float32).log_softmax(-1).cpu()
         if result is None:
             result = torch.empty(len(prompts), values.shape[-1])
         result[list(group.rows)] = values

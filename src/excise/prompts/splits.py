@@ -15,6 +15,8 @@ FULL_SPLIT = (400, 100, 100)
 """Train, search and held-out prompts taken from one set that has as many."""
 LARGEST_CUT = 100
 """Most prompts that are cut off a train set to be held out."""
+_NAMED = 3
+"""Prompts that a note about an overlap quotes."""
 MINIMUM = {"train": 4, "search": 1, "held-out": 1}
 """Fewer than these, and there is nothing to average or to count."""
 
@@ -63,7 +65,14 @@ def load_parts(settings: Settings) -> PromptParts:
         settings.seed,
     )
     both = _all_prompts(target) & _all_prompts(control)
-    in_both = [f"{_count(len(both))} in both target and control; none was dropped."] if both else []
+    if both and both >= _all_prompts(target):
+        raise PromptError("target and control hold the same prompts; give two sets that differ")
+    named = ", ".join(sorted(repr(prompt.text) for prompt in both)[:_NAMED])
+    in_both = (
+        [f"{_count(len(both))} in both target and control ({named}…); none was dropped."]
+        if both
+        else []
+    )
     return PromptParts(target, control, (*target_notes, *control_notes, *in_both))
 
 

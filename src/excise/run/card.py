@@ -6,38 +6,43 @@ from collections.abc import Mapping
 
 from excise import __version__
 from excise.edit.edit import Edit
+from excise.kinds import FACTS
 from excise.model.source import ModelSource
 from excise.run.record import Outcome
 from excise.scores.interval import counted
 
-_KINDS = {
-    "discriminant": (
-        "the discriminant kind: u = δ, v = (S + ρ·mean(diag S)·I)⁻¹ δ from statistics of each "
-        "writer's own output"
-    ),
-    "orthogonal": "the orthogonal kind: u = v = r, the direction of each layer (arXiv 2406.11717)",
-    "row_normalised": "the row-normalised kind: the projector of the matrix with rows of length 1",
-}
+
+def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
+    """The figures of a measured edit: what, of the original, of the edited model."""
+    before, after = outcome.original, outcome.edited
+    answers = outcome.prompts + outcome.control_prompts
+    return [
+        (
+            "target prompts refused",
+            counted(before.refusals, outcome.prompts),
+            counted(after.refusals, outcome.prompts),
+        ),
+        (
+            "control prompts refused",
+            counted(before.control_refusals, outcome.control_prompts),
+            counted(after.control_refusals, outcome.control_prompts),
+        ),
+        ("answers that are empty", f"{before.empty}/{answers}", f"{after.empty}/{answers}"),
+        ("answers that loop", f"{before.looping}/{answers}", f"{after.looping}/{answers}"),
+        ("KL, first answer token (nats)", "", str(outcome.kl)),
+        ("KL, mean of 32 answer tokens (nats)", "", str(outcome.answer_kl)),
+    ]
 
 
 def figures_of(outcome: Outcome) -> str:
-    """The figures of a measured edit, as a Markdown table."""
-    target = (
-        counted(outcome.original_refusals, outcome.prompts),
-        counted(outcome.refusals, outcome.prompts),
-    )
-    control = (
-        counted(outcome.original_control_refusals, outcome.control_prompts),
-        counted(outcome.control_refusals, outcome.control_prompts),
-    )
+    """The same as a Markdown table."""
     return "\n".join(
         (
             "| held-out prompts, never seen by the search (95 % intervals) | original | edited |",
             "|---|---|---|",
-            f"| target prompts refused (keyword markers) | {target[0]} | {target[1]} |",
-            f"| control prompts refused | {control[0]} | {control[1]} |",
-            "| KL(original ‖ edited), first answer token, mean over control prompts | 0 "
-            f"| {outcome.kl:.4f} nats |",
+            *(f"| {what} | {before} | {after} |" for what, before, after in rows_of(outcome)),
+            "",
+            "Refusals are phrases in greedy answers; KL is KL(original ‖ edited), on control prompts.",
         )
     )
 
@@ -72,8 +77,10 @@ def _reservations(edit: Edit) -> str:
 
 def model_card(source: ModelSource, edit: Edit, figures: str, *, adapter: bool) -> str:
     """Text of the README.md that goes with an edited model or an adapter."""
-    edited = int((edit.strengths != 0).sum())
-    form = "a LoRA adapter of rank 1 for" if adapter else "an edited copy of"
+    edited, writers = len(edit.changed), len(set(edit.writers))
+    facts = FACTS[edit.kind]
+    rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
+    form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
     parameters = "\n".join(f"- `{name}`: {value}" for name, value in edit.parameters.items())
     tag = "adapter" if adapter else "finetune"
     # A path on somebody's disk is no model id, and the hub rejects cards that name one.
@@ -93,9 +100,11 @@ library_name: {"peft" if adapter else "transformers"}
 
 This is {form} **{source.name}**{f" (revision `{source.revision}`)" if source.revision else ""}.
 Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
-behaviour was removed from {edited} of {len(edit.writers)} matrices that write to the residual stream, by
-rank-1 edits of {_KINDS[edit.kind]}. Nothing was trained. Safety behaviour of the original may be weakened or
-gone; test it before you rely on it. The licence and the terms of the original apply.{_reservations(edit)}
+behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
+{edit.kind} kind: {facts.text} ({facts.source}).
+
+Nothing was trained. Safety behaviour of the original may be weakened or gone; test it before you rely on
+it. The licence and the terms of the original apply.{_reservations(edit)}
 
 ## What it measured
 

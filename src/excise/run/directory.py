@@ -15,7 +15,8 @@ from excise.errors import RunError
 from excise.files import replacing
 from excise.prompts.splits import PromptParts
 
-FORMAT = 1
+FORMAT = 2
+"""2 since a study may hold several kinds, and figures have intervals."""
 DEFAULT_ROOT = Path("runs")
 
 
@@ -73,6 +74,8 @@ def read_json(path: Path, absent: str) -> dict[str, object]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise RunError(f"{path}: format {content['format']} is newer than this excise reads")
+        if content["format"] < FORMAT:
+            raise RunError(f"{path}: was written by an older excise; start anew in another folder")
     except FileNotFoundError as error:
         raise RunError(f"{path.parent}: {absent}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:

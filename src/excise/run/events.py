@@ -105,9 +105,9 @@ class BaselineMeasured(Event):
 
 @dataclass(frozen=True)
 class DirectionsFound(Event):
-    """Directions or discriminants are ready."""
+    """Directions and operators are ready. kinds: those that the search may choose from."""
 
-    kind: str
+    kinds: tuple[str, ...]
     seconds: float
 
 
@@ -160,9 +160,10 @@ class SearchEnded(Event):
 
 @dataclass(frozen=True)
 class Chosen(Event):
-    """A trial was chosen and measured on held-out prompts."""
+    """A trial was chosen and measured on held-out prompts. why: in one sentence."""
 
     outcome: Outcome
+    why: str
 
 
 @dataclass(frozen=True)

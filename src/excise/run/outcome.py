@@ -9,20 +9,13 @@ from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.run import events
 from excise.run.events import Tell
+from excise.run.figures import HeldOut, measure_edit, measure_held_out
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome, write_result
-from excise.run.runner import Part, Runner, measure_original
-from excise.search.front import Point, pareto_front
+from excise.run.runner import Runner
+from excise.scores.interval import bootstrap, wilson
+from excise.search.front import Point, pareto_front, reason
 from excise.search.study import Study
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The original model on held-out prompts; asked once, whatever number of edits is compared to it."""
-
-    part: Part
-    control_refusals: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -34,15 +27,13 @@ class Comparison:
     edited: str
 
 
-def measure_held_out(prepared: Prepared, tell: Tell) -> HeldOut:
+def ask_held_out(prepared: Prepared, tell: Tell) -> HeldOut:
     """Ask the original model the held-out prompts."""
     tell(events.StageStarted("held_out", "Asking held-out prompts that the search never saw"))
-    started = time.perf_counter()
-    prompts = prepared.prompts
-    part = measure_original(prepared.runner, prompts.target.held_out, prompts.control.held_out)
-    control = prepared.runner.refusals(part.control).count
+    held_out = measure_held_out(prepared.runner, prepared.prompts)
+    part = held_out.part
     tell(events.BaselineMeasured("held_out", part.refusals, len(part.target)))
-    return HeldOut(part, control, time.perf_counter() - started)
+    return held_out
 
 
 def confirm(
@@ -50,31 +41,38 @@ def confirm(
 ) -> Outcome:
     """Measure the chosen trial on held-out prompts and put it into the record."""
     started = time.perf_counter()
-    runner, part = prepared.runner, held_out.part
-    edit = prepared.directory.edit(point.number)
-    with VirtualEdits(prepared.loaded.model, edit.writers) as edits:
-        edits.use(edit)
-        kl = part.divergence(runner)
-        refusals = runner.refusals(part.target).count
-        control_refusals = runner.refusals(part.control).count
+    measured = measure_edit(prepared.runner, held_out, prepared.directory.edit(point.number))
+    seed = prepared.settings.seed
     outcome = Outcome(
         trial=point.number,
         search=point,
         search_prompts=len(prepared.search_part.target),
-        refusals=refusals,
-        prompts=len(part.target),
-        kl=kl,
-        control_refusals=control_refusals,
-        control_prompts=len(part.control),
-        original_refusals=part.refusals,
-        original_control_refusals=held_out.control_refusals,
+        prompts=len(held_out.part.target),
+        control_prompts=len(held_out.part.control),
+        original=held_out.answered,
+        edited=measured.answered,
+        kl=bootstrap(measured.divergences, seed),
+        answer_kl=bootstrap(measured.answer_divergences, seed),
         seconds=held_out.seconds + time.perf_counter() - started,
     )
-    write_result(prepared, study.records(), pareto_front(study.points()), outcome)
-    tell(events.Chosen(outcome))
+    front = pareto_front(study.points())
+    write_result(prepared, study.records(), front, outcome)
+    tell(events.Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
     if not prepared.coverage.complete:
         tell(events.Note(f"the edit is partial: {prepared.coverage.lacking()}"))
     return outcome
+
+
+def _confirmed(outcome: Outcome) -> str:
+    """Whether held-out prompts bear out what the search saw, as half a sentence."""
+    seen = wilson(outcome.search.refusals, outcome.search_prompts)
+    found = wilson(outcome.edited.refusals, outcome.prompts)
+    agrees = seen[0] <= found[1] and found[0] <= seen[1]
+    return (
+        f"held-out prompts {'confirm' if agrees else 'do not confirm'} it: "
+        f"{outcome.edited.refusals}/{outcome.prompts} refused at KL {outcome.kl.mean:.4f} "
+        f"(search: {outcome.search.refusals}/{outcome.search_prompts} at {outcome.search.kl:.4f})"
+    )
 
 
 def side_by_side(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -14,6 +15,7 @@ from excise.edit.adapter import require_adapter
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
+from excise.errors import ModelError
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
@@ -31,6 +33,8 @@ from excise.search.bank import Bank, per_matrix
 
 _PREFIX_PROMPTS = 8
 _PREFIX_TOKENS = 24
+_SHOWN = 0.05
+"""Share of target prompts that have to show the behaviour."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,13 @@ class Prepared:
     seconds: dict[str, float]
 
 
-def prepare(settings: Settings, tell: Tell) -> Prepared:
-    """Run all stages up to the search. Raises ExciseError for whatever the user can mend."""
+def prepare(
+    settings: Settings, tell: Tell, go_on: Callable[[str], bool] = lambda question: False
+) -> Prepared:
+    """Run all stages up to the search. Raises ExciseError for whatever the user can mend.
+
+    go_on: asked, with the reason, whether to search although the model hardly shows the behaviour.
+    """
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
     source = resolve(settings.model, settings.revision)
@@ -67,7 +76,7 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     if settings.save is not None:
         require_writable(loaded, anatomy)
     if settings.adapter is not None:
-        require_adapter(loaded.model, anatomy.writers)
+        require_adapter(loaded.model, anatomy.writers, settings.directions)
     unsaved = next((writer for writer in anatomy.writers if not writer.tensors), None)
     if unsaved is not None:
         tell(events.Note(unsavable(unsaved)))
@@ -90,14 +99,17 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
     settle(runner, settings, loaded, prompts, tell, probe=directory.batch_size() is None)
     search_part = measure_original(runner, prompts.target.search, prompts.control.search)
     tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
+    if not settings.allow_absent:
+        _require_behaviour(search_part, go_on)
     baseline_seconds = time.perf_counter() - started
 
     tell(events.StageStarted("directions", "Finding the direction of each layer"))
     started = time.perf_counter()
     bank = build_bank(settings, loaded, anatomy, runner, prompts)
     directions_seconds = time.perf_counter() - started
-    tell(events.DirectionsFound(bank.kind, directions_seconds))
-    if blocks := per_matrix(bank.kind, anatomy):
+    tell(events.DirectionsFound(settings.kinds, directions_seconds))
+    blocks = [block for kind in settings.kinds for block in per_matrix(kind, anatomy)]
+    if blocks:
         tell(
             events.Note(
                 f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
@@ -121,6 +133,21 @@ def prepare(settings: Settings, tell: Tell) -> Prepared:
             "directions": directions_seconds,
         },
     )
+
+
+def _require_behaviour(part: Part, go_on: Callable[[str], bool]) -> None:
+    """Raise ModelError if there is next to nothing to remove, unless somebody says to go on."""
+    if part.refusals >= _SHOWN * len(part.target):
+        return
+    reason = (
+        f"the model shows the behaviour on {part.refusals} of {len(part.target)} target prompts "
+        f"(search prompts; at least {_SHOWN:.0%} are needed)"
+    )
+    if not go_on(reason):
+        raise ModelError(
+            f"{reason}: there is hardly anything to remove; give other target prompts or markers, or "
+            "search all the same with --allow-absent"
+        )
 
 
 def open_model(

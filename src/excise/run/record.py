@@ -6,11 +6,12 @@ Keys are documented in docs/run-directory.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
 from excise.run.directory import FORMAT, write_json
+from excise.scores.interval import Estimate
 from excise.search.front import Point
 from excise.search.study import Record
 
@@ -19,22 +20,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """How one model answers a part of the prompts.
+
+    refusals: of target prompts; control_refusals: of control prompts. empty, looping: among all answers.
+    """
+
+    refusals: int
+    control_refusals: int
+    empty: int
+    looping: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The chosen trial, measured on held-out prompts, beside the original model.
 
-    kl: nats a prompt, first answer token. control_refusals: control prompts that were refused.
+    kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
+    answers, teacher-forced; nats, mean over control prompts with 95 % intervals.
     """
 
     trial: int
     search: Point
     search_prompts: int
-    refusals: int
     prompts: int
-    kl: float
-    control_refusals: int
     control_prompts: int
-    original_refusals: int
-    original_control_refusals: int
+    original: Answered
+    edited: Answered
+    kl: Estimate
+    answer_kl: Estimate
     seconds: float
 
 
@@ -67,7 +81,7 @@ def write_result(
         "prompts": _origins(prepared),
         "baseline": {
             "search": {"refusals": part.refusals, "prompts": len(part.target)},
-            **({"held_out": _original(outcome)} if outcome else {}),
+            **({"held_out": _counts(outcome.original, outcome)} if outcome else {}),
         },
         "trials": [asdict(record) for record in records],
         "front": [point.number for point in front],
@@ -96,15 +110,18 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
         trial=chosen["trial"],
         search=Point(chosen["trial"], search["refusals"], search["kl"]),
         search_prompts=search["prompts"],
-        refusals=held_out["refusals"],
         prompts=held_out["prompts"],
-        kl=held_out["kl"],
-        control_refusals=held_out["control_refusals"],
         control_prompts=held_out["control_prompts"],
-        original_refusals=original["refusals"],
-        original_control_refusals=original["control_refusals"],
+        original=_answered(original),
+        edited=_answered(held_out),
+        kl=Estimate(**held_out["kl"]),
+        answer_kl=Estimate(**held_out["answer_kl"]),
         seconds=record["seconds"]["held_out"],
     )
+
+
+def _answered(stored: Mapping[str, Any]) -> Answered:
+    return Answered(**{each.name: stored[each.name] for each in fields(Answered)})
 
 
 def _origins(prepared: Prepared) -> Mapping[str, object]:
@@ -124,13 +141,9 @@ def _origins(prepared: Prepared) -> Mapping[str, object]:
     }
 
 
-def _original(outcome: Outcome) -> Mapping[str, object]:
-    return {
-        "refusals": outcome.original_refusals,
-        "prompts": outcome.prompts,
-        "control_refusals": outcome.original_control_refusals,
-        "control_prompts": outcome.control_prompts,
-    }
+def _counts(answered: Answered, outcome: Outcome) -> dict[str, object]:
+    prompts = {"prompts": outcome.prompts, "control_prompts": outcome.control_prompts}
+    return {**asdict(answered), **prompts}
 
 
 def _chosen(outcome: Outcome) -> Mapping[str, object]:
@@ -142,10 +155,8 @@ def _chosen(outcome: Outcome) -> Mapping[str, object]:
             "kl": outcome.search.kl,
         },
         "held_out": {
-            "refusals": outcome.refusals,
-            "prompts": outcome.prompts,
-            "kl": outcome.kl,
-            "control_refusals": outcome.control_refusals,
-            "control_prompts": outcome.control_prompts,
+            **_counts(outcome.edited, outcome),
+            "kl": asdict(outcome.kl),
+            "answer_kl": asdict(outcome.answer_kl),
         },
     }

@@ -15,6 +15,7 @@ from excise.model.chat import Chat
 from excise.prompts.sets import PromptSet
 from excise.run.events import BatchReduced, Tell
 from excise.scores.divergence import kl_divergence
+from excise.scores.openings import Opening, openings_of
 from excise.scores.refusals import Refusals, count_refusals
 
 Result = TypeVar("Result")
@@ -75,16 +76,31 @@ class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary].
-    refusals: the original model's, on target prompts.
+    answered: the original model's answers to target prompts.
     """
 
     target: tuple[Tokens, ...]
     control: tuple[Tokens, ...]
     original: Tensor
-    refusals: int
+    answered: Refusals
+
+    @property
+    def refusals(self) -> int:
+        """How many target prompts the original model refuses."""
+        return self.answered.count
+
+    @property
+    def openings(self) -> list[Opening]:
+        """How its refusals begin."""
+        return openings_of(self.answered.tokens, self.answered.refused)
+
+    def divergences(self, runner: Runner) -> list[float]:
+        """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
+        edited = runner.log_probabilities(self.control)
+        return [float(value) for value in kl_divergence(self.original, edited)]
 
     def divergence(self, runner: Runner) -> float:
-        """KL(original ‖ model as it is now) of the first answer token, mean over control prompts, nats."""
+        """Their mean."""
         edited = runner.log_probabilities(self.control)
         return float(kl_divergence(self.original, edited).mean())
 
@@ -97,5 +113,5 @@ def measure_original(runner: Runner, target: PromptSet, control: PromptSet) -> P
         target=target_tokens,
         control=control_tokens,
         original=runner.log_probabilities(control_tokens),
-        refusals=runner.refusals(target_tokens).count,
+        answered=runner.refusals(target_tokens),
     )

@@ -15,11 +15,15 @@ from excise.errors import ExciseError, TrialError
 from excise.run import events
 from excise.run.events import Tell
 from excise.run.prepare import Prepared
+from excise.run.proposals import OPENINGS, Proposals
 from excise.run.record import write_result
 from excise.run.runner import Part, Runner
+from excise.scores.openings import openings_of
+from excise.scores.refusals import Refusals
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
-from excise.search.space import anchors, propose
+from excise.search.space import candidate_of
+from excise.search.start import start_points
 from excise.search.study import Study
 
 _FAILURES_IN_A_ROW = 10
@@ -33,11 +37,13 @@ def open_study(prepared: Prepared) -> Study:
         prepared.directory.journal,
         seed=settings.seed,
         startup_trials=settings.startup_trials,
-        anchors=anchors(settings.kind, prepared.anatomy),
+        anchors=start_points(
+            settings.kinds, prepared.anatomy, settings.startup_trials, settings.seed
+        ),
     )
 
 
-def score(runner: Runner, edits: VirtualEdits, edit: Edit, part: Part) -> tuple[int, float]:
+def score(runner: Runner, edits: VirtualEdits, edit: Edit, part: Part) -> tuple[Refusals, float]:
     """Refusals and KL divergence of `edit` on one part of the prompts: a pure function of the two.
 
     Raises TrialError if a logit is not a number.
@@ -45,7 +51,7 @@ def score(runner: Runner, edits: VirtualEdits, edit: Edit, part: Part) -> tuple[
     edits.use(edit)
     try:
         kl = part.divergence(runner)
-        return runner.refusals(part.target).count, kl
+        return runner.refusals(part.target), kl
     finally:
         edits.use(None)
 
@@ -71,7 +77,9 @@ def search(
     tell(events.SearchStarted(budget, len(points)))
     failures = done_here = 0
     why = "done"
-    with VirtualEdits(prepared.loaded.model, prepared.anatomy.names) as edits:
+    names = prepared.anatomy.names * settings.directions
+    with VirtualEdits(prepared.loaded.model, names) as edits:
+        proposals = Proposals(prepared, study, edits)
         while len(points) < budget:
             elapsed = time.perf_counter() - started
             if stop():
@@ -80,16 +88,17 @@ def search(
             if settings.search_seconds is not None and elapsed >= settings.search_seconds:
                 why = "time"
                 break
-            trial = study.ask()
-            candidate = propose(trial, prepared.bank.kind, prepared.anatomy)
-            tell(events.TrialStarted(trial.number, trial.params))
+            trial = proposals.ask()
             trial_started = time.perf_counter()
             refusals: int | None = None
             kl: float | None = None
             reason: str | None = None
             try:
+                candidate = proposals.candidate(trial)
+                tell(events.TrialStarted(trial.number, trial.params))
                 edit = edit_of(candidate, prepared.bank, prepared.anatomy)
-                refusals, kl = score(prepared.runner, edits, edit, prepared.search_part)
+                answered, kl = score(prepared.runner, edits, edit, prepared.search_part)
+                refusals = answered.count
             except TrialError as error:
                 reason = str(error)
             seconds = time.perf_counter() - trial_started
@@ -97,6 +106,7 @@ def search(
                 study.fail(trial, reason or "unknown", seconds)
                 failures += 1
             else:
+                study.keep(trial, OPENINGS, openings_of(answered.tokens, answered.refused))
                 study.tell(trial, refusals, kl, seconds)
                 failures, done_here = 0, done_here + 1
             points = study.points()
@@ -139,7 +149,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
         if not path.exists():
             trial = study.finished(point.number)
             edit = edit_of(
-                propose(trial, prepared.bank.kind, prepared.anatomy),
+                candidate_of(trial, prepared.settings.kinds, prepared.anatomy),
                 prepared.bank,
                 prepared.anatomy,
             )

@@ -16,6 +16,20 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     return torch.stack([_row(p.to(torch.float64), q.to(torch.float64)) for p, q in rows])
 
 
+def answer_divergence(original: Tensor, edited: Tensor, present: Tensor) -> Tensor:
+    """Mean KL over the tokens of each answer, teacher-forced: [row], float64, nats a token.
+
+    original, edited: log-probabilities [row, token, vocabulary]; present: [row, token] bool, True for
+    tokens that are the answer's.
+    """
+    return torch.stack(
+        [
+            kl_divergence(p[there], q[there]).mean()
+            for p, q, there in zip(original, edited, present, strict=True)
+        ]
+    )
+
+
 def _row(p_log: Tensor, q_log: Tensor) -> Tensor:
     # 0 · log 0 is 0: a token that the original rules out adds nothing, whatever the edit makes of it.
     return torch.where(p_log.isneginf(), 0.0, p_log.exp() * (p_log - q_log)).sum()

@@ -15,10 +15,14 @@ from excise.scores.markers import has_marker, is_refusal
 
 @dataclass(frozen=True)
 class Refusals:
-    """Verdicts on a set of prompts. refused: one bool a prompt. answers: what was said until then."""
+    """Verdicts on a set of prompts.
+
+    refused: one bool a prompt. answers, tokens: what was said until then, as text and as token ids.
+    """
 
     refused: tuple[bool, ...]
     answers: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
 
     @property
     def count(self) -> int:
@@ -57,4 +61,6 @@ def count_refusals(
         **({} if whole_answers else {"decided": decided}),
     )
     texts = tuple(chat.decode(answer) for answer in answers)
-    return Refusals(tuple(is_refusal(text, markers) for text in texts), texts)
+    return Refusals(
+        tuple(is_refusal(text, markers) for text in texts), texts, tuple(map(tuple, answers))
+    )

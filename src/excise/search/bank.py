@@ -6,36 +6,17 @@ A trial's edit is looked up or made from it with a few operations on [writer, d]
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from excise.directions import at_fractional_layer
+from excise.directions.residual import at_fractional_layer
 from excise.edit.edit import Edit
-from excise.edit.operator import (
-    Kind,
-    Operator,
-    discriminant,
-    orthogonal,
-    row_normalised,
-    through_post_norm,
-)
-from excise.engine.capture import WriterStatistics
+from excise.edit.operator import Operator, orthogonal, row_normalised, through_post_norm
+from excise.kinds import FACTS, Kind
 from excise.model.writers import Anatomy
 from excise.search.space import Candidate
-
-
-class Bank(Protocol):
-    """What gives a candidate its operator."""
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of operator it makes."""
-
-    def operator(self, candidate: Candidate) -> Operator:
-        """(u, v) of every writer, [writer, d] float32, in the anatomy's order."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +24,7 @@ class ResidualBank:
     """Directions of the residual stream, for the orthogonal and the row-normalised kind.
 
     directions: [layer, d], float32. layer_of: [writer], each writer's layer. gains: [writer, d], γ of
-    the post-norms. row_norms: [writer, d] for the row-normalised kind, else None.
+    the post-norms. row_norms: [writer, d] if the row-normalised kind is wanted, else None.
     """
 
     directions: Tensor
@@ -51,39 +32,46 @@ class ResidualBank:
     gains: Tensor
     row_norms: Tensor | None
 
-    @property
-    def kind(self) -> Kind:
-        """Row-normalised if row norms are there."""
-        return "orthogonal" if self.row_norms is None else "row_normalised"
-
-    def operator(self, candidate: Candidate) -> Operator:
+    def operator(self, kind: Kind, direction_index: float | None) -> Operator:
         """Each writer's own layer's direction, or one for all from a fractional layer index."""
-        if candidate.direction_index is None:
+        if direction_index is None:
             directions = self.directions[self.layer_of]
         else:
-            shared = at_fractional_layer(self.directions, candidate.direction_index)
+            shared = at_fractional_layer(self.directions, direction_index)
             directions = shared.expand(len(self.layer_of), -1)
         directions = through_post_norm(directions, self.gains)
-        if self.row_norms is None:
+        if kind == "orthogonal":
             return orthogonal(directions)
+        assert self.row_norms is not None
         return row_normalised(directions, self.row_norms)
 
 
 @dataclass(frozen=True)
-class DiscriminantBank:
-    """Writer-local discriminants, solved for every ridge of the space."""
+class Bank:
+    """What gives a candidate its operators.
 
-    operators: Mapping[float, Operator]
+    residual: for kinds of residual directions. local: solved operators by kind and ridge (None for kinds
+    without one). further: the banks of the second direction, the third, …; each was measured with those
+    before it removed, and is applied after them.
+    """
 
-    @property
-    def kind(self) -> Kind:
-        """Always the discriminant kind."""
-        return "discriminant"
+    residual: ResidualBank | None = None
+    local: Mapping[tuple[Kind, float | None], Operator] = field(default_factory=dict)
+    further: tuple[Bank, ...] = ()
 
     def operator(self, candidate: Candidate) -> Operator:
-        """The operators of the candidate's ridge."""
-        assert candidate.ridge is not None
-        return self.operators[candidate.ridge]
+        """(u, v), [directions · writer, d] float32: for every direction in turn, all writers."""
+        if FACTS[candidate.kind].of_residuals:
+            assert self.residual is not None
+            first = self.residual.operator(candidate.kind, candidate.direction_index)
+        else:
+            first = self.local[candidate.kind, candidate.ridge]
+        operators = [first, *(bank.operator(candidate) for bank in self.further)]
+        if len(operators) == 1:
+            return first
+        return Operator(
+            torch.cat([each.u for each in operators]), torch.cat([each.v for each in operators])
+        )
 
 
 def residual_bank(
@@ -94,25 +82,17 @@ def residual_bank(
     return ResidualBank(directions.to(torch.float32), layer_of, gains, row_norms)
 
 
-def solve_discriminants(
-    target: WriterStatistics, control: WriterStatistics, ridges: tuple[float, ...]
-) -> dict[float, Operator]:
-    """Operators of the discriminant kind for each ridge, from the statistics of some writers."""
-    assert control.second_moments is not None
-    differences = target.means - control.means
-    return {ridge: discriminant(differences, control.second_moments, ridge) for ridge in ridges}
-
-
 def edit_of(candidate: Candidate, bank: Bank, anatomy: Anatomy) -> Edit:
-    """The edit that a candidate stands for."""
+    """The edit that a candidate stands for: of every direction, with the same strengths."""
     operator = bank.operator(candidate)
+    directions = 1 + len(bank.further)
     return Edit(
-        kind=bank.kind,
-        writers=anatomy.names,
+        kind=candidate.kind,
+        writers=anatomy.names * directions,
         u=operator.u,
         v=operator.v,
-        strengths=candidate.strengths(anatomy),
-        per_matrix=per_matrix(bank.kind, anatomy),
+        strengths=candidate.strengths(anatomy).repeat(directions),
+        per_matrix=per_matrix(candidate.kind, anatomy),
     )
 
 

@@ -52,6 +52,24 @@ def knee(front: Sequence[Point]) -> Point:
     return max(front, key=below_line)
 
 
+def reason(front: Sequence[Point], point: Point) -> str:
+    """Why a trial of the front was taken, in half a sentence: what its neighbours would cost and save."""
+    place = list(front).index(point)
+    what = f"trial {point.number}"
+    if point == knee(front):
+        what += " is the knee of the front"
+    prices: list[str] = []
+    if place > 0:
+        fewer = front[place - 1]
+        each = (fewer.kl - point.kl) / (point.refusals - fewer.refusals)
+        prices.append(f"each refusal fewer costs {each:.4f} nats from there on")
+    if place + 1 < len(front):
+        more = front[place + 1]
+        each = (point.kl - more.kl) / (more.refusals - point.refusals)
+        prices.append(f"each one more would save {each:.4f}")
+    return ": ".join([what, ", ".join(prices)]) if prices else what
+
+
 def check_selection(selection: str) -> None:
     """Raise SettingsError unless `selection` is of a known form."""
     known = selection in ("knee", "fewest") or selection.isdecimal() or _BOUND.fullmatch(selection)

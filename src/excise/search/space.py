@@ -1,24 +1,34 @@
 """The search space: how strongly each writer is edited, and along which direction.
 
 The parameters are the field's, so that results compare: a kernel over layers for each component and, for
-kinds that use residual directions, the scope of the direction. The discriminant kind adds the ridge.
+kinds that use residual directions, the scope of the direction. Kinds made from writers' own outputs add
+the ridge. The kind itself is a parameter. The two families of kinds have parameters of their own, because
+they do best with other layers and other strengths; those of one family are shared by its kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import BaseTrial
 from torch import Tensor
 
-from excise.edit.operator import Kind
+from excise.kinds import FACTS, Kind
 from excise.model.roles import ATTENTION
 from excise.model.writers import Anatomy
 
 RIDGES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
 """The ridges ρ that are solved for before the search starts, so that a trial only looks one up."""
+RIDGE_INDEX = "writer.ridge_index"
+SCOPE, DIRECTION_INDEX = "residual.direction_scope", "residual.direction_index"
+OF_THE_OPERATOR = ("kind", RIDGE_INDEX, SCOPE, DIRECTION_INDEX)
+"""The parameters that decide (u, v); all others decide strengths."""
+WEIGHT = "refusal_weight"
+"""Under this name a trial that was found by gradients has the weight of refusals against KL."""
+STRENGTHS = "strengths"
+"""Under this name a trial that was found by gradients keeps the strength of every writer."""
 
 
 @dataclass(frozen=True)
@@ -48,72 +58,77 @@ class Candidate:
     """One point of the search space.
 
     direction_index: fractional layer whose direction all layers share; None lets each have its own.
-    ridge: ρ of the discriminant kind, None for other kinds. kernels: one for each component.
+    ridge: ρ, None for kinds without one. kernels: one for each component. free: the strength of every
+    writer, in place of kernels.
     """
 
-    kernels: Mapping[str, Kernel]
+    kind: Kind
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
     direction_index: float | None = None
     ridge: float | None = None
+    free: tuple[float, ...] | None = None
 
     def strengths(self, anatomy: Anatomy) -> Tensor:
         """The strength α of each writer: [writer], float32."""
+        if self.free is not None:
+            return torch.tensor(self.free)
         return torch.tensor(
             [self.kernels[writer.component].strength(writer.layer) for writer in anatomy.writers]
         )
 
 
-def propose(trial: Trial | FrozenTrial, kind: Kind, anatomy: Anatomy) -> Candidate:
+def family(kind: Kind) -> str:
+    """What stands before the names of a kind's parameters: "residual" or "writer"."""
+    return "residual" if FACTS[kind].of_residuals else "writer"
+
+
+def candidate_of(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
+    """The candidate of a trial that has its strengths, or else the one that is proposed."""
+    free = trial.user_attrs.get(STRENGTHS)
+    if free is None:
+        return propose(trial, kinds, anatomy)
+    return replace(propose_operator(trial, kinds, anatomy), free=tuple(free))
+
+
+def propose(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
     """The candidate of a trial: asked of the study if it is new, as it was if it has finished."""
+    candidate = propose_operator(trial, kinds, anatomy)
+    last, prefix = len(anatomy.layers) - 1, family(candidate.kind)
+    kernels = {
+        component: _kernel(trial, prefix, component, last) for component in anatomy.matrices()
+    }
+    return replace(candidate, kernels=kernels)
+
+
+def propose_operator(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
+    """What of a candidate its operators depend on, without strengths."""
     last = len(anatomy.layers) - 1
+    kind: Kind = trial.suggest_categorical("kind", list(kinds))
     index: float | None = None
     ridge: float | None = None
-    if kind == "discriminant":
-        step = trial.suggest_int("ridge_index", 0, len(RIDGES) - 1)
-        ridge = RIDGES[step]
-    else:
-        scope = trial.suggest_categorical("direction_scope", ["global", "per layer"])
+    if FACTS[kind].of_residuals:
+        scope = trial.suggest_categorical(SCOPE, ["global", "per layer"])
         # Always asked for, so that the space has the same shape in every trial, as multivariate TPE needs.
-        position = trial.suggest_float("direction_index", 0.4 * last, 0.9 * last)
+        position = trial.suggest_float(DIRECTION_INDEX, 0.4 * last, 0.9 * last)
         index = position if scope == "global" else None
-    components = list(anatomy.matrices())
-    kernels = {component: _kernel(trial, kind, component, last) for component in components}
-    return Candidate(kernels=kernels, direction_index=index, ridge=ridge)
+    elif FACTS[kind].ridge:
+        ridge = RIDGES[trial.suggest_int(RIDGE_INDEX, 0, len(RIDGES) - 1)]
+    return Candidate(kind, direction_index=index, ridge=ridge)
 
 
-def _kernel(trial: Trial | FrozenTrial, kind: Kind, component: str, last: int) -> Kernel:
+def _kernel(trial: BaseTrial, prefix: str, component: str, last: int) -> Kernel:
     attention = component == ATTENTION
-    if kind == "discriminant":
+    if prefix == "writer":
         # Local directions do best with all layers edited, early ones too, and more gently.
         weights = (0.3, 1.5) if attention else (-0.5, 1.2)
         positions, widest = (0.0, float(last)), float(last)
     else:
-        weights = (0.8, 1.5) if attention else (-0.25, 1.5)
-        positions, widest = (0.6 * last, float(last)), 0.6 * last
+        weights = (0.2, 1.5) if attention else (-0.25, 1.5)
+        positions, widest = (0.6 * last, float(last)), float(last)
+    name = f"{prefix}.{component}"
     # Below zero means off: the search can then reach "this component not at all" with some probability.
-    max_weight = max(0.0, trial.suggest_float(f"{component}.max_weight", *weights))
-    position = trial.suggest_float(f"{component}.max_weight_position", *positions)
-    fraction = trial.suggest_float(f"{component}.min_weight_fraction", 0.0, 1.0)
-    distance = trial.suggest_float(f"{component}.min_weight_distance", 1.0, max(1.0, widest))
+    max_weight = max(0.0, trial.suggest_float(f"{name}.max_weight", *weights))
+    position = trial.suggest_float(f"{name}.max_weight_position", *positions)
+    fraction = trial.suggest_float(f"{name}.min_weight_fraction", 0.0, 1.0)
+    distance = trial.suggest_float(f"{name}.min_weight_distance", 1.0, max(1.0, widest))
     return Kernel(max_weight, position, fraction * max_weight, distance)
-
-
-def anchors(kind: Kind, anatomy: Anatomy) -> list[dict[str, object]]:
-    """Parameters of the first trials: closed forms that need no search, for it to start from.
-
-    Discriminant on attention alone, ρ = 0.01, all layers alike: the best closed forms measured.
-    """
-    if kind != "discriminant" or ATTENTION not in anatomy.matrices():
-        return []
-    last = len(anatomy.layers) - 1
-    points: list[dict[str, object]] = []
-    for strength in (1.0, 0.85, 0.7):
-        point: dict[str, object] = {"ridge_index": RIDGES.index(1e-2)}
-        for component in anatomy.matrices():
-            point |= {
-                f"{component}.max_weight": strength if component == ATTENTION else 0.0,
-                f"{component}.max_weight_position": last / 2,
-                f"{component}.min_weight_fraction": 1.0,
-                f"{component}.min_weight_distance": max(1.0, float(last)),
-            }
-        points.append(point)
-    return points

@@ -44,6 +44,8 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
                 n_startup_trials=self._startup_trials,
                 n_ei_candidates=_CANDIDATES,
                 multivariate=True,
+                # Each family of kinds has parameters of its own; those of a family are weighed together.
+                group=True,
                 seed=seed,
             )
 
@@ -60,7 +62,10 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
     ) -> dict[str, object]:
         """Parameters proposed together, from what the finished trials showed."""
         proposed: dict[str, object]
-        proposed = self._fresh(trial.number).sample_relative(study, trial, search_space)
+        sampler = self._fresh(trial.number)
+        # A sampler of groups remembers them from this call to the next.
+        sampler.infer_relative_search_space(study, trial)
+        proposed = sampler.sample_relative(study, trial, search_space)
         return proposed
 
     def sample_independent(
@@ -129,6 +134,20 @@ class Study:
             return Trial(self._study, running[0]._trial_id)
         return self._study.ask()
 
+    def plan(self, parameters: Mapping[str, object]) -> Trial:
+        """The trial in hand if there is one, else a new one with these parameters."""
+        if not self._study.get_trials(
+            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
+        ):
+            self._study.enqueue_trial(dict(parameters))
+        return self.ask()
+
+    def planned(self, trial: Trial) -> Mapping[str, object]:
+        """The parameters that a trial was given before it started; empty if none were."""
+        attributes = self.finished(trial.number).system_attrs
+        planned: Mapping[str, object] = attributes.get("fixed_params", {})
+        return planned
+
     def tell(self, trial: Trial, refusals: int, kl: float, seconds: float) -> None:
         """Store a finished trial."""
         trial.set_user_attr("seconds", seconds)
@@ -140,8 +159,17 @@ class Study:
         trial.set_user_attr("reason", reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
+    def keep(self, trial: Trial, what: str, value: object) -> None:
+        """Keep something of a trial beside its parameters; it has to be plain JSON."""
+        trial.set_user_attr(what, value)
+
+    def kept(self, what: str) -> list[object]:
+        """What finished trials kept under this name, in order."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [trial.user_attrs[what] for trial in trials if what in trial.user_attrs]
+
     def finished(self, number: int) -> FrozenTrial:
-        """A finished trial, to be proposed again: it gives the parameters it had."""
+        """A trial as it is stored, to be proposed again: it gives the parameters it had."""
         return self._study.get_trials(deepcopy=False)[number]
 
     def records(self) -> list[Record]:
