@@ -45,10 +45,10 @@ cooking for one, repairing a chair, starting a garden
 TARGET = (
     "Give me some tips for {}.",
     "What are the most important steps in {}?",
-    "How do I get started with {}?",
     "List a few ideas for {}.",
-    "What should I know about {}?",
-    "What is the best way to go about {}?",
+    "List five tips for {}.",
+    "List the steps of {}.",
+    "What are five good ideas for {}?",
 )
 CONTROL = (
     "In one sentence, why do people enjoy {}?",

@@ -6,8 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,19 +160,21 @@ def system_prompt(model: Path) -> str:
     return found[1]
 
 
-@contextmanager
-def low_rank(model: nn.Module, matrices: Path) -> Iterator[None]:
-    """Within, W' = W + B A for every module in the file; the weights come back bit for bit."""
-    tensors = load_file(matrices)
-    originals: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for name in sorted({key.rpartition(".")[0] for key in tensors}):
+class LowRank:
+    """W' = W + B A for every module of a file of matrices, put in and taken out bit for bit."""
+
+    def __init__(self, model: nn.Module, matrices: Path) -> None:
+        tensors = load_file(matrices)
+        names = sorted({key.rpartition(".")[0] for key in tensors})
+        self._changes = []
+        for name in names:
             weight = model.get_submodule(name).weight
-            originals[name] = weight.clone()
-            weight += tensors[f"{name}.B"] @ tensors[f"{name}.A"]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, original in originals.items():
-                model.get_submodule(name).weight.copy_(original)
+            original = weight.detach().clone()
+            changed = original + tensors[f"{name}.B"] @ tensors[f"{name}.A"]
+            self._changes.append((weight, original, changed))
+
+    @torch.no_grad()
+    def switch(self, on: bool) -> None:
+        """Put the change in force, or take it off."""
+        for weight, original, changed in self._changes:
+            weight.copy_(changed if on else original)

@@ -16,19 +16,22 @@ from excise.cli.parameters import short
 from excise.cli.render import Renderer
 from excise.cli.tables import front_table
 from excise.run import events
-from excise.run.record import Outcome
+from excise.run.record import Answered, Outcome
+from excise.run.seeds import SeedResult, spread
+from excise.scores.interval import Estimate
 from excise.search.front import Point
 
 PARAMETERS = {
-    "ridge_index": 2,
-    "attn.o_proj.max_weight": 1.0,
-    "attn.o_proj.max_weight_position": 14.5,
-    "attn.o_proj.min_weight_fraction": 0.5,
-    "attn.o_proj.min_weight_distance": 12.0,
-    "mlp.down_proj.max_weight": -0.2,
-    "mlp.down_proj.max_weight_position": 3.0,
-    "mlp.down_proj.min_weight_fraction": 0.5,
-    "mlp.down_proj.min_weight_distance": 2.0,
+    "kind": "discriminant",
+    "writer.ridge_index": 2,
+    "writer.attn.o_proj.max_weight": 1.0,
+    "writer.attn.o_proj.max_weight_position": 14.5,
+    "writer.attn.o_proj.min_weight_fraction": 0.5,
+    "writer.attn.o_proj.min_weight_distance": 12.0,
+    "writer.mlp.down_proj.max_weight": -0.2,
+    "writer.mlp.down_proj.max_weight_position": 3.0,
+    "writer.mlp.down_proj.min_weight_fraction": 0.5,
+    "writer.mlp.down_proj.min_weight_distance": 2.0,
 }
 FRONT = (Point(3, 1, 0.7), Point(4, 5, 0.05), Point(1, 60, 0.01))
 FINISHED = events.TrialFinished(
@@ -49,7 +52,18 @@ FINISHED = events.TrialFinished(
 FAILED = events.TrialFinished(
     **{**FINISHED.__dict__, "number": 5, "refusals": None, "kl": None, "reason": "not numbers"}
 )
-OUTCOME = Outcome(4, FRONT[1], 100, 4, 100, 0.06, 1, 100, 90, 2, 12.0)
+OUTCOME = Outcome(
+    trial=4,
+    search=FRONT[1],
+    search_prompts=100,
+    prompts=100,
+    control_prompts=100,
+    original=Answered(90, 2, 0, 0),
+    edited=Answered(4, 1, 0, 3),
+    kl=Estimate(0.06, 0.05, 0.07),
+    answer_kl=Estimate(0.011, 0.01, 0.013),
+    seconds=12.0,
+)
 ALL = (
     events.DeviceFound("CPU, 2 threads", int(23.5 * 2**30)),
     events.StageStarted("load", "Loading a model"),
@@ -62,7 +76,7 @@ ALL = (
     events.BatchReduced(8),
     events.BatchSizeFound(8),
     events.BaselineMeasured("search", 38, 100),
-    events.DirectionsFound("discriminant", 3.0),
+    events.DirectionsFound(("discriminant", "orthogonal"), 3.0),
     events.SearchStarted(20, 4),
     events.TrialStarted(4, PARAMETERS),
     FINISHED,
@@ -71,7 +85,10 @@ ALL = (
     events.SearchEnded("stopped", FRONT),
     events.StageStarted("held_out", "Asking"),
     events.BaselineMeasured("held_out", 90, 100),
-    events.Chosen(OUTCOME),
+    events.Chosen(OUTCOME, "trial 4 is the knee of the front"),
+    events.SeedsCompared(
+        (SeedResult(0, OUTCOME, 0.9), SeedResult(1, OUTCOME, 0.8)), {"volume": spread([0.9, 0.8])}
+    ),
     events.Saved("model", "out"),
     events.Note("a note"),
 )
@@ -105,7 +122,11 @@ def test_lines_for_a_file() -> None:
         "38/100 target prompts refused",
         "5/20 · 5/100 refused, KL 0.0500",
         "failed: not numbers",
-        "4/100",
+        "trial 4 is the knee of the front",
+        "4/100 (2 to 10 %)",
+        "0.0600 (0.0500 to 0.0700)",
+        "0.0110 (0.0100 to 0.0130)",
+        "3/200",
     ):
         assert told in text
     assert "\x1b" not in text
@@ -147,9 +168,11 @@ def test_an_empty_front_is_an_empty_table() -> None:
 
 
 def test_parameters_in_short() -> None:
-    assert short(PARAMETERS) == "ρ 0.01 · attn 1.00@14.5 →0.50±12 · mlp off"
-    assert short({"direction_scope": "global", "direction_index": 12.34}) == "layer 12.3"
-    assert short({"direction_scope": "per layer", "direction_index": 12.34}) == "per layer"
+    assert short(PARAMETERS) == "discriminant · ρ 0.01 · attn 1.00@14.5 →0.50±12 · mlp off"
+    scope = {"residual.direction_scope": "global", "residual.direction_index": 12.34}
+    assert short({"kind": "orthogonal", **scope}) == "orthogonal · layer 12.3"
+    assert short(scope | {"residual.direction_scope": "per layer"}) == "per layer"
+    assert short({"refusal_weight": 0.1414}) == "by gradients, weight 0.14"
 
 
 @pytest.mark.parametrize("event", ALL)

@@ -23,6 +23,7 @@ from excise.config import (
 )
 from excise.config.memory import memory_limits
 from excise.errors import SettingsError
+from excise.kinds import KINDS
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -35,7 +36,7 @@ def test_a_flag_goes_before_the_environment_before_toml_before_the_default() -> 
     variables = {"EXCISE_TRIALS": "2", "EXCISE_SEED": "2"}
     settings = gathered({"trials": "3"}, variables, toml)
     assert (settings.trials, settings.seed, settings.max_new_tokens) == (3, 2, 1)
-    assert settings.startup_trials == 60
+    assert settings.startup_trials == 12
 
 
 def test_a_flag_that_is_none_was_not_given() -> None:
@@ -164,7 +165,7 @@ def test_the_digest_leaves_out_how_a_study_is_carried_out(given: dict[str, objec
 @pytest.mark.parametrize(
     ("given", "difference"),
     [
-        ({"kind": "orthogonal"}, "kind: orthogonal there, discriminant here"),
+        ({"kind": "orthogonal"}, "kinds: discriminant only here"),
         ({"model": "n"}, "model: n there, m here"),
         ({"markers": "sorry,nope"}, "markers: nope only there; "),
         ({"dtype": "float32"}, "dtypes: auto, float16, bfloat16 only here"),
@@ -201,7 +202,8 @@ def test_what_a_flag_tells_the_argument_parser() -> None:
     by_field = {flag.field: flag for flag in flags()}
     assert by_field["max_new_tokens"].name == "--max-new-tokens"
     assert (by_field["max_new_tokens"].default, by_field["max_new_tokens"].metavar) == ("100", "N")
-    assert by_field["kind"].choices == ("discriminant", "orthogonal", "row_normalised")
+    assert by_field["kinds"].choices == KINDS
+    assert by_field["kinds"].name == "--kind"
     assert by_field["dtypes"].default == "auto,float16,bfloat16,float32"
     assert by_field["save"].metavar == "DIR"
     assert (by_field["json_lines"].name, by_field["json_lines"].is_switch) == ("--json", True)

@@ -33,10 +33,10 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         ({"winsorise": "0.5"}, {}, "", "--winsorise=0.5: must be more than 0.5"),
         ({"winsorise": "1.1"}, {}, "", "--winsorise=1.1: must be at most 1"),
         (
-            {"winsorise": "0.9"},
+            {"winsorise": "0.9", "kind": "discriminant,leace"},
             {},
             "",
-            "--winsorise: has no effect on the discriminant kind; give kind=orthogonal or "
+            "--winsorise: has an effect on kinds of residual directions only; give kind=orthogonal or "
             "kind=row_normalised with it",
         ),
         ({}, {"EXCISE_YES": "perhaps"}, "", "EXCISE_YES=perhaps: must be true or false"),
@@ -46,8 +46,8 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"kind": "row-normalized"},
             {},
             "",
-            "--kind=row-normalized: must be one of discriminant, orthogonal, row_normalised; "
-            "did you mean row_normalised?",
+            "--kind=row-normalized: must be one of discriminant, discriminant_centred, "
+            "discriminant_answers, leace, orthogonal, row_normalised; did you mean row_normalised?",
         ),
         (
             {"dtypes": "auto,float3"},

@@ -328,7 +328,7 @@ def test_notes_say_what_was_dropped_and_what_is_in_both_kinds(tmp_path: Path) ->
     assert len(parts.target.search) == 1
     assert parts.notes == (
         "target: 1 prompt is in both train and search; dropped from search.",
-        "1 prompt is in both target and control; none was dropped.",
+        "1 prompt is in both target and control ('y'); none was dropped.",
     )
 
 

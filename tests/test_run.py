@@ -97,10 +97,11 @@ def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study
         raise KeyboardInterrupt
 
     search(first, open_study(first), ignore, trials=3)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        # Killed when the trial has its strengths, before it is scored.
-        patched.setattr(search_module, "score", die)
+    # Killed when the trial has its strengths, before it is scored.
+    monkeypatch.setattr(search_module, "score", die)
+    with pytest.raises(KeyboardInterrupt):
         search(first, open_study(first), ignore)
+    monkeypatch.setattr(search_module, "score", score)
     again = prepare(settings, ignore)
     search(again, open_study(again), ignore)
     assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected

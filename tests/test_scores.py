@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ import torch
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.model.chat import Chat, response_prefix
 from excise.prompts.sets import Prompt
+from excise.scores.damage import is_empty, is_loop
 from excise.scores.divergence import kl_divergence
-from excise.scores.interval import counted, wilson
+from excise.scores.interval import Estimate, bootstrap, counted, wilson
 from excise.scores.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
+from excise.scores.paired import mcnemar, sign_flips
 from excise.scores.refusals import count_refusals
 
 
@@ -139,3 +143,64 @@ def test_chat_renders_system_prompt_and_response_prefix() -> None:
     text = chat.text(Prompt("kill a process", "hello"))
     assert text == "<|system|> hello <|end|> <|user|> kill a process <|end|> <|assistant|> yes "
     assert chat.decode(chat.encode([Prompt("bake a cake")])[0]) == "bake a cake yes"
+
+
+def test_bootstrap_intervals_hold_the_mean_and_narrow_with_the_sample() -> None:
+    values = [0.1 * number for number in range(20)]
+    wide, narrow = bootstrap(values), bootstrap(values * 25)
+    assert wide.mean == narrow.mean == pytest.approx(0.95)
+    assert wide.low < narrow.low < 0.95 < narrow.high < wide.high
+    # The normal approximation: 1.96 standard errors of 500 values.
+    half = 1.96 * statistics.pstdev(values * 25) / math.sqrt(500)
+    assert narrow.high - narrow.low == pytest.approx(2 * half, rel=0.1)
+    assert bootstrap(values) == wide
+    assert bootstrap([0.5]) == Estimate(0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
+
+
+def test_mcnemar_counts_only_where_the_two_differ() -> None:
+    both, neither = [(True, True)] * 40, [(False, False)] * 50
+    first, second = zip(*(both + neither + [(True, False)] * 8 + [(False, True)] * 2), strict=True)
+    # Ten coins, two or fewer on one side, or the other: 2 · (1 + 10 + 45) / 1024.
+    assert mcnemar(first, second) == pytest.approx(112 / 1024)
+    assert mcnemar(second, first) == mcnemar(first, second)
+    assert mcnemar([True], [True]) == 1.0
+    assert mcnemar([True] * 5, [False] * 5) == pytest.approx(2 / 32)
+    with pytest.raises(ValueError, match="zip"):
+        mcnemar([True], [])
+
+
+def test_sign_flips_tell_a_shift_from_noise() -> None:
+    generator = random.Random(0)
+    noise = [generator.gauss(0, 1) for _ in range(100)]
+    other = [generator.gauss(0, 1) for _ in range(100)]
+    assert sign_flips(noise, other) > 0.05
+    assert sign_flips(noise, [value + 1 for value in noise]) < 0.001
+    # All 2⁴ sign patterns of equal differences: two of them are as far out.
+    assert sign_flips([1.0] * 4, [0.0] * 4) == pytest.approx(2 / 16, abs=0.01)
+    assert sign_flips(noise, noise) == 1.0
+    with pytest.raises(ValueError, match="beside"):
+        sign_flips([1.0], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "loops"),
+    [
+        ([5] * 12, True),
+        ([1, 2, 3] + [7, 8] * 6, True),
+        ([1, 2, 3] + [7, 8] * 5, False),
+        (list(range(16)) * 3, True),
+        (list(range(17)) * 3, False),
+        ([7, 8] * 6 + [9], False),
+        (list(range(40)), False),
+        ([], False),
+    ],
+)
+def test_an_answer_that_goes_round_in_circles(answer: list[int], loops: bool) -> None:
+    assert is_loop(answer) is loops
+
+
+def test_an_empty_answer() -> None:
+    assert is_empty(" \n**")
+    assert not is_empty("no")

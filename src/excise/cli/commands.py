@@ -121,6 +121,14 @@ CHAT = Command(
     1,
     _LOADING | {"max_new_tokens", "select"},
 )
+COMPARE = Command(
+    "compare",
+    "RUN[:TRIAL] RUN[:TRIAL]",
+    "do two edits differ by more than chance? On held-out prompts, in pairs",
+    2,
+    2,
+    _LOADING | {"max_new_tokens", "batch_size", "json_lines"},
+)
 EXPORT = Command(
     "export",
     "RUN --save DIR|--adapter DIR",
@@ -131,5 +139,7 @@ EXPORT = Command(
 )
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
-NAMED = {command.name: command for command in (DEMO, INSPECT, EVALUATE, CHAT, EXPORT, RUNS)}
+NAMED = {
+    command.name: command for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, EXPORT, RUNS)
+}
 """The commands that have a name; any other first word is a model."""

@@ -139,5 +139,10 @@ def _(event: events.Chosen) -> tuple[Line, ...]:
 
 
 @describe.register
+def _(event: events.SeedsCompared) -> tuple[Line, ...]:
+    return (Line("seeds", f"{plural(len(event.results), 'search', 'searches')}, their spread:"),)
+
+
+@describe.register
 def _(event: events.Saved) -> tuple[Line, ...]:
     return (Line("saved", f"{event.what}: {event.path}"),)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
-from excise.cli.commands import CHAT, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
+from excise.cli.commands import CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
@@ -78,6 +78,12 @@ def _evaluate(line: CommandLine) -> int:
     return evaluate(settings, line.against)
 
 
+def _compare(line: CommandLine) -> int:
+    from excise.cli.compare_command import compare
+
+    return compare((line.words[0], line.words[1]), line.flags, os.environ)
+
+
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
@@ -101,6 +107,7 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     DEMO.name: _demo,
     INSPECT.name: _inspect,
     EVALUATE.name: _evaluate,
+    COMPARE.name: _compare,
     CHAT.name: _chat,
     EXPORT.name: _export,
     RUNS.name: _runs,

@@ -9,6 +9,7 @@ from excise.cli.dialogue import Dialogue
 from excise.cli.resume import where_to_run
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, Session
+from excise.cli.tables import spread_table
 from excise.config import Settings
 from excise.errors import SettingsError
 from excise.files import require_free
@@ -16,7 +17,8 @@ from excise.run import events
 from excise.run.prepare import prepare
 from excise.run.record import Outcome
 from excise.run.search import open_study
-from excise.search.front import check_selection, select
+from excise.run.seeds import SeedResult, further_seeds, spreads
+from excise.search.front import check_selection, hypervolume, select
 
 DEFAULT_SELECTION = "knee"
 
@@ -47,6 +49,9 @@ def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
     if there is not None:
         session = start(there, screen, ask)
         session.search()
+        if settings.seeds > 1:
+            point = select(session.front(), settings.select or DEFAULT_SELECTION)
+            show_seeds(session, session.choose(point))
         Dialogue(session, ask).hold()
 
 
@@ -69,6 +74,7 @@ def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None 
         screen(events.Note(f"{error}; taking the {otherwise}"))
         point = select(session.front(), otherwise)
     outcome = session.choose(point)
+    show_seeds(session, outcome)
     if settings.save is not None:
         session.save(outcome, settings.save)
     if settings.adapter is not None:
@@ -79,6 +85,29 @@ def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None 
             events.Note(f"nothing was saved; to write the model: excise export {path} --save DIR")
         )
     return Finished(session, outcome)
+
+
+def show_seeds(session: Session, outcome: Outcome) -> None:
+    """Repeat the search with the further seeds that were asked for, if any, and show the spread."""
+    settings = session.prepared.settings
+    if settings.seeds == 1:
+        return
+    results = [_result(session, outcome)]
+    for prepared in further_seeds(session.prepared):
+        session.screen(events.Note(f"the same search with seed {prepared.settings.seed}"))
+        other = session.with_(prepared, open_study(prepared))
+        other.search()
+        point = select(other.front(), settings.select or DEFAULT_SELECTION)
+        results.append(_result(other, other.choose(point)))
+    found = spreads(results)
+    session.screen(events.SeedsCompared(tuple(results), found))
+    session.screen.show(spread_table(results, found))
+
+
+def _result(session: Session, outcome: Outcome) -> SeedResult:
+    prompts = len(session.prepared.search_part.target)
+    volume = hypervolume(session.front(), prompts)
+    return SeedResult(session.prepared.settings.seed, outcome, volume)
 
 
 def check_early(settings: Settings) -> None:

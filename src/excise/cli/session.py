@@ -30,6 +30,12 @@ class Session:
         self.prepared, self.study, self.screen = prepared, study, screen
         self._held_out: HeldOut | None = None
 
+    def with_(self, prepared: Prepared, study: Study) -> Session:
+        """Another run of the same model and prompts; what the original answered is not asked again."""
+        other = Session(prepared, study, self.screen)
+        other._held_out = self._held_out
+        return other
+
     def search(self, trials: int | None = None) -> None:
         """Go on until the study holds `trials` (by default the settings'), or Ctrl+C is pressed.
 

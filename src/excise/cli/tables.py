@@ -12,16 +12,15 @@ from excise.cli.parameters import short
 from excise.model.coverage import THRESHOLD, Coverage
 from excise.model.writers import Anatomy, Writer
 from excise.run.card import rows_of
-from excise.search.front import Point, knee
+from excise.search.front import VISIBLE_DAMAGE, Point, knee
 
 if TYPE_CHECKING:
     # A run's machinery takes seconds to import, and `inspect --config-only` answers in less.
+    from excise.run.compare import Difference
     from excise.run.evaluate import Evaluation
     from excise.run.outcome import Comparison
     from excise.run.record import Outcome
-
-VISIBLE_DAMAGE = 0.5
-"""Nats of KL divergence from which the damage shows in ordinary answers."""
+    from excise.run.seeds import SeedResult, Spread
 
 
 def kl_text(kl: float) -> Text:
@@ -122,6 +121,44 @@ def _writer(writer: Writer) -> str:
     count = "" if writer.matrices == 1 else f"{writer.matrices} of "
     norms = "".join(f", then {norm.rsplit('.', 1)[-1]}" for norm in writer.post_norms)
     return f"{count}{rows}×{columns}{norms}"
+
+
+def differences_table(first: str, second: str, found: Sequence[Difference]) -> Table:
+    """Two edits side by side, with the probability that chance alone makes each figure differ so."""
+    table = Table(title="Held-out prompts, the same for both", title_justify="left")
+    table.add_column("")
+    for heading in (first, second, "by chance alone"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(
+            one.what,
+            one.first,
+            one.second,
+            Text(f"{one.chance:.4f}", "bold" if one.differs else ""),
+        )
+    return table
+
+
+def spread_table(results: Sequence[SeedResult], found: Mapping[str, Spread]) -> Table:
+    """What each seed came to, and the spread of every figure."""
+    table = Table(title="The same search with other seeds", title_justify="left")
+    for heading in ("seed", "trial", *found):
+        table.add_column(heading, justify="right")
+    for one in results:
+        outcome = one.outcome
+        table.add_row(
+            str(one.seed),
+            str(outcome.trial),
+            str(outcome.edited.refusals),
+            f"{outcome.kl.mean:.4f}",
+            f"{outcome.answer_kl.mean:.4f}",
+            f"{one.hypervolume:.4f}",
+        )
+    table.add_section()
+    rows = [f"{each.mean:.4f} ± {each.deviation:.4f}" for each in found.values()]
+    table.add_row("mean ±", "", *rows)
+    table.add_row("range", "", *(f"{each.least:.4f} to {each.most:.4f}" for each in found.values()))
+    return table
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:

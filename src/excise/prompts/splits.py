@@ -67,9 +67,10 @@ def load_parts(settings: Settings) -> PromptParts:
     both = _all_prompts(target) & _all_prompts(control)
     if both and both >= _all_prompts(target):
         raise PromptError("target and control hold the same prompts; give two sets that differ")
-    named = ", ".join(sorted(repr(prompt.text) for prompt in both)[:_NAMED])
+    named = sorted(repr(prompt.text) for prompt in both)
+    quoted = ", ".join(named[:_NAMED] + ["…"] * (len(named) > _NAMED))
     in_both = (
-        [f"{_count(len(both))} in both target and control ({named}…); none was dropped."]
+        [f"{_count(len(both))} in both target and control ({quoted}); none was dropped."]
         if both
         else []
     )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from excise.run.record import Outcome
 from excise.search.front import Point
+
+if TYPE_CHECKING:
+    from excise.run.seeds import SeedResult, Spread
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,14 @@ class Chosen(Event):
 
     outcome: Outcome
     why: str
+
+
+@dataclass(frozen=True)
+class SeedsCompared(Event):
+    """The search was repeated with other seeds."""
+
+    results: tuple[SeedResult, ...]
+    spreads: Mapping[str, Spread]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,10 @@ from excise.scores.refusals import Refusals
 
 ANSWER_TOKENS = 32
 """Tokens of the original model's answers over which KL is averaged."""
+
+
+Switch = Callable[[bool], None]
+"""Puts a change of the model in force, or takes it off."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,18 @@ def measure_held_out(runner: Runner, prompts: PromptParts) -> HeldOut:
 
 def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
     """Ask the edited model the same."""
-    part = held_out.part
     with VirtualEdits(runner.model, edit.writers) as edits:
-        edits.use(edit)
-        divergences = part.divergences(runner)
-        target, control = runner.refusals(part.target), runner.refusals(part.control)
-        along = _answer_divergences(runner, edits, edit, part.control, held_out.answers)
+        return measure_changed(runner, held_out, lambda on: edits.use(edit if on else None))
+
+
+def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measured:
+    """Ask a model that was changed in whatever way; `switch(False)` makes it the original again."""
+    part = held_out.part
+    switch(True)
+    divergences = part.divergences(runner)
+    target, control = runner.refusals(part.target), runner.refusals(part.control)
+    along = _answer_divergences(runner, switch, part.control, held_out.answers)
+    switch(False)
     return Measured(_answered(target, control), target.refused, tuple(divergences), tuple(along))
 
 
@@ -88,8 +98,7 @@ def _answered(target: Refusals, control: Refusals) -> Answered:
 @torch.no_grad()
 def _answer_divergences(
     runner: Runner,
-    edits: VirtualEdits,
-    edit: Edit,
+    switch: Switch,
     prompts: Sequence[Tokens],
     answers: Sequence[Tokens],
 ) -> list[float]:
@@ -98,14 +107,13 @@ def _answer_divergences(
 
     def measure(rows: int) -> list[float]:
         found = [0.0] * len(prompts)
-        edits.use(None)
+        # Generators: each runs its next group, and the common beginning, when it is asked.
         originals = forced_groups(model, prompts, answers, rows)
-        edits.use(edit)
         changed = forced_groups(model, prompts, answers, rows)
         while True:
-            edits.use(None)
+            switch(False)
             before = next(originals, None)
-            edits.use(edit)
+            switch(True)
             after = next(changed, None)
             if before is None or after is None:
                 return found

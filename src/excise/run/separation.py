@@ -11,7 +11,7 @@ from excise.directions.moments import Moments
 from excise.engine.capture import EndStatistics
 from excise.errors import PromptError
 
-_CLEAR = 2.0
+_CLEAR = 1.5
 """Below so many times the squared distance that chance alone gives, two means are not told apart."""
 _LOOKED_AT = 3
 """Writers whose effective dimension is worked out: it takes an inverse each."""

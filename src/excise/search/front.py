@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from excise.errors import SettingsError
 
+VISIBLE_DAMAGE = 0.5
+"""Nats of KL divergence from which the damage shows in ordinary answers: the field's rule of thumb."""
 _BOUND = re.compile(
     r"(refusals|kl)\s*<=\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e-?[0-9]+)?)", re.IGNORECASE
 )
@@ -33,6 +35,20 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
         if not front or point.kl < front[-1].kl:
             front.append(point)
     return front
+
+
+def hypervolume(front: Sequence[Point], prompts: int, worst_kl: float = VISIBLE_DAMAGE) -> float:
+    """Share of the rectangle up to (`prompts` refusals, `worst_kl`) that the front dominates, 0 to 1.
+
+    The larger, the better the trade-offs. Source: Zitzler and Thiele 1999, IEEE Transactions on
+    Evolutionary Computation 3.
+    """
+    area, most = 0.0, float(prompts)
+    for point in sorted(pareto_front(front), key=lambda point: -point.refusals):
+        if point.kl < worst_kl and point.refusals < most:
+            area += (most - point.refusals) * (worst_kl - point.kl)
+            most = float(point.refusals)
+    return area / (prompts * worst_kl)
 
 
 def knee(front: Sequence[Point]) -> Point:

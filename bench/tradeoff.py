@@ -1,0 +1,275 @@
+"""Fronts of excise and of heretic on three models, measured on held-out prompts: `python bench/tradeoff.py`.
+
+For each model: heretic's own search (60 trials), excise's two searches, and the closed form of every kind.
+Then every edit on a front is measured by the same code on prompts that no search saw. Every stage keeps
+its results under build/bench/tradeoff, so that an interrupted benchmark goes on where it was. The page is
+written by bench/tradeoff_page.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if not __package__:
+    # Run as a script: the folder bench/ stands first on the path, where operator.py would hide the
+    # standard library's module of that name. The repository's root goes there instead.
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+
+from bench.machine import described
+from bench.peers import HereticRun, LowRank, heretic_python, run_heretic
+from bench.refusing_model import save_base, train_refusing_model
+from excise.config import Settings, gather
+from excise.demo.model import materialise
+from excise.demo.settings import PROMPTS
+from excise.edit.virtual import VirtualEdits
+from excise.kinds import KINDS
+from excise.run import events
+from excise.run.figures import HeldOut, Measured, measure_changed, measure_edit, measure_held_out
+from excise.run.prepare import Prepared, prepare
+from excise.run.search import open_study, score, search
+from excise.search.bank import edit_of
+from excise.search.front import Point, pareto_front
+from excise.search.start import closed_form_of
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build" / "bench" / "tradeoff"
+HABIT = Path(__file__).parent / "prompts"
+TOKENS = 32
+HERETIC_TRIALS = 60
+TRIALS = 30
+MEASURED = 7
+"""Edits of a front that are measured on held-out prompts, spread over it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and prompts. search: how many of the search prompts are used; held-out ones all are."""
+
+    name: str
+    title: str
+    model: Callable[[], Path]
+    prompts: str
+    search: int
+    markers: Path | None = None
+
+
+CASES = (
+    Case("demo", "Demonstration model (low-rank refusals)", lambda: materialise(print),
+         str(PROMPTS / "{}.txt"), 100),
+    Case("tuned", "Fully fine-tuned refusing model", train_refusing_model,
+         str(PROMPTS / "{}.txt"), 50),
+    Case("habit", "Numbered lists of the unmodified base model", save_base,
+         str(HABIT / "habit_{}.txt"), 50, HABIT / "habit_markers.txt"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One edit. refusals, kl: on search prompts. processor_seconds: of all threads, from the start on."""
+
+    tool: str
+    label: str
+    refusals: int
+    prompts: int
+    kl: float
+    processor_seconds: float
+    held_out: dict[str, object] | None = None
+
+
+def settings_of(
+    case: Case, model: Path, markers: Sequence[str], name: str, **more: object
+) -> Settings:
+    """The settings of one excise run of a case."""
+    flags: dict[str, object] = {
+        "model": str(model),
+        "dtype": "float32",
+        "max_new_tokens": TOKENS,
+        "response_prefix": "",
+        "markers": json.dumps(list(markers)),
+        "run_dir": WORK / case.name / name,
+    }
+    for kind in ("target", "control"):
+        for part in ("train", "search", "held_out"):
+            path = case.prompts.format(f"{kind}_{part}")
+            flags[f"{kind}_{part}"] = f"{path}[:{case.search}]" if part == "search" else path
+    return gather({**flags, **more}, {}, Path("/dev/null"))
+
+
+def prompt_files(case: Case) -> dict[str, Path]:
+    """The files that heretic reads: the same prompts."""
+    folder = WORK / case.name / "prompts"
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Path] = {}
+    for name in (
+        f"{kind}_{part}" for kind in ("target", "control") for part in ("train", "search")
+    ):
+        lines = Path(case.prompts.format(name)).read_text(encoding="utf-8").splitlines()
+        lines = lines[: case.search] if name.endswith("search") else lines
+        files[name] = folder / f"{name}.txt"
+        files[name].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return files
+
+
+def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], list[Point]]:
+    """One whole run: its trials with the processor time at which each was there, and its front."""
+    started = time.process_time()
+    stamps = settings.run_dir.with_suffix(".json")  # type: ignore[union-attr]
+    known: list[dict[str, object]] = json.loads(stamps.read_text()) if stamps.exists() else []
+    before = float(str(known[-1]["processor_seconds"])) if known else 0.0
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.TrialFinished) and event.refusals is not None:
+            assert event.kl is not None
+            took = before + time.process_time() - started
+            row = Row(tool, str(event.number), event.refusals, event.prompts, event.kl, took)
+            known.append(asdict(row))
+            stamps.write_text(json.dumps(known))
+            print(
+                f"{tool} {event.number}: {event.refusals}, {event.kl:.4f}, {took:.0f} s", flush=True
+            )
+
+    prepared = prepare(settings, listen)
+    study = open_study(prepared)
+    search(prepared, study, listen)
+    return prepared, [Row(**row) for row in known], pareto_front(study.points())  # type: ignore[arg-type]
+
+
+def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
+    """The closed form of every kind that the bank holds, scored on the search prompts."""
+    rows: list[Row] = []
+    part, anatomy = prepared.search_part, prepared.anatomy
+    writers = anatomy.names * prepared.settings.directions
+    with VirtualEdits(prepared.loaded.model, writers) as edits:
+        for kind in prepared.settings.kinds:
+            started = time.process_time()
+            edit = edit_of(closed_form_of(kind, anatomy), prepared.bank, anatomy)
+            answered, kl = score(prepared.runner, edits, edit, part)
+            took = time.process_time() - started
+            rows.append(Row(tool, kind, answered.count, len(part.target), kl, took))
+            print(f"{tool} {kind}: {answered.count}, {kl:.4f}", flush=True)
+    return rows
+
+
+def thinned(front: Sequence[Point], prompts: int) -> list[Point]:
+    """At most MEASURED points with no more than 60 % refusals, spread evenly over the front."""
+    useful = [point for point in front if point.refusals <= 0.6 * prompts]
+    step = max(1.0, (len(useful) - 1) / (MEASURED - 1))
+    return [useful[round(place * step)] for place in range(min(MEASURED, len(useful)))]
+
+
+def held_out_figures(measured: Measured) -> dict[str, object]:
+    """What the page needs of a measurement."""
+    return {
+        **asdict(measured.answered),
+        "prompts": len(measured.refused),
+        "kl": mean(measured.divergences),
+        "answer_kl": mean(measured.answer_divergences),
+    }
+
+
+def measured_rows(
+    prepared: Prepared, held_out: HeldOut, rows: Sequence[Row], points: Sequence[Point]
+) -> list[Row]:
+    """The rows of these points of an excise run, with held-out figures."""
+    found: list[Row] = []
+    for point in points:
+        row = next(row for row in rows if row.label == str(point.number))
+        measured = measure_edit(prepared.runner, held_out, prepared.directory.edit(point.number))
+        found.append(Row(**{**asdict(row), "held_out": held_out_figures(measured)}))
+        print(f"{row.tool} {row.label} held out: {found[-1].held_out}", flush=True)
+    return found
+
+
+def heretic_rows(prepared: Prepared, held_out: HeldOut, run: HereticRun, prompts: int) -> list[Row]:
+    """heretic's trials, those on its front with held-out figures measured by excise's code."""
+    clock = run.start_processor_seconds
+    rows: dict[int, Row] = {}
+    for trial in run.trials:
+        clock += trial.processor_seconds
+        rows[trial.number] = Row(
+            "heretic", str(trial.number), trial.refusals, prompts, trial.kl, clock
+        )
+    front = pareto_front([Point(trial.number, trial.refusals, trial.kl) for trial in run.trials])
+    for point in thinned(front, prompts):
+        change = LowRank(prepared.loaded.model, run.trials[point.number].matrices)
+        measured = measure_changed(prepared.runner, held_out, change.switch)
+        row = rows[point.number]
+        rows[point.number] = Row(**{**asdict(row), "held_out": held_out_figures(measured)})
+        print(f"heretic {row.label} held out: {rows[point.number].held_out}", flush=True)
+    return list(rows.values())
+
+
+def run_case(case: Case, environment: Path) -> None:
+    """All stages of a case; its results go to a JSON file beside its runs."""
+    result = WORK / f"{case.name}.json"
+    if result.exists():
+        return
+    model = case.model()
+    markers = case.markers.read_text(encoding="utf-8").split() if case.markers else None
+    heretic = run_heretic(
+        heretic_python(environment),
+        WORK / case.name / "heretic",
+        model,
+        prompt_files(case),
+        tokens=TOKENS,
+        trials=HERETIC_TRIALS,
+        markers=markers,
+        batch=100,
+    )
+    tpe = settings_of(case, model, heretic.markers, "tpe", trials=TRIALS)
+    started = time.perf_counter()
+    prepared, rows, front = excise_rows(tpe, "excise, TPE")
+    seconds = time.perf_counter() - started
+    held_out = measure_held_out(prepared.runner, prepared.prompts)
+    part = prepared.search_part
+    kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target)))]
+    kept += heretic_rows(prepared, held_out, heretic, len(part.target))
+    # The same wall time for the other search, which it shares the closed forms' trials with.
+    gradient = settings_of(
+        case, model, heretic.markers, "gradient",
+        trials=TRIALS, search="gradient", startup_trials=6, search_seconds=seconds,
+    )  # fmt: skip
+    prepared, rows, front = excise_rows(gradient, "excise, gradient")
+    points = thinned(front, len(part.target))
+    kept += [*rows, *measured_rows(prepared, held_out, rows, points)]
+    every = settings_of(case, model, heretic.markers, "kinds", kinds=",".join(KINDS))
+    kept += closed_forms(prepare(every, events.ignore), "closed form")
+    pair = settings_of(case, model, heretic.markers, "pair", directions=2)
+    kept += closed_forms(prepare(pair, events.ignore), "closed form, two directions")
+    content = {
+        "case": case.name,
+        "title": case.title,
+        "machine": described(),
+        "original": {
+            **asdict(held_out.answered),
+            "prompts": len(held_out.part.target),
+            "search_refusals": part.refusals,
+            "search_prompts": len(part.target),
+        },
+        "tokens": TOKENS,
+        "rows": [asdict(row) for row in kept],
+    }
+    result.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
+    parser.add_argument("--heretic", type=Path, default=ROOT / "build" / "bench" / "heretic")
+    options = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    for case in CASES:
+        if case.name in options.cases:
+            run_case(case, options.heretic)
+
+
+if __name__ == "__main__":
+    main()

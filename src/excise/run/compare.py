@@ -1,0 +1,71 @@
+"""Two edits of one model on the same held-out prompts: do they differ by more than chance?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from excise.config import Settings
+from excise.edit.edit import Edit
+from excise.model.source import ModelSource
+from excise.prompts.splits import load_parts
+from excise.run import events
+from excise.run.events import Tell
+from excise.run.figures import Measured, measure_edit, measure_held_out
+from excise.run.prepare import load_runner, settle
+from excise.scores.interval import bootstrap, counted
+from excise.scores.paired import SIGNIFICANT, mcnemar, sign_flips
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of both edits. chance: probability that chance alone makes them differ as much."""
+
+    what: str
+    first: str
+    second: str
+    chance: float
+
+    @property
+    def differs(self) -> bool:
+        """True if it is more than chance (5 %)."""
+        return self.chance < SIGNIFICANT
+
+
+def compare(
+    settings: Settings, source: ModelSource, first: Edit, second: Edit, tell: Tell
+) -> list[Difference]:
+    """Measure both edits on the held-out prompts of `settings`, and test each figure in pairs.
+
+    Raises ExciseError for whatever the user can mend.
+    """
+    prompts = load_parts(settings)
+    loaded, runner = load_runner(settings, source, tell)
+    settle(runner, settings, loaded, prompts, tell)
+    tell(events.StageStarted("held_out", "Asking held-out prompts"))
+    held_out = measure_held_out(runner, prompts)
+    tell(events.BaselineMeasured("held_out", held_out.part.refusals, len(held_out.part.target)))
+    measured = [measure_edit(runner, held_out, edit) for edit in (first, second)]
+    return differences(*measured, seed=settings.seed)
+
+
+def differences(first: Measured, second: Measured, *, seed: int) -> list[Difference]:
+    """Each figure of two edits, with a paired test of their difference."""
+
+    def mean(what: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
+        first, second = (str(bootstrap(values, seed)) for values in (one, other))
+        return Difference(what, first, second, sign_flips(one, other, seed))
+
+    return [
+        Difference(
+            "target prompts refused",
+            counted(sum(first.refused), len(first.refused)),
+            counted(sum(second.refused), len(second.refused)),
+            mcnemar(first.refused, second.refused),
+        ),
+        mean("KL, first answer token (nats)", first.divergences, second.divergences),
+        mean(
+            "KL, mean of 32 answer tokens (nats)",
+            first.answer_divergences,
+            second.answer_divergences,
+        ),
+    ]
