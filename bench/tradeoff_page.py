@@ -205,9 +205,9 @@ def main() -> None:
         "",
         "Written by `python bench/tradeoff.py && python bench/tradeoff_page.py`. heretic 1.4.0 from PyPI "
         "with its own search, markers and defaults (60 trials, of which 18 random), excise with its "
-        f"defaults (30 trials): the same models, prompts and {results[0]['tokens']} new tokens, float32. "
-        "Every edit below was then measured by the same code on prompts that no search saw. Times are processor "
-        "time, all threads, everything before the first trial included.",
+        f"defaults (30 trials): the same models, prompts, {results[0]['tokens']} new tokens, float32. "
+        "Every edit below was then measured by the same code on prompts that no search saw. Times are "
+        "processor time, all threads, everything before the first trial included.",
         "",
         f"{results[0]['machine']}.",
         "",
