@@ -16,7 +16,7 @@ from excise.edit.adapter import adapter_tensors, save_adapter
 from excise.edit.bake import bake, edit_in_place
 from excise.edit.edit import Edit, load_edit
 from excise.edit.layout import checkpoint_layout
-from excise.edit.matrices import removed
+from excise.edit.matrices import MatrixOperators, removed
 from excise.edit.operator import orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
@@ -200,6 +200,26 @@ def test_adapter_has_rank_one_and_writes_only_what_is_edited() -> None:
     assert len(tensors) == 2 * (len(anatomy.names) - 1)
     assert not any(anatomy.names[0] in name for name in tensors)
     assert all(min(tensor.shape) == 1 for tensor in tensors.values())
+
+
+def test_directions_of_each_matrix_are_made_from_the_unedited_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(8, 5, generator=generator)
+    first, second = torch.linalg.qr(torch.randn(8, 2, generator=generator)).Q.T
+    directions = torch.stack([first, second])
+    strengths = torch.tensor([1.0, 0.7])
+    edit = Edit("row_normalised", ("m", "m"), directions, directions, strengths, ("m",))
+    norms = matrix.norm(dim=1)
+    expected = matrix
+    for r, strength in zip(directions, strengths, strict=True):
+        operator = row_normalised(r, norms)
+        expected = expected - strength * torch.outer(operator.u, operator.v @ expected)
+    torch.testing.assert_close(MatrixOperators(edit, "m").edited(matrix), expected)
+    up, down = MatrixOperators(edit, "m").factors(matrix)
+    torch.testing.assert_close(matrix + up @ down, expected, atol=1e-5, rtol=1e-4)
+    # Neither direction's part comes back: in the row-normalised matrix both are gone but for the 0.3.
+    left = directions @ (expected / norms.unsqueeze(1))
+    torch.testing.assert_close(left[0], torch.zeros(5), atol=1e-5, rtol=0)
 
 
 def test_edit_file_round_trip_and_plain_safetensors(tmp_path: Path) -> None:

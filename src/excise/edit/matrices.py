@@ -66,18 +66,20 @@ class MatrixOperators:
 
     def edited(self, part: Tensor) -> Tensor:
         """The next matrix or bias, edited; float32."""
+        edited = part
         for step in self._steps:
             operator = step.next_for(part)
-            part = removed(part, operator.u, operator.v, step.strength)
-        return part
+            edited = removed(edited, operator.u, operator.v, step.strength)
+        return edited
 
     def factors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """B [d, direction] and A [direction, k] of the next matrix W [d, k]: W' = W + B A; float32."""
         rows: list[Tensor] = []
         columns: list[Tensor] = []
+        edited = matrix
         for step in self._steps:
             operator = step.next_for(matrix)
-            rows.append(operator.v @ matrix)
+            rows.append(operator.v @ edited)
             columns.append(-step.strength * operator.u)
-            matrix = removed(matrix, operator.u, operator.v, step.strength)
+            edited = removed(edited, operator.u, operator.v, step.strength)
         return torch.stack(columns, 1), torch.stack(rows)
