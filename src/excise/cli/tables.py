@@ -32,7 +32,12 @@ def front_table(
     front: Sequence[Point], parameters: Mapping[int, Mapping[str, object]], prompts: int
 ) -> Table:
     """The Pareto front, fewest refusals first. parameters: of each trial, by number."""
-    table = Table(title="Pareto front", title_justify="left")
+    table = Table(
+        title="Pareto front",
+        title_justify="left",
+        caption=f"KL above {VISIBLE_DAMAGE:g} nats usually shows in ordinary answers: a rule of thumb",
+        caption_justify="left",
+    )
     table.add_column("trial", justify="right")
     table.add_column("refusals", justify="right")
     table.add_column("KL (nats)", justify="right")
