@@ -110,7 +110,7 @@ def test_refusals_go_and_little_else_changes(finished: Path) -> None:
     assert before["refusals"] >= 0.8 * before["prompts"]
     assert after["refusals"] <= 0.1 * after["prompts"]
     assert after["control_refusals"] <= before["control_refusals"]
-    assert 0 < after["kl"] < 0.25
+    assert 0 < after["kl"]["mean"] < 0.25
     assert min(result["coverage"]) >= 0.999
 
 
@@ -132,7 +132,9 @@ def test_the_saved_model_measures_what_the_search_showed(
     figures = evaluate(settings, str(demo_model), ignore).parts
     chosen = json.loads((finished / "run" / "result.json").read_text())["chosen"]
     for part in ("search", "held_out"):
-        assert figures[part].kl == pytest.approx(chosen[part]["kl"], rel=0.01)
+        kl = chosen[part]["kl"]
+        kl = kl["mean"] if part == "held_out" else kl
+        assert figures[part].kl == pytest.approx(kl, rel=0.01)
         assert abs(figures[part].refusals_edited - chosen[part]["refusals"]) <= 1
 
 
