@@ -1,6 +1,7 @@
 """Fronts of excise and of heretic on three models, measured on held-out prompts: `python bench/tradeoff.py`.
 
-For each model: heretic's own search (60 trials), excise's two searches, and the closed form of every kind.
+For each model: heretic's own search (60 trials), excise's search (its other one too on the first model),
+and the closed form of every kind.
 Then every edit on a front is measured by the same code on prompts that no search saw. Every stage keeps
 its results under build/bench/tradeoff, so that an interrupted benchmark goes on where it was. The page is
 written by bench/tradeoff_page.py.
@@ -51,7 +52,10 @@ MEASURED = 7
 
 @dataclass(frozen=True)
 class Case:
-    """A model and prompts. search: how many of the search prompts are used; held-out ones all are."""
+    """A model and prompts. search: how many of the search prompts are used; held-out ones all are.
+
+    gradient: whether the gradient search is run too, for as long as TPE took.
+    """
 
     name: str
     title: str
@@ -59,11 +63,12 @@ class Case:
     prompts: str
     search: int
     markers: Path | None = None
+    gradient: bool = False
 
 
 CASES = (
     Case("demo", "Demonstration model (low-rank refusals)", lambda: materialise(print),
-         str(PROMPTS / "{}.txt"), 100),
+         str(PROMPTS / "{}.txt"), 100, gradient=True),
     Case("tuned", "Fully fine-tuned refusing model", train_refusing_model,
          str(PROMPTS / "{}.txt"), 50),
     Case("habit", "Numbered lists of the unmodified base model", save_base,
@@ -232,14 +237,14 @@ def run_case(case: Case, environment: Path) -> None:
     part = prepared.search_part
     kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target)))]
     kept += heretic_rows(prepared, held_out, heretic, len(part.target))
-    # The same wall time for the other search, which it shares the closed forms' trials with.
-    gradient = settings_of(
-        case, model, heretic.markers, "gradient",
-        trials=TRIALS, search="gradient", startup_trials=6, search_seconds=seconds,
-    )  # fmt: skip
-    prepared, rows, front = excise_rows(gradient, "excise, gradient")
-    points = thinned(front, len(part.target))
-    kept += [*rows, *measured_rows(prepared, held_out, rows, points)]
+    if case.gradient:
+        gradient = settings_of(
+            case, model, heretic.markers, "gradient",
+            trials=TRIALS, search="gradient", startup_trials=6, search_seconds=seconds,
+        )  # fmt: skip
+        prepared, rows, front = excise_rows(gradient, "excise, gradient")
+        points = thinned(front, len(part.target))
+        kept += [*rows, *measured_rows(prepared, held_out, rows, points)]
     every = settings_of(case, model, heretic.markers, "kinds", kinds=",".join(KINDS))
     kept += closed_forms(prepare(every, events.ignore), "closed form")
     pair = settings_of(case, model, heretic.markers, "pair", directions=2)

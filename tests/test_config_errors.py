@@ -46,8 +46,9 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"kind": "row-normalized"},
             {},
             "",
-            "--kind=row-normalized: must be one of discriminant, discriminant_centred, "
-            "discriminant_answers, leace, orthogonal, row_normalised; did you mean row_normalised?",
+            "--kind=row-normalized: must be one of discriminant_weighted, discriminant, "
+            "discriminant_centred, discriminant_answers, leace, orthogonal, row_normalised; did you mean "
+            "row_normalised?",
         ),
         (
             {"dtypes": "auto,float3"},

@@ -107,7 +107,9 @@ def test_prompts_that_cannot_be_told_apart_are_refused() -> None:
     assert separation(silent, silent) == 0.0
 
 
-def test_too_few_prompts_for_the_ridge_say_how_many_would_do() -> None:
+def test_too_few_prompts_for_the_ridge_say_how_many_would_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tokens = torch.randn(30, 64, generator=torch.Generator().manual_seed(0))
     moments = ExactMoments(1, 64)
     moments.add(0, tokens)
@@ -115,8 +117,10 @@ def test_too_few_prompts_for_the_ridge_say_how_many_would_do() -> None:
     assert 20 < needed < 30
     require_enough_tokens(moments, (0.1, 1.0), 5)
     few = ExactMoments(1, 64)
-    few.add(0, tokens, 0.2)
-    with pytest.raises(PromptError, match=r"5 train prompts have 6 tokens.*at least 2\d prompts"):
+    # However much each counts, there are six of them.
+    few.add(0, tokens[:6], 5.0)
+    monkeypatch.setattr(few, "effective_dimension", lambda index, ridge: needed)
+    with pytest.raises(PromptError, match=r"5 train prompts have 6 diff.*at least 2\d prompts"):
         require_enough_tokens(few, (0.1,), 5)
 
 

@@ -222,7 +222,7 @@ def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
     settings: Settings, model_folder: Path, tmp_path: Path
 ) -> None:
     prepare(settings, ignore)
-    with pytest.raises(RunError, match="kinds: discriminant only there"):
+    with pytest.raises(RunError, match="kinds: discriminant_weighted only there"):
         prepare(with_(settings, kinds=("orthogonal",)), ignore)
     assert settings.control_search is not None
     prompts = Path(settings.control_search.source)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Kind = Literal[
+    "discriminant_weighted",
     "discriminant",
     "discriminant_centred",
     "discriminant_answers",
@@ -20,7 +21,7 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-Statistics = Literal["residual", "tokens", "answers", "ends"]
+Statistics = Literal["residual", "weighted", "tokens", "answers", "ends"]
 """What a kind is made from.
 
 residual: the residual stream behind each layer, at the last prompt token. The others are a writer's own
@@ -48,6 +49,13 @@ class KindFacts:
 _FISHER = "ridge-regularised form of Fisher 1936, Annals of Eugenics 7, as an oblique projector"
 
 FACTS: Mapping[Kind, KindFacts] = {
+    "discriminant_weighted": KindFacts(
+        "the discriminant with S weighted as damage is measured: half of it from the last tokens of "
+        "control prompts, where answers begin, half from all tokens of the prompts and their answers",
+        _FISHER,
+        "weighted",
+        ridge=True,
+    ),
     "discriminant": KindFacts(
         "u = δ, v = (S + ρ·mean(diag S)·I)⁻¹ δ from each writer's own output, S its second moment over "
         "all tokens of control prompts",

@@ -113,7 +113,7 @@ class Settings(BaseModel):
     suffix: str = Field(default="", description="Text put after every prompt.")
 
     kinds: tuple[Kind, ...] = Field(
-        default=("discriminant", "orthogonal"),
+        default=("discriminant_weighted", "orthogonal"),
         min_length=1,
         description="How a direction is taken out of a matrix; of several the search chooses.",
     )

@@ -53,6 +53,7 @@ def leace(differences: Tensor, moments: Moments, ridge: float, centred: bool) ->
 
 
 LOCAL_OPERATORS: Mapping[Kind, LocalOperator] = {
+    "discriminant_weighted": discriminant,
     "discriminant": discriminant,
     "discriminant_centred": discriminant,
     "discriminant_answers": discriminant,

@@ -24,6 +24,7 @@ class Moments(ABC):
     def __init__(self, writers: int, dimension: int) -> None:
         self.writers, self.dimension = writers, dimension
         self._counts = [0.0] * writers
+        self._heard = [0] * writers
         self._sums = torch.zeros(writers, dimension, dtype=torch.float64)
         self._powers = [0.0] * writers
 
@@ -31,13 +32,18 @@ class Moments(ABC):
         """Add `tokens` [n, d] of a writer, each counted `weight` times."""
         tokens = tokens.to(torch.float32)
         self._counts[index] += weight * len(tokens)
+        self._heard[index] += len(tokens)
         self._sums[index] += weight * tokens.to(torch.float64).sum(0).cpu()
         self._powers[index] += weight * float(tokens.to(torch.float64).square().sum())
         self._add_products(index, tokens, weight)
 
     def count(self, index: int) -> float:
-        """Tokens seen of a writer."""
+        """Tokens of a writer, each as often as it counts."""
         return self._counts[index]
+
+    def heard(self, index: int) -> int:
+        """Tokens that were added of a writer, whatever they count: what there is to estimate from."""
+        return self._heard[index]
 
     def mean(self, index: int) -> Tensor:
         """μ [d], float64."""

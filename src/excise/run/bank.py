@@ -15,7 +15,7 @@ from excise.directions.residual import difference, geometric_median, mean, winso
 from excise.edit.operator import Operator
 from excise.edit.virtual import VirtualEdits
 from excise.engine.batch_size import LEAST_MEMORY
-from excise.engine.capture import EndStatistics, residuals, writer_statistics
+from excise.engine.capture import Accumulator, EndStatistics, residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.device import input_device
 from excise.kinds import FACTS, Kind, Statistics
@@ -34,7 +34,9 @@ _MOMENTS_SHARE = 0.15
 _LEAST_ROWS = 256
 """A sketch has at least so many rows a writer, whatever memory that takes."""
 ANSWER_TOKENS = 32
-"""Tokens of an answer that count for the kind that looks at answers."""
+"""Tokens of an answer that count for the kinds that look at answers."""
+_ANSWERED = 64
+"""Control prompts that are answered for them, spread over all."""
 
 Moment = Mapping[Statistics, Moments]
 
@@ -62,8 +64,8 @@ class _Source:
         prompts: Sequence[Sequence[int]],
         rows: int,
         *,
-        all_tokens: Moments | None = None,
-        last_tokens: Moments | None = None,
+        all_tokens: Accumulator | None = None,
+        last_tokens: Accumulator | None = None,
     ) -> EndStatistics:
         """Statistics of writers' outputs at the last prompt token; moments fill as tokens pass."""
         return writer_statistics(
@@ -156,22 +158,52 @@ def _accumulators(source: _Source, wanted: set[Statistics]) -> dict[Statistics, 
     return {each: SketchedMoments(writers, size, rows) for each in sorted(wanted)}
 
 
+class _Shared:
+    """Hands the tokens that it is given to several accumulators, counted a number of times in each."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Accumulator, float]] = []
+
+    def give(self, accumulator: Accumulator, weight: float = 1.0) -> None:
+        """Give tokens to this accumulator too, from now on."""
+        self._parts.append((accumulator, weight))
+
+    def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
+        """See `Accumulator`."""
+        for accumulator, share in self._parts:
+            accumulator.add(index, tokens, weight * share)
+
+
+def _answered(source: _Source, rows: int) -> list[list[int]]:
+    """Some control prompts, each with the model's answer to it."""
+    step = max(1, len(source.control) // _ANSWERED)
+    prompts = source.control[::step][:_ANSWERED]
+    answers = greedy(source.loaded.model, prompts, max_new_tokens=ANSWER_TOKENS, slots=rows)
+    return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+
+
 def _measured(
     source: _Source, wanted: set[Statistics], rows: int
 ) -> tuple[Moment, EndStatistics, EndStatistics]:
     """Moments, and statistics of target and control prompts; each set passes through the model once."""
     moments = _accumulators(source, wanted)
-    ends, tokens = moments.get("ends"), moments.get("tokens")
-    target = source.ends(source.target, rows, last_tokens=ends)
-    control = source.ends(source.control, rows, last_tokens=ends, all_tokens=tokens)
-    if "answers" in moments:
-        answers = greedy(
-            source.loaded.model, source.control, max_new_tokens=ANSWER_TOKENS, slots=rows
-        )
-        spoken = [
-            [*prompt, *answer] for prompt, answer in zip(source.control, answers, strict=True)
-        ]
-        source.ends(spoken, rows, all_tokens=moments["answers"])
+    all_tokens, last_tokens = _Shared(), _Shared()
+    if "tokens" in moments:
+        all_tokens.give(moments["tokens"])
+    if "ends" in moments:
+        last_tokens.give(moments["ends"])
+    target = source.ends(source.target, rows, last_tokens=last_tokens)
+    spoken = _answered(source, rows) if moments.keys() & {"answers", "weighted"} else []
+    if "weighted" in moments:
+        # As many as all tokens of the answered prompts together.
+        weight = sum(map(len, spoken)) / len(source.control)
+        last_tokens.give(moments["weighted"], weight)
+    control = source.ends(source.control, rows, last_tokens=last_tokens, all_tokens=all_tokens)
+    if spoken:
+        whole = _Shared()
+        for statistics in moments.keys() & {"answers", "weighted"}:
+            whole.give(moments[statistics])
+        source.ends(spoken, rows, all_tokens=whole)
     return moments, target, control
 
 

@@ -47,10 +47,10 @@ def require_enough_tokens(moments: Moments, ridges: Sequence[float], prompts: in
     writers = moments.writers
     picked = sorted({0, writers // 2, writers - 1})[:_LOOKED_AT]
     needed = max(moments.effective_dimension(index, min(ridges)) for index in picked)
-    tokens = min(moments.count(index) for index in picked)
+    tokens = min(moments.heard(index) for index in picked)
     if tokens < needed:
         enough = math.ceil(needed / tokens * prompts)
         raise PromptError(
-            f"control: {prompts} train prompts have {tokens:.0f} tokens, too few for the ridge "
+            f"control: {prompts} train prompts have {tokens} different tokens, too few for the ridge "
             f"{min(ridges):g}, which needs {needed:.0f}; give at least {enough} prompts"
         )
