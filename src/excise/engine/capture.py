@@ -7,7 +7,7 @@ of all prompts is run once and counted as often as there are prompts; on the pla
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +71,29 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
             handle.remove()
 
 
+class Residuals:
+    """The residual stream behind each layer at the last prompt token: `values` [prompt, layer, d], float32.
+
+    Of a layer that runs several times in one pass, what it puts out last counts; of several streams side
+    by side, which every layer mixes again, their mean.
+    """
+
+    def __init__(self, layers: Sequence[str], prompts: int, dimension: int) -> None:
+        self.layers, self._dimension = layers, dimension
+        self.values = torch.empty(prompts, len(layers), dimension)
+        self._newest: dict[int, Tensor] = {}
+
+    def listen(self, index: int, output: Tensor) -> None:
+        """Note what a layer puts out."""
+        last = output[:, -1].to("cpu", torch.float32)
+        self._newest[index] = last.reshape(len(last), -1, self._dimension).mean(1)
+
+    def store(self, rows: Sequence[int]) -> None:
+        """What was noted last belongs to these prompts."""
+        values = [self._newest[index] for index in range(len(self.layers))]
+        self.values[list(rows)] = torch.stack(values, dim=1)
+
+
 def residuals(
     model: PreTrainedModel,
     layers: Sequence[str],
@@ -79,27 +102,12 @@ def residuals(
     *,
     dimension: int,
 ) -> Tensor:
-    """The residual stream behind each layer at the last prompt token: [prompt, layer, d], float32.
-
-    Of a layer that runs several times in one pass, what it puts out last counts; of several streams side
-    by side, which every layer mixes again, their mean.
-    """
-    newest: dict[int, Tensor] = {}
-
-    def listen(index: int, output: Tensor) -> None:
-        last = output[:, -1].to("cpu", torch.float32)
-        newest[index] = last.reshape(len(last), -1, dimension).mean(1)
-
-    result: Tensor | None = None
-    with listening(model, layers, listen):
+    """`Residuals.values` of all prompts, in one pass."""
+    found = Residuals(layers, len(prompts), dimension)
+    with listening(model, layers, found.listen):
         for group in run_all(model, prompts, limit):
-            stacked = torch.stack([newest[index] for index in range(len(layers))], dim=1)
-            if result is None:
-                result = torch.empty(len(prompts), *stacked.shape[1:])
-            result[list(group.rows)] = stacked
-    if result is None:
-        raise ValueError("no prompts")
-    return result
+            found.store(group.rows)
+    return found.values
 
 
 class Accumulator(Protocol):
@@ -132,8 +140,12 @@ def writer_statistics(
     dimension: int,
     all_tokens: Accumulator | None = None,
     last_tokens: Accumulator | None = None,
+    residual: Residuals | None = None,
 ) -> EndStatistics:
-    """One pass over `prompts`, at most `limit` at a time; tokens go to the accumulators as they come."""
+    """One pass over `prompts`, at most `limit` at a time; tokens go to the accumulators as they come.
+
+    residual: takes in the residual stream on the way.
+    """
     sums = torch.zeros(len(writers), dimension, dtype=torch.float64)
     powers = [0.0] * len(writers)
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
@@ -152,7 +164,10 @@ def writer_statistics(
             all_tokens.add(index, output.reshape(-1, dimension), times_seen)
 
     prefix_length = common_prefix_length(prompts)
-    with listening(model, writers, listen):
+    with ExitStack() as stack:
+        stack.enter_context(listening(model, writers, listen))
+        if residual is not None:
+            stack.enter_context(listening(model, residual.layers, residual.listen))
         # The common beginning stands in every prompt, and is run once.
         times_seen = len(prompts)
         prefix = run_prefix(model, prompts[0][:prefix_length])
@@ -160,6 +175,8 @@ def writer_statistics(
         # Equal lengths only: padding would count as tokens.
         for rows in length_groups(prompts, range(len(prompts)), limit):
             run_group(model, prompts, rows, prefix)
+            if residual is not None:
+                residual.store(rows)
     heard = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
     means = sums / heard.unsqueeze(1)
     spreads = torch.tensor(powers, dtype=torch.float64) / heard - means.square().sum(1)

@@ -1,0 +1,91 @@
+"""What the train prompts are asked for, against one plain forward pass a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import random_prompts, tiny_model, tiny_tokenizer
+from excise.engine.capture import residuals
+from excise.engine.decode import greedy
+from excise.model.chat import Chat
+from excise.model.load import LoadedModel
+from excise.model.source import ModelSource
+from excise.model.writers import examine
+from excise.run.events import ignore
+from excise.run.runner import Runner
+from excise.run.train_statistics import TrainPrompts, measured
+
+
+@pytest.fixture
+def source() -> TrainPrompts:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model.generation_config.eos_token_id = list(range(0, 96, 6))
+    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, tell=ignore)
+    loaded = LoadedModel(
+        model,
+        tokenizer,
+        ModelSource("tiny", Path("tiny"), None, None),
+        dtype="float32",
+        attempts=(),
+    )
+    return TrainPrompts(
+        loaded, examine(model), runner, random_prompts(7, seed=1), random_prompts(9, seed=2)
+    )
+
+
+def heard(source: TrainPrompts, sequences: list[list[int]]) -> list[torch.Tensor]:
+    """Every output of the first writer, one sequence at a time, in float64."""
+    found: list[torch.Tensor] = []
+    writer = source.loaded.model.get_submodule(source.anatomy.names[0])
+    handle = writer.register_forward_hook(lambda *call: found.append(call[-1][0].double()))
+    with torch.inference_mode():
+        for tokens in sequences:
+            source.loaded.model(torch.tensor([tokens]))
+    handle.remove()
+    return found
+
+
+def second_moment(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.T @ tokens / len(tokens)
+
+
+@pytest.mark.parametrize("answered", [64, 4])
+def test_half_of_the_weighted_moment_is_of_last_tokens(
+    source: TrainPrompts, answered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("excise.run.train_statistics._ANSWERED", answered)
+    found = measured(source, {"weighted", "tokens", "ends"}, 4, False)
+    control = [list(prompt) for prompt in source.control]
+    asked = control[:: max(1, 9 // answered)][:answered]
+    answers = greedy(source.loaded.model, asked, max_new_tokens=32, slots=4)
+    assert max(map(len, answers)) > 1
+    spoken = [[*prompt, *answer] for prompt, answer in zip(asked, answers, strict=True)]
+    last = torch.stack([tokens[-1] for tokens in heard(source, control)])
+    expected = (second_moment(last) + second_moment(torch.cat(heard(source, spoken)))) / 2
+    weighted = found.moments["weighted"]
+    torch.testing.assert_close(weighted.matrix(0, centred=False), expected, atol=1e-5, rtol=1e-4)
+    # The others are not touched by its weights.
+    every = second_moment(torch.cat(heard(source, control)))
+    torch.testing.assert_close(
+        found.moments["tokens"].matrix(0, centred=False), every, atol=1e-5, rtol=1e-4
+    )
+    assert found.moments["ends"].count(0) == 7 + 9
+    assert weighted.heard(0) < weighted.count(0)
+    assert found.streams == ()
+
+
+def test_the_residual_stream_is_heard_in_the_same_pass(source: TrainPrompts) -> None:
+    streams = measured(source, {"tokens"}, 4, True).streams
+    assert len(streams) == 2
+    for prompts, stream in zip((source.target, source.control), streams, strict=True):
+        expected = residuals(
+            source.loaded.model,
+            source.anatomy.layers,
+            prompts,
+            4,
+            dimension=source.anatomy.dimension,
+        )
+        torch.testing.assert_close(stream, expected, atol=1e-5, rtol=1e-4)
