@@ -19,17 +19,15 @@ if not __package__:
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
 from bench.machine import described
 from bench.peers import HereticRun, LowRank, heretic_python, run_heretic
-from bench.refusing_model import save_base, train_refusing_model
-from excise.config import Settings, gather
-from excise.demo.model import materialise
-from excise.demo.settings import PROMPTS
+from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
+from excise.config import Settings
 from excise.edit.virtual import VirtualEdits
 from excise.kinds import Kind
 from excise.run import events
@@ -40,10 +38,6 @@ from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
 from excise.search.start import closed_form_of
 
-ROOT = Path(__file__).parents[1]
-WORK = ROOT / "build" / "bench" / "tradeoff"
-HABIT = Path(__file__).parent / "prompts"
-TOKENS = 32
 HERETIC_TRIALS = 60
 TRIALS = 30
 ALIKE: tuple[tuple[Kind, ...], ...] = (
@@ -58,32 +52,6 @@ MEASURED = 7
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model and prompts. search: how many of the search prompts are used; held-out ones all are.
-
-    gradient: whether the gradient search is run too, for as long as TPE took.
-    """
-
-    name: str
-    title: str
-    model: Callable[[], Path]
-    prompts: str
-    search: int
-    markers: Path | None = None
-    gradient: bool = False
-
-
-CASES = (
-    Case("demo", "Demonstration model (low-rank refusals)", lambda: materialise(print),
-         str(PROMPTS / "{}.txt"), 100, gradient=True),
-    Case("tuned", "Fully fine-tuned refusing model", train_refusing_model,
-         str(PROMPTS / "{}.txt"), 50),
-    Case("habit", "Numbered lists of the unmodified base model", save_base,
-         str(HABIT / "habit_{}.txt"), 50, HABIT / "habit_markers.txt"),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Row:
     """One edit. refusals, kl: on search prompts. processor_seconds: of all threads, from the start on."""
 
@@ -94,40 +62,6 @@ class Row:
     kl: float
     processor_seconds: float
     held_out: dict[str, object] | None = None
-
-
-def settings_of(
-    case: Case, model: Path, markers: Sequence[str], name: str, **more: object
-) -> Settings:
-    """The settings of one excise run of a case."""
-    flags: dict[str, object] = {
-        "model": str(model),
-        "dtype": "float32",
-        "max_new_tokens": TOKENS,
-        "response_prefix": "",
-        "markers": json.dumps(list(markers)),
-        "run_dir": WORK / case.name / name,
-    }
-    for kind in ("target", "control"):
-        for part in ("train", "search", "held_out"):
-            path = case.prompts.format(f"{kind}_{part}")
-            flags[f"{kind}_{part}"] = f"{path}[:{case.search}]" if part == "search" else path
-    return gather({**flags, **more}, {}, Path("/dev/null"))
-
-
-def prompt_files(case: Case) -> dict[str, Path]:
-    """The files that heretic reads: the same prompts."""
-    folder = WORK / case.name / "prompts"
-    folder.mkdir(parents=True, exist_ok=True)
-    files: dict[str, Path] = {}
-    for name in (
-        f"{kind}_{part}" for kind in ("target", "control") for part in ("train", "search")
-    ):
-        lines = Path(case.prompts.format(name)).read_text(encoding="utf-8").splitlines()
-        lines = lines[: case.search] if name.endswith("search") else lines
-        files[name] = folder / f"{name}.txt"
-        files[name].write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return files
 
 
 def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], list[Point]]:
@@ -161,11 +95,9 @@ def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
     writers = anatomy.names * prepared.settings.directions
     with VirtualEdits(prepared.loaded.model, writers) as edits:
         for kind in prepared.settings.kinds:
-            started = time.process_time()
             edit = edit_of(closed_form_of(kind, anatomy), prepared.bank, anatomy)
             answered, kl = score(prepared.runner, edits, edit, part)
-            took = time.process_time() - started
-            rows.append(Row(tool, kind, answered.count, len(part.target), kl, took))
+            rows.append(Row(tool, kind, answered.count, len(part.target), kl, 0.0))
             print(f"{tool} {kind}: {answered.count}, {kl:.4f}", flush=True)
     return rows
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import matplotlib
 
-from bench.tradeoff import CASES, WORK
-from excise.search.front import Point, hypervolume
+from bench.tradeoff_cases import CASES, WORK
+from excise.search.front import Point, hypervolume, knee, pareto_front
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -122,6 +122,33 @@ def searches_table(rows: Rows) -> list[str]:
     return lines
 
 
+def knee_line(rows: Rows) -> str:
+    """How soon an edit of ours dominated the knee of heretic's whole search, on search prompts."""
+    trials = {tool: [row for row in rows if row["tool"] == tool] for tool in COLOURS}
+    points = [
+        Point(number, row["refusals"], row["kl"]) for number, row in enumerate(trials["heretic"])
+    ]
+    bend = knee(pareto_front(points))
+    whole = max(row["processor_seconds"] for row in trials["heretic"])
+    text = (
+        f"The knee of heretic's front is at {bend.refusals} refusals and KL {bend.kl:.4f}, of a search that "
+        f"took {whole:.0f} s. "
+    )
+    better = [
+        row
+        for row in trials["excise, TPE"]
+        if row["refusals"] <= bend.refusals and row["kl"] <= bend.kl
+    ]
+    if not better:
+        return text + "No edit of excise's dominates it."
+    first = min(better, key=lambda row: row["processor_seconds"])
+    return text + (
+        f"excise's first edit that dominates it, trial {first['label']} ({first['refusals']} at "
+        f"{first['kl']:.4f}), was there after {first['processor_seconds']:.0f} s, preparation included: "
+        f"1/{whole / first['processor_seconds']:.0f} of that."
+    )
+
+
 def closed_table(rows: Rows) -> list[str]:
     """The closed forms, on search prompts."""
     lines = ["| closed form, no search | refused | KL |", "|---|---|---|"]
@@ -174,6 +201,8 @@ def section(result: Mapping[str, Any]) -> list[str]:
         "The searches themselves (figures on search prompts; hypervolume up to KL 0.5):",
         "",
         *searches_table(rows),
+        "",
+        knee_line(rows),
         "",
         *closed_table(rows),
         "",
