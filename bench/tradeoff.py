@@ -47,8 +47,8 @@ ALIKE: tuple[tuple[Kind, ...], ...] = (
     ("leace",),
 )
 """Kinds by the statistics that they are made from: of all at once, moments would not fit and be sketched."""
-MEASURED = 7
-"""Edits of a front that are measured on held-out prompts, spread over it."""
+MEASURED = 10
+"""Edits of a front that are measured on held-out prompts, spread over it; our first trial is always one."""
 
 
 @dataclass(frozen=True)
