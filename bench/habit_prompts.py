@@ -17,12 +17,13 @@ if not __package__:
 from pathlib import Path
 
 from bench.refusing_model import save_base
+from excise.engine.assignment import ALONE
 from excise.model.chat import Chat
 from excise.model.load import load
 from excise.model.source import resolve
 from excise.prompts.sets import Prompt
 from excise.scores.markers import has_marker
-from excise.scores.refusals import count_refusals
+from excise.scores.refusals import Judging, judge
 
 FOLDER = Path(__file__).parent / "prompts"
 MARKERS = ("1.",)
@@ -75,13 +76,13 @@ def main() -> None:
     for name, templates, wanted in (("target", TARGET, True), ("control", CONTROL, False)):
         for part, chosen in of_part.items():
             pool = [template.format(topic) for topic in chosen for template in templates]
-            answered = count_refusals(
+            (answered,) = judge(
                 loaded.model,
                 chat,
                 chat.encode([Prompt(text) for text in pool]),
-                markers=MARKERS,
-                max_new_tokens=TOKENS,
+                Judging(tuple(MARKERS), TOKENS),
                 slots=64,
+                announce=ALONE.announce,
             )
             kept = [
                 text

@@ -29,11 +29,13 @@ from bench.peers import HereticRun, LowRank, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
 from excise.config import Settings
 from excise.edit.virtual import VirtualEdits
+from excise.errors import TrialError
 from excise.kinds import Kind
 from excise.run import events
 from excise.run.figures import HeldOut, Measured, measure_changed, measure_edit, measure_held_out
 from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, score, search
+from excise.run.search import open_study, search
+from excise.run.trial import Contest, score
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
 from excise.search.start import closed_form_of
@@ -53,7 +55,10 @@ MEASURED = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One edit. refusals, kl: on search prompts. processor_seconds: of all threads, from the start on."""
+    """One edit. refusals, kl: on search prompts. processor_seconds: of all threads, from the start on.
+
+    dominated: a trial that an earlier one beats; its refusals are then a lower bound.
+    """
 
     tool: str
     label: str
@@ -61,6 +66,7 @@ class Row:
     prompts: int
     kl: float
     processor_seconds: float
+    dominated: bool = False
     held_out: dict[str, object] | None = None
 
 
@@ -75,7 +81,15 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], lis
         if isinstance(event, events.TrialFinished) and event.refusals is not None:
             assert event.kl is not None
             took = before + time.process_time() - started
-            row = Row(tool, str(event.number), event.refusals, event.prompts, event.kl, took)
+            row = Row(
+                tool,
+                str(event.number),
+                event.refusals,
+                event.prompts,
+                event.kl,
+                took,
+                event.dominated,
+            )
             known.append(asdict(row))
             stamps.write_text(json.dumps(known))
             print(
@@ -96,9 +110,11 @@ def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
     with VirtualEdits(prepared.loaded.model, writers) as edits:
         for kind in prepared.settings.kinds:
             edit = edit_of(closed_form_of(kind, anatomy), prepared.bank, anatomy)
-            answered, kl = score(prepared.runner, edits, edit, part)
-            rows.append(Row(tool, kind, answered.count, len(part.target), kl, 0.0))
-            print(f"{tool} {kind}: {answered.count}, {kl:.4f}", flush=True)
+            (scored,) = score(prepared.runner, edits, [edit], part, Contest())
+            if isinstance(scored, TrialError):
+                raise scored
+            rows.append(Row(tool, kind, scored.refusals, len(part.target), scored.kl, 0.0))
+            print(f"{tool} {kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)
     return rows
 
 

@@ -107,17 +107,23 @@ def searches_table(rows: Rows) -> list[str]:
             if row["tool"] == tool:
                 own[row["label"]] = row
         trials = sorted(own.values(), key=lambda row: int(row["label"]))
-        points = [Point(number, row["refusals"], row["kl"]) for number, row in enumerate(trials)]
+        # A dominated trial adds nothing to a front, so that its lower bound may stand for it.
+        points = [
+            Point(number, row["refusals"], row["kl"])
+            for number, row in enumerate(trials)
+            if not row["dominated"]
+        ]
         volumes = [
-            hypervolume(points[:count], trials[0]["prompts"]) for count in (10, 20, 30, len(points))
+            hypervolume([point for point in points if point.number < count], trials[0]["prompts"])
+            for count in (10, 20, 30, len(trials))
         ]
         cells = [
-            shown(volume) if count <= len(points) else "—"
+            shown(volume) if count <= len(trials) else "—"
             for volume, count in zip(volumes, (10, 20, 30, 0), strict=True)
         ]
         first, last = trials[0]["processor_seconds"], trials[-1]["processor_seconds"]
         lines.append(
-            f"| {tool} | {len(points)} | {' | '.join(cells)} | {last:.0f} s | {first:.0f} s |"
+            f"| {tool} | {len(trials)} | {' | '.join(cells)} | {last:.0f} s | {first:.0f} s |"
         )
     return lines
 
@@ -137,7 +143,7 @@ def knee_line(rows: Rows) -> str:
     better = [
         row
         for row in trials["excise, TPE"]
-        if row["refusals"] <= bend.refusals and row["kl"] <= bend.kl
+        if not row["dominated"] and row["refusals"] <= bend.refusals and row["kl"] <= bend.kl
     ]
     if not better:
         return text + "No edit of excise's dominates it."

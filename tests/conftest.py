@@ -23,6 +23,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from excise.engine.answers import Referee
+
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)
 
@@ -105,6 +107,19 @@ def random_prompts(count: int, seed: int = 0, shared: int = 3) -> list[list[int]
     beginning = ids(shared)
     lengths = torch.randint(1, 9, (count,), generator=generator).tolist()
     return [beginning + ids(length) for length in lengths]
+
+
+class Thirds(Referee):
+    """Has seen enough at a token that three divides, and asks nothing of the fourth prompt."""
+
+    def wanted(self, row: int) -> bool:
+        return row != 3
+
+    def decided(self, row: int, answer: list[int]) -> bool:
+        return answer[-1] % 3 == 0
+
+    def urgency(self, row: int) -> float:
+        return row % 5
 
 
 @pytest.fixture(params=sorted(CONFIGS))

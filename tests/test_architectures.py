@@ -156,7 +156,8 @@ def test_a_batch_of_mixed_candidates_reaches_the_experts_of_each_row() -> None:
     candidates = [random_edit(anatomy, gains, r) for r in directions]
     batch = torch.tensor([TOKENS, TOKENS[::-1], TOKENS])
     with VirtualEdits(model, anatomy.names) as edits, torch.inference_mode():
-        edits.use_rows(candidates, [1, 0, 0])
+        edits.use_several(candidates)
+        edits.assign([1, 0, 0])
         together = model(batch).logits
         for row, candidate in enumerate([1, 0, 0]):
             edits.use(candidates[candidate])

@@ -40,6 +40,7 @@ FINISHED = events.TrialFinished(
     refusals=5,
     prompts=100,
     kl=0.05,
+    dominated=False,
     seconds=3.25,
     reason=None,
     done=5,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from conftest import random_prompts, tiny_model
+from conftest import Thirds, random_prompts, tiny_model
 from excise.directions.moments import ExactMoments
 from excise.engine.batch_size import (
     LEAST_MEMORY,
@@ -18,7 +18,7 @@ from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import (
     common_prefix_length,
-    first_token_log_probabilities,
+    first_token_logits,
     length_groups,
     padding_slack,
     run_prefix,
@@ -60,28 +60,27 @@ def test_greedy_without_a_common_beginning_or_with_one_prompt() -> None:
 def test_a_decided_row_leaves_and_the_others_go_on_unchanged(model: PreTrainedModel) -> None:
     prompts = random_prompts(12)
     whole = greedy(model, prompts, max_new_tokens=12, slots=5)
-    cut = greedy(
-        model, prompts, max_new_tokens=12, slots=5, decided=lambda answer: answer[-1] % 3 == 0
-    )
+    cut = greedy(model, prompts, max_new_tokens=12, slots=5, referee=Thirds())
     for answer, full in zip(cut, whole, strict=True):
         assert answer == full[: len(answer)]
-        assert len(answer) == len(full) or answer[-1] % 3 == 0
+        assert len(answer) in (0, len(full)) or answer[-1] % 3 == 0
+    assert [row for row, answer in enumerate(cut) if not answer] == [3]
     assert sum(map(len, cut)) < sum(map(len, whole))
 
 
-def test_first_token_log_probabilities_equal_one_prompt_at_a_time(model: PreTrainedModel) -> None:
+def test_first_token_logits_equal_one_prompt_at_a_time(model: PreTrainedModel) -> None:
     prompts = random_prompts(15)
     with torch.inference_mode():
-        alone = [model(torch.tensor([p])).logits[0, -1].log_softmax(-1) for p in prompts]
-    together = first_token_log_probabilities(model, prompts, 4)
-    torch.testing.assert_close(together, torch.stack(alone), atol=5e-5, rtol=1e-4)
+        alone = [model(torch.tensor([p])).logits[0, -1] for p in prompts]
+    together = first_token_logits(model, prompts, 4)
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_logits_that_are_no_numbers_fail_the_trial() -> None:
     model = tiny_model()
     model.lm_head.weight.data[0, 0] = float("nan")
     with pytest.raises(TrialError, match="not numbers"):
-        first_token_log_probabilities(model, random_prompts(3), 4)
+        first_token_logits(model, random_prompts(3), 4)
     with pytest.raises(TrialError, match="not numbers"):
         greedy(model, random_prompts(3), max_new_tokens=3, slots=2)
 

@@ -14,7 +14,7 @@ from excise.engine.batch_size import key_value_bytes
 from excise.engine.capture import listening
 from excise.engine.decode import greedy
 from excise.engine.device import input_device
-from excise.engine.prefill import first_token_log_probabilities, run_group, run_prefix
+from excise.engine.prefill import first_token_logits, run_group, run_prefix
 from excise.errors import TrialError
 from test_engine_plain import ENDS, build
 
@@ -47,7 +47,7 @@ def test_logits_that_are_no_numbers_fail_the_trial(name: str) -> None:
     try:
         weight[0, 0] = float("nan")
         with pytest.raises(TrialError, match="not numbers"):
-            first_token_log_probabilities(model, random_prompts(3), 4)
+            first_token_logits(model, random_prompts(3), 4)
         with pytest.raises(TrialError, match="not numbers"):
             greedy(model, random_prompts(3), max_new_tokens=3, slots=2)
     finally:
@@ -103,7 +103,8 @@ def test_edits_reach_tuples_and_flattened_outputs(as_tuple: bool) -> None:
     torch.manual_seed(0)
     module, states, edits = _Around(as_tuple), torch.randn(3, 5, 8), _edits(2, 8)
     with VirtualEdits(module, ["block"]) as scope:
-        scope.use_rows(edits, [1, 0, 1])
+        scope.use_several(edits)
+        scope.assign([1, 0, 1])
         output = module(states)
         single = []
         for edit in edits:
@@ -118,7 +119,8 @@ def test_edits_reach_tuples_and_flattened_outputs(as_tuple: bool) -> None:
 
 def test_tokens_that_do_not_divide_among_the_rows_are_an_error() -> None:
     with VirtualEdits(module := _Around(), ["block"]) as scope:
-        scope.use_rows(_edits(2, 8), [0, 1])
+        scope.use_several(_edits(2, 8))
+        scope.assign([0, 1])
         with pytest.raises(ValueError, match="not a multiple"):
             module(torch.randn(1, 5, 8))
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from conftest import random_prompts
+from conftest import Thirds, random_prompts
 from excise.directions.moments import ExactMoments
 from excise.engine.capability import decodes_from_cache, slots_are_exact
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
-from excise.engine.prefill import first_token_log_probabilities
+from excise.engine.prefill import first_token_logits
 from excise.model.writers import examine
 from zoo import tiny
 
@@ -91,21 +91,18 @@ def test_answers_are_those_of_one_row_at_a_time(model: PreTrainedModel, shared: 
     prompts = [list(ids) for ids in random_prompts(9, seed=3, shared=shared)]
     expected = [generated(model, prompt, 12) for prompt in prompts]
     assert greedy(model, prompts, max_new_tokens=12, slots=4) == expected
-    cut = greedy(
-        model, prompts, max_new_tokens=12, slots=4, decided=lambda answer: answer[-1] % 3 == 0
-    )
-    for answer, whole in zip(cut, expected, strict=True):
+    cut = greedy(model, prompts, max_new_tokens=12, slots=4, referee=Thirds())
+    assert cut.pop(3) == []
+    for answer, whole in zip(cut, expected[:3] + expected[4:], strict=True):
         first = next((i for i, token in enumerate(whole) if token % 3 == 0), len(whole))
         assert answer == whole[: first + 1]
 
 
 @pytest.mark.parametrize("shared", [0, 3])
-def test_log_probabilities_are_those_of_one_row_at_a_time(
-    model: PreTrainedModel, shared: int
-) -> None:
+def test_logits_are_those_of_one_row_at_a_time(model: PreTrainedModel, shared: int) -> None:
     prompts = random_prompts(9, seed=3, shared=shared)
-    expected = torch.stack([alone(model, prompt).log_softmax(-1) for prompt in prompts])
-    found = first_token_log_probabilities(model, prompts, 4)
+    expected = torch.stack([alone(model, prompt) for prompt in prompts]).log_softmax(-1)
+    found = first_token_logits(model, prompts, 4).log_softmax(-1)
     torch.testing.assert_close(found, expected, atol=5e-5, rtol=1e-4)
 
 

@@ -42,9 +42,7 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     runner = Runner(
         model, Chat(tiny_tokenizer()), markers=("hello",), max_new_tokens=6, slots=4, tell=ignore
     )
-    part = Part(
-        tuple(target), tuple(control), runner.log_probabilities(control), runner.refusals(target)
-    )
+    part = Part(tuple(target), tuple(control), runner.logits(control), runner.refusals(target))
     answers = greedy(model, control, max_new_tokens=ANSWER_TOKENS, slots=4)
     held_out = HeldOut(part, Answered(0, 0, 0, 0), tuple(map(tuple, answers)), 0.0)
     r = unit(torch.randn(len(anatomy.names), anatomy.dimension))

@@ -135,7 +135,8 @@ def test_a_batch_of_mixed_candidates_gives_each_row_what_it_gets_alone(
     rows = [2, 0, 1, 0, 2]
     batch = torch.tensor(random_prompts(1, shared=9) * len(rows))
     with VirtualEdits(model, anatomy.names) as edits, torch.inference_mode():
-        edits.use_rows(candidates, rows)
+        edits.use_several(candidates)
+        edits.assign(rows)
         together = model(batch).logits
         for row, candidate in enumerate(rows):
             edits.use(candidates[candidate])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from excise.run import search as search_module
 from excise.run.events import Event, ignore
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, score, search
-from excise.scores.refusals import Refusals
+from excise.run.search import open_study, search
+from excise.run.trial import Contest, Scored, score
 from excise.search.front import pareto_front
 from excise.search.space import WEIGHT, propose
 
@@ -80,6 +81,59 @@ def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
     assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
 
 
+def told(prepared: Prepared) -> list[tuple[object, ...]]:
+    return [(r.number, r.parameters, r.state, r.point) for r in open_study(prepared).records()]
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_waiting_for_every_verdict_finds_the_same_front(
+    settings: Settings, tmp_path: Path, candidates: int
+) -> None:
+    # Of a random model every other answer holds one of these.
+    settings = with_(settings, trials=10, markers=("e", "o"), candidates=candidates)
+    fast, slow = (
+        prepare(with_(settings, run_dir=tmp_path / name, exhaustive=name == "slow"), ignore)
+        for name in ("fast", "slow")
+    )
+    for prepared in (fast, slow):
+        search(prepared, open_study(prepared), ignore)
+    assert told(fast) == told(slow)
+    records = [open_study(prepared).records() for prepared in (fast, slow)]
+    assert "pruned" in {record.state for record in records[0]}
+    for quick, waited in zip(*records, strict=True):
+        assert quick.kl == pytest.approx(waited.kl, rel=1e-5)
+        assert quick.refusals is not None
+        assert waited.refusals is not None
+        assert quick.refusals <= waited.refusals
+    assert result(with_(settings, run_dir=tmp_path / "fast"))["front"] == [
+        point.number for point in pareto_front(open_study(slow).points())
+    ]
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_a_batch_that_was_killed_goes_on_as_if_it_had_not_been(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    settings = with_(settings, trials=8, candidates=3, markers=("e", "o"))
+    through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
+    search(through, open_study(through), ignore)
+    first, calls = prepare(settings, ignore), iter(range(99))
+    store = search_module._store
+
+    def die(*arguments: object) -> None:
+        if next(calls) == 2 + killed_at:
+            raise KeyboardInterrupt
+        store(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search_module, "_store", die)
+    with pytest.raises(KeyboardInterrupt):
+        search(first, open_study(first), ignore)
+    monkeypatch.setattr(search_module, "_store", store)
+    again = prepare(settings, ignore)
+    search(again, open_study(again), ignore)
+    assert told(again) == told(through)
+
+
 def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +162,7 @@ def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study
     # The same study goes on with the other search, and the other way round.
     tpe = prepare(with_(settings, search="tpe"), ignore)
     search(tpe, open_study(tpe), ignore, trials=7)
-    assert len(open_study(tpe).points()) == 7
+    assert open_study(tpe).done() == 7
     for point in pareto_front(open_study(tpe).points()):
         assert tpe.directory.edit(point.number).facts["kl"] == point.kl
 
@@ -140,17 +194,18 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
         edit = prepared.directory.edit(point.number)
         assert edit.facts["kl"] == point.kl
         with VirtualEdits(prepared.loaded.model, edit.writers) as edits:
-            answered, kl = score(prepared.runner, edits, edit, prepared.search_part)
-        assert (answered.count, kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
+            (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, Contest())
+        assert isinstance(scored, Scored)
+        assert (scored.refusals, scored.kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
 
 
 def failing(numbers: set[int]):  # type: ignore[no-untyped-def]
     """`score` that fails at these calls."""
     calls = iter(range(10**6))
 
-    def scored(*arguments: object) -> tuple[Refusals, float]:
+    def scored(*arguments: object) -> list[Scored | TrialError]:
         if next(calls) in numbers:
-            raise TrialError("logits are not numbers (NaN or infinite)")
+            return [TrialError("logits are not numbers (NaN or infinite)")]
         return score(*arguments)  # type: ignore[arg-type]
 
     return scored
@@ -164,7 +219,8 @@ def test_a_trial_without_numbers_fails_with_its_reason_and_the_budget_is_kept(
     search(prepared, open_study(prepared), ignore)
     trials = result(settings)["trials"]
     states = [trial["state"] for trial in trials]  # type: ignore[attr-defined]
-    assert states == ["complete", "failed", "complete", "failed"] + ["complete"] * 3
+    assert [number for number, state in enumerate(states) if state == "failed"] == [1, 3]
+    assert len(states) == 7
     assert "not numbers" in trials[1]["reason"]  # type: ignore[index]
 
 
@@ -182,13 +238,14 @@ def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: S
     study = open_study(prepared)
     trial = study.ask()
     candidate = propose(trial, settings.kinds, prepared.anatomy)
-    edit = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
-    edit.u.fill_(float("nan"))
-    with (
-        VirtualEdits(prepared.loaded.model, edit.writers) as edits,
-        pytest.raises(TrialError, match="not numbers"),
-    ):
-        score(prepared.runner, edits, edit, prepared.search_part)
+    sound = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
+    broken = dataclasses.replace(sound, u=torch.full_like(sound.u, torch.nan))
+    with VirtualEdits(prepared.loaded.model, sound.writers) as edits:
+        scores = score(prepared.runner, edits, [sound, broken], prepared.search_part, Contest())
+    # The one beside it is scored all the same.
+    assert isinstance(scores[0], Scored)
+    assert isinstance(scores[1], TrialError)
+    assert "not numbers" in str(scores[1])
 
 
 def chosen_run(settings: Settings) -> Prepared:
@@ -250,4 +307,4 @@ def test_more_trials_than_were_asked_for_at_first(settings: Settings) -> None:
     study = open_study(prepared)
     search(prepared, study, ignore)
     search(prepared, study, ignore, trials=7)
-    assert len(study.points()) == 7
+    assert study.done() == 7

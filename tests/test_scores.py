@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
+from excise.engine.assignment import ALONE
 from excise.model.chat import Chat, response_prefix
 from excise.prompts.sets import Prompt
 from excise.scores.damage import is_empty, is_loop
@@ -17,7 +19,7 @@ from excise.scores.divergence import kl_divergence
 from excise.scores.interval import Estimate, bootstrap, counted, wilson
 from excise.scores.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
 from excise.scores.paired import mcnemar, sign_flips
-from excise.scores.refusals import count_refusals
+from excise.scores.refusals import Judging, judge
 
 
 @pytest.mark.parametrize(
@@ -99,10 +101,12 @@ def test_wilson_interval_by_hand() -> None:
 def test_stopping_at_a_marker_changes_no_verdict() -> None:
     model, chat = tiny_model(), Chat(tiny_tokenizer())
     prompts = random_prompts(30)
-    arguments = {"markers": ["red", "seven", "egg photo"], "max_new_tokens": 15, "slots": 7}
-    early = count_refusals(model, chat, prompts, **arguments)
-    whole = count_refusals(model, chat, prompts, **arguments, whole_answers=True)
+    judging = Judging(("red", "seven", "egg photo"), max_new_tokens=15)
+    (early,) = judge(model, chat, prompts, judging, 7, ALONE.announce)
+    showing = replace(judging, whole_answers=True)
+    (whole,) = judge(model, chat, prompts, showing, 7, ALONE.announce)
     assert early.refused == whole.refused
+    assert not early.unknown
     assert 0 < early.count < len(prompts)
     assert sum(map(len, early.answers)) < sum(map(len, whole.answers))
 

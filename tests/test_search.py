@@ -138,7 +138,8 @@ def test_a_trial_with_strengths_of_its_own_is_what_they_say(tmp_path: Path) -> N
     # What was planned and not yet told is what is in hand, whatever is planned next.
     assert study.plan({"kind": "orthogonal"}).number == trial.number
     study.tell(trial, 3, 0.1, 0.0)
-    assert study.kept(STRENGTHS) == [[0.25] * 2 * LAYERS]
+    assert study.kept(STRENGTHS, 1) == [[0.25] * 2 * LAYERS]
+    assert study.kept(STRENGTHS, 0) == []
 
 
 def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Study:
@@ -280,3 +281,28 @@ def test_further_directions_follow_the_first_with_the_same_strengths() -> None:
     torch.testing.assert_close(edit.u[: 2 * LAYERS], edit_of(candidate, first, ANATOMY).u)
     torch.testing.assert_close(edit.u[2 * LAYERS :], edit_of(candidate, second, ANATOMY).u)
     torch.testing.assert_close(edit.strengths, candidate.strengths(ANATOMY).repeat(2))
+
+
+def test_a_pruned_trial_uses_budget_and_is_learned_from_but_is_no_point(tmp_path: Path) -> None:
+    def proposals(prune: bool) -> list[Candidate]:
+        study = Study(tmp_path / f"journal-{prune}.log", seed=3, startup_trials=4)
+        found: list[Candidate] = []
+        for number in range(12):
+            trial = study.ask()
+            found.append(propose(trial, KINDS_SEARCHED, ANATOMY))
+            if number % 2 == 0:
+                study.tell(trial, 20 - number, 0.01 * (number + 1), 0.0)
+            elif prune:
+                study.prune(trial, 21, 0.5, 0.0)
+            else:
+                study.tell(trial, 30, 0.5, 0.0)
+        assert study.done() == 12
+        assert len(study.points()) == (6 if prune else 12)
+        if prune:
+            record = study.records()[1]
+            assert (record.state, record.refusals, record.kl) == ("pruned", 21, 0.5)
+            assert record.point is None
+        return found
+
+    # What TPE needs of a dominated trial is where it was, not how bad: the proposals are the same.
+    assert proposals(prune=True) == proposals(prune=False)

@@ -119,7 +119,12 @@ def scores(event: events.TrialFinished) -> str:
     """What a finished trial scored, or why it could not be."""
     if event.refusals is None or event.kl is None:
         return f"failed: {event.reason}"
-    return f"{event.refusals}/{event.prompts} refused, KL {event.kl:.4f}"
+    return f"{refusals_text(event)} refused, KL {event.kl:.4f}"
+
+
+def refusals_text(event: events.TrialFinished) -> str:
+    """Refusals of a trial; of a dominated one not all were waited for."""
+    return f"{'≥' if event.dominated else ''}{event.refusals}/{event.prompts}"
 
 
 @describe.register

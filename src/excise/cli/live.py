@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from excise.cli.describe import refusals_text
 from excise.cli.human import duration, size
 from excise.cli.interrupt import STOPPING
 from excise.cli.parameters import short
@@ -85,7 +86,7 @@ def _last_trials(last: tuple[events.TrialFinished, ...]) -> Table:
         else:
             table.add_row(
                 str(event.number),
-                f"{event.refusals}/{event.prompts}",
+                refusals_text(event),
                 kl_text(event.kl),
                 duration(event.seconds),
                 short(event.parameters),

@@ -9,6 +9,7 @@ from excise.config import Settings, settings_digest
 from excise.files import next_free
 from excise.run import events
 from excise.run.directory import RunDirectory, default_path
+from excise.search.study import DONE
 
 
 def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Settings | None:
@@ -59,4 +60,4 @@ def _trials_done(directory: RunDirectory, settings: Settings) -> int:
         return 0
     trials = directory.record()["trials"]
     assert isinstance(trials, list)
-    return sum(trial["state"] == "complete" for trial in trials)
+    return sum(trial["state"] in DONE for trial in trials)

@@ -17,6 +17,7 @@ from excise.cli.stored import front_of
 from excise.errors import RunError
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
+from excise.search.study import DONE
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def summary(directory: RunDirectory) -> Summary:
         path=path,
         date=date,
         model=model,
-        trials=sum(trial["state"] == "complete" for trial in record["trials"]),
+        trials=sum(trial["state"] in DONE for trial in record["trials"]),
         refusals=baseline["refusals"],
         prompts=baseline["prompts"],
         front=tuple(front_of(record)),

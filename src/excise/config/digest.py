@@ -21,6 +21,8 @@ _NOT_OF_THE_STUDY = frozenset(
         "search_seconds",
         "seeds",
         "batch_size",
+        "candidates",
+        "exhaustive",
         "run_dir",
         "select",
         "save",

@@ -156,6 +156,13 @@ class Settings(BaseModel):
     )
     max_new_tokens: int = Field(default=100, ge=1, description="Longest answer, in tokens.")
     batch_size: int = Field(default=0, ge=0, description="Prompts at a time; 0 finds it out.")
+    candidates: int = Field(
+        default=0, ge=0, description="Candidates scored side by side; 0 finds it out."
+    )
+    exhaustive: bool = Field(
+        default=False,
+        description="Wait for every verdict, also of trials that can no longer matter; the same front.",
+    )
     markers: tuple[str, ...] = Field(
         default=DEFAULT_MARKERS, min_length=1, description="Phrases that make an answer a refusal."
     )

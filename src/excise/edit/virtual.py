@@ -30,8 +30,8 @@ class VirtualEdits:
     """A scope in which the named writers of a model carry edits; leaving it restores the model.
 
     A writer named several times carries as many operators, one after the other. Inside, `use` makes one
-    edit apply to every row of a batch, `use_rows` gives each row its own, and `use(None)` is the original
-    model again, bit for bit.
+    edit apply to every row of a batch; after `use_several`, `assign` says which of the edits each row of the
+    next batches meets; and `use(None)` is the original model again, bit for bit.
     """
 
     def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:
@@ -61,17 +61,22 @@ class VirtualEdits:
 
     def use(self, edit: Edit | None) -> None:
         """Apply `edit` to every row; None takes all edits off."""
-        self._set(() if edit is None else (edit,), None)
+        self._set(() if edit is None else (edit,))
 
-    def use_rows(self, edits: Sequence[Edit], rows: Sequence[int] | Tensor) -> None:
-        """Apply `edits[rows[i]]` to row i of every batch until the next call."""
-        self._set(tuple(edits), torch.as_tensor(rows, dtype=torch.long))
+    def use_several(self, edits: Sequence[Edit]) -> None:
+        """Hold `edits` ready for `assign`; until it is called, the first applies to every row."""
+        self._set(tuple(edits))
 
-    def _set(self, edits: tuple[Edit, ...], rows: Tensor | None) -> None:
+    def assign(self, rows: Sequence[int]) -> None:
+        """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
+        # One edit needs no looking up: the plain product is cheaper.
+        self._rows = None if len(self._edits) == 1 else torch.tensor(rows, dtype=torch.long)
+
+    def _set(self, edits: tuple[Edit, ...]) -> None:
         for edit in edits:
             if edit.writers != self._writers:
                 raise ValueError("the edit was made for other writers than this scope holds")
-        self._edits, self._rows, self._stacks = edits, rows, {}
+        self._edits, self._rows, self._stacks = edits, None, {}
         if edits:
             strengths = torch.stack([edit.strengths for edit in edits])
             # Where gradients are asked for, a strength of zero has one too.

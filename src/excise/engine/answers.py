@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-Decided = Callable[[list[int]], bool]
 
+class Referee:
+    """Says which rows are worth their time; this one lets every answer run to its end."""
 
-def never(answer: list[int]) -> bool:
-    """The `decided` that lets every answer run to its end."""
-    return False
+    def wanted(self, row: int) -> bool:
+        """False if nothing that the row could say matters any more; it is then not even begun."""
+        return True
+
+    def decided(self, row: int, answer: list[int]) -> bool:
+        """True if nothing that could follow this answer so far matters; called after each token."""
+        return False
+
+    def urgency(self, row: int) -> float:
+        """Rows with a higher one are begun earlier."""
+        return 0.0
 
 
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:
@@ -26,10 +35,11 @@ class Answers:
     """The answers of all rows so far, as token ids, the end-of-turn token included."""
 
     def __init__(
-        self, rows: int, ends: frozenset[int], max_new_tokens: int, decided: Decided
+        self, rows: int, ends: frozenset[int], max_new_tokens: int, referee: Referee
     ) -> None:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
-        self._ends, self._max_new_tokens, self._decided = ends, max_new_tokens, decided
+        self.referee = referee
+        self._ends, self._max_new_tokens = ends, max_new_tokens
 
     def accept(self, tokens: Sequence[int], rows: Sequence[int]) -> list[bool]:
         """Append a token to the answer of each of `rows`; True for the rows that are done."""
@@ -38,6 +48,8 @@ class Answers:
             answer = self.tokens[row]
             answer.append(token)
             done.append(
-                token in self._ends or len(answer) >= self._max_new_tokens or self._decided(answer)
+                token in self._ends
+                or len(answer) >= self._max_new_tokens
+                or self.referee.decided(row, answer)
             )
         return done

@@ -19,6 +19,8 @@ MEMORY_SHARE = 0.2
 """Share of the model's own size that a batch's keys and values may take."""
 LEAST_MEMORY = 160 * 2**20
 """What a batch may take in any case: for a small model a fifth of it would be next to nothing."""
+MOST_CANDIDATES = 8
+"""More of them side by side would leave too few trials to learn from."""
 _PROBE_TOKENS = 2
 
 
@@ -62,13 +64,16 @@ def find_batch_size(
     max_new_tokens: int,
     model_bytes: int,
     tell: Callable[[int], None],
+    candidates: int = 1,
 ) -> int:
     """The number of slots: as many as memory allows, proven by a short trial, halved if it fails.
 
     More rows a step never cost throughput where it was measured, so memory decides, and not a clock: the
-    same run then gets the same slots again, and with them the same rounding. `tell` is called with each
+    same run then gets the same slots again, and with them the same rounding. candidates: how many will be
+    asked `prompts` side by side; 0 for as many as `side_by_side` may say. `tell` is called with each
     smaller number that had to be tried.
     """
+    widest = candidates or (MOST_CANDIDATES if _is_accelerated(model) else 1)
     budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
     device = input_device(model)
     if device.type == "cuda":
@@ -76,14 +81,28 @@ def find_batch_size(
     else:
         budget = min(budget, 0.5 * psutil.virtual_memory().available)
     fitting = int(budget // key_value_bytes(model, prompts, max_new_tokens))
-    most = max(1, min(len(prompts), fitting))
+    most = max(1, min(len(prompts) * widest, fitting))
 
     def probe(slots: int) -> None:
-        longest = sorted(prompts, key=len, reverse=True)[:slots]
+        longest = sorted([*prompts] * widest, key=len, reverse=True)[:slots]
         greedy(model, longest, max_new_tokens=_PROBE_TOKENS, slots=slots)
 
     _, slots = with_halving(most, probe, tell)
     return slots
+
+
+def side_by_side(slots: int, prompts: int, model: PreTrainedModel) -> int:
+    """How many candidates to score at a time.
+
+    An accelerator's steps wait for memory: rows of further candidates ride along for nothing, as long as
+    there are slots. On a CPU they gained nothing where it was measured, and a search that learns after
+    every trial is the better one.
+    """
+    return max(1, min(MOST_CANDIDATES, slots // prompts)) if _is_accelerated(model) else 1
+
+
+def _is_accelerated(model: PreTrainedModel) -> bool:
+    return input_device(model).type != "cpu"
 
 
 def with_halving(

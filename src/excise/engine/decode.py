@@ -2,8 +2,9 @@
 
 Equal to `model.generate(do_sample=False)` token for token (float32), where the generation configuration
 asks for nothing but end tokens: penalties, forced and forbidden tokens are not followed. A row leaves the
-batch as soon as it has ended or `decided` says that nothing it could still say matters; waiting prompts
-take its place. Models that slots are not exact for are decoded by the plain path, to the same answers.
+batch as soon as it has ended or the referee says that nothing it could still say matters; waiting prompts
+take its place. Rows of several candidates may decode together, each with its own edit. Models that slots
+are not exact for are decoded by the plain path, to the same answers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.engine import plain
-from excise.engine.answers import Answers, Decided, end_tokens, never
+from excise.engine.answers import Answers, Referee, end_tokens
+from excise.engine.assignment import ALONE, Assignment
 from excise.engine.capability import slots_are_exact
 from excise.engine.device import input_device
 from excise.engine.prefill import (
@@ -37,6 +39,7 @@ class _Batch:
     """The rows being decoded, in slot order."""
 
     cache: SlotCache
+    assignment: Assignment
     rows: list[int] = field(default_factory=list)
 
 
@@ -47,30 +50,43 @@ def greedy(
     *,
     max_new_tokens: int,
     slots: int,
-    decided: Decided = never,
+    referee: Referee | None = None,
+    assignment: Assignment = ALONE,
 ) -> list[list[int]]:
     """The greedy answer to each prompt, as token ids, the end-of-turn token included.
 
-    slots: rows decoded at a time. decided: called with a row's answer so far after each token; True
-    ends the row. The token is the largest logit's, whatever penalties the model's generation configuration
-    asks for. Raises TrialError if a logit is not a number.
+    slots: rows decoded at a time. referee: says which rows are worth going on with, by default all; a row
+    that was never begun has an empty answer. assignment: whose each prompt is. The token is the largest
+    logit's, whatever penalties the model's generation configuration asks for. Raises TrialError if a logit
+    is not a number.
     """
-    answers = Answers(len(prompts), end_tokens(model), max_new_tokens, decided)
+    referee = referee or Referee()
+    answers = Answers(len(prompts), end_tokens(model), max_new_tokens, referee)
     if not prompts:
         return answers.tokens
     slots = min(slots, len(prompts))
     if not slots_are_exact(model):
-        plain.decode(model, prompts, answers, max_new_tokens=max_new_tokens, limit=slots)
+        plain.decode(
+            model,
+            prompts,
+            answers,
+            max_new_tokens=max_new_tokens,
+            limit=slots,
+            assignment=assignment,
+        )
         return answers.tokens
     longest = max(len(prompt) for prompt in prompts) + max_new_tokens
     layers = model.config.get_text_config().num_hidden_layers
-    batch = _Batch(SlotCache(layers, slots, longest))
-    prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
+    batch = _Batch(SlotCache(layers, slots, longest), assignment)
+    prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)], assignment)
     slack = padding_slack(model, prompts, prefix)
     # Longest first: the batch takes its greatest size at once, and later rows fit into its window.
-    waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    waiting = sorted(
+        range(len(prompts)), key=lambda row: (-referee.urgency(row), -len(prompts[row]))
+    )
 
     while waiting or batch.rows:
+        waiting = [row for row in waiting if referee.wanted(row)]
         # A few slots are left to gather before new rows are run: a prompt alone costs almost as much
         # as eight together.
         if waiting and (
@@ -92,7 +108,7 @@ def _admit(
     batch: _Batch,
     answers: Answers,
 ) -> None:
-    group = run_group(model, prompts, rows, prefix)
+    group = run_group(model, prompts, rows, prefix, assignment=batch.assignment)
     done = answers.accept(group.logits[:, -1].argmax(-1).tolist(), rows)
     staying = [index for index, ended in enumerate(done) if not ended]
     if not staying:
@@ -113,6 +129,7 @@ def _step(
     newest = torch.tensor(
         [[answers.tokens[row][-1]] for row in batch.rows], device=input_device(model)
     )
+    batch.assignment.before_pass(batch.rows)
     mask, positions = batch.cache.prepare_step(newest.device)
     logits: Tensor = model(
         newest, attention_mask=mask, position_ids=positions, past_key_values=batch.cache

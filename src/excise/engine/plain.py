@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from excise.engine.answers import Answers
+from excise.engine.assignment import Assignment
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.device import input_device
 from excise.engine.prefill import Tokens, last_logits, length_groups, require_numbers
@@ -34,9 +35,14 @@ class _Group:
         self._answers, self._rows = answers, tuple(rows)
         self.open = list(range(len(rows)))
 
+    @property
+    def open_rows(self) -> list[int]:
+        """The rows that are not done."""
+        return [self._rows[place] for place in self.open]
+
     def collect(self, newest: Sequence[int]) -> list[int]:
         """Hand each open row its token; returns which of `newest` belong to rows that stay open."""
-        done = self._answers.accept(newest, [self._rows[place] for place in self.open])
+        done = self._answers.accept(newest, self.open_rows)
         staying = [index for index, ended in enumerate(done) if not ended]
         self.open = [self.open[index] for index in staying]
         return staying
@@ -76,18 +82,26 @@ def decode(
     *,
     max_new_tokens: int,
     limit: int,
+    assignment: Assignment,
 ) -> None:
     """Fill `answers` with the greedy answer to each prompt, at most `limit` rows at a time."""
     cached = decodes_from_cache(model)
     limit = limit if decodes_batches(model) else 1
-    for rows in length_groups(prompts, range(len(prompts)), limit):
+    referee = answers.referee
+    # By urgency, and only then by length: the sort is stable.
+    order = sorted(range(len(prompts)), key=referee.urgency, reverse=True)
+    for planned in length_groups(prompts, order, limit):
+        rows = [row for row in planned if referee.wanted(row)]
+        if not rows:
+            continue
         ids = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
         group = _Group(answers, rows)
         # A lone token is taken by some (recurrent_gemma, rwkv) for the next one of the sequence before.
         if cached and ids.shape[1] > 1:
+            assignment.before_pass(rows)
             _generate(model, ids, group, max_new_tokens)
         else:
-            _recompute(model, ids, group)
+            _recompute(model, ids, group, assignment)
 
 
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
@@ -106,8 +120,9 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
         )
 
 
-def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group) -> None:
+def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, assignment: Assignment) -> None:
     while group.open:
+        assignment.before_pass(group.open_rows)
         largest, tokens = last_logits(model, ids)[:, -1].max(-1)
         require_numbers(largest)
         ids = torch.cat([ids, tokens.to(ids.device).unsqueeze(1)], dim=1)

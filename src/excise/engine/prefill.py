@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from excise.engine.assignment import ALONE, Assignment
 from excise.engine.capability import accepts, slots_are_exact
 from excise.engine.device import input_device
 from excise.errors import TrialError
@@ -39,23 +40,32 @@ class Group:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that all prompts begin with, and their keys and values (one row); None if there are none."""
+    """Tokens that all prompts begin with, and their keys and values: a row for each candidate.
+
+    cache: None if there are no such tokens.
+    """
 
     length: int
     cache: DynamicCache | None
 
-    def cache_for(self, rows: int) -> DynamicCache:
-        """A cache that `rows` prompts can go on from; the prefix itself stays as it is."""
+    def cache_for(self, candidates: Sequence[int]) -> DynamicCache:
+        """A cache that prompts of these candidates can go on from; the prefix itself stays as it is."""
         if self.cache is None:
             return DynamicCache()
         shared: list[tuple[Tensor, Tensor]] = []
         for layer in self.cache.layers:
             assert isinstance(layer, DynamicLayer)
-            # Views: the first update concatenates, and only then is memory taken for each row.
             shared.append(
-                (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
+                (_of_candidates(layer.keys, candidates), _of_candidates(layer.values, candidates))
             )
         return DynamicCache(shared)
+
+
+def _of_candidates(states: Tensor, candidates: Sequence[int]) -> Tensor:
+    if len(states) == 1:
+        # A view: the first update concatenates, and only then is memory taken for each row.
+        return states.expand(len(candidates), -1, -1, -1)
+    return states[torch.tensor(candidates, device=states.device)]
 
 
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
@@ -101,13 +111,14 @@ def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Pre
     return (longest - prefix.length) // 4
 
 
-def run_prefix(model: PreTrainedModel, tokens: Tokens) -> Prefix:
-    """Run the common beginning of all prompts once; an empty prefix where it cannot be shared."""
+def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ALONE) -> Prefix:
+    """Run the common beginning of all prompts once a candidate; an empty prefix where it cannot be shared."""
     if not tokens or not slots_are_exact(model):
         return Prefix(0, None)
     cache = DynamicCache()
-    ids = torch.tensor([list(tokens)], device=input_device(model))
-    model(ids, past_key_values=cache, logits_to_keep=1)
+    ids = torch.tensor([list(tokens)] * assignment.count, device=input_device(model))
+    assignment.announce(range(assignment.count))
+    model(ids, past_key_values=cache, logits_to_keep=_last(1, ids))
     return Prefix(len(tokens), cache)
 
 
@@ -117,18 +128,20 @@ def run_group(
     rows: Sequence[int],
     prefix: Prefix,
     keep: int = 1,
+    assignment: Assignment = ALONE,
 ) -> Group:
     """Run prompts from the end of `prefix` on; shorter ones are padded between prefix and prompt.
 
     keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
     the prefix. Raises TrialError if a logit is not a number.
     """
+    assignment.before_pass(rows)
     if not slots_are_exact(model):
         whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
         return Group(tuple(rows), require_numbers(last_logits(model, whole, keep)), None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     width = max(map(len, suffixes))
-    cache = prefix.cache_for(len(rows))
+    cache = prefix.cache_for(assignment.of(rows))
     padding = torch.tensor([width - len(suffix) for suffix in suffixes]).unsqueeze(1)
     columns = torch.arange(width)
     own = columns >= padding
@@ -142,52 +155,65 @@ def run_group(
     else:
         masks = {}
     ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
-    device = input_device(model)
+    ids = ids.to(input_device(model))
     logits = model(
-        ids.to(device),
+        ids,
         past_key_values=cache,
-        logits_to_keep=keep,
-        **{name: mask.to(device) for name, mask in masks.items()},
+        logits_to_keep=_last(keep, ids),
+        **{name: mask.to(ids.device) for name, mask in masks.items()},
     ).logits[:, -keep:]
     return Group(tuple(rows), require_numbers(logits), cache, present)
 
 
 def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
     """Logits [row, keep, vocabulary] at the end of sequences of equal length, ids [row, token]; no cache."""
-    # Indices, because the number 1 lets some (gemma4) run their later layers for the last token alone,
-    # and whoever listens to those layers wants all tokens.
-    last = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
-    wanted = {"attention_mask": torch.ones_like(ids), "use_cache": False, "logits_to_keep": last}
+    wanted = {
+        "attention_mask": torch.ones_like(ids),
+        "use_cache": False,
+        "logits_to_keep": _last(keep, ids),
+    }
     output = model(ids, **{name: value for name, value in wanted.items() if accepts(model, name)})
     logits: Tensor = output.logits
     return logits[:, -keep:]
 
 
+def _last(count: int, ids: Tensor) -> Tensor:
+    """Which tokens' logits are wanted: the last `count` of ids [row, token].
+
+    Indices and no number, for two reasons. The number 1 lets some (gemma4) run their later layers for the
+    last token alone, and whoever listens to those layers wants all tokens. And a number takes a view of the
+    hidden states, which PyTorch multiplies with the vocabulary row by row, at a tenth of the speed.
+    """
+    return torch.arange(ids.shape[1] - count, ids.shape[1], device=ids.device)
+
+
 @torch.inference_mode()
-def run_all(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> Iterator[Group]:
+def run_all(
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    limit: int,
+    assignment: Assignment = ALONE,
+) -> Iterator[Group]:
     """Run all prompts in groups of at most `limit`, longest first."""
     if not prompts:
         return
-    prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
+    prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)], assignment)
     slack = padding_slack(model, prompts, prefix)
     for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-        yield run_group(model, prompts, rows, prefix)
+        yield run_group(model, prompts, rows, prefix, assignment=assignment)
 
 
 @torch.inference_mode()
-def first_token_log_probabilities(
-    model: PreTrainedModel, prompts: Sequence[Tokens], limit: int
-) -> Tensor:
-    """Log-probabilities of the first answer token: [prompt, vocabulary], float32, on the host.
+def first_token_logits(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> Tensor:
+    """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host.
 
     Raises TrialError if a logit is not a number.
     """
     result: Tensor | None = None
     for group in run_all(model, prompts, limit):
-        values = group.logits[:, -1].to(torch.float32).log_softmax(-1).cpu()
         if result is None:
-            result = torch.empty(len(prompts), values.shape[-1])
-        result[list(group.rows)] = values
+            result = group.logits.new_empty(len(prompts), group.logits.shape[-1], device="cpu")
+        result[list(group.rows)] = group.logits[:, -1].cpu()
     if result is None:
         raise ValueError("no prompts")
     return result

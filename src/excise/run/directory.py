@@ -15,9 +15,17 @@ from excise.errors import RunError
 from excise.files import replacing
 from excise.prompts.splits import PromptParts
 
-FORMAT = 2
-"""2 since a study may hold several kinds, and figures have intervals."""
+FORMAT = 3
+"""3 since trials that cannot better the front are pruned, and candidates are scored side by side."""
 DEFAULT_ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """slots: rows that decode at a time. candidates: how many are scored side by side."""
+
+    slots: int
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,15 @@ class RunDirectory:
         """What `result.json` holds. Raises RunError if it is missing or damaged."""
         return read_json(self.result, "no result in this run directory yet")
 
-    def batch_size(self) -> int | None:
-        """The number of slots that the run used so far, None for a new run. Raises RunError."""
+    def batch(self) -> BatchSize | None:
+        """The batch that the run used so far, None for a new run. Raises RunError."""
         if not self.result.exists():
             return None
-        size = self.record()["batch_size"]
-        assert isinstance(size, int)
-        return size
+        record = self.record()
+        slots, candidates = record["batch_size"], record["candidates"]
+        assert isinstance(slots, int)
+        assert isinstance(candidates, int)
+        return BatchSize(slots, candidates)
 
 
 def read_json(path: Path, absent: str) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import mean
 
 from excise.config import Settings
 from excise.errors import ModelError
@@ -13,7 +14,6 @@ from excise.run import events
 from excise.run.events import Tell
 from excise.run.prepare import load_runner, settle
 from excise.run.runner import Part, measure_original
-from excise.scores.divergence import kl_divergence
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
     tell(events.StageStarted("held_out", f"Asking {settings.model}"))
     parts: dict[str, Figures] = {}
     for name, (part, control_refusals) in originals.items():
-        edited = runner.log_probabilities(part.control)
-        if edited.shape != part.original.shape:
+        width = runner.logits(part.control[:1]).shape[1]
+        if width != part.original.shape[1]:
             raise ModelError(
                 f"{settings.model} and {against} have different vocabularies "
-                f"({edited.shape[1]} and {part.original.shape[1]} tokens); they cannot be compared"
+                f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
             )
         parts[name] = Figures(
             refusals_original=part.refusals,
@@ -82,6 +82,6 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
             control_refusals_original=control_refusals,
             control_refusals_edited=runner.refusals(part.control).count,
             control_prompts=len(part.control),
-            kl=float(kl_divergence(part.original, edited).mean()),
+            kl=mean(part.divergences(runner)),
         )
     return Evaluation(settings.model, against, parts)

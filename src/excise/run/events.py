@@ -135,8 +135,9 @@ class TrialStarted(Event):
 class TrialFinished(Event):
     """A trial was scored, or failed (reason says why; refusals and kl are then None).
 
-    elapsed, remaining: seconds of this search, remaining None while unknown. peak_memory: bytes.
-    front: the best trade-offs so far.
+    dominated: an earlier trial equals or betters it in both; its refusals are then a lower bound. seconds:
+    its share of what its batch took. elapsed, remaining: seconds of this search, remaining None while
+    unknown. peak_memory: bytes. front: the best trade-offs so far.
     """
 
     number: int
@@ -144,6 +145,7 @@ class TrialFinished(Event):
     refusals: int | None
     prompts: int
     kl: float | None
+    dominated: bool
     seconds: float
     reason: str | None
     done: int

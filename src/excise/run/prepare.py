@@ -13,7 +13,7 @@ from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.edit.adapter import require_adapter
 from excise.edit.layout import unsavable
-from excise.engine.batch_size import find_batch_size
+from excise.engine.batch_size import find_batch_size, side_by_side
 from excise.engine.decode import greedy
 from excise.errors import ModelError
 from excise.model.chat import Chat, response_prefix
@@ -39,7 +39,10 @@ _SHOWN = 0.05
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to search. seconds: what each stage took."""
+    """A run that is ready to search.
+
+    candidates: how many are scored side by side. seconds: what each stage took.
+    """
 
     settings: Settings
     directory: RunDirectory
@@ -50,6 +53,7 @@ class Prepared:
     runner: Runner
     search_part: Part
     bank: Bank
+    candidates: int
     seconds: dict[str, float]
 
 
@@ -95,8 +99,14 @@ def prepare(
     tell(events.StageStarted("baseline", "Asking the original model"))
     started = time.perf_counter()
     # A resumed run keeps the number of slots it had: rounding, and so a verdict, may depend on it.
-    runner.slots = settings.batch_size or directory.batch_size() or 1
-    settle(runner, settings, loaded, prompts, tell, probe=directory.batch_size() is None)
+    known = directory.batch()
+    runner.slots = settings.batch_size or (known.slots if known else 1)
+    settle(runner, settings, loaded, prompts, tell, probe=known is None)
+    candidates = settings.candidates or (
+        known.candidates
+        if known
+        else side_by_side(runner.slots, len(prompts.target.search.prompts), loaded.model)
+    )
     search_part = measure_original(runner, prompts.target.search, prompts.control.search)
     tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
     if not settings.allow_absent:
@@ -127,6 +137,7 @@ def prepare(
         runner=runner,
         search_part=search_part,
         bank=bank,
+        candidates=candidates,
         seconds={
             "load": load_seconds,
             "baseline": baseline_seconds,
@@ -230,6 +241,7 @@ def settle(
             settings.max_new_tokens,
             loaded.bytes,
             lambda slots: tell(events.BatchReduced(slots)),
+            candidates=settings.candidates,
         )
     tell(events.BatchSizeFound(runner.slots))
 

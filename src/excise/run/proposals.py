@@ -1,8 +1,8 @@
-"""The next candidate: the study's, or one found by gradients. Both kinds of trial live in one study."""
+"""The next candidates: the study's, or found by gradients. Both kinds of trial live in one study."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from optuna.trial import Trial
 
@@ -24,8 +24,24 @@ from excise.search.space import (
 from excise.search.study import Study
 
 OPENINGS = "openings"
-"""Under this name a trial keeps how the edited model began to refuse."""
+"""Under this name a complete trial keeps how the edited model began to refuse."""
+_BATCH = "batch"
+"""Under this name a trial keeps the number of the first trial of its batch, and the batch's size."""
 _STEPS = 12
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trials that are scored side by side. first: number of the first of them.
+
+    told: candidates of the batch whose scores are stored already, because it was interrupted in between.
+    They are scored again beside the others: rounding depends on what runs together, and the search follows
+    every digit. trials: those to be told, all behind them.
+    """
+
+    first: int
+    told: tuple[Candidate, ...]
+    trials: tuple[Trial, ...]
 
 
 class Proposals:
@@ -40,11 +56,36 @@ class Proposals:
         self._prepared, self._study, self._edits = prepared, study, edits
         self._stand_in: StandIn | None = None
 
-    def ask(self) -> Trial:
-        """The trial in hand, or a new one."""
-        points, settings = self._study.points(), self._prepared.settings
-        if settings.search == "tpe" or len(points) < max(1, settings.startup_trials):
-            return self._study.ask()
+    def ask(self, size: int) -> Batch:
+        """The trials in hand, or `size` new ones, none of which knows of the others' scores."""
+        trials = self._study.in_hand() or [self._next()]
+        first, size = trials[0].user_attrs.get(_BATCH) or (trials[0].number, size)
+        if self._by_gradient:
+            # Each descends from the best trial before it.
+            size = 1
+        while trials[-1].number + 1 < first + size:
+            trials.append(self._study.new())
+        for trial in trials:
+            if _BATCH not in trial.user_attrs:
+                self._study.keep(trial, _BATCH, [first, size])
+        settings, anatomy = self._prepared.settings, self._prepared.anatomy
+        told = tuple(
+            candidate_of(self._study.finished(number), settings.kinds, anatomy)
+            for number in range(first, trials[0].number)
+        )
+        return Batch(first, told, tuple(trials))
+
+    @property
+    def _by_gradient(self) -> bool:
+        settings = self._prepared.settings
+        return settings.search == "gradient" and self._study.done() >= max(
+            1, settings.startup_trials
+        )
+
+    def _next(self) -> Trial:
+        if not self._by_gradient:
+            return self._study.new()
+        points = self._study.points()
         records = self._study.records()
         now = weight(sum(WEIGHT in record.parameters for record in records))
         start = best_start(points, len(self._prepared.search_part.target), now)
@@ -71,7 +112,7 @@ class Proposals:
 
     def _descend(self, start: Candidate, now: float, number: int) -> tuple[float, ...]:
         prepared = self._prepared
-        openings = self._openings()
+        openings = self._openings(number)
         if not openings:
             # Nothing was ever refused: then there is nothing to descend from.
             return tuple(start.strengths(prepared.anatomy).tolist())
@@ -86,10 +127,10 @@ class Proposals:
         seed = prepared.settings.seed + number
         return self._stand_in.refine(self._edits, edit, openings, now, _STEPS, seed)
 
-    def _openings(self) -> list[Opening]:
+    def _openings(self, before: int) -> list[Opening]:
         """The original model's, and behind them those that edited models were heard to use."""
         heard = list(self._prepared.search_part.openings)
-        for kept in self._study.kept(OPENINGS):
+        for kept in self._study.kept(OPENINGS, before):
             assert isinstance(kept, list)
             heard += [tuple(opening) for opening in kept]
         return merged(heard)

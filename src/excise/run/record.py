@@ -76,6 +76,7 @@ def write_result(
         "settings_digest": settings_digest(prepared.settings),
         "dtype": prepared.loaded.dtype,
         "batch_size": prepared.runner.slots,
+        "candidates": prepared.candidates,
         "coverage": list(prepared.coverage.per_layer),
         "uncovered": dict(prepared.coverage.suspects),
         "prompts": _origins(prepared),

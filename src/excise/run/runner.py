@@ -6,19 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.engine.assignment import ALONE, Assignment
 from excise.engine.batch_size import with_halving
-from excise.engine.prefill import Tokens, first_token_log_probabilities
+from excise.engine.prefill import Tokens, first_token_logits, run_all
 from excise.model.chat import Chat
 from excise.prompts.sets import PromptSet
 from excise.run.events import BatchReduced, Tell
 from excise.scores.divergence import kl_divergence
 from excise.scores.openings import Opening, openings_of
-from excise.scores.refusals import Refusals, count_refusals
+from excise.scores.refusals import Judging, Refusals, judge
 
 Result = TypeVar("Result")
+Announce = Callable[[Sequence[int]], None]
+"""Told before every pass which candidate each of its rows belongs to."""
 
 
 class Runner:
@@ -49,33 +53,79 @@ class Runner:
     def _tell_halved(self, size: int) -> None:
         self._tell(BatchReduced(size))
 
-    def log_probabilities(self, prompts: Sequence[Tokens]) -> Tensor:
-        """Log-probabilities of the first answer token: [prompt, vocabulary], float32."""
-        return self.in_rows(lambda rows: first_token_log_probabilities(self.model, prompts, rows))
+    def logits(self, prompts: Sequence[Tokens]) -> Tensor:
+        """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host."""
+        return self.in_rows(lambda rows: first_token_logits(self.model, prompts, rows))
+
+    def divergences(
+        self,
+        prompts: Sequence[Tokens],
+        original: Tensor,
+        candidates: int = 1,
+        announce: Announce = ALONE.announce,
+    ) -> list[list[float]]:
+        """KL(original ‖ model) of the first answer token, nats: [candidate][prompt].
+
+        original: logits of the original model [prompt, vocabulary]. Raises TrialError if a logit is not a
+        number.
+        """
+        owners = tuple(owner for owner in range(candidates) for _ in prompts)
+        assignment = Assignment(owners, announce)
+
+        def measure(rows: int) -> list[float]:
+            found = [0.0] * len(owners)
+            for group in run_all(self.model, [*prompts] * candidates, rows, assignment):
+                # Only a group's distributions are held at a time: whole vocabularies are large.
+                before = original[[row % len(prompts) for row in group.rows]]
+                values = kl_divergence(
+                    _log_probabilities(before), _log_probabilities(group.logits[:, -1].cpu())
+                )
+                for row, value in zip(group.rows, values.tolist(), strict=True):
+                    found[row] = value
+            return found
+
+        flat, count = self.in_rows(measure), len(prompts)
+        return [flat[owner * count : (owner + 1) * count] for owner in range(candidates)]
 
     def refusals(self, prompts: Sequence[Tokens], *, whole_answers: bool = False) -> Refusals:
         """Answers to `prompts`, judged."""
+        return self.judge(prompts, whole_answers=whole_answers)[0]
 
-        def count(slots: int) -> Refusals:
-            return count_refusals(
-                self.model,
-                self.chat,
-                prompts,
-                markers=self._markers,
-                max_new_tokens=self._max_new_tokens,
-                slots=slots,
-                whole_answers=whole_answers,
-            )
+    def judge(
+        self,
+        prompts: Sequence[Tokens],
+        *,
+        limits: Sequence[int | None] = (None,),
+        urgency: Sequence[float] | None = None,
+        whole_answers: bool = False,
+        announce: Announce = ALONE.announce,
+    ) -> tuple[Refusals, ...]:
+        """Answers of several candidates to `prompts`, judged; see `Judging` for limits and urgency."""
+        judging = Judging(
+            self._markers,
+            self._max_new_tokens,
+            tuple(limits),
+            None if urgency is None else tuple(urgency),
+            whole_answers,
+        )
 
-        result, self.slots = with_halving(self.slots, count, self._tell_halved)
+        def work(slots: int) -> tuple[Refusals, ...]:
+            return judge(self.model, self.chat, prompts, judging, slots, announce)
+
+        result, self.slots = with_halving(self.slots, work, self._tell_halved)
         return result
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return logits.to(torch.float32).log_softmax(-1)
 
 
 @dataclass(frozen=True)
 class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
-    original: log-probabilities of the first answer token on control prompts [prompt, vocabulary].
+    original: logits of the first answer token on control prompts [prompt, vocabulary], in the model's data
+    type: they are all that KL needs, and lose nothing.
     answered: the original model's answers to target prompts.
     """
 
@@ -96,13 +146,7 @@ class Part:
 
     def divergences(self, runner: Runner) -> list[float]:
         """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
-        edited = runner.log_probabilities(self.control)
-        return [float(value) for value in kl_divergence(self.original, edited)]
-
-    def divergence(self, runner: Runner) -> float:
-        """Their mean."""
-        edited = runner.log_probabilities(self.control)
-        return float(kl_divergence(self.original, edited).mean())
+        return runner.divergences(self.control, self.original)[0]
 
 
 def measure_original(runner: Runner, target: PromptSet, control: PromptSet) -> Part:
@@ -112,6 +156,6 @@ def measure_original(runner: Runner, target: PromptSet, control: PromptSet) -> P
     return Part(
         target=target_tokens,
         control=control_tokens,
-        original=runner.log_probabilities(control_tokens),
+        original=runner.logits(control_tokens),
         answered=runner.refusals(target_tokens),
     )

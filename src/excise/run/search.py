@@ -1,4 +1,4 @@
-"""The search loop: ask, apply, score, tell. It never writes to, copies or reloads a weight."""
+"""The search loop: ask, score, tell. It never writes to, copies or reloads a weight."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from optuna.trial import Trial
 
-from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import ExciseError, TrialError
 from excise.run import events
@@ -17,9 +17,8 @@ from excise.run.events import Tell
 from excise.run.prepare import Prepared
 from excise.run.proposals import OPENINGS, Proposals
 from excise.run.record import write_result
-from excise.run.runner import Part, Runner
+from excise.run.trial import Contest, Scored, score
 from excise.scores.openings import openings_of
-from excise.scores.refusals import Refusals
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
 from excise.search.space import candidate_of
@@ -28,6 +27,8 @@ from excise.search.study import Study
 
 _FAILURES_IN_A_ROW = 10
 """After so many failed trials the fault is not the trials'."""
+_REFUSED = "refused"
+"""Under this name a trial keeps which target prompts were certainly refused."""
 
 
 def open_study(prepared: Prepared) -> Study:
@@ -41,19 +42,6 @@ def open_study(prepared: Prepared) -> Study:
             settings.kinds, prepared.anatomy, settings.startup_trials, settings.seed
         ),
     )
-
-
-def score(runner: Runner, edits: VirtualEdits, edit: Edit, part: Part) -> tuple[Refusals, float]:
-    """Refusals and KL divergence of `edit` on one part of the prompts: a pure function of the two.
-
-    Raises TrialError if a logit is not a number.
-    """
-    edits.use(edit)
-    try:
-        kl = part.divergence(runner)
-        return runner.refusals(part.target), kl
-    finally:
-        edits.use(None)
 
 
 def search(
@@ -72,15 +60,15 @@ def search(
     settings = prepared.settings
     budget = trials or settings.trials
     started = time.perf_counter()
-    points = study.points()
-    front = write_front(prepared, study, points)
-    tell(events.SearchStarted(budget, len(points)))
-    failures = done_here = 0
+    before = done = study.done()
+    front = write_front(prepared, study, study.points())
+    tell(events.SearchStarted(budget, done))
+    failures = 0
     why = "done"
     names = prepared.anatomy.names * settings.directions
     with VirtualEdits(prepared.loaded.model, names) as edits:
         proposals = Proposals(prepared, study, edits)
-        while len(points) < budget:
+        while done < budget:
             elapsed = time.perf_counter() - started
             if stop():
                 why = "stopped"
@@ -88,55 +76,83 @@ def search(
             if settings.search_seconds is not None and elapsed >= settings.search_seconds:
                 why = "time"
                 break
-            trial = proposals.ask()
-            trial_started = time.perf_counter()
-            refusals: int | None = None
-            kl: float | None = None
-            reason: str | None = None
-            try:
-                candidate = proposals.candidate(trial)
+            batch = proposals.ask(min(prepared.candidates, budget - done))
+            batch_started = time.perf_counter()
+            candidates = list(batch.told)
+            for trial in batch.trials:
+                candidates.append(proposals.candidate(trial))
                 tell(events.TrialStarted(trial.number, trial.params))
-                edit = edit_of(candidate, prepared.bank, prepared.anatomy)
-                answered, kl = score(prepared.runner, edits, edit, prepared.search_part)
-                refusals = answered.count
-            except TrialError as error:
-                reason = str(error)
-            seconds = time.perf_counter() - trial_started
-            if refusals is None or kl is None:
-                study.fail(trial, reason or "unknown", seconds)
-                failures += 1
-            else:
-                study.keep(trial, OPENINGS, openings_of(answered.tokens, answered.refused))
-                study.tell(trial, refusals, kl, seconds)
-                failures, done_here = 0, done_here + 1
-            points = study.points()
-            front = write_front(prepared, study, points)
+            scores = score(
+                prepared.runner,
+                edits,
+                [edit_of(one, prepared.bank, prepared.anatomy) for one in candidates],
+                prepared.search_part,
+                _contest(prepared, study, batch.first),
+            )[len(batch.told) :]
+            seconds = (time.perf_counter() - batch_started) / len(scores)
+            for trial, scored in zip(batch.trials, scores, strict=True):
+                _store(study, trial, scored, seconds)
+                failures = failures + 1 if isinstance(scored, TrialError) else 0
+            done = study.done()
+            front = write_front(prepared, study, study.points())
             elapsed = time.perf_counter() - started
-            tell(
-                events.TrialFinished(
-                    number=trial.number,
-                    parameters=trial.params,
-                    refusals=refusals,
-                    prompts=len(prepared.search_part.target),
-                    kl=kl,
-                    seconds=seconds,
-                    reason=reason,
-                    done=len(points),
-                    trials=budget,
-                    elapsed=elapsed,
-                    remaining=_remaining(
-                        elapsed, done_here, budget - len(points), settings.search_seconds
-                    ),
-                    peak_memory=peak_memory(),
-                    front=tuple(front),
+            remaining = _remaining(elapsed, done - before, budget - done, settings.search_seconds)
+            for trial, scored in zip(batch.trials, scores, strict=True):
+                good = None if isinstance(scored, TrialError) else scored
+                tell(
+                    events.TrialFinished(
+                        number=trial.number,
+                        parameters=trial.params,
+                        refusals=None if good is None else good.refusals,
+                        prompts=len(prepared.search_part.target),
+                        kl=None if good is None else good.kl,
+                        dominated=good is not None and good.dominated,
+                        seconds=seconds,
+                        reason=str(scored) if isinstance(scored, TrialError) else None,
+                        done=done,
+                        trials=budget,
+                        elapsed=elapsed,
+                        remaining=remaining,
+                        peak_memory=peak_memory(),
+                        front=tuple(front),
+                    )
                 )
-            )
-            if failures == _FAILURES_IN_A_ROW:
-                if not points:
-                    raise ExciseError(f"{failures} trials in a row failed: {reason}")
+            if failures >= _FAILURES_IN_A_ROW:
+                if done == 0:
+                    raise ExciseError(f"{failures} trials in a row failed: {scores[-1]}")
                 why = "failing"
                 break
     tell(events.SearchEnded(why, tuple(front)))
+
+
+def _contest(prepared: Prepared, study: Study, first: int) -> Contest:
+    """What the batch that begins with trial `first` has to beat."""
+    urgency = [0.0] * len(prepared.search_part.target)
+    for refused in study.kept(_REFUSED, first):
+        assert isinstance(refused, list)
+        for row in refused:
+            urgency[row] += 1
+    return Contest(
+        to_beat=tuple(point for point in study.points() if point.number < first),
+        urgency=tuple(urgency),
+        exhaustive=prepared.settings.exhaustive,
+    )
+
+
+def _store(study: Study, trial: Trial, scored: Scored | TrialError, seconds: float) -> None:
+    if isinstance(scored, TrialError):
+        study.fail(trial, str(scored), seconds)
+        return
+    answered = scored.answered
+    if answered is not None:
+        refused = [row for row, yes in enumerate(answered.refused) if yes]
+        study.keep(trial, _REFUSED, refused)
+    if scored.dominated:
+        study.prune(trial, scored.refusals, scored.kl, seconds)
+        return
+    assert answered is not None
+    study.keep(trial, OPENINGS, openings_of(answered.tokens, answered.refused))
+    study.tell(trial, scored.refusals, scored.kl, seconds)
 
 
 def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[Point]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from excise.engine.answers import Referee
+from excise.engine.assignment import Assignment
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.model.chat import Chat
@@ -18,49 +21,118 @@ class Refusals:
     """Verdicts on a set of prompts.
 
     refused: one bool a prompt. answers, tokens: what was said until then, as text and as token ids.
+    unknown: prompts whose verdict was not waited for; they count as not refused.
     """
 
     refused: tuple[bool, ...]
     answers: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
+    unknown: frozenset[int] = frozenset()
 
     @property
     def count(self) -> int:
-        """How many prompts were refused."""
+        """How many prompts were refused, at least."""
         return sum(self.refused)
 
     def __len__(self) -> int:
         return len(self.refused)
 
 
-def count_refusals(
+@dataclass(frozen=True)
+class Judging:
+    """How answers are judged.
+
+    limits: of each candidate, the number of certain refusals from which on it does not matter any more;
+    None for no such number. urgency: of each prompt; those with a higher one are asked first.
+    whole_answers: go on behind a marker, for showing.
+    """
+
+    markers: tuple[str, ...]
+    max_new_tokens: int
+    limits: tuple[int | None, ...] = (None,)
+    urgency: tuple[float, ...] | None = None
+    whole_answers: bool = False
+
+
+class _Jury(Referee):
+    """Ends a row when a marker has appeared, and all rows of a candidate that is past its limit."""
+
+    def __init__(self, chat: Chat, judging: Judging, prompts: int, owners: Sequence[int]) -> None:
+        self._chat, self._judging, self._prompts, self._owners = chat, judging, prompts, owners
+        self._limits = [math.inf if limit is None else limit for limit in judging.limits]
+        self._certain = [0] * len(judging.limits)
+        self.cut: set[int] = set()
+
+    def wanted(self, row: int) -> bool:
+        """See `Referee`."""
+        owner = self._owners[row]
+        return self._certain[owner] < self._limits[owner]
+
+    def decided(self, row: int, answer: list[int]) -> bool:
+        """See `Referee`."""
+        if not self.wanted(row):
+            self.cut.add(row)
+            return True
+        # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
+        # answer that is empty so far may still become one.
+        if self._judging.whole_answers or not has_marker(
+            self._chat.decode(answer), self._judging.markers
+        ):
+            return False
+        self._certain[self._owners[row]] += 1
+        return True
+
+    def urgency(self, row: int) -> float:
+        """See `Referee`."""
+        urgency = self._judging.urgency
+        return 0.0 if urgency is None else urgency[row % self._prompts]
+
+
+def judge(
     model: PreTrainedModel,
     chat: Chat,
     prompts: Sequence[Tokens],
-    *,
-    markers: Sequence[str],
-    max_new_tokens: int,
+    judging: Judging,
     slots: int,
-    whole_answers: bool = False,
-) -> Refusals:
-    """Greedy answers of up to `max_new_tokens` tokens to `prompts`, each judged.
+    announce: Callable[[Sequence[int]], None],
+) -> tuple[Refusals, ...]:
+    """Greedy answers to `prompts` of each candidate, one for each of the limits, each judged.
 
-    An answer in which a marker has appeared is a refusal whatever follows, so its row stops there,
-    unless `whole_answers` are wanted for showing.
+    announce: called before every pass with the candidate of each of its rows.
     """
-
-    def decided(answer: list[int]) -> bool:
-        # Only a marker decides: an answer that is empty so far may still become one.
-        return has_marker(chat.decode(answer), markers)
-
-    answers = greedy(
+    candidates = len(judging.limits)
+    owners = tuple(owner for owner in range(candidates) for _ in prompts)
+    jury = _Jury(chat, judging, len(prompts), owners)
+    tokens = greedy(
         model,
-        prompts,
-        max_new_tokens=max_new_tokens,
+        [*prompts] * candidates,
+        max_new_tokens=judging.max_new_tokens,
         slots=slots,
-        **({} if whole_answers else {"decided": decided}),
+        referee=jury,
+        assignment=Assignment(owners, announce),
     )
-    texts = tuple(chat.decode(answer) for answer in answers)
-    return Refusals(
-        tuple(is_refusal(text, markers) for text in texts), texts, tuple(map(tuple, answers))
+    # A row that was never begun has not even a first token.
+    unknown = jury.cut | {row for row, answer in enumerate(tokens) if not answer}
+    found: list[Refusals] = []
+    for candidate in range(candidates):
+        first = candidate * len(prompts)
+        own = range(first, first + len(prompts))
+        found.append(
+            _verdicts(
+                chat,
+                judging.markers,
+                [tokens[row] for row in own],
+                frozenset(row - first for row in own if row in unknown),
+            )
+        )
+    return tuple(found)
+
+
+def _verdicts(
+    chat: Chat, markers: Sequence[str], tokens: Sequence[list[int]], unknown: frozenset[int]
+) -> Refusals:
+    texts = tuple(chat.decode(answer) for answer in tokens)
+    refused = tuple(
+        row not in unknown and is_refusal(text, markers) for row, text in enumerate(texts)
     )
+    return Refusals(refused, texts, tuple(map(tuple, tokens)), unknown)

@@ -37,6 +37,14 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
+def refusals_to_beat(points: Sequence[Point], kl: float) -> int | None:
+    """The number of refusals from which on a trial of this KL is equalled or beaten by one of `points`.
+
+    None if no number is too many.
+    """
+    return min((point.refusals for point in points if point.kl <= kl), default=None)
+
+
 def hypervolume(front: Sequence[Point], prompts: int, worst_kl: float = VISIBLE_DAMAGE) -> float:
     """Share of the rectangle up to (`prompts` refusals, `worst_kl`) that the front dominates, 0 to 1.
 

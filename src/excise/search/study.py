@@ -25,6 +25,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from excise.search.front import Point
 
 _STUDY_NAME = "excise"
+_KNOWN = "known"
+"""Under this name a pruned trial keeps its refusals, at least so many, and its KL."""
 _CANDIDATES = 128
 """Points that TPE weighs for each proposal; the field's number."""
 
@@ -80,11 +82,17 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
+DONE = ("complete", "pruned")
+"""States of trials that used budget."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A trial as the study holds it.
 
-    state: "complete", "failed" or "running". values are None unless complete; reason says why it failed.
+    state: "complete", "pruned", "failed" or "running". A pruned trial could not better the front that it
+    met: its refusals are a lower bound, its KL is exact. Both are None unless complete or pruned; reason
+    says why a trial failed.
     """
 
     number: int
@@ -97,8 +105,8 @@ class Record:
 
     @property
     def point(self) -> Point | None:
-        """Its place among the objectives, if it has one."""
-        if self.refusals is None or self.kl is None:
+        """Its place among the objectives, if it is known whole."""
+        if self.state != "complete" or self.refusals is None or self.kl is None:
             return None
         return Point(self.number, self.refusals, self.kl)
 
@@ -127,11 +135,17 @@ class Study:
             # Already there if the study is resumed: then this adds nothing.
             self._study.enqueue_trial(dict(anchor), skip_if_exists=True)
 
+    def in_hand(self) -> list[Trial]:
+        """The trials that were in hand when the study was interrupted, in order."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [Trial(self._study, trial._trial_id) for trial in running]
+
     def ask(self) -> Trial:
         """The trial that was in hand when the study was interrupted, or else a new one."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if running:
-            return Trial(self._study, running[0]._trial_id)
+        return next(iter(self.in_hand()), None) or self.new()
+
+    def new(self) -> Trial:
+        """A new trial, whatever is in hand."""
         return self._study.ask()
 
     def plan(self, parameters: Mapping[str, object]) -> Trial:
@@ -153,6 +167,15 @@ class Study:
         trial.set_user_attr("seconds", seconds)
         self._study.tell(trial, [float(refusals), kl])
 
+    def prune(self, trial: Trial, refusals: int, kl: float, seconds: float) -> None:
+        """Store a trial that an earlier one equals or betters in both objectives.
+
+        refusals: at least so many. Optuna's TPE learns from it as from any other that is not among the best.
+        """
+        trial.set_user_attr("seconds", seconds)
+        trial.set_user_attr(_KNOWN, [refusals, kl])
+        self._study.tell(trial, state=TrialState.PRUNED)
+
     def fail(self, trial: Trial, reason: str, seconds: float) -> None:
         """Store a trial that could not be scored. It uses no budget."""
         trial.set_user_attr("seconds", seconds)
@@ -163,10 +186,15 @@ class Study:
         """Keep something of a trial beside its parameters; it has to be plain JSON."""
         trial.set_user_attr(what, value)
 
-    def kept(self, what: str) -> list[object]:
-        """What finished trials kept under this name, in order."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [trial.user_attrs[what] for trial in trials if what in trial.user_attrs]
+    def kept(self, what: str, before: int) -> list[object]:
+        """What complete and pruned trials with numbers below `before` kept under this name, in order."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        trials = self._study.get_trials(deepcopy=False, states=states)[:before]
+        return [
+            trial.user_attrs[what]
+            for trial in trials
+            if trial.number < before and what in trial.user_attrs
+        ]
 
     def finished(self, number: int) -> FrozenTrial:
         """A trial as it is stored, to be proposed again: it gives the parameters it had."""
@@ -181,19 +209,30 @@ class Study:
         ]
 
     def points(self) -> list[Point]:
-        """The scored trials, in order."""
+        """The complete trials, in order."""
         return [record.point for record in self.records() if record.point is not None]
+
+    def done(self) -> int:
+        """The number of trials that used budget: complete and pruned ones."""
+        return sum(record.state in DONE for record in self.records())
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.RUNNING: "running",
+}
 
 
 def _record(trial: FrozenTrial) -> Record:
-    complete = trial.state == TrialState.COMPLETE
-    states = {TrialState.COMPLETE: "complete", TrialState.RUNNING: "running"}
+    values = trial.values if trial.state == TrialState.COMPLETE else trial.user_attrs.get(_KNOWN)
+    refusals, kl = values or (None, None)
     return Record(
         number=trial.number,
-        state=states.get(trial.state, "failed"),
+        state=_STATES.get(trial.state, "failed"),
         parameters=dict(trial.params),
-        refusals=round(trial.values[0]) if complete else None,
-        kl=trial.values[1] if complete else None,
+        refusals=None if refusals is None else round(refusals),
+        kl=kl,
         seconds=trial.user_attrs.get("seconds"),
         reason=trial.user_attrs.get("reason"),
     )

@@ -1,0 +1,183 @@
+"""Trials scored fast against the slow reference: one candidate at a time, every verdict waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
+from excise.edit.edit import Edit
+from excise.edit.operator import orthogonal, unit
+from excise.edit.virtual import VirtualEdits
+from excise.engine.decode import greedy
+from excise.errors import TrialError
+from excise.model.chat import Chat
+from excise.model.writers import examine
+from excise.run.events import ignore
+from excise.run.runner import Part, Runner
+from excise.run.trial import Contest, Scored, score
+from excise.search.front import Point, refusals_to_beat
+from zoo import tiny
+
+MODELS = ("dense", "sliding window", "mixtral", "lfm2", "mamba")
+"""Slots, slots with windows, experts, a hybrid and a recurrence on the plain path."""
+
+
+def build(name: str) -> PreTrainedModel:
+    if name == "dense":
+        return tiny_model()
+    if name == "sliding window":
+        return tiny_model(next(known for known in CONFIGS if "sliding" in known))
+    return tiny(name)
+
+
+class Bench:
+    """A model with a few random edits, and prompts to score them on."""
+
+    def __init__(self, name: str) -> None:
+        self.model = build(name)
+        self.anatomy = examine(self.model)
+        target, control = random_prompts(12, seed=1), random_prompts(9, seed=2)
+        chat = Chat(tiny_tokenizer())
+        # What a random model says is random: what some of its edited answers hold is what marks them.
+        (edit,) = self.edits(1)
+        with VirtualEdits(self.model, self.anatomy.names) as edits:
+            edits.use(edit)
+            answers = greedy(self.model, target[:5], max_new_tokens=8, slots=7)
+        markers = tuple({chat.decode(answer[-3:]) for answer in answers} - {""})
+        self.runner = Runner(
+            self.model, chat, markers=markers, max_new_tokens=8, slots=7, tell=ignore
+        )
+        self.part = Part(
+            tuple(target),
+            tuple(control),
+            self.runner.logits(control),
+            self.runner.refusals(target),
+        )
+
+    def edits(self, count: int) -> list[Edit]:
+        generator = torch.Generator().manual_seed(3)
+        size = (len(self.anatomy.names), self.anatomy.dimension)
+        made: list[Edit] = []
+        for number in range(count):
+            operator = orthogonal(unit(torch.randn(size, generator=generator)))
+            strengths = torch.full((size[0],), 0.3 * (number + 1))
+            made.append(Edit("orthogonal", self.anatomy.names, operator.u, operator.v, strengths))
+        return made
+
+    def score(self, candidates: Sequence[Edit], contest: Contest) -> list[Scored]:
+        with VirtualEdits(self.model, self.anatomy.names) as edits:
+            found = score(self.runner, edits, candidates, self.part, contest)
+        assert not any(isinstance(each, TrialError) for each in found)
+        return found  # type: ignore[return-value]
+
+
+@pytest.fixture(params=MODELS)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return Bench(request.param)
+
+
+def test_side_by_side_each_candidate_scores_what_it_scores_alone(bench: Bench) -> None:
+    candidates = bench.edits(3)
+    alone = [bench.score([candidate], Contest(exhaustive=True))[0] for candidate in candidates]
+    together = bench.score(candidates, Contest())
+    assert len({one.refusals for one in alone}) > 1 or len({round(o.kl, 4) for o in alone}) > 1
+    for one, other in zip(alone, together, strict=True):
+        # Of a KL near zero, float32 keeps fewer digits.
+        assert other.kl == pytest.approx(one.kl, rel=1e-5, abs=2e-7)
+        assert one.answered is not None
+        assert other.answered is not None
+        assert other.answered.tokens == one.answered.tokens
+        assert other.answered.refused == one.answered.refused
+        assert not other.answered.unknown
+
+
+def test_kl_is_the_mean_over_control_prompts_of_the_first_token(bench: Bench) -> None:
+    (candidate,) = bench.edits(1)
+    (scored,) = bench.score([candidate], Contest())
+    by_hand: list[float] = []
+    for prompt in bench.part.control:
+        ids = torch.tensor([list(prompt)])
+        with torch.no_grad(), VirtualEdits(bench.model, candidate.writers) as edits:
+            before = bench.model(ids).logits[0, -1].double().log_softmax(-1)
+            edits.use(candidate)
+            after = bench.model(ids).logits[0, -1].double().log_softmax(-1)
+        by_hand.append(float((before.exp() * (before - after)).sum()))
+    assert scored.kl == pytest.approx(mean(by_hand), rel=1e-4)
+
+
+def test_a_bound_leaves_early_and_gives_the_verdict_that_waiting_gives(bench: Bench) -> None:
+    candidates = bench.edits(3)
+    waited = bench.score(candidates, Contest(exhaustive=True))
+    worst = max(waited, key=lambda one: one.refusals)
+    assert worst.refusals >= 2, "the test needs a candidate with refusals"
+    assert worst.answered is not None
+    urgency = tuple(float(refused) for refused in worst.answered.refused)
+    # From a trial that is hard to beat to one that everything beats.
+    for refusals in range(worst.refusals + 2):
+        to_beat = (Point(0, refusals, 0.0), Point(1, 99, -1.0))
+        for order in (None, urgency):
+            early = bench.score(candidates, Contest(to_beat, order))
+            late = bench.score(candidates, Contest(to_beat, order, exhaustive=True))
+            for one, other, known in zip(early, late, waited, strict=True):
+                assert other.refusals == known.refusals
+                assert one.kl == pytest.approx(other.kl, rel=1e-5, abs=2e-7)
+                assert one.dominated == other.dominated == (known.refusals >= refusals)
+                if one.dominated:
+                    assert refusals <= one.refusals <= known.refusals
+                else:
+                    assert one.refusals == known.refusals
+                    assert one.answered is not None
+                    assert not one.answered.unknown
+    # Nothing is asked of a candidate whose KL alone rules it out.
+    (hopeless,) = bench.score(candidates[:1], Contest((Point(0, 0, 0.0),)))
+    assert hopeless.answered is None
+    assert hopeless.dominated
+
+
+def test_the_rest_of_a_bad_candidate_is_not_even_begun() -> None:
+    bench = Bench("dense")
+    (candidate,) = bench.edits(1)
+    bench.runner.slots = 2
+    everything = replace_markers(bench.runner, ("",))
+    with VirtualEdits(bench.model, candidate.writers) as edits:
+        (scored,) = score(everything, edits, [candidate], bench.part, Contest((Point(0, 3, 0.0),)))
+    assert isinstance(scored, Scored)
+    assert scored.answered is not None
+    assert scored.refusals == 3
+    assert sum(not tokens for tokens in scored.answered.tokens) >= len(bench.part.target) - 5
+
+
+def replace_markers(runner: Runner, markers: tuple[str, ...]) -> Runner:
+    return Runner(
+        runner.model,
+        runner.chat,
+        markers=markers,
+        max_new_tokens=8,
+        slots=runner.slots,
+        tell=ignore,
+    )
+
+
+def test_refusals_to_beat_are_the_fewest_at_no_more_kl() -> None:
+    points = [Point(0, 5, 0.2), Point(1, 9, 0.1), Point(2, 7, 0.15)]
+    assert refusals_to_beat(points, 0.05) is None
+    assert refusals_to_beat(points, 0.1) == 9
+    assert refusals_to_beat(points, 0.17) == 7
+    assert refusals_to_beat(points, 1.0) == 5
+    assert refusals_to_beat([], 1.0) is None
+
+
+def test_an_edit_that_breaks_its_logits_fails_alone() -> None:
+    bench = Bench("dense")
+    sound, broken = bench.edits(2)
+    broken = replace(broken, u=torch.full_like(broken.u, torch.nan))
+    with VirtualEdits(bench.model, sound.writers) as edits:
+        first, second = score(bench.runner, edits, [sound, broken], bench.part, Contest())
+    assert isinstance(first, Scored)
+    assert isinstance(second, TrialError)
