@@ -11,9 +11,12 @@ import torch
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.answers import end_tokens
+from excise.engine.meter import Stages, ended_early, unmeasured
 from excise.errors import ExciseError, TrialError
 from excise.run import events
 from excise.run.events import Tell
+from excise.run.metering import Metering
 from excise.run.prepare import Prepared
 from excise.run.proposals import OPENINGS, Proposals
 from excise.run.record import write_result
@@ -43,15 +46,19 @@ def open_study(prepared: Prepared) -> Study:
     )
 
 
-def score(runner: Runner, edits: VirtualEdits, edit: Edit, part: Part) -> tuple[Refusals, float]:
+def score(
+    runner: Runner, edits: VirtualEdits, edit: Edit, part: Part, stages: Stages = unmeasured
+) -> tuple[Refusals, float]:
     """Refusals and KL divergence of `edit` on one part of the prompts: a pure function of the two.
 
-    Raises TrialError if a logit is not a number.
+    stages: opened for the stages "kl" and "refusals". Raises TrialError if a logit is not a number.
     """
     edits.use(edit)
     try:
-        kl = part.divergence(runner)
-        return runner.refusals(part.target), kl
+        with stages("kl"):
+            kl = part.divergence(runner)
+        with stages("refusals"):
+            return runner.refusals(part.target), kl
     finally:
         edits.use(None)
 
@@ -78,7 +85,11 @@ def search(
     failures = done_here = 0
     why = "done"
     names = prepared.anatomy.names * settings.directions
-    with VirtualEdits(prepared.loaded.model, names) as edits:
+    model = prepared.loaded.model
+    with (
+        VirtualEdits(model, names) as edits,
+        Metering(prepared.loaded, prepared.anatomy, tell) as meter,
+    ):
         proposals = Proposals(prepared, study, edits)
         while len(points) < budget:
             elapsed = time.perf_counter() - started
@@ -94,11 +105,17 @@ def search(
             kl: float | None = None
             reason: str | None = None
             try:
-                candidate = proposals.candidate(trial)
+                with meter.stage("proposal"):
+                    candidate = proposals.candidate(trial)
                 tell(events.TrialStarted(trial.number, trial.params))
                 edit = edit_of(candidate, prepared.bank, prepared.anatomy)
-                answered, kl = score(prepared.runner, edits, edit, prepared.search_part)
+                answered, kl = score(
+                    prepared.runner, edits, edit, prepared.search_part, meter.stage
+                )
                 refusals = answered.count
+                meter.ended_early(
+                    ended_early(answered.tokens, end_tokens(model), settings.max_new_tokens)
+                )
             except TrialError as error:
                 reason = str(error)
             seconds = time.perf_counter() - trial_started
@@ -112,6 +129,7 @@ def search(
             points = study.points()
             front = write_front(prepared, study, points)
             elapsed = time.perf_counter() - started
+            meter.tell()
             tell(
                 events.TrialFinished(
                     number=trial.number,
