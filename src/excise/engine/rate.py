@@ -10,11 +10,11 @@ _SMALLEST, _LARGEST = 256, 8192
 _REPEATS = 5
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.1) -> float:
+def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
     """Floating-point operations a second in products of two n × n matrices, 2n³ each.
 
-    n is doubled until one product takes a `_REPEATS`th of `seconds`, so that the whole takes little more
-    than twice that. The fastest product counts: whatever else the machine does only makes it slower.
+    n is doubled until one product takes a share of `seconds` that keeps the whole within them. The fastest
+    product counts: whatever else the machine does only makes it slower.
     """
     size = _SMALLEST
     while True:
@@ -24,7 +24,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.1) 
         )
         _product(left, right)  # the first one warms up
         fastest = _product(left, right)
-        if fastest * _REPEATS >= seconds or size == _LARGEST:
+        # The size before took an eighth of it.
+        if fastest * 8 * _REPEATS >= seconds or size == _LARGEST:
             break
         size *= 2
     fastest = min(fastest, *(_product(left, right) for _ in range(_REPEATS - 1)))
