@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 class Work:
     """What a model was run on over some time.
 
-    pass_tokens: tokens in forward passes over several tokens a row; step_tokens: in passes over one
-    token a row, decoding steps for the most part. padding: columns that ran beside them and belong to no token, where the mask tells. passes,
-    steps: their numbers. operations: floating-point operations that these tokens need (see
-    `engine.costs`). early_rows: answers that were left before their end. seconds: wall time by stage.
+    pass_tokens: tokens in forward passes over several tokens a row; step_tokens: in passes over one token a
+    row, decoding steps for the most part. padding: columns that ran beside them and belong to no token,
+    where the mask tells. passes, steps: their numbers. operations: floating-point operations that these
+    tokens need (see `engine.costs`). early_rows: answers that were left before their end. seconds: wall
+    time by stage.
     """
 
     pass_tokens: int = 0
