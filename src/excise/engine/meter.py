@@ -177,7 +177,9 @@ def _seen(
         present = mask.bool()
         own = present[:, -columns:]
         tokens = own.sum()
-        before = present.cumsum(1)[:, -columns:] * own
+        # In a decoding step only the last column asks, and its count is a plain sum.
+        counts = present.sum(1, True) if columns == 1 else present.cumsum(1)[:, -columns:]
+        before = counts * own
         for window in windows:
             seen[window] = (before if window is None else before.clamp_max(window)).sum()
     else:
