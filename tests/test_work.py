@@ -42,7 +42,14 @@ def eager(model: PreTrainedModel) -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("model_type", "left_out"),
     # The states of recurrences are left out.
-    [("qwen2_moe", 0), ("mixtral", 0), ("gpt2", 0), ("qwen3_next", 0.02)],
+    [
+        ("qwen2_moe", 0),
+        ("mixtral", 0),
+        ("gpt2", 0),
+        ("bart", 0),
+        ("gemma4_text", 0),
+        ("qwen3_next", 0.02),
+    ],
 )
 def test_operations_of_a_decoding_step_are_those_that_torch_counts(
     model_type: str, left_out: float

@@ -96,7 +96,7 @@ def costs_of(model: PreTrainedModel, layers: Sequence[str]) -> Costs:
         for name, module in model.named_modules()
         if id(module) not in counted and not TOWERS.fullmatch(name)
     ]
-    weights = [_weights(model.get_submodule(name).modules(), config) for name in layers]
+    weights = [_weights(_running(model.get_submodule(name)), config) for name in layers]
     looks = _looks(config, len(layers))
     return Costs(
         tuple(
@@ -106,6 +106,11 @@ def costs_of(model: PreTrainedModel, layers: Sequence[str]) -> Costs:
         outside=_weights(iter(outside), config),
         head=0 if head is None else _weights(iter((head,)), config),
     )
+
+
+def _running(layer: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a layer, without those that look at an encoder, which nobody runs here."""
+    return (module for name, module in layer.named_modules() if "encoder_attn" not in name)
 
 
 def _weights(modules: Iterator[nn.Module], config: PreTrainedConfig) -> int:
@@ -129,20 +134,24 @@ def _weights(modules: Iterator[nn.Module], config: PreTrainedConfig) -> int:
 
 def _looks(config: PreTrainedConfig, layers: int) -> list[tuple[int, Window]]:
     """(attention, window) of each layer, see `LayerCost`."""
-    sliding, chunk = (
-        getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")
-    )
+    # Widths and windows may differ from layer to layer; such a configuration answers for a layer only.
+    # Earlier releases of transformers 5 know of no such thing.
+    own = getattr(config, "per_layer_config", ())
+    configs = own if len(own) == layers else [config] * layers
     types = getattr(config, "layer_types", None)
     if types is None or len(types) != layers:
-        types = ["sliding_attention" if isinstance(sliding, int) else "full_attention"] * layers
-    width = _attention_width(config)
+        types = [
+            "sliding_attention" if _number(each, ("sliding_window",)) else "full_attention"
+            for each in configs
+        ]
     found: list[tuple[int, Window]] = []
-    for kind in types:
+    for kind, each in zip(types, configs, strict=True):
         if "linear" in kind or not ("attention" in kind or "hybrid" in kind):
             found.append((0, None))
             continue
-        window = sliding if "sliding" in kind else chunk if "chunked" in kind else None
-        found.append((width, window if isinstance(window, int) else None))
+        limits = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}
+        names = [name for word, name in limits.items() if word in kind]
+        found.append((_attention_width(each), _number(each, names) or None))
     return found
 
 
