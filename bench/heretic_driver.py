@@ -1,8 +1,9 @@
-"""Runs inside heretic's own environment: `python heretic_driver.py FOLDER`, FOLDER holding its config.toml.
+"""Runs in heretic's own environment: `python heretic_driver.py FOLDER [--wait]`, FOLDER holding config.toml.
 
 heretic 1.4 ends in a menu. This starts its own entry point, answers that menu with "leave", and writes down
-what each trial scored, what it took and the low-rank matrices that it set. Nothing of excise is imported
-here, and nothing of heretic is changed but where it waits for a person.
+what each trial scored, what it took, the low-rank matrices that it set, and its answers with their verdicts.
+With --wait it reads a line from standard input before each trial, so that something else can be measured in
+between. Nothing of excise is imported here, and nothing of heretic is changed but where it waits.
 """
 
 from __future__ import annotations
@@ -51,18 +52,23 @@ def low_rank_matrices(model: Any) -> dict[str, Any]:
     return matrices
 
 
-def watch(folder: Path) -> None:
-    """Have every trial written down: a line in trials.jsonl, its matrices in trials/N.safetensors."""
+def watch(folder: Path, wait: bool) -> None:
+    """Have every trial written down: a line in trials.jsonl, its files in trials/."""
     (folder / "trials").mkdir()
     clock = Stopwatch()
     reset: Callable[[Any], None] = Model.reset_model
     score: Callable[[Any], Any] = Evaluator.get_score
+    judge: Callable[[Any, str], bool] = Evaluator.is_refusal
+    answers: list[tuple[str, bool]] = []
     done = 0
 
     def reset_model(self: Any) -> None:
         if done == 0:
             start = {**clock.read(), "markers": heretic_markers}
             (folder / "start.json").write_text(json.dumps(start), encoding="utf-8")
+        if wait:
+            sys.stdin.readline()
+        answers.clear()
         clock.start()
         reset(self)
 
@@ -71,11 +77,18 @@ def watch(folder: Path) -> None:
         result = score(self)
         _, kl, refusals = result
         line = {"number": done, "refusals": refusals, "kl": kl, **clock.read()}
+        save_file(low_rank_matrices(self.model), folder / "trials" / f"{done}.safetensors")
+        (folder / "trials" / f"{done}.json").write_text(json.dumps(answers), encoding="utf-8")
+        # Last: whoever waits for the line finds the files.
         with (folder / "trials.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        save_file(low_rank_matrices(self.model), folder / "trials" / f"{done}.safetensors")
         done += 1
         return result
+
+    def is_refusal(self: Any, response: str) -> bool:
+        verdict = judge(self, response)
+        answers.append((response, verdict))
+        return verdict
 
     heretic_markers: list[str] = []
     built = Evaluator.__init__
@@ -85,15 +98,17 @@ def watch(folder: Path) -> None:
         built(self, settings, model)
 
     Evaluator.__init__, Evaluator.get_score = remember, get_score
+    Evaluator.is_refusal = is_refusal
     Model.reset_model = reset_model
     heretic.prompt_select = lambda message, choices: ""
 
 
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
+    wait = "--wait" in sys.argv[2:]
     os.chdir(folder)
     sys.argv = ["heretic"]
-    watch(folder)
+    watch(folder, wait)
     heretic.run()
     (folder / "done").touch()
 

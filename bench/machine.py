@@ -30,9 +30,9 @@ def resident() -> int:
     return _status("VmRSS")
 
 
-def peak_resident() -> int:
-    """Most bytes resident since the last `forget_peak`."""
-    return _status("VmHWM")
+def peak_resident(process: int | str = "self") -> int:
+    """Most bytes resident since the last `forget_peak`, or of another process since it began."""
+    return _status("VmHWM", process)
 
 
 def cost(call: Callable[[], object], repeats: int = 1) -> Cost:
@@ -47,11 +47,11 @@ def cost(call: Callable[[], object], repeats: int = 1) -> Cost:
     return Cost(statistics.median(taken), max(0, peak_resident() - before))
 
 
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _status(key: str, process: int | str = "self") -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {key}")
+    raise OSError(f"/proc/{process}/status has no {key}")
 
 
 def described() -> str:

@@ -113,6 +113,18 @@ EVALUATE = Command(
     1,
     _LOADING | set(PROMPTS.fields) | set(SCORES.fields) | {"seed", "json_lines"},
 )
+BENCH = Command(
+    "bench",
+    "MODEL|demo",
+    "profile a run on this machine: seconds by stage, tokens a second, share of its peak",
+    0,
+    1,
+    _LOADING
+    | set(PROMPTS.fields)
+    | set(DIRECTION.fields)
+    | set(SCORES.fields)
+    | {"writers", "trials", "seed", "json_lines"},
+)
 CHAT = Command(
     "chat",
     "RUN|MODEL",
@@ -140,6 +152,7 @@ EXPORT = Command(
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
 NAMED = {
-    command.name: command for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, EXPORT, RUNS)
+    command.name: command
+    for command in (DEMO, INSPECT, BENCH, EVALUATE, COMPARE, CHAT, EXPORT, RUNS)
 }
 """The commands that have a name; any other first word is a model."""

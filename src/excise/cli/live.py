@@ -10,15 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from excise.cli.describe import refusals_text
-from excise.cli.human import duration, size
+from excise.cli.human import duration, plural, rate, size
 from excise.cli.interrupt import STOPPING
 from excise.cli.parameters import short
 from excise.cli.tables import kl_text
+from excise.engine.work import Work
 from excise.run import events
 
 _LAST_TRIALS = 5
 _BEST = 8
 _BAR_WIDTH = 40
+_RECENT = 30.0
+"""Seconds of work over which tokens a second are taken."""
 
 
 class SearchView:
@@ -33,6 +36,9 @@ class SearchView:
         self._began = self._heard = time.monotonic()
         self._in_hand: events.TrialStarted | None = None
         self._last: tuple[events.TrialFinished, ...] = ()
+        self._peak: events.RateMeasured | None = None
+        self._recent: tuple[events.WorkDone, ...] = ()
+        self._early_rows = 0
 
     def trial_started(self, event: events.TrialStarted) -> None:
         """A trial is being scored."""
@@ -43,10 +49,23 @@ class SearchView:
         self._last = (*self._last, event)[-_LAST_TRIALS:]
         self._done, self._heard, self._in_hand = event.done, time.monotonic(), None
 
+    def rate_measured(self, event: events.RateMeasured) -> None:
+        """The machine's peak is known."""
+        self._peak = event
+
+    def work_done(self, event: events.WorkDone) -> None:
+        """The model was run on something."""
+        kept = (*self._recent, event)
+        while sum(one.work.total_seconds for one in kept[1:]) > _RECENT:
+            kept = kept[1:]
+        self._recent, self._early_rows = kept, self._early_rows + event.work.early_rows
+
     def render(self) -> RenderableType:
         """The view as it is now."""
         last, in_hand = self._last, self._in_hand
         parts: list[RenderableType] = [self._progress()]
+        if throughput := self._throughput():
+            parts.append(Text(throughput))
         if in_hand is not None:
             waited = duration(time.monotonic() - self._heard)
             parts.append(
@@ -71,6 +90,22 @@ class SearchView:
         bar = ProgressBar(total=self._trials, completed=self._done, width=_BAR_WIDTH)
         grid.add_row("search", bar, Text(" · ".join(facts)))
         return grid
+
+    def _throughput(self) -> str:
+        """What the model was run on lately, in one line; empty while that is unknown."""
+        recent, peak = self._recent, self._peak
+        work = sum((one.work for one in recent), Work())
+        if peak is None or not work.total_seconds:
+            return ""
+        share = work.operations / (work.total_seconds * peak.operations_per_second)
+        return " · ".join(
+            (
+                f"{work.tokens / work.total_seconds:,.0f} tokens/s",
+                f"{share:.0%} of {rate(peak.operations_per_second)} ({peak.dtype}, measured)",
+                f"{plural(self._early_rows, 'answer')} decided early",
+                f"{plural(recent[-1].candidates, 'candidate')} a batch",
+            )
+        )
 
 
 def _last_trials(last: tuple[events.TrialFinished, ...]) -> Table:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
-from excise.cli.commands import CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
+from excise.cli.commands import BENCH, CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
@@ -71,6 +71,14 @@ def _inspect(line: CommandLine) -> int:
     return inspect(settings)
 
 
+def _bench(line: CommandLine) -> int:
+    from excise.cli.bench_command import BUILT_IN, bench, bench_demo
+
+    if line.words == (BUILT_IN,):
+        return bench_demo(line.flags, os.environ)
+    return bench(_settings(line))
+
+
 def _evaluate(line: CommandLine) -> int:
     settings = _settings(line)
     from excise.cli.evaluate_command import evaluate
@@ -106,6 +114,7 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     RUN.name: _run,
     DEMO.name: _demo,
     INSPECT.name: _inspect,
+    BENCH.name: _bench,
     EVALUATE.name: _evaluate,
     COMPARE.name: _compare,
     CHAT.name: _chat,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from excise.engine.work import Work
 from excise.run.record import Outcome
 from excise.search.front import Point
 
@@ -154,6 +155,27 @@ class TrialFinished(Event):
     remaining: float | None
     peak_memory: int
     front: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class RateMeasured(Event):
+    """How fast the machine multiplies matrices in the model's data type: the peak for WorkDone."""
+
+    dtype: str
+    operations_per_second: float
+
+
+@dataclass(frozen=True)
+class WorkDone(Event):
+    """What the model was run on since the last event of this kind: every few seconds, and after every trial.
+
+    candidates: how many ran in one batch. share: of the measured matrix rate, counting only the operations
+    that the tokens need.
+    """
+
+    work: Work
+    candidates: int
+    share: float
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ import torch
 from optuna.trial import Trial
 
 from excise.edit.virtual import VirtualEdits
+from excise.engine.answers import end_tokens
+from excise.engine.meter import ended_early
 from excise.errors import ExciseError, TrialError
 from excise.run import events
 from excise.run.events import Tell
+from excise.run.metering import Metering
 from excise.run.prepare import Prepared
 from excise.run.proposals import OPENINGS, Proposals
 from excise.run.record import write_result
@@ -66,7 +69,11 @@ def search(
     failures = 0
     why = "done"
     names = prepared.anatomy.names * settings.directions
-    with VirtualEdits(prepared.loaded.model, names) as edits:
+    model = prepared.loaded.model
+    with (
+        VirtualEdits(model, names) as edits,
+        Metering(prepared.loaded, prepared.anatomy, tell) as meter,
+    ):
         proposals = Proposals(prepared, study, edits)
         while done < budget:
             elapsed = time.perf_counter() - started
@@ -79,23 +86,36 @@ def search(
             batch = proposals.ask(min(prepared.candidates, budget - done))
             batch_started = time.perf_counter()
             candidates = list(batch.told)
-            for trial in batch.trials:
-                candidates.append(proposals.candidate(trial))
-                tell(events.TrialStarted(trial.number, trial.params))
+            with meter.stage("proposal"):
+                for trial in batch.trials:
+                    candidates.append(proposals.candidate(trial))
+                    tell(events.TrialStarted(trial.number, trial.params))
+            meter.candidates = len(candidates)
             scores = score(
                 prepared.runner,
                 edits,
                 [edit_of(one, prepared.bank, prepared.anatomy) for one in candidates],
                 prepared.search_part,
                 _contest(prepared, study, batch.first),
+                meter.stage,
             )[len(batch.told) :]
             seconds = (time.perf_counter() - batch_started) / len(scores)
             for trial, scored in zip(batch.trials, scores, strict=True):
                 _store(study, trial, scored, seconds)
-                failures = failures + 1 if isinstance(scored, TrialError) else 0
+                if isinstance(scored, TrialError):
+                    failures += 1
+                    continue
+                failures = 0
+                if scored.answered is not None:
+                    meter.ended_early(
+                        ended_early(
+                            scored.answered.tokens, end_tokens(model), settings.max_new_tokens
+                        )
+                    )
             done = study.done()
             front = write_front(prepared, study, study.points())
             elapsed = time.perf_counter() - started
+            meter.tell()
             remaining = _remaining(elapsed, done - before, budget - done, settings.search_seconds)
             for trial, scored in zip(batch.trials, scores, strict=True):
                 good = None if isinstance(scored, TrialError) else scored

@@ -8,6 +8,7 @@ from statistics import mean
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.meter import Stages, unmeasured
 from excise.errors import TrialError
 from excise.run.runner import Part, Runner
 from excise.scores.refusals import Refusals
@@ -53,15 +54,17 @@ def score(
     candidates: Sequence[Edit],
     part: Part,
     contest: Contest,
+    stages: Stages = unmeasured,
 ) -> list[Scored | TrialError]:
     """Score candidates side by side on one part of the prompts, each as if it were alone.
 
     KL comes first: it takes one forward pass, and tells how many refusals a candidate may have at most to
     be better than all before it. Once so many are certain its other answers are not waited for: whatever
     they are, the candidate is dominated. A candidate with a logit that is not a number gives the error.
+    stages: opened for the stages "kl" and "refusals".
     """
     try:
-        return list(_together(runner, edits, candidates, part, contest))
+        return list(_together(runner, edits, candidates, part, contest, stages))
     except TrialError as error:
         if len(candidates) == 1:
             return [error]
@@ -69,7 +72,7 @@ def score(
         return [
             scored
             for candidate in candidates
-            for scored in score(runner, edits, [candidate], part, contest)
+            for scored in score(runner, edits, [candidate], part, contest, stages)
         ]
     finally:
         edits.use(None)
@@ -81,9 +84,11 @@ def _together(
     candidates: Sequence[Edit],
     part: Part,
     contest: Contest,
+    stages: Stages,
 ) -> list[Scored]:
     edits.use_several(candidates)
-    divergences = runner.divergences(part.control, part.original, len(candidates), edits.assign)
+    with stages("kl"):
+        divergences = runner.divergences(part.control, part.original, len(candidates), edits.assign)
     kls = [mean(each) for each in divergences]
     limits = [refusals_to_beat(contest.to_beat, kl) for kl in kls]
     going_on = [
@@ -94,12 +99,13 @@ def _together(
     answered: dict[int, Refusals] = {}
     if going_on:
         edits.use_several([candidates[number] for number in going_on])
-        judged = runner.judge(
-            part.target,
-            limits=[None if contest.exhaustive else limits[number] for number in going_on],
-            urgency=contest.urgency,
-            announce=edits.assign,
-        )
+        with stages("refusals"):
+            judged = runner.judge(
+                part.target,
+                limits=[None if contest.exhaustive else limits[number] for number in going_on],
+                urgency=contest.urgency,
+                announce=edits.assign,
+            )
         answered = dict(zip(going_on, judged, strict=True))
     found: list[Scored] = []
     for number, (kl, limit) in enumerate(zip(kls, limits, strict=True)):

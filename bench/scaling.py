@@ -1,0 +1,193 @@
+"""How a trial's time grows: `python bench/scaling.py`.
+
+Random models of the shape of a Llama. One thing grows at a time, the others stay: prompts, tokens of an
+answer, tokens of a prompt, layers, width d. The exponent of growth is fitted by least squares on logarithms:
+1 is linear. Beside the two stages stand what the operator's hooks take, what it takes to make an edit and
+put it in force, what else is spent outside forward passes, and the operations of the model's own products.
+
+prompts, tokens, prompt, layers    the stages have to be linear at most
+width                              the model's products grow as d²; nothing else may
+"""
+
+from __future__ import annotations
+
+import sys
+
+if not __package__:
+    # Run as a script: the folder bench/ stands first on the path, where operator.py would hide the
+    # standard library's module of that name. The repository's root goes there instead.
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.machine import described
+from bench.random_models import llama, random_model, random_prompts
+from excise.edit.edit import Edit
+from excise.edit.operator import orthogonal, unit
+from excise.edit.virtual import VirtualEdits
+from excise.engine.costs import costs_of
+from excise.engine.decode import greedy
+from excise.engine.prefill import first_token_logits
+from excise.engine.stopwatch import Stopwatch, after_each
+from excise.model.writers import Anatomy, examine
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks" / "scaling.md"
+COLUMNS = ("KL", "refusals", "operator", "edit made", "outside the model")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a trial is measured on. tokens: of an answer; prompt: of a prompt."""
+
+    prompts: int = 32
+    tokens: int = 16
+    prompt: int = 32
+    layers: int = 6
+    width: int = 256
+
+
+AXES: Mapping[str, Sequence[int]] = {
+    "prompts": (16, 32, 64, 128),
+    "tokens": (8, 16, 32, 64),
+    "prompt": (16, 32, 64, 128),
+    "layers": (3, 6, 12, 24),
+    "width": (256, 512, 1024, 2048),
+}
+QUICK: Mapping[str, Sequence[int]] = {
+    "prompts": (4, 8),
+    "tokens": (2, 4),
+    "prompt": (8, 16),
+    "layers": (1, 2),
+    "width": (64, 128),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """seconds: by column. operations: of the model's own products, both stages."""
+
+    seconds: Mapping[str, float]
+    operations: int
+
+
+def edit_of(anatomy: Anatomy) -> Edit:
+    """A random edit on all writers, made as a trial makes it: from directions and strengths."""
+    operator = orthogonal(unit(torch.randn(len(anatomy.names), anatomy.dimension)))
+    strengths = torch.full((len(anatomy.names),), 0.8)
+    return Edit("orthogonal", anatomy.names, operator.u, operator.v, strengths)
+
+
+def measured(case: Case, repeats: int) -> Measured:
+    """The median of `repeats` trials."""
+    config = llama(case.layers, case.width)
+    device = torch.device("cpu")
+    model = random_model(config, device, torch.float32)
+    prompts = random_prompts(case.prompts, case.prompt, config.vocab_size)
+    anatomy = examine(model)
+    edited = [model.get_submodule(name) for name in anatomy.names]
+    operator, passes = Stopwatch(device), Stopwatch(device)
+    found: dict[str, list[float]] = {column: [] for column in COLUMNS}
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(passes.start).remove)
+        stack.enter_context(after_each((model,), passes.stop))
+        stack.enter_context(after_each(edited, operator.start))
+        edits = stack.enter_context(VirtualEdits(model, anatomy.names))
+        stack.enter_context(after_each(edited, operator.stop))
+        for repeat in range(repeats + 1):
+            marks = [time.perf_counter()]
+            edit = edit_of(anatomy)
+            edits.use(edit)
+            marks.append(time.perf_counter())
+            first_token_logits(model, prompts, 32)
+            marks.append(time.perf_counter())
+            answers = greedy(model, prompts, max_new_tokens=case.tokens, slots=32)
+            marks.append(time.perf_counter())
+            making, kl, refusals = np.diff(marks).tolist()
+            outside = kl + refusals - passes.take()
+            spent = (kl, refusals, operator.take(), making, outside)
+            if repeat:  # the first one warms up
+                for column, seconds in zip(COLUMNS, spent, strict=True):
+                    found[column].append(seconds)
+    costs = costs_of(model, anatomy.layers)
+    first = costs.answering(prompts, [[0]] * len(prompts))
+    return Measured(
+        {column: statistics.median(values) for column, values in found.items()},
+        first + costs.answering(prompts, answers),
+    )
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """p of the best fit value ∝ sizeᵖ, by least squares on logarithms."""
+    slope, _ = np.polyfit(np.log(sizes), np.log(values), 1)
+    return float(slope)
+
+
+def last_exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """p between the two largest sizes, where what does not grow matters least."""
+    return exponent(sizes[-2:], values[-2:])
+
+
+def axis_lines(axis: str, sizes: Sequence[int], rows: Sequence[Measured]) -> list[str]:
+    """The table of one axis."""
+    lines = [
+        f"| {axis} | " + " | ".join(f"{column} (ms)" for column in COLUMNS) + " | operations (G) |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for size, row in zip(sizes, rows, strict=True):
+        cells = [f"{1e3 * row.seconds[column]:,.2f}" for column in COLUMNS]
+        lines.append(f"| {size} | " + " | ".join(cells) + f" | {row.operations / 1e9:,.2f} |")
+    for name, fit in (
+        ("exponent", exponent),
+        ("between the last two", last_exponent),
+    ):
+        cells = [f"{fit(sizes, [row.seconds[column] for row in rows]):.2f}" for column in COLUMNS]
+        operations = fit(sizes, [row.operations for row in rows])
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {operations:.2f} |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two small sizes of each, as a check")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    options = parser.parse_args()
+    print(page(options.axes, QUICK if options.quick else AXES, options.repeats, options.output))
+
+
+def page(
+    axes: Sequence[str], sizes: Mapping[str, Sequence[int]], repeats: int, output: Path
+) -> str:
+    """Measure, and write the page."""
+    lines = [
+        "# How a trial's time grows",
+        "",
+        f"`python {' '.join(sys.argv)}`. {described()}. Random Llama shapes, float32; {Case()}, one of "
+        f"them growing at a time; all writers edited; median of {repeats}. Operations are those of the "
+        "model's own products.",
+        "",
+    ]
+    for axis in axes:
+        rows = []
+        for size in sizes[axis]:
+            rows.append(measured(replace(Case(), **{axis: size}), repeats))
+            print(f"{axis} {size}: {rows[-1]}", flush=True)
+        lines += axis_lines(axis, sizes[axis], rows)
+    text = "\n".join(lines)
+    output.write_text(text, encoding="utf-8")
+    return text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""`excise bench`: a run profiled by stage, on the user's own model and machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from rich.table import Table
+
+from excise.cli.demo_command import demo_settings
+from excise.cli.human import duration, plural, rate, size
+from excise.cli.render import Renderer
+from excise.cli.screen import make_console, write_json
+from excise.config import Settings
+from excise.demo.model import cache_folder, materialise
+from excise.run import events
+from excise.run.profile import TRIAL_STAGES, Profile, Stage, profile
+
+BUILT_IN = "demo"
+"""The word that stands for the built-in model and its prompts."""
+
+_TITLES = {"kl": "KL", "edit": "edit made"}
+
+
+def bench_demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+    """`excise bench demo`: the built-in model. Returns the exit status."""
+    settings = demo_settings(cache_folder(), flags, environment)
+    return _bench(settings, built_in=True)
+
+
+def bench(settings: Settings) -> int:
+    """`excise bench MODEL`; with --json as one object. Returns the exit status."""
+    return _bench(settings, built_in=False)
+
+
+def _bench(settings: Settings, *, built_in: bool) -> int:
+    # With --json, standard output belongs to the one object.
+    with Renderer(make_console(to_errors=settings.json_lines)) as screen:
+        if built_in:
+            materialise(lambda text: screen(events.StageStarted("load", text)))
+        found = profile(settings, screen)
+        if settings.json_lines:
+            write_json(as_json(found), indent=1)
+        else:
+            screen.show(profile_table(found, settings.trials))
+    return 0
+
+
+def as_json(found: Profile) -> dict[str, object]:
+    """The profile with what follows from it."""
+    stages = [
+        {**asdict(stage), "tokens_per_second": stage.tokens_per_second} for stage in found.stages
+    ]
+    return {**asdict(found), "stages": stages, "trial_seconds": found.trial_seconds}
+
+
+def profile_table(found: Profile, trials: int) -> Table:
+    """The stages of a run, and its trial as a whole. trials: what a search would have."""
+    rates = " · ".join(f"{dtype} {rate(each)}" for dtype, each in found.rates.items())
+    table = Table(
+        title=f"{found.model} · {found.dtype} · {found.device} · matrix products: {rates}",
+        title_justify="left",
+        caption=_caption(found, trials),
+        caption_justify="left",
+    )
+    table.add_column("stage")
+    for heading in (
+        *("seconds", "in the model", "operator", "waiting"),
+        *("tokens", "padding", "tokens/s", "operations", "of the peak"),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in found.stages:
+        if stage.name == TRIAL_STAGES[0]:
+            table.add_section()
+        table.add_row(_TITLES.get(stage.name, stage.name), *_cells(stage))
+    return table
+
+
+def _cells(stage: Stage) -> list[str]:
+    seconds = [stage.seconds, stage.in_model, stage.operator, stage.waiting]
+    cells = [f"{each:.3f}" if each < 1 else f"{each:.1f}" for each in seconds]
+    if not stage.work.tokens:
+        return [cells[0], *["–"] * 8]
+    operations = stage.work.operations if stage.needed is None else stage.needed
+    return [
+        *cells,
+        f"{stage.work.tokens:,}",
+        f"{stage.work.padding:,}",
+        f"{stage.tokens_per_second:,.0f}",
+        f"{operations / 1e9:,.1f} G",
+        f"{stage.share:.0%}",
+    ]
+
+
+def _caption(found: Profile, trials: int) -> str:
+    early = next(stage.work.early_rows for stage in found.stages if stage.name == "refusals")
+    trial = found.trial_seconds
+    return (
+        f"A trial takes {duration(trial)}: {found.control_prompts} control and "
+        f"{found.target_prompts} target prompts, answers of up to {found.max_new_tokens} tokens, "
+        f"{plural(early, 'answer')} decided early, {plural(found.slots, 'prompt')} at a time; "
+        f"{plural(trials, 'trial')} would take about {duration(trials * trial)}. The edit tried: "
+        f"{found.refusals} refused, KL {found.kl:.4f}. Memory: model {size(found.loaded_bytes)}, peak "
+        f"{size(found.peak_bytes)}. Operations are those that the tokens need, each run once and "
+        "unpadded; the peak is the measured rate of matrix products in the model's data type."
+    )

@@ -1,0 +1,101 @@
+"""The benchmarks of growth and of GPUs, on shapes so small that they only show that all is in place."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu, scaling
+from bench.gpu import Asked, ask, fitted, new_edit
+from bench.random_models import SHAPES, random_model, random_prompts
+from excise.edit.operator import unit
+from excise.edit.virtual import VirtualEdits
+from excise.engine.decode import greedy
+from excise.model.writers import examine
+
+CPU = torch.device("cpu")
+
+
+def test_exponents_by_hand() -> None:
+    sizes = (1, 2, 4, 8)
+    assert scaling.exponent(sizes, [3.0 * size**2 for size in sizes]) == pytest.approx(2)
+    assert scaling.exponent(sizes, [5.0] * 4) == pytest.approx(0)
+    # What does not grow hides what does, least at the end.
+    values = [100.0 + size**2 for size in sizes]
+    assert 0 < scaling.exponent(sizes, values) < scaling.last_exponent(sizes, values) < 2
+
+
+def test_growth_is_measured_along_an_axis(tmp_path: Path) -> None:
+    page = scaling.page(["width"], {"width": (64, 128)}, 1, tmp_path / "scaling.md")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith(("| 64", "| 128"))]
+    operations = [float(row[-2]) for row in rows]
+    # Of these sizes a head of 4096 words takes a good part, which grows as d.
+    assert 2 < operations[1] / operations[0] < 4
+    assert (tmp_path / "scaling.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
+def test_every_way_is_measured_on_every_shape(shape: str) -> None:
+    options = argparse.Namespace(
+        device="cpu", prompts=3, prompt_tokens=8, tokens=2, repeats=1, candidates=[1, 2]
+    )
+    lines = gpu.table(shape, options)
+    ways = [line.split("|")[1:3] for line in lines if line.startswith("| ")][1:]
+    assert [(way.strip(), int(count)) for way, count in ways] == [
+        ("excise, engine", 1),
+        ("excise", 1),
+        ("excise", 2),
+        ("dense", 1),
+        ("LoRA", 1),
+    ]
+
+
+def test_ways_leave_the_model_as_it_was_and_say_the_same() -> None:
+    model = random_model(SHAPES["tiny"](), CPU, torch.float32)
+    anatomy = examine(model)
+    prompts = torch.tensor(random_prompts(3, 8, 512))
+    asked = Asked(prompts, 5)
+    answers = greedy(model, prompts.tolist(), max_new_tokens=5, slots=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    clock = gpu.Clock(CPU, 1)
+    gpu.dense(model, anatomy, asked, clock)
+    gpu.lora(model, anatomy, asked, clock)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert [len(answer) for answer in answers] == [5] * 3  # none ends early
+    assert torch.equal(ask(model, asked), torch.tensor(answers))
+    edits_of_rows = [new_edit(anatomy, CPU) for _ in range(2)]
+    with VirtualEdits(model, anatomy.names) as edits:
+        edits.use_several(edits_of_rows)
+        edits.assign([0, 0, 0, 1, 1, 1])
+        together = ask(model, asked, 2)
+        for index, edit in enumerate(edits_of_rows):
+            edits.use(edit)
+            alone = greedy(model, prompts.tolist(), max_new_tokens=5, slots=3)
+            assert together[3 * index : 3 * index + 3].tolist() == alone
+
+
+def test_the_fit_is_of_rank_three_and_near_what_it_fits() -> None:
+    torch.manual_seed(0)
+    weight, r = torch.randn(48, 32), unit(torch.randn(48))
+    down, up = fitted(weight, r)
+    assert (down.shape, up.shape) == ((3, 32), (48, 3))
+    norms = weight.norm(dim=1, keepdim=True)
+    plain = weight / norms
+    ablated = plain - gpu.STRENGTH * r.unsqueeze(1) * (r @ plain)
+    change = torch.nn.functional.normalize(ablated, dim=1) * norms - weight
+    left = torch.linalg.svdvals(change)[3:].norm()
+    assert (change - up @ down).norm() <= 1.05 * left
+
+
+def test_without_a_gpu_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    gpu.main()
+    assert capsys.readouterr().out.startswith("no GPU here: nothing was measured")
