@@ -43,7 +43,7 @@ from excise.edit.edit import Edit
 from excise.edit.operator import orthogonal, unit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.decode import greedy
-from excise.engine.prefill import first_token_log_probabilities
+from excise.engine.prefill import first_token_logits
 from excise.engine.rate import matrix_rate, synchronise
 from excise.engine.stopwatch import Stopwatch, after_each
 from excise.model.writers import Anatomy, examine
@@ -104,7 +104,7 @@ def ask(model: PreTrainedModel, asked: Asked, copies: int = 1) -> Tensor:
 
 def through_engine(model: PreTrainedModel, asked: Asked) -> None:
     prompts = asked.prompts.tolist()
-    first_token_log_probabilities(model, prompts, len(prompts))
+    first_token_logits(model, prompts, len(prompts))
     greedy(model, prompts, max_new_tokens=asked.tokens, slots=len(prompts))
 
 

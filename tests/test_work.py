@@ -14,7 +14,7 @@ from excise.engine.answers import end_tokens
 from excise.engine.costs import Costs, LayerCost, costs_of, pairs
 from excise.engine.decode import greedy
 from excise.engine.meter import Meter, ended_early, unmeasured
-from excise.engine.prefill import first_token_log_probabilities
+from excise.engine.prefill import first_token_logits
 from excise.engine.rate import matrix_rate
 from excise.engine.work import Work
 from excise.model.writers import examine
@@ -90,7 +90,7 @@ def test_the_meter_and_the_formula_agree_on_what_the_engine_runs(model: PreTrain
     prompts = random_prompts(9)
     costs = costs_of(model, examine(model).layers)
     with meter_of(model) as meter:
-        first_token_log_probabilities(model, prompts, 4)
+        first_token_logits(model, prompts, 4)
         kl = meter.take()
         answers = greedy(model, prompts, max_new_tokens=6, slots=4)
         refusals = meter.take()
