@@ -81,6 +81,9 @@ class Session:
         """The edit of a chosen trial."""
         return self.prepared.directory.edit(outcome.trial)
 
+    def _figures(self, outcome: Outcome) -> str:
+        return figures_of(outcome, self.prepared.coverage.per_layer)
+
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
         save_model(
@@ -88,7 +91,7 @@ class Session:
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            figures_of(outcome),
+            self._figures(outcome),
             self.screen,
         )
 
@@ -99,6 +102,6 @@ class Session:
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            figures_of(outcome),
+            self._figures(outcome),
             self.screen,
         )

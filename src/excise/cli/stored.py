@@ -85,5 +85,5 @@ def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
     """What is known of a trial: held-out figures if it is the one that was chosen."""
     outcome = outcome_of(record)
     if outcome is None or outcome.trial != number:
-        return search_figures_of(edit)
-    return figures_of(outcome)
+        return search_figures_of(edit, record["coverage"])
+    return figures_of(outcome, record["coverage"])
