@@ -21,7 +21,9 @@ import torch
 
 from bench.machine import described
 
-KINDS = ("discriminant_weighted", "discriminant", "leace", "orthogonal")
+KINDS = ("discriminant_weighted", "orthogonal")
+"""One kind of statistics only: of several, second moments may be sketched, and a sketch is another one with
+every other number of prompts a pass."""
 RIDGES = (1e-3, 1e-2)
 PLAIN = {
     "ATEN_CPU_CAPABILITY": "default",
@@ -58,8 +60,7 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     runner.rows = rows
     bank = build_bank(settings, loaded, anatomy, runner, load_parts(settings))
     found: dict[str, torch.Tensor] = {}
-    cases = [(kind, ridge) for kind in KINDS[:2] for ridge in RIDGES]
-    for kind, ridge in [*cases, ("leace", None), ("orthogonal", None)]:
+    for kind, ridge in bank_keys():
         operator = bank.operator(Candidate(kind, ridge=ridge))  # type: ignore[arg-type]
         for index, writer in enumerate(anatomy.writers):
             owner, _, name = writer.tensors[0].name.rpartition(".")
@@ -70,12 +71,27 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+def bank_keys() -> list[tuple[str, float | None]]:
+    """Kinds, with each ridge that is looked at of those that have one."""
+    from excise.kinds import FACTS
+
+    return [
+        (kind, ridge)
+        for kind in KINDS
+        for ridge in (RIDGES if FACTS[kind].ridge else (None,))  # type: ignore[index]
+    ]
+
+
+def differences(
+    one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
+) -> dict[str, list[float]]:
     """Relative Frobenius distances of the rank-1 changes, by kind."""
     result: dict[str, list[float]] = {}
     for key in (key for key in one if key.endswith("|u")):
         label, index, _ = key.split("|")
-        pairs = [(each[key].double(), each[f"{label}|{index}|vW"].double()) for each in (one, other)]
+        pairs = [
+            (each[key].double(), each[f"{label}|{index}|vW"].double()) for each in (one, other)
+        ]
         (u, a), (w, b) = pairs
         size = (u @ u) * (a @ a)
         gap = size + (w @ w) * (b @ b) - 2 * (u @ w) * (a @ b)

@@ -117,7 +117,8 @@ def test_a_local_original_is_no_base_model_and_its_folder_stays_private(tmp_path
 
 
 @pytest.mark.parametrize(
-    "broken", ["---\nlicense: [mit\n---\n\nwords\n", "---\n- a\n- b\n---\nwords\n", "---\n1: 2\n---\nwords"]
+    "broken",
+    ["---\nlicense: [mit\n---\n\nwords\n", "---\n- a\n- b\n---\nwords\n", "---\n1: 2\n---\nwords"],
 )
 def test_front_matter_that_cannot_be_read_is_said_and_the_words_stay(
     tmp_path: Path, broken: str

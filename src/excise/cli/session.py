@@ -9,12 +9,14 @@ from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
 from excise.edit.edit import Edit
+from excise.reproduce.record import Reproduction
 from excise.run.card import figures_of
 from excise.run.export import save_model, save_model_adapter
 from excise.run.figures import HeldOut
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome
+from excise.run.reproduction import reproduction_of
 from excise.run.search import search
 from excise.search.front import Point, pareto_front
 from excise.search.study import Study
@@ -81,27 +83,38 @@ class Session:
         """The edit of a chosen trial."""
         return self.prepared.directory.edit(outcome.trial)
 
-    def _figures(self, outcome: Outcome) -> str:
-        return figures_of(outcome, self.prepared.coverage.per_layer)
+    def _known(self, outcome: Outcome) -> Reproduction:
+        prepared = self.prepared
+        return reproduction_of(
+            prepared.directory,
+            prepared.loaded.source,
+            outcome.trial,
+            figures_of(outcome, prepared.coverage.per_layer),
+            hardware=not prepared.settings.no_hardware,
+        )
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
+        known = self._known(outcome)
         save_model(
             self.prepared.loaded,
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            self._figures(outcome),
+            known.figures,
             self.screen,
+            known,
         )
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
+        known = self._known(outcome)
         save_model_adapter(
             self.prepared.loaded,
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            self._figures(outcome),
+            known.figures,
             self.screen,
+            known,
         )

@@ -46,7 +46,12 @@ def hardware(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         memory = int(properties.total_memory)
-        return {**found, "device": properties.name, "memory": memory, "cuda": str(torch.version.cuda)}
+        return {
+            **found,
+            "device": properties.name,
+            "memory": memory,
+            "cuda": str(torch.version.cuda),
+        }
     return {
         **found,
         "device": _processor() if device.type == "cpu" else device.type,

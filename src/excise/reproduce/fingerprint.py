@@ -7,7 +7,7 @@ sketch is sixteen numbers, linear in the tensor: the distance of two sketches es
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ _CHUNK = 1 << 22
 """Numbers that are sketched at a time; a multiple of 64, the signs that one word of random bits gives."""
 
 
-def fingerprints(folder: Path, sketched: Collection[str]) -> dict[str, Stored]:
-    """Every tensor of the safetensors files in `folder`, by name; `sketched` ones with norm and sketch.
+def fingerprints(folder: Path, sketched: Callable[[str], bool]) -> dict[str, Stored]:
+    """Every tensor of the safetensors files in `folder`, by name; with norm and sketch where `sketched`.
 
     One tensor is in memory at a time. Raises SaveError if a file cannot be read.
     """
@@ -36,7 +36,7 @@ def fingerprints(folder: Path, sketched: Collection[str]) -> dict[str, Stored]:
                 for name in file.keys():  # noqa: SIM118 (it is no dictionary)
                     view = file.get_slice(name)
                     facts = {"dtype": view.get_dtype(), "shape": tuple(view.get_shape())}
-                    found[name] = _stored(file.get_tensor(name), facts, name in sketched)
+                    found[name] = _stored(file.get_tensor(name), facts, sketched(name))
         except (SafetensorError, OSError, ValueError) as error:
             raise SaveError(f"{path}: could not be read again ({error})") from error
     return dict(sorted(found.items()))
@@ -45,7 +45,7 @@ def fingerprints(folder: Path, sketched: Collection[str]) -> dict[str, Stored]:
 def _stored(tensor: Tensor, facts: dict[str, object], sketched: bool) -> Stored:
     flat = tensor.reshape(-1)
     # hashlib takes the bytes where they lie.
-    digest = hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    digest = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
     if not sketched:
         return Stored.model_validate({**facts, "sha256": digest})
     norm, numbers = sketch(flat)

@@ -55,12 +55,14 @@ class Trial(_Record):
 class Circumstances(_Record):
     """What decides rounding, and what the run found out by itself.
 
-    dtype: that the model ran in. batch_size: prompts decoded at a time. response_prefix: what all answers
-    begin with. search: how trials were proposed. hardware: None if it was to be left out.
+    dtype: that the model ran in. batch_size: prompts decoded at a time. rows: prompts in a forward pass.
+    response_prefix: what all answers begin with. search: how trials were proposed. hardware: None if it
+    was to be left out.
     """
 
     dtype: str
     batch_size: int
+    rows: int
     response_prefix: str
     search: str
     versions: dict[str, str]
@@ -68,7 +70,7 @@ class Circumstances(_Record):
 
 
 class Stored(_Record):
-    """A tensor of the saved files. sha256: of its raw bytes. norm, sketch: of edited ones, see `fingerprint`."""
+    """A stored tensor. sha256: of its raw bytes. norm, sketch: of edited ones, see `fingerprint`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -116,7 +118,9 @@ class Reproduction(_Record):
 def _text(content: Mapping[str, Any]) -> str:
     """JSON with a line for each tensor and change, so that two files can be compared by `diff`."""
     long = ("tensors", "changes")
-    head = json.dumps({k: v for k, v in content.items() if k not in long}, indent=1, ensure_ascii=False)
+    head = json.dumps(
+        {k: v for k, v in content.items() if k not in long}, indent=1, ensure_ascii=False
+    )
     tensors = ",\n".join(
         f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in content["tensors"].items()
     )

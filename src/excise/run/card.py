@@ -131,7 +131,9 @@ def _original_text(original: OriginalCard | None, name: str) -> str:
     if original is None or not original.text:
         return ""
     unreadable = (
-        f" Its front matter could not be read ({original.unreadable})." if original.unreadable else ""
+        f" Its front matter could not be read ({original.unreadable})."
+        if original.unreadable
+        else ""
     )
     return f"""
 ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import CardData, ModelCard, ModelCardData
 
 from excise.model.source import ModelSource
 
@@ -18,7 +18,7 @@ _NOT_OF_THE_COPY = ("base_model_relation", "new_version")
 class OriginalCard:
     """The original's card. data: its front matter. text: what follows it. unreadable: why data are empty."""
 
-    data: ModelCardData
+    data: CardData
     text: str
     unreadable: str | None = None
 
@@ -28,7 +28,9 @@ class OriginalCard:
         found = self.data.get("license")
         if found is None:
             return None
-        own = [str(self.data[key]) for key in ("license_name", "license_link") if self.data.get(key)]
+        own = [
+            str(self.data[key]) for key in ("license_name", "license_link") if self.data.get(key)
+        ]
         return f"{found} ({', '.join(own)})" if own else str(found)
 
 
@@ -54,7 +56,8 @@ def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter:
     Evaluation results are left out: they are of the original. The base model is named only where it has
     a name on the hub: a path on somebody's disk is no model id, and the hub refuses cards that name one.
     """
-    data = ModelCardData(**original.data.to_dict()) if original else ModelCardData()
+    kept = original.data.to_dict() if original else {}  # type: ignore[no-untyped-call]
+    data = ModelCardData(**kept)
     data.eval_results = data.model_name = data.base_model = None
     for key in [key for key in data.__dict__ if key.startswith("extra_gated_")]:
         data.pop(key)
