@@ -24,6 +24,8 @@ import yaml
 
 from hub_stand_in import HubStandIn, Repository, _Handler
 
+TOKEN = "hf_SecretOfTheTests"
+NAME = "me/edited"
 _LARGE_SUFFIXES = (".safetensors", ".bin", ".gguf")
 ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 

@@ -53,7 +53,8 @@ class Upload:
 def examined(folder: Path) -> Upload:
     """Look a folder over before anything is sent. Raises SaveError with what is wrong.
 
-    Hidden files stay behind. `reproduce.json` is sent without the folders of this disk that stand in it.
+    Hidden files stay behind. `reproduce.json` and the adapter's configuration are sent without the folders
+    of this disk that stand in them.
     """
     if not folder.is_dir():
         raise SaveError(f"{folder}: no such folder; give one that excise saved, or a run directory")
@@ -76,6 +77,8 @@ def examined(folder: Path) -> Upload:
         )
     record = read_reproduction(folder) if NAME in files else None
     contents = {} if record is None else {NAME: without_folders(files[NAME])}
+    if made == "adapter":
+        contents |= _base_by_name(files[_ADAPTER[0]])
     return Upload(made, files, contents, record)
 
 
@@ -126,6 +129,24 @@ def without_folders(path: Path) -> bytes:
     return text.encode()
 
 
+def _base_by_name(configuration: Path) -> dict[str, bytes]:
+    """The adapter's configuration with a local base model named by its folder's last part; else nothing."""
+    try:
+        content = json.loads(configuration.read_text(encoding="utf-8"))
+        base = str(content["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SaveError(f"{configuration}: damaged ({error}); save the adapter again") from error
+    if not _is_place(base):
+        return {}
+    content["base_model_name_or_path"] = Path(base).name
+    return {configuration.name: (json.dumps(content, indent=2) + "\n").encode()}
+
+
+def _is_place(name: str) -> bool:
+    """True for what lies on a disk: a hub id has one slash at most, and no such folder lies here."""
+    return "/" in name and (name.count("/") > 1 or Path(name).is_absolute() or Path(name).exists())
+
+
 def _places(model: dict[str, object], settings: dict[str, object]) -> list[str]:
     """Paths that stand in a record: of a local model, of prompt files, of a chat template."""
     named = [] if model["revision"] is not None else [model["name"], settings.get("model")]
@@ -133,11 +154,4 @@ def _places(model: dict[str, object], settings: dict[str, object]) -> list[str]:
     for value in settings.values():
         if isinstance(value, dict) and "source" in value:
             named.append(value["source"])
-    return [
-        str(one)
-        for one in named
-        # A hub id has one slash at most and lies nowhere.
-        if one
-        and (Path(str(one)).is_absolute() or str(one).count("/") > 1 or Path(str(one)).exists())
-        and "/" in str(one)
-    ]
+    return [str(one) for one in named if one and _is_place(str(one))]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.hf_api import CommitInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
@@ -63,67 +63,89 @@ def upload(
     Raises HubError in one line that says what failed and what to do; nothing is visible then. The token
     goes to the hub and nowhere else.
     """
-    api = HfApi(token=token, library_name="excise", library_version=__version__)
-    stage = "looking at it"
-    try:
-        with _quiet(tell):
-            _check_name(repository)
-            found = _existing(api, repository)
-            stage = "checking README.md"
-            _check_card(what)
-            if found is None:
-                stage = "making it"
-                tell(events.StageStarted("upload", f"Making {repository} on the hub"))
-                api.create_repo(repository, private=not public)
-                found = _existing(api, repository) or _Repository(None, not public, {})
-            elif public and found.private:
-                tell(
-                    events.Note(
-                        f"{repository} is private and stays so; the hub's page of it changes that"
-                    )
-                )
-            if found.files and _holds(found, what):
-                tell(_done(api, repository, found, found.head or "", unchanged=True))
-                return
+    sender = _Sender(
+        HfApi(token=token, library_name="excise", library_version=__version__), repository
+    )
+    with _quiet(tell):
+        found = sender.repository_for(what, tell, public=public)
+        if found.files:
+            with sender.step("comparing what it holds"):
+                unchanged = _holds(found, what)
+        else:
+            unchanged = False
+        commit = found.head or ""
+        if not unchanged:
             if found.files and not replace(_there_already(repository, found)):
                 raise HubError(f"{_there_already(repository, found)}; --force replaces them")
-            additions = [
-                CommitOperationAdd(
-                    path_in_repo=name, path_or_fileobj=_for_the_client(what.source(name))
+            commit = sender.send(what, found, tell)
+    url = f"{sender.api.endpoint}/{repository}"
+    tell(events.Uploaded(url, commit, found.private, unchanged))
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """The client, and the repository that it talks about."""
+
+    api: HfApi
+    name: str
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Turns what goes wrong in a step into one line that names the step."""
+        try:
+            yield
+        except FAILURES as error:
+            # No cause is kept: its request holds the token, and a traceback might show it.
+            raise explained(error, self.name, str(self.api.token), what) from None
+
+    def repository_for(self, what: Upload, tell: Tell, *, public: bool) -> _Repository:
+        """The repository as it is; made if there is none."""
+        if self.name.count("/") != 1:
+            raise HubError(f"{self.name}: not the name of a repository; write OWNER/NAME")
+        with self.step("looking at it"):
+            found = _existing(self.api, self.name)
+        with self.step("checking README.md"):
+            _check_card(what)
+        if found is not None:
+            if public and found.private:
+                tell(
+                    events.Note(
+                        f"{self.name} is private and stays so; the hub's page of it changes that"
+                    )
                 )
-                for name in what.files
-            ]
-            total = sum(map(what.size, what.files))
-            tell(events.UploadStarted(repository, len(additions), total))
-            done = 0
-            for addition in additions:
-                name, size = addition.path_in_repo, what.size(addition.path_in_repo)
-                if size < _LARGE:
-                    continue
-                stage = f"uploading {name} (nothing is visible yet)"
-                api.preupload_lfs_files(repository, [addition], free_memory=False)
-                done += size
-                tell(events.FileUploaded(name, size, done, total))
-            stage = "committing (nothing is visible yet)"
-            removals = [
-                CommitOperationDelete(name)
-                for name in sorted(found.files.keys() - what.files.keys())
-            ]
-            commit = api.create_commit(
-                repository,
+            return found
+        tell(events.StageStarted("upload", f"Making {self.name} on the hub"))
+        with self.step("making it"):
+            self.api.create_repo(self.name, private=not public)
+            return _existing(self.api, self.name) or _Repository(None, not public, {})
+
+    def send(self, what: Upload, found: _Repository, tell: Tell) -> str:
+        """Upload and commit; returns the commit."""
+        additions = [
+            CommitOperationAdd(
+                name, one if isinstance(one := what.source(name), bytes) else str(one)
+            )
+            for name in what.files
+        ]
+        total, done = sum(map(what.size, what.files)), 0
+        tell(events.UploadStarted(self.name, len(additions), total))
+        for addition in additions:
+            name, size = addition.path_in_repo, what.size(addition.path_in_repo)
+            if size < _LARGE:
+                continue
+            with self.step(f"uploading {name} (nothing is visible yet)"):
+                self.api.preupload_lfs_files(self.name, [addition], free_memory=False)
+            done += size
+            tell(events.FileUploaded(name, size, done, total))
+        removals = [CommitOperationDelete(name) for name in sorted(found.files.keys() - what.files)]
+        with self.step("committing (nothing is visible yet)"):
+            commit: CommitInfo = self.api.create_commit(
+                self.name,
                 [*removals, *additions],
                 commit_message=f"Upload {what.made} edited by excise {__version__}",
                 parent_commit=found.head,
             )
-            tell(_done(api, repository, found, commit.oid, unchanged=False))
-    except FAILURES as error:
-        # No cause is kept: its request holds the token, and a traceback might show it.
-        raise explained(error, repository, token, stage) from None
-
-
-def _check_name(repository: str) -> None:
-    if repository.count("/") != 1:
-        raise HubError(f"{repository}: not the name of a repository; write OWNER/NAME")
+        return commit.oid
 
 
 def _check_card(what: Upload) -> None:
@@ -168,16 +190,6 @@ def _there_already(repository: str, found: _Repository) -> str:
     names = sorted(found.files)
     few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"{repository} holds {len(names)} files already ({few}), and not those that are to be uploaded"
-
-
-def _for_the_client(source: object) -> str | bytes:
-    return source if isinstance(source, bytes) else str(source)
-
-
-def _done(
-    api: HfApi, repository: str, found: _Repository, commit: str, *, unchanged: bool
-) -> events.Uploaded:
-    return events.Uploaded(f"{api.endpoint}/{repository}", commit, found.private, unchanged)
 
 
 @contextmanager
