@@ -66,7 +66,7 @@ GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
 
 @dataclass(frozen=True)
 class OwnFlag:
-    """A flag that is no setting: it says what one command does. metavar: empty for a switch."""
+    """A flag that one command alone takes. name: as typed, without dashes. metavar: empty for a switch."""
 
     name: str
     metavar: str
@@ -122,7 +122,7 @@ EVALUATE = Command(
     0,
     1,
     _LOADING | set(PROMPTS.fields) | set(SCORES.fields) | {"seed", "json_lines"},
-    (OwnFlag("--against", "ORIGINAL", "The model to compare with; required."),),
+    (OwnFlag("against", "ORIGINAL", "The model to compare with; required."),),
 )
 CHAT = Command(
     "chat",
@@ -156,10 +156,10 @@ UPLOAD = Command(
     1,
     _LOADING | {"writers", "select", "no_hardware", "yes", "json_lines"},
     (
-        OwnFlag("--to", "OWNER/NAME", "The repository; it is made if there is none. Required."),
-        OwnFlag("--as", "model|adapter", "What to write of a run. Default: model."),
-        OwnFlag("--public", "", "Make the new repository public; private without it."),
-        OwnFlag("--force", "", "Replace what the repository holds already."),
+        OwnFlag("to", "OWNER/NAME", "The repository; it is made if there is none. Required."),
+        OwnFlag("as", "model|adapter", "What to write of a run. Default: model."),
+        OwnFlag("public", "", "Make the new repository public; private without it."),
+        OwnFlag("force", "", "Replace what the repository holds already."),
     ),
 )
 REPRODUCE = Command(
@@ -172,7 +172,7 @@ REPRODUCE = Command(
     | set(PROMPTS.fields[2:8])
     | {"target", "control", "no_hardware", "json_lines"},
     (
-        OwnFlag("--from", "MODEL", "Where the original model lies now, if it has moved."),
+        OwnFlag("from", "MODEL", "Where the original model lies now, if it has moved."),
         OwnFlag(
             "--repeat-search", "", "Search again too, instead of taking the trial's parameters."
         ),

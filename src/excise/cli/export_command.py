@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
@@ -13,7 +14,7 @@ from excise.model.writers import examine
 from excise.run import events
 from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
-from excise.run.reproduction import reproduction_of
+from excise.run.reproduction import record_saved, reproduction_of
 
 
 def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
@@ -42,11 +43,18 @@ def write(
         require_rewritable(source, settings.quantization)
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
-    known = reproduction_of(run.directory, source, number, text, hardware=not settings.no_hardware)
     loaded, _ = load_runner(settings, source, screen)
     anatomy = examine(loaded.model, settings.writers)
     screen(events.Note(f"exporting trial {number}"))
+
+    def record(folder: Path, made: Literal["model", "adapter"]) -> None:
+        hardware = not settings.no_hardware
+        known = reproduction_of(run.directory, source, number, made, text, hardware=hardware)
+        record_saved(known, folder, edit, loaded, anatomy)
+
     if save is not None:
-        save_model(loaded, anatomy, edit, save, text, screen, known)
+        save_model(loaded, anatomy, edit, save, text, screen)
+        record(save, "model")
     if adapter is not None:
-        save_model_adapter(loaded, anatomy, edit, adapter, text, screen, known)
+        save_model_adapter(loaded, anatomy, edit, adapter, text, screen)
+        record(adapter, "adapter")

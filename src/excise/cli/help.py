@@ -34,12 +34,8 @@ def help_text(command: Command) -> str:
             f"{command.summary[0].upper()}{command.summary[1:]}.",
         ]
     if command.own:
-        parts.append(
-            "\n".join(
-                _entry(f"{own.name} {own.metavar}".rstrip(), own.description, width)
-                for own in command.own
-            )
-        )
+        entries = ((f"--{one.name} {one.metavar}", one.description) for one in command.own)
+        parts.append("\n".join(_entry(left.rstrip(), right, width) for left, right in entries))
     for group in GROUPS:
         shown = [by_field[field] for field in group.fields if field in command.fields]
         if shown:

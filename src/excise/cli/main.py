@@ -87,7 +87,7 @@ def _evaluate(line: CommandLine) -> int:
     settings = _settings(line)
     from excise.cli.evaluate_command import evaluate
 
-    return evaluate(settings, _text(line, "--against"))
+    return evaluate(settings, _text(line, "against"))
 
 
 def _compare(line: CommandLine) -> int:
@@ -115,10 +115,10 @@ def _upload(line: CommandLine) -> int:
         line.words[0],
         line.flags,
         os.environ,
-        to=_text(line, "--to"),
-        form=_text(line, "--as"),
-        public="--public" in line.own,
-        force="--force" in line.own,
+        to=_text(line, "to"),
+        form=_text(line, "as"),
+        public="public" in line.own,
+        force="force" in line.own,
     )
 
 
@@ -129,8 +129,8 @@ def _reproduce(line: CommandLine) -> int:
         line.words[0],
         line.words[1],
         line.flags,
-        original=_text(line, "--from"),
-        repeat_search="--repeat-search" in line.own,
+        original=_text(line, "from"),
+        repeat_search="repeat-search" in line.own,
     )
 
 

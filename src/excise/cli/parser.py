@@ -12,14 +12,15 @@ from excise.config import flag_name, flags
 from excise.config.explain import did_you_mean
 from excise.errors import SettingsError
 
-_FLAGS_OF_ALL = ("--help", "--version")
+_EVERYWHERE = ("--help", "--version")
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was typed. words: those after the command's name.
+    """What was typed.
 
-    flags: field to value, given ones only. own: the same of flags that are no settings, by name.
+    words: those after the command's name. flags: field to value, given ones only. own: the command's own
+    flags, likewise; True for a switch.
     """
 
     command: Command
@@ -49,9 +50,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         if flag.field != "model" and (value := getattr(namespace, flag.field)) is not None
     }
     own = {
-        flag.name: value
-        for flag in _own_flags()
-        if (value := getattr(namespace, flag.name)) is not None
+        one.name: value
+        for one in _own_flags()
+        if (value := getattr(namespace, one.name)) is not None
     }
     if not (namespace.help or namespace.version):
         if unknown:
@@ -60,9 +61,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
             if field not in command.fields:
                 raise SettingsError(f"{flag_name(field)}: excise {command.name} takes no such flag")
         for name in own:
-            if name not in {flag.name for flag in command.own}:
+            if name not in {one.name for one in command.own}:
                 takers = [one.name for one in NAMED.values() if name in {f.name for f in one.own}]
-                raise SettingsError(f"{name}: only excise {' and excise '.join(takers)} takes it")
+                raise SettingsError(f"--{name}: only excise {', '.join(takers)} takes it")
         _check_words(words, command)
     return CommandLine(
         command=command,
@@ -81,9 +82,9 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="store_true")
     for own in _own_flags():
         if own.metavar:
-            parser.add_argument(own.name, dest=own.name)
+            parser.add_argument(f"--{own.name}", dest=own.name)
         else:
-            parser.add_argument(own.name, dest=own.name, action="store_true", default=None)
+            parser.add_argument(f"--{own.name}", dest=own.name, action="store_true", default=None)
     for flag in flags():
         if flag.field == "model":
             continue
@@ -102,7 +103,7 @@ def _own_flags() -> Sequence[OwnFlag]:
 def _reject_flag(typed: str, command: Command) -> NoReturn:
     name = typed.split("=", 1)[0]
     known = [flag_name(field) for field in command.fields]
-    known += [*_FLAGS_OF_ALL, *(flag.name for flag in command.own)]
+    known += [f"--{one.name}" for one in command.own] + list(_EVERYWHERE)
     raise SettingsError(f"{name}: no such flag{did_you_mean(name, sorted(known))}")
 
 

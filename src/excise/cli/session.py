@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
 from excise.edit.edit import Edit
-from excise.reproduce.record import Reproduction
 from excise.run.card import figures_of
 from excise.run.export import save_model, save_model_adapter
 from excise.run.figures import HeldOut
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome
-from excise.run.reproduction import reproduction_of
+from excise.run.reproduction import record_saved, reproduction_of
 from excise.run.search import search
 from excise.search.front import Point, pareto_front
 from excise.search.study import Study
@@ -83,38 +83,43 @@ class Session:
         """The edit of a chosen trial."""
         return self.prepared.directory.edit(outcome.trial)
 
-    def _known(self, outcome: Outcome) -> Reproduction:
+    def _figures(self, outcome: Outcome) -> str:
+        return figures_of(outcome, self.prepared.coverage.per_layer)
+
+    def _record(
+        self, outcome: Outcome, destination: Path, made: Literal["model", "adapter"]
+    ) -> None:
         prepared = self.prepared
-        return reproduction_of(
+        known = reproduction_of(
             prepared.directory,
             prepared.loaded.source,
             outcome.trial,
-            figures_of(outcome, prepared.coverage.per_layer),
+            made,
+            self._figures(outcome),
             hardware=not prepared.settings.no_hardware,
         )
+        record_saved(known, destination, self.edit(outcome), prepared.loaded, prepared.anatomy)
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
-        known = self._known(outcome)
         save_model(
             self.prepared.loaded,
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            known.figures,
+            self._figures(outcome),
             self.screen,
-            known,
         )
+        self._record(outcome, destination, "model")
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
-        known = self._known(outcome)
         save_model_adapter(
             self.prepared.loaded,
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            known.figures,
+            self._figures(outcome),
             self.screen,
-            known,
         )
+        self._record(outcome, destination, "adapter")

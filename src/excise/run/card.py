@@ -36,8 +36,8 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
     ]
 
 
-def figures_of(outcome: Outcome, coverage: Sequence[float]) -> str:
-    """The same as a Markdown table, and the coverage of each layer in words."""
+def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
+    """The same as a Markdown table, and the `coverage` of each layer in words if it is known."""
     return "\n".join(
         (
             "| held-out prompts, never seen by the search (95 % intervals) | original | edited |",
@@ -45,17 +45,18 @@ def figures_of(outcome: Outcome, coverage: Sequence[float]) -> str:
             *(f"| {what} | {before} | {after} |" for what, before, after in rows_of(outcome)),
             "",
             "Refusals are phrases in greedy answers; KL is KL(original ‖ edited), on control prompts.",
-            f"{_covered(coverage)}",
+            *((_covered(coverage),) if coverage else ()),
         )
     )
 
 
-def search_figures_of(edit: Edit, coverage: Sequence[float]) -> str:
+def search_figures_of(edit: Edit, coverage: Sequence[float] = ()) -> str:
     """What the search measured of an edit that was not confirmed on held-out prompts."""
     facts = edit.facts
     return (
         f"On the search's own prompts (not held out): {facts.get('refusals')} of "
-        f"{facts.get('prompts')} target prompts refused, KL {facts.get('kl')} nats. {_covered(coverage)}"
+        f"{facts.get('prompts')} target prompts refused, KL {facts.get('kl')} nats."
+        + (f" {_covered(coverage)}" if coverage else "")
     )
 
 

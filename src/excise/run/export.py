@@ -16,11 +16,9 @@ from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
 from excise.model.storage import UNPACKED_ON_A_CPU, describe, packed_as
 from excise.model.writers import Anatomy
-from excise.reproduce.record import Reproduction
 from excise.run import events
 from excise.run.card import model_card
 from excise.run.events import Tell
-from excise.run.reproduction import record_adapter, record_model
 
 
 def require_rewritable(source: ModelSource, quantization: str) -> None:
@@ -60,11 +58,8 @@ def save_model(
     destination: Path,
     figures: str,
     tell: Tell,
-    known: Reproduction | None = None,
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
-
-    known: what `reproduce.json` beside it is to tell, but for the tensors; None writes no such file.
 
     The checkpoint's own files are copied and edited. Where there is no safetensors checkpoint (GGUF,
     old PyTorch files), or one that transformers unpacked while loading (MXFP4, FP8 on a CPU), the model
@@ -77,18 +72,15 @@ def save_model(
     texts = {"README.md": model_card(source, edit, figures, adapter=False)}
     if loaded.chat_template is not None:
         texts["chat_template.jinja"] = loaded.chat_template
-    layout = checkpoint_layout(loaded.model, anatomy)
     bake(
         edit,
-        layout,
+        checkpoint_layout(loaded.model, anatomy),
         source.folder
         if source.has_safetensors and packed_as(source) is None
         else writes_itself(loaded.model, loaded.tokenizer),
         destination,
         texts,
     )
-    if known is not None:
-        record_model(known, destination, edit, loaded.model, anatomy.writers, layout)
     tell(events.Saved("model", str(destination)))
 
 
@@ -99,14 +91,11 @@ def save_model_adapter(
     destination: Path,
     figures: str,
     tell: Tell,
-    known: Reproduction | None = None,
 ) -> None:
-    """Write the edit as a peft adapter to the new folder `destination`, as `save_model` does."""
+    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError."""
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     card = model_card(loaded.source, edit, figures, adapter=True)
     save_adapter(edit, loaded.model, anatomy.writers, loaded.source.name, destination, card)
-    if known is not None:
-        record_adapter(known, destination)
     tell(events.Saved("adapter", str(destination)))
 
 

@@ -18,13 +18,14 @@ from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy
 from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.environment import hardware, versions
-from excise.reproduce.record import Circumstances, Reproduction, read_reproduction
+from excise.reproduce.record import Circumstances, Reproduction
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.directory import set_digest
 from excise.run.events import Tell
 from excise.run.export import save_model, save_model_adapter
 from excise.run.prepare import Prepared, open_model, prepare, settle
+from excise.run.reproduction import record_saved
 from excise.run.search import open_study, search
 from excise.search.bank import edit_of
 from excise.search.space import Candidate, candidate_of, propose_operator
@@ -77,8 +78,8 @@ def rebuild(
     )
     known = _known(recorded, loaded, candidate, anatomy, no_hardware=no_hardware)
     save = save_model if recorded.made == "model" else save_model_adapter
-    save(loaded, anatomy, edit, destination, known.figures, tell, known)
-    return read_reproduction(destination)
+    save(loaded, anatomy, edit, destination, known.figures, tell)
+    return record_saved(known, destination, edit, loaded, anatomy)
 
 
 def _settings(recorded: Reproduction, given: Mapping[str, object]) -> Settings:

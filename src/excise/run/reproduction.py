@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.edit.edit import Edit
-from excise.edit.layout import Layout
+from excise.edit.layout import checkpoint_layout
 from excise.edit.matrices import MatrixOperators, parts
 from excise.errors import RunError
+from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
 from excise.model.weights import dense
-from excise.model.writers import Writer
+from excise.model.writers import Anatomy, Writer
 from excise.reproduce.environment import versions
 from excise.reproduce.fingerprint import fingerprints
 from excise.reproduce.record import (
@@ -36,6 +36,7 @@ def reproduction_of(
     directory: RunDirectory,
     source: ModelSource,
     number: int,
+    made: Literal["model", "adapter"],
     figures: str,
     *,
     hardware: bool = True,
@@ -63,7 +64,7 @@ def reproduction_of(
     writers = len(dict.fromkeys(edit.writers))
     return Reproduction(
         format=FORMAT,
-        made="model",
+        made=made,
         model=Original(name=source.name, revision=source.revision, digest=source.digest),
         seed=identity["settings"]["seed"],
         settings=identity["settings"],
@@ -91,44 +92,33 @@ def reproduction_of(
     )
 
 
-def record_model(
-    known: Reproduction,
-    folder: Path,
-    edit: Edit,
-    model: PreTrainedModel,
-    writers: Iterable[Writer],
-    layout: Layout,
-) -> None:
-    """Write `reproduce.json` beside an edited model: one change for each writer. Raises SaveError.
+def record_saved(
+    known: Reproduction, folder: Path, edit: Edit, loaded: LoadedModel, anatomy: Anatomy
+) -> Reproduction:
+    """Write `reproduce.json` beside what was saved in `folder` (`known.made`): `known` and the tensors.
 
-    model: the unedited one; layout: where the checkpoint stores each of `writers`.
+    loaded: the unedited model. Of an adapter every tensor is a change by itself; of a model, what a writer
+    is stored as is one. Raises SaveError.
     """
-    stored_as = {
-        writer: tuple(name for one in layout[writer] for name in _spellings(one.name))
-        for writer in edit.changed
-    }
-    wanted = {name for names in stored_as.values() for name in names}
-    tensors = fingerprints(folder, wanted.__contains__)
-    changes = tuple(
-        Change(
-            tensors=tuple(name for name in stored_as[writer.name] if name in tensors),
-            size=change_size(edit, model, writer),
-        )
-        for writer in writers
-        if writer.name in stored_as
-    )
-    whole = known.model_copy(update={"made": "model", "tensors": tensors, "changes": changes})
-    whole.save(folder / NAME)
-
-
-def record_adapter(known: Reproduction, folder: Path) -> None:
-    """Write `reproduce.json` beside an adapter, whose every tensor is a change. Raises SaveError."""
-    tensors = fingerprints(folder, lambda name: True)
-    changes = tuple(
-        Change(tensors=(name,), size=stored.norm or 0.0) for name, stored in tensors.items()
-    )
-    whole = known.model_copy(update={"made": "adapter", "tensors": tensors, "changes": changes})
-    whole.save(folder / NAME)
+    if known.made == "adapter":
+        tensors = fingerprints(folder, lambda name: True)
+        changes = [Change(tensors=(name,), size=one.norm or 0.0) for name, one in tensors.items()]
+    else:
+        layout = checkpoint_layout(loaded.model, anatomy)
+        stored_as = {
+            writer: tuple(name for one in layout[writer] for name in _spellings(one.name))
+            for writer in edit.changed
+        }
+        wanted = {name for names in stored_as.values() for name in names}
+        tensors = fingerprints(folder, wanted.__contains__)
+        changes = [
+            Change(tensors=names, size=change_size(edit, loaded.model, writer))
+            for writer in anatomy.writers
+            if (names := tuple(n for n in stored_as.get(writer.name, ()) if n in tensors))
+        ]
+    record = known.model_copy(update={"tensors": tensors, "changes": tuple(changes)})
+    record.save(folder / NAME)
+    return record
 
 
 def change_size(edit: Edit, model: PreTrainedModel, writer: Writer) -> float:
