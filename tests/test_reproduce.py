@@ -18,6 +18,7 @@ from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare
 from excise.reproduce.fingerprint import fingerprints, sketch
 from excise.reproduce.record import Reproduction, read_reproduction
+from excise.run.rebuild import settings_of
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -69,6 +70,7 @@ def test_the_record_says_what_the_model_was_made_from(saved: Path, model_folder:
     assert record.circumstances.hardware is not None
     assert record.circumstances.hardware["threads"] == torch.get_num_threads()
     assert "held-out prompts" in record.figures
+    assert "in the worst of 4 layers" in record.figures
 
 
 def test_hardware_is_left_out_on_request(saved: Path, small: list[str], tmp_path: Path) -> None:
@@ -299,6 +301,9 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     assert f"the target train prompts ({train})" in line
     assert "control" not in line
     assert "the model" not in said("--from", str(model_folder))
+    model.rename(tmp_path / "elsewhere")
+    assert "no such folder" in (line := said())
+    assert line.endswith("if the model has moved, say where it lies now (--from MODEL)")
     # Prompts that only the search saw do not matter.
     Path(flags["control_search"]).write_text("other words\nand more\n")
     now = ["--from", str(model_folder), "--target-train", str(tmp_path / "moved.txt")]
@@ -306,6 +311,22 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     out = capsys.readouterr().out
     assert "not those of then, but not needed: the control search prompts" in out
     assert "Same: all " in out
+
+
+def test_what_came_from_the_hub_is_read_at_the_recorded_commit(saved: Path) -> None:
+    record = loaded(saved / "adapter" / "reproduce.json")
+    record["settings"]["target_train"] = {"source": "owner/set", "split": "train[:8]"}
+    record["prompts"]["target"]["train"]["revision"] = "abc"
+    record["model"] |= {"name": "owner/model", "revision": "def"}
+    then = Reproduction.model_validate(record)
+    settings = settings_of(then, {})
+    assert settings.target_train is not None
+    assert (settings.target_train.source, settings.target_train.revision) == ("owner/set", "abc")
+    assert (settings.model, settings.revision) == ("owner/model", "def")
+    assert settings.dtypes == ("float32",)
+    now = settings_of(then, {"target_train": "mine.txt", "model": "./here", "control": "all.txt"})
+    assert (str(now.target_train), now.model, now.revision) == ("mine.txt", "./here", None)
+    assert (str(now.control), now.control_train) == ("all.txt", None)
 
 
 def test_a_record_that_is_missing_damaged_or_of_another_kind(

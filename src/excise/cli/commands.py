@@ -173,9 +173,7 @@ REPRODUCE = Command(
     | {"target", "control", "no_hardware", "json_lines"},
     (
         OwnFlag("from", "MODEL", "Where the original model lies now, if it has moved."),
-        OwnFlag(
-            "--repeat-search", "", "Search again too, instead of taking the trial's parameters."
-        ),
+        OwnFlag("repeat-search", "", "Search again too, instead of taking the trial's parameters."),
     ),
 )
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))

@@ -11,6 +11,7 @@ from excise.cli.export_command import write
 from excise.cli.screen import Screen, screen_for
 from excise.cli.session import Ask
 from excise.cli.stored import StoredRun, open_named
+from excise.config import flag_name
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
@@ -38,9 +39,10 @@ def upload(
     if form is not None and form not in _FORMS:
         raise SettingsError(f"--as={form}: must be one of {', '.join(_FORMS)}")
     run = open_named(word, flags, environment)
-    if run is None and (form is not None or "select" in flags):
-        name = "--as" if form is not None else "--select"
-        raise SettingsError(f"{name}: {word} is no run, but what it holds is uploaded as it is")
+    of_runs = [flag_name(field) for field in flags if field not in ("yes", "json_lines")]
+    of_runs += ["--as"] if form is not None else []
+    if run is None and of_runs:
+        raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
     attended = sys.stdin.isatty() and not (flags.get("yes") or flags.get("json_lines"))
     token = _token(ask_secretly if attended else None)
 

@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial
 
 from excise.config import Settings, gather
 from excise.engine.device import input_device
-from excise.errors import PromptError, ReproductionError
+from excise.errors import ModelError, PromptError, ReproductionError
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy
@@ -50,14 +50,19 @@ def rebuild(
     Raises ReproductionError if model or prompts are not those of then, naming which; or
     SettingsError, SaveError.
     """
-    settings = _settings(recorded, given)
+    settings = settings_of(recorded, given)
     try:
         prompts = load_parts(settings)
     except PromptError as error:
         raise ReproductionError(
             f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
         ) from error
-    source = resolve(settings.model, settings.revision)
+    try:
+        source = resolve(settings.model, settings.revision)
+    except ModelError as error:
+        raise ReproductionError(
+            f"{error}; if the model has moved, say where it lies now (--from MODEL)"
+        ) from error
     _require_unmoved(recorded, source, prompts, tell, all_parts=repeat_search)
     if repeat_search:
         prepared = _searched(recorded, settings, destination, tell)
@@ -82,7 +87,7 @@ def rebuild(
     return record_saved(known, destination, edit, loaded, anatomy)
 
 
-def _settings(recorded: Reproduction, given: Mapping[str, object]) -> Settings:
+def settings_of(recorded: Reproduction, given: Mapping[str, object]) -> Settings:
     """The recorded settings, with what the run found out by itself as if it had been given."""
     settings: dict[str, Any] = dict(recorded.settings)
     then = recorded.circumstances
