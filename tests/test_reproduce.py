@@ -368,6 +368,7 @@ def test_a_run_of_an_older_excise_is_told_how_to_record_it(
     (tmp_path / "run" / "result.json").write_text(json.dumps(record))
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
     assert "open it once more with the command that made it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_different_edit_has_the_exit_status_of_one(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
@@ -43,18 +42,15 @@ def write(
         require_rewritable(source, settings.quantization)
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
+    hardware = not settings.no_hardware
+    known = reproduction_of(run.directory, source, number, "model", text, hardware=hardware)
     loaded, _ = load_runner(settings, source, screen)
     anatomy = examine(loaded.model, settings.writers)
     screen(events.Note(f"exporting trial {number}"))
-
-    def record(folder: Path, made: Literal["model", "adapter"]) -> None:
-        hardware = not settings.no_hardware
-        known = reproduction_of(run.directory, source, number, made, text, hardware=hardware)
-        record_saved(known, folder, edit, loaded, anatomy)
-
     if save is not None:
         save_model(loaded, anatomy, edit, save, text, screen)
-        record(save, "model")
+        record_saved(known, save, edit, loaded, anatomy)
     if adapter is not None:
         save_model_adapter(loaded, anatomy, edit, adapter, text, screen)
-        record(adapter, "adapter")
+        as_adapter = known.model_copy(update={"made": "adapter"})
+        record_saved(as_adapter, adapter, edit, loaded, anatomy)
