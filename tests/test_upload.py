@@ -184,7 +184,7 @@ def test_a_repository_with_other_files_is_left_alone_unless_told_to_replace_them
 ) -> None:
     hub.make(NAME, private=False, files=OLD)
     reasons: list[str] = []
-    line = refused(hub, folder, replace=lambda reason: bool(reasons.append(reason)))
+    line = refused(hub, folder, public=True, replace=lambda reason: bool(reasons.append(reason)))
     assert line == (
         f"{NAME} holds 3 files already (config.json, model.safetensors, notes.txt), and not those that "
         "are to be uploaded; --force replaces them"
@@ -193,7 +193,7 @@ def test_a_repository_with_other_files_is_left_alone_unless_told_to_replace_them
     assert hub.files(NAME) == OLD
     assert hub.stored == []
 
-    told = send(hub, folder, replace=lambda reason: True)
+    told = send(hub, folder, public=True, replace=lambda reason: True)
     assert hub.files(NAME) == visible(folder)
     assert hub.commits[NAME] == [{*visible(folder), "-model.safetensors", "-notes.txt"}]
     assert (hub.repositories[f"models/{NAME}"].folder / ".gitattributes").is_file()
@@ -211,6 +211,18 @@ def test_a_repository_that_holds_the_very_files_is_done(hub: UploadStandIn, fold
     # One byte, at the same size, is another file.
     (folder / "config.json").write_text('{"model_type": "llamb"}')
     assert "holds 5 files already" in refused(hub, folder)
+
+
+def test_a_public_repository_takes_nothing_that_was_not_called_public(
+    hub: UploadStandIn, folder: Path
+) -> None:
+    hub.make(NAME, private=False)
+    line = refused(hub, folder)
+    assert (
+        "is public, and everybody will see what is uploaded; give --public if that is meant" in line
+    )
+    assert hub.stored == []
+    assert hub.commits == {}
 
 
 def test_public_does_not_open_what_is_private(hub: UploadStandIn, folder: Path) -> None:

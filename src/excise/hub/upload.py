@@ -58,6 +58,7 @@ def upload(
 ) -> None:
     """Make `repository` hold exactly the files of `what`. It is made, private unless `public`, if it is new.
 
+    public: whether everybody may see them; a repository that is public already is refused without it.
     replace: asked, with the reason, whether files that are there and differ may be replaced and removed
     (they stay in the repository's history).
     Raises HubError in one line that says what failed and what to do; nothing is visible then. The token
@@ -107,6 +108,11 @@ class _Sender:
         with self.step("checking README.md"):
             _check_card(what)
         if found is not None:
+            if not (public or found.private):
+                raise HubError(
+                    f"{self.name} is public, and everybody will see what is uploaded; give --public if that "
+                    "is meant, or take another name"
+                )
             if public and found.private:
                 tell(
                     events.Note(
