@@ -44,6 +44,8 @@ class Repository:
 class HubStandIn:
     """The server, in a thread of its own; a context manager."""
 
+    handler: type[BaseHTTPRequestHandler]
+
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         """"models/owner/name" or "datasets/owner/name" to what is served."""
@@ -53,7 +55,7 @@ class HubStandIn:
         """Method and path (without the query) of every request so far."""
         hub = self
 
-        class Handler(_Handler):
+        class Handler(self.handler):  # type: ignore[name-defined,misc]
             stand_in = hub
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -253,3 +255,6 @@ def _tree(
 
 def _digest(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
+
+
+HubStandIn.handler = _Handler

@@ -35,5 +35,9 @@ class SaveError(ExciseError):
     """A model, adapter or edit that could not be written. Nothing half-written is left behind."""
 
 
+class ReproductionError(ExciseError):
+    """A saved model that cannot be made again: its record is damaged, or what it was made from has moved."""
+
+
 class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""

@@ -59,9 +59,18 @@ SEARCH = Group(
     ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir", "yes"),
 )
 SCORES = Group("Scoring", ("max_new_tokens", "batch_size", "response_prefix", "markers"))
-RESULT = Group("The result", ("select", "save", "adapter", "json_lines"))
+RESULT = Group("The result", ("select", "save", "adapter", "no_hardware", "json_lines"))
 
 GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
+
+
+@dataclass(frozen=True)
+class OwnFlag:
+    """A flag that one command alone takes. name: as typed, without dashes. metavar: empty for a switch."""
+
+    name: str
+    metavar: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Command:
     """A command of the command line.
 
     usage: its words, as in the help text. least, most: how many words it takes after its name.
-    fields: the settings that have a flag here.
+    fields: the settings that have a flag here. own: flags that are no settings.
     """
 
     name: str
@@ -78,6 +87,7 @@ class Command:
     least: int
     most: int
     fields: frozenset[str]
+    own: tuple[OwnFlag, ...] = ()
 
 
 def _all_fields() -> frozenset[str]:
@@ -112,6 +122,7 @@ EVALUATE = Command(
     0,
     1,
     _LOADING | set(PROMPTS.fields) | set(SCORES.fields) | {"seed", "json_lines"},
+    (OwnFlag("against", "ORIGINAL", "The model to compare with; required."),),
 )
 BENCH = Command(
     "bench",
@@ -149,10 +160,49 @@ EXPORT = Command(
     1,
     _LOADING | set(RESULT.fields),
 )
+UPLOAD = Command(
+    "upload",
+    "RUN[:TRIAL]|DIR --to OWNER/NAME",
+    "put a saved model or adapter, or a run's edit, on the hub",
+    1,
+    1,
+    _LOADING | {"writers", "select", "no_hardware", "yes", "json_lines"},
+    (
+        OwnFlag("to", "OWNER/NAME", "The repository; it is made if there is none. Required."),
+        OwnFlag("as", "model|adapter", "What to write of a run. Default: model."),
+        OwnFlag("public", "", "Make the new repository public; private without it."),
+        OwnFlag("force", "", "Replace what the repository holds already."),
+    ),
+)
+REPRODUCE = Command(
+    "reproduce",
+    "FILE DIR",
+    "make a saved model again from its reproduce.json, and compare the two",
+    2,
+    2,
+    (_LOADING - {"revision", "dtype", "dtypes", "quantization", "system_prompt"})
+    | set(PROMPTS.fields[2:8])
+    | {"target", "control", "no_hardware", "json_lines"},
+    (
+        OwnFlag("from", "MODEL", "Where the original model lies now, if it has moved."),
+        OwnFlag("repeat-search", "", "Search again too, instead of taking the trial's parameters."),
+    ),
+)
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
 NAMED = {
     command.name: command
-    for command in (DEMO, INSPECT, BENCH, EVALUATE, COMPARE, CHAT, EXPORT, RUNS)
+    for command in (
+        DEMO,
+        INSPECT,
+        BENCH,
+        EVALUATE,
+        COMPARE,
+        CHAT,
+        EXPORT,
+        UPLOAD,
+        REPRODUCE,
+        RUNS,
+    )
 }
 """The commands that have a name; any other first word is a model."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.text import Text
 
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import StoredRun, open_stored
+from excise.cli.stored import StoredRun, open_run_named
 from excise.cli.tables import differences_table
 from excise.config import Settings
 from excise.errors import RunError, SettingsError
@@ -23,7 +22,7 @@ def compare(
     """Compare RUN[:TRIAL] with another; returns the exit status."""
     as_json = bool(flags.get("json_lines"))
     loading = {name: value for name, value in flags.items() if name != "json_lines"}
-    first, second = (_opened(word, loading, environment) for word in words)
+    first, second = (open_run_named(word, loading, environment) for word in words)
     source = first.source()
     if second.directory.identity()["model_digest"] != source.digest:
         raise RunError(
@@ -40,13 +39,6 @@ def compare(
             screen.show(differences_table(names[0], names[1], found))
             screen.show(Text(_verdict([one.what for one in found if one.differs])))
     return 0
-
-
-def _opened(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> StoredRun:
-    path, _, trial = word.rpartition(":")
-    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
-        return open_stored(Path(path), {**flags, "select": trial}, environment)
-    return open_stored(Path(word), flags, environment)
 
 
 def _settings(run: StoredRun, flags: Mapping[str, object]) -> Settings:

@@ -157,3 +157,22 @@ def _(event: events.SeedsCompared) -> tuple[Line, ...]:
 @describe.register
 def _(event: events.Saved) -> tuple[Line, ...]:
     return (Line("saved", f"{event.what}: {event.path}"),)
+
+
+@describe.register
+def _(event: events.UploadStarted) -> tuple[Line, ...]:
+    text = f"{plural(event.files, 'file')}, {size(event.bytes)}, to {event.repository}"
+    return (Line("upload", text),)
+
+
+@describe.register
+def _(event: events.FileUploaded) -> tuple[Line, ...]:
+    share = event.done / event.total if event.total else 1.0
+    return (Line("", f"{event.name} · {size(event.bytes)} · {share:.0%}"),)
+
+
+@describe.register
+def _(event: events.Uploaded) -> tuple[Line, ...]:
+    what = "already there" if event.unchanged else "uploaded"
+    who = "private" if event.private else "public"
+    return (Line(what, f"{event.url} ({who}), commit {event.commit[:12]}"),)

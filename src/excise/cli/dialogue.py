@@ -117,7 +117,7 @@ class Dialogue:
         if not (typed or str(_MORE)).isdecimal() or typed == "0":
             self._say(f"{typed}: not a number of trials", "yellow")
             return
-        self._session.search(len(self._session.study.points()) + int(typed or _MORE))
+        self._session.search(self._session.study.done() + int(typed or _MORE))
         # A trial that was chosen may have left the front; the choice is made anew.
         self._outcome = None
         self._session.show_front()

@@ -1,6 +1,7 @@
 """The entry point: parse the command line, call the command, turn errors into a line and a status.
 
-Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted. Each command is imported when it
+Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted; those of `excise reproduce` are in
+docs/reproduce.md. Each command is imported when it
 is called, so that `--help` never waits for PyTorch.
 """
 
@@ -12,7 +13,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
-from excise.cli.commands import BENCH, CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
+from excise.cli.commands import (
+    BENCH,
+    CHAT,
+    COMPARE,
+    DEMO,
+    EVALUATE,
+    EXPORT,
+    INSPECT,
+    REPRODUCE,
+    RUN,
+    RUNS,
+    UPLOAD,
+)
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
@@ -83,7 +96,7 @@ def _evaluate(line: CommandLine) -> int:
     settings = _settings(line)
     from excise.cli.evaluate_command import evaluate
 
-    return evaluate(settings, line.against)
+    return evaluate(settings, _text(line, "against"))
 
 
 def _compare(line: CommandLine) -> int:
@@ -104,6 +117,32 @@ def _export(line: CommandLine) -> int:
     return export(line.words[0], line.flags, os.environ)
 
 
+def _upload(line: CommandLine) -> int:
+    from excise.cli.upload_command import upload
+
+    return upload(
+        line.words[0],
+        line.flags,
+        os.environ,
+        to=_text(line, "to"),
+        form=_text(line, "as"),
+        public="public" in line.own,
+        force="force" in line.own,
+    )
+
+
+def _reproduce(line: CommandLine) -> int:
+    from excise.cli.reproduce_command import reproduce
+
+    return reproduce(
+        line.words[0],
+        line.words[1],
+        line.flags,
+        original=_text(line, "from"),
+        repeat_search="repeat-search" in line.own,
+    )
+
+
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
@@ -119,6 +158,8 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     COMPARE.name: _compare,
     CHAT.name: _chat,
     EXPORT.name: _export,
+    UPLOAD.name: _upload,
+    REPRODUCE.name: _reproduce,
     RUNS.name: _runs,
 }
 
@@ -127,6 +168,12 @@ def _settings(line: CommandLine) -> Settings:
     """The settings in force. The model may also stand in the environment or in excise.toml."""
     named: Mapping[str, object] = {"model": line.words[0]} if line.words else {}
     return gather({**line.flags, **named}, os.environ, None)
+
+
+def _text(line: CommandLine, flag: str) -> str | None:
+    """The value of a flag that is no setting and takes one; None if it was not given."""
+    value = line.own.get(flag)
+    return None if value is None else str(value)
 
 
 def _say(message: str) -> None:

@@ -7,22 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from excise.cli.commands import EVALUATE, NAMED, RUN, Command
+from excise.cli.commands import NAMED, RUN, Command, OwnFlag
 from excise.config import flag_name, flags
 from excise.config.explain import did_you_mean
 from excise.errors import SettingsError
 
-_OWN_FLAGS = ("--help", "--version", "--against")
+_EVERYWHERE = ("--help", "--version")
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was typed. words: those after the command's name. flags: field to value, given ones only."""
+    """What was typed.
+
+    words: those after the command's name. flags: field to value, given ones only. own: the command's own
+    flags, likewise; True for a switch.
+    """
 
     command: Command
     words: tuple[str, ...]
     flags: Mapping[str, object]
-    against: str | None
+    own: Mapping[str, str | bool]
     help: bool
     version: bool
 
@@ -45,20 +49,27 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         for flag in flags()
         if flag.field != "model" and (value := getattr(namespace, flag.field)) is not None
     }
+    own = {
+        one.name: value
+        for one in _own_flags()
+        if (value := getattr(namespace, one.name)) is not None
+    }
     if not (namespace.help or namespace.version):
         if unknown:
             _reject_flag(unknown[0], command)
         for field in typed:
             if field not in command.fields:
                 raise SettingsError(f"{flag_name(field)}: excise {command.name} takes no such flag")
-        if namespace.against is not None and command is not EVALUATE:
-            raise SettingsError("--against: only excise evaluate takes it")
+        for name in own:
+            if name not in {one.name for one in command.own}:
+                takers = [one.name for one in NAMED.values() if name in {f.name for f in one.own}]
+                raise SettingsError(f"--{name}: only excise {', '.join(takers)} takes it")
         _check_words(words, command)
     return CommandLine(
         command=command,
         words=tuple(words if command is RUN else words[1:]),
         flags=typed,
-        against=namespace.against,
+        own=own,
         help=namespace.help,
         version=namespace.version,
     )
@@ -69,7 +80,11 @@ def _parser() -> _Parser:
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
-    parser.add_argument("--against")
+    for own in _own_flags():
+        if own.metavar:
+            parser.add_argument(f"--{own.name}", dest=own.name)
+        else:
+            parser.add_argument(f"--{own.name}", dest=own.name, action="store_true", default=None)
     for flag in flags():
         if flag.field == "model":
             continue
@@ -80,9 +95,15 @@ def _parser() -> _Parser:
     return parser
 
 
+def _own_flags() -> Sequence[OwnFlag]:
+    """The flags of all commands that are no settings, each name once."""
+    return list({flag.name: flag for command in NAMED.values() for flag in command.own}.values())
+
+
 def _reject_flag(typed: str, command: Command) -> NoReturn:
     name = typed.split("=", 1)[0]
-    known = [flag_name(field) for field in command.fields] + list(_OWN_FLAGS)
+    known = [flag_name(field) for field in command.fields]
+    known += [f"--{one.name}" for one in command.own] + list(_EVERYWHERE)
     raise SettingsError(f"{name}: no such flag{did_you_mean(name, sorted(known))}")
 
 

@@ -88,6 +88,11 @@ def make_console(*, to_errors: bool = False) -> Console:
 
 def make_screen(settings: Settings) -> Screen:
     """The screen that the settings ask for."""
+    return screen_for(json_lines=settings.json_lines)
+
+
+def screen_for(*, json_lines: bool) -> Screen:
+    """JSON lines for programs, or lines for people."""
     from excise.cli.render import Renderer
 
-    return JsonLines() if settings.json_lines else Renderer(make_console())
+    return JsonLines() if json_lines else Renderer(make_console())

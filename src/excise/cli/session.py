@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
@@ -15,6 +16,7 @@ from excise.run.figures import HeldOut
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome
+from excise.run.reproduction import record_saved, reproduction_of
 from excise.run.search import search
 from excise.search.front import Point, pareto_front
 from excise.search.study import Study
@@ -81,6 +83,23 @@ class Session:
         """The edit of a chosen trial."""
         return self.prepared.directory.edit(outcome.trial)
 
+    def _figures(self, outcome: Outcome) -> str:
+        return figures_of(outcome, self.prepared.coverage.per_layer)
+
+    def _record(
+        self, outcome: Outcome, destination: Path, made: Literal["model", "adapter"]
+    ) -> None:
+        prepared = self.prepared
+        known = reproduction_of(
+            prepared.directory,
+            prepared.loaded.source,
+            outcome.trial,
+            made,
+            self._figures(outcome),
+            hardware=not prepared.settings.no_hardware,
+        )
+        record_saved(known, destination, self.edit(outcome), prepared.loaded, prepared.anatomy)
+
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
         save_model(
@@ -88,9 +107,10 @@ class Session:
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            figures_of(outcome),
+            self._figures(outcome),
             self.screen,
         )
+        self._record(outcome, destination, "model")
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
@@ -99,6 +119,7 @@ class Session:
             self.prepared.anatomy,
             self.edit(outcome),
             destination,
-            figures_of(outcome),
+            self._figures(outcome),
             self.screen,
         )
+        self._record(outcome, destination, "adapter")

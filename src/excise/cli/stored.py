@@ -72,6 +72,29 @@ def open_stored(
     return StoredRun(directory, gather({**stored, **flags}, environment, None))
 
 
+def open_run_named(
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
+) -> StoredRun:
+    """RUN or RUN:TRIAL, with TRIAL a number, knee or fewest. Raises RunError if there is no such run."""
+    path, _, trial = word.rpartition(":")
+    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
+        return open_stored(Path(path).expanduser(), {**flags, "select": trial}, environment)
+    return open_stored(Path(word).expanduser(), flags, environment)
+
+
+def open_named(
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
+) -> StoredRun | None:
+    """The same, or None if `word` names no run but may name a folder of another kind."""
+    path = Path(word).expanduser()
+    if path.is_dir() and not (path / "run.json").is_file():
+        return None
+    before, _, _ = word.rpartition(":")
+    if not path.exists() and not (before and Path(before).expanduser().is_dir()):
+        raise RunError(f"{word}: no such run or folder")
+    return open_run_named(word, flags, environment)
+
+
 def front_of(record: Mapping[str, Any]) -> list[Point]:
     """The front that a record holds, fewest refusals first."""
     trials = {trial["number"]: trial for trial in record["trials"]}
@@ -85,5 +108,5 @@ def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
     """What is known of a trial: held-out figures if it is the one that was chosen."""
     outcome = outcome_of(record)
     if outcome is None or outcome.trial != number:
-        return search_figures_of(edit)
-    return figures_of(outcome)
+        return search_figures_of(edit, record["coverage"])
+    return figures_of(outcome, record["coverage"])

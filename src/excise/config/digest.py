@@ -27,6 +27,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "select",
         "save",
         "adapter",
+        "no_hardware",
         "yes",
         "json_lines",
         "config_only",

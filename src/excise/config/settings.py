@@ -198,6 +198,9 @@ class Settings(BaseModel):
         description="Save the edit as an adapter here.",
         json_schema_extra=_metavar("DIR"),
     )
+    no_hardware: bool = Field(
+        default=False, description="Leave what the run was made on out of its record."
+    )
     yes: bool = Field(default=False, description="Ask nothing; take the default answer.")
     json_lines: bool = Field(
         default=False, description="Progress as JSON lines on standard output."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from excise import __version__
 from excise.edit.edit import Edit
 from excise.kinds import FACTS
 from excise.model.source import ModelSource
+from excise.run.front_matter import OriginalCard, front_matter, original_card
 from excise.run.record import Outcome
 from excise.scores.interval import counted
 
@@ -34,8 +36,8 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
     ]
 
 
-def figures_of(outcome: Outcome) -> str:
-    """The same as a Markdown table."""
+def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
+    """The same as a Markdown table, and the `coverage` of each layer in words if it is known."""
     return "\n".join(
         (
             "| held-out prompts, never seen by the search (95 % intervals) | original | edited |",
@@ -43,16 +45,26 @@ def figures_of(outcome: Outcome) -> str:
             *(f"| {what} | {before} | {after} |" for what, before, after in rows_of(outcome)),
             "",
             "Refusals are phrases in greedy answers; KL is KL(original ‖ edited), on control prompts.",
+            *((_covered(coverage),) if coverage else ()),
         )
     )
 
 
-def search_figures_of(edit: Edit) -> str:
+def search_figures_of(edit: Edit, coverage: Sequence[float] = ()) -> str:
     """What the search measured of an edit that was not confirmed on held-out prompts."""
     facts = edit.facts
     return (
         f"On the search's own prompts (not held out): {facts.get('refusals')} of "
         f"{facts.get('prompts')} target prompts refused, KL {facts.get('kl')} nats."
+        + (f" {_covered(coverage)}" if coverage else "")
+    )
+
+
+def _covered(coverage: Sequence[float]) -> str:
+    worst = min(range(len(coverage)), key=coverage.__getitem__)
+    return (
+        f"Coverage, the share of what a layer writes that the edited matrices write: {coverage[worst]:.3f} "
+        f"in the worst of {len(coverage)} layers (layer {worst}); 1 is all."
     )
 
 
@@ -76,35 +88,26 @@ def _reservations(edit: Edit) -> str:
 
 
 def model_card(source: ModelSource, edit: Edit, figures: str, *, adapter: bool) -> str:
-    """Text of the README.md that goes with an edited model or an adapter."""
+    """Text of the README.md that goes with an edited model or an adapter; the original's card is its end."""
     edited, writers = len(edit.changed), len(set(edit.writers))
     facts = FACTS[edit.kind]
     rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
     form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
     parameters = "\n".join(f"- `{name}`: {value}" for name, value in edit.parameters.items())
-    tag = "adapter" if adapter else "finetune"
-    # A path on somebody's disk is no model id, and the hub rejects cards that name one.
-    base = (
-        ""
-        if source.revision is None
-        else f"base_model: {source.name}\nbase_model_relation: {tag}\n"
-    )
-    return f"""---
-library_name: {"peft" if adapter else "transformers"}
-{base}tags:
-- excise
-- directional-ablation
----
+    original = original_card(source)
+    # Folders of somebody's disk are nobody else's concern.
+    name = source.name if source.revision else Path(source.name).name
+    return f"""{front_matter(original, source, adapter=adapter)}
 
-# An edited model
+# {name}, edited
 
-This is {form} **{source.name}**{f" (revision `{source.revision}`)" if source.revision else ""}.
+This is {form} **{name}**{f" (revision `{source.revision}`)" if source.revision else ""}.
 Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
 behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
 {edit.kind} kind: {facts.text} ({facts.source}).
 
-Nothing was trained. Safety behaviour of the original may be weakened or gone; test it before you rely on
-it. The licence and the terms of the original apply.{_reservations(edit)}
+Nothing was trained. **Safety behaviour of the original may be weakened or gone; test it before you rely on
+it.** {_terms(original)}{_reservations(edit)}
 
 ## What it measured
 
@@ -113,4 +116,32 @@ it. The licence and the terms of the original apply.{_reservations(edit)}
 ## How it was made
 
 {parameters}
+
+`reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
+reproduce.json DIR`.
+{_original_text(original, name)}"""
+
+
+def _terms(original: OriginalCard | None) -> str:
+    licence = original.licence if original else None
+    named = f"licence of the original, {licence}," if licence else "licence of the original"
+    return f"The {named} and its terms apply."
+
+
+def _original_text(original: OriginalCard | None, name: str) -> str:
+    if original is None or not original.text:
+        return ""
+    unreadable = (
+        f" Its front matter could not be read ({original.unreadable})."
+        if original.unreadable
+        else ""
+    )
+    return f"""
+---
+
+# The original's card
+
+What follows is the card of {name} as it was. Its figures and claims are of the unedited model.{unreadable}
+
+{original.text}
 """

@@ -13,6 +13,7 @@ from excise.config import Settings, differences, settings_digest, study_settings
 from excise.edit.edit import Edit, load_edit
 from excise.errors import RunError
 from excise.files import replacing
+from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
 
 FORMAT = 3
@@ -111,9 +112,17 @@ def prompts_digest(prompts: PromptParts) -> str:
     digest = hashlib.sha256()
     for parts in (prompts.target, prompts.control):
         for part in (parts.train, parts.search, parts.held_out):
-            lines = [[prompt.system_prompt, prompt.text] for prompt in part.prompts]
-            digest.update(json.dumps(lines).encode())
+            digest.update(_canonical(part))
     return digest.hexdigest()[:16]
+
+
+def set_digest(prompts: PromptSet) -> str:
+    """SHA-256 over the prompts of one set, in order: 64 hexadecimal digits."""
+    return hashlib.sha256(_canonical(prompts)).hexdigest()
+
+
+def _canonical(prompts: PromptSet) -> bytes:
+    return json.dumps([[one.system_prompt, one.text] for one in prompts.prompts]).encode()
 
 
 def open_run(settings: Settings, model_digest: str, prompts: str) -> RunDirectory:

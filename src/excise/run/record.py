@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
-from excise.run.directory import FORMAT, write_json
+from excise.engine.device import input_device
+from excise.reproduce.environment import hardware, versions
+from excise.run.directory import FORMAT, set_digest, write_json
 from excise.scores.interval import Estimate
 from excise.search.front import Point
 from excise.search.study import Record
@@ -77,6 +79,7 @@ def write_result(
         "dtype": prepared.loaded.dtype,
         "batch_size": prepared.runner.slots,
         "candidates": prepared.candidates,
+        "circumstances": _circumstances(prepared),
         "coverage": list(prepared.coverage.per_layer),
         "uncovered": dict(prepared.coverage.suspects),
         "prompts": _origins(prepared),
@@ -128,7 +131,12 @@ def _answered(stored: Mapping[str, Any]) -> Answered:
 def _origins(prepared: Prepared) -> Mapping[str, object]:
     return {
         kind: {
-            part: {"origin": prompts.origin, "revision": prompts.revision, "prompts": len(prompts)}
+            part: {
+                "origin": prompts.origin,
+                "revision": prompts.revision,
+                "prompts": len(prompts),
+                "digest": set_digest(prompts),
+            }
             for part, prompts in (
                 ("train", parts.train),
                 ("search", parts.search),
@@ -140,6 +148,18 @@ def _origins(prepared: Prepared) -> Mapping[str, object]:
             ("control", prepared.prompts.control),
         )
     }
+
+
+def _circumstances(prepared: Prepared) -> Mapping[str, object]:
+    known: dict[str, object] = {
+        "search": prepared.settings.search,
+        "rows": prepared.runner.rows,
+        "response_prefix": prepared.runner.chat.response_prefix,
+        "versions": versions(),
+    }
+    if not prepared.settings.no_hardware:
+        known["hardware"] = hardware(input_device(prepared.loaded.model))
+    return known
 
 
 def _counts(answered: Answered, outcome: Outcome) -> dict[str, object]:

@@ -1,0 +1,131 @@
+"""How far another machine's rounding moves an edit: what `excise reproduce` allows is measured here.
+
+    python -m bench.rounding [--prompts 100] [--dtype float32]
+
+The operators of the closed forms are made several times from the same prompts: with this processor's
+widest instructions, with its plain ones (another order of every sum, as on another machine), and with
+other numbers of prompts a pass. Printed for each kind: the largest and the median ‖ΔW − ΔW'‖ / ‖ΔW‖ over
+writers, where ΔW = u (vᵀ W) is what strength 1 takes off a writer's matrix W.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bench.machine import described
+
+KINDS = ("discriminant_weighted", "orthogonal")
+"""One kind of statistics only: of several, second moments may be sketched, and a sketch is another one with
+every other number of prompts a pass."""
+RIDGES = (1e-3, 1e-2)
+PLAIN = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+}
+CASES: dict[str, tuple[dict[str, str], int]] = {
+    "as it is": ({}, 32),
+    "again": ({}, 32),
+    "plain instructions": (PLAIN, 32),
+    "7 prompts a pass": ({}, 7),
+}
+
+
+def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
+    """What strength 1 takes off each writer's matrix: [writer, 2, …] as its factors u and vᵀW."""
+    from excise.config import gather
+    from excise.demo.model import materialise
+    from excise.demo.settings import demo_flags
+    from excise.model.source import resolve
+    from excise.model.weights import dense
+    from excise.prompts.splits import load_parts
+    from excise.run.bank import build_bank
+    from excise.run.events import ignore
+    from excise.run.prepare import open_model
+    from excise.search.space import Candidate
+
+    flags = demo_flags(materialise(lambda text: None))
+    for kind in ("target", "control"):
+        flags[f"{kind}_train"] = f"{flags[f'{kind}_train']}[:{prompts}]"
+    flags |= {"kinds": list(KINDS), "batch_size": 32, "dtype": dtype}
+    settings = gather(flags, {}, Path(os.devnull))
+    loaded, anatomy, _, runner = open_model(settings, resolve(settings.model), ignore)
+    runner.rows = rows
+    bank = build_bank(settings, loaded, anatomy, runner, load_parts(settings))
+    found: dict[str, torch.Tensor] = {}
+    for kind, ridge in bank_keys():
+        operator = bank.operator(Candidate(kind, ridge=ridge))  # type: ignore[arg-type]
+        for index, writer in enumerate(anatomy.writers):
+            owner, _, name = writer.tensors[0].name.rpartition(".")
+            weight = dense(loaded.model.get_submodule(owner), name).to(torch.float32)
+            label = kind if ridge is None else f"{kind}, ρ {ridge:g}"
+            found[f"{label}|{index}|u"] = operator.u[index].clone()
+            found[f"{label}|{index}|vW"] = operator.v[index] @ weight
+    return found
+
+
+def bank_keys() -> list[tuple[str, float | None]]:
+    """Kinds, with each ridge that is looked at of those that have one."""
+    from excise.kinds import FACTS
+
+    return [
+        (kind, ridge)
+        for kind in KINDS
+        for ridge in (RIDGES if FACTS[kind].ridge else (None,))  # type: ignore[index]
+    ]
+
+
+def differences(
+    one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
+) -> dict[str, list[float]]:
+    """Relative Frobenius distances of the rank-1 changes, by kind."""
+    result: dict[str, list[float]] = {}
+    for key in (key for key in one if key.endswith("|u")):
+        label, index, _ = key.split("|")
+        pairs = [
+            (each[key].double(), each[f"{label}|{index}|vW"].double()) for each in (one, other)
+        ]
+        (u, a), (w, b) = pairs
+        size = (u @ u) * (a @ a)
+        gap = size + (w @ w) * (b @ b) - 2 * (u @ w) * (a @ b)
+        result.setdefault(label, []).append(float((gap.clamp(min=0) / size).sqrt()))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--child", nargs=2, metavar=("ROWS", "FILE"))
+    given = parser.parse_args()
+    if given.child:
+        torch.save(changes(given.prompts, given.dtype, int(given.child[0])), given.child[1])
+        return
+    print(described())
+    print(f"demonstration model, {given.dtype}, {given.prompts} + {given.prompts} train prompts")
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for index, (environment, rows) in enumerate(CASES.values()):
+            path = f"{folder}/{index}.pt"
+            arguments = ["--prompts", str(given.prompts), "--dtype", given.dtype]
+            subprocess.run(
+                [sys.executable, "-m", "bench.rounding", *arguments, "--child", str(rows), path],
+                env={**os.environ, **environment},
+                check=True,
+            )
+            found.append(torch.load(path))
+        for name, other in list(zip(CASES, found, strict=True))[1:]:
+            for label, values in differences(found[0], other).items():
+                middle = sorted(values)[len(values) // 2]
+                print(f"{name:20} {label:32} largest {max(values):.1e}  median {middle:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`excise upload`: a saved model or adapter, or the edit of a run, to the hub."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from excise.cli.export_command import write
+from excise.cli.screen import Screen, screen_for
+from excise.cli.session import Ask
+from excise.cli.stored import StoredRun, open_named
+from excise.config import flag_name
+from excise.errors import HubError, SaveError, SettingsError
+from excise.hub.folder import examined
+from excise.hub.upload import upload as send
+from excise.reproduce.record import NAME, read_reproduction
+from excise.run import events
+
+_FORMS = ("model", "adapter")
+
+
+def upload(
+    word: str,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    *,
+    to: str | None,
+    form: str | None,
+    public: bool,
+    force: bool,
+    ask: Ask = input,
+    ask_secretly: Ask = getpass.getpass,
+) -> int:
+    """Upload what `word` names, a run or a folder, to the repository `to`. Returns the exit status."""
+    if to is None:
+        raise SettingsError("upload: say where to: --to OWNER/NAME")
+    if form is not None and form not in _FORMS:
+        raise SettingsError(f"--as={form}: must be one of {', '.join(_FORMS)}")
+    run = open_named(word, flags, environment)
+    of_runs = [flag_name(field) for field in flags if field not in ("yes", "json_lines")]
+    of_runs += ["--as"] if form is not None else []
+    if run is None and of_runs:
+        raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
+    attended = sys.stdin.isatty() and not (flags.get("yes") or flags.get("json_lines"))
+    token = _token(ask_secretly if attended else None)
+
+    def replace(reason: str) -> bool:
+        if force or not attended:
+            return force
+        answer = ask(f"{reason}. Replace them? [y]es / [n]o [n]: ").strip().lower()
+        return answer in ("y", "yes")
+
+    with screen_for(json_lines=bool(flags.get("json_lines"))) as screen:
+        folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
+        what = examined(folder)
+        if what.record is None:
+            screen(
+                events.Note(
+                    f"{folder} has no {NAME}: nobody will be able to make it again from its record"
+                )
+            )
+        try:
+            send(what, to, token, screen, public=public, replace=replace)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; nothing is visible at {to} yet; the same command goes on from there"
+            ) from None
+    return 0
+
+
+def _token(ask_secretly: Ask | None) -> str:
+    """The token that huggingface_hub finds, or one that is typed and forgotten. Raises SettingsError.
+
+    There is no flag for it: what stands on a command line is to be seen by everybody on the machine.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import OIDCError
+
+    try:
+        token = get_token()
+    except OIDCError as error:
+        raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {error}") from error
+    if not token and ask_secretly is not None:
+        token = ask_secretly("Token of the hub, with the right to write (it is not kept): ").strip()
+    if not token:
+        raise SettingsError(
+            "upload: no token; set HF_TOKEN in the environment, or log in with: hf auth login"
+        )
+    return token
+
+
+def _written(run: StoredRun, form: str, screen: Screen) -> Path:
+    """The run's edit in a folder of its run directory: as it lies there, or written now.
+
+    It stays there, so that an upload that failed goes on with the same bytes.
+    """
+    number = run.choice()
+    folder = run.directory.path / f"{form}-{number}"
+    if not folder.exists():
+        write(run, number, screen, **{"save" if form == "model" else "adapter": folder})
+        return folder
+    there = read_reproduction(folder) if (folder / NAME).is_file() else None
+    digest = run.directory.identity()["model_digest"]
+    if there is None or (there.made, there.trial.number, there.model.digest) != (
+        form,
+        number,
+        digest,
+    ):
+        raise SaveError(
+            f"{folder}: is not the {form} of trial {number}; move it away, or upload it by its name"
+        )
+    screen(events.Note(f"taking the {form} of trial {number} that lies in {folder}"))
+    return folder

@@ -1,0 +1,157 @@
+"""A folder that is to be uploaded: what it is, which files it has, whether they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from excise.errors import ModelError, SaveError
+from excise.model.load import check_safetensors
+from excise.reproduce.record import NAME, Reproduction, read_reproduction
+
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Files by their names in the repository. contents: of those that are not sent as they lie here."""
+
+    made: Literal["model", "adapter"]
+    files: dict[str, Path]
+    contents: dict[str, bytes]
+    record: Reproduction | None
+
+    def size(self, name: str) -> int:
+        """Bytes that will be sent of a file."""
+        return (
+            len(self.contents[name]) if name in self.contents else self.files[name].stat().st_size
+        )
+
+    def source(self, name: str) -> Path | bytes:
+        """The file, or what is sent in place of it."""
+        return self.contents.get(name, self.files[name])
+
+    def sha256(self, name: str) -> str:
+        """Hash of what is sent, as the hub names large files."""
+        if name in self.contents:
+            return hashlib.sha256(self.contents[name]).hexdigest()
+        with self.files[name].open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def git_hash(self, name: str) -> str:
+        """Hash of what is sent, as git, and so the hub, names small files."""
+        content = self.contents.get(name) or self.files[name].read_bytes()
+        return hashlib.sha1(
+            b"blob %d\0" % len(content) + content, usedforsecurity=False
+        ).hexdigest()
+
+
+def examined(folder: Path) -> Upload:
+    """Look a folder over before anything is sent. Raises SaveError with what is wrong.
+
+    Hidden files stay behind. `reproduce.json` and the adapter's configuration are sent without the folders
+    of this disk that stand in them.
+    """
+    if not folder.is_dir():
+        raise SaveError(f"{folder}: no such folder; give one that excise saved, or a run directory")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in Path(name).parts):
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise SaveError(
+                f"{path}: is a link that leads out of the folder; replace it by the file itself"
+            )
+        if path.is_file():
+            files[name] = path
+    made = _kind(folder, files)
+    _require_whole(folder, files)
+    if "README.md" not in files:
+        raise SaveError(
+            f"{folder}: has no README.md to say what it is; save it with excise, or write one"
+        )
+    record = read_reproduction(folder) if NAME in files else None
+    contents = {} if record is None else {NAME: without_folders(files[NAME])}
+    if made == "adapter":
+        contents |= _base_by_name(files[_ADAPTER[0]])
+    return Upload(made, files, contents, record)
+
+
+def _kind(folder: Path, files: dict[str, Path]) -> Literal["model", "adapter"]:
+    if all(name in files for name in _ADAPTER):
+        return "adapter"
+    weights = [name for name in files if name.endswith(".safetensors")]
+    if "config.json" in files and weights:
+        return "model"
+    raise SaveError(
+        f"{folder}: neither a model (config.json, *.safetensors) nor an adapter ({', '.join(_ADAPTER)})"
+    )
+
+
+def _require_whole(folder: Path, files: dict[str, Path]) -> None:
+    for name, path in files.items():
+        if name.endswith(".safetensors"):
+            try:
+                check_safetensors(path)
+            except ModelError as error:
+                raise SaveError(str(error).replace("download it again", "save it again")) from error
+    if _INDEX in files:
+        try:
+            named = set(
+                json.loads(files[_INDEX].read_text(encoding="utf-8"))["weight_map"].values()
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SaveError(f"{files[_INDEX]}: damaged ({error}); save the model again") from error
+        if absent := sorted(named - files.keys()):
+            raise SaveError(
+                f"{folder}: {absent[0]} is missing, which the index names; save the model again"
+            )
+
+
+def without_folders(path: Path) -> bytes:
+    """A `reproduce.json` in which files and folders of a disk are named by their last part only.
+
+    Where things lie on somebody's disk is nobody else's concern; their digests tell which they were.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    places = sorted(set(_places(content["model"], content["settings"])), key=len, reverse=True)
+    text = path.read_text(encoding="utf-8")
+    for place in places:
+        mine, shown = (
+            json.dumps(one, ensure_ascii=False)[1:-1] for one in (place, Path(place).name)
+        )
+        text = text.replace(mine, shown)
+    return text.encode()
+
+
+def _base_by_name(configuration: Path) -> dict[str, bytes]:
+    """The adapter's configuration with a local base model named by its folder's last part; else nothing."""
+    try:
+        content = json.loads(configuration.read_text(encoding="utf-8"))
+        base = str(content["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SaveError(f"{configuration}: damaged ({error}); save the adapter again") from error
+    if not _is_place(base):
+        return {}
+    content["base_model_name_or_path"] = Path(base).name
+    return {configuration.name: (json.dumps(content, indent=2) + "\n").encode()}
+
+
+def _is_place(name: str) -> bool:
+    """True for what lies on a disk: a hub id has one slash at most, and no such folder lies here."""
+    return "/" in name and (name.count("/") > 1 or Path(name).is_absolute() or Path(name).exists())
+
+
+def _places(model: dict[str, object], settings: dict[str, object]) -> list[str]:
+    """Paths that stand in a record: of a local model, of prompt files, of a chat template."""
+    named = [] if model["revision"] is not None else [model["name"], settings.get("model")]
+    named.append(settings.get("chat_template"))
+    for value in settings.values():
+        if isinstance(value, dict) and "source" in value:
+            named.append(value["source"])
+    return [str(one) for one in named if one and _is_place(str(one))]

@@ -1,0 +1,221 @@
+"""A folder to the hub in one commit: what is large goes first, and nothing is to be seen before all is there.
+
+huggingface_hub's `upload_folder` commits in several parts where a folder is large; readers could then
+load half a model. Here every file is uploaded by `preupload_lfs_files`, which puts content into the hub's
+storage without a commit, and `create_commit` names all of them at once. Begun anew after a failure, the
+client finds what the storage has already (whole files, or parts of them with hf_xet) and leaves it out.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.hf_api import CommitInfo, ModelInfo, RepoSibling
+from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from excise import __version__
+from excise.errors import HubError
+from excise.hub.failures import FAILURES, explained
+from excise.hub.folder import Upload
+from excise.run import events
+from excise.run.events import Tell
+
+_OWN_TO_THE_HUB = frozenset((".gitattributes",))
+"""What a repository holds from the start."""
+_LARGE = 1_000_000
+"""Bytes from which a file is uploaded by itself and told of; smaller ones go with the commit."""
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A repository as it is. head: its commit, if it has one. files: but for the hub's own."""
+
+    head: str | None
+    private: bool
+    files: dict[str, RepoSibling]
+
+
+def upload(
+    what: Upload,
+    repository: str,
+    token: str,
+    tell: Tell,
+    *,
+    public: bool,
+    replace: Callable[[str], bool],
+) -> None:
+    """Make `repository` hold exactly the files of `what`. It is made, private unless `public`, if it is new.
+
+    public: whether everybody may see them; a repository that is public already is refused without it.
+    replace: asked, with the reason, whether files that are there and differ may be replaced and removed
+    (they stay in the repository's history).
+    Raises HubError in one line that says what failed and what to do; nothing is visible then. The token
+    goes to the hub and nowhere else.
+    """
+    sender = _Sender(
+        HfApi(token=token, library_name="excise", library_version=__version__), repository
+    )
+    with _quiet(tell):
+        found = sender.repository_for(what, tell, public=public)
+        if found.files:
+            with sender.step("comparing what it holds"):
+                unchanged = _holds(found, what)
+        else:
+            unchanged = False
+        commit = found.head or ""
+        if not unchanged:
+            if found.files and not replace(_there_already(repository, found)):
+                raise HubError(f"{_there_already(repository, found)}; --force replaces them")
+            commit = sender.send(what, found, tell)
+    url = f"{sender.api.endpoint}/{repository}"
+    tell(events.Uploaded(url, commit, found.private, unchanged))
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """The client, and the repository that it talks about."""
+
+    api: HfApi
+    name: str
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Turns what goes wrong in a step into one line that names the step."""
+        try:
+            yield
+        except FAILURES as error:
+            # No cause is kept: its request holds the token, and a traceback might show it.
+            raise explained(error, self.name, str(self.api.token), what) from None
+
+    def repository_for(self, what: Upload, tell: Tell, *, public: bool) -> _Repository:
+        """The repository as it is; made if there is none."""
+        if self.name.count("/") != 1:
+            raise HubError(f"{self.name}: not the name of a repository; write OWNER/NAME")
+        with self.step("looking at it"):
+            found = _existing(self.api, self.name)
+        with self.step("checking README.md"):
+            _check_card(what)
+        if found is not None:
+            if not (public or found.private):
+                raise HubError(
+                    f"{self.name} is public, and everybody will see what is uploaded; give --public if that "
+                    "is meant, or take another name"
+                )
+            if public and found.private:
+                tell(
+                    events.Note(
+                        f"{self.name} is private and stays so; the hub's page of it changes that"
+                    )
+                )
+            return found
+        tell(events.StageStarted("upload", f"Making {self.name} on the hub"))
+        with self.step("making it"):
+            self.api.create_repo(self.name, private=not public)
+            return _existing(self.api, self.name) or _Repository(None, not public, {})
+
+    def send(self, what: Upload, found: _Repository, tell: Tell) -> str:
+        """Upload and commit; returns the commit."""
+        additions = [
+            CommitOperationAdd(
+                name, one if isinstance(one := what.source(name), bytes) else str(one)
+            )
+            for name in what.files
+        ]
+        total, done = sum(map(what.size, what.files)), 0
+        tell(events.UploadStarted(self.name, len(additions), total))
+        for addition in additions:
+            name, size = addition.path_in_repo, what.size(addition.path_in_repo)
+            if size < _LARGE:
+                continue
+            with self.step(f"uploading {name} (nothing is visible yet)"):
+                self.api.preupload_lfs_files(self.name, [addition], free_memory=False)
+            done += size
+            tell(events.FileUploaded(name, size, done, total))
+        removals = [CommitOperationDelete(name) for name in sorted(found.files.keys() - what.files)]
+        with self.step("committing (nothing is visible yet)"):
+            commit: CommitInfo = self.api.create_commit(
+                self.name,
+                [*removals, *additions],
+                commit_message=f"Upload {what.made} edited by excise {__version__}",
+                parent_commit=found.head,
+            )
+        return commit.oid
+
+
+def _check_card(what: Upload) -> None:
+    """Ask the hub whether it takes the card, before anything large is sent; `create_commit` asks last."""
+    source = what.source("README.md")
+    text = (source if isinstance(source, bytes) else source.read_bytes()).decode("utf-8-sig")
+    try:
+        card = ModelCard(text, ignore_metadata_errors=True)
+    except yaml.YAMLError as error:
+        raise ValueError(f"its front matter is no YAML: {error}") from error
+    card.validate()
+
+
+def _existing(api: HfApi, repository: str) -> _Repository | None:
+    try:
+        info: ModelInfo = api.model_info(repository, files_metadata=True)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return None
+    files = {one.rfilename: one for one in info.siblings or ()}
+    return _Repository(
+        info.sha,
+        bool(info.private),
+        {name: one for name, one in files.items() if name not in _OWN_TO_THE_HUB},
+    )
+
+
+def _holds(found: _Repository, what: Upload) -> bool:
+    """True if the repository has exactly these files already. Reads them only if names and sizes agree."""
+    if found.files.keys() != what.files.keys():
+        return False
+    if any(found.files[name].size != what.size(name) for name in what.files):
+        return False
+    return all(
+        one.lfs.sha256 == what.sha256(name) if one.lfs else one.blob_id == what.git_hash(name)
+        for name, one in found.files.items()
+    )
+
+
+def _there_already(repository: str, found: _Repository) -> str:
+    names = sorted(found.files)
+    few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{repository} holds {len(names)} files already ({few}), and not those that are to be uploaded"
+
+
+@contextmanager
+def _quiet(tell: Tell) -> Iterator[None]:
+    """No bars and no log lines of the client's; what the hub warns of becomes a note.
+
+    Its log lines about retries hold addresses that are signed for the bearer.
+    """
+    hidden, verbosity = are_progress_bars_disabled(), hub_logging.get_verbosity()
+    disable_progress_bars()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        hub_logging.set_verbosity(verbosity)
+        if not hidden:
+            enable_progress_bars()
+        for one in caught:
+            # Others are the libraries' own, about each other.
+            if issubclass(one.category, UserWarning):
+                tell(events.Note(" ".join(str(one.message).split())))

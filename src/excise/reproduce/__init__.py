@@ -1,0 +1,1 @@
+"""`reproduce.json`: what a saved model was made from, and whether one made again is the same."""

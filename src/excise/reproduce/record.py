@@ -1,0 +1,151 @@
+"""The file `reproduce.json`: typed, versioned, documented in docs/reproduce.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from excise.errors import ReproductionError
+from excise.files import replacing
+
+FORMAT = 1
+NAME = "reproduce.json"
+
+
+class _Record(BaseModel):
+    # Later versions may add keys; those who read format 1 can leave them alone.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Original(_Record):
+    """The original model. digest: as in `run.json`: hub commit, or a hash over the weight files."""
+
+    name: str
+    revision: str | None
+    digest: str
+
+
+class Prompts(_Record):
+    """One part of the prompts. digest: SHA-256 over the prompts themselves, in order."""
+
+    origin: str
+    revision: str | None
+    prompts: int
+    digest: str
+
+
+class Trial(_Record):
+    """The trial that was saved.
+
+    parameters: the search's. strengths: of every writer, in order. completed: how many trials the study had
+    finished when it had this one. facts: those of its edit file.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    strengths: tuple[float, ...]
+    completed: int
+    facts: dict[str, Any]
+
+
+class Circumstances(_Record):
+    """What decides rounding, and what the run found out by itself.
+
+    dtype: that the model ran in. batch_size: prompts decoded at a time. rows: prompts in a forward pass.
+    response_prefix: what all answers begin with. search: how trials were proposed. hardware: None if it
+    was to be left out.
+    """
+
+    dtype: str
+    batch_size: int
+    rows: int
+    response_prefix: str
+    search: str
+    versions: dict[str, str]
+    hardware: dict[str, str | int] | None = None
+
+
+class Stored(_Record):
+    """A stored tensor. sha256: of its raw bytes. norm, sketch: of edited ones, see `fingerprint`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    norm: float | None = None
+    sketch: tuple[float, ...] | None = None
+
+
+class Change(_Record):
+    """Tensors that one operator changed. size: ‖W' − W‖ over all of them (Frobenius)."""
+
+    tensors: tuple[str, ...]
+    size: float
+
+
+class Reproduction(_Record):
+    """All of a `reproduce.json`. settings: those that decide the result. figures: as in the model card."""
+
+    format: int
+    made: Literal["model", "adapter"]
+    model: Original
+    seed: int
+    settings: dict[str, Any]
+    settings_digest: str
+    prompts: dict[str, dict[str, Prompts]]
+    trial: Trial
+    circumstances: Circumstances
+    written_with: dict[str, str]
+    figures: str
+    tensors: dict[str, Stored]
+    changes: tuple[Change, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all. Raises SaveError."""
+        content = self.model_dump(mode="json")
+        if self.circumstances.hardware is None:
+            del content["circumstances"]["hardware"]
+        for entry in content["tensors"].values():
+            if entry["sketch"] is None:
+                del entry["norm"], entry["sketch"]
+        with replacing(path) as temporary:
+            temporary.write_text(_text(content), encoding="utf-8")
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each tensor and change, so that two files can be compared by `diff`."""
+    long = ("tensors", "changes")
+    head = json.dumps(
+        {k: v for k, v in content.items() if k not in long}, indent=1, ensure_ascii=False
+    )
+    tensors = ",\n".join(
+        f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in content["tensors"].items()
+    )
+    changes = ",\n".join(f"  {json.dumps(entry)}" for entry in content["changes"])
+    return f'{head[:-2]},\n "tensors": {{\n{tensors}\n }},\n "changes": [\n{changes}\n ]\n}}\n'
+
+
+def read_reproduction(path: Path) -> Reproduction:
+    """Read a `reproduce.json`, or that of a folder. Raises ReproductionError."""
+    path = path / NAME if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise ReproductionError(f"{path}: not a file that excise wrote beside a model ({NAME})")
+        if content["format"] > FORMAT:
+            raise ReproductionError(
+                f"{path}: format {content['format']} is newer than this excise reads ({FORMAT}); "
+                "install a newer excise"
+            )
+        return Reproduction.model_validate(content)
+    except FileNotFoundError as error:
+        raise ReproductionError(f"{path}: no such file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ReproductionError(f"{path}: damaged: {where}: {first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise ReproductionError(f"{path}: cannot be read ({error})") from error

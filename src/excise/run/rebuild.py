@@ -1,0 +1,210 @@
+"""A saved model made again from its `reproduce.json`: prompts and model found, directions measured anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FixedTrial
+
+from excise.config import Settings, gather
+from excise.engine.device import input_device
+from excise.errors import ModelError, PromptError, ReproductionError
+from excise.model.load import LoadedModel
+from excise.model.source import ModelSource, resolve
+from excise.model.writers import Anatomy
+from excise.prompts.splits import PromptParts, load_parts
+from excise.reproduce.environment import hardware, versions
+from excise.reproduce.record import Circumstances, Reproduction
+from excise.run import events
+from excise.run.bank import build_bank
+from excise.run.directory import set_digest
+from excise.run.events import Tell
+from excise.run.export import save_model, save_model_adapter
+from excise.run.prepare import Prepared, open_model, prepare, settle
+from excise.run.reproduction import record_saved
+from excise.run.search import open_study, search
+from excise.search.bank import edit_of
+from excise.search.space import Candidate, candidate_of, propose_operator
+
+_PARTS = ("train", "search", "held_out")
+
+
+def rebuild(
+    recorded: Reproduction,
+    destination: Path,
+    given: Mapping[str, object],
+    tell: Tell,
+    *,
+    repeat_search: bool = False,
+    no_hardware: bool = False,
+) -> Reproduction:
+    """Make the model or adapter again in the new folder `destination`; returns the record of it.
+
+    The directions are measured anew on the recorded prompts; the trial's parameters are taken as they are,
+    because a search only chooses among what the directions allow. given: settings that say where prompts
+    and model lie now. repeat_search: the search is repeated too, in a run directory beside `destination`.
+    Raises ReproductionError if model or prompts are not those of then, naming which; or
+    SettingsError, SaveError.
+    """
+    settings = settings_of(recorded, given)
+    try:
+        prompts = load_parts(settings)
+    except PromptError as error:
+        raise ReproductionError(
+            f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
+        ) from error
+    try:
+        source = resolve(settings.model, settings.revision)
+    except ModelError as error:
+        raise ReproductionError(
+            f"{error}; if the model has moved, say where it lies now (--from MODEL)"
+        ) from error
+    _require_unmoved(recorded, source, prompts, tell, all_parts=repeat_search)
+    if repeat_search:
+        prepared = _searched(recorded, settings, destination, tell)
+        loaded, anatomy = prepared.loaded, prepared.anatomy
+        candidate, bank = _found_again(recorded, prepared, tell), prepared.bank
+    else:
+        loaded, anatomy, _, runner = open_model(settings, source, tell)
+        # Sketched second moments are other ones with every other number of rows.
+        runner.rows = recorded.circumstances.rows
+        settle(runner, settings, loaded, prompts, tell)
+        tell(events.StageStarted("directions", "Finding the direction of each layer"))
+        bank = build_bank(settings, loaded, anatomy, runner, prompts)
+        candidate = _recorded_candidate(recorded, settings, anatomy)
+    edit = replace(
+        edit_of(candidate, bank, anatomy),
+        parameters=recorded.trial.parameters,
+        facts=recorded.trial.facts,
+    )
+    known = _known(recorded, loaded, candidate, anatomy, no_hardware=no_hardware)
+    save = save_model if recorded.made == "model" else save_model_adapter
+    save(loaded, anatomy, edit, destination, known.figures, tell)
+    return record_saved(known, destination, edit, loaded, anatomy)
+
+
+def settings_of(recorded: Reproduction, given: Mapping[str, object]) -> Settings:
+    """The recorded settings, with what the run found out by itself as if it had been given."""
+    settings: dict[str, Any] = dict(recorded.settings)
+    then = recorded.circumstances
+    settings |= {
+        "model": recorded.model.name,
+        "revision": recorded.model.revision,
+        "batch_size": then.batch_size,
+        "response_prefix": then.response_prefix,
+        "search": then.search,
+        "allow_partial": True,
+        "allow_absent": True,
+    }
+    if settings["quantization"] == "none" and not recorded.trial.facts.get("packing"):
+        settings["dtypes"] = [then.dtype]
+    for kind in ("target", "control"):
+        for part in _PARTS:
+            _pin(settings, f"{kind}_{part}", recorded.prompts[kind][part].revision)
+            if kind in given:
+                settings[f"{kind}_{part}"] = None
+        _pin(settings, kind, recorded.prompts[kind]["train"].revision)
+    if "model" in given:
+        settings["revision"] = None
+    # Neither the environment nor an excise.toml: the record says what the settings were.
+    return gather({**settings, **given}, {}, Path(os.devnull))
+
+
+def _pin(settings: dict[str, Any], field: str, revision: str | None) -> None:
+    """Name the commit of a hub data set that was read then."""
+    if revision is not None and isinstance(settings.get(field), dict):
+        settings[field] = {**settings[field], "revision": revision}
+
+
+def _require_unmoved(
+    recorded: Reproduction,
+    source: ModelSource,
+    prompts: PromptParts,
+    tell: Tell,
+    *,
+    all_parts: bool,
+) -> None:
+    """Raise ReproductionError, naming all that differs, unless model and prompts are those of then.
+
+    Prompts that only the search and the figures look at do not matter unless the search is repeated.
+    """
+    moved: list[str] = []
+    idle: list[str] = []
+    if source.digest != recorded.model.digest:
+        moved.append(f"the model {source.name} (was {recorded.model.digest}, is {source.digest})")
+    for kind, parts in (("target", prompts.target), ("control", prompts.control)):
+        for part in _PARTS:
+            found, then = getattr(parts, part), recorded.prompts[kind][part]
+            if set_digest(found) != then.digest:
+                name = f"the {kind} {part.replace('_', '-')} prompts ({found.origin})"
+                (moved if part == "train" or all_parts else idle).append(name)
+    if idle:
+        tell(events.Note(f"not those of then, but not needed: {', '.join(idle)}"))
+    if moved:
+        raise ReproductionError(
+            f"not what the saved {recorded.made} was made from: {'; '.join(moved)}; say where those of "
+            "then lie (--from MODEL, --target-train SET and the like)"
+        )
+
+
+def _recorded_candidate(recorded: Reproduction, settings: Settings, anatomy: Anatomy) -> Candidate:
+    trial = recorded.trial
+    if len(trial.strengths) != len(anatomy.writers):
+        raise ReproductionError(
+            f"the record has strengths of {len(trial.strengths)} matrices, the model has "
+            f"{len(anatomy.writers)}: the two do not belong together"
+        )
+    try:
+        operator = propose_operator(FixedTrial(trial.parameters), settings.kinds, anatomy)
+    except ValueError as error:
+        raise ReproductionError(f"the trial's parameters are no longer known: {error}") from error
+    return replace(operator, free=trial.strengths)
+
+
+def _searched(
+    recorded: Reproduction, settings: Settings, destination: Path, tell: Tell
+) -> Prepared:
+    folder = destination.with_name(f"{destination.name}-run")
+    tell(events.Note(f"the search is kept in {folder}; the same command goes on with it"))
+    prepared = prepare(settings.model_copy(update={"run_dir": folder}), tell)
+    search(prepared, open_study(prepared), tell, trials=recorded.trial.completed)
+    return prepared
+
+
+def _found_again(recorded: Reproduction, prepared: Prepared, tell: Tell) -> Candidate:
+    """The trial of the same number; says so if the search led elsewhere."""
+    study, number = open_study(prepared), recorded.trial.number
+    records = {record.number: record for record in study.records()}
+    if number not in records or records[number].state != "complete":
+        raise ReproductionError(
+            f"the search was repeated and has no trial {number}; leave out --repeat-search to take the "
+            "recorded parameters"
+        )
+    if dict(records[number].parameters) != recorded.trial.parameters:
+        tell(events.Note(f"the search took another way: trial {number} has other parameters"))
+    return candidate_of(study.finished(number), prepared.settings.kinds, prepared.anatomy)
+
+
+def _known(
+    recorded: Reproduction,
+    loaded: LoadedModel,
+    candidate: Candidate,
+    anatomy: Anatomy,
+    *,
+    no_hardware: bool,
+) -> Reproduction:
+    """The record of what is made now: as it was then, in the circumstances of now."""
+    now = recorded.circumstances.model_dump() | {"dtype": loaded.dtype, "versions": versions()}
+    now["hardware"] = None if no_hardware else hardware(input_device(loaded.model))
+    strengths = tuple(candidate.strengths(anatomy).tolist())
+    return recorded.model_copy(
+        update={
+            "circumstances": Circumstances.model_validate(now),
+            "written_with": versions(),
+            "trial": recorded.trial.model_copy(update={"strengths": strengths}),
+        }
+    )

@@ -1,0 +1,232 @@
+"""`excise upload` from the command line: runs and folders, the token, what is asked, what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from cli_helpers import Script, json_lines
+from excise.cli.main import main
+from excise.cli.upload_command import upload
+from hub_uploads import NAME, TOKEN, UploadStandIn
+
+pytest_plugins = ["cli_support", "upload_support"]
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A token in the environment, and none on the disk of whoever runs this."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to write in."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def chosen(run: Path) -> int:
+    number: int = json.loads((run / "result.json").read_text())["chosen"]["trial"]
+    return number
+
+
+@pytest.mark.usefixtures("token")
+def test_a_run_is_written_and_uploaded_and_a_failed_upload_goes_on_with_the_same_files(
+    hub: UploadStandIn, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.fail("POST", "/commit/", status=500, message=f"Sorry, {TOKEN}")
+    arguments = ["upload", str(run), "--to", NAME]
+    assert main(arguments) == 2
+    first = capsys.readouterr()
+    (line,) = first.err.splitlines()
+    assert line.startswith(f"excise: {NAME}: committing (nothing is visible yet): the hub fails")
+    written = run / f"model-{chosen(run)}"
+    before = (written / "reproduce.json").read_bytes()
+    assert hub.files(NAME) == {}
+
+    assert main(arguments) == 0
+    second = capsys.readouterr()
+    assert f"taking the model of trial {chosen(run)} that lies in {written}" in second.out
+    assert f"uploaded    {hub.endpoint}/{NAME} (private), commit " in second.out
+    assert (written / "reproduce.json").read_bytes() == before
+    assert hub.files(NAME)["model.safetensors"] == (written / "model.safetensors").read_bytes()
+    assert hub.made[NAME].private
+
+    for text in (first.out, first.err, second.out, second.err):
+        assert TOKEN not in text
+    for path in run.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
+
+
+@pytest.mark.usefixtures("token")
+def test_an_adapter_of_a_trial_public_as_json(
+    hub: UploadStandIn, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = json.loads((run / "result.json").read_text())["front"][0]
+    arguments = ["upload", f"{run}:{number}", "--as", "adapter", "--to", NAME, "--public", "--json"]
+    assert main(arguments) == 0
+    last = json_lines(capsys.readouterr().out)[-1]
+    assert last["event"] == "Uploaded"
+    assert last["private"] is False
+    assert not hub.made[NAME].private
+    assert "adapter_model.safetensors" in hub.files(NAME)
+    assert (run / f"adapter-{number}").is_dir()
+
+
+@pytest.mark.usefixtures("token")
+def test_nobody_is_told_where_things_lie_and_the_model_can_be_made_again_all_the_same(
+    hub: UploadStandIn,
+    run: Path,
+    model_folder: Path,
+    prompt_flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["upload", str(run), "--as", "adapter", "--to", NAME]) == 0
+    sent = hub.files(NAME)
+    prompts = Path(prompt_flags[0].split("=")[1]).parent
+    for content in sent.values():
+        for folder in (model_folder.parent, prompts, tmp_path):
+            assert str(folder).encode() not in content
+    assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == "tiny"
+    assert json.loads(sent["reproduce.json"])["model"]["name"] == "tiny"
+    # What lies here still says where.
+    assert str(model_folder) in (run / f"adapter-{chosen(run)}" / "reproduce.json").read_text()
+    (tmp_path / "got.json").write_bytes(sent["reproduce.json"])
+    again = ["reproduce", "got.json", "again", "--from", str(model_folder), *prompt_flags]
+    assert main(again) == 0
+    assert "Same: all " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("token")
+def test_replacing_is_asked_for_or_forced(
+    hub: UploadStandIn,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub.make(NAME, private=True, files={"mine.txt": b"x"})
+    arguments = ["upload", str(run), "--as", "adapter", "--to", NAME]
+    assert main(arguments) == 2
+    assert "holds 1 files already (mine.txt)" in capsys.readouterr().err
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    for answer, status in (("", "no"), ("y", "yes")):
+        script = Script(answer)
+        how = {"to": NAME, "form": "adapter", "public": False, "force": False, "ask": script}
+        if status == "yes":
+            assert upload(str(run), {}, {}, **how) == 0  # type: ignore[arg-type]
+        else:
+            with pytest.raises(Exception, match="--force replaces them"):
+                upload(str(run), {}, {}, **how)  # type: ignore[arg-type]
+        assert script.questions[0].endswith("Replace them? [y]es / [n]o [n]: ")
+    assert "mine.txt" not in hub.files(NAME)
+    # Now the very same files are there: nothing to force.
+    assert main(arguments) == 0
+    assert "already there" in capsys.readouterr().out
+    hub.make("me/other", private=True, files={"mine.txt": b"x"})
+    assert main([*arguments[:-1], "me/other", "--force"]) == 0
+    assert "mine.txt" not in hub.files("me/other")
+
+
+def test_a_token_that_is_typed_is_used_and_forgotten(
+    hub: UploadStandIn,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    assert main(["upload", str(run), "--to", NAME]) == 2
+    assert "no token; set HF_TOKEN in the environment, or log in" in capsys.readouterr().err
+    assert not list(run.glob("model-*"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    secret = Script(f" {TOKEN}\n")
+    status = upload(
+        str(run),
+        {},
+        {},
+        to=NAME,
+        form="adapter",
+        public=False,
+        force=False,
+        ask=Script(),
+        ask_secretly=secret,
+    )
+    assert status == 0
+    assert len(secret.questions) == 1
+    captured = capsys.readouterr()
+    assert TOKEN not in captured.out + captured.err
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["RUN"], "upload: say where to: --to OWNER/NAME"),
+        (["RUN", "--to", NAME, "--as", "gguf"], "--as=gguf: must be one of model, adapter"),
+        (["RUN:99", "--to", NAME], "--select 99: not on the front"),
+        (["nowhere", "--to", NAME], "nowhere: no such run or folder"),
+        (["nowhere:3", "--to", NAME], "nowhere:3: no such run or folder"),
+        (["EMPTY", "--to", NAME], "neither a model (config.json, *.safetensors) nor an adapter"),
+        (["EMPTY", "--to", NAME, "--as", "adapter"], "--as: EMPTY is no run"),
+        (["EMPTY", "--to", NAME, "--select", "knee"], "--select: EMPTY is no run"),
+        (["RUN", "--to", NAME, "--against", "x"], "--against: only excise evaluate takes it"),
+        (["RUN", "--to", NAME, "--token", TOKEN], "--token: no such flag"),
+    ],
+)
+def test_mistakes(
+    hub: UploadStandIn,
+    run: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    words = [one.replace("RUN", str(run)) for one in arguments]
+    assert main(["upload", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert hub.received == []
+
+
+@pytest.mark.usefixtures("token")
+def test_a_folder_of_another_trial_is_not_taken_for_the_one_that_is_meant(
+    hub: UploadStandIn, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / f"model-{chosen(run)}"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    assert main(["upload", str(run), "--to", NAME]) == 2
+    assert f"{folder}: is not the model of trial {chosen(run)}" in capsys.readouterr().err
+    assert hub.received == []
+
+
+@pytest.mark.usefixtures("token")
+def test_an_interrupted_upload_says_that_nothing_is_to_be_seen(
+    hub: UploadStandIn,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupt)
+    assert main(["upload", str(run), "--as", "adapter", "--to", NAME]) == 130
+    assert (
+        "nothing is visible at me/edited yet; the same command goes on" in capsys.readouterr().err
+    )
+    assert hub.files(NAME) == {}
