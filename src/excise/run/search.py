@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import torch
 
+from excise.config import settings_digest
+from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.errors import ExciseError, TrialError
@@ -154,8 +156,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 prepared.anatomy,
             )
             facts = {
-                "model": prepared.settings.model,
-                "model_digest": prepared.loaded.source.digest,
+                "trial": point.number,
                 "refusals": point.refusals,
                 "kl": point.kl,
                 "prompts": len(prepared.search_part.target),
@@ -163,7 +164,13 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "packing": prepared.loaded.packing,
             }
             parameters = dict(records[point.number].parameters)
-            replace(edit, parameters=parameters, facts=facts).save(path)
+            replace(
+                edit,
+                parameters=parameters,
+                facts=facts,
+                base=Base.of(prepared.loaded.source),
+                settings_digest=settings_digest(prepared.settings),
+            ).save(path)
     # The record first: it must never name an edit that is gone.
     write_result(prepared, list(records.values()), front)
     directory.keep_edits(point.number for point in front)
