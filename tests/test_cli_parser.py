@@ -43,7 +43,7 @@ def test_the_first_word_decides() -> None:
 def test_words_and_flags_may_be_mixed() -> None:
     line = parse(["--seed", "1", "evaluate", "a", "--against=b", "--json"])
     assert line.command is EVALUATE
-    assert (line.words, line.against) == (("a",), "b")
+    assert (line.words, line.own) == (("a",), {"against": "b"})
     assert line.flags == {"seed": "1", "json_lines": True}
 
 

@@ -65,11 +65,20 @@ GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
 
 
 @dataclass(frozen=True)
+class OwnFlag:
+    """A flag that one command alone takes, with a value. name: as typed, without the dashes."""
+
+    name: str
+    metavar: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Command:
     """A command of the command line.
 
     usage: its words, as in the help text. least, most: how many words it takes after its name.
-    fields: the settings that have a flag here.
+    fields: the settings that have a flag here. own: flags that are no settings.
     """
 
     name: str
@@ -78,6 +87,7 @@ class Command:
     least: int
     most: int
     fields: frozenset[str]
+    own: tuple[OwnFlag, ...] = ()
 
 
 def _all_fields() -> frozenset[str]:
@@ -112,6 +122,7 @@ EVALUATE = Command(
     0,
     1,
     _LOADING | set(PROMPTS.fields) | set(SCORES.fields) | {"seed", "json_lines"},
+    (OwnFlag("against", "ORIGINAL", "The model to compare with; required."),),
 )
 CHAT = Command(
     "chat",
@@ -137,9 +148,23 @@ EXPORT = Command(
     1,
     _LOADING | set(RESULT.fields),
 )
+SHOW = Command(
+    "show",
+    "EDIT|RUN[:TRIAL]",
+    "print an edit: base, figures, strengths over layers",
+    1,
+    1,
+    frozenset(("json_lines",)),
+    (
+        OwnFlag(
+            "plot", "FILE", "Plot strengths and directions over layers to this .png or .svg file."
+        ),
+    ),
+)
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
 NAMED = {
-    command.name: command for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, EXPORT, RUNS)
+    command.name: command
+    for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, SHOW, EXPORT, RUNS)
 }
 """The commands that have a name; any other first word is a model."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.text import Text
 
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import StoredRun, open_stored
+from excise.cli.stored import StoredRun, open_stored, split_trial
 from excise.cli.tables import differences_table
 from excise.config import Settings
 from excise.errors import RunError, SettingsError
@@ -43,10 +42,8 @@ def compare(
 
 
 def _opened(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> StoredRun:
-    path, _, trial = word.rpartition(":")
-    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
-        return open_stored(Path(path), {**flags, "select": trial}, environment)
-    return open_stored(Path(word), flags, environment)
+    path, trial = split_trial(word)
+    return open_stored(path, flags if trial is None else {**flags, "select": trial}, environment)
 
 
 def _settings(run: StoredRun, flags: Mapping[str, object]) -> Settings:

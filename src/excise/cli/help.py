@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 
-from excise.cli.commands import EVALUATE, GROUPS, NAMED, RUN, Command
+from excise.cli.commands import GROUPS, NAMED, RUN, Command
 from excise.config import Flag, flags
 
 _COLUMN = 30
@@ -33,8 +33,9 @@ def help_text(command: Command) -> str:
             f"Usage: excise {command.name} {command.usage} [flags]".replace("  ", " "),
             f"{command.summary[0].upper()}{command.summary[1:]}.",
         ]
-    if command is EVALUATE:
-        parts.append(_entry("--against ORIGINAL", "The model to compare with; required.", width))
+    if command.own:
+        entries = ((f"--{one.name} {one.metavar}", one.description) for one in command.own)
+        parts.append("\n".join(_entry(left, right, width) for left, right in entries))
     for group in GROUPS:
         shown = [by_field[field] for field in group.fields if field in command.fields]
         if shown:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
-from excise.cli.commands import CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
+from excise.cli.commands import CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS, SHOW
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
@@ -75,7 +75,7 @@ def _evaluate(line: CommandLine) -> int:
     settings = _settings(line)
     from excise.cli.evaluate_command import evaluate
 
-    return evaluate(settings, line.against)
+    return evaluate(settings, line.own.get("against"))
 
 
 def _compare(line: CommandLine) -> int:
@@ -96,6 +96,13 @@ def _export(line: CommandLine) -> int:
     return export(line.words[0], line.flags, os.environ)
 
 
+def _show(line: CommandLine) -> int:
+    from excise.cli.show_command import show
+
+    as_json = bool(line.flags.get("json_lines"))
+    return show(line.words[0], plot=line.own.get("plot"), as_json=as_json)
+
+
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
@@ -110,6 +117,7 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     COMPARE.name: _compare,
     CHAT.name: _chat,
     EXPORT.name: _export,
+    SHOW.name: _show,
     RUNS.name: _runs,
 }
 

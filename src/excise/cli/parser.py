@@ -7,22 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from excise.cli.commands import EVALUATE, NAMED, RUN, Command
+from excise.cli.commands import NAMED, RUN, Command
 from excise.config import flag_name, flags
 from excise.config.explain import did_you_mean
 from excise.errors import SettingsError
 
-_OWN_FLAGS = ("--help", "--version", "--against")
+_EVERYWHERE = ("--help", "--version")
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was typed. words: those after the command's name. flags: field to value, given ones only."""
+    """What was typed.
+
+    words: those after the command's name. flags: field to value, given ones only. own: the command's own
+    flags, likewise.
+    """
 
     command: Command
     words: tuple[str, ...]
     flags: Mapping[str, object]
-    against: str | None
+    own: Mapping[str, str]
     help: bool
     version: bool
 
@@ -45,23 +49,30 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         for flag in flags()
         if flag.field != "model" and (value := getattr(namespace, flag.field)) is not None
     }
+    own = {name: value for name in _own_names() if (value := getattr(namespace, name)) is not None}
     if not (namespace.help or namespace.version):
         if unknown:
             _reject_flag(unknown[0], command)
         for field in typed:
             if field not in command.fields:
                 raise SettingsError(f"{flag_name(field)}: excise {command.name} takes no such flag")
-        if namespace.against is not None and command is not EVALUATE:
-            raise SettingsError("--against: only excise evaluate takes it")
+        for name in own:
+            if name not in {one.name for one in command.own}:
+                takers = [one.name for one in NAMED.values() if name in {f.name for f in one.own}]
+                raise SettingsError(f"--{name}: only excise {', '.join(takers)} takes it")
         _check_words(words, command)
     return CommandLine(
         command=command,
         words=tuple(words if command is RUN else words[1:]),
         flags=typed,
-        against=namespace.against,
+        own=own,
         help=namespace.help,
         version=namespace.version,
     )
+
+
+def _own_names() -> list[str]:
+    return sorted({one.name for command in NAMED.values() for one in command.own})
 
 
 def _parser() -> _Parser:
@@ -69,7 +80,8 @@ def _parser() -> _Parser:
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
-    parser.add_argument("--against")
+    for name in _own_names():
+        parser.add_argument(f"--{name}", dest=name)
     for flag in flags():
         if flag.field == "model":
             continue
@@ -82,7 +94,8 @@ def _parser() -> _Parser:
 
 def _reject_flag(typed: str, command: Command) -> NoReturn:
     name = typed.split("=", 1)[0]
-    known = [flag_name(field) for field in command.fields] + list(_OWN_FLAGS)
+    known = [flag_name(field) for field in command.fields]
+    known += [f"--{one.name}" for one in command.own] + list(_EVERYWHERE)
     raise SettingsError(f"{name}: no such flag{did_you_mean(name, sorted(known))}")
 
 

@@ -51,12 +51,7 @@ class StoredRun:
 
     def choice(self) -> int:
         """The trial to use: by --select, else the one that was chosen, else the knee."""
-        record: dict[str, Any] = self.directory.record()
-        selection = self.settings.select
-        if selection is None:
-            chosen = record["chosen"]
-            selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
-        return select(front_of(record), selection).number
+        return _trial(self.directory, self.settings.select)
 
 
 def open_stored(
@@ -70,6 +65,34 @@ def open_stored(
         # Two spellings of one setting: the one that was typed counts.
         stored.pop("dtypes", None)
     return StoredRun(directory, gather({**stored, **flags}, environment, None))
+
+
+def split_trial(word: str) -> tuple[Path, str | None]:
+    """RUN:TRIAL as a path and a selection; RUN alone, or the path of a file, has none."""
+    path, _, trial = word.rpartition(":")
+    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
+        return Path(path).expanduser(), trial
+    return Path(word).expanduser(), None
+
+
+def edit_path(word: str) -> Path:
+    """The edit file that EDIT or RUN[:TRIAL] names. Raises RunError or SettingsError."""
+    path, trial = split_trial(word)
+    if trial is None and not path.is_dir():
+        if not path.exists():
+            raise RunError(f"{word}: no such edit file or run directory")
+        return path
+    directory = RunDirectory(path)
+    return directory.edit_path(_trial(directory, trial))
+
+
+def _trial(directory: RunDirectory, selection: str | None) -> int:
+    """A trial of the front: by rule, else the one that was chosen, else the knee."""
+    record: dict[str, Any] = directory.record()
+    if selection is None:
+        chosen = record["chosen"]
+        selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
+    return select(front_of(record), selection).number
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
