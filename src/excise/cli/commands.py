@@ -142,11 +142,23 @@ COMPARE = Command(
 )
 EXPORT = Command(
     "export",
-    "RUN --save DIR|--adapter DIR",
-    "write a run's edit as a model or an adapter",
+    "RUN|EDIT [MODEL] --save DIR|--adapter DIR",
+    "write a run's edit as a model or an adapter, or an edit file as an adapter",
     1,
-    1,
-    _LOADING | set(RESULT.fields),
+    2,
+    _LOADING | set(RESULT.fields) | {"writers"},
+)
+DIFF = Command(
+    "diff",
+    "A B",
+    "what differs between two checkpoints, at which rank, by which edit",
+    2,
+    2,
+    frozenset(("revision", "trust_remote_code", "writers", "json_lines")),
+    (
+        OwnFlag("undo", "DIR", "Write an adapter that turns B back into A."),
+        OwnFlag("edit", "FILE", "Keep the difference as an edit file of A."),
+    ),
 )
 SHOW = Command(
     "show",
@@ -165,6 +177,6 @@ RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json
 
 NAMED = {
     command.name: command
-    for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, SHOW, EXPORT, RUNS)
+    for command in (DEMO, INSPECT, EVALUATE, COMPARE, DIFF, CHAT, SHOW, EXPORT, RUNS)
 }
 """The commands that have a name; any other first word is a model."""

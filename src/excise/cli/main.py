@@ -12,7 +12,18 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
-from excise.cli.commands import CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS, SHOW
+from excise.cli.commands import (
+    CHAT,
+    COMPARE,
+    DEMO,
+    DIFF,
+    EVALUATE,
+    EXPORT,
+    INSPECT,
+    RUN,
+    RUNS,
+    SHOW,
+)
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
@@ -84,6 +95,13 @@ def _compare(line: CommandLine) -> int:
     return compare((line.words[0], line.words[1]), line.flags, os.environ)
 
 
+def _diff(line: CommandLine) -> int:
+    from excise.cli.diff_command import diff
+
+    words = line.words[0], line.words[1]
+    return diff(words, line.flags, os.environ, undo=line.own.get("undo"), edit=line.own.get("edit"))
+
+
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
@@ -93,7 +111,7 @@ def _chat(line: CommandLine) -> int:
 def _export(line: CommandLine) -> int:
     from excise.cli.export_command import export
 
-    return export(line.words[0], line.flags, os.environ)
+    return export(line.words, line.flags, os.environ)
 
 
 def _show(line: CommandLine) -> int:
@@ -115,6 +133,7 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     INSPECT.name: _inspect,
     EVALUATE.name: _evaluate,
     COMPARE.name: _compare,
+    DIFF.name: _diff,
     CHAT.name: _chat,
     EXPORT.name: _export,
     SHOW.name: _show,

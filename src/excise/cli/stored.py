@@ -23,6 +23,7 @@ _TO_LOAD_WITH = (
     "dtypes",
     "quantization",
     "trust_remote_code",
+    "writers",
     "chat_template",
     "system_prompt",
     "max_new_tokens",

@@ -73,6 +73,14 @@ def index_digest(index: Index) -> str:
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
 
 
+def stored_name(name: str, index: Index) -> str | None:
+    """The name in the checkpoint: those of base models leave out `model.`, others add it."""
+    for known in (name, name.removeprefix("model."), f"model.{name}"):
+        if known in index:
+            return known
+    return None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that transformers loads weights from, safetensors before old PyTorch ones.
 
