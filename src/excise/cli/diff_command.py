@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ from transformers import PreTrainedModel
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.config import gather
+from excise.config import Settings, gather
 from excise.diff.checkpoint import Checkpoint, open_checkpoint
 from excise.diff.compare import Report, TensorChange, WriterChange, compare, shared_directions
-from excise.diff.layout import layout_of
+from excise.diff.layout import Layout, layout_of
 from excise.diff.undo import recovered_edit, save_undo
 from excise.edit.profile import place
 from excise.errors import ModelError, SaveError
 from excise.files import require_free
 from excise.kinds import facts_of
 from excise.model.blueprint import blueprint
+from excise.model.index import Index
 
 _NAMED = 8
 
@@ -53,8 +55,7 @@ def diff(
             require_free(path)
     console = make_console(to_errors=settings.json_lines)
     first, second = (open_checkpoint(word, settings.revision) for word in words)
-    model, why_not = _model(second, trust_remote_code=settings.trust_remote_code)
-    layout = {} if model is None else layout_of(model, second.index, settings.writers)
+    model, layout, why_not = _model(second if second.source else first, second.index, settings)
     with console.status("comparing") as status:
         report = compare(
             first,
@@ -78,16 +79,20 @@ def diff(
 
 
 def _model(
-    checkpoint: Checkpoint, *, trust_remote_code: bool
-) -> tuple[PreTrainedModel | None, str]:
-    """The checkpoint's model without weights, or why there is none."""
+    checkpoint: Checkpoint, index: Index, settings: Settings
+) -> tuple[PreTrainedModel | None, Layout, str]:
+    """The model without weights and what its tensors are, or why that is not known."""
     if checkpoint.source is None:
-        return None, f"{checkpoint.name} has no config.json, so that writers are not known"
+        return None, {}, f"{checkpoint.name} has no config.json, so that writers are not known"
     try:
-        folder = checkpoint.source.folder
-        return blueprint(checkpoint.name, folder, trust_remote_code=trust_remote_code), ""
+        model = blueprint(
+            checkpoint.name,
+            checkpoint.source.folder,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        return model, layout_of(model, index, settings.writers), ""
     except ModelError as error:
-        return None, str(error)
+        return None, {}, str(error)
 
 
 def report_as_json(first: Checkpoint, second: Checkpoint, report: Report) -> dict[str, object]:
@@ -103,14 +108,15 @@ def report_as_json(first: Checkpoint, second: Checkpoint, report: Report) -> dic
         "only_second": report.names.only_second,
         "renamed": report.names.renamed,
         "reshaped": report.names.reshaped,
+        "retyped": report.names.retyped,
         "changed": [
             {
                 "name": one.name,
                 "former": one.former,
                 "dtypes": one.dtypes,
                 "shape": one.shape,
-                "relative": one.relative,
-                "largest": one.largest,
+                "relative": one.relative if math.isfinite(one.relative) else None,
+                "largest": one.largest if math.isfinite(one.largest) else None,
                 "share": one.share,
                 "rank": one.rank,
                 "rank_is_a_lower_bound": one.more,
@@ -146,6 +152,7 @@ def _show(console: Console, report: Report, why_not: str) -> None:
         ("only in the first", names.only_first),
         ("only in the second", names.only_second),
         ("renamed", [f"{old} → {new}" for old, new in names.renamed.items()]),
+        ("of another type", [f"{name} {a} → {b}" for name, (a, b) in names.retyped.items()]),
         ("of another shape", [f"{name} {a} → {b}" for name, (a, b) in names.reshaped.items()]),
     ):
         if listed:
@@ -239,7 +246,7 @@ def _verdict(report: Report) -> str:
     if report.identical:
         return "The same, number by number."
     if not moved:
-        return "Nothing differs by more than rounding." if report.changed else "Only names differ."
+        return "Nothing differs by more than rounding." if report.changed else "No number differs."
     explained = {one.writer for one in report.writers}
     others = [one for one in moved if one.place is None or one.place.writer not in explained]
     if not others:

@@ -102,6 +102,9 @@ def _summary(path: Path, edit: Edit) -> Table:
         grid.add_row("settings", edit.settings_digest)
     if "refusals" in edit.facts:
         grid.add_row("search", _searched(edit))
+    if pair := edit.facts.get("recovered_from"):
+        assert isinstance(pair, list)
+        grid.add_row("read off", " → ".join(map(str, pair)))
     if uncovered := edit.facts.get("uncovered"):
         grid.add_row("partial", Text(f"these layers still write the direction: {uncovered}", "red"))
     if packing := edit.facts.get("packing"):

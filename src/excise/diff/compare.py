@@ -28,9 +28,10 @@ _SMALLEST_MATRIX = 4
 class TensorChange:
     """A tensor that differs. name: in the second checkpoint; former: in the first.
 
-    relative: ‖B − A‖ / ‖A‖, Frobenius. largest: of |B − A|. share: of its numbers that differ. matrices: the
-    change of each matrix in it, oriented as `place` says; none for vectors, and where the numbers are
-    packed. place: what the tensor is in the model, None if that is not known.
+    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero; largest: of |B − A|. Neither is a number if one of
+    the tensor's own is none. share: of its numbers that differ. matrices: the change of each matrix in it,
+    oriented as `place` says; none for vectors, and where the numbers are packed. place: what the tensor is in
+    the model, None if that is not known.
     """
 
     name: str
@@ -105,7 +106,7 @@ def compare(
                 continue
             place = layout.get(name)
             pairs = _pairs(before, after, former, name, entries, place)
-            matrices = tuple(map(change_of, pairs)) if math.isfinite(sizes[0]) else ()
+            matrices = tuple(map(change_of, pairs)) if math.isfinite(sizes[1]) else ()
             dtypes = entries[0].dtype, entries[1].dtype
             changed.append(
                 TensorChange(name, former, dtypes, entries[1].shape, *sizes, matrices, place)
@@ -130,11 +131,12 @@ def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, fl
         differing += int((change != 0).sum())
         square += float(change.square().sum(dtype=torch.float64))
         whole += float(a.square().sum(dtype=torch.float64))
-        largest = max(largest, float(change.abs().max())) if not math.isnan(square) else math.nan
+        # Python's max drops what is not a number; such a tensor has no largest change.
+        largest = math.nan if math.isnan(square) else max(largest, float(change.abs().max()))
     if differing == 0:
         return None
     relative = math.sqrt(square / whole) if whole else math.inf
-    return (math.sqrt(square) if math.isinf(relative) else relative), largest, differing / count
+    return relative, largest, differing / count
 
 
 def _pairs(

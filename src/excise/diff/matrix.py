@@ -6,6 +6,7 @@ than rounding makes. The rank told here is that of what stands above the roundin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ EXACT_UP_TO = 1024
 MOST = 64
 """The highest rank that is told of a larger matrix, and that is kept as factors."""
 _SPARE = 8
-_ROUNDS = 12
+_ROUNDS, _ROUNDS_OF_LARGE = 12, 3
 _FINE = 1e-4
 EXPLAINED = 1e-2
 """Share of the change, in Frobenius norm, that may lie outside the rounding of what explains it."""
@@ -46,6 +47,11 @@ class Pair:
         for columns, before, after in self.read():
             step = half_step(torch.maximum(before.abs(), after.abs()), self.dtype)
             yield columns, after - before, step
+
+    def differences(self) -> Iterator[tuple[slice, Tensor]]:
+        """Columns and their difference alone, which is quicker."""
+        for columns, before, after in self.read():
+            yield columns, after - before
 
     def held(self) -> Pair:
         """The same, read once and for all if it is small."""
@@ -112,51 +118,58 @@ def refined(pair: Pair, left: Tensor) -> tuple[LowRank, float]:
     the nearest of those and the nearest matrix of rank r (von Neumann's alternating projections) takes
     out what rounding did to the directions. left: [d, r], orthonormal columns to start from.
     """
-    right = torch.cat([left.T @ change for _, change, _ in pair.chunks()], dim=1)
-    best, outside = LowRank(left, right), outside_of(pair, left, right)
-    for _ in range(_ROUNDS):
-        if outside <= EXPLAINED / 100:
-            break
+    right = torch.cat([left.T @ change for _, change in pair.differences()], dim=1)
+    best, least = LowRank(left, right), float("inf")
+    rounds = _ROUNDS if pair.d * pair.k <= CHUNK else _ROUNDS_OF_LARGE
+    for number in range(rounds + 1):
         basis = torch.linalg.qr(right.T).Q
         images = torch.zeros_like(left)
-        for columns, nearest in _nearest(pair, left, right):
-            images += nearest @ basis[columns]
-        turned = torch.linalg.qr(images).Q
-        right = torch.cat([turned.T @ nearest for _, nearest in _nearest(pair, left, right)], dim=1)
-        left = turned
-        now = outside_of(pair, left, right)
-        gained, outside = outside - now, min(now, outside)
+        outside, whole = 0.0, 0.0
+        for columns, change, step in pair.chunks():
+            fit = left @ right[:, columns]
+            outside += _excess(change - fit, step)
+            whole += float(change.square().sum())
+            images += fit.clamp(change - step, change + step) @ basis[columns]
+        share = math.sqrt(outside / whole)
+        gained = least - share
         if gained > 0:
-            best = LowRank(left, right)
-        if gained < outside / 50:
+            best, least = LowRank(left, right), share
+        if number == rounds or share <= EXPLAINED / 100 or gained < share / 50:
             break
-    return best, outside
+        turned = torch.linalg.qr(images).Q
+        right = torch.cat([turned.T @ nearest for nearest in _nearest(pair, left, right)], dim=1)
+        left = turned
+    return best, least
 
 
-def _nearest(pair: Pair, left: Tensor, right: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _nearest(pair: Pair, left: Tensor, right: Tensor) -> Iterator[Tensor]:
     """What would round to the stored numbers and is nearest to left @ right."""
     for columns, change, step in pair.chunks():
-        yield columns, (left @ right[:, columns]).clamp(change - step, change + step)
+        yield (left @ right[:, columns]).clamp(change - step, change + step)
 
 
 def outside_of(pair: Pair, left: Tensor, right: Tensor) -> float:
     """Frobenius norm of what rounding of left @ right does not explain, as a share of the change."""
     outside = whole = 0.0
     for columns, change, step in pair.chunks():
-        # A whole step: what made the change may have rounded it once before it was added.
-        left_over = (change - left @ right[:, columns]).abs_().sub_(2 * step).clamp_min_(0)
-        outside += float(left_over.square_().sum(dtype=torch.float64))
-        whole += float(change.square().sum(dtype=torch.float64))
-    return float((outside / whole) ** 0.5) if whole else 0.0
+        outside += _excess(change - left @ right[:, columns], step)
+        whole += float(change.square().sum())
+    return math.sqrt(outside / whole) if whole else 0.0
+
+
+def _excess(error: Tensor, step: Tensor) -> float:
+    """Sum of squares of what lies outside rounding. `error` is used up."""
+    # A whole step: what made the change may have rounded it once before it was added.
+    return float(error.abs_().sub_(step, alpha=2).clamp_min_(0).square_().sum())
 
 
 def _noise(pair: Pair) -> float:
     rows = torch.zeros(pair.d, dtype=torch.float64)
     columns = torch.zeros(pair.k, dtype=torch.float64)
     for where, _, step in pair.chunks():
-        squares = step.to(torch.float64).square_()
+        squares = step.square_()
         rows += squares.sum(1)
-        columns[where] = squares.sum(0)
+        columns[where] = squares.sum(0).to(torch.float64)
     return noise_norm(rows, columns)
 
 
@@ -164,7 +177,7 @@ def _singular(pair: Pair, noise: float) -> tuple[Tensor, Tensor]:
     """The largest singular values of D, descending, and its left singular vectors [d, number]."""
     if pair.d <= EXACT_UP_TO:
         gram = torch.zeros(pair.d, pair.d, dtype=torch.float64)
-        for _, change, _ in pair.chunks():
+        for _, change in pair.differences():
             wide = change.to(torch.float64)
             gram += wide @ wide.T
         squares, vectors = torch.linalg.eigh(gram)
@@ -185,10 +198,10 @@ def _sketched(pair: Pair, count: int) -> tuple[Tensor, Tensor]:
     probe = torch.randn(pair.k, count, generator=generator)
     for _ in range(3):
         images = torch.zeros(pair.d, count)
-        for columns, change, _ in pair.chunks():
+        for columns, change in pair.differences():
             images += change @ probe[columns]
         left = torch.linalg.qr(images).Q
-        probe = torch.cat([change.T @ left for _, change, _ in pair.chunks()])
+        probe = torch.cat([change.T @ left for _, change in pair.differences()])
         probe, weights = torch.linalg.qr(probe)
     inner, values, _ = torch.linalg.svd(weights.T)
     return values, left @ inner

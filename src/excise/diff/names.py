@@ -13,13 +13,15 @@ from excise.model.reader import Reader
 class Names:
     """pairs: name in the second checkpoint → name in the first, of tensors that can be compared.
 
-    only_first, only_second: tensors that the other one lacks. reshaped: name → both shapes.
+    only_first, only_second: tensors that the other one lacks. reshaped: name → both shapes. retyped: name in
+    the second → both data types, of pairs whose types differ.
     """
 
     pairs: Mapping[str, str]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    retyped: Mapping[str, tuple[str, str]]
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -28,8 +30,8 @@ class Names:
 
     @property
     def differ(self) -> bool:
-        """True if the checkpoints do not hold the same tensors under the same names."""
-        return bool(self.only_first or self.only_second or self.reshaped or self.renamed)
+        """True if the checkpoints do not hold tensors of the same names, shapes and types."""
+        return any((self.only_first, self.only_second, self.reshaped, self.renamed, self.retyped))
 
 
 def pair_names(first: Index, second: Index, before: Reader, after: Reader) -> Names:
@@ -74,4 +76,9 @@ def pair_names(first: Index, second: Index, before: Reader, after: Reader) -> Na
             pairs[name] = same[0]
             lost.remove(same[0])
     new -= pairs.keys()
-    return Names(pairs, tuple(sorted(lost)), tuple(sorted(new)), reshaped)
+    retyped = {
+        name: (first[former].dtype, second[name].dtype)
+        for name, former in pairs.items()
+        if first[former].dtype != second[name].dtype
+    }
+    return Names(pairs, tuple(sorted(lost)), tuple(sorted(new)), reshaped, retyped)

@@ -54,7 +54,8 @@ def save_undo(
     with Reader(first.index) as reader:
         changes = list(_opposites(moved, reader))
     require_form(model, [change.tensor for change in changes], rank_of(changes))
-    write_adapter(model, changes, second.name, destination, _card(first, second, len(changes)))
+    base = second.name if second.source is None else second.source.name
+    write_adapter(model, changes, base, destination, _card(first, second, len(changes)))
 
 
 def _moved(report: Report) -> list[TensorChange]:
