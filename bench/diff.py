@@ -1,8 +1,8 @@
 """What `excise diff` takes for one large matrix: `python bench/diff.py`.
 
-A bfloat16 matrix 4096 × 14336, the down projection of an 8-billion-parameter model, against its edited version:
-an orthogonal edit, one with another v, which has to be solved for, and noise on every number as training leaves it.
-The report goes to docs/benchmarks/diff.md.
+A bfloat16 matrix 4096 × 14336, the down projection of an 8-billion-parameter model, against its edited
+version: an orthogonal edit, one with another v, which has to be solved for, and noise on every number as
+training leaves it. The report goes to docs/benchmarks/diff.md.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def main() -> None:
             (
                 "# Comparing one large matrix",
                 "",
-                f"`python bench/diff.py`: a bfloat16 matrix {D} × {K} against its edited version (α = {STRENGTH}),",
-                "or one with noise on every number. Processor time, and peak memory beyond the start, the files'",
-                f"pages counted. {described()}.",
+                f"`python bench/diff.py`: a bfloat16 matrix {D} × {K} against its edited version (α =",
+                f"{STRENGTH}), or one with noise on every number. Processor time, and peak memory beyond the",
+                f"start, the files' pages counted. {described()}.",
                 "",
                 "| change | rank told | operator told | time | memory |",
                 "|---|---|---|---|---|",

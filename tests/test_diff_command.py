@@ -71,9 +71,13 @@ def test_what_is_the_same_and_what_has_no_config(
     assert main(["diff", str(model_folder), str(model_folder)]) == 0
     assert "The same, number by number." in capsys.readouterr().out
     shutil.copy(edited / "model.safetensors", tmp_path / "bare.safetensors")
+    shutil.copy(model_folder / "model.safetensors", tmp_path / "first.safetensors")
+    # The configuration of one of them is enough.
     assert main(["diff", str(model_folder), "bare.safetensors"]) == 0
+    assert "An edit of writers explains every change" in capsys.readouterr().out
+    assert main(["diff", "first.safetensors", "bare.safetensors"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "edits are not looked for: bare.safetensors has no config.json" in out
+    assert "edits are not looked for: first.safetensors has no config.json" in out
     assert "Changes of low rank (at most 1)" in out
     tensors = load_file(edited / "model.safetensors")
     tensors["lm_head.weight"] += 0.1 * torch.randn(tensors["lm_head.weight"].shape)
