@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
 from excise.directions.kinds import discriminant
 from excise.directions.moments import ExactMoments
-from excise.edit.adapter import adapter_tensors, save_adapter
+from excise.edit.adapter import adapter_tensors, edit_changes, loaded_weights, save_adapter
 from excise.edit.bake import bake, edit_in_place
 from excise.edit.edit import Edit, load_edit
 from excise.edit.layout import checkpoint_layout
@@ -197,7 +197,8 @@ def test_adapter_has_rank_one_and_writes_only_what_is_edited() -> None:
     model = tiny_model()
     anatomy = examine(model)
     edit = random_edit(model, anatomy, "orthogonal")
-    tensors = adapter_tensors(edit, model, anatomy.writers)
+    changes = list(edit_changes(edit, anatomy.writers, loaded_weights(model)))
+    tensors = adapter_tensors(model, changes)
     assert len(tensors) == 2 * (len(anatomy.names) - 1)
     assert not any(anatomy.names[0] in name for name in tensors)
     assert all(min(tensor.shape) == 1 for tensor in tensors.values())

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
 import packed_models as packed
 from conftest import tiny_model
-from excise.edit.adapter import adapter_tensors
+from excise.edit.adapter import adapter_tensors, edit_changes, loaded_weights
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.device import input_device
@@ -196,9 +196,9 @@ def test_what_a_search_and_an_adapter_need_of_weights(case: Case) -> None:
     r = torch.nn.functional.normalize(torch.ones(64), dim=0).expand(len(case.writers), -1)
     only_the_first = torch.zeros(len(case.writers))
     only_the_first[0] = 1
-    tensors = adapter_tensors(
-        Edit("orthogonal", case.writers, r, r, only_the_first), case.model, anatomy.writers
-    )
+    edit = Edit("orthogonal", case.writers, r, r, only_the_first)
+    changes = edit_changes(edit, anatomy.writers, loaded_weights(case.model))
+    tensors = adapter_tensors(case.model, list(changes))
     a = tensors[f"base_model.model.{o_proj}.lora_A.weight"]
     torch.testing.assert_close(a, (r[0] @ weight).unsqueeze(0))
 

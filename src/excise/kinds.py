@@ -21,6 +21,9 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+EditKind = Kind | Literal["recovered"]
+"""A kind of an edit file: one that was made, or one that was read off two checkpoints."""
+
 Statistics = Literal["residual", "weighted", "tokens", "answers", "ends"]
 """What a kind is made from.
 
@@ -93,3 +96,12 @@ FACTS: Mapping[Kind, KindFacts] = {
         "residual",
     ),
 }
+
+RECOVERED = KindFacts(
+    "u and v read off the difference of two checkpoints", "`excise diff`", "residual"
+)
+
+
+def facts_of(kind: EditKind) -> KindFacts:
+    """What there is to say of the kind of an edit file."""
+    return RECOVERED if kind == "recovered" else FACTS[kind]

@@ -154,11 +154,36 @@ COMPARE = Command(
 )
 EXPORT = Command(
     "export",
-    "RUN --save DIR|--adapter DIR",
-    "write a run's edit as a model or an adapter",
+    "RUN|EDIT [MODEL] --save DIR|--adapter DIR",
+    "write a run's edit as a model or an adapter, or an edit file as an adapter",
+    1,
+    2,
+    _LOADING | set(RESULT.fields) | {"writers"},
+)
+DIFF = Command(
+    "diff",
+    "A B",
+    "what differs between two checkpoints, at which rank, by which edit",
+    2,
+    2,
+    frozenset(("revision", "trust_remote_code", "writers", "json_lines")),
+    (
+        OwnFlag("undo", "DIR", "Write an adapter that turns B back into A."),
+        OwnFlag("edit", "FILE", "Keep the difference as an edit file of A."),
+    ),
+)
+SHOW = Command(
+    "show",
+    "EDIT|RUN[:TRIAL]",
+    "print an edit: base, figures, strengths over layers",
     1,
     1,
-    _LOADING | set(RESULT.fields),
+    frozenset(("json_lines",)),
+    (
+        OwnFlag(
+            "plot", "FILE", "Plot strengths and directions over layers to this .png or .svg file."
+        ),
+    ),
 )
 UPLOAD = Command(
     "upload",
@@ -198,7 +223,9 @@ NAMED = {
         BENCH,
         EVALUATE,
         COMPARE,
+        DIFF,
         CHAT,
+        SHOW,
         EXPORT,
         UPLOAD,
         REPRODUCE,

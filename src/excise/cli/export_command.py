@@ -2,23 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
 from excise.cli.stored import StoredRun, figures, open_stored
+from excise.config import gather
+from excise.edit.edit import load_edit
 from excise.errors import SettingsError
+from excise.model.source import resolve
 from excise.model.writers import examine
 from excise.run import events
+from excise.run.adapter import save_edit_adapter, tell_serving
+from excise.run.card import figures_of, search_figures_of
 from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
+from excise.run.record import outcome_in
 from excise.run.reproduction import record_saved, reproduction_of
 
 
-def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    """Export from the run directory `word`. Returns the exit status."""
-    run = open_stored(Path(word).expanduser(), flags, environment)
+def export(
+    words: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str]
+) -> int:
+    """Export a run's edit, or the edit file of a model. Returns the exit status."""
+    path = Path(words[0]).expanduser()
+    if path.is_file():
+        return _export_file(path, words[1:], flags, environment)
+    if len(words) > 1:
+        raise SettingsError(
+            f"{words[1]}: a run knows its model; MODEL goes with an edit file, and {path} is none"
+        )
+    return _export_run(path, flags, environment)
+
+
+def _export_file(
+    path: Path,
+    model: Sequence[str],
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+) -> int:
+    """Export an edit file as an adapter, from its base model or a copy of it."""
+    edit = load_edit(path)
+    named: dict[str, object] = {}
+    if model:
+        named["model"] = model[0]
+    elif edit.base is not None:
+        named = {"model": edit.base.model, "revision": edit.base.revision}
+    else:
+        raise SettingsError(
+            f"{path} does not say which model it is of; name it: excise export EDIT MODEL"
+        )
+    settings = gather({**named, **flags}, environment, None)
+    if settings.adapter is None or settings.save is not None:
+        raise SettingsError(
+            "export: an edit file is written as an adapter: --adapter DIR; to write the edited model: excise "
+            "apply EDIT MODEL OUT"
+        )
+    check_early(settings)
+    outcome = outcome_in(edit.facts)
+    text = search_figures_of(edit) if outcome is None else figures_of(outcome)
+    with make_screen(settings) as screen:
+        save_edit_adapter(
+            edit,
+            resolve(settings.model, settings.revision),
+            settings.adapter,
+            text,
+            screen,
+            declared=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    return 0
+
+
+def _export_run(path: Path, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+    run = open_stored(path, flags, environment)
     settings = run.settings
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")
@@ -51,6 +109,7 @@ def write(
         save_model(loaded, anatomy, edit, save, text, screen)
         record_saved(known, save, edit, loaded, anatomy)
     if adapter is not None:
+        tell_serving(edit, anatomy.writers, screen)
         save_model_adapter(loaded, anatomy, edit, adapter, text, screen)
         as_adapter = known.model_copy(update={"made": "adapter"})
         record_saved(as_adapter, adapter, edit, loaded, anatomy)

@@ -18,12 +18,14 @@ from excise.cli.commands import (
     CHAT,
     COMPARE,
     DEMO,
+    DIFF,
     EVALUATE,
     EXPORT,
     INSPECT,
     REPRODUCE,
     RUN,
     RUNS,
+    SHOW,
     UPLOAD,
 )
 from excise.cli.help import help_text
@@ -105,6 +107,13 @@ def _compare(line: CommandLine) -> int:
     return compare((line.words[0], line.words[1]), line.flags, os.environ)
 
 
+def _diff(line: CommandLine) -> int:
+    from excise.cli.diff_command import diff
+
+    words = line.words[0], line.words[1]
+    return diff(words, line.flags, os.environ, undo=_text(line, "undo"), edit=_text(line, "edit"))
+
+
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
@@ -114,7 +123,14 @@ def _chat(line: CommandLine) -> int:
 def _export(line: CommandLine) -> int:
     from excise.cli.export_command import export
 
-    return export(line.words[0], line.flags, os.environ)
+    return export(line.words, line.flags, os.environ)
+
+
+def _show(line: CommandLine) -> int:
+    from excise.cli.show_command import show
+
+    as_json = bool(line.flags.get("json_lines"))
+    return show(line.words[0], plot=_text(line, "plot"), as_json=as_json)
 
 
 def _upload(line: CommandLine) -> int:
@@ -156,8 +172,10 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     BENCH.name: _bench,
     EVALUATE.name: _evaluate,
     COMPARE.name: _compare,
+    DIFF.name: _diff,
     CHAT.name: _chat,
     EXPORT.name: _export,
+    SHOW.name: _show,
     UPLOAD.name: _upload,
     REPRODUCE.name: _reproduce,
     RUNS.name: _runs,

@@ -10,6 +10,7 @@ from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
 from excise.edit.edit import Edit
+from excise.run.adapter import tell_serving
 from excise.run.card import figures_of
 from excise.run.export import save_model, save_model_adapter
 from excise.run.figures import HeldOut
@@ -114,10 +115,12 @@ class Session:
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
+        edit = self.edit(outcome)
+        tell_serving(edit, self.prepared.anatomy.writers, self.screen)
         save_model_adapter(
             self.prepared.loaded,
             self.prepared.anatomy,
-            self.edit(outcome),
+            edit,
             destination,
             self._figures(outcome),
             self.screen,

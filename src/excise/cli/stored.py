@@ -23,6 +23,7 @@ _TO_LOAD_WITH = (
     "dtypes",
     "quantization",
     "trust_remote_code",
+    "writers",
     "chat_template",
     "system_prompt",
     "max_new_tokens",
@@ -51,12 +52,7 @@ class StoredRun:
 
     def choice(self) -> int:
         """The trial to use: by --select, else the one that was chosen, else the knee."""
-        record: dict[str, Any] = self.directory.record()
-        selection = self.settings.select
-        if selection is None:
-            chosen = record["chosen"]
-            selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
-        return select(front_of(record), selection).number
+        return _trial(self.directory, self.settings.select)
 
 
 def open_stored(
@@ -76,10 +72,8 @@ def open_run_named(
     word: str, flags: Mapping[str, object], environment: Mapping[str, str]
 ) -> StoredRun:
     """RUN or RUN:TRIAL, with TRIAL a number, knee or fewest. Raises RunError if there is no such run."""
-    path, _, trial = word.rpartition(":")
-    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
-        return open_stored(Path(path).expanduser(), {**flags, "select": trial}, environment)
-    return open_stored(Path(word).expanduser(), flags, environment)
+    path, trial = split_trial(word)
+    return open_stored(path, flags if trial is None else {**flags, "select": trial}, environment)
 
 
 def open_named(
@@ -89,10 +83,37 @@ def open_named(
     path = Path(word).expanduser()
     if path.is_dir() and not (path / "run.json").is_file():
         return None
-    before, _, _ = word.rpartition(":")
-    if not path.exists() and not (before and Path(before).expanduser().is_dir()):
+    if not path.exists() and not split_trial(word)[0].is_dir():
         raise RunError(f"{word}: no such run or folder")
     return open_run_named(word, flags, environment)
+
+
+def split_trial(word: str) -> tuple[Path, str | None]:
+    """RUN:TRIAL as a path and a selection; RUN alone, or the path of a file, has none."""
+    path, _, trial = word.rpartition(":")
+    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
+        return Path(path).expanduser(), trial
+    return Path(word).expanduser(), None
+
+
+def edit_path(word: str) -> Path:
+    """The edit file that EDIT or RUN[:TRIAL] names. Raises RunError or SettingsError."""
+    path, trial = split_trial(word)
+    if trial is None and not path.is_dir():
+        if not path.exists():
+            raise RunError(f"{word}: no such edit file or run directory")
+        return path
+    directory = RunDirectory(path)
+    return directory.edit_path(_trial(directory, trial))
+
+
+def _trial(directory: RunDirectory, selection: str | None) -> int:
+    """A trial of the front: by rule, else the one that was chosen, else the knee."""
+    record: dict[str, Any] = directory.record()
+    if selection is None:
+        chosen = record["chosen"]
+        selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
+    return select(front_of(record), selection).number
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,33 +17,100 @@ from transformers.pytorch_utils import Conv1D
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
 from excise.edit.matrices import MatrixOperators, parts
+from excise.edit.served import serving_note
 from excise.errors import SaveError
 from excise.files import new_folder
 from excise.model.weights import dense
-from excise.model.writers import Writer
+from excise.model.writers import Writer, WriterTensor
 
 _NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
 """peft 0.21 refuses adapters on these types' `out_proj`, because fused kernels may read the weight past
 the module."""
+_INSTEAD = "save the whole model instead (--save DIR)"
+
+Weights = Callable[[WriterTensor], Iterator[Tensor]]
+"""Gives the matrices [d, k] or biases [d] of a parameter, in order, float32."""
 
 
-def adapter_tensors(
-    edit: Edit, model: PreTrainedModel, writers: Sequence[Writer]
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class ParameterChange:
+    """What an adapter does to one parameter.
+
+    pairs: B [d, r] and A [r, k] for each of its matrices W [d, k], which become W + B A. bias: the whole new
+    vector, for a bias, which has no pairs.
+    """
+
+    tensor: WriterTensor
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    bias: Tensor | None = None
+
+
+def loaded_weights(model: nn.Module) -> Weights:
+    """The weights of a model in memory, whatever packs them."""
+
+    def read(tensor: WriterTensor) -> Iterator[Tensor]:
+        owner, _, name = tensor.name.rpartition(".")
+        values = dense(model.get_submodule(owner), name)
+        return parts(values, tensor.axis, bias=tensor.bias)
+
+    return read
+
+
+def edit_changes(
+    edit: Edit, writers: Sequence[Writer], weights: Weights
+) -> Iterator[ParameterChange]:
+    """What `edit` does to each parameter of the writers that it changes."""
+    for writer in _changed(edit, writers):
+        operators = MatrixOperators(edit, writer.name)
+        for tensor in writer.tensors:
+            if tensor.bias:
+                (bias,) = weights(tensor)
+                yield ParameterChange(tensor, (), operators.edited(bias))
+                continue
+            pairs = tuple(operators.factors(matrix) for matrix in weights(tensor))
+            yield ParameterChange(tensor, pairs)
+
+
+def adapter_tensors(model: nn.Module, changes: Sequence[ParameterChange]) -> dict[str, Tensor]:
     """The adapter's tensors under peft's names, float32.
 
-    A: [direction, k], B: [d, direction] for each linear writer of non-zero strength; writers' biases
-    whole, as peft stores them. Experts in one parameter, of one direction only: A [expert, k], B
-    [d, expert], peft's form for such a parameter at rank 1. model: the unedited one, whose W are read.
-    Raises SaveError for what peft has no form for.
+    A: [r, k], B: [d, r] for each linear layer, r the same for all; biases whole, as peft stores them.
+    Experts in one parameter, of rank 1 only: A [expert, k], B [d, expert], peft's form for such a
+    parameter at rank 1. model: its weights are not read.
     """
+    rank = rank_of(changes)
     tensors: dict[str, Tensor] = {}
-    renamings = _renamings(model)
-    for writer in _changed(edit, writers):
-        _require_form(model, writer, renamings, edit.directions)
-        tensors |= _of_writer(MatrixOperators(edit, writer.name), model, writer)
+    for change in changes:
+        owner, _, name = change.tensor.name.rpartition(".")
+        prefix = f"base_model.model.{owner}"
+        if change.bias is not None:
+            tensors[f"{prefix}.base_layer.{name}"] = change.bias
+            continue
+        ups, downs = zip(*change.pairs, strict=True)
+        down, up = torch.cat(downs), torch.cat(ups, dim=1)
+        transposed = getattr(model.get_submodule(owner), "is_transposed", False)
+        if len(change.tensor.shape) < 3:
+            down, up = _padded(down, rank, 0), _padded(up, rank, 1)
+        elif change.tensor.axis == 2 and not transposed:
+            # peft takes experts [expert, k, d] for [expert, d, k] where their module does not say so: the
+            # change of each, −α u (vᵀ W), is then asked of it the other way round.
+            down, up = up.T, down.T
+        tensors[f"{prefix}.lora_A.weight"] = down.contiguous()
+        tensors[f"{prefix}.lora_B.weight"] = up.contiguous()
     return tensors
+
+
+def rank_of(changes: Sequence[ParameterChange]) -> int:
+    """The highest rank among the changes."""
+    return max((up.shape[1] for change in changes for up, _ in change.pairs), default=1)
+
+
+def _padded(factor: Tensor, rank: int, axis: int) -> Tensor:
+    """Zeros up to the adapter's one rank."""
+    lacking = list(factor.shape)
+    lacking[axis] = rank - factor.shape[axis]
+    return torch.cat([factor, factor.new_zeros(lacking)], axis)
 
 
 def _changed(edit: Edit, writers: Sequence[Writer]) -> list[Writer]:
@@ -52,66 +120,39 @@ def _changed(edit: Edit, writers: Sequence[Writer]) -> list[Writer]:
 
 def require_adapter(model: PreTrainedModel, writers: Sequence[Writer], directions: int) -> None:
     """Raise SaveError if an adapter cannot hold every writer's edit; reads no weight."""
-    renamings = _renamings(model)
     for writer in writers:
-        _require_form(model, writer, renamings, directions)
+        require_matrices(writer)
+        require_form(model, writer.tensors, directions)
 
 
-def _of_writer(operators: MatrixOperators, model: nn.Module, writer: Writer) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for tensor in writer.tensors:
-        owner, _, name = tensor.name.rpartition(".")
-        module = model.get_submodule(owner)
-        values = dense(module, name)
-        prefix = f"base_model.model.{owner}"
-        if tensor.bias:
-            tensors[f"{prefix}.base_layer.{name}"] = operators.edited(values)
-            continue
-        pairs = [operators.factors(matrix) for matrix in parts(values, tensor.axis, bias=False)]
-        down, up = torch.cat([a for _, a in pairs]), torch.cat([b for b, _ in pairs], dim=1)
-        # peft takes experts [expert, k, d] for [expert, d, k] where their module does not say so: the
-        # change of each, −α u (vᵀ W), is then asked of it the other way round.
-        transposed = getattr(module, "is_transposed", False)
-        if values.dim() == 3 and tensor.axis == 2 and not transposed:
-            down, up = up.T, down.T
-        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = down, up
-    return tensors
-
-
-def _require_form(
-    model: PreTrainedModel, writer: Writer, renamings: list[WeightRenaming], directions: int
-) -> None:
-    """Raise SaveError unless a peft adapter can hold the writer's edit."""
-    require_matrices(writer)
-    for tensor in writer.tensors:
+def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: int) -> None:
+    """Raise SaveError unless a peft adapter of this rank can hold changes of the parameters."""
+    renamings = _renamings(model)
+    for tensor in tensors:
         owner = tensor.name.rpartition(".")[0]
         module = model.get_submodule(owner)
         if owner.endswith(".out_proj") and model.config.model_type in _MAMBA_TYPES:
             raise SaveError(
-                f"{owner}: peft holds no adapter for this projection of {model.config.model_type}; save "
-                "the whole model instead (--save DIR)"
+                f"{owner}: peft holds no adapter for this projection of {model.config.model_type}; "
+                f"{_INSTEAD}"
             )
         if apply_renamings(tensor.name, renamings) != tensor.name:
             raise SaveError(
                 f"{owner}: peft would take this name for that of an old checkpoint and look for the adapter "
-                "elsewhere; save the whole model instead (--save DIR)"
+                f"elsewhere; {_INSTEAD}"
             )
         if isinstance(module, nn.Linear | Conv1D):
             continue
         if tensor.bias:
-            raise SaveError(
-                f"{tensor.name}: an adapter cannot hold biases of experts; save the whole model "
-                "instead (--save DIR)"
-            )
+            raise SaveError(f"{tensor.name}: an adapter cannot hold biases of experts; {_INSTEAD}")
         if len(tensor.shape) != 3:
             raise SaveError(
                 f"{tensor.name} is a parameter of {type(module).__name__}; an adapter can hold linear "
-                "layers and experts only; save the whole model instead (--save DIR)"
+                f"layers and experts only; {_INSTEAD}"
             )
-        if directions > 1:
+        if rank > 1:
             raise SaveError(
-                f"{tensor.name}: an adapter can hold one direction of experts, not {directions}; save the "
-                "whole model instead (--save DIR)"
+                f"{tensor.name}: an adapter can hold one direction of experts, not {rank}; {_INSTEAD}"
             )
 
 
@@ -131,41 +172,63 @@ def save_adapter(
     base: str,
     destination: Path,
     card: str,
+    weights: Weights | None = None,
 ) -> None:
     """Write a peft folder that `PeftModel.from_pretrained` loads. Raises SaveError.
 
-    writers: the model's. base: name or path of the original model, for the
-    adapter's configuration.
+    model: unedited; its W are read unless `weights` gives them, and then it may be without any. writers: the
+    model's. base: name or path of the original model, for the adapter's configuration.
     """
+    require_adapter(model, _changed(edit, writers), edit.directions)
+    changes = list(edit_changes(edit, writers, weights or loaded_weights(model)))
+    write_adapter(model, changes, base, destination, card)
+
+
+def write_adapter(
+    model: PreTrainedModel,
+    changes: Sequence[ParameterChange],
+    base: str,
+    destination: Path,
+    card: str,
+) -> None:
+    """Write the changes as a peft folder. Raises SaveError. model: its weights are not read."""
     from peft import LoraConfig
 
-    tensors = {
-        name: tensor.contiguous() for name, tensor in adapter_tensors(edit, model, writers).items()
-    }
-    changed = [
-        tensor.name
-        for writer in _changed(edit, writers)
-        for tensor in writer.tensors
-        if not tensor.bias
-    ]
-    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in changed}
-    modules = {name for name in changed if isinstance(owners[name], nn.Linear | Conv1D)}
-    if len(modules) < len(changed):
-        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
-        # and turns them into the experts' parameter. As parameters they stay what they are.
-        modules = {name for name in modules if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
+    tensors = adapter_tensors(model, changes)
+    rank = rank_of(changes)
+    changed = [change.tensor.name for change in changes if change.bias is None]
+    modules, parameters = split_targets(model, changed)
+    owners: Mapping[str, nn.Module] = {name: model.get_submodule(name) for name in modules}
     config = LoraConfig(
-        r=edit.directions,
-        lora_alpha=edit.directions,
-        target_modules=[name.rpartition(".")[0] for name in changed if name in modules],
-        target_parameters=[name for name in changed if name not in modules] or None,
-        fan_in_fan_out=any(isinstance(owners[name], Conv1D) for name in modules),
-        bias="lora_only" if any(name.endswith(".bias") for name in tensors) else "none",
+        r=rank,
+        lora_alpha=rank,
+        target_modules=modules,
+        target_parameters=parameters or None,
+        fan_in_fan_out=any(isinstance(owner, Conv1D) for owner in owners.values()),
+        bias="lora_only" if any(change.bias is not None for change in changes) else "none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
     )
+    note = serving_note([change.tensor for change in changes], rank)
     with new_folder(destination) as folder:
         config.save_pretrained(str(folder))
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(f"{card.rstrip()}\n\n{note}\n", encoding="utf-8")
+
+
+def split_targets(model: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parameters' names as peft's target_modules (of linear layers) and target_parameters (the others)."""
+    linear = {
+        name
+        for name in names
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
+    }
+    if len(linear) < len(names):
+        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
+        # and turns them into the experts' parameter. As parameters they stay what they are.
+        linear = {name for name in linear if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
+    return (
+        [name.rpartition(".")[0] for name in names if name in linear],
+        [name for name in names if name not in linear],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,12 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from excise.edit.base import Base
 from excise.errors import RunError
 from excise.files import replacing
-from excise.kinds import KINDS, Kind
+from excise.kinds import KINDS, EditKind
 
-FORMAT = 2
-"""2 since writers of several matrices can carry an operator for each of them."""
+FORMAT = 3
+"""2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
+with its index, and the settings' digest have places of their own. docs/edit-file.md describes it."""
+
+_FACTS_OF_BASE = frozenset(("model", "model_digest"))
+"""Facts of format 2 that have become the base."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,11 @@ class Edit:
     per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
     operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
     is all that a virtual edit sees, u and v hold as they are.
-    parameters: the search parameters it was made from; facts: base model, digest, figures.
+    parameters: the search parameters it was made from. facts: figures and what they were measured under,
+    see docs/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
     """
 
-    kind: Kind
+    kind: EditKind
     writers: tuple[str, ...]
     u: Tensor
     v: Tensor
@@ -42,6 +48,8 @@ class Edit:
     per_matrix: tuple[str, ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    base: Base | None = None
+    settings_digest: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.writers)
@@ -66,6 +74,8 @@ class Edit:
         header = {
             "format": FORMAT,
             "kind": self.kind,
+            "base": asdict(self.base) if self.base else None,
+            "settings_digest": self.settings_digest,
             "writers": list(self.writers),
             "per_matrix": list(self.per_matrix),
             "parameters": dict(self.parameters),
@@ -79,29 +89,44 @@ class Edit:
 
 
 def load_edit(path: Path) -> Edit:
-    """Read an edit file. Raises RunError if it is missing, damaged, or of a newer format."""
+    """Read an edit file, of this format or an older one.
+
+    Raises RunError if it is missing, damaged, or of a newer format.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["excise"])
-            if header["format"] > FORMAT:
-                raise RunError(
-                    f"{path}: edit format {header['format']} is newer than this excise reads "
-                    f"({FORMAT}); install a newer excise"
-                )
-            u, v, strengths = (file.get_tensor(name) for name in ("u", "v", "strengths"))
+            _check(path, header)
+            u, v, strengths = (
+                file.get_tensor(name).to(torch.float32) for name in ("u", "v", "strengths")
+            )
+        facts = dict(header["facts"])
+        base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)
+        return Edit(
+            kind=header["kind"],
+            writers=tuple(header["writers"]),
+            u=u,
+            v=v,
+            strengths=strengths,
+            per_matrix=tuple(header.get("per_matrix", ())),
+            parameters=header["parameters"],
+            facts={name: value for name, value in facts.items() if name not in _FACTS_OF_BASE},
+            base=base,
+            settings_digest=header.get("settings_digest"),
+        )
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such edit file") from error
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise RunError(f"{path}: not an edit file, or damaged ({error})") from error
-    if header["kind"] not in KINDS:
+
+
+def _check(path: Path, header: Mapping[str, object]) -> None:
+    """Raise RunError for what this version cannot read."""
+    version = header["format"]
+    if not isinstance(version, int) or version > FORMAT:
+        raise RunError(
+            f"{path}: edit format {version} is newer than this excise reads ({FORMAT}); install a newer "
+            "excise"
+        )
+    if header["kind"] not in (*KINDS, "recovered"):
         raise RunError(f"{path}: unknown kind {header['kind']!r}; known are {', '.join(KINDS)}")
-    return Edit(
-        kind=header["kind"],
-        writers=tuple(header["writers"]),
-        u=u.to(torch.float32),
-        v=v.to(torch.float32),
-        strengths=strengths.to(torch.float32),
-        per_matrix=tuple(header.get("per_matrix", ())),
-        parameters=header["parameters"],
-        facts=header["facts"],
-    )

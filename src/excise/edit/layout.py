@@ -51,13 +51,19 @@ def require_matrices(writer: Writer) -> None:
         raise SaveError(unsavable(writer))
 
 
+def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[StoredTensor, ...]:
+    """What one parameter is stored as, in order. Raises SaveError if that cannot be told."""
+    stored = revert_weight_conversion(model, {tensor.name: _probe(tensor)})
+    width = tensor.shape[tensor.axis]
+    return tuple(
+        StoredTensor(name, _axis_of(probe, name, width), tensor.bias)
+        for name, probe in stored.items()
+    )
+
+
 def _stored(model: PreTrainedModel, writer: Writer) -> tuple[StoredTensor, ...]:
     require_matrices(writer)
-    return tuple(
-        StoredTensor(name, _axis_of(stored, name, writer.shape[0]), tensor.bias)
-        for tensor in writer.tensors
-        for name, stored in revert_weight_conversion(model, {tensor.name: _probe(tensor)}).items()
-    )
+    return tuple(stored for tensor in writer.tensors for stored in stored_tensors(model, tensor))
 
 
 def _probe(tensor: WriterTensor) -> Tensor:

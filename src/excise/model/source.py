@@ -60,6 +60,13 @@ class ModelSource:
                     digest.update(file.read(_BLOCK))
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def index_digest(self) -> str:
+        """A hash over names, shapes and data types of all tensors. Raises ModelError if a file is damaged."""
+        from excise.model.index import checkpoint_index, index_digest
+
+        return index_digest(checkpoint_index(self.folder, self.gguf))
+
 
 def resolve(model: str, revision: str | None = None) -> ModelSource:
     """Find the files of `model`, from the hub if it is not on this disk.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from excise import __version__
 from excise.edit.edit import Edit
-from excise.kinds import FACTS
+from excise.kinds import facts_of
 from excise.model.source import ModelSource
 from excise.run.front_matter import OriginalCard, front_matter, original_card
 from excise.run.record import Outcome
@@ -90,7 +90,7 @@ def _reservations(edit: Edit) -> str:
 def model_card(source: ModelSource, edit: Edit, figures: str, *, adapter: bool) -> str:
     """Text of the README.md that goes with an edited model or an adapter; the original's card is its end."""
     edited, writers = len(edit.changed), len(set(edit.writers))
-    facts = FACTS[edit.kind]
+    facts = facts_of(edit.kind)
     rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
     form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
     parameters = "\n".join(f"- `{name}`: {value}" for name, value in edit.parameters.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
@@ -11,7 +11,7 @@ from excise.run import events
 from excise.run.events import Tell
 from excise.run.figures import HeldOut, measure_edit, measure_held_out
 from excise.run.prepare import Prepared
-from excise.run.record import Outcome, write_result
+from excise.run.record import Outcome, held_out_facts, write_result
 from excise.run.runner import Runner
 from excise.scores.interval import bootstrap, wilson
 from excise.search.front import Point, pareto_front, reason
@@ -57,6 +57,10 @@ def confirm(
     )
     front = pareto_front(study.points())
     write_result(prepared, study.records(), front, outcome)
+    # The edit file travels without the run directory, and its figures with it.
+    edit = prepared.directory.edit(point.number)
+    facts = {**edit.facts, **held_out_facts(outcome)}
+    replace(edit, facts=facts).save(prepared.directory.edit_path(point.number))
     tell(events.Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
     if not prepared.coverage.complete:
         tell(events.Note(f"the edit is partial: {prepared.coverage.lacking()}"))

@@ -108,19 +108,58 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
     chosen = record["chosen"]
     if chosen is None:
         return None
-    search, held_out = chosen["search"], chosen["held_out"]
-    original = record["baseline"]["held_out"]
+    search = chosen["search"]
+    return _outcome(
+        Point(chosen["trial"], search["refusals"], search["kl"]),
+        search["prompts"],
+        record["baseline"]["held_out"],
+        chosen["held_out"],
+        record["seconds"]["held_out"],
+    )
+
+
+def outcome_in(facts: Mapping[str, Any]) -> Outcome | None:
+    """The same as an edit file holds it in its facts, None if it was not measured on held-out prompts."""
+    if "held_out" not in facts:
+        return None
+    held_out = facts["held_out"]
+    return _outcome(
+        Point(facts["trial"], facts["refusals"], facts["kl"]),
+        facts["prompts"],
+        held_out["original"],
+        held_out["edited"],
+        0.0,
+    )
+
+
+def held_out_facts(outcome: Outcome) -> dict[str, object]:
+    """The facts that `outcome_in` reads again."""
+    return {
+        "held_out": {
+            "original": _counts(outcome.original, outcome),
+            "edited": _held_out(outcome),
+        }
+    }
+
+
+def _outcome(
+    search: Point,
+    search_prompts: int,
+    original: Mapping[str, Any],
+    held_out: Mapping[str, Any],
+    seconds: float,
+) -> Outcome:
     return Outcome(
-        trial=chosen["trial"],
-        search=Point(chosen["trial"], search["refusals"], search["kl"]),
-        search_prompts=search["prompts"],
+        trial=search.number,
+        search=search,
+        search_prompts=search_prompts,
         prompts=held_out["prompts"],
         control_prompts=held_out["control_prompts"],
         original=_answered(original),
         edited=_answered(held_out),
         kl=Estimate(**held_out["kl"]),
         answer_kl=Estimate(**held_out["answer_kl"]),
-        seconds=record["seconds"]["held_out"],
+        seconds=seconds,
     )
 
 
@@ -175,9 +214,13 @@ def _chosen(outcome: Outcome) -> Mapping[str, object]:
             "prompts": outcome.search_prompts,
             "kl": outcome.search.kl,
         },
-        "held_out": {
-            **_counts(outcome.edited, outcome),
-            "kl": asdict(outcome.kl),
-            "answer_kl": asdict(outcome.answer_kl),
-        },
+        "held_out": _held_out(outcome),
+    }
+
+
+def _held_out(outcome: Outcome) -> dict[str, object]:
+    return {
+        **_counts(outcome.edited, outcome),
+        "kl": asdict(outcome.kl),
+        "answer_kl": asdict(outcome.answer_kl),
     }

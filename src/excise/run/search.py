@@ -10,6 +10,8 @@ from dataclasses import replace
 import torch
 from optuna.trial import Trial
 
+from excise.config import settings_digest
+from excise.edit.base import Base
 from excise.edit.virtual import VirtualEdits
 from excise.engine.answers import end_tokens
 from excise.engine.meter import ended_early
@@ -190,8 +192,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 prepared.anatomy,
             )
             facts = {
-                "model": prepared.settings.model,
-                "model_digest": prepared.loaded.source.digest,
+                "trial": point.number,
                 "refusals": point.refusals,
                 "kl": point.kl,
                 "prompts": len(prepared.search_part.target),
@@ -199,7 +200,13 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "packing": prepared.loaded.packing,
             }
             parameters = dict(records[point.number].parameters)
-            replace(edit, parameters=parameters, facts=facts).save(path)
+            replace(
+                edit,
+                parameters=parameters,
+                facts=facts,
+                base=Base.of(prepared.loaded.source),
+                settings_digest=settings_digest(prepared.settings),
+            ).save(path)
     # The record first: it must never name an edit that is gone.
     write_result(prepared, list(records.values()), front)
     directory.keep_edits(point.number for point in front)

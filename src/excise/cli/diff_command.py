@@ -1,0 +1,272 @@
+"""`excise diff`: two checkpoints compared, and what made the difference."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedModel
+
+from excise.cli.charts import layer_chart
+from excise.cli.human import plural
+from excise.cli.screen import make_console, write_json
+from excise.config import Settings, gather
+from excise.diff.checkpoint import Checkpoint, open_checkpoint
+from excise.diff.compare import Report, TensorChange, WriterChange, compare, shared_directions
+from excise.diff.layout import Layout, layout_of
+from excise.diff.undo import recovered_edit, save_undo
+from excise.edit.profile import place
+from excise.errors import ModelError, SaveError
+from excise.files import require_free
+from excise.kinds import facts_of
+from excise.model.blueprint import blueprint
+from excise.model.index import Index
+
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Where to write what comes out, if anywhere."""
+
+    undo: Path | None
+    edit: Path | None
+
+
+def diff(
+    words: tuple[str, str],
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    *,
+    undo: str | None,
+    edit: str | None,
+) -> int:
+    """Compare the checkpoints A and B. Returns the exit status."""
+    settings = gather({"model": words[0], **flags}, environment, None)
+    wanted = _Results(Path(undo) if undo else None, Path(edit) if edit else None)
+    for path in (wanted.undo, wanted.edit):
+        if path is not None:
+            require_free(path)
+    console = make_console(to_errors=settings.json_lines)
+    first, second = (open_checkpoint(word, settings.revision) for word in words)
+    model, layout, why_not = _model(second if second.source else first, second.index, settings)
+    with console.status("comparing") as status:
+        report = compare(
+            first,
+            second,
+            layout,
+            lambda name, done, of: status.update(f"comparing {done + 1} of {of}: {name}"),
+        )
+    if settings.json_lines:
+        write_json(report_as_json(first, second, report), indent=1)
+    else:
+        _show(console, report, why_not)
+    if wanted.edit is not None:
+        recovered_edit(report, first, second).save(wanted.edit)
+        console.print(f"saved the edit to {wanted.edit}")
+    if wanted.undo is not None:
+        if model is None:
+            raise SaveError(f"--undo: {why_not}; an adapter needs the names of its modules")
+        save_undo(report, model, first, second, wanted.undo)
+        console.print(f"saved the adapter that undoes it to {wanted.undo}")
+    return 0
+
+
+def _model(
+    checkpoint: Checkpoint, index: Index, settings: Settings
+) -> tuple[PreTrainedModel | None, Layout, str]:
+    """The model without weights and what its tensors are, or why that is not known."""
+    if checkpoint.source is None:
+        return None, {}, f"{checkpoint.name} has no config.json, so that writers are not known"
+    try:
+        model = blueprint(
+            checkpoint.name,
+            checkpoint.source.folder,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        return model, layout_of(model, index, settings.writers), ""
+    except ModelError as error:
+        return None, {}, str(error)
+
+
+def report_as_json(first: Checkpoint, second: Checkpoint, report: Report) -> dict[str, object]:
+    """All that was found; directions as plain numbers."""
+    groups = shared_directions(report.writers)
+    group_of = {one.writer: number for number, group in enumerate(groups) for one in group}
+    return {
+        "first": first.name,
+        "second": second.name,
+        "identical": report.identical,
+        "same": report.same,
+        "only_first": report.names.only_first,
+        "only_second": report.names.only_second,
+        "renamed": report.names.renamed,
+        "reshaped": report.names.reshaped,
+        "retyped": report.names.retyped,
+        "changed": [
+            {
+                "name": one.name,
+                "former": one.former,
+                "dtypes": one.dtypes,
+                "shape": one.shape,
+                "relative": one.relative if math.isfinite(one.relative) else None,
+                "largest": one.largest if math.isfinite(one.largest) else None,
+                "share": one.share,
+                "rank": one.rank,
+                "rank_is_a_lower_bound": one.more,
+                "matrices": [
+                    {"rank": each.rank, "largest": each.largest, "noise": each.noise}
+                    for each in one.matrices
+                ],
+            }
+            for one in report.changed
+        ],
+        "writers": [
+            {
+                "name": one.writer,
+                "kind": one.operator.kind,
+                "strength": one.operator.strength,
+                "doubt": one.operator.doubt,
+                "any_change_has_this_form": one.operator.trivial,
+                "outside": one.operator.outside,
+                "per_matrix": one.operator.per_matrix,
+                "biases": one.biases,
+                "direction": group_of[one.writer],
+                "u": one.operator.u.tolist(),
+                "v": one.operator.v.tolist(),
+            }
+            for one in report.writers
+        ],
+    }
+
+
+def _show(console: Console, report: Report, why_not: str) -> None:
+    names = report.names
+    for what, listed in (
+        ("only in the first", names.only_first),
+        ("only in the second", names.only_second),
+        ("renamed", [f"{old} → {new}" for old, new in names.renamed.items()]),
+        ("of another type", [f"{name} {a} → {b}" for name, (a, b) in names.retyped.items()]),
+        ("of another shape", [f"{name} {a} → {b}" for name, (a, b) in names.reshaped.items()]),
+    ):
+        if listed:
+            console.print(Text(f"{what}: {_listed(listed)}", "yellow"))
+    if report.changed:
+        console.print(_table(report.changed))
+    console.print(f"{plural(report.same, 'tensor')} the same, {len(report.changed)} changed")
+    if report.changed and why_not:
+        console.print(Text(f"edits are not looked for: {why_not}", "yellow"))
+    if report.writers:
+        _show_operators(console, report)
+    console.print(Text(_verdict(report), "bold"))
+
+
+def _table(changed: Sequence[TensorChange]) -> Table:
+    """One row for all tensors whose names differ in numbers only."""
+    groups: dict[tuple[str, tuple[str, str]], list[TensorChange]] = {}
+    for one in changed:
+        groups.setdefault((re.sub(r"\d+", "*", one.name), one.dtypes), []).append(one)
+    table = Table(title="Changed tensors", title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    for heading in ("", "type", "relative norm", "largest", "numbers", "rank"):
+        table.add_column(heading, justify="right")
+    for (name, dtypes), group in groups.items():
+        types = dtypes[0] if dtypes[0] == dtypes[1] else " → ".join(dtypes)
+        table.add_row(
+            group[0].name if len(group) == 1 else name,
+            "" if len(group) == 1 else f"×{len(group)}",
+            types,
+            _span([one.relative for one in group]),
+            f"{max(one.largest for one in group):.2g}",
+            _span([100 * one.share for one in group]) + " %",
+            _ranks(group),
+        )
+    return table
+
+
+def _ranks(group: Sequence[TensorChange]) -> str:
+    ranks = [one.rank for one in group if one.rank is not None]
+    if not ranks:
+        return ""
+    if all(one.full for one in group):
+        return f"full ({max(ranks)})"
+    low, high = min(ranks), max(ranks)
+    text = str(low) if low == high else f"{low} to {high}"
+    return f"{text} or more" if any(one.more for one in group) else text
+
+
+def _show_operators(console: Console, report: Report) -> None:
+    by_component: dict[str, list[WriterChange]] = {}
+    for one in report.writers:
+        by_component.setdefault(place(one.writer)[1], []).append(one)
+    console.print(Text("Edits of writers, W' = W − α u (vᵀ W)", "bold"))
+    for component, found in by_component.items():
+        found = sorted(found, key=lambda one: place(one.writer)[0])
+        kinds = dict.fromkeys(one.operator.kind for one in found)
+        told = "; ".join(f"{kind} ({facts_of(kind).text})" for kind in kinds)
+        console.print(f"  {component}: {told}")
+        strengths = [one.operator.strength for one in found]
+        top = max(1.0, *map(abs, strengths))
+        layers = [place(one.writer)[0] for one in found]
+        doubt = max(one.operator.doubt for one in found)
+        beside = f", each known to ± {doubt:.2g}" if doubt else ""
+        console.print(f"  strengths α {_span(strengths)}{beside}")
+        if any(one.operator.trivial for one in found):
+            console.print(
+                "  these matrices have no more columns than rows, so that any change of rank 1 has this form"
+            )
+        if len(set(layers)) == len(layers):
+            console.print(layer_chart(layers, [abs(value) for value in strengths], top))
+    groups = shared_directions(report.writers)
+    sizes = sorted(map(len, groups), reverse=True)
+    if len(groups) == 1 and sizes[0] > 1:
+        console.print(f"One direction is shared by all {sizes[0]} of them.")
+    elif sizes[0] > 1:
+        shared = ", ".join(str(size) for size in sizes if size > 1)
+        alone = sizes.count(1)
+        console.print(
+            f"{len(groups)} directions: shared by {shared} writers"
+            + (f"; {alone} of their own" if alone else "")
+        )
+    else:
+        console.print("Each has a direction of its own.")
+    strayed = [one.writer for one in report.writers if one.biases is False]
+    if strayed:
+        console.print(f"Biases were not edited with their matrices: {_listed(strayed)}")
+
+
+def _verdict(report: Report) -> str:
+    moved = [one for one in report.changed if one.rank != 0]
+    if report.identical:
+        return "The same, number by number."
+    if not moved:
+        return "Nothing differs by more than rounding." if report.changed else "No number differs."
+    explained = {one.writer for one in report.writers}
+    others = [one for one in moved if one.place is None or one.place.writer not in explained]
+    if not others:
+        return (
+            "An edit of writers explains every change: --undo DIR undoes it, --edit FILE keeps it."
+        )
+    ranks = [one.rank for one in others if one.rank is not None]
+    if len(ranks) == len(others) and all(
+        each.factors is not None or not each.rank for one in others for each in one.matrices
+    ):
+        return f"Changes of low rank (at most {max(ranks)}), such as a merged LoRA."
+    rest = f"{len(others)} of {plural(len(moved), 'change')}"
+    return f"{rest} are not edits of writers, and not of low rank: as training leaves them."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,151 @@
+"""`excise show`: an edit file, for people, as JSON, or as a plot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from excise.cli.charts import layer_chart
+from excise.cli.human import plural
+from excise.cli.screen import make_console, write_json
+from excise.cli.stored import edit_path
+from excise.cli.tables import outcome_table
+from excise.edit.edit import Edit, load_edit
+from excise.edit.plot import plot_edit, require_plots
+from excise.edit.profile import Profile, place, profiles
+from excise.kinds import facts_of
+from excise.run.record import outcome_in
+
+
+def show(word: str, *, plot: str | None, as_json: bool) -> int:
+    """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
+    if plot is not None:
+        require_plots(Path(plot))
+    path = edit_path(word)
+    edit = load_edit(path)
+    if plot is not None:
+        plot_edit(edit, f"{path.name}: {edit.kind}", Path(plot))
+    if as_json:
+        write_json(edit_as_json(path, edit), indent=1)
+        return 0
+    console = make_console()
+    for part in _parts(path, edit):
+        console.print(part)
+    if plot is not None:
+        console.print(f"plotted to {plot}")
+    return 0
+
+
+def edit_as_json(path: Path, edit: Edit) -> dict[str, object]:
+    """All that an edit file says but its directions; of those, how oblique each operator is."""
+    norms = edit.u.norm(dim=1) * edit.v.norm(dim=1)
+    rows = zip(edit.writers, edit.strengths.tolist(), norms.tolist(), strict=True)
+    return {
+        "path": str(path),
+        "kind": edit.kind,
+        "base": asdict(edit.base) if edit.base else None,
+        "settings_digest": edit.settings_digest,
+        "dimension": edit.u.shape[1],
+        "directions": edit.directions,
+        "writers": [
+            {
+                "name": name,
+                "layer": place(name)[0],
+                "component": place(name)[1],
+                "strength": strength,
+                "norm": norm,
+                "per_matrix": name in edit.per_matrix,
+            }
+            for name, strength, norm in rows
+        ],
+        "parameters": dict(edit.parameters),
+        "facts": dict(edit.facts),
+    }
+
+
+def _parts(path: Path, edit: Edit) -> list[RenderableType]:
+    parts: list[RenderableType] = [_summary(path, edit)]
+    outcome = outcome_in(edit.facts)
+    if outcome is not None:
+        parts += [Text(), outcome_table(outcome)]
+    parts += [Text(), Text("Strengths over layers", "bold"), *map(_chart, profiles(edit))]
+    if edit.parameters:
+        rows = Table.grid(padding=(0, 2))
+        for name, value in edit.parameters.items():
+            rows.add_row(f"  {name}", _number(value))
+        parts += [Text("Parameters", "bold"), rows]
+    return parts
+
+
+def _summary(path: Path, edit: Edit) -> Table:
+    facts = facts_of(edit.kind)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("edit", str(path))
+    grid.add_row("kind", f"{edit.kind}: {facts.text} ({facts.source})")
+    base = edit.base
+    if base is None:
+        grid.add_row("base", Text("not on record", "yellow"))
+    else:
+        revision = f"revision {base.revision}" if base.revision else f"contents {base.digest}"
+        grid.add_row("base", f"{base.model} · {revision} · index {base.index or 'not on record'}")
+    count = plural(len(set(edit.writers)), "writer")
+    each = "" if edit.directions == 1 else f" · {edit.directions} directions"
+    grid.add_row("edited", f"{len(edit.changed)} of {count}, d = {edit.u.shape[1]}{each}")
+    if edit.settings_digest:
+        grid.add_row("settings", edit.settings_digest)
+    if "refusals" in edit.facts:
+        grid.add_row("search", _searched(edit))
+    if pair := edit.facts.get("recovered_from"):
+        assert isinstance(pair, list)
+        grid.add_row("read off", " → ".join(map(str, pair)))
+    if uncovered := edit.facts.get("uncovered"):
+        grid.add_row("partial", Text(f"these layers still write the direction: {uncovered}", "red"))
+    if packing := edit.facts.get("packing"):
+        grid.add_row("measured", f"with the weights packed as {packing}")
+    if edit.per_matrix:
+        grid.add_row(
+            "experts", f"{plural(len(edit.per_matrix), 'block')} edited matrix by matrix when saved"
+        )
+    return grid
+
+
+def _searched(edit: Edit) -> str:
+    trial = f"trial {edit.facts['trial']}: " if "trial" in edit.facts else ""
+    held_out = "" if "held_out" in edit.facts else "; not measured on held-out prompts"
+    return (
+        f"{trial}{edit.facts['refusals']}/{edit.facts['prompts']} target prompts refused, "
+        f"KL {_number(edit.facts['kl'])} nats (the search's own prompts{held_out})"
+    )
+
+
+def _chart(one: Profile) -> Padding:
+    name = one.component if not one.direction else f"{one.component}, direction {one.direction + 1}"
+    edited = [value for value in one.strengths if value]
+    if not edited:
+        return Padding(Text(f"{name}: off"), (0, 0, 1, 2))
+    peak = max(range(len(one.layers)), key=lambda index: abs(one.strengths[index]))
+    told = f"{name}: most {one.strengths[peak]:.2f} at layer {one.layers[peak]}"
+    if one.cosines:
+        told += f" · cosine between neighbouring layers {_range(one.cosines)}"
+    told += f" · ‖u‖·‖v‖ {_range(one.norms)}"
+    if any(value < 0 for value in edited):
+        told += " · some are negative"
+    top = max(1.0, *(abs(value) for value in edited))
+    chart = Text(layer_chart(one.layers, one.strengths, top), no_wrap=True, overflow="crop")
+    return Padding(Group(Text(told), chart), (0, 0, 1, 2))
+
+
+def _range(values: tuple[float, ...]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,38 @@
+"""A checkpoint to compare: anything that holds named tensors, read piece by piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.errors import ModelError
+from excise.model.index import Index, checkpoint_index, read_index
+from excise.model.source import ModelSource, resolve
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """name: as it was given. source: None for weights without a config.json beside them."""
+
+    name: str
+    source: ModelSource | None
+    index: Index
+
+
+def open_checkpoint(word: str, revision: str | None = None) -> Checkpoint:
+    """A local folder, one weight file, or a hub id, which may end in @REVISION.
+
+    Raises ModelError or HubError.
+    """
+    path = Path(word).expanduser()
+    if path.suffix == ".gguf":
+        raise ModelError(
+            f"{word}: GGUF files are packed; compare the checkpoints they were made from"
+        )
+    if path.is_file():
+        return Checkpoint(word, None, read_index([path]))
+    if path.is_dir() and not (path / "config.json").is_file():
+        return Checkpoint(word, None, checkpoint_index(path))
+    name, _, own = (word, "", "") if path.exists() else word.partition("@")
+    source = resolve(name, own or revision)
+    return Checkpoint(word, source, checkpoint_index(source.folder))

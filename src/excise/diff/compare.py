@@ -1,0 +1,243 @@
+"""Two checkpoints, tensor by tensor: what differs, by how much, at which rank, and by which operator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from excise.diff.checkpoint import Checkpoint
+from excise.diff.layout import Layout, Place
+from excise.diff.matrix import Chunk, MatrixChange, Pair, change_of
+from excise.diff.names import Names, pair_names
+from excise.diff.operator import FoundOperator, follows, recognise
+from excise.diff.rounding import coarser
+from excise.model.index import Entry, Index
+from excise.model.reader import CHUNK, Reader, bits
+
+_PARALLEL = 0.99
+_SMALLEST_MATRIX = 4
+"""Fewest rows and columns of what a rank is told of; kernels of short convolutions are no matrices."""
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor that differs. name: in the second checkpoint; former: in the first.
+
+    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; not a number if one in the
+    tensor is none. share: of its numbers that differ. matrices: the change of each matrix in it, oriented as
+    `place` says; none for vectors, and where numbers are packed. place: what it is in the model, if known.
+    """
+
+    name: str
+    former: str
+    dtypes: tuple[str, str]
+    shape: tuple[int, ...]
+    relative: float
+    largest: float
+    share: float
+    matrices: tuple[MatrixChange, ...]
+    place: Place | None
+
+    @property
+    def rank(self) -> int | None:
+        """The highest rank among its matrices, None if it has none."""
+        return max((each.rank for each in self.matrices), default=None)
+
+    @property
+    def more(self) -> bool:
+        """True if the rank is only known to be larger."""
+        return any(each.more for each in self.matrices)
+
+    @property
+    def full(self) -> bool:
+        """True if the rank is that of a matrix without any structure."""
+        return self.rank is not None and self.rank >= min(self.shape[-2:])
+
+
+@dataclass(frozen=True)
+class WriterChange:
+    """A writer that was edited by an operator. biases: True if its biases follow it, None without any."""
+
+    writer: str
+    operator: FoundOperator
+    biases: bool | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that tells two checkpoints apart. same: number of tensors that are equal number by number."""
+
+    names: Names
+    same: int
+    changed: tuple[TensorChange, ...]
+    writers: tuple[WriterChange, ...]
+
+    @property
+    def identical(self) -> bool:
+        """True if nothing differs but the cut into files."""
+        return not (self.changed or self.names.differ)
+
+
+def compare(
+    first: Checkpoint,
+    second: Checkpoint,
+    layout: Layout,
+    tell: Callable[[str, int, int], None] = lambda name, done, of: None,
+) -> Report:
+    """Compare two checkpoints in memory for a few pieces of a tensor.
+
+    layout: what the second one's tensors are in the model. tell: called with each tensor's name, its number
+    and how many there are. Raises ModelError if a file is damaged.
+    """
+    with Reader(first.index) as before, Reader(second.index) as after:
+        names = pair_names(first.index, second.index, before, after)
+        changed: list[TensorChange] = []
+        for number, (name, former) in enumerate(names.pairs.items()):
+            tell(name, number, len(names.pairs))
+            entries = first.index[former], second.index[name]
+            # Most tensors of an edited model are the same, which their bytes tell soonest.
+            if _same_bytes(before.pieces(former), after.pieces(name)):
+                continue
+            sizes = _sizes(before.pieces(former), after.pieces(name))
+            if sizes is None:
+                continue
+            place = layout.get(name)
+            pairs = _pairs(before, after, former, name, entries, place)
+            matrices = tuple(map(change_of, pairs)) if math.isfinite(sizes[1]) else ()
+            dtypes = entries[0].dtype, entries[1].dtype
+            changed.append(
+                TensorChange(name, former, dtypes, entries[1].shape, *sizes, matrices, place)
+            )
+        indices = first.index, second.index
+        found = tuple(_writers(changed, layout, before, after, indices, names.pairs))
+    return Report(names, len(names.pairs) - len(changed), tuple(changed), found)
+
+
+def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:
+    return all(
+        old.dtype == new.dtype and torch.equal(bits(old), bits(new))
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, float, float] | None:
+    """Relative norm, largest difference and share of differing numbers; None if there are none."""
+    square = whole = largest = 0.0
+    differing = count = 0
+    for old, new in zip(before, after, strict=True):
+        count += old.numel()
+        # Integers of packed weights, and scales, as numbers too: how far, whatever they stand for.
+        a, b = (one.to(torch.float32) for one in (old, new))
+        change = b - a
+        differing += int((change != 0).sum())
+        square += float(change.square().sum(dtype=torch.float64))
+        whole += float(a.square().sum(dtype=torch.float64))
+        # Python's max drops what is not a number; such a tensor has no largest change.
+        largest = math.nan if math.isnan(square) else max(largest, float(change.abs().max()))
+    if differing == 0:
+        return None
+    relative = math.sqrt(square / whole) if whole else math.inf
+    return relative, largest, differing / count
+
+
+def _pairs(
+    before: Reader,
+    after: Reader,
+    former: str,
+    name: str,
+    entries: tuple[Entry, Entry],
+    place: Place | None,
+) -> list[Pair]:
+    """The matrices of a tensor, in order, with the residual stream's axis first where it is known."""
+    shape = entries[1].shape
+    dtype = coarser(entries[0].dtype, entries[1].dtype)
+    if place is not None and place.parameter.bias:
+        return []
+    if dtype is None or len(shape) not in (2, 3) or min(shape[-2:]) < _SMALLEST_MATRIX:
+        return []
+    rows, columns = shape[-2:]
+    first = rows <= columns if place is None else place.axis == len(shape) - 2
+    sides = (rows, columns) if first else (columns, rows)
+    fronts: Sequence[tuple[slice, ...]] = (
+        [()] if len(shape) == 2 else [(slice(one, one + 1),) for one in range(shape[0])]
+    )
+    return [
+        Pair(*sides, dtype, partial(_read, before, after, former, name, front, sides, first))
+        for front in fronts
+    ]
+
+
+def _read(
+    before: Reader,
+    after: Reader,
+    former: str,
+    name: str,
+    front: tuple[slice, ...],
+    sides: tuple[int, int],
+    first: bool,
+) -> Iterator[Chunk]:
+    d, k = sides
+    width = max(1, CHUNK // d)
+    for start in range(0, k, width):
+        columns = slice(start, min(start + width, k))
+        key = (*front, slice(0, d), columns) if first else (*front, columns, slice(0, d))
+        parts = [
+            reader.read(held, *key)
+            .to(torch.float32)
+            .reshape([one.stop - one.start for one in key[-2:]])
+            for reader, held in ((before, former), (after, name))
+        ]
+        old, new = parts if first else [part.T.contiguous() for part in parts]
+        yield columns, old, new
+
+
+def _writers(
+    changed: Sequence[TensorChange],
+    layout: Layout,
+    before: Reader,
+    after: Reader,
+    indices: tuple[Index, Index],
+    former: Mapping[str, str],
+) -> Iterator[WriterChange]:
+    """Writers whose every changed matrix an operator explains."""
+    by_writer: dict[str, list[TensorChange]] = {}
+    for one in changed:
+        if one.place is not None and one.place.writer is not None and one.matrices:
+            by_writer.setdefault(one.place.writer, []).append(one)
+    for writer, tensors in by_writer.items():
+        pairs: list[Pair] = []
+        matrices: list[MatrixChange] = []
+        for one in tensors:
+            entries = indices[0][one.former], indices[1][one.name]
+            pairs += _pairs(before, after, one.former, one.name, entries, one.place)
+            matrices += one.matrices
+        biases = [
+            (before.read(former[name]), after.read(name))
+            for name, place in layout.items()
+            if place.writer == writer and place.parameter.bias and name in former
+        ]
+        operator = recognise(pairs, matrices, biases)
+        if operator is None:
+            continue
+        dtype = pairs[0].dtype
+        fit = all(follows(operator, *each, dtype) for each in biases) if biases else None
+        yield WriterChange(writer, operator, fit)
+
+
+def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:
+    """The writers grouped by direction: within a group all are parallel, either way round."""
+    groups: list[list[WriterChange]] = []
+    for one in writers:
+        direction = one.operator.direction
+        for group in groups:
+            if abs(float(group[0].operator.direction @ direction)) > _PARALLEL:
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return groups

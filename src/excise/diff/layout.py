@@ -1,0 +1,75 @@
+"""What the tensors of a checkpoint are in the model: linear layers, writers, their biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from excise.edit.layout import stored_tensors
+from excise.errors import SaveError
+from excise.model.index import Index, stored_name
+from excise.model.writers import Writer, WriterTensor, examine
+
+
+@dataclass(frozen=True)
+class Place:
+    """One stored tensor. parameter: of the model, which it is all or a part of. axis: its own axis that
+    runs over the parameter's output (over the residual stream, for writers). number: which part it is,
+    counted from 0. writer: the module name of the writer it belongs to, None for other layers.
+    """
+
+    parameter: WriterTensor
+    axis: int
+    number: int
+    writer: str | None
+
+
+Layout = Mapping[str, Place]
+"""Stored name → what it is, for what an adapter can hold or an edit can change."""
+
+
+def layout_of(model: PreTrainedModel, index: Index, declared: Sequence[str] = ()) -> Layout:
+    """The layout of the checkpoint with this index. model: its weights are not looked at.
+
+    Raises ModelError if no writer can be found.
+    """
+    anatomy = examine(model, declared)
+    layout: dict[str, Place] = {}
+    for writer in anatomy.writers:
+        for tensor in writer.tensors:
+            layout.update(_places(model, index, tensor, writer))
+    taken = {place.parameter.name for place in layout.values()}
+    for tensor in _linear(model):
+        if tensor.name not in taken:
+            layout.update(_places(model, index, tensor, None))
+    return layout
+
+
+def _places(
+    model: PreTrainedModel, index: Index, tensor: WriterTensor, writer: Writer | None
+) -> Iterator[tuple[str, Place]]:
+    try:
+        stored = stored_tensors(model, tensor)
+    except SaveError:
+        return  # Stored in a form that cannot be told: its changes are shown, and that is all.
+    for number, one in enumerate(stored):
+        name = stored_name(one.name, index)
+        if name is not None:
+            yield name, Place(tensor, one.axis, number, writer.name if writer else None)
+
+
+def _linear(model: nn.Module) -> Iterator[WriterTensor]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            shape, axis = (module.out_features, module.in_features), 0
+        elif isinstance(module, Conv1D):
+            shape, axis = (int(module.nx), int(module.nf)), 1
+        else:
+            continue
+        yield WriterTensor(f"{name}.weight", shape, axis, False)
+        if module.bias is not None:
+            yield WriterTensor(f"{name}.bias", (shape[axis],), 0, True)

@@ -1,0 +1,150 @@
+"""What to do with a difference: undo it by an adapter, or keep it as an edit file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from excise.diff.checkpoint import Checkpoint
+from excise.diff.compare import Report, TensorChange
+from excise.edit.adapter import ParameterChange, rank_of, require_form, write_adapter
+from excise.edit.base import Base
+from excise.edit.edit import Edit
+from excise.errors import SaveError
+from excise.model.reader import Reader
+
+_NAMED = 3
+
+
+def require_comparable(report: Report, what: str) -> None:
+    """Raise SaveError unless both checkpoints hold the same tensors and some of them differ."""
+    names = report.names
+    odd = [*names.only_first, *names.only_second, *names.reshaped]
+    if odd:
+        raise SaveError(
+            f"{what}: the checkpoints do not hold the same tensors ({_list(odd)}); nothing was written"
+        )
+    if not _moved(report):
+        raise SaveError(f"{what}: the checkpoints do not differ by more than rounding")
+
+
+def save_undo(
+    report: Report,
+    model: PreTrainedModel,
+    first: Checkpoint,
+    second: Checkpoint,
+    destination: Path,
+) -> None:
+    """Write a peft adapter that turns the second checkpoint into the first, within rounding.
+
+    model: the second one's, without weights. Its matrices get the opposite of what changed them, its biases
+    their former values. Raises SaveError, with what cannot be undone, before anything is written.
+    """
+    require_comparable(report, "--undo")
+    moved = _moved(report)
+    lost = [one.name for one in moved if not _undoable(one)]
+    if lost:
+        raise SaveError(
+            f"--undo: an adapter can undo changes of low rank in linear layers and experts, not those of "
+            f"{_list(lost)}; nothing was written"
+        )
+    with Reader(first.index) as reader:
+        changes = list(_opposites(moved, reader))
+    require_form(model, [change.tensor for change in changes], rank_of(changes))
+    base = second.name if second.source is None else second.source.name
+    write_adapter(model, changes, base, destination, _card(first, second, len(changes)))
+
+
+def _moved(report: Report) -> list[TensorChange]:
+    """Tensors that differ by more than rounding; vectors whatever they differ by."""
+    return [one for one in report.changed if one.rank != 0]
+
+
+def _undoable(one: TensorChange) -> bool:
+    if one.place is None:
+        return False
+    if one.place.parameter.bias:
+        return len(one.shape) == 1
+    return all(each.factors is not None or not each.rank for each in one.matrices)
+
+
+def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterChange]:
+    """What undoes each parameter; the parts of one that is stored in several tensors come in order."""
+    by_parameter: dict[str, list[TensorChange]] = {}
+    for one in moved:
+        assert one.place is not None
+        by_parameter.setdefault(one.place.parameter.name, []).append(one)
+    for parts in by_parameter.values():
+        assert parts[0].place is not None
+        tensor = parts[0].place.parameter
+        if tensor.bias:
+            yield ParameterChange(tensor, (), former.read(parts[0].former).to(torch.float32))
+            continue
+        numbered = {one.place.number: one for one in parts if one.place is not None}
+        count = tensor.shape[0] if len(tensor.shape) == 3 else 1
+        d = tensor.shape[tensor.axis]
+        nothing = torch.zeros(d, 1), torch.zeros(1, sum(tensor.shape[-2:]) - d)
+        found = {
+            number + index: each.factors
+            for number, one in numbered.items()
+            for index, each in enumerate(one.matrices)
+        }
+        pairs = tuple(
+            nothing if factors is None else (-factors.left, factors.right)
+            for factors in map(found.get, range(count))
+        )
+        yield ParameterChange(tensor, pairs)
+
+
+def recovered_edit(report: Report, first: Checkpoint, second: Checkpoint) -> Edit:
+    """The difference as an edit of the first checkpoint.
+
+    Raises SaveError if anything differs that no operator on a writer explains.
+    """
+    require_comparable(report, "--edit")
+    explained = {one.writer for one in report.writers}
+    other = [
+        one.name for one in _moved(report) if one.place is None or one.place.writer not in explained
+    ]
+    if other:
+        raise SaveError(
+            f"--edit: no operator on a writer explains the change of {_list(other)}; nothing was written"
+        )
+    unfit = [one.writer for one in report.writers if one.biases is False]
+    if unfit:
+        raise SaveError(
+            f"--edit: an edit changes biases with their matrices, and those of {_list(unfit)} were not; "
+            "nothing was written"
+        )
+    found = [one.operator for one in report.writers]
+    kinds = {one.kind for one in found}
+    return Edit(
+        kind=kinds.pop() if len(kinds) == 1 else "recovered",
+        writers=tuple(one.writer for one in report.writers),
+        u=torch.stack([one.u for one in found]),
+        v=torch.stack([one.v for one in found]),
+        strengths=torch.tensor([one.strength for one in found]),
+        per_matrix=tuple(one.writer for one in report.writers if one.operator.per_matrix),
+        facts={
+            "recovered_from": [first.name, second.name],
+            "outside": max(one.outside for one in found),
+        },
+        base=None if first.source is None else Base.of(first.source),
+    )
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def _card(first: Checkpoint, second: Checkpoint, count: int) -> str:
+    return (
+        "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n# An edit undone\n\n"
+        f"This LoRA adapter turns **{second.name}** back into **{first.name}**, within rounding: it holds "
+        f"the opposite of what tells the two apart, in {count} parameters. Made by `excise diff --undo` from "
+        "both checkpoints; nothing was trained.\n"
+    )

@@ -1,0 +1,54 @@
+"""What an edit was made on: enough to tell that model, and any copy of it, from others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from excise.model.source import ModelSource
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that an edit belongs to.
+
+    model: hub id or path, as it was given. revision: commit on the hub, None for local files.
+    digest: of the weights' contents (`ModelSource.digest`). index: of names, shapes and data types of
+    all tensors (`ModelSource.index_digest`), None in edit files that are older than format 3.
+    """
+
+    model: str
+    revision: str | None
+    digest: str
+    index: str | None
+
+    @classmethod
+    def of(cls, source: ModelSource) -> Base:
+        """The base that `source` is. Reads headers and blocks of the weights, not all of them."""
+        return cls(source.name, source.revision, source.digest, source.index_digest)
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, object]) -> Base | None:
+        """The base as files of format 2 tell it: the digest of a hub model is its revision."""
+        if "model" not in facts:
+            return None
+        digest = str(facts["model_digest"])
+        # A commit has 40 digits, a hash over blocks 16.
+        return cls(str(facts["model"]), digest if len(digest) == 40 else None, digest, None)
+
+    def differences(self, source: ModelSource) -> list[str]:
+        """What tells `source` from this base, most telling first; empty if nothing does.
+
+        Names do not count: a copy in another place is the same model. A model that was downloaded by hand
+        has no revision to compare, and then only its index is looked at.
+        """
+        found: list[str] = []
+        if self.index is not None and source.index_digest != self.index:
+            found.append(
+                f"names, shapes or data types of its tensors (index {source.index_digest}, not {self.index})"
+            )
+        comparable = (self.revision is None) == (source.revision is None)
+        if comparable and source.digest != self.digest:
+            what = "contents" if source.revision is None else "revision"
+            found.append(f"{what} ({source.digest}, not {self.digest})")
+        return found

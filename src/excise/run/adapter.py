@@ -1,0 +1,97 @@
+"""An adapter straight from an edit file and a checkpoint: only the writers' matrices are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from excise.edit.adapter import Weights, save_adapter
+from excise.edit.edit import Edit
+from excise.edit.layout import stored_tensors
+from excise.edit.matrices import parts
+from excise.edit.served import unservable
+from excise.errors import RunError, SaveError
+from excise.model.blueprint import blueprint
+from excise.model.index import Index, checkpoint_index, stored_name
+from excise.model.reader import Reader
+from excise.model.source import ModelSource
+from excise.model.storage import describe, packed_as
+from excise.model.writers import Writer, WriterTensor, examine
+from excise.run import events
+from excise.run.card import model_card
+from excise.run.events import Tell
+
+
+def require_base(edit: Edit, source: ModelSource) -> None:
+    """Raise RunError if `source` is told not to be the model that the edit belongs to."""
+    if edit.base is not None and (found := edit.base.differences(source)):
+        raise RunError(
+            f"{source.name} is not the model of this edit ({edit.base.model}): {'; '.join(found)}"
+        )
+
+
+def save_edit_adapter(
+    edit: Edit,
+    source: ModelSource,
+    destination: Path,
+    figures: str,
+    tell: Tell,
+    *,
+    declared: Sequence[str] = (),
+    trust_remote_code: bool = False,
+) -> None:
+    """Write the edit as a peft adapter to the new folder `destination`.
+
+    The model is built from its configuration alone; one matrix is in memory at a time, beside the adapter.
+    declared: the user's own claims about writers. Raises RunError if the edit belongs to another model,
+    SaveError if the checkpoint is packed or an adapter cannot hold the edit.
+    """
+    require_base(edit, source)
+    packed = "a GGUF file" if source.gguf else packed_as(source)
+    if packed is not None:
+        raise SaveError(
+            f"{source.name} is stored as {describe(packed)}, whose matrices are unpacked only by loading the "
+            "model; export from the run instead (excise export RUN --adapter DIR)"
+        )
+    model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
+    anatomy = examine(model, declared)
+    unknown = [name for name in edit.changed if name not in anatomy.names]
+    if unknown:
+        raise RunError(
+            f"{source.name} has no writer {unknown[0]}, which the edit changes; if it was declared for the "
+            "run, give --writers again"
+        )
+    tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
+    tell_serving(edit, anatomy.writers, tell)
+    index = checkpoint_index(source.folder)
+    card = model_card(source, edit, figures, adapter=True)
+    with Reader(index) as reader:
+        weights = stored_weights(model, index, reader)
+        save_adapter(edit, model, anatomy.writers, source.name, destination, card, weights)
+    tell(events.Saved("adapter", str(destination)))
+
+
+def tell_serving(edit: Edit, writers: Sequence[Writer], tell: Tell) -> None:
+    """Say, before an adapter is written, if vLLM will not load it."""
+    changed = set(edit.changed)
+    reason = unservable(
+        [tensor for writer in writers if writer.name in changed for tensor in writer.tensors]
+    )
+    if reason is not None:
+        tell(events.Note(f"vLLM cannot serve this adapter: {reason}; peft and transformers can"))
+
+
+def stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:
+    """The weights of a checkpoint's plain tensors, read when they are asked for."""
+
+    def read(tensor: WriterTensor) -> Iterator[Tensor]:
+        for stored in stored_tensors(model, tensor):
+            name = stored_name(stored.name, index)
+            if name is None:
+                raise SaveError(f"the checkpoint has no tensor {stored.name}")
+            yield from parts(reader.read(name).float(), stored.axis, bias=stored.bias)
+
+    return read

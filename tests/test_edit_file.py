@@ -1,0 +1,160 @@
+"""The edit file: round trip, older formats, what it says of its base, and plain safetensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from conftest import tiny_model
+from excise.edit.base import Base
+from excise.edit.edit import FORMAT, Edit, load_edit
+from excise.errors import ModelError, RunError
+from excise.model.index import checkpoint_index, index_digest, weight_files
+from excise.model.source import resolve
+from packed_models import write_gguf
+
+ROOT = Path(__file__).parent.parent
+FORMAT_2 = ROOT / "tests" / "fixtures" / "edit-format-2.safetensors"
+WRITERS = ("model.layers.0.self_attn.o_proj", "model.layers.0.mlp.down_proj")
+
+
+def small_edit(base: Base | None = None) -> Edit:
+    u = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    v = torch.tensor([[1.0, 2.0], [1.0, 1.0]])
+    return Edit(
+        "discriminant",
+        WRITERS,
+        u,
+        v,
+        torch.tensor([1.0, 0.5]),
+        parameters={"kind": "discriminant"},
+        facts={"refusals": 3, "kl": 0.5, "prompts": 100, "uncovered": {}, "packing": None},
+        base=base,
+        settings_digest="0123456789abcdef",
+    )
+
+
+def test_everything_comes_back(tmp_path: Path, model_folder: Path) -> None:
+    edit = small_edit(Base.of(resolve(str(model_folder))))
+    edit.save(tmp_path / "edit.safetensors")
+    again = load_edit(tmp_path / "edit.safetensors")
+    for name in ("kind", "writers", "parameters", "facts", "base", "settings_digest"):
+        assert getattr(again, name) == getattr(edit, name), name
+    for name in ("u", "v", "strengths"):
+        assert torch.equal(getattr(again, name), getattr(edit, name))
+
+
+def test_a_file_of_format_2_opens() -> None:
+    with safe_open(FORMAT_2, framework="pt") as file:
+        assert json.loads(file.metadata()["excise"])["format"] == 2 < FORMAT
+    edit = load_edit(FORMAT_2)
+    assert edit.kind == "discriminant"
+    assert edit.writers[1] == "model.layers.0.mlp.down_proj"
+    assert edit.strengths.tolist() == [1.0, 0.5, 0.0, 1.25]
+    torch.testing.assert_close((edit.u * edit.v).sum(1), torch.ones(4))
+    assert edit.base == Base("org/model", None, "0123456789abcdef", None)
+    assert edit.facts == {
+        "refusals": 3,
+        "kl": 0.0625,
+        "prompts": 100,
+        "uncovered": {},
+        "packing": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": FORMAT + 1}, "newer than this excise reads"),
+        ({"kind": "magic"}, "unknown kind 'magic'"),
+        ({"writers": ["one"]}, "damaged"),
+        ({"base": {"model": "x"}}, "damaged"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    small_edit().save(tmp_path / "edit.safetensors")
+    with safe_open(tmp_path / "edit.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["excise"]) | change
+        tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
+    save_file(tensors, tmp_path / "bad.safetensors", {"excise": json.dumps(header)})
+    with pytest.raises(RunError, match=told) as caught:
+        load_edit(tmp_path / "bad.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_page_applies_the_operator(tmp_path: Path) -> None:
+    """The six lines of docs/edit-file.md, run as they stand there."""
+    page = (ROOT / "docs" / "edit-file.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.+?)```", page, re.DOTALL)
+    assert block is not None
+    code = block[1]
+    assert len([line for line in code.splitlines() if line]) == 6
+    assert "excise." not in code
+    edit = small_edit()
+    edit.save(tmp_path / "edit-3.safetensors")
+    code = code.replace("edit-3.safetensors", str(tmp_path / "edit-3.safetensors"))
+    y = torch.tensor([3.0, -1.0])
+    names: dict[str, object] = {"y": y}
+    exec(compile(code, "docs/edit-file.md", "exec"), names)
+    expected = y - edit.strengths[1] * (edit.v[1] @ y) * edit.u[1]
+    assert torch.equal(names["y"], expected)  # type: ignore[arg-type]
+
+
+def test_copies_share_an_index_however_they_are_cut_and_stored(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    (tmp_path / "old").mkdir()
+    torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
+    assert len(weight_files(tmp_path / "many")) > 3
+    digests = {index_digest(checkpoint_index(tmp_path / name)) for name in ("one", "many", "old")}
+    assert len(digests) == 1
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    assert index_digest(checkpoint_index(tmp_path / "half")) not in digests
+
+
+def test_the_index_of_a_gguf_file(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf")
+    index = checkpoint_index(tmp_path, "model.gguf")
+    assert index["blk.0.attn_output.weight"].dtype == "Q8_0"
+    source = resolve(str(tmp_path / "model.gguf"))
+    assert source.index_digest == index_digest(index)
+
+
+def test_a_base_is_told_from_other_models(tmp_path: Path, model_folder: Path) -> None:
+    base = Base.of(resolve(str(model_folder)))
+    assert base.differences(resolve(str(model_folder))) == []
+    tiny_model(seed=1).save_pretrained(tmp_path / "trained")
+    (found,) = base.differences(resolve(str(tmp_path / "trained")))
+    assert found.startswith("contents (")
+    tiny_model("qwen3, tied").save_pretrained(tmp_path / "other")
+    first, second = base.differences(resolve(str(tmp_path / "other")))
+    assert first.startswith("names, shapes or data types of its tensors")
+    assert second.startswith("contents (")
+
+
+def test_damaged_checkpoints_are_one_line(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    shard = weight_files(tmp_path / "many")[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=f"{shard.name}: damaged"):
+        checkpoint_index(tmp_path / "many")
+    shard.unlink()
+    with pytest.raises(ModelError, match=f"{shard.name}: missing, although"):
+        checkpoint_index(tmp_path / "many")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"not a pickle")
+    with pytest.raises(ModelError, match="damaged weights file"):
+        checkpoint_index(tmp_path / "old")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ModelError, match="no weights in it"):
+        checkpoint_index(tmp_path / "none")
