@@ -59,7 +59,7 @@ SEARCH = Group(
     ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir", "yes"),
 )
 SCORES = Group("Scoring", ("max_new_tokens", "batch_size", "response_prefix", "markers"))
-RESULT = Group("The result", ("select", "save", "adapter", "json_lines"))
+RESULT = Group("The result", ("select", "save", "adapter", "packed", "json_lines"))
 
 GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
 
@@ -137,9 +137,18 @@ EXPORT = Command(
     1,
     _LOADING | set(RESULT.fields),
 )
+APPLY = Command(
+    "apply",
+    "EDIT MODEL OUT",
+    "write the edited copy of a checkpoint, shard by shard, without loading it",
+    3,
+    3,
+    frozenset(("revision", "trust_remote_code", "writers", "packed", "yes", "json_lines")),
+)
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
 NAMED = {
-    command.name: command for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, EXPORT, RUNS)
+    command.name: command
+    for command in (DEMO, INSPECT, EVALUATE, COMPARE, CHAT, EXPORT, APPLY, RUNS)
 }
 """The commands that have a name; any other first word is a model."""

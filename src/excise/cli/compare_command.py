@@ -23,7 +23,7 @@ def compare(
     """Compare RUN[:TRIAL] with another; returns the exit status."""
     as_json = bool(flags.get("json_lines"))
     loading = {name: value for name, value in flags.items() if name != "json_lines"}
-    first, second = (_opened(word, loading, environment) for word in words)
+    first, second = (opened(word, loading, environment) for word in words)
     source = first.source()
     if second.directory.identity()["model_digest"] != source.digest:
         raise RunError(
@@ -42,7 +42,8 @@ def compare(
     return 0
 
 
-def _opened(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> StoredRun:
+def opened(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> StoredRun:
+    """The run that RUN or RUN:TRIAL names, with that trial selected. Raises RunError."""
     path, _, trial = word.rpartition(":")
     if path and (trial.isdecimal() or trial in ("knee", "fewest")):
         return open_stored(Path(path), {**flags, "select": trial}, environment)

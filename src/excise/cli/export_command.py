@@ -24,7 +24,7 @@ def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str
     check_early(settings)
     source = run.source()
     if settings.save is not None:
-        require_rewritable(source, settings.quantization)
+        require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     number = run.choice()
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
@@ -33,7 +33,16 @@ def export(word: str, flags: Mapping[str, object], environment: Mapping[str, str
         anatomy = examine(loaded.model, settings.writers)
         screen(events.Note(f"exporting trial {number}"))
         if settings.save is not None:
-            save_model(loaded, anatomy, edit, settings.save, text, screen)
+            save_model(
+                loaded,
+                edit,
+                settings.save,
+                text,
+                screen,
+                form=settings.packed,
+                declared=settings.writers,
+                trust_remote_code=settings.trust_remote_code,
+            )
         if settings.adapter is not None:
             save_model_adapter(loaded, anatomy, edit, settings.adapter, text, screen)
     return 0

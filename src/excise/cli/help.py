@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 
-from excise.cli.commands import EVALUATE, GROUPS, NAMED, RUN, Command
+from excise.cli.commands import APPLY, EVALUATE, GROUPS, NAMED, RUN, Command
 from excise.config import Flag, flags
 
 _COLUMN = 30
@@ -35,6 +35,8 @@ def help_text(command: Command) -> str:
         ]
     if command is EVALUATE:
         parts.append(_entry("--against ORIGINAL", "The model to compare with; required.", width))
+    if command is APPLY:
+        parts.append(_entry("--force", "Apply to another checkpoint than the edit's own.", width))
     for group in GROUPS:
         shown = [by_field[field] for field in group.fields if field in command.fields]
         if shown:

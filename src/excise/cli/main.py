@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
-from excise.cli.commands import CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
+from excise.cli.commands import APPLY, CHAT, COMPARE, DEMO, EVALUATE, EXPORT, INSPECT, RUN, RUNS
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
@@ -96,6 +96,12 @@ def _export(line: CommandLine) -> int:
     return export(line.words[0], line.flags, os.environ)
 
 
+def _apply(line: CommandLine) -> int:
+    from excise.cli.apply_command import apply
+
+    return apply(line.words, line.flags, os.environ, force=line.force)
+
+
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
@@ -110,6 +116,7 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     COMPARE.name: _compare,
     CHAT.name: _chat,
     EXPORT.name: _export,
+    APPLY.name: _apply,
     RUNS.name: _runs,
 }
 

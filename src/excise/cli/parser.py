@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from excise.cli.commands import EVALUATE, NAMED, RUN, Command
+from excise.cli.commands import APPLY, EVALUATE, NAMED, RUN, Command
 from excise.config import flag_name, flags
 from excise.config.explain import did_you_mean
 from excise.errors import SettingsError
 
-_OWN_FLAGS = ("--help", "--version", "--against")
+_OWN_FLAGS = ("--help", "--version", "--against", "--force")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class CommandLine:
     words: tuple[str, ...]
     flags: Mapping[str, object]
     against: str | None
+    force: bool
     help: bool
     version: bool
 
@@ -53,12 +54,15 @@ def parse(arguments: Sequence[str]) -> CommandLine:
                 raise SettingsError(f"{flag_name(field)}: excise {command.name} takes no such flag")
         if namespace.against is not None and command is not EVALUATE:
             raise SettingsError("--against: only excise evaluate takes it")
+        if namespace.force and command is not APPLY:
+            raise SettingsError("--force: only excise apply takes it")
         _check_words(words, command)
     return CommandLine(
         command=command,
         words=tuple(words if command is RUN else words[1:]),
         flags=typed,
         against=namespace.against,
+        force=namespace.force,
         help=namespace.help,
         version=namespace.version,
     )
@@ -70,6 +74,7 @@ def _parser() -> _Parser:
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--against")
+    parser.add_argument("--force", action="store_true")
     for flag in flags():
         if flag.field == "model":
             continue

@@ -83,13 +83,16 @@ class Session:
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
+        settings = self.prepared.settings
         save_model(
             self.prepared.loaded,
-            self.prepared.anatomy,
             self.edit(outcome),
             destination,
             figures_of(outcome),
             self.screen,
+            form=settings.packed,
+            declared=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
         )
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:

@@ -25,6 +25,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "select",
         "save",
         "adapter",
+        "packed",
         "yes",
         "json_lines",
         "config_only",

@@ -191,6 +191,10 @@ class Settings(BaseModel):
         description="Save the edit as an adapter here.",
         json_schema_extra=_metavar("DIR"),
     )
+    packed: Literal["same", "bfloat16"] = Field(
+        default="same",
+        description="What packed matrices become in the edited model: packed the same way, or plain.",
+    )
     yes: bool = Field(default=False, description="Ask nothing; take the default answer.")
     json_lines: bool = Field(
         default=False, description="Progress as JSON lines on standard output."
