@@ -288,7 +288,7 @@ def test_a_checkpoint_without_the_writers_tensor_is_refused(tmp_path: Path) -> N
     edit = random_edit(model, anatomy, "orthogonal")
     other.model.layers = other.model.layers[:2]
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(SaveError, match=r"no writer model\.layers\.2"):
+    with pytest.raises(SaveError, match=r"no tensor model\.layers\.2"):
         write_edited(edit, tmp_path / "other", tmp_path / "out")
 
 

@@ -14,14 +14,14 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.packing import find
 from excise.checkpoint.packing.formats import Packing
-from excise.checkpoint.tensors import Entry, WeightsFile
+from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile
 from excise.edit.edit import Edit
 from excise.edit.layout import Layout, StoredTensor, layout_by_names
 from excise.errors import SaveError
 from excise.model.blueprint import blueprint
 from excise.model.writers import Anatomy, examine
 
-Form = Literal["same", "bfloat16"]
+Form = Literal["same", "plain"]
 """What packed tensors of writers become: packed the same way, or plain."""
 
 
@@ -178,7 +178,10 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: i
 
 
 def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
-    """The same with plain bfloat16 in place of packed writers, and the configuration saying so."""
+    """The same with plain numbers in place of packed writers, and the configuration saying so.
+
+    They take the data type that the model computes in, which is what its other tensors are stored as.
+    """
     checkpoint = plan.checkpoint
     method = find.method_of(checkpoint)
     key = find.SKIPPED_BY.get(method or "")
@@ -187,6 +190,7 @@ def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
             f"{plan.packed} has no list of modules that are not packed, so its writers cannot become plain; "
             "leave out --packed, or save an adapter"
         )
+    dtype = _computes_in(checkpoint.config)
     rewrites: dict[str, Rewrite] = {}
     dropped: set[str] = set()
     modules: list[str] = []
@@ -195,7 +199,7 @@ def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
             rewrites[name] = rewrite
             continue
         shape = rewrite.stored.shape
-        output = Entry(name, "BF16", shape, 0, 2 * prod(shape))
+        output = Entry(name, dtype, shape, 0, DTYPES[dtype].itemsize * prod(shape))
         rewrites[name] = replace(rewrite, output=output, repacking=None)
         dropped.update(entry.name for _, entry in rewrite.scales.values())
         modules.append(name.removesuffix(".weight"))
@@ -206,3 +210,13 @@ def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
     known = skipped if isinstance(skipped, list) and skipped else default_skips
     quantization[key] = [*known, *modules]
     return replace(plan, rewrites=rewrites, dropped=frozenset(dropped), config=config)
+
+
+def _computes_in(config: Mapping[str, object]) -> str:
+    """The data type that config.json states, by its name in files; bfloat16 where it states none."""
+    inner = config.get("text_config")
+    stated = config.get("dtype") or config.get("torch_dtype")
+    if stated is None and isinstance(inner, dict):
+        return _computes_in(inner)
+    names = {str(dtype).removeprefix("torch."): name for name, dtype in ORDINARY.items()}
+    return names.get(str(stated), "BF16")

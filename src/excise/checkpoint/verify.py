@@ -100,7 +100,7 @@ def require_kept(kept: Kept, packing: str) -> None:
     """Raise SaveError if packing took the edit back."""
     if kept.numbers >= _FEW and kept.share < _LEAST_KEPT:
         raise SaveError(
-            f"only {kept.share:.0%} of the edit survives in {packing}; give --packed bfloat16, or save an "
+            f"only {kept.share:.0%} of the edit survives in {packing}; give --packed plain, or save an "
             "adapter"
         )
 

@@ -105,7 +105,7 @@ def _chosen(
     if plan.packed is None:
         return plan
     forms: dict[Form, Plan] = {settings.packed: plan}
-    other: Form = "bfloat16" if settings.packed == "same" else "same"
+    other: Form = "plain" if settings.packed == "same" else "same"
     try:
         forms[other] = _plan(edit, source, settings, other)
         choices = " · ".join(f"{form} {size(one.size)}" for form, one in sorted(forms.items()))
@@ -119,5 +119,5 @@ def _chosen(
     )
     if ask is None or other not in forms:
         return plan
-    answer = ask(f"Write them as [s]ame / [b]float16 [{settings.packed[0]}]: ").strip().lower()
+    answer = ask(f"Write them as [s]ame / [p]lain [{settings.packed[0]}]: ").strip().lower()
     return forms[other] if answer[:1] == other[0] else plan

@@ -191,7 +191,7 @@ class Settings(BaseModel):
         description="Save the edit as an adapter here.",
         json_schema_extra=_metavar("DIR"),
     )
-    packed: Literal["same", "bfloat16"] = Field(
+    packed: Literal["same", "plain"] = Field(
         default="same",
         description="What packed matrices become in the edited model: packed the same way, or plain.",
     )

@@ -87,8 +87,10 @@ def find(checkpoint: Checkpoint, name: str) -> Packed | None:
             return Packed(BitsAndBytes4(), stored, scales)
     base = stored.removesuffix(".weight")
     if method == "bitsandbytes" and entry.dtype == "I8" and f"{base}.SCB" in tensors:
-        scale = {"scale": f"{base}.SCB"}
-        return Packed(Int8Rows(127.0, "bitsandbytes 8-bit"), stored, scale)
+        # Beside the scales stands a byte that tells their order in memory.
+        parts = {"scale": f"{base}.SCB", "format": f"{base}.weight_format"}
+        scales = {key: one for key, one in parts.items() if one in tensors}
+        return Packed(Int8Rows(127.0, "bitsandbytes 8-bit"), stored, scales)
     if entry.dtype in ("F8_E4M3", "F8_E5M2"):
         for scale_name in (f"{stored}_scale_inv", f"{stored}_scale", f"{base}.scale"):
             if scale_name in tensors:
