@@ -182,6 +182,8 @@ def write_gguf(
     torch.manual_seed(0)
     shape = SHAPE | {"intermediate_size": intermediate}
     config = CONFIGS["qwen3_moe"]() if moe else LlamaConfig(**shape)
+    if moe:
+        config.moe_intermediate_size = 768  # transformers takes it for this, whatever the file says
     model = AutoModelForCausalLM.from_config(config)
     writer = gguf.GGUFWriter(str(path), "qwen3moe" if moe else "llama")
     writer.add_block_count(SHAPE["num_hidden_layers"])

@@ -409,6 +409,20 @@ def test_an_edit_of_a_run_is_applied_by_its_trial(
     assert "apply: needs EDIT MODEL OUT" in capsys.readouterr().err
 
 
+def test_a_snapshot_of_the_hub_links_to_its_own_blobs(
+    made: tuple[Path, Path], elsewhere: Path
+) -> None:
+    model, edit = made
+    blobs, snapshot = elsewhere / "cache" / "blobs", elsewhere / "cache" / "snapshots" / "abc"
+    shutil.copytree(model, blobs)
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    (snapshot / "extra").unlink()
+    assert main(["apply", str(edit), str(snapshot), "out"]) == 0
+    assert not [path for path in (elsewhere / "out").iterdir() if path.is_symlink()]
+
+
 def test_headers_that_lie_are_damage(tmp_path: Path) -> None:
     from excise.checkpoint.tensors import read_safetensors
 

@@ -30,13 +30,15 @@ from test_apply import save_edit
 pytest_plugins = ["cli_support"]
 quiet_libraries()
 
-FORMATS = ("bnb_4bit", "bnb_8bit", "fp8", "fp8 rows", "mxfp4")
+FORMATS = ("bnb_4bit", "bnb_8bit", "fp8", "fp8 experts", "fp8 rows", "mxfp4")
 
 
 def make(form: str, folder: Path) -> Path:
     """A tiny checkpoint in this form."""
     if form == "fp8":
         packed.write_fp8("llama", folder)
+    elif form == "fp8 experts":
+        packed.write_fp8("qwen3_moe", folder)
     elif form == "mxfp4":
         packed.write_mxfp4(folder)
     elif form == "fp8 rows":
@@ -65,7 +67,7 @@ def make(form: str, folder: Path) -> Path:
 
 
 def edit_of(folder: Path) -> Edit:
-    form = "gpt_oss" if "mxfp4" in folder.name else "llama"
+    form = {"mxfp4": "gpt_oss", "fp8 experts": "qwen3_moe"}.get(folder.name, "llama")
     return random_edit(examine(packed.plain_model(form)))
 
 

@@ -80,13 +80,13 @@ def _rewrite(
     kind = Kind[entry.dtype]
     plain = entry.dtype in ORDINARY
     shape = entry.shape if plain else quant_shape_from_byte_shape(entry.shape, kind)
-    if prod(shape) != prod(tensor.shape):
+    axis = len(shape) - (1 if tensor.bias else 2)
+    # The width alone: transformers guesses other sizes where a file states what it does not read.
+    if shape[axis] != tensor.shape[tensor.axis]:
         raise SaveError(
-            f"{file.path.name}: {entry.name} has the shape {shape}, not that of {tensor.name}"
+            f"{file.path.name}: {entry.name} has the shape {shape}, which is not that of {tensor.name}"
         )
-    stored = StoredTensor(
-        entry.name, len(shape) - (1 if tensor.bias else 2), tensor.bias, tuple(shape)
-    )
+    stored = StoredTensor(entry.name, axis, tensor.bias, tuple(shape))
     if plain:
         return Rewrite(writer, stored, file, entry, None, {}, first, entry, None)
     packing = GgufBlocks(kind)

@@ -27,6 +27,8 @@ def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) ->
         if plan.keeps_layout(file):
             place = 0
             for one in sorted(changed, key=lambda one: one.entry.start):
+                if one.entry.start < place:
+                    continue  # The same numbers under a second name, as PyTorch files have them.
                 _copy(source, target, place, one.entry.start, advance)
                 _write(target, _edited(plan, one), advance)
                 place = one.entry.end

@@ -141,8 +141,8 @@ def _check_edited(
             wanted, slack = _reference(old_columns, steps)
             actual = new_columns.to(torch.float64)
             if plain:
-                slack += wanted.abs() * torch.finfo(ORDINARY[there.dtype]).eps
-                slack += torch.finfo(ORDINARY[there.dtype]).smallest_normal
+                type_ = torch.finfo(ORDINARY[there.dtype])
+                slack += wanted.abs() * type_.eps + type_.smallest_normal * type_.eps
                 if not bool(((actual - wanted).abs() <= slack).all()):
                     raise _wrong(written.path, "edited numbers of", there.name)
             else:
