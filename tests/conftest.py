@@ -7,7 +7,7 @@ import os
 # Before anything imports huggingface_hub: no test may wait for a network that is not there.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.plan import Form, make_plan
+from excise.checkpoint.verify import Kept
+from excise.checkpoint.write import write_checkpoint
+from excise.edit.edit import Edit
 from excise.engine.answers import Referee
 
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
@@ -135,6 +140,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def write_edited(
+    edit: Edit,
+    original: Path,
+    destination: Path,
+    texts: Mapping[str, str] | None = None,
+    form: Form = "same",
+) -> Kept:
+    """The edited copy of the checkpoint in `original`, by the one writer of checkpoints."""
+    plan = make_plan(original.name, open_checkpoint(original), edit, form=form)
+    return write_checkpoint(plan, "digest", destination, texts or {}, lambda *_: None)
 
 
 def write_prompts(folder: Path, count: int = 12) -> dict[str, str]:

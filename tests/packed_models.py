@@ -171,31 +171,62 @@ def write_mxfp4(folder: Path) -> dict[str, Tensor]:
     return unpacked
 
 
-def write_gguf(path: Path) -> dict[str, Tensor]:
-    """A llama without biases as a GGUF file in Q8_0; returns its writers' weights, unpacked."""
+def write_gguf(
+    path: Path,
+    packing: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0,
+    *,
+    moe: bool = False,
+    intermediate: int = 128,
+) -> dict[str, Tensor]:
+    """A llama without biases, or a Qwen3 with experts, as a GGUF file; returns its weights, unpacked."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
-    writer = gguf.GGUFWriter(str(path), "llama")
+    shape = SHAPE | {"intermediate_size": intermediate}
+    config = CONFIGS["qwen3_moe"]() if moe else LlamaConfig(**shape)
+    if moe:
+        config.moe_intermediate_size = 768  # transformers takes it for this, whatever the file says
+    model = AutoModelForCausalLM.from_config(config)
+    writer = gguf.GGUFWriter(str(path), "qwen3moe" if moe else "llama")
     writer.add_block_count(SHAPE["num_hidden_layers"])
     writer.add_context_length(256)
     writer.add_embedding_length(SHAPE["hidden_size"])
-    writer.add_feed_forward_length(SHAPE["intermediate_size"])
+    writer.add_feed_forward_length(intermediate)
     writer.add_head_count(SHAPE["num_attention_heads"])
     writer.add_head_count_kv(SHAPE["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(SHAPE["head_dim"])
     writer.add_vocab_size(VOCABULARY)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SHAPE["num_hidden_layers"])
-    packing = gguf.GGMLQuantizationType.Q8_0
+    if moe:
+        writer.add_key_length(SHAPE["head_dim"])
+        writer.add_value_length(SHAPE["head_dim"])
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    arch = gguf.MODEL_ARCH.QWEN3MOE if moe else gguf.MODEL_ARCH.LLAMA
+    names = gguf.get_tensor_name_map(arch, SHAPE["num_hidden_layers"])
     unpacked: dict[str, Tensor] = {}
+
+    def add(name: str, tensor: Tensor) -> None:
+        packed = gguf.quants.quantize(tensor.contiguous().numpy(), packing)
+        writer.add_tensor(name, packed, raw_dtype=packing)
+
     for name, tensor in model.state_dict().items():
-        theirs = names.get_name(name, try_suffixes=(".weight",))
-        numbers = tensor.numpy()
-        if tensor.dim() == 1:
-            writer.add_tensor(theirs, numbers)
+        if name.endswith("gate_up_proj"):
+            layer = name.split(".")[2]
+            for part, half in zip(("gate", "up"), tensor.chunk(2, 1), strict=True):
+                add(f"blk.{layer}.ffn_{part}_exps.weight", half)
             continue
-        packed = gguf.quants.quantize(numbers, packing)
-        writer.add_tensor(theirs, packed, raw_dtype=packing)
+        theirs = names.get_name(name, try_suffixes=(".weight",))
+        if theirs.endswith("exps"):
+            theirs += ".weight"
+        if tensor.dim() == 1:
+            writer.add_tensor(theirs, tensor.numpy())
+            continue
+        if theirs.endswith((".attn_q.weight", ".attn_k.weight")) and not moe:
+            heads = SHAPE["num_attention_heads" if "attn_q" in theirs else "num_key_value_heads"]
+            # As llama.cpp stores them: the halves of each head's rotation interleaved.
+            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        add(theirs, tensor)
+        packed = gguf.quants.quantize(tensor.contiguous().numpy(), packing)
         unpacked[name.removesuffix(".weight")] = torch.from_numpy(
             gguf.quants.dequantize(packed, packing)
         )

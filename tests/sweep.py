@@ -18,12 +18,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from conftest import write_edited
 from excise.directions.kinds import discriminant
 from excise.directions.moments import ExactMoments
 from excise.edit.adapter import save_adapter
-from excise.edit.bake import bake
 from excise.edit.edit import Edit
-from excise.edit.layout import checkpoint_layout
 from excise.edit.operator import unit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.decode import greedy
@@ -198,10 +197,9 @@ def require_realisations(model: PreTrainedModel, anatomy: Anatomy, folder: Path)
             edits.use(edit)
             virtual = _logits(loaded)
     try:
-        layout = checkpoint_layout(loaded, anatomy)
-    except SaveError as error:
+        write_edited(edit, base, baked)
+    except (SaveError, ModelError) as error:
         return [*notes, f"the search works, saving does not: {error}"]
-    bake(edit, layout, base, baked, {})
     require_equal("baked", _logits(_load(kind, baked)), virtual)
     try:
         save_adapter(edit, model, anatomy.writers, str(base), adapter, "")

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from conftest import fill, tiny_model
-from excise.edit.bake import bake
+from conftest import fill, tiny_model, write_edited
 from excise.edit.edit import Edit
-from excise.edit.layout import checkpoint_layout
+from excise.edit.layout import layout_by_names
 from excise.edit.matrices import removed
 from excise.edit.operator import orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
@@ -127,8 +126,7 @@ def test_row_normalised_experts_are_baked_one_by_one(tmp_path: Path) -> None:
         per_matrix=blocks,
     )
     model.save_pretrained(tmp_path / "original")
-    layout = checkpoint_layout(model, anatomy)
-    bake(edit, layout, tmp_path / "original", tmp_path / "baked", {})
+    write_edited(edit, tmp_path / "original", tmp_path / "baked")
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
     before = model.get_submodule(blocks[5]).down_proj
     after = baked.get_submodule(blocks[5]).down_proj
@@ -141,11 +139,11 @@ def test_row_normalised_experts_are_baked_one_by_one(tmp_path: Path) -> None:
 def test_experts_of_one_parameter_are_found_under_the_checkpoints_own_names() -> None:
     config = AutoConfig.for_model("mixtral", **_SMALL, num_hidden_layers=1, intermediate_size=48)
     model = AutoModelForCausalLM.from_config(config)
-    layout = checkpoint_layout(model, examine(model))
-    names = [stored.name for stored in layout["model.layers.0.mlp.experts"]]
-    assert names == [
-        f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight" for expert in range(8)
-    ]
+    block = "model.layers.0.mlp.experts"
+    names = [f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight" for expert in range(8)]
+    layout = layout_by_names(model, examine(model), {block}, names)
+    assert [stored.name for stored in layout[block]] == names
+    assert all((stored.shape, stored.axis) == ((32, 48), 0) for stored in layout[block])
 
 
 def test_a_batch_of_mixed_candidates_reaches_the_experts_of_each_row() -> None:

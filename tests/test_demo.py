@@ -17,9 +17,7 @@ from excise.cli.main import main
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
-from excise.edit.bake import bake
 from excise.edit.edit import load_edit
-from excise.edit.layout import checkpoint_layout
 from excise.edit.operator import unit
 from excise.edit.virtual import VirtualEdits
 from excise.model.load import load
@@ -28,7 +26,7 @@ from excise.model.writers import examine
 from excise.prompts.sets import Prompt
 from excise.run.evaluate import evaluate
 from excise.run.events import ignore
-from excise.run.export import writes_itself
+from excise.run.export import save_model
 from excise.run.prepare import load_runner
 
 SIZES = {"train": 400, "search": 100, "held_out": 100}
@@ -177,13 +175,7 @@ def test_a_gguf_file_is_loaded_edited_and_saved_as_a_plain_model(
     with torch.inference_mode(), VirtualEdits(loaded.model, edit.writers) as edits:
         edits.use(edit)
         virtual = loaded.model(ids).logits
-    bake(
-        edit,
-        checkpoint_layout(loaded.model, anatomy),
-        writes_itself(loaded.model, loaded.tokenizer),
-        tmp_path / "plain",
-        {"README.md": "card"},
-    )
+    save_model(loaded, edit, tmp_path / "plain", "", ignore)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").eval()
     with torch.inference_mode():
         torch.testing.assert_close(plain(ids).logits, virtual, atol=2e-3, rtol=1e-3)

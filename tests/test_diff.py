@@ -17,7 +17,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from conftest import SHAPE, fill, tiny_model
+from conftest import SHAPE, fill, tiny_model, write_edited
 from excise.diff import matrix
 from excise.diff.checkpoint import open_checkpoint
 from excise.diff.compare import Report, compare, shared_directions
@@ -25,9 +25,7 @@ from excise.diff.layout import layout_of
 from excise.diff.matrix import LowRank, Pair, change_of
 from excise.diff.rounding import coarser, half_step, noise_norm
 from excise.diff.undo import recovered_edit, save_undo
-from excise.edit.bake import bake
 from excise.edit.edit import Edit
-from excise.edit.layout import checkpoint_layout
 from excise.edit.operator import orthogonal, unit
 from excise.errors import SaveError
 from excise.model.blueprint import blueprint
@@ -53,8 +51,7 @@ def gpt2_model() -> PreTrainedModel:
 def baked(model: PreTrainedModel, edit: Edit, folder: Path) -> tuple[Path, Path]:
     """The model and its edited version, as checkpoints."""
     model.save_pretrained(folder / "a")
-    layout = checkpoint_layout(model, examine(model))
-    bake(edit, layout, folder / "a", folder / "b", {})
+    write_edited(edit, folder / "a", folder / "b")
     return folder / "a", folder / "b"
 
 
@@ -174,7 +171,7 @@ def test_the_difference_kept_as_an_edit_makes_it_again(dtype: torch.dtype, tmp_p
     assert first.source is not None
     assert edit.base is not None
     assert edit.base.differences(first.source) == []
-    bake(edit, checkpoint_layout(model, examine(model)), a, tmp_path / "again", {})
+    write_edited(edit, a, tmp_path / "again")
     again = report_on(b, tmp_path / "again")
     if dtype == torch.bfloat16:
         # Nothing stands above what a step of the data type makes.

@@ -10,11 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import tiny_model
+from conftest import tiny_model, write_edited
 from excise.cli.main import main
-from excise.edit.bake import bake
 from excise.edit.edit import load_edit
-from excise.edit.layout import checkpoint_layout
 from excise.model.writers import examine
 from test_realisations import random_edit
 
@@ -28,7 +26,7 @@ def edited(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     model = tiny_model()
     folder = tmp_path_factory.mktemp("edited") / "edited"
     edit = random_edit(model, examine(model), "orthogonal")
-    bake(edit, checkpoint_layout(model, examine(model)), model_folder, folder, {})
+    write_edited(edit, model_folder, folder)
     return folder
 
 

@@ -9,13 +9,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
+from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer, write_edited
 from excise.directions.kinds import discriminant
 from excise.directions.moments import ExactMoments
 from excise.edit.adapter import adapter_tensors, edit_changes, loaded_weights, save_adapter
-from excise.edit.bake import bake, edit_in_place
 from excise.edit.edit import Edit, load_edit
-from excise.edit.layout import checkpoint_layout
 from excise.edit.matrices import MatrixOperators, removed
 from excise.edit.operator import orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
@@ -79,8 +77,7 @@ def test_virtual_equals_baked_equals_adapter(
         virtual = logits(model, prompts)
     assert (virtual - original).abs().max() > 1e-2
 
-    layout = checkpoint_layout(model, anatomy)
-    bake(edit, layout, tmp_path / "original", tmp_path / "baked", {"README.md": "a card"})
+    write_edited(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "a card"})
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked").eval()
     torch.testing.assert_close(logits(baked, prompts), virtual, atol=2e-4, rtol=1e-4)
 
@@ -164,8 +161,7 @@ def test_baked_shard_keeps_names_types_and_everything_else(tmp_path: Path) -> No
     (tmp_path / "original" / "README.md").write_text("the original's card")
     (tmp_path / "original" / "pytorch_model.bin").write_bytes(b"old")
     (tmp_path / "original" / "consolidated.safetensors").write_bytes(b"the same under another name")
-    layout = checkpoint_layout(model, anatomy)
-    bake(edit, layout, tmp_path / "original", tmp_path / "baked", {"README.md": "our card"})
+    write_edited(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "our card"})
     shards = sorted(path.name for path in (tmp_path / "baked").glob("*.safetensors"))
     assert len(shards) > 3
     assert shards == sorted(
@@ -252,16 +248,13 @@ def test_nothing_half_written_stays_when_the_disk_is_full(
     model = tiny_model()
     anatomy = examine(model)
     edit = random_edit(model, anatomy, "orthogonal")
-    layout = checkpoint_layout(model, anatomy)
     model.save_pretrained(tmp_path / "original")
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
     writings = {
-        "shutil.copyfile": lambda: bake(
-            edit, layout, tmp_path / "original", tmp_path / "out", {"README.md": "card"}
-        ),
+        "shutil.copyfile": lambda: write_edited(edit, tmp_path / "original", tmp_path / "out"),
         "excise.edit.adapter.save_file": lambda: save_adapter(
             edit, model, anatomy.writers, "base", tmp_path / "out", "card"
         ),
@@ -298,7 +291,7 @@ def test_a_checkpoint_without_the_writers_tensor_is_refused(tmp_path: Path) -> N
     other.model.layers = other.model.layers[:2]
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(SaveError, match=r"no tensor model\.layers\.2"):
-        edit_in_place(tmp_path / "other", edit, checkpoint_layout(model, anatomy))
+        write_edited(edit, tmp_path / "other", tmp_path / "out")
 
 
 def test_the_matrix_holds_what_it_is_meant_to_hold() -> None:

@@ -59,7 +59,7 @@ SEARCH = Group(
     ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir", "yes"),
 )
 SCORES = Group("Scoring", ("max_new_tokens", "batch_size", "response_prefix", "markers"))
-RESULT = Group("The result", ("select", "save", "adapter", "no_hardware", "json_lines"))
+RESULT = Group("The result", ("select", "save", "adapter", "packed", "no_hardware", "json_lines"))
 
 GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
 
@@ -213,6 +213,15 @@ REPRODUCE = Command(
         OwnFlag("repeat-search", "", "Search again too, instead of taking the trial's parameters."),
     ),
 )
+APPLY = Command(
+    "apply",
+    "EDIT MODEL OUT",
+    "write the edited copy of a checkpoint, shard by shard, without loading it",
+    3,
+    3,
+    frozenset(("revision", "trust_remote_code", "writers", "packed", "yes", "json_lines")),
+    (OwnFlag("force", "", "Apply to another checkpoint than the edit's own."),),
+)
 RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
 NAMED = {
@@ -227,6 +236,7 @@ NAMED = {
         CHAT,
         SHOW,
         EXPORT,
+        APPLY,
         UPLOAD,
         REPRODUCE,
         RUNS,

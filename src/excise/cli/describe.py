@@ -155,6 +155,19 @@ def _(event: events.SeedsCompared) -> tuple[Line, ...]:
 
 
 @describe.register
+def _(event: events.Streamed) -> tuple[Line, ...]:
+    word = {"write": "written", "verify": "verified"}[event.stage]
+    return (Line(word, f"{size(event.done)} of {size(event.total)}"),)
+
+
+@describe.register
+def _(event: events.Verified) -> tuple[Line, ...]:
+    kept = "" if event.kept == 1 else f"; {event.kept:.1%} of the edit is left after packing"
+    edited = f"{plural(event.edited, 'tensor')} edited as the operator says{kept}"
+    return (Line("verified", f"{edited} · {event.untouched} untouched, bit-identical"),)
+
+
+@describe.register
 def _(event: events.Saved) -> tuple[Line, ...]:
     return (Line("saved", f"{event.what}: {event.path}"),)
 

@@ -97,7 +97,7 @@ def write(
     """Write trial `number` of a run into new folders. Raises RunError, SaveError."""
     settings, source = run.settings, run.source()
     if save is not None:
-        require_rewritable(source, settings.quantization)
+        require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
@@ -106,7 +106,16 @@ def write(
     anatomy = examine(loaded.model, settings.writers)
     screen(events.Note(f"exporting trial {number}"))
     if save is not None:
-        save_model(loaded, anatomy, edit, save, text, screen)
+        save_model(
+            loaded,
+            edit,
+            save,
+            text,
+            screen,
+            form=settings.packed,
+            declared=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
+        )
         record_saved(known, save, edit, loaded, anatomy)
     if adapter is not None:
         tell_serving(edit, anatomy.writers, screen)

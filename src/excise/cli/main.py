@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from excise import __version__
 from excise.cli.commands import (
+    APPLY,
     BENCH,
     CHAT,
     COMPARE,
@@ -159,6 +160,12 @@ def _reproduce(line: CommandLine) -> int:
     )
 
 
+def _apply(line: CommandLine) -> int:
+    from excise.cli.apply_command import apply
+
+    return apply(line.words, line.flags, os.environ, force="force" in line.own)
+
+
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
@@ -176,6 +183,7 @@ _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
     CHAT.name: _chat,
     EXPORT.name: _export,
     SHOW.name: _show,
+    APPLY.name: _apply,
     UPLOAD.name: _upload,
     REPRODUCE.name: _reproduce,
     RUNS.name: _runs,

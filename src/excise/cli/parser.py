@@ -120,4 +120,9 @@ def _check_words(words: Sequence[str], command: Command) -> None:
             f"{words[0]}: no such command{hint}" if hint else f"{after[command.most]}: one too many"
         )
     if len(after) < command.least:
-        raise SettingsError(f"{command.name}: needs {command.usage.split()[0]}; see excise --help")
+        raise SettingsError(f"{command.name}: needs {_words(command)}; see excise --help")
+
+
+def _words(command: Command) -> str:
+    """The words that a command cannot do without."""
+    return " ".join(command.usage.split()[: command.least])

@@ -103,13 +103,16 @@ class Session:
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
+        settings = self.prepared.settings
         save_model(
             self.prepared.loaded,
-            self.prepared.anatomy,
             self.edit(outcome),
             destination,
             self._figures(outcome),
             self.screen,
+            form=settings.packed,
+            declared=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
         )
         self._record(outcome, destination, "model")
 

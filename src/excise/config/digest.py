@@ -28,6 +28,7 @@ _NOT_OF_THE_STUDY = frozenset(
         "save",
         "adapter",
         "no_hardware",
+        "packed",
         "yes",
         "json_lines",
         "config_only",

@@ -201,6 +201,10 @@ class Settings(BaseModel):
     no_hardware: bool = Field(
         default=False, description="Leave what the run was made on out of its record."
     )
+    packed: Literal["same", "plain"] = Field(
+        default="same",
+        description="What packed matrices become in the edited model: packed the same way, or plain.",
+    )
     yes: bool = Field(default=False, description="Ask nothing; take the default answer.")
     json_lines: bool = Field(
         default=False, description="Progress as JSON lines on standard output."

@@ -7,13 +7,19 @@ stand tells the stored names, and which axis of each stored tensor runs over the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 from excise.errors import SaveError
 from excise.model.writers import Anatomy, Writer, WriterTensor
@@ -21,20 +27,63 @@ from excise.model.writers import Anatomy, Writer, WriterTensor
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a checkpoint. axis: the one that runs over the residual stream."""
+    """A tensor of a checkpoint. axis: the one that runs over the residual stream. shape: unpacked."""
 
     name: str
     axis: int
     bias: bool
+    shape: tuple[int, ...]
 
 
 Layout = Mapping[str, tuple[StoredTensor, ...]]
 """Writer's name → its stored tensors, matrices before biases, experts in order."""
 
 
-def checkpoint_layout(model: PreTrainedModel, anatomy: Anatomy) -> Layout:
-    """How the checkpoint that `model` was loaded from stores its writers. Raises SaveError."""
-    return {writer.name: _stored(model, writer) for writer in anatomy.writers}
+def layout_by_names(
+    model: PreTrainedModel, anatomy: Anatomy, writers: Collection[str], names: Collection[str]
+) -> Layout:
+    """How a checkpoint that stores `names` keeps the tensors of `writers`.
+
+    model: needs no weights, and should be a model that nothing else uses.
+
+    Of the conversions that transformers knows for the model, those count that some stored name asks for,
+    as when it loads the checkpoint. A matrix that a model uses in several places may be stored under the
+    name of each. Raises SaveError.
+    """
+    conversions = get_model_conversion_mapping(model)
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    held = model.state_dict()
+    for name in names:
+        rename_source_key(name, renamings, converters, model.base_model_prefix, held)
+    model._weight_conversions = [one for one in conversions if one.was_used()]
+    found = [writer for writer in anatomy.writers if writer.name in writers]
+    for writer in found:
+        require_matrices(writer)
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    same = {name: group for group in places.values() for name in group}
+    known = {variant for name in names for variant in spellings(name)}
+
+    def of_tensor(tensor: WriterTensor) -> Iterator[StoredTensor]:
+        for name in same[tensor.name]:
+            stored = stored_tensors(model, replace(tensor, name=name))
+            if name == tensor.name or all(one.name in known for one in stored):
+                yield from stored
+
+    return {
+        writer.name: tuple(stored for tensor in writer.tensors for stored in of_tensor(tensor))
+        for writer in found
+    }
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The names that a checkpoint may store a tensor under: with and without the leading `model.`.
+
+    Checkpoints of base models leave it out, others have it where the model has not.
+    """
+    return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
 
 
 def unsavable(writer: Writer) -> str:
@@ -53,17 +102,11 @@ def require_matrices(writer: Writer) -> None:
 
 def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[StoredTensor, ...]:
     """What one parameter is stored as, in order. Raises SaveError if that cannot be told."""
-    stored = revert_weight_conversion(model, {tensor.name: _probe(tensor)})
     width = tensor.shape[tensor.axis]
     return tuple(
-        StoredTensor(name, _axis_of(probe, name, width), tensor.bias)
-        for name, probe in stored.items()
+        StoredTensor(name, _axis_of(stored, name, width), tensor.bias, tuple(stored.shape))
+        for name, stored in revert_weight_conversion(model, {tensor.name: _probe(tensor)}).items()
     )
-
-
-def _stored(model: PreTrainedModel, writer: Writer) -> tuple[StoredTensor, ...]:
-    require_matrices(writer)
-    return tuple(stored for tensor in writer.tensors for stored in stored_tensors(model, tensor))
 
 
 def _probe(tensor: WriterTensor) -> Tensor:

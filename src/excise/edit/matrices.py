@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from excise.edit.edit import Edit
 from excise.edit.operator import Operator, row_normalised
+
+_BLOCK_NUMBERS = 1 << 21
+"""Numbers that are held in float32 at a time where a whole matrix would take too much memory."""
 
 
 def parts(tensor: Tensor, axis: int, *, bias: bool) -> Iterator[Tensor]:
@@ -29,6 +32,52 @@ def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
     amount = v @ tensor
     change = torch.outer(u, amount) if tensor.dim() == 2 else u * amount
     return tensor.sub(change, alpha=strength)
+
+
+def steps_of(edit: Edit, writer: str, norms: Tensor | None) -> list[tuple[Operator, float]]:
+    """A writer's operators and strengths, in the order in which they apply to one of its matrices.
+
+    norms: of the rows of that matrix, [d], for an edit that makes the operator of each matrix anew; the
+    bias that belongs to a matrix takes the matrix's.
+    """
+    steps: list[tuple[Operator, float]] = []
+    for index, name in enumerate(edit.writers):
+        if name == writer:
+            shared = Operator(edit.u[index], edit.v[index])
+            own = norms is not None and name in edit.per_matrix
+            operator = row_normalised(shared.u, norms) if own and norms is not None else shared
+            steps.append((operator, float(edit.strengths[index])))
+    return steps
+
+
+def edit_in_place(part: Tensor, steps: Sequence[tuple[Operator, float]]) -> None:
+    """Edit a matrix [d, k] or a bias [d] where it lies, in float32 arithmetic and its own data type.
+
+    Columns are edited by themselves, so that a few of them at a time need hardly any memory.
+    """
+    for columns in blocks_of(part):
+        edited = columns.to(torch.float32)
+        for operator, strength in steps:
+            edited = removed(edited, operator.u, operator.v, strength)
+        columns.copy_(edited)
+
+
+def row_lengths(matrix: Tensor) -> Tensor:
+    """Euclidean norms of the rows of a matrix [d, k]: [d], float32."""
+    squares = torch.zeros(matrix.shape[0])
+    for columns in blocks_of(matrix):
+        squares += columns.to(torch.float32).square().sum(1)
+    return squares.sqrt()
+
+
+def blocks_of(part: Tensor) -> Iterator[Tensor]:
+    """Views of a few columns each; a bias is one block."""
+    if part.dim() == 1:
+        yield part
+        return
+    width = max(1, _BLOCK_NUMBERS // part.shape[0])
+    for start in range(0, part.shape[1], width):
+        yield part[:, start : start + width]
 
 
 class _Step:

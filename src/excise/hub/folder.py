@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError, SaveError
-from excise.model.load import check_safetensors
 from excise.reproduce.record import NAME, Reproduction, read_reproduction
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -97,7 +97,7 @@ def _require_whole(folder: Path, files: dict[str, Path]) -> None:
     for name, path in files.items():
         if name.endswith(".safetensors"):
             try:
-                check_safetensors(path)
+                read_safetensors(path)
             except ModelError as error:
                 raise SaveError(str(error).replace("download it again", "save it again")) from error
     if _INDEX in files:

@@ -18,11 +18,20 @@ def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrained
     name: as the user gave it. Raises ModelError if transformers cannot build it.
     """
     require_trust(name, folder, trust_remote_code=trust_remote_code)
+    return _built(name, folder, trust_remote_code=trust_remote_code)
+
+
+def gguf_blueprint(path: Path) -> PreTrainedModel:
+    """The same for the model that a GGUF file's metadata describe. Raises ModelError."""
+    return _built(path.name, path.parent, trust_remote_code=False, gguf_file=path.name)
+
+
+def _built(name: str, folder: Path, **arguments: bool | str) -> PreTrainedModel:
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, **arguments)
         with torch.device("meta"), no_init_weights():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=trust_remote_code
+                config, trust_remote_code=arguments["trust_remote_code"]
             )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError
@@ -105,7 +104,7 @@ def load(
     """
     quiet_libraries()
     for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
-        check_safetensors(path)
+        read_safetensors(path)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
     tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
@@ -147,25 +146,6 @@ def load(
     stored = "" if packing is None else f" as {describe(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
-
-
-def check_safetensors(path: Path) -> None:
-    """Raise ModelError if a safetensors file is damaged or shorter than its header says."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: damaged weights file ({error}); download it again") from error
-    expected, actual = 8 + length + max(ends, default=0), path.stat().st_size
-    if actual != expected:
-        raise ModelError(
-            f"{path}: damaged weights file ({actual:,} bytes, should be {expected:,}); "
-            "download it again"
-        )
 
 
 def _tokenizer(

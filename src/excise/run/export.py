@@ -2,86 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.plan import Form, require_editable
 from excise.edit.adapter import save_adapter
-from excise.edit.bake import bake
 from excise.edit.edit import Edit
-from excise.edit.layout import checkpoint_layout, require_matrices
+from excise.edit.layout import require_matrices
 from excise.errors import SaveError
+from excise.files import require_free
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
-from excise.model.storage import UNPACKED_ON_A_CPU, describe, packed_as
 from excise.model.writers import Anatomy
 from excise.run import events
+from excise.run.apply import apply_edit, plan_for
 from excise.run.card import model_card
 from excise.run.events import Tell
 
 
-def require_rewritable(source: ModelSource, quantization: str) -> None:
-    """Raise SaveError if an edited model can never be written from this checkpoint, loaded in this way.
+def require_rewritable(
+    source: ModelSource, declared: tuple[str, ...], *, trust_remote_code: bool
+) -> None:
+    """Raise SaveError if an edited model can never be written from this checkpoint.
 
-    It needs no weight, so that it can be asked before the work instead of after it.
+    It reads headers only, so that it can be asked before the work instead of after it.
     """
-    packed = packed_as(source)
-    if packed is not None and packed not in UNPACKED_ON_A_CPU:
-        raise _stored_packed(source, describe(packed))
-    if quantization != "none" and not source.has_safetensors:
-        raise SaveError(
-            f"{source.name} has no safetensors files to rewrite, and what is in memory is packed as "
-            f"{describe(quantization)}; leave out --quantization, or save an adapter (--adapter DIR)"
-        )
+    if source.gguf is None:
+        checkpoint = open_checkpoint(source.folder)
+        require_editable(source.name, checkpoint, declared, trust_remote_code=trust_remote_code)
 
 
-def require_writable(loaded: LoadedModel, anatomy: Anatomy) -> None:
-    """Raise SaveError if neither the checkpoint can be rewritten nor the model in memory written."""
-    if loaded.packing is not None and loaded.quantization == "none":
-        raise _stored_packed(loaded.source, loaded.packing)
+def require_writable(anatomy: Anatomy) -> None:
+    """Raise SaveError if some writer has no matrix that could be changed to the edit's effect."""
     for writer in anatomy.writers:
         require_matrices(writer)
 
 
-def _stored_packed(source: ModelSource, packing: str) -> SaveError:
-    return SaveError(
-        f"{source.name} is stored as {packing}, which cannot be rewritten; save an adapter instead "
-        "(--adapter DIR)"
-    )
-
-
 def save_model(
     loaded: LoadedModel,
-    anatomy: Anatomy,
     edit: Edit,
     destination: Path,
     figures: str,
     tell: Tell,
+    *,
+    form: Form = "same",
+    declared: tuple[str, ...] = (),
+    trust_remote_code: bool = False,
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
-    The checkpoint's own files are copied and edited. Where there is no safetensors checkpoint (GGUF,
-    old PyTorch files), or one that transformers unpacked while loading (MXFP4, FP8 on a CPU), the model
-    in memory is written first, in the data type it was loaded in.
+    The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
+    model in memory holds unpacked, that model is written first.
     """
     source = loaded.source
-    require_rewritable(source, loaded.quantization)
-    require_writable(loaded, anatomy)
-    tell(events.StageStarted("save", f"Saving the edited model to {destination}"))
-    texts = {"README.md": model_card(source, edit, figures, adapter=False)}
-    if loaded.chat_template is not None:
-        texts["chat_template.jinja"] = loaded.chat_template
-    bake(
-        edit,
-        checkpoint_layout(loaded.model, anatomy),
-        source.folder
-        if source.has_safetensors and packed_as(source) is None
-        else writes_itself(loaded.model, loaded.tokenizer),
-        destination,
-        texts,
-    )
-    tell(events.Saved("model", str(destination)))
+    extra = {} if loaded.chat_template is None else {"chat_template.jinja": loaded.chat_template}
+    if source.gguf is None:
+        plan = plan_for(
+            edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code
+        )
+        apply_edit(plan, source, destination, figures, tell, extra)
+        return
+    require_free(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent
+    ) as folder:
+        write_plain(loaded, Path(folder))
+        plain = ModelSource(source.name, Path(folder), None, None)
+        plan = plan_for(edit, plain, declared=declared)
+        apply_edit(plan, source, destination, figures, tell, extra)
 
 
 def save_model_adapter(
@@ -99,17 +91,14 @@ def save_model_adapter(
     tell(events.Saved("adapter", str(destination)))
 
 
-def writes_itself(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Callable[[Path], None]:
-    """A function that writes the model in memory, as plain safetensors, into a folder."""
-
-    def write(folder: Path) -> None:
-        unmark_gguf(model)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    return write
+def write_plain(loaded: LoadedModel, folder: Path) -> None:
+    """Write the model in memory, as it is, into `folder`. Raises SaveError."""
+    unmark_gguf(loaded.model)
+    try:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise SaveError(f"{folder}: could not be written ({error})") from error
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:

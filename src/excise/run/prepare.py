@@ -68,7 +68,7 @@ def prepare(
     prompts = load_parts(settings)
     source = resolve(settings.model, settings.revision)
     if settings.save is not None:
-        require_rewritable(source, settings.quantization)
+        require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
 
     started = time.perf_counter()
@@ -78,7 +78,7 @@ def prepare(
     elif not coverage.complete:
         tell(events.Note(f"going on with --allow-partial although {coverage.lacking()}"))
     if settings.save is not None:
-        require_writable(loaded, anatomy)
+        require_writable(anatomy)
     if settings.adapter is not None:
         require_adapter(loaded.model, anatomy.writers, settings.directions)
     unsaved = next((writer for writer in anatomy.writers if not writer.tensors), None)

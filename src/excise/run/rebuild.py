@@ -82,8 +82,19 @@ def rebuild(
         facts=recorded.trial.facts,
     )
     known = _known(recorded, loaded, candidate, anatomy, no_hardware=no_hardware)
-    save = save_model if recorded.made == "model" else save_model_adapter
-    save(loaded, anatomy, edit, destination, known.figures, tell)
+    if recorded.made == "model":
+        save_model(
+            loaded,
+            edit,
+            destination,
+            known.figures,
+            tell,
+            form=settings.packed,
+            declared=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    else:
+        save_model_adapter(loaded, anatomy, edit, destination, known.figures, tell)
     return record_saved(known, destination, edit, loaded, anatomy)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.edit.edit import Edit
-from excise.edit.layout import checkpoint_layout
+from excise.edit.layout import spellings, stored_tensors
 from excise.edit.matrices import MatrixOperators, parts
 from excise.errors import RunError
 from excise.model.load import LoadedModel
@@ -30,6 +30,7 @@ from excise.reproduce.record import (
     Trial,
 )
 from excise.run.directory import RunDirectory
+from excise.search.study import DONE
 
 
 def reproduction_of(
@@ -79,8 +80,7 @@ def reproduction_of(
             # An edit of several directions repeats them.
             strengths=tuple(edit.strengths[:writers].tolist()),
             completed=sum(
-                trial["state"] == "complete" and trial["number"] <= number
-                for trial in record["trials"]
+                trial["state"] in DONE and trial["number"] <= number for trial in record["trials"]
             ),
             facts=dict(edit.facts),
         ),
@@ -104,10 +104,15 @@ def record_saved(
         tensors = fingerprints(folder, lambda name: True)
         changes = [Change(tensors=(name,), size=one.norm or 0.0) for name, one in tensors.items()]
     else:
-        layout = checkpoint_layout(loaded.model, anatomy)
         stored_as = {
-            writer: tuple(name for one in layout[writer] for name in _spellings(one.name))
-            for writer in edit.changed
+            writer.name: tuple(
+                name
+                for tensor in writer.tensors
+                for one in stored_tensors(loaded.model, tensor)
+                for name in spellings(one.name)
+            )
+            for writer in anatomy.writers
+            if writer.name in edit.changed
         }
         wanted = {name for names in stored_as.values() for name in names}
         tensors = fingerprints(folder, wanted.__contains__)
@@ -131,8 +136,3 @@ def change_size(edit: Edit, model: PreTrainedModel, writer: Writer) -> float:
         for part in parts(values, tensor.axis, bias=tensor.bias):
             squares += float((operators.edited(part) - part).double().square().sum())
     return math.sqrt(squares)
-
-
-def _spellings(name: str) -> tuple[str, ...]:
-    """Names that a checkpoint may have for a tensor: base models leave out the leading `model.`"""
-    return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))

@@ -1,0 +1,162 @@
+"""A checkpoint's folder: which files hold the weights, which go along, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from excise.checkpoint.pytorch_file import read_pytorch
+from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
+from excise.edit.layout import spellings
+from excise.errors import ModelError, SaveError
+
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".gguf", ".onnx", ".msgpack", ".h5")
+"""Copies of the unedited weights under other names or in other formats, if they are not the checkpoint's."""
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on this disk.
+
+    index: the name of its index file, None for a single file. others: further files, relative to the
+    folder, that an edited copy takes along. left_out: those it does not, because they hold the
+    weights once more, unedited.
+    """
+
+    folder: Path
+    files: tuple[WeightsFile, ...]
+    index: str | None
+    others: tuple[Path, ...]
+    left_out: tuple[Path, ...]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[WeightsFile, Entry]]:
+        """Every tensor by name."""
+        return {one.name: (file, one) for file in self.files for one in file.tensors}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return read_object(self.folder / "config.json")
+
+    def named(self, name: str) -> str | None:
+        """The stored name of a tensor of the model, None if there is none."""
+        return next((one for one in spellings(name) if one in self.tensors), None)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read the headers of a checkpoint's files; no number is read.
+
+    Raises ModelError for damaged or missing files and for an index that does not fit them, SaveError for
+    a symbolic link that leads out of the folder.
+    """
+    names, index = _weight_files(folder)
+    for name in names:
+        # Before it is opened: what lies outside is none of the checkpoint's.
+        _require_inside(folder, folder / name)
+    read = {
+        name: (read_safetensors if name.endswith(".safetensors") else read_pytorch)(folder / name)
+        for name in names
+    }
+    if index is not None:
+        _check_index(folder / index, read)
+    others, left_out = _other_files(folder, set(names), index)
+    return Checkpoint(folder, tuple(read.values()), index, others, left_out)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ModelError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: is no JSON object")
+    return content
+
+
+def _weight_files(folder: Path) -> tuple[list[str], str | None]:
+    """The files that transformers loads from `folder`, in order, and the index that names them.
+
+    Some repositories hold the weights twice, under other names (`consolidated.safetensors`, say).
+    """
+    for single, index, pattern in (
+        ("model.safetensors", _INDEXES[0], "*.safetensors"),
+        ("pytorch_model.bin", _INDEXES[1], "pytorch_model*.bin"),
+    ):
+        if (folder / single).exists():
+            return [single], None
+        if (folder / index).exists():
+            return _named_by(folder / index), index
+        if found := sorted(path.name for path in folder.glob(pattern)):
+            return found, None
+    raise ModelError(f"{folder}: holds no weights (*.safetensors or pytorch_model*.bin)")
+
+
+def _named_by(index: Path) -> list[str]:
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if PurePosixPath(name).name != name:
+            raise ModelError(f"{index}: names {name}, which is no file of this folder")
+        if not (index.parent / name).is_file():
+            raise ModelError(
+                f"{index}: names {name}, which is not there; download the checkpoint again"
+            )
+    return names
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    found = read_object(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise ModelError(f"{index}: has no weight_map; download the checkpoint again")
+    return found
+
+
+def _check_index(index: Path, files: Mapping[str, WeightsFile]) -> None:
+    held = {name: {one.name for one in file.tensors} for name, file in files.items()}
+    absent = [name for name, file in _weight_map(index).items() if name not in held[file]]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ModelError(
+            f"{index}: names tensors that its files do not hold: {absent[0]}{more}; download the checkpoint "
+            "again"
+        )
+
+
+def _other_files(
+    folder: Path, weights: set[str], index: str | None
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    others: list[Path] = []
+    left_out: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        # Folders such as .git and .cache belong to whoever downloaded the model.
+        if path.is_dir() or any(part.startswith(".") for part in inside.parts[:-1]):
+            continue
+        if str(inside) in weights or str(inside) == index:
+            continue
+        if path.suffix in _WEIGHTS or path.name.endswith(_INDEXES):
+            left_out.append(inside)
+            continue
+        _require_inside(folder, path)
+        others.append(inside)
+    return tuple(others), tuple(left_out)
+
+
+def _require_inside(folder: Path, path: Path) -> None:
+    """Raise SaveError for a link out of the folder. The hub's cache links to its own blobs."""
+    target = path.resolve()
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        allowed.append(folder.resolve().parent.parent / "blobs")
+    if not any(target.is_relative_to(one) for one in allowed):
+        raise SaveError(
+            f"{path}: is a symbolic link out of the folder, to {target}; put the file itself there"
+        )
+    if not target.is_file():
+        raise ModelError(f"{path}: is a symbolic link to nothing; download the checkpoint again")

@@ -1,0 +1,97 @@
+"""The numbers of one stored tensor: read, unpacked, edited, packed again; a matrix of them at a time."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from excise.checkpoint.plan import Plan, Rewrite
+from excise.checkpoint.tensors import as_tensor, read_bytes
+from excise.edit.matrices import edit_in_place, parts, row_lengths, steps_of
+from excise.edit.operator import Operator
+
+Steps = Sequence[tuple[Operator, float]]
+
+
+class Stored:
+    """A stored tensor, read. The numbers of packed ones are unpacked one matrix at a time."""
+
+    def __init__(self, rewrite: Rewrite) -> None:
+        self.rewrite = rewrite
+        entry = rewrite.entry
+        self.data = read_bytes(rewrite.file.path, entry.start, entry.end)
+        self.tensor = as_tensor(self.data, entry.dtype, entry.shape)
+        self._scales = {
+            name: as_tensor(read_bytes(file.path, one.start, one.end), one.dtype, one.shape)
+            for name, (file, one) in rewrite.scales.items()
+        }
+
+    def matrices(self) -> Iterator[Tensor]:
+        """Each matrix [d, k], or bias [d]: plain ones where they lie, packed ones as float32."""
+        stored, packing = self.rewrite.stored, self.rewrite.packing
+        if packing is None:
+            yield from parts(self.tensor, stored.axis, bias=stored.bias)
+            return
+        for codes, scales in self._packed():
+            yield self._turned(packing.decode(codes, scales))
+
+    def edit(self, steps: Iterator[Steps]) -> bytearray:
+        """The bytes that stand in the edited checkpoint; what was read is used up. steps: of each matrix."""
+        rewrite = self.rewrite
+        packing, repacking, output = rewrite.packing, rewrite.repacking, rewrite.output
+        if packing is None:
+            for part in self.matrices():
+                edit_in_place(part, next(steps))
+            return self.data
+        # Of the same form: the codes are replaced where they lie.
+        data = self.data if output == rewrite.entry else bytearray(output.size)
+        result = as_tensor(data, output.dtype, output.shape)
+        # Always the same choice for the same tensor, so that the result can be made again.
+        dice = torch.Generator().manual_seed(zlib.crc32(rewrite.entry.name.encode()))
+        for (codes, scales), there in zip(self._packed(), self._each(result), strict=True):
+            values = packing.decode(codes, scales)
+            edit_in_place(self._turned(values), next(steps))
+            if repacking is None:
+                there.copy_(values.T if packing.transposed else values)
+            else:
+                there.copy_(repacking.encode(values, codes, scales, dice))
+        return data
+
+    def _turned(self, values: Tensor) -> Tensor:
+        """A decoded matrix as [d, k]."""
+        packing, stored = self.rewrite.packing, self.rewrite.stored
+        columns = stored.axis == len(stored.shape) - 1
+        return values.T if columns != (packing is not None and packing.transposed) else values
+
+    def _packed(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Codes and scales of each matrix."""
+        if len(self.rewrite.stored.shape) == 2:
+            yield self.tensor, self._scales
+            return
+        for index, codes in enumerate(self._each(self.tensor)):
+            yield codes, {name: scale[index] for name, scale in self._scales.items()}
+
+    def _each(self, tensor: Tensor) -> Iterator[Tensor]:
+        """The part of each matrix: experts lie along the leading axis."""
+        yield from [tensor] if len(self.rewrite.stored.shape) == 2 else tensor
+
+
+def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
+    """The operators of each matrix, or bias, of a stored tensor, in order."""
+    own = rewrite.writer in plan.edit.per_matrix
+    for number in range(rewrite.first, rewrite.first + rewrite.count):
+        norms = row_lengths(_matrix(plan, rewrite.writer, number)) if own else None
+        yield steps_of(plan.edit, rewrite.writer, norms)
+
+
+def _matrix(plan: Plan, writer: str, number: int) -> Tensor:
+    """One of a writer's matrices, unedited, wherever it is stored."""
+    for one in plan.rewrites.values():
+        if one.writer == writer and not one.stored.bias and 0 <= number - one.first < one.count:
+            for index, matrix in enumerate(Stored(one).matrices()):
+                if index == number - one.first:
+                    return matrix
+    raise AssertionError(f"{writer} has no matrix {number}")

@@ -1,0 +1,59 @@
+"""Rounding to the levels of a packed format, so that an edit survives it.
+
+A packed weight lies on a grid already, and an edit moves most numbers by less than half a step: a number
+of a matrix of width d moves by about its own size over √d, while 4 bits have steps of a third of it.
+Rounding to the nearest level would take nearly all of the edit back. Rounding up or down at random, with
+the probability that makes the mean exact, keeps it: what is lost on one number is gained on another
+(stochastic rounding, Gupta et al. 2015, arXiv 1502.02551). A number that the edit does not move stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_ON_A_LEVEL = 1e-3
+"""Of a step: nearer to a level than that is on it."""
+_PIECE = 1 << 20
+
+
+def to_integers(values: Tensor, low: int, high: int, generator: torch.Generator) -> Tensor:
+    """Values in units of a step, rounded stochastically to integers in [low, high]; int16, same shape."""
+    rounded = torch.empty(values.shape, dtype=torch.int16)
+    for some, there in _pieces(values, rounded):
+        nearest = some.round()
+        # A value on a level stays there, although dividing by its scale is not exact.
+        there.copy_(
+            torch.where(
+                (some - nearest).abs() < _ON_A_LEVEL,
+                nearest,
+                (some + torch.rand(some.shape, generator=generator)).floor_(),
+            ).clamp_(low, high)
+        )
+    return rounded
+
+
+def to_levels(values: Tensor, levels: Tensor, generator: torch.Generator) -> Tensor:
+    """Index of a level for each value, rounded stochastically between its neighbours; int16, same shape.
+
+    levels: ascending, float32. A value beyond the ends takes the end.
+    """
+    indices = torch.empty(values.shape, dtype=torch.int16)
+    for some, there in _pieces(values, indices):
+        inside = some.clamp(float(levels[0]), float(levels[-1]))
+        upper = torch.searchsorted(levels, inside).clamp_(1, len(levels) - 1)
+        below, above = levels[upper - 1], levels[upper]
+        share = (inside - below) / (above - below)
+        chance = torch.rand(some.shape, generator=generator)
+        up = (chance < share) & (share > _ON_A_LEVEL) | (share > 1 - _ON_A_LEVEL)
+        there.copy_(upper - 1 + up.to(torch.int64))
+    return indices
+
+
+def _pieces(values: Tensor, results: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """A few numbers at a time, and where their results go: rounding takes some times their memory."""
+    flat, into = values.contiguous().view(-1), results.view(-1)
+    for start in range(0, len(flat), _PIECE):
+        yield flat[start : start + _PIECE], into[start : start + _PIECE]

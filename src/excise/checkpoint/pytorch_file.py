@@ -1,0 +1,118 @@
+"""Old PyTorch files: where their tensors lie, found without running what a pickle may hold.
+
+Since PyTorch 1.6 such a file is a zip archive, stored without compression: a pickle that says which
+tensors there are, and their numbers, each storage a record of its own. Loading it with fake tensors
+gives names, shapes and the place of every storage; the restricted unpickler makes nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
+from excise.errors import ModelError
+
+_BLOCK = 1 << 22
+_LOCAL_HEADER = 30
+"""Bytes of a zip record's header before its name; the lengths of name and extra field stand last in it."""
+_DIRECTORY_ENTRY = 46
+"""Bytes of its entry in the archive's directory before name, extra field and comment."""
+_CRC_IN_LOCAL_HEADER, _CRC_IN_DIRECTORY = 14, 16
+_HAS_DESCRIPTOR = 0x08
+_DESCRIPTOR = b"PK\x07\x08"
+"""What may stand before the checksum of a record that has it behind its data."""
+
+
+def read_pytorch(path: Path) -> WeightsFile:
+    """The tensors of a PyTorch file.
+
+    Raises ModelError if it is damaged, of the time before zip, or holds other objects than tensors,
+    which could run code and are not opened.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ModelError(
+            f"{path}: not a PyTorch file of version 1.6 or later, or cut short; load it with PyTorch and "
+            "save it again, or download it again"
+        )
+    try:
+        with FakeTensorMode():
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{path}: its pickle holds more than tensors and could run code, so it was not opened; use the "
+            "safetensors files of this model"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: damaged weights file ({reason}); download it again") from error
+    if not isinstance(loaded, dict) or not all(isinstance(one, Tensor) for one in loaded.values()):
+        raise ModelError(f"{path}: holds something other than a table of tensors")
+    tensors = sorted(
+        (_entry(path, name, tensor) for name, tensor in loaded.items()),
+        key=lambda one: (one.start, one.end),
+    )
+    return WeightsFile(path, path.stat().st_size, tuple(tensors), "pytorch")
+
+
+def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
+    storage = tensor.untyped_storage()
+    if tensor.dtype not in NAMES or not tensor.is_contiguous():
+        raise ModelError(
+            f"{path}: {name} is stored as {tensor.dtype} with strides {tensor.stride()}, which is not read"
+        )
+    # Set by torch.load under fake tensors; the numbers begin there.
+    offset = storage._checkpoint_offset
+    assert offset is not None
+    start = offset + int(tensor.storage_offset()) * tensor.element_size()
+    size = tensor.numel() * tensor.element_size()
+    return Entry(name, NAMES[tensor.dtype], tuple(tensor.shape), start, start + size)
+
+
+def renew_checksums(path: Path, changed: Iterable[Entry]) -> None:
+    """Bring the zip records of rewritten tensors up to date: CRC-32 of what they hold now.
+
+    PyTorch does not look at them, other readers of zip files do.
+    """
+    starts = sorted(one.start for one in changed)
+    with zipfile.ZipFile(path) as archive:
+        records, place = archive.infolist(), archive.start_dir
+    with path.open("r+b") as file:
+        for record in records:
+            entry = place
+            place += _DIRECTORY_ENTRY + sum(struct.unpack("<HHH", _read(file, entry + 28, 6)))
+            names = struct.unpack("<HH", _read(file, record.header_offset + 26, 4))
+            start = record.header_offset + _LOCAL_HEADER + sum(names)
+            end = start + record.file_size
+            if not any(start <= one < end for one in starts):
+                continue
+            places = [entry + _CRC_IN_DIRECTORY]
+            if record.flag_bits & _HAS_DESCRIPTOR:
+                places.append(end + len(_DESCRIPTOR) * (_read(file, end, 4) == _DESCRIPTOR))
+            else:
+                places.append(record.header_offset + _CRC_IN_LOCAL_HEADER)
+            crc = _crc(file, start, end)
+            for place_of_crc in places:
+                file.seek(place_of_crc)
+                file.write(struct.pack("<I", crc))
+
+
+def _read(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _crc(file: BinaryIO, start: int, end: int) -> int:
+    crc = 0
+    for place in range(start, end, _BLOCK):
+        crc = zlib.crc32(_read(file, place, min(_BLOCK, end - place)), crc)
+    return crc

@@ -1,0 +1,156 @@
+"""Where tensors lie in a weights file: names, types, shapes and byte ranges; safetensors' header."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from excise.errors import ModelError
+
+ORDINARY: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Types whose numbers are what the model computes with, under safetensors' names."""
+
+_OTHERS: Mapping[str, torch.dtype] = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPES: Mapping[str, torch.dtype] = {**ORDINARY, **_OTHERS}
+NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes: the format's own limit."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a weights file.
+
+    dtype: safetensors' name of the type; in a GGUF file that of the package, and a packed tensor's last
+    axis then counts bytes. start, end: bytes in the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+    @property
+    def is_ordinary(self) -> bool:
+        """True if it holds plain floating-point numbers."""
+        return self.dtype in ORDINARY
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file and its tensors in the order of their bytes.
+
+    metadata: what a safetensors header says beside the tensors.
+    """
+
+    path: Path
+    size: int
+    tensors: tuple[Entry, ...]
+    kind: Literal["safetensors", "pytorch", "gguf"]
+    metadata: Mapping[str, str] | None = None
+
+
+def read_safetensors(path: Path) -> WeightsFile:
+    """The tensors of a safetensors file. Raises ModelError if it is damaged or cut short."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size - 8, _LONGEST_HEADER):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None)
+        tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: damaged weights file ({error}); download it again") from error
+    tensors.sort(key=lambda one: (one.start, one.end))
+    expected = max((one.end for one in tensors), default=8 + length)
+    if size != expected:
+        raise ModelError(
+            f"{path}: damaged weights file ({size:,} bytes, should be {expected:,}); download it again"
+        )
+    return WeightsFile(path, size, tuple(tensors), "safetensors", metadata)
+
+
+def _entry(name: str, found: Mapping[str, object], offset: int) -> Entry:
+    shape, offsets = found["shape"], found["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list):
+        raise ValueError(f"the entry of {name} is not one")
+    start, end = offsets
+    entry = Entry(name, str(found["dtype"]), tuple(shape), offset + start, offset + end)
+    dtype = DTYPES.get(entry.dtype)
+    if start < 0 or (dtype is not None and prod(shape) * dtype.itemsize != end - start):
+        raise ValueError(f"{name} has {end - start} bytes, which does not fit its shape")
+    return entry
+
+
+def safetensors_header(tensors: Sequence[Entry], metadata: Mapping[str, str] | None) -> bytes:
+    """The head of a safetensors file that holds `tensors` one after the other; their offsets are made."""
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    offset = 0
+    for one in tensors:
+        header[one.name] = {
+            "dtype": one.dtype,
+            "shape": list(one.shape),
+            "data_offsets": [offset, offset + one.size],
+        }
+        offset += one.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # Padded with spaces, so that the numbers behind it lie where they can be mapped.
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def read_bytes(path: Path, start: int, end: int) -> bytearray:
+    """Bytes [start, end) of a file. Raises ModelError if the file ends before."""
+    data = bytearray(end - start)
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        view, filled = memoryview(data), 0
+        while filled < len(data):
+            count = file.readinto(view[filled:])
+            if not count:
+                raise ModelError(f"{path}: ends in the middle of a tensor; download it again")
+            filled += count
+    return data
+
+
+def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Bytes as a tensor that shares their memory."""
+    numbers = DTYPES.get(dtype, torch.uint8)
+    return (
+        torch.frombuffer(data, dtype=numbers).view(shape)
+        if data
+        else torch.empty(shape, dtype=numbers)
+    )

@@ -1,0 +1,145 @@
+"""A folder that is written file by file, survives being killed, and takes its name when it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.errors import SaveError
+from excise.files import require_free
+
+_MARK = ".excise-writing.json"
+"""Stands in a folder while it is being written: what is being written, and the lock of who does."""
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The folder being written. finished: files that an interrupted call left whole."""
+
+    folder: Path
+    finished: frozenset[str]
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A path to write `name` under; it takes its name when the block ends well, and is on disk then."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}{_UNFINISHED}")
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+@contextmanager
+def unfinished_file(destination: Path) -> Iterator[Path]:
+    """A path beside `destination` for one file that takes that name when the block ends well.
+
+    It is the same path each time, so that what a killed call left is written over by the next one.
+    Raises SaveError if `destination` exists, if another process writes it, or if it cannot be written.
+    """
+    require_free(destination)
+    path = partial_path(destination)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            _lock(file.fileno(), destination)
+            try:
+                yield path
+                os.fsync(file.fileno())
+                os.replace(path, destination)
+                _sync(destination.parent)
+            finally:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritten(destination, error) from error
+
+
+def partial_path(destination: Path) -> Path:
+    """Where `destination` is written before it is whole."""
+    return destination.with_name(f".{destination.name}.partial")
+
+
+@contextmanager
+def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
+    """A folder beside `destination` that takes its name when the block ends well.
+
+    identity: what is being written. What a killed call with the same identity finished is kept, that of
+    another one is thrown away. If the block raises Exception, everything is removed; if it is interrupted
+    (KeyboardInterrupt) or the process is killed, finished files stay for the next call.
+    Raises SaveError if `destination` exists and is not empty, if another process writes it, or if it
+    cannot be written.
+    """
+    if (destination / _MARK).exists() and not partial_path(destination).exists():
+        # Killed after it took its name, before the mark was gone.
+        (destination / _MARK).unlink()
+    require_free(destination)
+    folder = partial_path(destination)
+    try:
+        _require_ours(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _MARK).open("a+", encoding="utf-8") as mark:
+            _lock(mark.fileno(), destination)
+            try:
+                yield Workplace(folder, _prepared(folder, mark.fileno(), identity))
+                os.replace(folder, destination)
+                (destination / _MARK).unlink()
+                _sync(destination.parent)
+            except Exception:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise _unwritten(destination, error) from error
+
+
+def _unwritten(destination: Path, error: OSError) -> SaveError:
+    return SaveError(
+        f"{destination}: could not be written ({error.strerror or error}); nothing was left behind"
+    )
+
+
+def _require_ours(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
+
+
+def _lock(descriptor: int, destination: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SaveError(f"{destination}: another process is writing it; wait for it") from error
+
+
+def _prepared(folder: Path, descriptor: int, identity: str) -> frozenset[str]:
+    """Clear away what is of no use; the names of the finished files that remain."""
+    before = os.pread(descriptor, 1 << 20, 0).decode(errors="replace")
+    now = json.dumps({"writing": identity})
+    same = before == now
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file() and path.name != _MARK and not (same and path.suffix != _UNFINISHED):
+            path.unlink()
+    if not same:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, now.encode(), 0)
+        os.fsync(descriptor)
+    return frozenset(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != _MARK
+    )
+
+
+def _sync(folder: Path) -> None:
+    """Have the folder's own entries on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""The one writer of edited checkpoints: streams, can be called again when killed, and reads it all again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from excise.checkpoint.folder import read_object
+from excise.checkpoint.plan import Plan
+from excise.checkpoint.stream import Advance, rewrite_file
+from excise.checkpoint.verify import Kept, require_kept, same_bytes, verify_file
+from excise.checkpoint.workplace import Workplace, resumable_folder, unfinished_file
+from excise.edit.edit import Edit
+from excise.errors import SaveError
+
+_CARD, _ORIGINAL_CARD = "README.md", "ORIGINAL_README.md"
+
+
+class Progress(Protocol):
+    """Hears what is done. stage: "write" or "verify"; done, total: bytes of the weights."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Called every few megabytes."""
+
+
+def edit_digest(edit: Edit) -> str:
+    """What tells an edit from another one."""
+    digest = hashlib.sha256(json.dumps([edit.kind, edit.writers, edit.per_matrix]).encode())
+    for tensor in (edit.u, edit.v, edit.strengths):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_checkpoint(
+    plan: Plan,
+    source_digest: str,
+    destination: Path,
+    texts: Mapping[str, str],
+    progress: Progress,
+) -> Kept:
+    """Write the edited checkpoint to the new folder `destination`; returns how much of the edit packing kept.
+
+    source_digest: of the original. texts: files to write beside it, by name; they stand in place of the
+    original's, whose card is kept as ORIGINAL_README.md.
+    A call that was killed is taken up where it stopped by the same call. Raises SaveError if the
+    disk is too small, anything cannot be written, or what was written is not what it should be, and
+    ModelError if the original turns out damaged; `destination` then does not exist.
+    """
+    identity = f"{source_digest} {edit_digest(plan.edit)} {plan.size}"
+    with resumable_folder(destination, identity) as place:
+        _require_room(destination, plan, place.folder, place.finished)
+        _write_weights(plan, place, progress)
+        _write_others(plan, place, texts)
+        return _verify(plan, place.folder, texts, progress)
+
+
+def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
+    """The same for a GGUF file, to the new file `destination`; a killed call is begun anew."""
+    (file,) = plan.checkpoint.files
+    with unfinished_file(destination) as path:
+        _require_room(destination, plan, path.parent, frozenset())
+        rewrite_file(plan, file, path, _counted("write", plan, progress))
+        kept = Kept()
+        verify_file(plan, file, path, kept, _counted("verify", plan, progress))
+        if plan.packed is not None:
+            require_kept(kept, plan.packed)
+        return kept
+
+
+def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
+    """Adds up what is done of the plan's bytes."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(stage, done, plan.size)
+
+    return advance
+
+
+def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozenset[str]) -> None:
+    """Raise SaveError if the disk has no room for what is still to be written."""
+    needed = sum(
+        output.size
+        for file in plan.checkpoint.files
+        if file.path.name not in finished
+        for output, _, _ in plan.outputs(file)
+    )
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise SaveError(
+            f"{destination}: needs {needed:,} bytes and the disk has {free:,}; nothing was left behind"
+        )
+
+
+def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> None:
+    advance = _counted("write", plan, progress)
+    for file in plan.checkpoint.files:
+        if file.path.name in place.finished:
+            advance(file.size)
+            continue
+        with place.file(file.path.name) as path:
+            rewrite_file(plan, file, path, advance)
+
+
+def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> None:
+    for original, name in _copies(plan, texts):
+        with place.file(name) as path:
+            shutil.copyfile(original, path)
+    for name, text in _texts(plan, texts).items():
+        with place.file(name) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
+    """Files that are copied as they are: where from, and under which name."""
+    made = _texts(plan, texts)
+    copies = [(plan.checkpoint.folder / one, str(one)) for one in plan.checkpoint.others]
+    if plan.checkpoint.index is not None:
+        copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
+    # The original's card describes another model now; it stays beside ours.
+    kept = [(path, _ORIGINAL_CARD if name == _CARD in made else name) for path, name in copies]
+    return [(path, name) for path, name in kept if name not in made]
+
+
+def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
+    """Files that are written anew: the caller's, the configuration and the index if they change."""
+    made = dict(texts)
+    checkpoint = plan.checkpoint
+    if plan.config is not None:
+        made["config.json"] = json.dumps(plan.config, indent=2) + "\n"
+        if checkpoint.index is not None:
+            index = read_object(checkpoint.folder / checkpoint.index)
+            index["weight_map"] = {
+                name: file for name, file in index["weight_map"].items() if name not in plan.dropped
+            }
+            index["metadata"] = {**(index.get("metadata") or {}), "total_size": plan.size}
+            made[checkpoint.index] = json.dumps(index, indent=2) + "\n"
+    return made
+
+
+def _verify(plan: Plan, folder: Path, texts: Mapping[str, str], progress: Progress) -> Kept:
+    kept, advance = Kept(), _counted("verify", plan, progress)
+    for file in plan.checkpoint.files:
+        verify_file(plan, file, folder / file.path.name, kept, advance)
+    for original, name in _copies(plan, texts):
+        if not same_bytes(original, folder / name):
+            raise SaveError(f"{name}: is not what was copied; the disk may be faulty")
+    if plan.packed is not None:
+        require_kept(kept, plan.packed)
+    return kept

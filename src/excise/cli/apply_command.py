@@ -1,0 +1,122 @@
+"""`excise apply`: an edit and a checkpoint become the edited checkpoint; the model is never loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.checkpoint.plan import Form, Plan
+from excise.cli.human import size
+from excise.cli.screen import Screen, make_screen
+from excise.cli.session import Ask
+from excise.cli.stored import figures, open_run_named, open_stored
+from excise.config import Settings, gather
+from excise.edit.edit import Edit, load_edit
+from excise.errors import SaveError
+from excise.files import require_free
+from excise.model.source import ModelSource, resolve
+from excise.run import events
+from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
+from excise.run.card import search_figures_of
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An edit, what is known of it as text, and the claims about writers that it was made with."""
+
+    edit: Edit
+    figures: str
+    writers: tuple[str, ...]
+
+
+def apply(
+    words: Sequence[str],
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    *,
+    force: bool,
+    ask: Ask = input,
+) -> int:
+    """Apply an edit, `words` being EDIT MODEL OUT; returns the exit status."""
+    word, model, out = words
+    given = _given(word)
+    settings = gather({"writers": given.writers, **flags, "model": model}, environment, None)
+    destination = Path(out).expanduser()
+    with make_screen(settings) as screen:
+        require_free(destination)
+        source = resolve(settings.model, settings.revision)
+        require_base(given.edit, source, force=force, tell=screen)
+        if source.gguf is not None:
+            apply_to_gguf(given.edit, source, destination, settings.writers, screen)
+            return 0
+        if destination.suffix == ".gguf":
+            raise SaveError(
+                f"{destination}: a GGUF file is made of a GGUF file; {model} is a folder"
+            )
+        _require_apart(source.folder, destination)
+        plan = _plan(given.edit, source, settings, settings.packed)
+        asked = "packed" not in flags and not settings.yes and sys.stdin.isatty()
+        plan = _chosen(plan, given.edit, source, settings, screen, ask if asked else None)
+        apply_edit(plan, source, destination, given.figures, screen)
+    return 0
+
+
+def _given(word: str) -> _Given:
+    """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
+    path = Path(word).expanduser()
+    if path.is_file() or path.suffix == ".safetensors":
+        edit = load_edit(path)
+        inside = (path.parent / "run.json").is_file()
+        run = open_stored(path.parent, {}, {}) if inside else None
+        writers = run.settings.writers if run else ()
+        return _Given(edit, search_figures_of(edit), writers)
+    run = open_run_named(word, {}, {})
+    number = run.choice()
+    edit = run.directory.edit(number)
+    return _Given(edit, figures(run.directory.record(), number, edit), run.settings.writers)
+
+
+def _require_apart(folder: Path, destination: Path) -> None:
+    """Raise SaveError if one folder lies inside the other."""
+    target = destination.resolve()
+    if target.is_relative_to(folder) or folder.is_relative_to(target):
+        raise SaveError(
+            f"{destination}: lies inside {folder}, or the other way round; choose another place"
+        )
+
+
+def _plan(edit: Edit, source: ModelSource, settings: Settings, form: Form) -> Plan:
+    return plan_for(
+        edit,
+        source,
+        form=form,
+        declared=settings.writers,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _chosen(
+    plan: Plan, edit: Edit, source: ModelSource, settings: Settings, screen: Screen, ask: Ask | None
+) -> Plan:
+    """The plan of the form that packed writers take, shown with its size before anything is written."""
+    if plan.packed is None:
+        return plan
+    forms: dict[Form, Plan] = {settings.packed: plan}
+    other: Form = "plain" if settings.packed == "same" else "same"
+    try:
+        forms[other] = _plan(edit, source, settings, other)
+        choices = " · ".join(f"{form} {size(one.size)}" for form, one in sorted(forms.items()))
+    except SaveError as error:
+        choices = f"{settings.packed} {size(plan.size)}; {error}"
+    screen(
+        events.Note(
+            f"writers are stored as {plan.packed}. --packed: {choices}. An adapter leaves them alone: "
+            "excise export RUN --adapter DIR"
+        )
+    )
+    if ask is None or other not in forms:
+        return plan
+    answer = ask(f"Write them as [s]ame / [p]lain [{settings.packed[0]}]: ").strip().lower()
+    return forms[other] if answer[:1] == other[0] else plan

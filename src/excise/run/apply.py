@@ -1,0 +1,138 @@
+"""Applying an edit to a checkpoint on disk: the same for `excise apply`, `excise export` and `--save`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.gguf_plan import make_gguf_plan
+from excise.checkpoint.plan import Form, Plan, make_plan
+from excise.checkpoint.verify import Kept
+from excise.checkpoint.write import Progress, write_checkpoint, write_gguf
+from excise.edit.edit import Edit
+from excise.errors import SaveError
+from excise.model.source import ModelSource
+from excise.run import events
+from excise.run.card import model_card
+from excise.run.events import Tell
+
+_STEP = 0.25
+"""Share of the bytes after which progress is told."""
+
+
+def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) -> None:
+    """Raise SaveError unless `source` is the checkpoint that the edit was made of.
+
+    force: say what it risks and go on.
+    """
+    digest = edit.facts.get("model_digest")
+    if digest in (source.digest, source.folder.name):
+        return
+    if digest is None:
+        differs = "the edit does not say of which checkpoint it was made"
+    else:
+        differs = (
+            f"the edit was made of {edit.facts.get('model')} with the digest {digest}, {source.name} has "
+            f"{source.digest}"
+        )
+    if not force:
+        raise SaveError(
+            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that one, or "
+            "--force to apply it all the same"
+        )
+    tell(
+        events.Note(
+            f"going on with --force although {differs}: the direction was found in other weights, and may "
+            "take away something else, or nothing"
+        )
+    )
+
+
+def plan_for(
+    edit: Edit,
+    source: ModelSource,
+    *,
+    form: Form = "same",
+    declared: tuple[str, ...] = (),
+    trust_remote_code: bool = False,
+) -> Plan:
+    """What applying `edit` to the folder of `source` changes; reads headers only. Raises ExciseError."""
+    return make_plan(
+        source.name,
+        open_checkpoint(source.folder),
+        edit,
+        form=form,
+        declared=declared,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def apply_edit(
+    plan: Plan,
+    source: ModelSource,
+    destination: Path,
+    figures: str,
+    tell: Tell,
+    extra: dict[str, str] | None = None,
+) -> None:
+    """Write the edited checkpoint to the new folder `destination`. Raises SaveError or ModelError.
+
+    figures: what is known of the edit, for the card. extra: further files, by name.
+    """
+    tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
+    if plan.checkpoint.left_out:
+        names = ", ".join(str(one) for one in plan.checkpoint.left_out)
+        tell(events.Note(f"left out, because it holds the weights once more, unedited: {names}"))
+    texts = {"README.md": model_card(source, plan.edit, figures, adapter=False), **(extra or {})}
+    kept = write_checkpoint(plan, source.digest, destination, texts, _told(tell))
+    _tell_saved(plan, destination, kept, tell)
+
+
+def apply_to_gguf(
+    edit: Edit, source: ModelSource, destination: Path, declared: tuple[str, ...], tell: Tell
+) -> None:
+    """Write the edited GGUF file of `source` to the new file `destination`. Raises ExciseError."""
+    assert source.gguf is not None
+    if destination.suffix != ".gguf":
+        raise SaveError(
+            f"{destination}: of a GGUF file comes a GGUF file, so its name ends in .gguf; a folder is what "
+            "excise export RUN --save DIR makes of it"
+        )
+    plan = make_gguf_plan(source.folder / source.gguf, edit, declared)
+    tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
+    changed = Counter(
+        (one.entry.dtype, one.output.dtype)
+        for one in plan.rewrites.values()
+        if one.entry.dtype != one.output.dtype
+    )
+    for (before, after), count in changed.items():
+        tell(
+            events.Note(
+                f"{before} cannot be written: {count} tensors become {after}, the nearest larger type; the "
+                f"weights take {plan.size:,} bytes in all"
+            )
+        )
+    kept = write_gguf(plan, destination, _told(tell))
+    _tell_saved(plan, destination, kept, tell)
+
+
+def _tell_saved(plan: Plan, destination: Path, kept: Kept, tell: Tell) -> None:
+    edited = len(plan.rewrites)
+    untouched = len(plan.checkpoint.tensors) - edited - len(plan.dropped)
+    tell(events.Verified(edited, untouched, kept.share))
+    tell(events.Saved("model", str(destination)))
+
+
+def _told(tell: Tell) -> Progress:
+    """Progress as events, a few for each stage."""
+    told = {"write": 0.0, "verify": 0.0}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        done = min(done, total)  # Headers of files are no numbers.
+        share = done / total if total else 1.0
+        if share >= told[stage] + _STEP or (done >= total and told[stage] < 1.0):
+            told[stage] = 1.0 if done >= total else share
+            tell(events.Streamed(stage, done, total))
+
+    return progress

@@ -1,0 +1,199 @@
+"""`excise apply` on packed checkpoints: the edit survives, scales stay, and plain writers load as such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import packed_models as packed
+from conftest import tiny_tokenizer, write_edited
+from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.packing.formats import FLOAT8_LEVELS, ascending
+from excise.checkpoint.packing.rounding import to_integers, to_levels
+from excise.cli.main import main
+from excise.edit.edit import Edit
+from excise.edit.matrices import removed
+from excise.errors import SaveError
+from excise.model.load import load
+from excise.model.source import resolve
+from excise.model.weights import dense
+from excise.model.writers import examine
+from excise.quiet import quiet_libraries
+from sweep import random_edit
+from test_apply import save_edit
+
+pytest_plugins = ["cli_support"]
+quiet_libraries()
+
+FORMATS = ("bnb_4bit", "bnb_8bit", "fp8", "fp8 experts", "fp8 rows", "mxfp4")
+
+
+def make(form: str, folder: Path) -> Path:
+    """A tiny checkpoint in this form."""
+    if form == "fp8":
+        packed.write_fp8("llama", folder)
+    elif form == "fp8 experts":
+        packed.write_fp8("qwen3_moe", folder)
+    elif form == "mxfp4":
+        packed.write_mxfp4(folder)
+    elif form == "fp8 rows":
+        packed.save("llama", folder)
+        tensors = load_file(folder / "model.safetensors")
+        for name in [name for name in tensors if name.endswith("_proj.weight")]:
+            scale = tensors[name].abs().amax(1, keepdim=True) / 448
+            tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale"] = scale
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        packed.mark(
+            folder,
+            {
+                "quant_method": "compressed-tensors",
+                "format": "float-quantized",
+                "ignore": ["lm_head"],
+            },
+        )
+    else:
+        packed.require(form)
+        plain = packed.save("llama", folder.parent / "plain")
+        first = load(resolve(str(plain)), quantization=form, dtypes=("bfloat16",))  # type: ignore[arg-type]
+        first.model.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def edit_of(folder: Path) -> Edit:
+    form = {"mxfp4": "gpt_oss", "fp8 experts": "qwen3_moe"}.get(folder.name, "llama")
+    return random_edit(examine(packed.plain_model(form)))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_packed_the_same_way_the_edit_survives_and_scales_stay(form: str, tmp_path: Path) -> None:
+    folder = make(form, tmp_path / form)
+    edit = edit_of(folder)
+    kept = write_edited(edit, folder, tmp_path / "out")
+    assert kept.share == pytest.approx(1, abs=0.15)
+    assert kept.numbers > 4096
+    before, after = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    changed = {
+        name
+        for name in before
+        if not torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))
+    }
+    assert not [name for name in changed if "scale" in name or "absmax" in name or "SCB" in name]
+    assert changed
+    assert all(name.startswith(edit.changed) for name in changed)
+
+
+@pytest.mark.parametrize("form", ["bnb_4bit", "bnb_8bit", "fp8", "mxfp4"])
+def test_what_is_written_means_to_others_what_it_means_to_us(form: str, tmp_path: Path) -> None:
+    """Read by transformers, or bitsandbytes: each writer is W − α u (vᵀ W) within its steps."""
+    folder = make(form, tmp_path / form)
+    edit = edit_of(folder)
+    write_edited(edit, folder, tmp_path / "out")
+    loaded = [
+        load(resolve(str(one)), dtypes=("float32",)).model for one in (folder, tmp_path / "out")
+    ]
+    for index, name in enumerate(edit.writers):
+        if not edit.strengths[index]:
+            continue
+        part = "down_proj" if name.endswith("experts") else "weight"
+        old, new = (dense(model.get_submodule(name), part) for model in loaded)
+        if part == "down_proj":
+            old, new = old[0].T, new[0].T
+        wanted = removed(old, edit.u[index], edit.v[index], float(edit.strengths[index]))
+        change = wanted - old
+        share = float((change * (new - old)).sum() / change.square().sum())
+        assert share == pytest.approx(1, abs=0.35), name
+        assert float((new - wanted).abs().max()) <= 0.6 * float(old.abs().max())
+
+
+def test_rounding_to_the_nearest_would_take_the_edit_back() -> None:
+    """Why rounding is stochastic: on a grid of 4 bits, small changes vanish, all of them."""
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.randint(-7, 8, (512, 512), generator=generator).to(torch.float32)
+    change = 0.1 * torch.randn(512, 512, generator=generator)
+    moved = grid + change
+    share = (change * (moved.round() - grid)).sum() / change.square().sum()
+    assert share < 0.01
+    rounded = to_integers(moved.clone(), -8, 8, generator).to(torch.float32)
+    share = (change * (rounded - grid)).sum() / change.square().sum()
+    assert share == pytest.approx(1, abs=0.05)
+    levels, _ = ascending(FLOAT8_LEVELS[torch.float8_e4m3fn])
+    values = torch.rand(100_000, generator=generator) * 3
+    found = levels[to_levels(values, levels, generator).long()]
+    assert float((found - values).mean()) == pytest.approx(0, abs=2e-3)
+    assert float((found - values).abs().max()) <= 0.25  # the step between 2 and 4
+
+
+@pytest.mark.parametrize("form", ["bnb_4bit", "bnb_8bit", "fp8"])
+def test_plain_writers_load_as_such(form: str, tmp_path: Path) -> None:
+    folder = make(form, tmp_path / form)
+    edit = edit_of(folder)
+    write_edited(edit, folder, tmp_path / "out", form="plain")
+    # In the data type of the checkpoint: transformers casts nothing beside packed weights.
+    original, edited = (
+        load(resolve(str(one)), dtypes=("auto",)).model for one in (folder, tmp_path / "out")
+    )
+    for index, name in enumerate(edit.writers):
+        strength = float(edit.strengths[index])
+        module = edited.get_submodule(name)
+        old = dense(original.get_submodule(name), "weight")
+        new = dense(module, "weight")
+        if strength:
+            assert packed.is_plain(module), name
+            wanted = removed(old, edit.u[index], edit.v[index], strength)
+            torch.testing.assert_close(new, wanted, atol=2e-2, rtol=1e-2)
+    assert (
+        not packed.is_plain(edited.get_submodule("model.layers.0.self_attn.q_proj"))
+        or form == "fp8"
+    )
+    names = open_checkpoint(tmp_path / "out").tensors
+    assert not [
+        name
+        for name in names
+        if name.startswith(f"{edit.writers[-1]}.weight") and "." in name.partition(".weight")[2]
+    ]
+
+
+def test_the_choice_is_shown_with_its_size_before_it_is_made(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("fp8", elsewhere / "fp8")
+    edit = save_edit(edit_of(folder), folder, elsewhere / "edit.safetensors")
+    assert main(["apply", str(edit), str(folder), "out"]) == 0
+    shown = capsys.readouterr().out
+    assert "writers are stored as FP8. --packed: plain " in shown
+    assert shown.index("--packed:") < shown.index("Writing the edited model")
+    assert "of the edit is left after packing" in shown
+    assert main(["apply", str(edit), str(folder), "plain", "--packed", "plain"]) == 0
+    capsys.readouterr()
+    config = json.loads((elsewhere / "plain" / "config.json").read_text())
+    assert "model.layers.1.mlp.down_proj" in config["quantization_config"]["modules_to_not_convert"]
+
+
+def test_forms_that_cannot_be_written_point_to_the_adapter(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = packed.save("llama", elsewhere / "plain")
+    edit = edit_of(plain)
+    for method in ("gptq", "awq", "torchao", "eetq"):
+        folder = packed.marked(plain, elsewhere / method, {"quant_method": method, "bits": 4})
+        with pytest.raises(SaveError, match="cannot be rewritten; save an adapter") as caught:
+            write_edited(edit, folder, elsewhere / "out")
+        assert "\n" not in str(caught.value)
+    mxfp4 = make("mxfp4", elsewhere / "mxfp4")
+    with pytest.raises(SaveError, match="cannot become plain"):
+        write_edited(edit_of(mxfp4), mxfp4, elsewhere / "out", form="plain")
+
+
+def test_transformers_reads_the_plain_form_of_fp8(tmp_path: Path) -> None:
+    folder = make("fp8", tmp_path / "fp8")
+    write_edited(edit_of(folder), folder, tmp_path / "out", form="plain")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert torch.isfinite(model(packed.IDS).logits).all()
