@@ -149,6 +149,24 @@ def test_experts_of_one_block_are_one_writer(kind: str, dtype: torch.dtype, tmp_
             torch.testing.assert_close(merged.state_dict()[name], former, atol=2e-6, rtol=1e-5)
 
 
+def test_experts_that_were_left_out_are_no_edit_of_the_block(tmp_path: Path) -> None:
+    model = moe_model()
+    a, b = baked(model, random_edit(model, examine(model), "orthogonal"), tmp_path)
+    tensors, former = (load_file(folder / "model.safetensors") for folder in (b, a))
+    name = "model.layers.1.mlp.experts.2.down_proj.weight"
+    assert not torch.equal(tensors[name], former[name])
+    save_file(tensors | {name: former[name]}, b / "model.safetensors", {"format": "pt"})
+    report = report_on(a, b)
+    assert "model.layers.1.mlp.experts" not in {one.writer for one in report.writers}
+    assert "model.layers.2.mlp.experts" in {one.writer for one in report.writers}
+    with pytest.raises(SaveError, match=r"the change of model\.layers\.1\.mlp\.experts\.0"):
+        recovered_edit(report, open_checkpoint(str(a)), open_checkpoint(str(b)))
+    # It can be undone all the same.
+    merged = undone(a, b, report)
+    for key, tensor in AutoModelForCausalLM.from_pretrained(a).state_dict().items():
+        torch.testing.assert_close(merged.state_dict()[key], tensor, atol=2e-6, rtol=1e-5)
+
+
 def test_transposed_matrices_with_biases(tmp_path: Path) -> None:
     model = gpt2_model()
     edit = random_edit(model, examine(model), "orthogonal")

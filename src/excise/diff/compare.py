@@ -210,6 +210,13 @@ def _writers(
         if one.place is not None and one.place.writer is not None and one.matrices:
             by_writer.setdefault(one.place.writer, []).append(one)
     for writer, tensors in by_writer.items():
+        stored = {
+            name
+            for name, place in layout.items()
+            if place.writer == writer and not place.parameter.bias
+        }
+        if {one.name for one in tensors} != stored:
+            continue  # An edit of the writer changes every expert; this is something else.
         pairs: list[Pair] = []
         matrices: list[MatrixChange] = []
         for one in tensors:

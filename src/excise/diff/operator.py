@@ -77,7 +77,8 @@ def recognise(
         return None
     matrices = [
         _Changed(
-            pair.held(),
+            # All experts of a block at once may be too much to hold.
+            pair.held() if len(pairs) == 1 else pair,
             change.factors.left[:, 0],
             change.factors.right[0],
             min(EXPLAINED, max(1e-5, 5 * change.noise / change.largest)),
