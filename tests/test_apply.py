@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 from conftest import SHAPE, fill, random_prompts, tiny_model, tiny_tokenizer, write_edited
 from excise.checkpoint.workplace import partial_path
 from excise.cli.main import main
+from excise.edit.base import Base
 from excise.edit.edit import Edit, load_edit
 from excise.edit.operator import orthogonal, row_normalised, unit
 from excise.edit.virtual import VirtualEdits
@@ -42,8 +43,7 @@ def save_sharded(model: PreTrainedModel, folder: Path, size: str = "12KB") -> Pa
 
 def save_edit(edit: Edit, folder: Path, path: Path) -> Path:
     """The edit, saying that it was made of the checkpoint in `folder`."""
-    facts = {"model": str(folder), "model_digest": resolve(str(folder)).digest}
-    dataclasses.replace(edit, facts=facts).save(path)
+    dataclasses.replace(edit, base=Base.of(resolve(str(folder)))).save(path)
     return path
 
 

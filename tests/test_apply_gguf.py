@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import packed_models as packed
 from excise.checkpoint.packing.gguf_blocks import GgufBlocks, written_as
 from excise.cli.main import main
+from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.edit.matrices import removed
 from excise.edit.virtual import VirtualEdits
@@ -38,8 +39,8 @@ def tensors(path: Path) -> dict[str, gguf.ReaderTensor]:
 
 
 def save_edit(edit: Edit, path: Path, to: Path) -> Path:
-    facts = {"model": str(path), "model_digest": resolve(str(path)).digest}
-    Edit(edit.kind, edit.writers, edit.u, edit.v, edit.strengths, facts=facts).save(to)
+    base = Base.of(resolve(str(path)))
+    Edit(edit.kind, edit.writers, edit.u, edit.v, edit.strengths, base=base).save(to)
     return to
 
 

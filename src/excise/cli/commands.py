@@ -58,7 +58,10 @@ SEARCH = Group(
     "The search",
     ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir", "yes"),
 )
-SCORES = Group("Scoring", ("max_new_tokens", "batch_size", "response_prefix", "markers"))
+SCORES = Group(
+    "Scoring",
+    ("max_new_tokens", "batch_size", "candidates", "exhaustive", "response_prefix", "markers"),
+)
 RESULT = Group("The result", ("select", "save", "adapter", "packed", "no_hardware", "json_lines"))
 
 GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)

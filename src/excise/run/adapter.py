@@ -25,14 +25,6 @@ from excise.run.card import model_card
 from excise.run.events import Tell
 
 
-def require_base(edit: Edit, source: ModelSource) -> None:
-    """Raise RunError if `source` is told not to be the model that the edit belongs to."""
-    if edit.base is not None and (found := edit.base.differences(source)):
-        raise RunError(
-            f"{source.name} is not the model of this edit ({edit.base.model}): {'; '.join(found)}"
-        )
-
-
 def save_edit_adapter(
     edit: Edit,
     source: ModelSource,
@@ -46,10 +38,13 @@ def save_edit_adapter(
     """Write the edit as a peft adapter to the new folder `destination`.
 
     The model is built from its configuration alone; one matrix is in memory at a time, beside the adapter.
-    declared: the user's own claims about writers. Raises RunError if the edit belongs to another model,
-    SaveError if the checkpoint is packed or an adapter cannot hold the edit.
+    declared: the user's own claims about writers. Raises RunError if the edit belongs to another
+    model, SaveError if the checkpoint is packed or an adapter cannot hold the edit.
     """
-    require_base(edit, source)
+    if edit.base is not None and (found := edit.base.differences(source)):
+        raise RunError(
+            f"{source.name} is not the model of this edit ({edit.base.model}): {'; '.join(found)}"
+        )
     packed = "a GGUF file" if source.gguf else packed_as(source)
     if packed is not None:
         raise SaveError(

@@ -26,16 +26,14 @@ def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) ->
 
     force: say what it risks and go on.
     """
-    digest = edit.facts.get("model_digest")
-    if digest in (source.digest, source.folder.name):
-        return
-    if digest is None:
+    if edit.base is None:
         differs = "the edit does not say of which checkpoint it was made"
-    else:
+    elif found := edit.base.differences(source):
         differs = (
-            f"the edit was made of {edit.facts.get('model')} with the digest {digest}, {source.name} has "
-            f"{source.digest}"
+            f"the edit was made of {edit.base.model}, from which it differs in {'; '.join(found)}"
         )
+    else:
+        return
     if not force:
         raise SaveError(
             f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that one, or "
