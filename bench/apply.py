@@ -28,6 +28,7 @@ from transformers import LlamaConfig
 
 from bench.machine import described
 from excise.checkpoint.tensors import Entry, safetensors_header
+from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.edit.operator import orthogonal, unit
 from excise.model.blueprint import blueprint
@@ -81,9 +82,9 @@ def write_edit(folder: Path, path: Path) -> int:
     anatomy = examine(blueprint("synthetic", folder, trust_remote_code=False))
     count = len(anatomy.names)
     operator = orthogonal(unit(torch.randn(count, WIDTH)))
-    facts = {"model": "synthetic", "model_digest": resolve(str(folder)).digest}
+    base = Base.of(resolve(str(folder)))
     strengths = torch.full((count,), 0.9)
-    Edit("orthogonal", anatomy.names, operator.u, operator.v, strengths, facts=facts).save(path)
+    Edit("orthogonal", anatomy.names, operator.u, operator.v, strengths, base=base).save(path)
     return count
 
 

@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import tiny_model
+from excise.checkpoint.folder import weight_files
+from excise.checkpoint.index import checkpoint_index, index_digest
 from excise.edit.base import Base
 from excise.edit.edit import FORMAT, Edit, load_edit
 from excise.errors import ModelError, RunError
-from excise.model.index import checkpoint_index, index_digest, weight_files
 from excise.model.source import resolve
 from packed_models import write_gguf
 
@@ -114,7 +115,7 @@ def test_copies_share_an_index_however_they_are_cut_and_stored(tmp_path: Path) -
     model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
     (tmp_path / "old").mkdir()
     torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
-    assert len(weight_files(tmp_path / "many")) > 3
+    assert len(weight_files(tmp_path / "many")[0]) > 3
     digests = {index_digest(checkpoint_index(tmp_path / name)) for name in ("one", "many", "old")}
     assert len(digests) == 1
     model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
@@ -143,7 +144,7 @@ def test_a_base_is_told_from_other_models(tmp_path: Path, model_folder: Path) ->
 
 def test_damaged_checkpoints_are_one_line(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "many", max_shard_size="20KB")
-    shard = weight_files(tmp_path / "many")[1]
+    shard = tmp_path / "many" / weight_files(tmp_path / "many")[0][1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=f"{shard.name}: damaged"):

@@ -55,7 +55,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises ModelError for damaged or missing files and for an index that does not fit them, SaveError for
     a symbolic link that leads out of the folder.
     """
-    names, index = _weight_files(folder)
+    names, index = weight_files(folder)
     for name in names:
         # Before it is opened: what lies outside is none of the checkpoint's.
         _require_inside(folder, folder / name)
@@ -80,10 +80,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path) -> tuple[list[str], str | None]:
+def weight_files(folder: Path) -> tuple[list[str], str | None]:
     """The files that transformers loads from `folder`, in order, and the index that names them.
 
-    Some repositories hold the weights twice, under other names (`consolidated.safetensors`, say).
+    Raises ModelError if there are none, or the index names one that is not there. Some repositories hold
+    the weights twice, under other names (`consolidated.safetensors`, say).
     """
     for single, index, pattern in (
         ("model.safetensors", _INDEXES[0], "*.safetensors"),

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel
 
+from excise.checkpoint.index import Index
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
@@ -26,7 +27,6 @@ from excise.errors import ModelError, SaveError
 from excise.files import require_free
 from excise.kinds import facts_of
 from excise.model.blueprint import blueprint
-from excise.model.index import Index
 
 _NAMED = 8
 

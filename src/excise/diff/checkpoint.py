@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.checkpoint.index import Index, checkpoint_index, read_index
 from excise.errors import ModelError
-from excise.model.index import Index, checkpoint_index, read_index
 from excise.model.source import ModelSource, resolve
 
 

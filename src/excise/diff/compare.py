@@ -10,14 +10,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from excise.checkpoint.index import Held, Index
+from excise.checkpoint.reader import CHUNK, Reader, bits
 from excise.diff.checkpoint import Checkpoint
 from excise.diff.layout import Layout, Place
 from excise.diff.matrix import Chunk, MatrixChange, Pair, change_of
 from excise.diff.names import Names, pair_names
 from excise.diff.operator import FoundOperator, follows, recognise
 from excise.diff.rounding import coarser
-from excise.model.index import Entry, Index
-from excise.model.reader import CHUNK, Reader, bits
 
 _PARALLEL = 0.99
 _SMALLEST_MATRIX = 4
@@ -150,7 +150,7 @@ def _pairs(
     after: Reader,
     former: str,
     name: str,
-    entries: tuple[Entry, Entry],
+    entries: tuple[Held, Held],
     place: Place | None,
 ) -> list[Pair]:
     """The matrices of a tensor, in order, with the residual stream's axis first where it is known."""

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from excise.checkpoint.index import Index, stored_name
 from excise.edit.layout import stored_tensors
 from excise.errors import SaveError
-from excise.model.index import Index, stored_name
 from excise.model.writers import Writer, WriterTensor, examine
 
 

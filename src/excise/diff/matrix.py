@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from excise.checkpoint.reader import CHUNK
 from excise.diff.rounding import half_step, noise_norm
-from excise.model.reader import CHUNK
 
 EXACT_UP_TO = 1024
 """Rows or columns up to which all singular values are computed; beyond, the largest, by sketching."""

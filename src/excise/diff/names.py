@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from excise.model.index import Index
-from excise.model.reader import Reader
+from excise.checkpoint.index import Index
+from excise.checkpoint.reader import Reader
 
 
 @dataclass(frozen=True)

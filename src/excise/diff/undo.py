@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from excise.checkpoint.reader import Reader
 from excise.diff.checkpoint import Checkpoint
 from excise.diff.compare import Report, TensorChange
 from excise.edit.adapter import ParameterChange, rank_of, require_form, write_adapter
 from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.errors import SaveError
-from excise.model.reader import Reader
 
 _NAMED = 3
 

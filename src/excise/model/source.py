@@ -63,7 +63,7 @@ class ModelSource:
     @cached_property
     def index_digest(self) -> str:
         """A hash over names, shapes and data types of all tensors. Raises ModelError if a file is damaged."""
-        from excise.model.index import checkpoint_index, index_digest
+        from excise.checkpoint.index import checkpoint_index, index_digest
 
         return index_digest(checkpoint_index(self.folder, self.gguf))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.checkpoint.index import Index, checkpoint_index, stored_name
+from excise.checkpoint.reader import Reader
 from excise.edit.adapter import Weights, save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import stored_tensors
@@ -15,8 +17,6 @@ from excise.edit.matrices import parts
 from excise.edit.served import unservable
 from excise.errors import RunError, SaveError
 from excise.model.blueprint import blueprint
-from excise.model.index import Index, checkpoint_index, stored_name
-from excise.model.reader import Reader
 from excise.model.source import ModelSource
 from excise.model.storage import describe, packed_as
 from excise.model.writers import Writer, WriterTensor, examine

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from excise.checkpoint.index import Index
 from excise.errors import ModelError
-from excise.model.index import Index
 
 CHUNK = 1 << 24
 """Numbers of a tensor that are held at a time: 64 MiB in float32."""

@@ -1,0 +1,72 @@
+"""A checkpoint's index: names, shapes and data types of its tensors, read from headers alone.
+
+It takes milliseconds for each file, whatever the model's size, and any copy of a checkpoint has the
+same one, however it is cut into files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.checkpoint.folder import weight_files
+from excise.checkpoint.pytorch_file import read_pytorch
+from excise.checkpoint.tensors import WeightsFile, read_safetensors
+from excise.edit.layout import spellings
+from excise.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor of a checkpoint. dtype: as safetensors names it, such as BF16; of a GGUF file, its type."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Index = Mapping[str, Held]
+"""Tensor name → where it lies and what it is."""
+
+
+def checkpoint_index(folder: Path, gguf: str | None = None) -> Index:
+    """The index of the checkpoint in `folder`, or of a GGUF file in it.
+
+    Raises ModelError if there are no weights, a file is missing or damaged, or a tensor occurs twice.
+    """
+    names = weight_files(folder)[0] if gguf is None else [gguf]
+    return read_index([folder / name for name in names])
+
+
+def read_index(files: Sequence[Path]) -> Index:
+    """The index of these files together. Raises ModelError."""
+    index: dict[str, Held] = {}
+    for path in files:
+        for one in _weights_file(path).tensors:
+            if one.name in index:
+                raise ModelError(f"{path}: {one.name} is in {index[one.name].file.name} too")
+            index[one.name] = Held(path, one.dtype, one.shape)
+    return index
+
+
+def _weights_file(path: Path) -> WeightsFile:
+    if path.suffix == ".gguf":
+        # The package takes a while to import, and few checkpoints are of this kind.
+        from excise.checkpoint.gguf_file import read_gguf
+
+        return read_gguf(path)
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_pytorch(path)
+
+
+def index_digest(index: Index) -> str:
+    """16 hexadecimal digits that two checkpoints share if all names, shapes and data types are equal."""
+    lines = [[name, held.dtype, list(held.shape)] for name, held in sorted(index.items())]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
+
+
+def stored_name(name: str, index: Index) -> str | None:
+    """The name in the checkpoint: those of base models leave out `model.`, others add it."""
+    return next((known for known in spellings(name) if known in index), None)
