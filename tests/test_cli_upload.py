@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from cli_helpers import Script, json_lines
 from excise.cli.main import main
 from excise.cli.upload_command import upload
+from hub_stand_in import run_python
 from hub_uploads import NAME, TOKEN, UploadStandIn
 
 pytest_plugins = ["cli_support", "upload_support"]
@@ -230,3 +233,22 @@ def test_an_interrupted_upload_says_that_nothing_is_to_be_seen(
         "nothing is visible at me/edited yet; the same command goes on" in capsys.readouterr().err
     )
     assert hub.files(NAME) == {}
+
+
+def test_a_process_of_its_own_keeps_the_token_to_itself(hub: UploadStandIn, tmp_path: Path) -> None:
+    """With nothing but the environment to go by: the hub's address, the token, no xet."""
+    folder, home = tmp_path / "model", tmp_path / "home"
+    folder.mkdir()
+    save_file({"weight": torch.randn(600, 500)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    environment = hub.environment(home) | {"HF_TOKEN": TOKEN}
+    hub.fail("POST", "/commit/", status=503, message=TOKEN)
+    code = f"from excise.cli.main import main; main({['upload', str(folder), '--to', NAME]!r})"
+    for visible in (False, True):
+        done = run_python(code, environment)
+        assert bool(hub.files(NAME)) is visible
+        assert TOKEN not in done.stdout + done.stderr
+    assert len(hub.stored) == 1
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
