@@ -150,12 +150,12 @@ def test_damaged_checkpoints_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{shard.name}: damaged"):
         checkpoint_index(tmp_path / "many")
     shard.unlink()
-    with pytest.raises(ModelError, match=f"{shard.name}: missing, although"):
+    with pytest.raises(ModelError, match=f"names {shard.name}, which is not there"):
         checkpoint_index(tmp_path / "many")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"not a pickle")
-    with pytest.raises(ModelError, match="damaged weights file"):
+    with pytest.raises(ModelError, match="not a PyTorch file"):
         checkpoint_index(tmp_path / "old")
     (tmp_path / "none").mkdir()
-    with pytest.raises(ModelError, match="no weights in it"):
+    with pytest.raises(ModelError, match="holds no weights"):
         checkpoint_index(tmp_path / "none")
