@@ -49,7 +49,7 @@ ALIKE: tuple[tuple[Kind, ...], ...] = (
     ("leace",),
 )
 """Kinds by the statistics that they are made from: of all at once, moments would not fit and be sketched."""
-MEASURED = 10
+MEASURED = 8
 """Edits of a front that are measured on held-out prompts, spread over it; our first trial is always one."""
 
 
