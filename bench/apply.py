@@ -122,6 +122,7 @@ def applied(edit: Path, source: Path, target: Path) -> tuple[float, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=14)
+    parser.add_argument("--times", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/apply"))
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -135,7 +136,7 @@ def main() -> None:
         files = sorted(source.glob("*.safetensors"))
         size = sum(path.stat().st_size for path in source.iterdir())
         rows: list[str] = []
-        for _ in range(2):
+        for _ in range(options.times):
             forget(source)
             copying = copied(source, folder / "copy")
             shutil.rmtree(folder / "copy")

@@ -116,7 +116,7 @@ def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
     saved = tmp_path / "saved"
     arguments = [str(folder), *flags, "--yes", f"--run-dir={run_dir}"]
     assert main([*arguments, f"--save={saved}"]) == 2
-    assert "is stored as GPTQ, which cannot be rewritten" in capsys.readouterr().err
+    assert "stored as GPTQ, which cannot be rewritten" in capsys.readouterr().err
     assert not saved.exists()
     assert not run_dir.exists()
 

@@ -13,8 +13,8 @@ from excise.checkpoint.pytorch_file import renew_checksums
 from excise.checkpoint.tensors import WeightsFile, safetensors_header
 from excise.errors import ModelError
 
-BLOCK = 1 << 23
-"""Bytes that are copied, or compared, at a time."""
+BLOCK = 1 << 20
+"""Bytes that are copied, or compared, at a time: few enough for the processor's cache."""
 
 Advance = Callable[[int], None]
 """Told how many bytes were dealt with."""

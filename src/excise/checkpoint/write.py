@@ -53,9 +53,9 @@ def write_checkpoint(
     identity = f"{source_digest} {edit_digest(plan.edit)} {plan.size}"
     with resumable_folder(destination, identity) as place:
         _require_room(destination, plan, place.folder, place.finished)
-        _write_weights(plan, place, progress)
+        kept = _write_weights(plan, place, progress)
         _write_others(plan, place, texts)
-        return _verify(plan, place.folder, texts, progress)
+        return kept
 
 
 def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
@@ -73,12 +73,12 @@ def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
 
 def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
     """Adds up what is done of the plan's bytes."""
-    done = 0
+    done, total = 0, plan.size
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(stage, done, plan.size)
+        progress(stage, done, total)
 
     return advance
 
@@ -98,20 +98,30 @@ def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozens
         )
 
 
-def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> None:
-    advance = _counted("write", plan, progress)
+def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
+    """Write each file and read it again while the system still has both at hand; finished ones are read."""
+    written, verified = (_counted(stage, plan, progress) for stage in ("write", "verify"))
+    kept = Kept()
     for file in plan.checkpoint.files:
-        if file.path.name in place.finished:
-            advance(file.size)
+        name = file.path.name
+        if name in place.finished:
+            written(file.size)
+            verify_file(plan, file, place.folder / name, kept, verified)
             continue
-        with place.file(file.path.name) as path:
-            rewrite_file(plan, file, path, advance)
+        with place.file(name) as path:
+            rewrite_file(plan, file, path, written)
+            verify_file(plan, file, path, kept, verified)
+    if plan.packed is not None:
+        require_kept(kept, plan.packed)
+    return kept
 
 
 def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> None:
     for original, name in _copies(plan, texts):
         with place.file(name) as path:
             shutil.copyfile(original, path)
+            if not same_bytes(original, path):
+                raise SaveError(f"{name}: is not what was copied; the disk may be faulty")
     for name, text in _texts(plan, texts).items():
         with place.file(name) as path:
             path.write_text(text, encoding="utf-8")
@@ -142,15 +152,3 @@ def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
             index["metadata"] = {**(index.get("metadata") or {}), "total_size": plan.size}
             made[checkpoint.index] = json.dumps(index, indent=2) + "\n"
     return made
-
-
-def _verify(plan: Plan, folder: Path, texts: Mapping[str, str], progress: Progress) -> Kept:
-    kept, advance = Kept(), _counted("verify", plan, progress)
-    for file in plan.checkpoint.files:
-        verify_file(plan, file, folder / file.path.name, kept, advance)
-    for original, name in _copies(plan, texts):
-        if not same_bytes(original, folder / name):
-            raise SaveError(f"{name}: is not what was copied; the disk may be faulty")
-    if plan.packed is not None:
-        require_kept(kept, plan.packed)
-    return kept

@@ -30,8 +30,9 @@ def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
     """W − α u (vᵀ W) for a weight [d, k], b − α u (vᵀ b) for a bias [d]; float32."""
     tensor = tensor.to(torch.float32)
     amount = v @ tensor
-    change = torch.outer(u, amount) if tensor.dim() == 2 else u * amount
-    return tensor.sub(change, alpha=strength)
+    if tensor.dim() == 1:
+        return tensor.sub(u * amount, alpha=strength)
+    return torch.addr(tensor, u, amount, alpha=-strength)
 
 
 def steps_of(edit: Edit, writer: str, norms: Tensor | None) -> list[tuple[Operator, float]]:
