@@ -61,6 +61,10 @@ def test_a_recurrent_state_does_not_grow_with_tokens() -> None:
     assert key_value_bytes(build("zamba2"), [[5] * 100], 50) > 0
 
 
+def test_widths_that_differ_from_layer_to_layer_are_known() -> None:
+    assert key_value_bytes(build("gemma4_text"), [[5] * 10], 5) > 0
+
+
 def test_inputs_go_where_the_weights_really_are() -> None:
     model = tiny_model()
     assert input_device(model) == torch.device("cpu")

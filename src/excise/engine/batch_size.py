@@ -52,10 +52,13 @@ def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_t
 
 def _largest(config: PreTrainedConfig, name: str) -> int:
     """A number of the configuration, the largest if there is one for each layer; 0 if there is none."""
-    value = getattr(config, name, None)
-    if isinstance(value, (list, tuple)):
-        return max((each for each in value if isinstance(each, int)), default=0)
-    return value if isinstance(value, int) else 0
+    # Where widths differ from layer to layer (gemma4), only the layers' own configurations answer.
+    layers = getattr(config, "per_layer_config", ()) or (config,)
+    values = [getattr(each, name, None) for each in layers]
+    flat = [
+        one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return max((each for each in flat if isinstance(each, int)), default=0)
 
 
 def find_batch_size(
