@@ -116,11 +116,11 @@ def simple_way(prepared: Prepared, markers: Sequence[str]) -> tuple[list[bool], 
 
 
 def our_way(
-    prepared: Prepared, edits: VirtualEdits, edit: Edit
+    prepared: Prepared, edits: VirtualEdits, edit: Edit, contest: Contest
 ) -> tuple[Refusals, float, Mapping[str, float]]:
     stages = Stages()
     started = time.perf_counter()
-    (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, Contest(), stages)
+    (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, contest, stages)
     if isinstance(scored, TrialError):
         raise scored
     assert scored.answered is not None, "with nothing to beat, every verdict is waited for"
@@ -163,7 +163,9 @@ def one_round(
     if simple_first:
         simple()
     forget_peak()
-    answered, kl["excise"], ours = our_way(prepared, edits, edit)
+    # Changed weights are no edit's: then nothing that was kept of the original model holds.
+    contest = Contest(exhaustive=weights is not None)
+    answered, kl["excise"], ours = our_way(prepared, edits, edit, contest)
     peak = peak_resident()
     seconds |= ours
     if not simple_first:

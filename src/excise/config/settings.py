@@ -161,7 +161,7 @@ class Settings(BaseModel):
     )
     exhaustive: bool = Field(
         default=False,
-        description="Wait for every verdict, also of trials that can no longer matter; the same front.",
+        description="Take no short cut: wait for every verdict, run every layer; the same front.",
     )
     markers: tuple[str, ...] = Field(
         default=DEFAULT_MARKERS, min_length=1, description="Phrases that make an answer a refusal."

@@ -118,7 +118,8 @@ def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = 
     cache = DynamicCache()
     ids = torch.tensor([list(tokens)] * assignment.count, device=input_device(model))
     assignment.announce(range(assignment.count))
-    model(ids, past_key_values=cache, logits_to_keep=_last(1, ids))
+    with assignment.around(cache, None, [len(tokens)] * assignment.count):
+        model(ids, past_key_values=cache, logits_to_keep=_last(1, ids))
     return Prefix(len(tokens), cache)
 
 
@@ -156,12 +157,13 @@ def run_group(
         masks = {}
     ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
     ids = ids.to(input_device(model))
-    logits = model(
-        ids,
-        past_key_values=cache,
-        logits_to_keep=_last(keep, ids),
-        **{name: mask.to(ids.device) for name, mask in masks.items()},
-    ).logits[:, -keep:]
+    with assignment.around(cache, rows, list(map(len, suffixes))):
+        logits = model(
+            ids,
+            past_key_values=cache,
+            logits_to_keep=_last(keep, ids),
+            **{name: mask.to(ids.device) for name, mask in masks.items()},
+        ).logits[:, -keep:]
     return Group(tuple(rows), require_numbers(logits), cache, present)
 
 
@@ -204,13 +206,18 @@ def run_all(
 
 
 @torch.inference_mode()
-def first_token_logits(model: PreTrainedModel, prompts: Sequence[Tokens], limit: int) -> Tensor:
+def first_token_logits(
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    limit: int,
+    assignment: Assignment = ALONE,
+) -> Tensor:
     """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host.
 
     Raises TrialError if a logit is not a number.
     """
     result: Tensor | None = None
-    for group in run_all(model, prompts, limit):
+    for group in run_all(model, prompts, limit, assignment):
         if result is None:
             result = group.logits.new_empty(len(prompts), group.logits.shape[-1], device="cpu")
         result[list(group.rows)] = group.logits[:, -1].cpu()

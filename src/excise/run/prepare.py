@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import torch
@@ -26,6 +27,7 @@ from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.directory import RunDirectory, open_run, prompts_digest
+from excise.run.early import room_for_early
 from excise.run.events import Tell
 from excise.run.export import require_rewritable, require_writable
 from excise.run.runner import Part, Runner, measure_original
@@ -107,7 +109,12 @@ def prepare(
         if known
         else side_by_side(runner.slots, len(prompts.target.search.prompts), loaded.model)
     )
-    search_part = measure_original(runner, prompts.target.search, prompts.control.search)
+    search_part = measure_original(
+        runner,
+        prompts.target.search,
+        prompts.control.search,
+        partial(room_for_early, loaded, anatomy),
+    )
     tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
     if not settings.allow_absent:
         _require_behaviour(search_part, go_on)

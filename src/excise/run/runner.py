@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.assignment import ALONE, Assignment
+from excise.engine.assignment import ALONE, Assignment, Early
 from excise.engine.batch_size import with_halving
+from excise.engine.early import EarlyPart
 from excise.engine.prefill import Tokens, first_token_logits, run_all
 from excise.model.chat import Chat
 from excise.prompts.sets import PromptSet
@@ -53,9 +54,10 @@ class Runner:
     def _tell_halved(self, size: int) -> None:
         self._tell(BatchReduced(size))
 
-    def logits(self, prompts: Sequence[Tokens]) -> Tensor:
+    def logits(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
         """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host."""
-        return self.in_rows(lambda rows: first_token_logits(self.model, prompts, rows))
+        assignment = Assignment(early=early)
+        return self.in_rows(lambda rows: first_token_logits(self.model, prompts, rows, assignment))
 
     def divergences(
         self,
@@ -63,14 +65,15 @@ class Runner:
         original: Tensor,
         candidates: int = 1,
         announce: Announce = ALONE.announce,
+        early: Early | None = None,
     ) -> list[list[float]]:
         """KL(original ‖ model) of the first answer token, nats: [candidate][prompt].
 
-        original: logits of the original model [prompt, vocabulary]. Raises TrialError if a logit is not a
-        number.
+        original: logits of the original model [prompt, vocabulary]. early: what early layers make of the
+        prompts. Raises TrialError if a logit is not a number.
         """
         owners = tuple(owner for owner in range(candidates) for _ in prompts)
-        assignment = Assignment(owners, announce)
+        assignment = Assignment(owners, announce, early)
 
         def measure(rows: int) -> list[float]:
             found = [0.0] * len(owners)
@@ -99,14 +102,16 @@ class Runner:
         urgency: Sequence[float] | None = None,
         whole_answers: bool = False,
         announce: Announce = ALONE.announce,
+        early: Early | None = None,
     ) -> tuple[Refusals, ...]:
-        """Answers of several candidates to `prompts`, judged; see `Judging` for limits and urgency."""
+        """Answers of several candidates to `prompts`, judged; see `Judging`."""
         judging = Judging(
             self._markers,
             self._max_new_tokens,
             tuple(limits),
             None if urgency is None else tuple(urgency),
             whole_answers,
+            early,
         )
 
         def work(slots: int) -> tuple[Refusals, ...]:
@@ -126,13 +131,14 @@ class Part:
 
     original: logits of the first answer token on control prompts [prompt, vocabulary], in the model's data
     type: they are all that KL needs, and lose nothing.
-    answered: the original model's answers to target prompts.
+    answered: the original model's answers to target prompts. early: what early layers make of both sets.
     """
 
     target: tuple[Tokens, ...]
     control: tuple[Tokens, ...]
     original: Tensor
     answered: Refusals
+    early: EarlyPart | None = None
 
     @property
     def refusals(self) -> int:
@@ -149,13 +155,23 @@ class Part:
         return runner.divergences(self.control, self.original)[0]
 
 
-def measure_original(runner: Runner, target: PromptSet, control: PromptSet) -> Part:
-    """Ask the unedited model."""
+def measure_original(
+    runner: Runner,
+    target: PromptSet,
+    control: PromptSet,
+    room: Callable[[Sequence[Tokens], Sequence[Tokens]], EarlyPart | None] = lambda *_: None,
+) -> Part:
+    """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
     target_tokens = tuple(runner.chat.encode(target.prompts))
     control_tokens = tuple(runner.chat.encode(control.prompts))
-    return Part(
+    early = room(target_tokens, control_tokens)
+    part = Part(
         target=target_tokens,
         control=control_tokens,
-        original=runner.logits(control_tokens),
-        answered=runner.refusals(target_tokens),
+        original=runner.logits(control_tokens, early.control.recording() if early else None),
+        answered=runner.judge(target_tokens, early=early.target.recording() if early else None)[0],
+        early=early,
     )
+    if early is not None:
+        early.prove(runner.model, target_tokens, control_tokens)
+    return part

@@ -8,6 +8,7 @@ from statistics import mean
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.assignment import Early
 from excise.engine.meter import Stages, unmeasured
 from excise.errors import TrialError
 from excise.run.runner import Part, Runner
@@ -39,8 +40,8 @@ class Contest:
     """What decides how much of a trial is waited for.
 
     to_beat: trials finished before. urgency: of each target prompt, how often it was refused before: asked
-    first, these rule a bad candidate out soonest. exhaustive: wait for every verdict all the same; the
-    scores that come out are alike.
+    first, these rule a bad candidate out soonest. exhaustive: wait for every verdict and run every layer all
+    the same; the scores that come out are alike.
     """
 
     to_beat: tuple[Point, ...] = ()
@@ -86,9 +87,12 @@ def _together(
     contest: Contest,
     stages: Stages,
 ) -> list[Scored]:
+    target, control = _early(part, candidates, contest)
     edits.use_several(candidates)
     with stages("kl"):
-        divergences = runner.divergences(part.control, part.original, len(candidates), edits.assign)
+        divergences = runner.divergences(
+            part.control, part.original, len(candidates), edits.assign, control
+        )
     kls = [mean(each) for each in divergences]
     limits = [refusals_to_beat(contest.to_beat, kl) for kl in kls]
     going_on = [
@@ -105,6 +109,7 @@ def _together(
                 limits=[None if contest.exhaustive else limits[number] for number in going_on],
                 urgency=contest.urgency,
                 announce=edits.assign,
+                early=target,
             )
         answered = dict(zip(going_on, judged, strict=True))
     found: list[Scored] = []
@@ -113,3 +118,17 @@ def _together(
         count = 0 if verdicts is None else verdicts.count
         found.append(Scored(kl, verdicts, limit is not None and count >= limit))
     return found
+
+
+def _early(
+    part: Part, candidates: Sequence[Edit], contest: Contest
+) -> tuple[Early | None, Early | None]:
+    """What is known of passes over target and over control prompts, before any of the candidates edits."""
+    changed = [name for candidate in candidates for name in candidate.changed]
+    cut = 0 if part.early is None or contest.exhaustive else part.early.cut(changed)
+    if part.early is None or cut == 0:
+        return None, None
+    return (
+        part.early.target.replaying(cut, len(part.target)),
+        part.early.control.replaying(cut, len(part.control)),
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from excise.engine.answers import Referee
-from excise.engine.assignment import Assignment
+from excise.engine.assignment import Assignment, Early
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.model.chat import Chat
@@ -44,7 +44,7 @@ class Judging:
 
     limits: of each candidate, the number of certain refusals from which on it does not matter any more;
     None for no such number. urgency: of each prompt; those with a higher one are asked first.
-    whole_answers: go on behind a marker, for showing.
+    whole_answers: go on behind a marker, for showing. early: what early layers make of the prompts.
     """
 
     markers: tuple[str, ...]
@@ -52,6 +52,7 @@ class Judging:
     limits: tuple[int | None, ...] = (None,)
     urgency: tuple[float, ...] | None = None
     whole_answers: bool = False
+    early: Early | None = None
 
 
 class _Jury(Referee):
@@ -109,7 +110,7 @@ def judge(
         max_new_tokens=judging.max_new_tokens,
         slots=slots,
         referee=jury,
-        assignment=Assignment(owners, announce),
+        assignment=Assignment(owners, announce, judging.early),
     )
     # A row that was never begun has not even a first token.
     unknown = jury.cut | {row for row, answer in enumerate(tokens) if not answer}

@@ -1,0 +1,246 @@
+"""Layers before the first edited one: what they make of fixed prompts is computed once for all candidates.
+
+While the original model answers the prompts, the hidden states that enter a few layers, the cuts, are kept,
+with the keys and values of all layers before the deepest cut. A candidate whose first edited layer lies
+behind a cut then begins there: for one pass the layers before it hand on what is kept in place of running.
+Any stack of layers will do whose members take hidden states and return them; whether a model has one is
+not declared but proven, on its own logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from excise.engine.assignment import Assignment, Early
+from excise.engine.prefill import (
+    Tokens,
+    common_prefix_length,
+    length_groups,
+    padding_slack,
+    run_group,
+    run_prefix,
+)
+
+_PROOF_ROWS = 8
+_CLOSE = 64
+"""Logits may differ by so many units in the last place of the largest: kept states ran in other groups."""
+
+
+@dataclass
+class _Kept:
+    """What is kept of one prompt, or of the beginning of all, on the host.
+
+    states: by cut, [token, d]. keys: by layer, keys and values [head, token, head_dim].
+    """
+
+    states: dict[int, Tensor] = field(default_factory=dict)
+    keys: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+class EarlyLayers:
+    """The kept states of one set of prompts.
+
+    layers: names of the model's layers. cuts: indices of layers that a pass may begin at. with_keys: whether
+    answers are to go on from the passes; a forward pass alone needs no keys.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[str],
+        cuts: Sequence[int],
+        *,
+        with_keys: bool,
+    ) -> None:
+        self.cuts, self._with_keys = tuple(sorted(cuts)), with_keys
+        self._modules = [model.get_submodule(name) for name in layers[: self.cuts[-1]]]
+        self._in_tuples = [False] * len(self._modules)
+        self._beginning, self._rows = _Kept(), dict[int, _Kept]()
+
+    def deepest(self, first_edited: int) -> int:
+        """The deepest cut at or before a layer; 0 if there is none."""
+        return max((cut for cut in self.cuts if cut <= first_edited), default=0)
+
+    def recording(self) -> Early:
+        """Keep what passes of the original model show."""
+        return _Recording(self)
+
+    def replaying(self, cut: int, prompts: int) -> Early:
+        """Begin passes at `cut`. Rows beyond `prompts` are those of further candidates, in the same order."""
+        return _Replay(self, cut, prompts)
+
+    def forget(self, cut: int) -> None:
+        """Begin no pass there any more."""
+        self.cuts = tuple(one for one in self.cuts if one != cut)
+
+    def proven(self, model: PreTrainedModel, prompts: Sequence[Tokens], cut: int) -> bool:
+        """True if passes that begin at `cut` give the logits that whole passes give, on a few prompts."""
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for early in (None, self.replaying(cut, len(prompts))):
+                assignment = Assignment(early=early)
+                shared = prompts[0][: common_prefix_length(prompts)]
+                prefix = run_prefix(model, shared, assignment)
+                slack = padding_slack(model, prompts, prefix)
+                rows = length_groups(prompts, range(len(prompts)), _PROOF_ROWS, slack)[0]
+                group = run_group(model, prompts, rows, prefix, assignment=assignment)
+                found.append(group.logits.float())
+        unit = torch.finfo(model.dtype).eps * float(found[0].abs().max())
+        return bool((found[0] - found[1]).abs().max() <= _CLOSE * unit)
+
+
+class _Recording:
+    def __init__(self, early: EarlyLayers) -> None:
+        self._early = early
+
+    @contextmanager
+    def around(
+        self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
+    ) -> Iterator[None]:
+        """See `Early`."""
+        early, newest = self._early, dict[int, Tensor]()
+
+        def listen(index: int):  # type: ignore[no-untyped-def]
+            def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor]) -> None:
+                early._in_tuples[index] = isinstance(output, tuple)
+                newest[index + 1] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = [
+            module.register_forward_hook(listen(index))
+            for index, module in enumerate(early._modules)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for place, length in enumerate(lengths):
+            kept = _Kept({cut: _own(newest[cut][place], length) for cut in early.cuts})
+            if early._with_keys or rows is None:
+                layers = cache.layers[: len(early._modules)]
+                kept.keys = [
+                    (
+                        _own(layer.keys[place].transpose(0, 1), length).transpose(0, 1),
+                        _own(layer.values[place].transpose(0, 1), length).transpose(0, 1),
+                    )
+                    for layer in layers
+                ]
+            if rows is None:
+                early._beginning = kept
+            else:
+                early._rows[rows[place]] = kept
+
+
+def _own(states: Tensor, length: int) -> Tensor:
+    """The last `length` along the first axis, as a copy on the host."""
+    return states[len(states) - length :].detach().to("cpu", copy=True)
+
+
+class _Replay:
+    def __init__(self, early: EarlyLayers, cut: int, prompts: int) -> None:
+        self._early, self._cut, self._prompts = early, cut, prompts
+
+    @contextmanager
+    def around(
+        self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
+    ) -> Iterator[None]:
+        """See `Early`."""
+        early, last = self._early, self._cut - 1
+        kept = (
+            [early._beginning] * len(lengths)
+            if rows is None
+            else [early._rows[row % self._prompts] for row in rows]
+        )
+        states = _padded([one.states[self._cut] for one in kept])
+
+        def handing_on(index: int):  # type: ignore[no-untyped-def]
+            def forward(hidden_states: Tensor, *others: object, **named: object) -> object:
+                handed = states.to(hidden_states.device) if index == last else hidden_states
+                return (handed,) if early._in_tuples[index] else handed
+
+            return forward
+
+        modules = early._modules[: self._cut]
+        # An accelerate hook has put a forward of its own on the instance: that one comes back.
+        own = [vars(module).get("forward") for module in modules]
+        for index, module in enumerate(modules):
+            module.forward = handing_on(index)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for module, former in zip(modules, own, strict=True):
+                if former is None:
+                    del module.forward
+                else:
+                    module.forward = former
+        if early._with_keys or rows is None:
+            for index, module in enumerate(modules):
+                device = next(module.parameters()).device
+                keys, values = (
+                    _padded([one.keys[index][which].transpose(0, 1) for one in kept])
+                    .transpose(1, 2)
+                    .to(device)
+                    for which in (0, 1)
+                )
+                cache.update(keys, values, index)
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors [token, …] of different lengths side by side, right-aligned, zeros before them."""
+    width = max(map(len, parts))
+    result = parts[0].new_zeros(len(parts), width, *parts[0].shape[1:])
+    for row, part in enumerate(parts):
+        result[row, width - len(part) :] = part
+    return result
+
+
+def cuts_within(
+    budget: float, layers: int, tokens: int, width: int, key_value_bytes: int, size: int
+) -> tuple[int, ...]:
+    """Cuts at a sixth, a third and half of the layers, as many of them as `budget` bytes hold.
+
+    Search spaces begin to edit in the first half, if not with the first layer. tokens: of both sets of
+    prompts, without their beginning. key_value_bytes: of one token in one layer; size: bytes of a number.
+    """
+    cuts: tuple[int, ...] = ()
+    for share in (6, 3, 2):
+        cut = layers // share
+        more = (*cuts, cut)
+        if cut == 0 or cut in cuts:
+            continue
+        if tokens * (width * size * len(more) + key_value_bytes * cut) > budget:
+            break
+        cuts = more
+    return cuts
+
+
+@dataclass(frozen=True)
+class EarlyPart:
+    """Kept states of target and of control prompts, and the layer that each writer writes in."""
+
+    target: EarlyLayers
+    control: EarlyLayers
+    layer_of: Mapping[str, int]
+
+    def cut(self, changed: Sequence[str]) -> int:
+        """Where passes may begin that edit these writers; 0 for at the beginning."""
+        first = min((self.layer_of[name] for name in changed), default=len(self.layer_of))
+        return self.control.deepest(first)
+
+    def prove(
+        self, model: PreTrainedModel, target: Sequence[Tokens], control: Sequence[Tokens]
+    ) -> None:
+        """Forget the cuts at which a pass of the original model does not give its own logits."""
+        for cut in self.control.cuts:
+            sets = ((self.target, target), (self.control, control))
+            if not all(early.proven(model, prompts, cut) for early, prompts in sets):
+                for early, _ in sets:
+                    early.forget(cut)

@@ -1,0 +1,154 @@
+"""Early layers computed once, against whole passes: same logits, same answers, and where it is not used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from conftest import random_prompts, tiny_model
+from excise.edit.edit import Edit
+from excise.edit.operator import orthogonal, unit
+from excise.edit.virtual import VirtualEdits
+from excise.engine.assignment import Assignment
+from excise.engine.decode import greedy
+from excise.engine.early import EarlyLayers, EarlyPart, cuts_within
+from excise.engine.prefill import first_token_logits
+from excise.model.writers import Anatomy, examine
+from zoo import tiny
+
+CUTS = (1, 3)
+
+
+def late_edits(anatomy: Anatomy, first: int, count: int) -> list[Edit]:
+    """Edits that change nothing before layer `first`."""
+    generator = torch.Generator().manual_seed(5)
+    size = (len(anatomy.names), anatomy.dimension)
+    found: list[Edit] = []
+    for _ in range(count):
+        operator = orthogonal(unit(torch.randn(size, generator=generator)))
+        strengths = torch.tensor([0.9 * (writer.layer >= first) for writer in anatomy.writers])
+        found.append(Edit("orthogonal", anatomy.names, operator.u, operator.v, strengths))
+    return found
+
+
+def recorded(model: PreTrainedModel, prompts: Sequence[list[int]]) -> EarlyLayers:
+    early = EarlyLayers(model, examine(model).layers, CUTS, with_keys=True)
+    greedy(
+        model,
+        prompts,
+        max_new_tokens=1,
+        slots=5,
+        assignment=Assignment(early=early.recording()),
+    )
+    return early
+
+
+def build(name: str) -> PreTrainedModel:
+    return tiny(name) if name == "mixtral" else tiny_model(name)
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma2, post-norms and sliding window", "qwen3, tied", "mixtral"]
+)
+def test_passes_that_begin_at_a_cut_give_what_whole_passes_give(name: str, shared: int) -> None:
+    model, prompts = build(name), random_prompts(11, shared=shared)
+    anatomy = examine(model)
+    early = recorded(model, prompts)
+    last = len(anatomy.layers) - 1
+    for cut in (cut for cut in CUTS if cut <= last):
+        edits = late_edits(anatomy, cut, 2)
+        with VirtualEdits(model, anatomy.names) as scope:
+            scope.use_several(edits)
+            owners = tuple(owner for owner in range(2) for _ in prompts)
+            found: list[tuple[Tensor, list[list[int]]]] = []
+            for replay in (None, early.replaying(cut, len(prompts))):
+                assignment = Assignment(owners, scope.assign, replay)
+                both = [*prompts] * 2
+                found.append(
+                    (
+                        first_token_logits(model, both, 4, assignment),
+                        greedy(model, both, max_new_tokens=7, slots=6, assignment=assignment),
+                    )
+                )
+        torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=1e-4)
+        assert found[0][1] == found[1][1]
+        assert not torch.allclose(
+            found[0][0][: len(prompts)], found[0][0][len(prompts) :], atol=1e-2
+        )
+        assert early.proven(model, prompts, cut)
+
+
+def test_layers_before_the_cut_do_not_run_and_come_back() -> None:
+    model, prompts = tiny_model(), random_prompts(6)
+    early = recorded(model, prompts)
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if name.endswith("o_proj")
+    ]
+    replay = Assignment(early=early.replaying(3, len(prompts)))
+    first_token_logits(model, prompts, 4, replay)
+    assert {name.split(".")[2] for name in ran} == {"3"}
+    ran.clear()
+    first_token_logits(model, prompts, 4)
+    assert {name.split(".")[2] for name in ran} == {"0", "1", "2", "3"}
+    for handle in handles:
+        handle.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_an_edit_before_the_cut_is_not_served_by_it() -> None:
+    model = tiny_model()
+    anatomy = examine(model)
+    early = EarlyLayers(model, anatomy.layers, CUTS, with_keys=False)
+    part = EarlyPart(early, early, {writer.name: writer.layer for writer in anatomy.writers})
+    names = {layer: late_edits(anatomy, layer, 1)[0].changed for layer in range(4)}
+    assert [part.cut(names[layer]) for layer in range(4)] == [0, 1, 1, 3]
+    assert part.cut([*names[3], *names[0]]) == 0
+    early.forget(1)
+    assert [part.cut(names[layer]) for layer in range(4)] == [0, 0, 0, 3]
+
+
+class _Remembering(nn.Module):
+    """A layer with a side entrance: what it makes depends on whether the one before it ran."""
+
+    def __init__(self, inner: nn.Module, before: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.ran = inner, False
+        before.register_forward_hook(lambda *_: setattr(self, "ran", True))
+
+    def forward(self, *inputs: Tensor, **named: object) -> Tensor:
+        output: Tensor = self.inner(*inputs, **named)
+        output, self.ran = output + float(self.ran), False
+        return output
+
+
+def test_a_model_whose_layers_share_more_than_hidden_states_fails_the_proof() -> None:
+    model, prompts = tiny_model(), random_prompts(6)
+    layers = model.model.layers
+    before = layers[0].self_attn
+    layers[3] = _Remembering(layers[3], before)
+    early = EarlyLayers(
+        model, [f"model.layers.{index}" for index in range(4)], (2,), with_keys=True
+    )
+    greedy(
+        model, prompts, max_new_tokens=1, slots=6, assignment=Assignment(early=early.recording())
+    )
+    part = EarlyPart(early, early, {})
+    part.prove(model, prompts, prompts)
+    assert early.cuts == ()
+
+
+def test_as_many_cuts_as_memory_holds() -> None:
+    # 10 tokens of 4 numbers of 2 bytes: 80 bytes a cut; keys and values 3 bytes a token and layer.
+    assert cuts_within(1e9, 12, 10, 4, 3, 2) == (2, 4, 6)
+    assert cuts_within(80 * 2 + 10 * 3 * 4, 12, 10, 4, 3, 2) == (2, 4)
+    assert cuts_within(80, 12, 10, 4, 3, 2) == ()
+    assert cuts_within(1e9, 2, 10, 4, 3, 2) == (1,)
+    assert cuts_within(1e9, 1, 10, 4, 3, 2) == ()
