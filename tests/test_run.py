@@ -19,6 +19,7 @@ from excise.run.events import Event, ignore
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
+from excise.run.stand_in import StandIn
 from excise.run.trial import Contest, Scored, score
 from excise.search.front import pareto_front
 from excise.search.space import WEIGHT, propose
@@ -165,6 +166,27 @@ def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study
     assert open_study(tpe).done() == 7
     for point in pareto_front(open_study(tpe).points()):
         assert tpe.directory.edit(point.number).facts["kl"] == point.kl
+
+
+def test_a_descent_that_meets_no_numbers_is_a_failed_trial(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_(settings, search="gradient", startup_trials=2, trials=4, markers=("",))
+    prepared = prepare(settings, ignore)
+    search(prepared, open_study(prepared), ignore, trials=2)
+    descents = iter(range(99))
+    refine = StandIn.refine
+
+    def broken(*arguments: object) -> tuple[float, ...]:
+        if next(descents) == 0:
+            raise TrialError("logits are not numbers (NaN or infinite)")
+        return refine(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StandIn, "refine", broken)
+    search(prepared, open_study(prepared), ignore)
+    states = [record.state for record in open_study(prepared).records()]
+    assert states.index("failed") == 2
+    assert open_study(prepared).done() == 4
 
 
 def test_the_search_leaves_every_weight_as_it_was_and_the_model_without_hooks(

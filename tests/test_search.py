@@ -25,7 +25,7 @@ from excise.search.space import (
     propose,
 )
 from excise.search.start import closed_forms, start_points
-from excise.search.study import Study
+from excise.search.study import Study, good_trials
 
 LAYERS = 6
 KINDS_SEARCHED: tuple[Kind, ...] = ("discriminant", "orthogonal")
@@ -281,6 +281,11 @@ def test_further_directions_follow_the_first_with_the_same_strengths() -> None:
     torch.testing.assert_close(edit.u[: 2 * LAYERS], edit_of(candidate, first, ANATOMY).u)
     torch.testing.assert_close(edit.u[2 * LAYERS :], edit_of(candidate, second, ANATOMY).u)
     torch.testing.assert_close(edit.strengths, candidate.strengths(ANATOMY).repeat(2))
+
+
+def test_pruned_trials_are_never_among_the_good_ones() -> None:
+    assert [good_trials(count, 99) for count in (1, 10, 11, 200, 1000)] == [1, 1, 2, 20, 25]
+    assert good_trials(200, 3) == 3
 
 
 def test_a_pruned_trial_uses_budget_and_is_learned_from_but_is_no_point(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from conftest import random_prompts, tiny_model
-from excise.engine.answers import end_tokens
+from excise.engine.answers import Referee, end_tokens
 from excise.engine.costs import Costs, LayerCost, costs_of, pairs
 from excise.engine.decode import greedy
 from excise.engine.meter import Meter, ended_early, unmeasured
@@ -180,13 +180,18 @@ def test_operations_by_hand() -> None:
     assert costs.answering([[1, 2, 3], [1, 2, 4]], [[9], [9, 8, 7]]) == expected
 
 
+class Two(Referee):
+    """Has seen enough at the second token."""
+
+    def decided(self, row: int, answer: list[int]) -> bool:
+        return len(answer) == 2
+
+
 def test_answers_that_ended_early() -> None:
     model = tiny_model()
     ends = end_tokens(model)
     assert ended_early([[5, 6], [5, 1], [5, 6, 7], [], [1]], ends, 3) == 2
-    answers = greedy(
-        model, random_prompts(6), max_new_tokens=4, slots=3, decided=lambda answer: len(answer) == 2
-    )
+    answers = greedy(model, random_prompts(6), max_new_tokens=4, slots=3, referee=Two())
     assert ended_early(answers, ends, 4) == sum(1 not in answer for answer in answers) > 0
 
 

@@ -29,6 +29,14 @@ def compare(
             f"{second.directory.path} is of another model than {first.directory.path}; edits of one model "
             "can be compared"
         )
+    if (
+        first.directory.identity()["prompts_digest"]
+        != second.directory.identity()["prompts_digest"]
+    ):
+        raise RunError(
+            f"{second.directory.path} had other prompts than {first.directory.path}: what one held out the "
+            "other may have learned from; compare runs on the same prompts"
+        )
     edits = [run.directory.edit(run.choice()) for run in (first, second)]
     names = [f"{run.directory.path}:{run.choice()}" for run in (first, second)]
     with Renderer(make_console(to_errors=as_json)) as screen:

@@ -18,7 +18,7 @@ from excise.run.prepare import prepare
 from excise.run.record import Outcome
 from excise.run.search import open_study
 from excise.run.seeds import SeedResult, further_seeds, spreads
-from excise.search.front import check_selection, hypervolume, select
+from excise.search.front import Point, check_selection, hypervolume, select
 
 DEFAULT_SELECTION = "knee"
 
@@ -48,9 +48,8 @@ def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
     there = where_to_run(settings, screen, ask)
     if there is not None:
         session = start(there, screen, ask)
-        session.search()
-        if settings.seeds > 1:
-            point = select(session.front(), settings.select or DEFAULT_SELECTION)
+        if session.search() and settings.seeds > 1:
+            point = chosen(session, settings.select, DEFAULT_SELECTION)
             show_seeds(session, session.choose(point))
         Dialogue(session, ask).hold()
 
@@ -64,27 +63,36 @@ def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None 
     there = where_to_run(settings, screen, None)
     assert there is not None  # Only an answer can say "quit".
     session = start(there, screen)
-    session.search()
+    whole = session.search()
     session.show_front()
-    try:
-        point = select(session.front(), settings.select or DEFAULT_SELECTION)
-    except SettingsError as error:
-        if otherwise is None or not session.front():
-            raise
-        screen(events.Note(f"{error}; taking the {otherwise}"))
-        point = select(session.front(), otherwise)
-    outcome = session.choose(point)
-    show_seeds(session, outcome)
+    outcome = session.choose(chosen(session, settings.select, otherwise))
     if settings.save is not None:
         session.save(outcome, settings.save)
     if settings.adapter is not None:
         session.save_adapter(outcome, settings.adapter)
+    # Behind what was asked for: that must not be lost to whatever happens in further searches.
+    if whole:
+        show_seeds(session, outcome)
     if settings.save is None and settings.adapter is None:
         path = session.prepared.directory.path
         screen(
             events.Note(f"nothing was saved; to write the model: excise export {path} --save DIR")
         )
     return Finished(session, outcome)
+
+
+def chosen(session: Session, selection: str | None, otherwise: str | None) -> Point:
+    """The trial of the front that `selection` (by default the knee) names.
+
+    otherwise: the rule to choose by if no trial fits it; None makes that a SettingsError.
+    """
+    try:
+        return select(session.front(), selection or DEFAULT_SELECTION)
+    except SettingsError as error:
+        if otherwise is None or not session.front():
+            raise
+        session.screen(events.Note(f"{error}; taking the {otherwise}"))
+        return select(session.front(), otherwise)
 
 
 def show_seeds(session: Session, outcome: Outcome) -> None:
@@ -96,8 +104,10 @@ def show_seeds(session: Session, outcome: Outcome) -> None:
     for prepared in further_seeds(session.prepared):
         session.screen(events.Note(f"the same search with seed {prepared.settings.seed}"))
         other = session.with_(prepared, open_study(prepared))
-        other.search()
-        point = select(other.front(), settings.select or DEFAULT_SELECTION)
+        if not other.search():
+            session.screen(events.Note("stopped; the same command goes on with this seed"))
+            return
+        point = chosen(other, settings.select, DEFAULT_SELECTION)
         results.append(_result(other, other.choose(point)))
     found = spreads(results)
     session.screen(events.SeedsCompared(tuple(results), found))

@@ -39,10 +39,10 @@ class Session:
         other._held_out = self._held_out
         return other
 
-    def search(self, trials: int | None = None) -> None:
+    def search(self, trials: int | None = None) -> bool:
         """Go on until the study holds `trials` (by default the settings'), or Ctrl+C is pressed.
 
-        Raises KeyboardInterrupt with a message if it is pressed twice.
+        Returns False if it was Ctrl+C. Raises KeyboardInterrupt with a message if it is pressed twice.
         """
         try:
             with StopOnInterrupt(self.screen.announce_stop) as interrupt:
@@ -53,6 +53,7 @@ class Session:
                     trials=trials,
                     stop=interrupt.requested,
                 )
+                return not interrupt.requested()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 "interrupted; every finished trial is kept; go on with the same command and "

@@ -151,7 +151,7 @@ class Settings(BaseModel):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Propose no more trials after this long.",
+        description="Propose no more trials after this long in one go.",
         json_schema_extra=_metavar("SECONDS"),
     )
     max_new_tokens: int = Field(default=100, ge=1, description="Longest answer, in tokens.")

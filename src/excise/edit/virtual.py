@@ -41,6 +41,7 @@ class VirtualEdits:
         self._active = [False] * len(self._writers)
         self._stacks: dict[torch.device, _Stack] = {}
         self._rows: Tensor | None = None
+        self._rows_on: dict[torch.device, Tensor] = {}
         self._edits: tuple[Edit, ...] = ()
 
     def __enter__(self) -> VirtualEdits:
@@ -71,12 +72,13 @@ class VirtualEdits:
         """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
         # One edit needs no looking up: the plain product is cheaper.
         self._rows = None if len(self._edits) == 1 else torch.tensor(rows, dtype=torch.long)
+        self._rows_on = {}
 
     def _set(self, edits: tuple[Edit, ...]) -> None:
         for edit in edits:
             if edit.writers != self._writers:
                 raise ValueError("the edit was made for other writers than this scope holds")
-        self._edits, self._rows, self._stacks = edits, None, {}
+        self._edits, self._rows, self._stacks, self._rows_on = edits, None, {}, {}
         if edits:
             strengths = torch.stack([edit.strengths for edit in edits])
             # Where gradients are asked for, a strength of zero has one too.
@@ -119,7 +121,10 @@ class VirtualEdits:
             amount = hidden @ stack.v[0, index]
             minus_alpha_u = stack.minus_alpha_u[0, index]
         else:
-            rows = self._rows.to(output.device)
+            rows = self._rows_on.get(output.device)
+            if rows is None:
+                # Once a pass and device, not once a writer: each copy is waited for.
+                rows = self._rows_on[output.device] = self._rows.to(output.device)
             if hidden.dim() == 1:
                 raise ValueError(f"{self._writers[index]} hands out a bias that all rows share")
             if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):

@@ -9,6 +9,7 @@ import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from excise.engine.answers import Referee
 from excise.engine.decode import greedy
 from excise.engine.device import input_device
 from excise.engine.prefill import Tokens
@@ -61,6 +62,11 @@ def _largest(config: PreTrainedConfig, name: str) -> int:
     return max((each for each in flat if isinstance(each, int)), default=0)
 
 
+class _Brief(Referee):
+    def decided(self, row: int, answer: list[int]) -> bool:
+        return len(answer) >= _PROBE_TOKENS
+
+
 def find_batch_size(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
@@ -71,10 +77,10 @@ def find_batch_size(
 ) -> int:
     """The number of slots: as many as memory allows, proven by a short trial, halved if it fails.
 
-    More rows a step never cost throughput where it was measured, so memory decides, and not a clock: the
-    same run then gets the same slots again, and with them the same rounding. candidates: how many will be
-    asked `prompts` side by side; 0 for as many as `side_by_side` may say. `tell` is called with each
-    smaller number that had to be tried.
+    More rows a step never cost throughput where it was measured, so memory decides, and not a clock. What
+    is found is recorded, so that a resumed run has the same slots, and with them the same rounding.
+    candidates: how many will be asked `prompts` side by side; 0 for as many as `side_by_side` may say.
+    `tell` is called with each smaller number that had to be tried.
     """
     widest = candidates or (MOST_CANDIDATES if _is_accelerated(model) else 1)
     budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
@@ -88,7 +94,8 @@ def find_batch_size(
 
     def probe(slots: int) -> None:
         longest = sorted([*prompts] * widest, key=len, reverse=True)[:slots]
-        greedy(model, longest, max_new_tokens=_PROBE_TOKENS, slots=slots)
+        # Buffers for whole answers, of which two tokens are said.
+        greedy(model, longest, max_new_tokens=max_new_tokens, slots=slots, referee=_Brief())
 
     _, slots = with_halving(most, probe, tell)
     return slots

@@ -80,7 +80,7 @@ def greedy(
     batch = _Batch(SlotCache(layers, slots, longest), assignment)
     prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)], assignment)
     slack = padding_slack(model, prompts, prefix)
-    # Longest first: the batch takes its greatest size at once, and later rows fit into its window.
+    # The urgent ones first. Of like urgency the longest: later rows then fit into the batch's window.
     waiting = sorted(
         range(len(prompts)), key=lambda row: (-referee.urgency(row), -len(prompts[row]))
     )

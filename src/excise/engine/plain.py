@@ -88,9 +88,10 @@ def decode(
     cached = decodes_from_cache(model)
     limit = limit if decodes_batches(model) else 1
     referee = answers.referee
-    # By urgency, and only then by length: the sort is stable.
     order = sorted(range(len(prompts)), key=referee.urgency, reverse=True)
-    for planned in length_groups(prompts, order, limit):
+    groups = length_groups(prompts, order, limit)
+    # Rows of one length run together; of the groups, that with the most urgent row comes first.
+    for planned in sorted(groups, key=lambda rows: -max(map(referee.urgency, rows))):
         rows = [row for row in planned if referee.wanted(row)]
         if not rows:
             continue

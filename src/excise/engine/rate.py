@@ -6,7 +6,7 @@ import time
 
 import torch
 
-_SMALLEST, _LARGEST = 256, 8192
+_SMALLEST, _LARGEST = 256, 4096
 _REPEATS = 5
 
 

@@ -11,6 +11,8 @@ from excise.errors import PromptError
 from excise.prompts.read import Shared, read
 from excise.prompts.sets import Prompt, PromptSet
 
+_SPLIT_SEED = 0
+"""Whatever `--seed` says: searches that differ in it alone are measured on the same held-out prompts."""
 FULL_SPLIT = (400, 100, 100)
 """Train, search and held-out prompts taken from one set that has as many."""
 LARGEST_CUT = 100
@@ -55,14 +57,12 @@ def load_parts(settings: Settings) -> PromptParts:
         settings.target,
         (settings.target_train, settings.target_search, settings.target_held_out),
         shared,
-        settings.seed,
     )
     control, control_notes = _load_kind(
         "control",
         settings.control,
         (settings.control_train, settings.control_search, settings.control_held_out),
         shared,
-        settings.seed,
     )
     both = _all_prompts(target) & _all_prompts(control)
     if both and both >= _all_prompts(target):
@@ -82,11 +82,10 @@ def _load_kind(
     whole: PromptSource | None,
     parts: tuple[PromptSource | None, PromptSource | None, PromptSource | None],
     shared: Shared,
-    seed: int,
 ) -> tuple[Parts, list[str]]:
     notes: list[str] = []
     if whole is not None:
-        three = split_whole(read(whole, shared, kind), seed)
+        three = split_whole(read(whole, shared, kind), _SPLIT_SEED)
     else:
         train_source, search_source, held_out_source = parts
         if train_source is None or search_source is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -133,9 +134,9 @@ def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Mo
             directions = torch.nn.functional.normalize(directions, dim=-1)
             residual = replace(bank.residual, directions=directions.to(torch.float32))
         if bank.local:
-            rows = source.runner.rows
             target, control = (
-                source.ends(prompts, rows) for prompts in (source.target, source.control)
+                source.runner.in_rows(partial(source.ends, prompts))
+                for prompts in (source.target, source.control)
             )
             differences = target.means - control.means
             for kind, ridge in bank.local:

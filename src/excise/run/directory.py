@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from excise.config import Settings, differences, settings_digest, study_settings
 from excise.edit.edit import Edit, load_edit
@@ -23,9 +24,10 @@ DEFAULT_ROOT = Path("runs")
 
 @dataclass(frozen=True)
 class BatchSize:
-    """slots: rows that decode at a time. candidates: how many are scored side by side."""
+    """slots: rows that decode at a time. rows: of a forward pass. candidates: scored side by side."""
 
     slots: int
+    rows: int
     candidates: int
 
 
@@ -72,11 +74,12 @@ class RunDirectory:
         """The batch that the run used so far, None for a new run. Raises RunError."""
         if not self.result.exists():
             return None
-        record = self.record()
-        slots, candidates = record["batch_size"], record["candidates"]
-        assert isinstance(slots, int)
-        assert isinstance(candidates, int)
-        return BatchSize(slots, candidates)
+        record: dict[str, Any] = self.record()
+        return BatchSize(
+            int(record["batch_size"]),
+            int(record["circumstances"]["rows"]),
+            int(record["candidates"]),
+        )
 
 
 def read_json(path: Path, absent: str) -> dict[str, object]:

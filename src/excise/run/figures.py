@@ -10,6 +10,7 @@ import torch
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.batch_size import with_halving
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.engine.teacher import forced_groups
@@ -123,5 +124,7 @@ def _answer_divergences(
             for row, value in zip(before.rows, values.tolist(), strict=True):
                 found[row] = value
 
-    # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere.
-    return runner.in_rows(lambda rows: measure(max(1, rows // 8)))
+    # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
+    # has to be halved here says nothing of other passes.
+    found, _ = with_halving(max(1, runner.rows // 8), measure, runner.tell_halved)
+    return found

@@ -100,8 +100,10 @@ def prepare(
 
     tell(events.StageStarted("baseline", "Asking the original model"))
     started = time.perf_counter()
-    # A resumed run keeps the number of slots it had: rounding, and so a verdict, may depend on it.
+    # A resumed run keeps the numbers of rows it had: rounding, and so a verdict, may depend on them.
     known = directory.batch()
+    if known is not None:
+        runner.rows = known.rows
     runner.slots = settings.batch_size or (known.slots if known else 1)
     settle(runner, settings, loaded, prompts, tell, probe=known is None)
     candidates = settings.candidates or (

@@ -45,7 +45,10 @@ class Batch:
 
 
 class Proposals:
-    """Asks the study for trials and makes candidates of them.
+    """Asks the study for trials and makes candidates of them, in batches.
+
+    Trials of a batch are proposed without knowing of each other; a study whose trials were asked for in two
+    goes may therefore be cut into other batches than one that was asked for them at once.
 
     A gradient trial starts from the finished trial that is best at its weight, so that it is a function of
     (seed, trial number, finished trials) like any other, and a resumed study goes on as if it had never

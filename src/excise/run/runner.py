@@ -48,10 +48,11 @@ class Runner:
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
-        result, self.rows = with_halving(self.rows, work, self._tell_halved)
+        result, self.rows = with_halving(self.rows, work, self.tell_halved)
         return result
 
-    def _tell_halved(self, size: int) -> None:
+    def tell_halved(self, size: int) -> None:
+        """Say that memory ran out, and how many rows run at a time from now on."""
         self._tell(BatchReduced(size))
 
     def logits(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
@@ -117,7 +118,7 @@ class Runner:
         def work(slots: int) -> tuple[Refusals, ...]:
             return judge(self.model, self.chat, prompts, judging, slots, announce)
 
-        result, self.slots = with_halving(self.slots, work, self._tell_halved)
+        result, self.slots = with_halving(self.slots, work, self.tell_halved)
         return result
 
 

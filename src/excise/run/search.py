@@ -88,19 +88,26 @@ def search(
             batch = proposals.ask(min(prepared.candidates, budget - done))
             batch_started = time.perf_counter()
             candidates = list(batch.told)
-            with meter.stage("proposal"):
-                for trial in batch.trials:
-                    candidates.append(proposals.candidate(trial))
-                    tell(events.TrialStarted(trial.number, trial.params))
+            broken: TrialError | None = None
+            try:
+                with meter.stage("proposal"):
+                    for trial in batch.trials:
+                        candidates.append(proposals.candidate(trial))
+                        tell(events.TrialStarted(trial.number, trial.params))
+            except TrialError as error:
+                # A descent that ran into logits that are no numbers: by gradients a batch is one trial.
+                broken = error
             meter.candidates = len(candidates)
-            scores = score(
-                prepared.runner,
-                edits,
-                [edit_of(one, prepared.bank, prepared.anatomy) for one in candidates],
-                prepared.search_part,
-                _contest(prepared, study, batch.first),
-                meter.stage,
-            )[len(batch.told) :]
+            scores: list[Scored | TrialError] = [broken] if broken is not None else []
+            if broken is None:
+                scores = score(
+                    prepared.runner,
+                    edits,
+                    [edit_of(one, prepared.bank, prepared.anatomy) for one in candidates],
+                    prepared.search_part,
+                    _contest(prepared, study, batch.first),
+                    meter.stage,
+                )[len(batch.told) :]
             seconds = (time.perf_counter() - batch_started) / len(scores)
             for trial, scored in zip(batch.trials, scores, strict=True):
                 _store(study, trial, scored, seconds)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.batch_size import with_halving
 from excise.engine.decode import greedy
 from excise.engine.prefill import (
     Prefix,
@@ -48,17 +49,24 @@ class StandIn:
         """Ask the original model for its answers to some of the control prompts."""
         self._model, self._target = runner.model, list(target)
         self._control = list(control[:_CONTROLS])
-        self._answers = greedy(
-            self._model, self._control, max_new_tokens=ANSWER_TOKENS, slots=runner.rows
+        self._runner, self._limit = runner, _BATCH
+        self._answers = runner.in_rows(
+            lambda rows: greedy(
+                self._model, self._control, max_new_tokens=ANSWER_TOKENS, slots=rows
+            )
         )
-        self._original: dict[int, Tensor] = {}
-        with torch.no_grad():
-            groups = forced_groups(self._model, self._control, self._answers, runner.rows)
-            for group in groups:
-                for row, values, there in zip(
-                    group.rows, group.log_probabilities, group.present, strict=True
-                ):
-                    self._original[row] = values[there].cpu()
+        self._original = runner.in_rows(self._distributions)
+
+    @torch.no_grad()
+    def _distributions(self, limit: int) -> dict[int, Tensor]:
+        """The original model's log-probabilities [token, vocabulary] along its answers, by prompt."""
+        found: dict[int, Tensor] = {}
+        for group in forced_groups(self._model, self._control, self._answers, limit):
+            for row, values, there in zip(
+                group.rows, group.log_probabilities, group.present, strict=True
+            ):
+                found[row] = values[there].cpu()
+        return found
 
     def refine(
         self,
@@ -69,7 +77,28 @@ class StandIn:
         steps: int,
         seed: int,
     ) -> tuple[float, ...]:
-        """The strengths of each writer after descent from those of `edit`, at one trade-off weight."""
+        """The strengths of each writer after descent from those of `edit`, at one trade-off weight.
+
+        Smaller groups are run if memory runs out; a step's loss is a mean over the same prompts all the same.
+        Raises TrialError if a logit is not a number.
+        """
+
+        def work(limit: int) -> tuple[float, ...]:
+            return self._refined(edits, edit, openings, weight, steps, seed, limit)
+
+        found, self._limit = with_halving(self._limit, work, self._runner.tell_halved)
+        return found
+
+    def _refined(
+        self,
+        edits: VirtualEdits,
+        edit: Edit,
+        openings: Sequence[Opening],
+        weight: float,
+        steps: int,
+        seed: int,
+        limit: int,
+    ) -> tuple[float, ...]:
         writers = len(edit.strengths) // edit.directions
         targets = _batches(len(self._target), [seed, 0])
         controls = _batches(len(self._control), [seed, 1])
@@ -77,8 +106,8 @@ class StandIn:
         def loss(strengths: Tensor, step: int) -> float:
             total = 0.0
             parts = chain(
-                self._refusal_losses(next(targets), openings, weight),
-                self._divergences(next(controls)),
+                self._refusal_losses(next(targets), openings, weight, limit),
+                self._divergences(next(controls), limit),
             )
             while True:
                 # Anew for each group: backward uses up the graph from strengths to hooks.
@@ -96,22 +125,22 @@ class StandIn:
         return tuple(found.tolist())
 
     def _refusal_losses(
-        self, rows: Sequence[int], openings: Sequence[Opening], weight: float
+        self, rows: Sequence[int], openings: Sequence[Opening], weight: float, limit: int
     ) -> Iterator[Tensor]:
         prompts, stems = self._target, stems_of(openings)
-        for group_rows, prefix in self._groups(prompts, prompts, rows):
+        for group_rows, prefix in self._groups(prompts, prompts, rows, limit):
             group = run_group(self._model, prompts, group_rows, prefix)
             first = group.logits[:, -1].to(torch.float32).log_softmax(-1)
             behind = branched(self._model, prompts, group, stems) if stems else None
             mass = opening_mass(first, behind, openings, stems)
             yield -weight * (1 - mass).clamp_min(_SMALLEST).log().sum() / len(rows)
 
-    def _divergences(self, rows: Sequence[int]) -> Iterator[Tensor]:
+    def _divergences(self, rows: Sequence[int], limit: int) -> Iterator[Tensor]:
         answers = self._answers
         sequences = [
             [*prompt, *answer[:-1]] for prompt, answer in zip(self._control, answers, strict=True)
         ]
-        for group_rows, prefix in self._groups(self._control, sequences, rows):
+        for group_rows, prefix in self._groups(self._control, sequences, rows, limit):
             group = forced_group(self._model, sequences, answers, group_rows, prefix)
             total = torch.zeros((), device=group.log_probabilities.device)
             for place, row in enumerate(group.rows):
@@ -122,13 +151,17 @@ class StandIn:
             yield total / len(rows)
 
     def _groups(
-        self, prompts: Sequence[Tokens], sequences: Sequence[Tokens], rows: Sequence[int]
+        self,
+        prompts: Sequence[Tokens],
+        sequences: Sequence[Tokens],
+        rows: Sequence[int],
+        limit: int,
     ) -> Iterator[tuple[tuple[int, ...], Prefix]]:
         """Groups of `rows`, each with the common beginning run anew: backward uses up its graph."""
         shared = prompts[0][: common_prefix_length(prompts)]
         prefix = run_prefix(self._model, shared)
         slack = padding_slack(self._model, sequences, prefix)
-        for number, group in enumerate(length_groups(sequences, rows, _BATCH, slack)):
+        for number, group in enumerate(length_groups(sequences, rows, limit, slack)):
             yield group, prefix if number == 0 else run_prefix(self._model, shared)
 
 
