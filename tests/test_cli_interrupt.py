@@ -16,6 +16,7 @@ from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
 from excise.config import gather
 from excise.run import events
+from excise.search.study import DONE
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -62,7 +63,7 @@ def test_a_stopped_search_still_chooses(
     (ended,) = [event for event in json_lines(out) if event["event"] == "SearchEnded"]
     assert ended["why"] == "stopped"
     assert finished.outcome.trial == 0
-    assert len(finished.session.study.points()) == 1
+    assert finished.session.study.done() == 1
 
 
 def test_pressed_twice_it_says_how_to_go_on(
@@ -71,7 +72,7 @@ def test_pressed_twice_it_says_how_to_go_on(
     session = start(settings_of([*small, "--trials", "9"]), InterruptedAfter(2))
     with pytest.raises(KeyboardInterrupt, match="go on with the same command"):
         session.search()
-    assert len(session.study.points()) == 1
+    assert session.study.done() == 1
 
 
 def test_interrupted_elsewhere_is_status_130_and_one_line(
@@ -103,7 +104,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL
-    done = sum(trial["state"] == "complete" for trial in result(tmp_path / "killed")["trials"])
+    done = sum(trial["state"] in DONE for trial in result(tmp_path / "killed")["trials"])
     assert 3 <= done < 12
 
     assert main([*arguments, "--run-dir", str(tmp_path / "killed")]) == 0

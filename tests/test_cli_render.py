@@ -54,6 +54,7 @@ FINISHED = events.TrialFinished(
 FAILED = events.TrialFinished(
     **{**FINISHED.__dict__, "number": 5, "refusals": None, "kl": None, "reason": "not numbers"}
 )
+DOMINATED = events.TrialFinished(**{**FINISHED.__dict__, "number": 6, "dominated": True})
 OUTCOME = Outcome(
     trial=4,
     search=FRONT[1],
@@ -87,6 +88,7 @@ ALL = (
     FINISHED,
     events.TrialStarted(5, PARAMETERS),
     FAILED,
+    DOMINATED,
     events.SearchEnded("stopped", FRONT),
     events.StageStarted("held_out", "Asking"),
     events.BaselineMeasured("held_out", 90, 100),
@@ -94,7 +96,12 @@ ALL = (
     events.SeedsCompared(
         (SeedResult(0, OUTCOME, 0.9), SeedResult(1, OUTCOME, 0.8)), {"volume": spread([0.9, 0.8])}
     ),
+    events.Streamed("write", 2**30, 4 * 2**30),
+    events.Verified(60, 212, 0.98),
     events.Saved("model", "out"),
+    events.UploadStarted("someone/edited", 9, 4 * 2**30),
+    events.FileUploaded("model.safetensors", 2**30, 2**30, 4 * 2**30),
+    events.Uploaded("https://hub/someone/edited", "0" * 40, True, False),
     events.Note("a note"),
 )
 
@@ -128,6 +135,7 @@ def test_lines_for_a_file() -> None:
         "118 GFLOP/s in matrix products (float32, measured)",
         "5/20 · 5/100 refused, KL 0.0500",
         "failed: not numbers",
+        "≥5/100 refused, KL 0.0500",
         "trial 4 is the knee of the front",
         "4/100 (2 to 10 %)",
         "0.0600 (0.0500 to 0.0700)",
