@@ -1,7 +1,7 @@
 """Fronts of excise and of heretic on three models, measured on held-out prompts: `python bench/tradeoff.py`.
 
 For each model: heretic's own search (60 trials), excise's search (its other one too on the first model),
-and the closed form of every kind.
+and, on the first model, the closed form of every kind.
 Then every edit on a front is measured by the same code on prompts that no search saw. Every stage keeps
 its results under build/bench/tradeoff, so that an interrupted benchmark goes on where it was. The page is
 written by bench/tradeoff_page.py.
@@ -180,13 +180,14 @@ def run_case(case: Case, environment: Path) -> None:
     part = prepared.search_part
     kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target)))]
     kept += heretic_rows(prepared, held_out, heretic, len(part.target))
-    for kinds in ALIKE:
+    for kinds in ALIKE if case.every_kind else ():
         alike = settings_of(
             case, model, heretic.markers, f"kinds-{kinds[0]}", kinds=",".join(kinds)
         )
         kept += closed_forms(prepare(alike, events.ignore), "closed form")
-    pair = settings_of(case, model, heretic.markers, "pair", directions=2)
-    kept += closed_forms(prepare(pair, events.ignore), "closed form, two directions")
+    if case.every_kind:
+        pair = settings_of(case, model, heretic.markers, "pair", directions=2)
+        kept += closed_forms(prepare(pair, events.ignore), "closed form, two directions")
     content = {
         "case": case.name,
         "title": case.title,
