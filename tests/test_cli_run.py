@@ -38,7 +38,10 @@ def test_unattended_run_from_end_to_end(
         "total",
     }
     assert set(record["chosen"]["held_out"]) >= {"refusals", "prompts", "kl", "control_refusals"}
-    assert [trial["state"] for trial in record["trials"]] == ["complete"] * 3
+    states = [trial["state"] for trial in record["trials"]]
+    assert len(states) == 3
+    assert states[0] == "complete"
+    assert set(states) <= {"complete", "pruned"}
     for number in record["front"]:
         assert (run / f"edit-{number}.safetensors").is_file()
     assert record["chosen"]["trial"] == record["front"][0]
