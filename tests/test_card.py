@@ -64,9 +64,9 @@ def source(folder: Path, card: str | None, *, hub: bool = True) -> ModelSource:
     return ModelSource(name, folder, None, COMMIT if hub else None)
 
 
-def card_of(source: ModelSource, *, adapter: bool = False) -> ModelCard:
+def card_of(source: ModelSource, *, adapter: bool = False, recorded: bool = False) -> ModelCard:
     figures = search_figures_of(edit(), [1.0, 0.98, 1.0])
-    return ModelCard(model_card(source, edit(), figures, adapter=adapter))
+    return ModelCard(model_card(source, edit(), figures, adapter=adapter, recorded=recorded))
 
 
 def test_the_originals_front_matter_stays_as_far_as_it_holds(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_originals_front_matter_stays_as_far_as_it_holds(tmp_path: Path) -> 
 
 
 def test_what_was_done_and_measured_is_told_before_the_originals_own_words(tmp_path: Path) -> None:
-    text = " ".join(card_of(source(tmp_path, ORIGINAL)).text.split())
+    text = " ".join(card_of(source(tmp_path, ORIGINAL), recorded=True).text.split())
     told = (
         "# owner/model, edited This is an edited copy of **owner/model** (revision `0123",
         "removed from 1 of 2 matrices",
@@ -114,6 +114,13 @@ def test_a_local_original_is_no_base_model_and_its_folder_stays_private(tmp_path
     assert "base_model_relation" not in card.data
     assert "somebody" not in str(card)
     assert "# mine, edited" in str(card)
+    assert source(tmp_path, None, hub=False).public_name == "mine"
+    assert ModelSource(".", tmp_path, None, None).public_name == Path.cwd().name
+
+
+def test_a_record_is_promised_only_where_there_is_one(tmp_path: Path) -> None:
+    for adapter in (False, True):
+        assert "reproduce" not in str(card_of(source(tmp_path, ORIGINAL), adapter=adapter))
 
 
 @pytest.mark.parametrize(

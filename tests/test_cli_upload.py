@@ -110,6 +110,38 @@ def test_nobody_is_told_where_things_lie_and_the_model_can_be_made_again_all_the
 
 
 @pytest.mark.usefixtures("token")
+@pytest.mark.parametrize("by_run", [True, False])
+def test_hardware_is_left_out_of_what_was_saved_with_it(
+    by_run: bool, hub: UploadStandIn, run: Path
+) -> None:
+    assert main(["upload", str(run), "--as", "adapter", "--to", "me/open"]) == 0
+    with_it = json.loads(hub.files("me/open")["reproduce.json"])
+    assert with_it["circumstances"]["hardware"]
+    folder = run / f"adapter-{chosen(run)}"
+    words = [str(run), "--as", "adapter"] if by_run else [str(folder)]
+    assert main(["upload", *words, "--to", NAME, "--no-hardware"]) == 0
+    sent = hub.files(NAME)["reproduce.json"]
+    del with_it["circumstances"]["hardware"]
+    assert json.loads(sent) == with_it
+    # What lies here is left as it is.
+    assert "hardware" in json.loads((folder / "reproduce.json").read_text())["circumstances"]
+
+
+@pytest.mark.usefixtures("token")
+def test_a_run_whose_writing_was_killed_is_written_again_and_uploaded(
+    hub: UploadStandIn, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("excise.reproduce.fingerprint.sketch", interrupt)
+        assert main(["upload", str(run), "--to", NAME]) == 130
+    assert main(["upload", str(run), "--to", NAME]) == 0
+    assert "reproduce.json" in hub.files(NAME)
+
+
+@pytest.mark.usefixtures("token")
 def test_replacing_is_asked_for_or_forced(
     hub: UploadStandIn,
     run: Path,
@@ -182,7 +214,7 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
         (["RUN:99", "--to", NAME], "--select 99: not on the front"),
         (["nowhere", "--to", NAME], "nowhere: no such run or folder"),
         (["nowhere:3", "--to", NAME], "nowhere:3: no such run or folder"),
-        (["EMPTY", "--to", NAME], "neither a model (config.json, *.safetensors) nor an adapter"),
+        (["EMPTY", "--to", NAME], "EMPTY: neither a model (config.json, "),
         (["EMPTY", "--to", NAME, "--as", "adapter"], "--as: EMPTY is no run"),
         (["EMPTY", "--to", NAME, "--select", "knee"], "--select: EMPTY is no run"),
         (["RUN", "--to", NAME, "--against", "x"], "--against: only excise evaluate takes it"),

@@ -31,22 +31,29 @@ def edited(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_an_edit_is_told_kept_and_undone(
-    model_folder: Path, edited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path,
+    edited: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     arguments = ["diff", str(model_folder), str(edited)]
-    assert main([*arguments, "--edit", "found.safetensors", "--undo", "undo"]) == 0
+    assert main([*arguments, "--edit", "~/found.safetensors", "--undo", "~/undo"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for told in (
         "model.layers.*.mlp.down_proj.weight │ ×4 │ F32",
         "orthogonal (u = v = r, the direction of each layer)",
         "Each has a direction of its own.",
         "An edit of writers explains every change",
-        "saved the edit to found.safetensors",
-        "saved the adapter that undoes it to undo",
+        "saved the edit to",
+        "saved the adapter that undoes it to",
     ):
         assert told in out, told
     assert load_edit(tmp_path / "found.safetensors").kind == "orthogonal"
-    assert "turns" in (tmp_path / "undo" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "undo" / "README.md").read_text(encoding="utf-8")
+    assert f"turns **{edited.name}** back into **{model_folder.name}**" in card
+    assert str(model_folder.parent) not in card
     assert main(["show", "found.safetensors"]) == 0
     assert "7 of 7 writers" in capsys.readouterr().out
     # A second time, something is in the way, and that is said before the work.

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.cli.main import main
 from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare
-from excise.reproduce.fingerprint import fingerprints, sketch
+from excise.reproduce.fingerprint import fingerprint, sketch
 from excise.reproduce.record import Reproduction, read_reproduction
 from excise.run.rebuild import settings_of
 
 pytest_plugins = ["cli_support"]
+PARTS = ("train", "search", "held_out")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
@@ -63,9 +64,10 @@ def test_the_record_says_what_the_model_was_made_from(saved: Path, model_folder:
     assert record.model.name == str(model_folder)
     assert record.model.digest == loaded(saved / "run" / "run.json")["model_digest"]
     assert record.trial.number == run["chosen"]["trial"]
-    assert record.settings["kinds"] == ["discriminant_weighted", "orthogonal"]
-    assert record.prompts["target"]["train"].prompts == 8
-    assert len({one.digest for each in record.prompts.values() for one in each.values()}) == 6
+    assert record.settings.kinds == ("discriminant_weighted", "orthogonal")
+    assert record.prompts.target.train.prompts == 8
+    parts = [(kind, part) for kind in ("target", "control") for part in PARTS]
+    assert len({record.prompts.part(*one).digest for one in parts}) == 6
     assert record.circumstances.versions["torch"] == torch.__version__
     assert record.circumstances.hardware is not None
     assert record.circumstances.hardware["threads"] == torch.get_num_threads()
@@ -127,12 +129,19 @@ def test_a_model_found_by_gradients_is_made_again_from_its_strengths(
 
 def rewritten(record: Reproduction, folder: Path, change: Any) -> Reproduction:
     """The record of the same files after `change` was made to their tensors."""
-    shutil.copytree(folder, folder := folder.parent / "changed", dirs_exist_ok=True)
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
-    save_file(tensors, folder / "model.safetensors")
     sketched = {name for name, one in record.tensors.items() if one.sketch is not None}
-    found = fingerprints(folder, sketched.__contains__)
+    names = {torch.float32: "F32", torch.float16: "F16"}
+    found = {
+        name: fingerprint(
+            names[tensor.dtype],
+            tuple(tensor.shape),
+            tensor.numpy().tobytes(),
+            [tensor] if name in sketched else None,
+        )
+        for name, tensor in tensors.items()
+    }
     return record.model_copy(update={"tensors": found})
 
 
@@ -189,7 +198,7 @@ def test_stored_in_few_bits_a_small_move_may_be_a_whole_spacing() -> None:
     moved = exact + change * (1 + TOLERANCE["float32"])
     records = []
     for one in (exact + change, moved):
-        norm, numbers = sketch(one.bfloat16().reshape(-1))
+        norm, numbers = sketch([one.bfloat16()])
         digest = hashlib.sha256(one.bfloat16().view(torch.int16).numpy().tobytes()).hexdigest()
         stored = {
             "dtype": "BF16",
@@ -207,15 +216,16 @@ def test_stored_in_few_bits_a_small_move_may_be_a_whole_spacing() -> None:
 
 
 def _record(tensors: dict[str, Any], size: float) -> Reproduction:
+    prompts = {"origin": "p", "revision": None, "prompts": 1, "digest": "0"}
     return Reproduction.model_validate(
         {
             "format": 1,
             "made": "model",
             "model": {"name": "m", "revision": None, "digest": "0"},
             "seed": 0,
-            "settings": {},
+            "settings": {"model": "m"},
             "settings_digest": "",
-            "prompts": {},
+            "prompts": {kind: dict.fromkeys(PARTS, prompts) for kind in ("target", "control")},
             "trial": {"number": 0, "parameters": {}, "strengths": [], "completed": 1, "facts": {}},
             "circumstances": {
                 "dtype": "float32",
@@ -236,11 +246,12 @@ def _record(tensors: dict[str, Any], size: float) -> Reproduction:
 def test_a_sketch_is_linear_and_estimates_distances() -> None:
     torch.manual_seed(1)
     a, b = torch.randn(5000), torch.randn(5000) * 0.01
-    of_a, of_b, of_both = (torch.tensor(sketch(one)[1]) for one in (a, b, a + b))
+    of_a, of_b, of_both = (torch.tensor(sketch([one])[1]) for one in (a, b, a + b))
     assert torch.allclose(of_a + of_b, of_both, atol=1e-4)
-    assert sketch(a)[0] == pytest.approx(float(a.norm()), rel=1e-6)
+    assert sketch([a])[0] == pytest.approx(float(a.norm()), rel=1e-6)
     estimates = [
-        float(torch.tensor(sketch(torch.randn(5000))[1]).square().sum()) / 5000 for _ in range(200)
+        float(torch.tensor(sketch([torch.randn(5000)])[1]).square().sum()) / 5000
+        for _ in range(200)
     ]
     # Unbiased, with a relative standard deviation of √(2/16) = 0.35 for one and 0.025 for the mean.
     assert sum(estimates) / 200 == pytest.approx(1, abs=0.1)
@@ -250,25 +261,30 @@ def test_a_sketch_does_not_depend_on_how_many_numbers_are_taken_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = torch.randn(1003)
-    whole = sketch(values)[1]
+    whole = sketch([values])[1]
     monkeypatch.setattr("excise.reproduce.fingerprint._CHUNK", 64)
-    assert sketch(values)[1] == pytest.approx(whole)
+    assert sketch([values])[1] == pytest.approx(whole)
 
 
-def test_every_data_type_has_a_fingerprint(tmp_path: Path) -> None:
-    tensors = {
-        "bf16": torch.randn(3, 5).bfloat16(),
-        "f8": torch.randn(4).to(torch.float8_e4m3fn),
-        "int": torch.arange(6),
-        "flag": torch.tensor([True, False]),
-        "one": torch.tensor(2.5),
-        "none": torch.zeros(0, 3),
-    }
-    save_file(tensors, tmp_path / "x.safetensors")
-    found = fingerprints(tmp_path, lambda name: True)
-    for name, tensor in tensors.items():
-        raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-        assert found[name].sha256 == hashlib.sha256(raw).hexdigest()
+def test_matrices_one_after_the_other_are_sketched_as_one_tensor() -> None:
+    # Each begins at a multiple of 64, as if zeros stood between them.
+    first, second = torch.randn(10, 7), torch.randn(3, 50)
+    whole = torch.cat([first.flatten(), torch.zeros(58), second.flatten()])
+    (norm, numbers), (expected_norm, expected) = sketch(iter((first, second))), sketch([whole])
+    assert norm == pytest.approx(expected_norm)
+    assert numbers == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.float64]
+)
+@pytest.mark.parametrize("shape", [(3, 5), (), (0, 3)])
+def test_every_data_type_has_a_fingerprint(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = (torch.randn(shape) * 3).to(dtype)
+    raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    found = fingerprint("X", shape, raw, [tensor])
+    assert found.sha256 == hashlib.sha256(raw).hexdigest()
+    assert found.norm == pytest.approx(float(tensor.to(torch.float64).norm()))
 
 
 def test_prompts_and_models_that_have_moved_are_named_in_one_line(
@@ -349,6 +365,13 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
         json.dumps({**record, "format": 9})
     )
     assert "damaged: seed: " in told(json.dumps({**record, "seed": "many"}))
+    del (lacking := {**record, "prompts": {**record["prompts"]}})["prompts"]["control"]
+    assert "damaged: prompts.control: Field required" in told(json.dumps(lacking))
+    strange = {**record["settings"], "quantization": "three bits"}
+    assert "damaged: settings.quantization: " in told(json.dumps({**record, "settings": strange}))
+    assert "damaged: settings: " in told(json.dumps({**record, "settings": 3}))
+    empty = json.dumps({**record, "tensors": {}})
+    assert "names no tensor, so that nothing could be compared with it" in told(empty)
     # What a later version adds is left alone.
     assert told(json.dumps({**record, "made": "gguf"})).endswith("'model' or 'adapter'")
     (tmp_path / "reproduce.json").write_text(json.dumps({**record, "later": 1}))
@@ -357,6 +380,35 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
     (tmp_path / "full" / "file").touch()
     assert main(["reproduce", str(saved / "adapter"), str(tmp_path / "full")]) == 2
     assert "already exists and is not empty" in capsys.readouterr().err
+
+
+def test_a_record_that_lacks_a_setting_takes_its_default(saved: Path) -> None:
+    record = loaded(saved / "adapter" / "reproduce.json")
+    del record["settings"]["quantization"], record["packed"]
+    then = Reproduction.model_validate(record)
+    assert settings_of(then, {}).quantization == "none"
+    assert then.packed == "same"
+
+
+def test_a_file_does_not_decide_that_code_is_run(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = loaded(saved / "adapter" / "reproduce.json")
+    record["settings"]["trust_remote_code"] = True
+    (tmp_path / "reproduce.json").write_text(json.dumps(record))
+    assert main(["reproduce", str(tmp_path), str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was made with --trust-remote-code" in line
+    assert line.endswith("give --trust-remote-code to run it")
+    assert not (tmp_path / "out").exists()
+    then = read_reproduction(tmp_path)
+    assert settings_of(then, {"trust_remote_code": True}).trust_remote_code
+
+
+def test_records_without_tensors_are_not_the_same() -> None:
+    empty = _record({}, 0.0)
+    with pytest.raises(ReproductionError, match="nothing to compare"):
+        compare(empty, empty)
 
 
 def test_a_run_of_an_older_excise_is_told_how_to_record_it(

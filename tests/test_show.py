@@ -107,10 +107,16 @@ def test_as_json(edit_file: Path, finished_run: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
 def test_plot(
-    edit_file: Path, tmp_path: Path, name: str, begins: bytes, capsys: pytest.CaptureFixture[str]
+    edit_file: Path,
+    tmp_path: Path,
+    name: str,
+    begins: bytes,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("matplotlib")
-    assert name in shown(capsys, str(edit_file), "--plot", str(tmp_path / name))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert name in shown(capsys, str(edit_file), "--plot", f"~/{name}")
     assert (tmp_path / name).read_bytes().startswith(begins)
 
 

@@ -351,7 +351,7 @@ def test_a_folder_is_looked_over_before_anything_is_sent(folder: Path, tmp_path:
     assert f"{shard}: damaged weights file" in told()
     assert "save it again" in told()
     shard.unlink()
-    assert "model-00002-of-00002.safetensors is missing, which the index names" in told()
+    assert "names model-00002-of-00002.safetensors, which is not there; save the model" in told()
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(whole)
     shard.symlink_to(outside)
@@ -362,11 +362,28 @@ def test_a_folder_is_looked_over_before_anything_is_sent(folder: Path, tmp_path:
     assert "has no README.md" in told()
     (folder / "card").rename(folder / "README.md")
     (folder / "model.safetensors.index.json").write_text("[]")
-    assert "damaged" in told()
+    assert "model.safetensors.index.json: is no JSON object" in told()
     (folder / "config.json").unlink()
-    assert "neither a model (config.json, *.safetensors) nor an adapter" in told()
+    assert "neither a model (config.json, *.safetensors or pytorch_model*.bin) nor" in told()
     shutil.rmtree(folder)
     assert told() == f"{folder}: no such folder; give one that excise saved, or a run directory"
+
+
+def test_a_model_in_pytorch_files_is_one_too(hub: UploadStandIn, folder: Path) -> None:
+    for path in [*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"]:
+        path.unlink()
+    weights = folder / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(3), "b": object()}, weights)
+    with pytest.raises(SaveError, match="could run code"):
+        examined(folder)
+    torch.save({"a": torch.zeros(3)}, weights)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(SaveError, match=r"or cut short; .* save it again"):
+        examined(folder)
+    weights.write_bytes(whole)
+    send(hub, folder)
+    assert hub.files(NAME)["pytorch_model.bin"] == whole
 
 
 def test_links_inside_the_folder_are_followed(folder: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from excise.errors import SaveError
+
+FurtherFiles = Callable[[Path], Mapping[str, str]]
+"""Given a new folder before it takes its name, whole but for them: texts of further files, by name."""
 
 
 @contextmanager

@@ -50,6 +50,11 @@ class Rewrite:
         """How many matrices, or biases, it holds."""
         return prod(self.stored.shape[: -1 if self.stored.bias else -2])
 
+    def written(self, file: WeightsFile, entry: Entry) -> Rewrite:
+        """The same tensor where it stands in an edited copy; its scales are the original's, which stay."""
+        scales = {} if self.repacking is None else self.scales
+        return replace(self, file=file, entry=entry, packing=self.repacking, scales=scales)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,6 +89,12 @@ class Plan:
         return sum(
             output.size for file in self.checkpoint.files for output, _, _ in self.outputs(file)
         )
+
+    @property
+    def form(self) -> Form:
+        """What packed tensors of writers become; "same" if none is packed."""
+        unpacked = any(one.packing and not one.repacking for one in self.rewrites.values())
+        return "plain" if unpacked else "same"
 
     @property
     def packed(self) -> str | None:

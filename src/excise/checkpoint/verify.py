@@ -6,7 +6,7 @@ The reference is made anew from the original file, with vᵀ W in float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,15 +127,7 @@ def _check_edited(
 ) -> None:
     plain = rewrite.repacking is None
     before = Stored(rewrite)
-    after = Stored(
-        replace(
-            rewrite,
-            file=written,
-            entry=there,
-            packing=rewrite.repacking,
-            scales={} if plain else rewrite.scales,
-        )
-    )
+    after = Stored(rewrite.written(written, there))
     pairs = zip(before.matrices(), after.matrices(), steps_for(plan, rewrite), strict=True)
     for old, new, steps in pairs:
         columns = zip(blocks_of(old), blocks_of(new), strict=True)

@@ -16,6 +16,8 @@ from excise.checkpoint.verify import Kept, require_kept, same_bytes, verify_file
 from excise.checkpoint.workplace import Workplace, resumable_folder, unfinished_file
 from excise.edit.edit import Edit
 from excise.errors import SaveError
+from excise.files import FurtherFiles
+from excise.reproduce.record import NAME
 
 _CARD, _ORIGINAL_CARD = "README.md", "ORIGINAL_README.md"
 
@@ -41,11 +43,13 @@ def write_checkpoint(
     destination: Path,
     texts: Mapping[str, str],
     progress: Progress,
+    further: FurtherFiles | None = None,
 ) -> Kept:
     """Write the edited checkpoint to the new folder `destination`; returns how much of the edit packing kept.
 
     source_digest: of the original. texts: files to write beside it, by name; they stand in place of the
-    original's, whose card is kept as ORIGINAL_README.md.
+    original's, whose card is kept as ORIGINAL_README.md. further: asked for more of them when all else is
+    written and checked, so that the folder has its name only with them.
     A call that was killed is taken up where it stopped by the same call. Raises SaveError if the
     disk is too small, anything cannot be written, or what was written is not what it should be, and
     ModelError if the original turns out damaged; `destination` then does not exist.
@@ -55,6 +59,8 @@ def write_checkpoint(
         _require_room(destination, plan, place.folder, place.finished)
         kept = _write_weights(plan, place, progress)
         _write_others(plan, place, texts)
+        if further is not None:
+            _write_texts(place, further(place.folder))
         return kept
 
 
@@ -117,12 +123,19 @@ def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
 
 
 def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> None:
+    for name in place.finished - {file.path.name for file in plan.checkpoint.files}:
+        # Of a killed call, which may have been to write further files; what is small is written anew.
+        (place.folder / name).unlink()
     for original, name in _copies(plan, texts):
         with place.file(name) as path:
             shutil.copyfile(original, path)
             if not same_bytes(original, path):
                 raise SaveError(f"{name}: is not what was copied; the disk may be faulty")
-    for name, text in _texts(plan, texts).items():
+    _write_texts(place, _texts(plan, texts))
+
+
+def _write_texts(place: Workplace, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
         with place.file(name) as path:
             path.write_text(text, encoding="utf-8")
 
@@ -135,7 +148,8 @@ def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
     # The original's card describes another model now; it stays beside ours.
     kept = [(path, _ORIGINAL_CARD if name == _CARD in made else name) for path, name in copies]
-    return [(path, name) for path, name in kept if name not in made]
+    # A record of the original's making would be taken for one of the copy's.
+    return [(path, name) for path, name in kept if name not in made and name != NAME]
 
 
 def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:

@@ -49,7 +49,9 @@ def diff(
 ) -> int:
     """Compare the checkpoints A and B. Returns the exit status."""
     settings = gather({"model": words[0], **flags}, environment, None)
-    wanted = _Results(Path(undo) if undo else None, Path(edit) if edit else None)
+    wanted = _Results(
+        Path(undo).expanduser() if undo else None, Path(edit).expanduser() if edit else None
+    )
     for path in (wanted.undo, wanted.edit):
         if path is not None:
             require_free(path)

@@ -19,7 +19,7 @@ from excise.run.card import figures_of, search_figures_of
 from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
 from excise.run.record import outcome_in
-from excise.run.reproduction import record_saved, reproduction_of
+from excise.run.reproduction import reproduction_of
 
 
 def export(
@@ -101,7 +101,7 @@ def write(
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
-    known = reproduction_of(run.directory, source, number, "model", text, hardware=hardware)
+    known = reproduction_of(run.directory, source, number, text, hardware=hardware)
     loaded, _ = load_runner(settings, source, screen)
     anatomy = examine(loaded.model, settings.writers)
     screen(events.Note(f"exporting trial {number}"))
@@ -115,10 +115,8 @@ def write(
             form=settings.packed,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
+            known=known,
         )
-        record_saved(known, save, edit, loaded, anatomy)
     if adapter is not None:
         tell_serving(edit, anatomy.writers, screen)
-        save_model_adapter(loaded, anatomy, edit, adapter, text, screen)
-        as_adapter = known.model_copy(update={"made": "adapter"})
-        record_saved(as_adapter, adapter, edit, loaded, anatomy)
+        save_model_adapter(loaded, anatomy, edit, adapter, text, screen, known)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
 from excise.edit.edit import Edit
+from excise.reproduce.record import Reproduction
 from excise.run.adapter import tell_serving
 from excise.run.card import figures_of
 from excise.run.export import save_model, save_model_adapter
@@ -17,7 +17,7 @@ from excise.run.figures import HeldOut
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome
-from excise.run.reproduction import record_saved, reproduction_of
+from excise.run.reproduction import reproduction_of
 from excise.run.search import search
 from excise.search.front import Point, pareto_front
 from excise.search.study import Study
@@ -88,19 +88,15 @@ class Session:
     def _figures(self, outcome: Outcome) -> str:
         return figures_of(outcome, self.prepared.coverage.per_layer)
 
-    def _record(
-        self, outcome: Outcome, destination: Path, made: Literal["model", "adapter"]
-    ) -> None:
+    def _known(self, outcome: Outcome) -> Reproduction:
         prepared = self.prepared
-        known = reproduction_of(
+        return reproduction_of(
             prepared.directory,
             prepared.loaded.source,
             outcome.trial,
-            made,
             self._figures(outcome),
             hardware=not prepared.settings.no_hardware,
         )
-        record_saved(known, destination, self.edit(outcome), prepared.loaded, prepared.anatomy)
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
@@ -114,8 +110,8 @@ class Session:
             form=settings.packed,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
+            known=self._known(outcome),
         )
-        self._record(outcome, destination, "model")
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
@@ -128,5 +124,5 @@ class Session:
             destination,
             self._figures(outcome),
             self.screen,
+            self._known(outcome),
         )
-        self._record(outcome, destination, "adapter")

@@ -24,20 +24,21 @@ from excise.run.record import outcome_in
 
 def show(word: str, *, plot: str | None, as_json: bool) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
-    if plot is not None:
-        require_plots(Path(plot))
+    picture = Path(plot).expanduser() if plot is not None else None
+    if picture is not None:
+        require_plots(picture)
     path = edit_path(word)
     edit = load_edit(path)
-    if plot is not None:
-        plot_edit(edit, f"{path.name}: {edit.kind}", Path(plot))
+    if picture is not None:
+        plot_edit(edit, f"{path.name}: {edit.kind}", picture)
     if as_json:
         write_json(edit_as_json(path, edit), indent=1)
         return 0
     console = make_console()
     for part in _parts(path, edit):
         console.print(part)
-    if plot is not None:
-        console.print(f"plotted to {plot}")
+    if picture is not None:
+        console.print(f"plotted to {picture}")
     return 0
 
 

@@ -39,7 +39,8 @@ def upload(
     if form is not None and form not in _FORMS:
         raise SettingsError(f"--as={form}: must be one of {', '.join(_FORMS)}")
     run = open_named(word, flags, environment)
-    of_runs = [flag_name(field) for field in flags if field not in ("yes", "json_lines")]
+    of_both = ("yes", "json_lines", "no_hardware")
+    of_runs = [flag_name(field) for field in flags if field not in of_both]
     of_runs += ["--as"] if form is not None else []
     if run is None and of_runs:
         raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
@@ -54,7 +55,8 @@ def upload(
 
     with screen_for(json_lines=bool(flags.get("json_lines"))) as screen:
         folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
-        what = examined(folder)
+        hidden = bool(flags.get("no_hardware")) if run is None else run.settings.no_hardware
+        what = examined(folder, hardware=not hidden)
         if what.record is None:
             screen(
                 events.Note(

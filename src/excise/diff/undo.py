@@ -142,9 +142,13 @@ def _list(names: list[str]) -> str:
 
 
 def _card(first: Checkpoint, second: Checkpoint, count: int) -> str:
+    former, latter = (
+        Path(one.name).absolute().name if one.source is None else one.source.public_name
+        for one in (first, second)
+    )
     return (
         "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n# An edit undone\n\n"
-        f"This LoRA adapter turns **{second.name}** back into **{first.name}**, within rounding: it holds "
+        f"This LoRA adapter turns **{latter}** back into **{former}**, within rounding: it holds "
         f"the opposite of what tells the two apart, in {count} parameters. Made by `excise diff --undo` from "
         "both checkpoints; nothing was trained.\n"
     )

@@ -19,7 +19,7 @@ from excise.edit.layout import require_matrices
 from excise.edit.matrices import MatrixOperators, parts
 from excise.edit.served import serving_note
 from excise.errors import SaveError
-from excise.files import new_folder
+from excise.files import FurtherFiles, new_folder
 from excise.model.weights import dense
 from excise.model.writers import Writer, WriterTensor
 
@@ -173,15 +173,17 @@ def save_adapter(
     destination: Path,
     card: str,
     weights: Weights | None = None,
+    further: FurtherFiles | None = None,
 ) -> None:
     """Write a peft folder that `PeftModel.from_pretrained` loads. Raises SaveError.
 
     model: unedited; its W are read unless `weights` gives them, and then it may be without any. writers: the
-    model's. base: name or path of the original model, for the adapter's configuration.
+    model's. base: name or path of the original model, for the adapter's configuration. further: files that
+    the folder gets before it takes its name.
     """
     require_adapter(model, _changed(edit, writers), edit.directions)
     changes = list(edit_changes(edit, writers, weights or loaded_weights(model)))
-    write_adapter(model, changes, base, destination, card)
+    write_adapter(model, changes, base, destination, card, further)
 
 
 def write_adapter(
@@ -190,6 +192,7 @@ def write_adapter(
     base: str,
     destination: Path,
     card: str,
+    further: FurtherFiles | None = None,
 ) -> None:
     """Write the changes as a peft folder. Raises SaveError. model: its weights are not read."""
     from peft import LoraConfig
@@ -215,6 +218,8 @@ def write_adapter(
         config.save_pretrained(str(folder))
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         (folder / "README.md").write_text(f"{card.rstrip()}\n\n{note}\n", encoding="utf-8")
+        for name, text in (further(folder) if further is not None else {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def split_targets(model: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]]:

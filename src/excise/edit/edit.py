@@ -97,8 +97,11 @@ def load_edit(path: Path) -> Edit:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["excise"])
             _check(path, header)
+            # Copied, because the file's own memory lies at any address, on which sums depend in their last
+            # bit: an edit that was read would give other weights than the same one just found.
             u, v, strengths = (
-                file.get_tensor(name).to(torch.float32) for name in ("u", "v", "strengths")
+                file.get_tensor(name).to(torch.float32, copy=True)
+                for name in ("u", "v", "strengths")
             )
         facts = dict(header["facts"])
         base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError, SaveError
-from excise.reproduce.record import NAME, Reproduction, read_reproduction
+from excise.reproduce.record import NAME, Reproduction, as_text, read_reproduction
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-_INDEX = "model.safetensors.index.json"
+_WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Upload:
         ).hexdigest()
 
 
-def examined(folder: Path) -> Upload:
+def examined(folder: Path, *, hardware: bool = True) -> Upload:
     """Look a folder over before anything is sent. Raises SaveError with what is wrong.
 
     Hidden files stay behind. `reproduce.json` and the adapter's configuration are sent without the folders
-    of this disk that stand in them.
+    of this disk that stand in them; hardware: False leaves out what the model ran on.
     """
     if not folder.is_dir():
         raise SaveError(f"{folder}: no such folder; give one that excise saved, or a run directory")
@@ -70,13 +71,13 @@ def examined(folder: Path) -> Upload:
         if path.is_file():
             files[name] = path
     made = _kind(folder, files)
-    _require_whole(folder, files)
+    _require_whole(folder, made, files)
     if "README.md" not in files:
         raise SaveError(
             f"{folder}: has no README.md to say what it is; save it with excise, or write one"
         )
     record = read_reproduction(folder) if NAME in files else None
-    contents = {} if record is None else {NAME: without_folders(files[NAME])}
+    contents = {} if record is None else {NAME: for_others(files[NAME], hardware=hardware)}
     if made == "adapter":
         contents |= _base_by_name(files[_ADAPTER[0]])
     return Upload(made, files, contents, record)
@@ -85,42 +86,38 @@ def examined(folder: Path) -> Upload:
 def _kind(folder: Path, files: dict[str, Path]) -> Literal["model", "adapter"]:
     if all(name in files for name in _ADAPTER):
         return "adapter"
-    weights = [name for name in files if name.endswith(".safetensors")]
-    if "config.json" in files and weights:
+    if "config.json" in files and any(name.endswith(_WEIGHTS) for name in files):
         return "model"
     raise SaveError(
-        f"{folder}: neither a model (config.json, *.safetensors) nor an adapter ({', '.join(_ADAPTER)})"
+        f"{folder}: neither a model (config.json, *.safetensors or pytorch_model*.bin) nor an adapter "
+        f"({', '.join(_ADAPTER)})"
     )
 
 
-def _require_whole(folder: Path, files: dict[str, Path]) -> None:
-    for name, path in files.items():
-        if name.endswith(".safetensors"):
-            try:
+def _require_whole(folder: Path, made: str, files: dict[str, Path]) -> None:
+    try:
+        if made == "model":
+            open_checkpoint(folder)
+        for name, path in files.items():
+            # Whatever else lies beside the weights that are loaded goes up too.
+            if name.endswith(".safetensors"):
                 read_safetensors(path)
-            except ModelError as error:
-                raise SaveError(str(error).replace("download it again", "save it again")) from error
-    if _INDEX in files:
-        try:
-            named = set(
-                json.loads(files[_INDEX].read_text(encoding="utf-8"))["weight_map"].values()
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SaveError(f"{files[_INDEX]}: damaged ({error}); save the model again") from error
-        if absent := sorted(named - files.keys()):
-            raise SaveError(
-                f"{folder}: {absent[0]} is missing, which the index names; save the model again"
-            )
+    except ModelError as error:
+        message = str(error).replace("download the checkpoint again", "save the model again")
+        raise SaveError(message.replace("download it again", "save it again")) from error
 
 
-def without_folders(path: Path) -> bytes:
+def for_others(path: Path, *, hardware: bool) -> bytes:
     """A `reproduce.json` in which files and folders of a disk are named by their last part only.
 
     Where things lie on somebody's disk is nobody else's concern; their digests tell which they were.
+    hardware: False leaves that out.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
+    if not hardware:
+        content["circumstances"].pop("hardware", None)
     places = sorted(set(_places(content["model"], content["settings"])), key=len, reverse=True)
-    text = path.read_text(encoding="utf-8")
+    text = as_text(content)
     for place in places:
         mine, shown = (
             json.dumps(one, ensure_ascii=False)[1:-1] for one in (place, Path(place).name)

@@ -33,6 +33,11 @@ class ModelSource:
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     @property
+    def public_name(self) -> str:
+        """The name to tell others: where a model lies on somebody's disk is nobody else's concern."""
+        return self.name if self.revision is not None else Path(self.name).absolute().name
+
+    @property
     def has_safetensors(self) -> bool:
         """True if the checkpoint can be edited file by file."""
         return self.gguf is None and any(self.folder.glob("*.safetensors"))

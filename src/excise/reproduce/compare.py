@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from excise.errors import ReproductionError
 from excise.reproduce.record import Change, Reproduction, Stored
 
 Sameness = Literal["same", "within rounding", "different"]
@@ -68,8 +69,13 @@ class Comparison:
 
 
 def compare(recorded: Reproduction, rebuilt: Reproduction) -> Comparison:
-    """Compare what was saved with what was made again, tensor by tensor."""
+    """Compare what was saved with what was made again, tensor by tensor.
+
+    Raises ReproductionError for a record that names no tensor.
+    """
     theirs, ours = recorded.tensors, rebuilt.tensors
+    if not theirs or not ours:
+        raise ReproductionError("a record names no tensor: there is nothing to compare")
     names = sorted(theirs.keys() | ours.keys())
     unequal = {name for name in names if _hash(theirs, name) != _hash(ours, name)}
     found: list[Difference] = []
@@ -80,8 +86,9 @@ def compare(recorded: Reproduction, rebuilt: Reproduction) -> Comparison:
         if here and all(_comparable(theirs.get(name), ours.get(name)) for name in here):
             found.append(_measured(change, here, theirs, ours, dtype))
             explained.update(here)
+    edited = {name for change in recorded.changes for name in change.tensors}
     found += [
-        Difference((name,), None, None, _why(theirs.get(name), ours.get(name)))
+        Difference((name,), None, None, _why(theirs.get(name), ours.get(name), name in edited))
         for name in sorted(unequal - explained)
     ]
     return Comparison(len(names), len(names) - len(unequal), tuple(found))
@@ -129,11 +136,13 @@ def _measured(
     return Difference(names, math.sqrt(gap) / change.size, allowed / change.size)
 
 
-def _why(one: Stored | None, other: Stored | None) -> str:
+def _why(one: Stored | None, other: Stored | None, edited: bool) -> str:
     if other is None:
         return "is missing now"
     if one is None:
         return "was not there then"
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return f"was {one.dtype} {list(one.shape)}, is {other.dtype} {list(other.shape)}"
+    if edited:
+        return "was edited, and differs by what the record does not tell"
     return "was not edited, and differs: the original is another one"

@@ -7,15 +7,12 @@ sketch is sixteen numbers, linear in the tensor: the distance of two sketches es
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from excise.errors import SaveError
 from excise.reproduce.record import Stored
 
 BUCKETS = 16
@@ -25,52 +22,42 @@ _CHUNK = 1 << 16
 as fast. A multiple of 64, the signs that one word of random bits gives."""
 
 
-def fingerprints(folder: Path, sketched: Callable[[str], bool]) -> dict[str, Stored]:
-    """Every tensor of the safetensors files in `folder`, by name; with norm and sketch where `sketched`.
+def fingerprint(
+    dtype: str, shape: tuple[int, ...], data: bytes | bytearray, numbers: Iterable[Tensor] | None
+) -> Stored:
+    """What is recorded of a tensor stored as `data`.
 
-    One tensor is in memory at a time. Raises SaveError if a file cannot be read.
+    numbers: what it holds, to be measured by: of a packed one each matrix, unpacked. None leaves norm and
+    sketch out.
     """
-    found: dict[str, Stored] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                    view = file.get_slice(name)
-                    facts = {"dtype": view.get_dtype(), "shape": tuple(view.get_shape())}
-                    found[name] = _stored(file.get_tensor(name), facts, sketched(name))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise SaveError(f"{path}: could not be read again ({error})") from error
-    return dict(sorted(found.items()))
+    digest = hashlib.sha256(data).hexdigest()
+    if numbers is None:
+        return Stored(dtype=dtype, shape=shape, sha256=digest)
+    norm, buckets = sketch(numbers)
+    return Stored(dtype=dtype, shape=shape, sha256=digest, norm=norm, sketch=buckets)
 
 
-def _stored(tensor: Tensor, facts: dict[str, object], sketched: bool) -> Stored:
-    flat = tensor.reshape(-1)
-    # hashlib takes the bytes where they lie.
-    digest = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
-    if not sketched:
-        return Stored.model_validate({**facts, "sha256": digest})
-    norm, numbers = sketch(flat)
-    return Stored.model_validate({**facts, "sha256": digest, "norm": norm, "sketch": numbers})
+def sketch(pieces: Iterable[Tensor]) -> tuple[float, tuple[float, ...]]:
+    """‖A‖ and the count sketch of A, float64 arithmetic.
 
-
-def sketch(flat: Tensor) -> tuple[float, tuple[float, ...]]:
-    """‖A‖ and the count sketch of A [n], float64 arithmetic.
-
-    Number i is added with a random sign to bucket i mod 16. The squared distance of two sketches is an
-    unbiased estimate of ‖A − B‖², with a relative standard deviation of √(2/16) where the difference is
-    spread over the buckets: the distance is right within a fifth or so. Source: Charikar, Chen and
-    Farach-Colton 2002; as a projection, Weinberger et al. 2009 (arXiv 0902.2206). The signs are bits of
+    pieces: A in parts of any shape, one in memory at a time; each begins at a multiple of 64, with
+    zeros before it. Number i is added with a random sign to bucket i mod 16. The squared distance of two
+    sketches is an unbiased estimate of ‖A − B‖², with a relative standard deviation of √(2/16) where the
+    difference is spread over the buckets: the distance is right within a fifth or so. Source: Charikar, Chen
+    and Farach-Colton 2002; as a projection, Weinberger et al. 2009 (arXiv 0902.2206). The signs are bits of
     numpy's PCG64, whose stream numpy promises to keep.
     """
     bits = np.random.PCG64(_SEED)
     buckets, squares = np.zeros(BUCKETS), 0.0
-    for start in range(0, len(flat), _CHUNK):
-        values = flat[start : start + _CHUNK].to(torch.float64).numpy()
-        words = np.asarray(bits.random_raw(-(-len(values) // 64)), dtype="<u8")
-        ones = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(values)]
-        signed = values * (ones.astype(np.int8) * np.int8(2) - np.int8(1))
-        rows = np.pad(signed, (0, -len(signed) % BUCKETS)).reshape(-1, BUCKETS)
-        # A product, because summing over the first axis is slow.
-        buckets += np.ones(len(rows)) @ rows
-        squares += float(values @ values)
+    for piece in pieces:
+        flat = piece.reshape(-1)
+        for start in range(0, len(flat), _CHUNK):
+            values = flat[start : start + _CHUNK].to(torch.float64).numpy()
+            words = np.asarray(bits.random_raw(-(-len(values) // 64)), dtype="<u8")
+            ones = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(values)]
+            signed = values * (ones.astype(np.int8) * np.int8(2) - np.int8(1))
+            rows = np.pad(signed, (0, -len(signed) % BUCKETS)).reshape(-1, BUCKETS)
+            # A product, because summing over the first axis is slow.
+            buckets += np.ones(len(rows)) @ rows
+            squares += float(values @ values)
     return float(np.sqrt(squares)), tuple(float(one) for one in buckets)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
+from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
-from excise.files import replacing
 
 FORMAT = 1
 NAME = "reproduce.json"
@@ -36,6 +36,26 @@ class Prompts(_Record):
     revision: str | None
     prompts: int
     digest: str
+
+
+class Parts(_Record):
+    """The prompts of one kind."""
+
+    train: Prompts
+    search: Prompts
+    held_out: Prompts
+
+
+class PromptSets(_Record):
+    """The prompts of both kinds."""
+
+    target: Parts
+    control: Parts
+
+    def part(self, kind: str, part: str) -> Prompts:
+        """One part of the prompts of one kind."""
+        found: Prompts = getattr(getattr(self, kind), part)
+        return found
 
 
 class Trial(_Record):
@@ -70,7 +90,10 @@ class Circumstances(_Record):
 
 
 class Stored(_Record):
-    """A stored tensor. sha256: of its raw bytes. norm, sketch: of edited ones, see `fingerprint`."""
+    """A stored tensor. dtype: as safetensors names it. sha256: of its raw bytes.
+
+    norm, sketch: of edited ones, of their numbers as they are unpacked; see `fingerprint`.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -87,15 +110,20 @@ class Change(_Record):
 
 
 class Reproduction(_Record):
-    """All of a `reproduce.json`. settings: those that decide the result. figures: as in the model card."""
+    """All of a `reproduce.json`.
+
+    packed: what packed tensors of edited matrices became. settings: those that decide the result; what is
+    stored of them leaves out all others. figures: as in the model card.
+    """
 
     format: int
     made: Literal["model", "adapter"]
+    packed: Literal["same", "plain"] = "same"
     model: Original
     seed: int
-    settings: dict[str, Any]
+    settings: Settings
     settings_digest: str
-    prompts: dict[str, dict[str, Prompts]]
+    prompts: PromptSets
     trial: Trial
     circumstances: Circumstances
     written_with: dict[str, str]
@@ -103,19 +131,22 @@ class Reproduction(_Record):
     tensors: dict[str, Stored]
     changes: tuple[Change, ...]
 
-    def save(self, path: Path) -> None:
-        """Write the file whole or not at all. Raises SaveError."""
+    @field_serializer("settings")
+    def _of_the_study(self, settings: Settings) -> dict[str, object]:
+        return study_settings(settings)
+
+    def text(self) -> str:
+        """What the file holds."""
         content = self.model_dump(mode="json")
         if self.circumstances.hardware is None:
             del content["circumstances"]["hardware"]
         for entry in content["tensors"].values():
             if entry["sketch"] is None:
                 del entry["norm"], entry["sketch"]
-        with replacing(path) as temporary:
-            temporary.write_text(_text(content), encoding="utf-8")
+        return as_text(content)
 
 
-def _text(content: Mapping[str, Any]) -> str:
+def as_text(content: Mapping[str, Any]) -> str:
     """JSON with a line for each tensor and change, so that two files can be compared by `diff`."""
     long = ("tensors", "changes")
     head = json.dumps(
@@ -140,7 +171,13 @@ def read_reproduction(path: Path) -> Reproduction:
                 f"{path}: format {content['format']} is newer than this excise reads ({FORMAT}); "
                 "install a newer excise"
             )
-        return Reproduction.model_validate(content)
+        record = Reproduction.model_validate(content)
+        if not record.tensors:
+            raise ReproductionError(
+                f"{path}: names no tensor, so that nothing could be compared with it; save the {record.made} "
+                "once more"
+            )
+        return record
     except FileNotFoundError as error:
         raise ReproductionError(f"{path}: no such file") from error
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from excise.checkpoint.folder import open_checkpoint
@@ -13,9 +14,11 @@ from excise.checkpoint.write import Progress, write_checkpoint, write_gguf
 from excise.edit.edit import Edit
 from excise.errors import SaveError
 from excise.model.source import ModelSource
+from excise.reproduce.record import NAME, Reproduction
 from excise.run import events
 from excise.run.card import model_card
 from excise.run.events import Tell
+from excise.run.reproduction import model_record
 
 _STEP = 0.25
 """Share of the bytes after which progress is told."""
@@ -72,18 +75,25 @@ def apply_edit(
     destination: Path,
     figures: str,
     tell: Tell,
-    extra: dict[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
+    known: Reproduction | None = None,
 ) -> None:
     """Write the edited checkpoint to the new folder `destination`. Raises SaveError or ModelError.
 
-    figures: what is known of the edit, for the card. extra: further files, by name.
+    figures: what is known of the edit, for the card. extra: further files, by name. known: what the edit
+    was made from, for a `reproduce.json`; without it there is none.
     """
     tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
     if plan.checkpoint.left_out:
         names = ", ".join(str(one) for one in plan.checkpoint.left_out)
         tell(events.Note(f"left out, because it holds the weights once more, unedited: {names}"))
-    texts = {"README.md": model_card(source, plan.edit, figures, adapter=False), **(extra or {})}
-    kept = write_checkpoint(plan, source.digest, destination, texts, _told(tell))
+    card = model_card(source, plan.edit, figures, adapter=False, recorded=known is not None)
+    texts = {"README.md": card, **(extra or {})}
+
+    def record(folder: Path) -> Mapping[str, str]:
+        return {} if known is None else {NAME: model_record(known, plan, folder).text()}
+
+    kept = write_checkpoint(plan, source.digest, destination, texts, _told(tell), record)
     _tell_saved(plan, destination, kept, tell)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from excise import __version__
 from excise.edit.edit import Edit
@@ -12,6 +11,11 @@ from excise.model.source import ModelSource
 from excise.run.front_matter import OriginalCard, front_matter, original_card
 from excise.run.record import Outcome
 from excise.scores.interval import counted
+
+_RECORDED = """
+`reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
+reproduce.json DIR`.
+"""
 
 
 def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
@@ -87,16 +91,20 @@ def _reservations(edit: Edit) -> str:
     return "".join(f"\n\n{line}" for line in lines)
 
 
-def model_card(source: ModelSource, edit: Edit, figures: str, *, adapter: bool) -> str:
-    """Text of the README.md that goes with an edited model or an adapter; the original's card is its end."""
+def model_card(
+    source: ModelSource, edit: Edit, figures: str, *, adapter: bool, recorded: bool = False
+) -> str:
+    """Text of the README.md that goes with an edited model or an adapter; the original's card is its end.
+
+    recorded: whether a `reproduce.json` goes with it.
+    """
     edited, writers = len(edit.changed), len(set(edit.writers))
     facts = facts_of(edit.kind)
     rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
     form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
     parameters = "\n".join(f"- `{name}`: {value}" for name, value in edit.parameters.items())
     original = original_card(source)
-    # Folders of somebody's disk are nobody else's concern.
-    name = source.name if source.revision else Path(source.name).name
+    name = source.public_name
     return f"""{front_matter(original, source, adapter=adapter)}
 
 # {name}, edited
@@ -116,10 +124,7 @@ it.** {_terms(original)}{_reservations(edit)}
 ## How it was made
 
 {parameters}
-
-`reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
-reproduce.json DIR`.
-{_original_text(original, name)}"""
+{_RECORDED if recorded else ""}{_original_text(original, name)}"""
 
 
 def _terms(original: OriginalCard | None) -> str:

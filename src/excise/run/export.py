@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -17,10 +18,12 @@ from excise.files import require_free
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
 from excise.model.writers import Anatomy
+from excise.reproduce.record import NAME, Reproduction
 from excise.run import events
 from excise.run.apply import apply_edit, plan_for
 from excise.run.card import model_card
 from excise.run.events import Tell
+from excise.run.reproduction import adapter_record
 
 
 def require_rewritable(
@@ -51,9 +54,11 @@ def save_model(
     form: Form = "same",
     declared: tuple[str, ...] = (),
     trust_remote_code: bool = False,
+    known: Reproduction | None = None,
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
+    known: what the edit was made from, for the `reproduce.json` beside the model; without it there is none.
     The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
     model in memory holds unpacked, that model is written first.
     """
@@ -63,7 +68,7 @@ def save_model(
         plan = plan_for(
             edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code
         )
-        apply_edit(plan, source, destination, figures, tell, extra)
+        apply_edit(plan, source, destination, figures, tell, extra, known)
         return
     require_free(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +78,7 @@ def save_model(
         write_plain(loaded, Path(folder))
         plain = ModelSource(source.name, Path(folder), None, None)
         plan = plan_for(edit, plain, declared=declared)
-        apply_edit(plan, source, destination, figures, tell, extra)
+        apply_edit(plan, source, destination, figures, tell, extra, known)
 
 
 def save_model_adapter(
@@ -83,11 +88,20 @@ def save_model_adapter(
     destination: Path,
     figures: str,
     tell: Tell,
+    known: Reproduction | None = None,
 ) -> None:
-    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError."""
+    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
+
+    known: as for a model.
+    """
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
-    card = model_card(loaded.source, edit, figures, adapter=True)
-    save_adapter(edit, loaded.model, anatomy.writers, loaded.source.name, destination, card)
+    card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
+
+    def record(folder: Path) -> Mapping[str, str]:
+        return {} if known is None else {NAME: adapter_record(known, folder).text()}
+
+    name, model = loaded.source.name, loaded.model
+    save_adapter(edit, model, anatomy.writers, name, destination, card, further=record)
     tell(events.Saved("adapter", str(destination)))
 
 

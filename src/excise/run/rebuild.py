@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FixedTrial
 
-from excise.config import Settings, gather
+from excise.config import Settings, gather, study_settings
 from excise.engine.device import input_device
 from excise.errors import ModelError, PromptError, ReproductionError
 from excise.model.load import LoadedModel
@@ -18,14 +18,13 @@ from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy
 from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.environment import hardware, versions
-from excise.reproduce.record import Circumstances, Reproduction
+from excise.reproduce.record import Circumstances, Reproduction, read_reproduction
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.directory import set_digest
 from excise.run.events import Tell
 from excise.run.export import save_model, save_model_adapter
 from excise.run.prepare import Prepared, open_model, prepare, settle
-from excise.run.reproduction import record_saved
 from excise.run.search import open_study, search
 from excise.search.bank import edit_of
 from excise.search.space import Candidate, candidate_of, propose_operator
@@ -89,18 +88,29 @@ def rebuild(
             destination,
             known.figures,
             tell,
-            form=settings.packed,
+            form=recorded.packed,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
+            known=known,
         )
     else:
-        save_model_adapter(loaded, anatomy, edit, destination, known.figures, tell)
-    return record_saved(known, destination, edit, loaded, anatomy)
+        save_model_adapter(loaded, anatomy, edit, destination, known.figures, tell, known)
+    return read_reproduction(destination)
 
 
 def settings_of(recorded: Reproduction, given: Mapping[str, object]) -> Settings:
-    """The recorded settings, with what the run found out by itself as if it had been given."""
-    settings: dict[str, Any] = dict(recorded.settings)
+    """The recorded settings, with what the run found out by itself as if it had been given.
+
+    Raises ReproductionError if code of the model's is to be run and `given` does not allow it: a file that
+    came from somewhere else must not decide that.
+    """
+    trusted = bool(given.get("trust_remote_code"))
+    if recorded.settings.trust_remote_code and not trusted:
+        raise ReproductionError(
+            f"the saved {recorded.made} was made with --trust-remote-code, which runs code that comes with "
+            f"{recorded.model.name}; read that code, and give --trust-remote-code to run it"
+        )
+    settings: dict[str, Any] = study_settings(recorded.settings)
     then = recorded.circumstances
     settings |= {
         "model": recorded.model.name,
@@ -110,15 +120,16 @@ def settings_of(recorded: Reproduction, given: Mapping[str, object]) -> Settings
         "search": then.search,
         "allow_partial": True,
         "allow_absent": True,
+        "trust_remote_code": trusted,
     }
     if settings["quantization"] == "none" and not recorded.trial.facts.get("packing"):
         settings["dtypes"] = [then.dtype]
     for kind in ("target", "control"):
         for part in _PARTS:
-            _pin(settings, f"{kind}_{part}", recorded.prompts[kind][part].revision)
+            _pin(settings, f"{kind}_{part}", recorded.prompts.part(kind, part).revision)
             if kind in given:
                 settings[f"{kind}_{part}"] = None
-        _pin(settings, kind, recorded.prompts[kind]["train"].revision)
+        _pin(settings, kind, recorded.prompts.part(kind, "train").revision)
     if "model" in given:
         settings["revision"] = None
     # Neither the environment nor an excise.toml: the record says what the settings were.
@@ -149,7 +160,7 @@ def _require_unmoved(
         moved.append(f"the model {source.name} (was {recorded.model.digest}, is {source.digest})")
     for kind, parts in (("target", prompts.target), ("control", prompts.control)):
         for part in _PARTS:
-            found, then = getattr(parts, part), recorded.prompts[kind][part]
+            found, then = getattr(parts, part), recorded.prompts.part(kind, part)
             if set_digest(found) != then.digest:
                 name = f"the {kind} {part.replace('_', '-')} prompts ({found.origin})"
                 (moved if part == "train" or all_parts else idle).append(name)

@@ -1,31 +1,27 @@
-"""`reproduce.json` of what is being saved: from the run directory, the edit, and the files just written."""
+"""`reproduce.json` of what is being saved: from the run directory, the plan, and the files just written."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from excise.edit.edit import Edit
-from excise.edit.layout import spellings, stored_tensors
-from excise.edit.matrices import MatrixOperators, parts
+from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.numbers import Stored, steps_for
+from excise.checkpoint.plan import Plan, Rewrite
+from excise.checkpoint.tensors import as_tensor, read_bytes, read_safetensors
+from excise.config import Settings
+from excise.edit.matrices import blocks_of, removed
 from excise.errors import RunError
-from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
-from excise.model.weights import dense
-from excise.model.writers import Anatomy, Writer
 from excise.reproduce.environment import versions
-from excise.reproduce.fingerprint import fingerprints
+from excise.reproduce.fingerprint import fingerprint
 from excise.reproduce.record import (
     FORMAT,
-    NAME,
     Change,
     Circumstances,
     Original,
-    Prompts,
+    PromptSets,
     Reproduction,
     Trial,
 )
@@ -37,12 +33,11 @@ def reproduction_of(
     directory: RunDirectory,
     source: ModelSource,
     number: int,
-    made: Literal["model", "adapter"],
     figures: str,
     *,
     hardware: bool = True,
 ) -> Reproduction:
-    """What is known of a trial of a run before anything is written: a record without tensors.
+    """What is known of a trial of a run before anything is written: the record of no tensors yet.
 
     hardware: False leaves that part out. Raises RunError if the run was last written by an excise that did
     not record this.
@@ -65,15 +60,12 @@ def reproduction_of(
     writers = len(dict.fromkeys(edit.writers))
     return Reproduction(
         format=FORMAT,
-        made=made,
+        made="model",
         model=Original(name=source.name, revision=source.revision, digest=source.digest),
         seed=identity["settings"]["seed"],
-        settings=identity["settings"],
+        settings=Settings.model_validate(identity["settings"]),
         settings_digest=identity["settings_digest"],
-        prompts={
-            kind: {part: Prompts.model_validate(one) for part, one in parts.items()}
-            for kind, parts in record["prompts"].items()
-        },
+        prompts=PromptSets.model_validate(record["prompts"]),
         trial=Trial(
             number=number,
             parameters=dict(edit.parameters),
@@ -92,47 +84,62 @@ def reproduction_of(
     )
 
 
-def record_saved(
-    known: Reproduction, folder: Path, edit: Edit, loaded: LoadedModel, anatomy: Anatomy
-) -> Reproduction:
-    """Write `reproduce.json` beside what was saved in `folder` (`known.made`): `known` and the tensors.
+def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
+    """`known` and the tensors of the model that was written to `folder` by `plan`.
 
-    loaded: the unedited model. Of an adapter every tensor is a change by itself; of a model, what a writer
-    is stored as is one. Raises SaveError.
+    What a writer is stored as is one change. Raises ModelError if a file cannot be read again.
     """
-    if known.made == "adapter":
-        tensors = fingerprints(folder, lambda name: True)
-        changes = [Change(tensors=(name,), size=one.norm or 0.0) for name, one in tensors.items()]
-    else:
-        stored_as = {
-            writer.name: tuple(
-                name
-                for tensor in writer.tensors
-                for one in stored_tensors(loaded.model, tensor)
-                for name in spellings(one.name)
-            )
-            for writer in anatomy.writers
-            if writer.name in edit.changed
+    tensors = {}
+    for name, (file, entry) in sorted(open_checkpoint(folder).tensors.items()):
+        rewrite = plan.rewrites.get(name)
+        if rewrite is None:
+            data = read_bytes(file.path, entry.start, entry.end)
+            tensors[name] = fingerprint(entry.dtype, entry.shape, data, None)
+        else:
+            stored = Stored(rewrite.written(file, entry))
+            numbers = [stored.tensor] if rewrite.repacking is None else stored.matrices()
+            tensors[name] = fingerprint(entry.dtype, entry.shape, stored.data, numbers)
+    changes: dict[str, list[Rewrite]] = {}
+    for rewrite in plan.rewrites.values():
+        changes.setdefault(rewrite.writer, []).append(rewrite)
+    return known.model_copy(
+        update={
+            "made": "model",
+            "packed": plan.form,
+            "tensors": tensors,
+            "changes": tuple(
+                Change(
+                    tensors=tuple(one.output.name for one in rewrites),
+                    size=math.hypot(*(change_size(plan, one) for one in rewrites)),
+                )
+                for rewrites in changes.values()
+            ),
         }
-        wanted = {name for names in stored_as.values() for name in names}
-        tensors = fingerprints(folder, wanted.__contains__)
-        changes = [
-            Change(tensors=names, size=change_size(edit, loaded.model, writer))
-            for writer in anatomy.writers
-            if (names := tuple(n for n in stored_as.get(writer.name, ()) if n in tensors))
-        ]
-    record = known.model_copy(update={"tensors": tensors, "changes": tuple(changes)})
-    record.save(folder / NAME)
-    return record
+    )
 
 
-def change_size(edit: Edit, model: PreTrainedModel, writer: Writer) -> float:
-    """‖W' − W‖ (Frobenius) over all matrices and biases of a writer; model: the unedited one."""
-    operators = MatrixOperators(edit, writer.name)
+def adapter_record(known: Reproduction, folder: Path) -> Reproduction:
+    """`known` and the tensors of the adapter in `folder`, each of which is a change by itself.
+
+    Raises ModelError if the file cannot be read again.
+    """
+    file = read_safetensors(folder / "adapter_model.safetensors")
+    tensors = {}
+    for one in sorted(file.tensors, key=lambda one: one.name):
+        data = read_bytes(file.path, one.start, one.end)
+        numbers = [as_tensor(data, one.dtype, one.shape)]
+        tensors[one.name] = fingerprint(one.dtype, one.shape, data, numbers)
+    changes = tuple(Change(tensors=(name,), size=one.norm or 0.0) for name, one in tensors.items())
+    return known.model_copy(update={"made": "adapter", "tensors": tensors, "changes": changes})
+
+
+def change_size(plan: Plan, rewrite: Rewrite) -> float:
+    """‖W' − W‖ (Frobenius) over the matrices, or biases, of a stored tensor, before they are packed again."""
     squares = 0.0
-    for tensor in writer.tensors:
-        owner, _, name = tensor.name.rpartition(".")
-        values: Tensor = dense(model.get_submodule(owner), name)
-        for part in parts(values, tensor.axis, bias=tensor.bias):
-            squares += float((operators.edited(part) - part).double().square().sum())
+    for matrix, steps in zip(Stored(rewrite).matrices(), steps_for(plan, rewrite), strict=True):
+        for columns in blocks_of(matrix):
+            edited = columns
+            for operator, strength in steps:
+                edited = removed(edited, operator.u, operator.v, strength)
+            squares += float((edited - columns).double().square().sum())
     return math.sqrt(squares)
