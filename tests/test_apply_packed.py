@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import packed_models as packed
+from cli_helpers import Script
 from conftest import tiny_tokenizer, write_edited
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.packing.formats import FLOAT8_LEVELS, ascending
 from excise.checkpoint.packing.rounding import to_integers, to_levels
+from excise.cli.apply_command import apply
 from excise.cli.main import main
 from excise.edit.edit import Edit
 from excise.edit.matrices import removed
@@ -175,6 +177,29 @@ def test_the_choice_is_shown_with_its_size_before_it_is_made(
     capsys.readouterr()
     config = json.loads((elsewhere / "plain" / "config.json").read_text())
     assert "model.layers.1.mlp.down_proj" in config["quantization_config"]["modules_to_not_convert"]
+
+
+def test_what_is_asked_may_be_answered_by_the_end_of_input_or_the_environment(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("fp8", elsewhere / "fp8")
+    edit = save_edit(edit_of(folder), folder, elsewhere / "edit.safetensors")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    words, ended = (str(edit), str(folder), "out"), Script()
+    assert apply(words, {}, {}, force=False, ask=ended) == 0
+    assert len(ended.questions) == 1
+    same = (elsewhere / "out" / "model.safetensors").stat().st_size
+
+    unasked = Script()
+    (elsewhere / "toml").mkdir()
+    monkeypatch.chdir(elsewhere / "toml")
+    assert apply(words, {}, {"EXCISE_PACKED": "plain"}, force=False, ask=unasked) == 0
+    (elsewhere / "toml" / "excise.toml").write_text('packed = "plain"')
+    assert apply((*words[:2], "again"), {}, {}, force=False, ask=unasked) == 0
+    assert apply((*words[:2], "json"), {"json_lines": True}, {}, force=False, ask=unasked) == 0
+    assert unasked.questions == []
+    for out in ("out", "again"):
+        assert (elsewhere / "toml" / out / "model.safetensors").stat().st_size > same
 
 
 def test_forms_that_cannot_be_written_point_to_the_adapter(

@@ -162,6 +162,7 @@ EXPORT = Command(
     1,
     2,
     _LOADING | set(RESULT.fields) | {"writers"},
+    (OwnFlag("force", "", "Write an edit file's adapter for another model than its own."),),
 )
 DIFF = Command(
     "diff",

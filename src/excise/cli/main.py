@@ -124,7 +124,7 @@ def _chat(line: CommandLine) -> int:
 def _export(line: CommandLine) -> int:
     from excise.cli.export_command import export
 
-    return export(line.words, line.flags, os.environ)
+    return export(line.words, line.flags, os.environ, force="force" in line.own)
 
 
 def _show(line: CommandLine) -> int:

@@ -28,11 +28,20 @@ def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) ->
     """
     if edit.base is None:
         differs = "the edit does not say of which checkpoint it was made"
+    elif edit.base.index is None and not edit.base.tells_contents(source):
+        differs = f"the edit, an old file, says nothing that could be compared of {edit.base.model}"
     elif found := edit.base.differences(source):
         differs = (
             f"the edit was made of {edit.base.model}, from which it differs in {'; '.join(found)}"
         )
     else:
+        if not edit.base.tells_contents(source):
+            tell(
+                events.Note(
+                    f"names and shapes are those of {edit.base.model}; contents could not be compared, "
+                    "because the edit file is an old one and only one of the two is a hub model"
+                )
+            )
         return
     if not force:
         raise SaveError(
