@@ -17,8 +17,6 @@ from excise.checkpoint.workplace import Workplace, resumable_folder, unfinished_
 from excise.edit.edit import Edit
 from excise.errors import SaveError
 
-_CARD, _ORIGINAL_CARD = "README.md", "ORIGINAL_README.md"
-
 
 class Progress(Protocol):
     """Hears what is done. stage: "write" or "verify"; done, total: bytes of the weights."""
@@ -45,7 +43,7 @@ def write_checkpoint(
     """Write the edited checkpoint to the new folder `destination`; returns how much of the edit packing kept.
 
     source_digest: of the original. texts: files to write beside it, by name; they stand in place of the
-    original's, whose card is kept as ORIGINAL_README.md.
+    original's.
     A call that was killed is taken up where it stopped by the same call. Raises SaveError if the
     disk is too small, anything cannot be written, or what was written is not what it should be, and
     ModelError if the original turns out damaged; `destination` then does not exist.
@@ -133,9 +131,7 @@ def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
     copies = [(plan.checkpoint.folder / one, str(one)) for one in plan.checkpoint.others]
     if plan.checkpoint.index is not None:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
-    # The original's card describes another model now; it stays beside ours.
-    kept = [(path, _ORIGINAL_CARD if name == _CARD in made else name) for path, name in copies]
-    return [(path, name) for path, name in kept if name not in made]
+    return [(path, name) for path, name in copies if name not in made]
 
 
 def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
