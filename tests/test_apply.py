@@ -409,7 +409,7 @@ def test_an_edit_of_a_run_is_applied_by_its_trial(
     assert written[0] != (model_folder / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert main(["apply", str(finished_run), str(model_folder)]) == 2
-    assert "apply: needs EDIT MODEL OUT" in capsys.readouterr().err
+    assert "apply: needs EDIT|RUN[:TRIAL] MODEL OUT" in capsys.readouterr().err
 
 
 def test_the_card_of_an_applied_edit_tells_what_its_file_tells(
@@ -460,6 +460,36 @@ def test_a_run_on_files_of_old_pytorch_ends_in_an_adapter(
     chosen = json.loads((elsewhere / "run" / "result.json").read_text())["chosen"]["trial"]
     assert main(["export", f"run/edit-{chosen}.safetensors", "--adapter", "streamed"]) == 0
     assert load_file(elsewhere / "streamed" / "adapter_model.safetensors").keys() == adapter.keys()
+
+
+def test_only_what_is_named_like_weights_is_left_out_and_links_to_folders_are_said(
+    made: tuple[Path, Path], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, edit = made
+    shutil.copytree(model, elsewhere / "model")
+    copies = (
+        *("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.fp16.safetensors"),
+        *("consolidated.00.pth", "Q8.gguf", "onnx/decoder_model_merged.onnx"),
+    )
+    others = (
+        "training_args.bin",
+        "scheduler.pt",
+        "voices/af.pt",
+        "feature_stats.h5",
+        "modeling.py",
+    )
+    for name in (*copies, *others):
+        path = elsewhere / "model" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+    (elsewhere / "model" / "linked").symlink_to("extra")
+    assert main(["apply", str(edit), "model", "out"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    before, after = contents(elsewhere / "model"), contents(elsewhere / "out")
+    assert before.keys() - after.keys() == set(copies)
+    assert after.keys() - before.keys() == {"README.md"}
+    assert "left out, because it holds the weights once more, unedited: Q8.gguf" in shown
+    assert "left out, because it is a link to a folder: linked" in shown
 
 
 def test_a_snapshot_of_the_hub_links_to_its_own_blobs(

@@ -161,6 +161,11 @@ def test_an_edit_file_goes_with_its_own_model(
         (["unknown.safetensors", "copy", "--adapter", "out"], "does not say of which checkpoint"),
         (["wide.safetensors", "copy", "--adapter", "out", "--force"], "the edit's 40"),
         (["run", "--adapter", "out", "--force"], "--force: goes with an edit file"),
+        (
+            ["edit.safetensors", "--adapter", "out", "--packed", "plain"],
+            "--packed: goes with a run",
+        ),
+        (["edit.safetensors", "--adapter", "out", "--device=cpu"], "--device: goes with a run"),
         (["edit.safetensors", "packed", "--adapter", "out"], "packed is stored as FP8"),
         (["edit.safetensors", "--save", "out"], "excise apply EDIT MODEL OUT"),
         (["run", "copy", "--adapter", "out"], "a run knows its model"),

@@ -15,7 +15,6 @@ from pathlib import Path
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.checkpoint.tensors import WeightsFile, read_safetensors
-from excise.edit.layout import spellings
 from excise.errors import ModelError
 
 
@@ -72,8 +71,3 @@ def index_digest(index: Index) -> str:
     """16 hexadecimal digits that two checkpoints share if all names, shapes and data types are equal."""
     lines = [[name, held.dtype, list(held.shape)] for name, held in sorted(index.items())]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
-
-
-def stored_name(name: str, index: Index) -> str | None:
-    """The name in the checkpoint: those of base models leave out `model.`, others add it."""
-    return next((known for known in spellings(name) if known in index), None)

@@ -14,7 +14,7 @@ from excise.cli.session import Ask, answer_to
 from excise.cli.stored import figures, open_run_named, open_stored
 from excise.config import Settings, gather
 from excise.edit.edit import Edit, load_edit
-from excise.errors import SaveError
+from excise.errors import SaveError, SettingsError
 from excise.files import require_free
 from excise.model.source import ModelSource, resolve
 from excise.run import events
@@ -51,6 +51,10 @@ def apply(
         source = resolve(settings.model, settings.revision)
         require_base(given.edit, source, force=force, tell=screen)
         if source.gguf is not None:
+            if "packed" in flags:
+                raise SettingsError(
+                    f"--packed: {model} is a GGUF file, which says by itself how each tensor is packed"
+                )
             apply_to_gguf(given.edit, source, destination, settings.writers, screen)
             return 0
         if destination.suffix == ".gguf":

@@ -8,7 +8,7 @@ from pathlib import Path
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
 from excise.cli.stored import StoredRun, figures, open_run_named
-from excise.config import gather
+from excise.config import flag_name, gather
 from excise.edit.edit import load_edit
 from excise.errors import SettingsError
 from excise.model.source import resolve
@@ -19,6 +19,9 @@ from excise.run.card import figures_in
 from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
 from excise.run.reproduction import record_saved, reproduction_of
+
+_OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
+"""The settings that count where the model is not loaded. `save` is answered with what does it."""
 
 
 def export(
@@ -53,6 +56,8 @@ def _export_file(
     force: bool,
 ) -> int:
     """Export an edit file as an adapter, from its base model or a copy of it."""
+    if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
+        raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
     edit = load_edit(path)
     named: dict[str, object] = {}
     if model:

@@ -59,11 +59,12 @@ class Base:
             found.append(
                 f"names, shapes or data types of its tensors (index {source.index_digest}, not {self.index})"
             )
-        if (self.revision is None) == (source.revision is None):
-            what = "contents" if source.revision is None else "revision"
-            theirs, own = source.digest, self.digest
+        if self.revision is not None and source.revision is not None:
+            what, theirs, own = "revision", source.revision, self.revision
         elif self.contents is not None:
             what, theirs, own = "contents", source.contents, self.contents
+        elif self.revision is None and source.revision is None:
+            what, theirs, own = "contents", source.digest, self.digest
         else:
             return found
         if theirs != own:

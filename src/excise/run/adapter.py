@@ -8,12 +8,12 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.checkpoint.index import Index, checkpoint_index, stored_name
+from excise.checkpoint.index import Index, checkpoint_index
 from excise.checkpoint.plan import require_fit
 from excise.checkpoint.reader import Reader
 from excise.edit.adapter import Weights, save_adapter
 from excise.edit.edit import Edit
-from excise.edit.layout import stored_tensors
+from excise.edit.layout import stored_name, stored_tensors
 from excise.edit.matrices import parts
 from excise.edit.served import unservable
 from excise.errors import SaveError

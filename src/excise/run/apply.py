@@ -88,9 +88,13 @@ def apply_edit(
     figures: what is known of the edit, for the card. extra: further files, by name.
     """
     tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
-    if plan.checkpoint.left_out:
-        names = ", ".join(str(one) for one in plan.checkpoint.left_out)
-        tell(events.Note(f"left out, because it holds the weights once more, unedited: {names}"))
+    for left, reason in (
+        (plan.checkpoint.left_out, "it holds the weights once more, unedited"),
+        (plan.checkpoint.linked, "it is a link to a folder"),
+    ):
+        if left:
+            names = ", ".join(map(str, left))
+            tell(events.Note(f"left out, because {reason}: {names}"))
     texts = {"README.md": model_card(source, plan.edit, figures, adapter=False), **(extra or {})}
     kept = write_checkpoint(plan, source.digest, destination, texts, _told(tell))
     _tell_saved(plan, destination, kept, tell)
