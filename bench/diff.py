@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.machine import cost, described
-from excise.diff.checkpoint import open_checkpoint
+from excise.diff.checkpoint import open_compared
 from excise.diff.compare import Report, compare
 from excise.diff.layout import Place
 from excise.edit.operator import unit
@@ -46,7 +46,7 @@ def write(kind: str, folder: Path) -> None:
 
 def measured(kind: str, folder: Path) -> str:
     write(kind, folder)
-    first, second = (open_checkpoint(str(folder / f"{name}.safetensors")) for name in "ab")
+    first, second = (open_compared(str(folder / f"{name}.safetensors")) for name in "ab")
     tensor = WriterTensor(f"{NAME}.weight", (D, K), 0, False)
     reports: list[Report] = []
     taken = cost(

@@ -174,7 +174,7 @@ def test_killed_at_any_moment_the_next_call_ends_with_a_correct_model(
             process.join()
             kills += 1
         if (elsewhere / "out").exists():
-            assert contents(elsewhere / "out").items() >= wanted.items()
+            assert contents(elsewhere / "out") == wanted
         elif chance.random() < 0.3:
             continue  # killed once more before anybody lets it finish
         if not (elsewhere / "out").exists() or partial_path(elsewhere / "out").exists():
@@ -395,18 +395,101 @@ def test_places_that_cannot_be_written_to(
 def test_an_edit_of_a_run_is_applied_by_its_trial(
     finished_run: Path, model_folder: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    number = json.loads((finished_run / "result.json").read_text())["front"][0]
+    number = json.loads((finished_run / "result.json").read_text())["chosen"]["trial"]
+    written: list[bytes] = []
     for word in (
         str(finished_run),
         f"{finished_run}:{number}",
         str(finished_run / f"edit-{number}.safetensors"),
     ):
         assert main(["apply", word, str(model_folder), "out"]) == 0
-        assert (elsewhere / "out" / "model.safetensors").exists()
+        written.append((elsewhere / "out" / "model.safetensors").read_bytes())
         shutil.rmtree(elsewhere / "out")
+    assert written[0] == written[1] == written[2]
+    assert written[0] != (model_folder / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert main(["apply", str(finished_run), str(model_folder)]) == 2
-    assert "apply: needs EDIT MODEL OUT" in capsys.readouterr().err
+    assert "apply: needs EDIT|RUN[:TRIAL] MODEL OUT" in capsys.readouterr().err
+
+
+def test_the_card_of_an_applied_edit_tells_what_its_file_tells(
+    made: tuple[Path, Path], finished_run: Path, model_folder: Path, elsewhere: Path
+) -> None:
+    chosen = json.loads((finished_run / "result.json").read_text())["chosen"]["trial"]
+    shutil.copy(finished_run / f"edit-{chosen}.safetensors", elsewhere / "chosen.safetensors")
+    assert main(["apply", "chosen.safetensors", str(model_folder), "measured"]) == 0
+    card = (elsewhere / "measured" / "README.md").read_text()
+    assert "held-out prompts, never seen by the search" in card
+    assert main(["apply", str(made[1]), str(made[0]), "unmeasured"]) == 0
+    card = (elsewhere / "unmeasured" / "README.md").read_text()
+    assert "Nothing was measured" in card
+    assert "None" not in card
+
+
+def test_writers_that_a_run_was_told_of_stand_below_the_environment(
+    small: list[str], model_folder: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = "self_attn.q_*=mlp.down_proj"
+    told = [*small, f"--writers={claim}", "--run-dir", "run", "--yes", "--kind", "orthogonal"]
+    assert main(told) == 0
+    assert main(["apply", "run", str(model_folder), "as-told"]) == 0
+    monkeypatch.setenv("EXCISE_WRITERS", "nothing.of.this=mlp.down_proj")
+    assert main(["apply", "run", str(model_folder), "overruled"]) == 2
+    assert main(["apply", "run", str(model_folder), "typed", "--writers", claim]) == 0
+    monkeypatch.delenv("EXCISE_WRITERS")
+    # An edit file by itself knows of none, and then the environment's count.
+    shutil.copy(next((elsewhere / "run").glob("edit-*")), elsewhere / "edit.safetensors")
+    words = ["apply", "edit.safetensors", str(model_folder)]
+    assert main([*words, "no"]) == 2
+    monkeypatch.setenv("EXCISE_WRITERS", claim)
+    assert main([*words, "out"]) == 0
+
+
+def test_a_run_on_files_of_old_pytorch_ends_in_an_adapter(
+    small: list[str], model_folder: Path, elsewhere: Path
+) -> None:
+    """Such files cannot be rewritten, but whoever wants an adapter needs no more than their names."""
+    shutil.copytree(model_folder, elsewhere / "old")
+    tensors = load_file(elsewhere / "old" / "model.safetensors")
+    (elsewhere / "old" / "model.safetensors").unlink()
+    path = elsewhere / "old" / "pytorch_model.bin"
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    words = ["old", *small[1:], "--run-dir", "run", "--yes", "--adapter", "adapter"]
+    assert main(words) == 0
+    adapter = load_file(elsewhere / "adapter" / "adapter_model.safetensors")
+    chosen = json.loads((elsewhere / "run" / "result.json").read_text())["chosen"]["trial"]
+    assert main(["export", f"run/edit-{chosen}.safetensors", "--adapter", "streamed"]) == 0
+    assert load_file(elsewhere / "streamed" / "adapter_model.safetensors").keys() == adapter.keys()
+
+
+def test_only_what_is_named_like_weights_is_left_out_and_links_to_folders_are_said(
+    made: tuple[Path, Path], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, edit = made
+    shutil.copytree(model, elsewhere / "model")
+    copies = (
+        *("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.fp16.safetensors"),
+        *("consolidated.00.pth", "Q8.gguf", "onnx/decoder_model_merged.onnx"),
+    )
+    others = (
+        "training_args.bin",
+        "scheduler.pt",
+        "voices/af.pt",
+        "feature_stats.h5",
+        "modeling.py",
+    )
+    for name in (*copies, *others):
+        path = elsewhere / "model" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+    (elsewhere / "model" / "linked").symlink_to("extra")
+    assert main(["apply", str(edit), "model", "out"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    before, after = contents(elsewhere / "model"), contents(elsewhere / "out")
+    assert before.keys() - after.keys() == set(copies)
+    assert after.keys() - before.keys() == {"README.md"}
+    assert "left out, because it holds the weights once more, unedited: Q8.gguf" in shown
+    assert "left out, because it is a link to a folder: linked" in shown
 
 
 def test_a_snapshot_of_the_hub_links_to_its_own_blobs(

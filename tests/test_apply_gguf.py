@@ -188,6 +188,7 @@ def test_what_goes_wrong_with_gguf_files_is_one_line(
         return shown
 
     assert "its name ends in .gguf" in said(str(path), "out")
+    assert "--packed: " in said(str(path), "out.gguf", "--packed", "plain")
     (elsewhere / "there.gguf").write_bytes(b"mine")
     assert "already exists" in said(str(path), "there.gguf")
     assert (elsewhere / "there.gguf").read_bytes() == b"mine"

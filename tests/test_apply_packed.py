@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import packed_models as packed
+from cli_helpers import Script
 from conftest import tiny_tokenizer, write_edited
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.packing.formats import FLOAT8_LEVELS, ascending
 from excise.checkpoint.packing.rounding import to_integers, to_levels
+from excise.cli.apply_command import apply
 from excise.cli.main import main
 from excise.edit.edit import Edit
 from excise.edit.matrices import removed
@@ -113,17 +115,28 @@ def test_what_is_written_means_to_others_what_it_means_to_us(form: str, tmp_path
         assert float((new - wanted).abs().max()) <= 0.6 * float(old.abs().max())
 
 
-def test_rounding_to_the_nearest_would_take_the_edit_back() -> None:
-    """Why rounding is stochastic: on a grid of 4 bits, small changes vanish, all of them."""
+def test_without_dice_rounding_would_take_the_edit_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why rounding is stochastic: on a grid of 4 bits small changes vanish, all of them."""
     generator = torch.Generator().manual_seed(0)
     grid = torch.randint(-7, 8, (512, 512), generator=generator).to(torch.float32)
     change = 0.1 * torch.randn(512, 512, generator=generator)
-    moved = grid + change
-    share = (change * (moved.round() - grid)).sum() / change.square().sum()
-    assert share < 0.01
-    rounded = to_integers(moved.clone(), -8, 8, generator).to(torch.float32)
-    share = (change * (rounded - grid)).sum() / change.square().sum()
-    assert share == pytest.approx(1, abs=0.05)
+    levels = torch.arange(-8.0, 8.0)
+
+    def shares() -> list[float]:
+        moved = [
+            to_integers(grid + change, -8, 7, generator).to(torch.float32),
+            levels[to_levels(grid + change, levels, generator).long()],
+        ]
+        return [float((change * (one - grid)).sum() / change.square().sum()) for one in moved]
+
+    assert shares() == pytest.approx([1, 1], abs=0.05)
+    # Dice that always fall in the middle: to the nearest.
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.full(shape, 0.5))
+    assert shares() == pytest.approx([0, 0], abs=0.01)
+
+
+def test_rounding_is_right_in_the_mean_and_never_by_more_than_a_step() -> None:
+    generator = torch.Generator().manual_seed(0)
     levels, _ = ascending(FLOAT8_LEVELS[torch.float8_e4m3fn])
     values = torch.rand(100_000, generator=generator) * 3
     found = levels[to_levels(values, levels, generator).long()]
@@ -175,6 +188,29 @@ def test_the_choice_is_shown_with_its_size_before_it_is_made(
     capsys.readouterr()
     config = json.loads((elsewhere / "plain" / "config.json").read_text())
     assert "model.layers.1.mlp.down_proj" in config["quantization_config"]["modules_to_not_convert"]
+
+
+def test_what_is_asked_may_be_answered_by_the_end_of_input_or_the_environment(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("fp8", elsewhere / "fp8")
+    edit = save_edit(edit_of(folder), folder, elsewhere / "edit.safetensors")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    words, ended = (str(edit), str(folder), "out"), Script()
+    assert apply(words, {}, {}, force=False, ask=ended) == 0
+    assert len(ended.questions) == 1
+    same = (elsewhere / "out" / "model.safetensors").stat().st_size
+
+    unasked = Script()
+    (elsewhere / "toml").mkdir()
+    monkeypatch.chdir(elsewhere / "toml")
+    assert apply(words, {}, {"EXCISE_PACKED": "plain"}, force=False, ask=unasked) == 0
+    (elsewhere / "toml" / "excise.toml").write_text('packed = "plain"')
+    assert apply((*words[:2], "again"), {}, {}, force=False, ask=unasked) == 0
+    assert apply((*words[:2], "json"), {"json_lines": True}, {}, force=False, ask=unasked) == 0
+    assert unasked.questions == []
+    for out in ("out", "again"):
+        assert (elsewhere / "toml" / out / "model.safetensors").stat().st_size > same
 
 
 def test_forms_that_cannot_be_written_point_to_the_adapter(

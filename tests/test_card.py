@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from excise.edit.edit import Edit
 from excise.model.source import ModelSource
-from excise.run.card import model_card, search_figures_of
+from excise.run.card import figures_in, model_card
 from excise.run.front_matter import original_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -65,7 +65,7 @@ def source(folder: Path, card: str | None, *, hub: bool = True) -> ModelSource:
 
 
 def card_of(source: ModelSource, *, adapter: bool = False, recorded: bool = False) -> ModelCard:
-    figures = search_figures_of(edit(), [1.0, 0.98, 1.0])
+    figures = figures_in(edit(), [1.0, 0.98, 1.0])
     return ModelCard(model_card(source, edit(), figures, adapter=adapter, recorded=recorded))
 
 

@@ -100,7 +100,9 @@ def test_export_of_a_trial_by_number(finished_run: Path, tmp_path: Path) -> None
     number = str(result(finished_run)["front"][0])
     arguments = ["export", str(finished_run), "--select", number, "--save", str(tmp_path / "model")]
     assert main(arguments) == 0
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert main(["export", f"{finished_run}:{number}", "--save", str(tmp_path / "named")]) == 0
+    first, second = (tmp_path / name / "model.safetensors" for name in ("model", "named"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_export_needs_a_destination_and_a_run(
@@ -132,6 +134,9 @@ def test_chat_with_a_run_and_with_a_model(
 ) -> None:
     assert chat(str(finished_run), {}, {}, Script("hello", "/quit")) == 0
     assert "with the edit of trial" in capsys.readouterr().out
+    number = result(finished_run)["front"][-1]
+    assert chat(f"{finished_run}:{number}", {}, {}, Script()) == 0
+    assert f"with the edit of trial {number} of" in capsys.readouterr().out
     assert chat(str(model_folder), {}, {}, Script("hello")) == 0
     assert "without an edit" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.cli.commands import CHAT, EVALUATE, GROUPS, NAMED, RUN, RUNS
+from excise.cli.commands import CHAT, DEMO, EVALUATE, GROUPS, NAMED, REPRODUCE, RUN, RUNS, SHOW
 from excise.cli.help import help_text
 from excise.cli.main import main
 from excise.cli.parser import parse
@@ -65,7 +65,7 @@ def test_what_was_not_given_is_left_to_other_places() -> None:
         (["m", "--select", "kneee"], "--select kneee: not understood"),
         (["inspct", "m"], "inspct: no such command; did you mean inspect?"),
         (["m", "n"], "n: one too many"),
-        (["chat"], "chat: needs RUN|MODEL"),
+        (["chat"], "chat: needs RUN[:TRIAL]|MODEL"),
         (["runs", "--trials", "3"], "--trials: excise runs takes no such flag"),
         (["m", "--against", "n"], "--against: only excise evaluate takes it"),
         (["evaluate", "m"], "--against ORIGINAL"),
@@ -98,6 +98,17 @@ def test_help_names_each_flag_of_its_command_and_no_other(command: object) -> No
     assert wanted <= shown
     if command is RUNS:
         assert shown == {"--json"}
+
+
+def test_help_says_of_a_command_what_holds_for_it() -> None:
+    for command in (RUN, *NAMED.values()):
+        text = " ".join(help_text(command).split())
+        assert ("Ctrl+C ends the search" in text) == (command in (RUN, DEMO)), command.name
+        told = command not in (REPRODUCE, SHOW, RUNS)
+        assert ("is also an environment variable" in text) == told, command.name
+        assert ("Output:" in text) == bool({"yes", "json_lines"} & command.fields), command.name
+        if command.name in ("apply", "upload"):
+            assert "The search:" not in text
 
 
 def test_help_imports_nothing_heavy_and_takes_no_time() -> None:

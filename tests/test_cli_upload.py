@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from cli_helpers import Script, json_lines
 from excise.cli.main import main
 from excise.cli.upload_command import upload
+from excise.errors import SettingsError
 from hub_stand_in import run_python
 from hub_uploads import NAME, TOKEN, UploadStandIn
 
@@ -39,6 +40,18 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 def chosen(run: Path) -> int:
     number: int = json.loads((run / "result.json").read_text())["chosen"]["trial"]
     return number
+
+
+def test_the_end_of_input_is_no_token(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    ended = Script()
+    with pytest.raises(SettingsError, match="no token"):
+        upload(str(run), {}, {}, to=NAME, form=None, public=False, force=False, ask_secretly=ended)
+    assert len(ended.questions) == 1
 
 
 @pytest.mark.usefixtures("token")
@@ -154,8 +167,7 @@ def test_replacing_is_asked_for_or_forced(
     assert "holds 1 files already (mine.txt)" in capsys.readouterr().err
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    for answer, status in (("", "no"), ("y", "yes")):
-        script = Script(answer)
+    for script, status in ((Script(""), "no"), (Script(), "no"), (Script("y"), "yes")):
         how = {"to": NAME, "form": "adapter", "public": False, "force": False, "ask": script}
         if status == "yes":
             assert upload(str(run), {}, {}, **how) == 0  # type: ignore[arg-type]

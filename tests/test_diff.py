@@ -19,7 +19,7 @@ from transformers import (
 
 from conftest import SHAPE, fill, tiny_model, write_edited
 from excise.diff import matrix
-from excise.diff.checkpoint import open_checkpoint
+from excise.diff.checkpoint import open_compared
 from excise.diff.compare import Report, compare, shared_directions
 from excise.diff.layout import layout_of
 from excise.diff.matrix import LowRank, Pair, change_of
@@ -66,7 +66,7 @@ def changed(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> tupl
 
 
 def report_on(a: Path, b: Path) -> Report:
-    first, second = open_checkpoint(str(a)), open_checkpoint(str(b))
+    first, second = open_compared(str(a)), open_compared(str(b))
     model = blueprint("b", b, trust_remote_code=False)
     return compare(first, second, layout_of(model, second.index))
 
@@ -74,7 +74,7 @@ def report_on(a: Path, b: Path) -> Report:
 def undone(a: Path, b: Path, report: Report) -> PreTrainedModel:
     """The second model with the adapter that undoes the difference merged into it."""
     model = blueprint("b", b, trust_remote_code=False)
-    save_undo(report, model, open_checkpoint(str(a)), open_checkpoint(str(b)), b.parent / "adapter")
+    save_undo(report, model, open_compared(str(a)), open_compared(str(b)), b.parent / "adapter")
     loaded = AutoModelForCausalLM.from_pretrained(b, dtype=torch.float32)
     merged: PreTrainedModel = PeftModel.from_pretrained(
         loaded, str(b.parent / "adapter")
@@ -160,7 +160,7 @@ def test_experts_that_were_left_out_are_no_edit_of_the_block(tmp_path: Path) -> 
     assert "model.layers.1.mlp.experts" not in {one.writer for one in report.writers}
     assert "model.layers.2.mlp.experts" in {one.writer for one in report.writers}
     with pytest.raises(SaveError, match=r"the change of model\.layers\.1\.mlp\.experts\.0"):
-        recovered_edit(report, open_checkpoint(str(a)), open_checkpoint(str(b)))
+        recovered_edit(report, open_compared(str(a)), open_compared(str(b)))
     # It can be undone all the same.
     merged = undone(a, b, report)
     for key, tensor in AutoModelForCausalLM.from_pretrained(a).state_dict().items():
@@ -183,7 +183,7 @@ def test_transposed_matrices_with_biases(tmp_path: Path) -> None:
 def test_the_difference_kept_as_an_edit_makes_it_again(dtype: torch.dtype, tmp_path: Path) -> None:
     model = tiny_model("llama with biases").to(dtype)
     a, b = baked(model, random_edit(model, examine(model), "orthogonal"), tmp_path)
-    first, second = open_checkpoint(str(a)), open_checkpoint(str(b))
+    first, second = open_compared(str(a)), open_compared(str(b))
     edit = recovered_edit(report_on(a, b), first, second)
     assert edit.kind == "orthogonal"
     assert first.source is not None
@@ -250,7 +250,7 @@ def test_training_is_told_as_full_rank_and_not_undone(tmp_path: Path) -> None:
     assert all(one.full for one in report.changed if len(one.shape) == 2)
     assert not report.writers
     model = blueprint("b", b, trust_remote_code=False)
-    checkpoints = open_checkpoint(str(a)), open_checkpoint(str(b))
+    checkpoints = open_compared(str(a)), open_compared(str(b))
     with pytest.raises(SaveError, match="an adapter can undo changes of low rank"):
         save_undo(report, model, *checkpoints, tmp_path / "adapter")
     with pytest.raises(SaveError, match="no operator on a writer explains"):
@@ -273,7 +273,7 @@ def test_tensors_that_went_came_or_changed_their_shape(tmp_path: Path) -> None:
     assert report.names.reshaped == {"model.norm.weight": ((32,), (7,))}
     assert not report.changed
     with pytest.raises(SaveError, match="do not hold the same tensors"):
-        recovered_edit(report, open_checkpoint(str(a)), open_checkpoint(str(b)))
+        recovered_edit(report, open_compared(str(a)), open_compared(str(b)))
 
 
 def test_a_prefix_that_came_does_not_hide_an_edit(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_prefix_that_came_does_not_hide_an_edit(tmp_path: Path) -> None:
     tensors = load_file(b / "model.safetensors")
     tensors = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "b.safetensors")
-    first, second = open_checkpoint(str(a)), open_checkpoint(str(tmp_path / "b.safetensors"))
+    first, second = open_compared(str(a)), open_compared(str(tmp_path / "b.safetensors"))
     report = compare(first, second, {})
     assert len(report.names.renamed) == len(tensors)
     assert [one.rank for one in report.changed] == [1] * 7
@@ -295,7 +295,7 @@ def test_another_cut_is_the_same_and_another_type_is_rounding(tmp_path: Path) ->
     assert report_on(tmp_path / "a", tmp_path / "b").identical
     (tmp_path / "old").mkdir()
     torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
-    old = compare(open_checkpoint(str(tmp_path / "old")), open_checkpoint(str(tmp_path / "b")), {})
+    old = compare(open_compared(str(tmp_path / "old")), open_compared(str(tmp_path / "b")), {})
     assert old.identical
     model.to(torch.bfloat16).save_pretrained(tmp_path / "c")
     report = report_on(tmp_path / "a", tmp_path / "c")

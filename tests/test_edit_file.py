@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import tiny_model
-from excise.checkpoint.folder import weight_files
+from excise.checkpoint.folder import open_checkpoint, weight_files
 from excise.checkpoint.index import checkpoint_index, index_digest
 from excise.edit.base import Base
 from excise.edit.edit import FORMAT, Edit, load_edit
-from excise.errors import ModelError, RunError
-from excise.model.source import resolve
+from excise.errors import ModelError, RunError, SaveError
+from excise.model.source import ModelSource, resolve
+from excise.run.apply import require_base
 from packed_models import write_gguf
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +125,36 @@ def test_copies_share_an_index_however_they_are_cut_and_stored(tmp_path: Path) -
     assert index_digest(checkpoint_index(tmp_path / "half")) not in digests
 
 
+def test_an_index_needs_no_place_of_the_numbers(tmp_path: Path) -> None:
+    """Files from before PyTorch 1.6, matrices that were turned, types that safetensors has not."""
+    tensors = tiny_model().state_dict()
+    turned = {
+        name: one.mT.contiguous().mT if one.dim() == 2 else one for name, one in tensors.items()
+    }
+    turned["lm_head.odd"] = torch.ones(2, dtype=torch.complex64)
+    tensors["lm_head.odd"] = turned["lm_head.odd"]
+    digests = set()
+    for name, held, zipped in (
+        ("new", tensors, True),
+        ("old", tensors, False),
+        ("turned", turned, True),
+    ):
+        path = tmp_path / name / "pytorch_model.bin"
+        path.parent.mkdir()
+        torch.save(held, path, _use_new_zipfile_serialization=zipped)
+        digests.add(index_digest(checkpoint_index(path.parent)))
+        with pytest.raises(ModelError):
+            open_checkpoint(path.parent)
+    assert len(digests) == 1
+    whole = path.read_bytes()
+    old = tmp_path / "old" / "pytorch_model.bin"
+    for data in (whole[:-9], old.read_bytes()[:-9], old.read_bytes()[:90]):
+        path.write_bytes(data)
+        with pytest.raises(ModelError) as caught:
+            checkpoint_index(path.parent)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_index_of_a_gguf_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     index = checkpoint_index(tmp_path, "model.gguf")
@@ -140,6 +173,46 @@ def test_a_base_is_told_from_other_models(tmp_path: Path, model_folder: Path) ->
     first, second = base.differences(resolve(str(tmp_path / "other")))
     assert first.startswith("names, shapes or data types of its tensors")
     assert second.startswith("contents (")
+
+
+def as_from_the_hub(folder: Path) -> ModelSource:
+    return ModelSource("org/model", folder, None, "c" * 40)
+
+
+def test_a_hub_model_is_told_from_a_folder_of_other_contents(
+    tmp_path: Path, model_folder: Path
+) -> None:
+    """One side has a commit, the other has not: contents are compared all the same."""
+    base = Base.of(as_from_the_hub(model_folder))
+    shutil.copytree(model_folder, tmp_path / "copy")
+    # What transformers does not load is no part of the contents.
+    (tmp_path / "copy" / "consolidated.safetensors").write_bytes(b"the same once more")
+    assert base.differences(resolve(str(tmp_path / "copy"))) == []
+    tiny_model(seed=1).save_pretrained(tmp_path / "trained")
+    trained = resolve(str(tmp_path / "trained"))
+    (found,) = base.differences(trained)
+    assert found.startswith("contents (")
+    local = Base.of(trained)
+    assert local.differences(as_from_the_hub(model_folder)) != []
+    assert local.differences(as_from_the_hub(tmp_path / "trained")) == []
+
+
+def test_what_an_old_file_cannot_tell_is_said_or_refused(
+    tmp_path: Path, model_folder: Path
+) -> None:
+    local, notes = resolve(str(model_folder)), []
+    known = Base.of(as_from_the_hub(model_folder))
+    without = replace(known, contents=None)
+    require_base(small_edit(without), local, force=False, tell=notes.append)
+    (note,) = notes
+    assert "contents could not be compared" in note.text
+    # Format 2 has no index either: then there is nothing to go by.
+    bare = replace(without, index=None)
+    with pytest.raises(SaveError, match="nothing that could be compared"):
+        require_base(small_edit(bare), local, force=False, tell=notes.append)
+    require_base(small_edit(bare), as_from_the_hub(model_folder), force=False, tell=notes.append)
+    require_base(small_edit(known), local, force=False, tell=notes.append)
+    assert len(notes) == 1
 
 
 def test_damaged_checkpoints_are_one_line(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_baked_shard_keeps_names_types_and_everything_else(tmp_path: Path) -> No
     edit = random_edit(model, anatomy, "orthogonal")
     model.save_pretrained(tmp_path / "original", max_shard_size="20KB")
     (tmp_path / "original" / "README.md").write_text("the original's card")
+    (tmp_path / "original" / "ORIGINAL_README.md").write_text("that of its own original")
     (tmp_path / "original" / "pytorch_model.bin").write_bytes(b"old")
     (tmp_path / "original" / "consolidated.safetensors").write_bytes(b"the same under another name")
     write_edited(edit, tmp_path / "original", tmp_path / "baked", {"README.md": "our card"})
@@ -185,7 +186,7 @@ def test_baked_shard_keeps_names_types_and_everything_else(tmp_path: Path) -> No
         )
         assert torch.equal(after[f"{name}.weight"], expected.to(torch.bfloat16))
     assert (tmp_path / "baked" / "README.md").read_text() == "our card"
-    assert (tmp_path / "baked" / "ORIGINAL_README.md").read_text() == "the original's card"
+    assert (tmp_path / "baked" / "ORIGINAL_README.md").read_text() == "that of its own original"
     assert not (tmp_path / "baked" / "pytorch_model.bin").exists()
 
 

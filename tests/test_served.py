@@ -148,6 +148,8 @@ def test_an_edit_file_goes_with_its_own_model(
     edit.save(tmp_path / "unknown.safetensors")
     based = Edit(**{**vars(edit), "base": Base.of(resolve(str(model_folder)))})
     based.save(tmp_path / "edit.safetensors")
+    wide = torch.eye(len(edit.writers), 40)
+    Edit(edit.kind, edit.writers, wide, wide, edit.strengths).save(tmp_path / "wide.safetensors")
     shutil.copytree(model_folder, tmp_path / "copy")
     tiny_model(seed=1).save_pretrained(tmp_path / "other")
     marked(model_folder, tmp_path / "packed", {"quant_method": "fp8"})
@@ -155,7 +157,15 @@ def test_an_edit_file_goes_with_its_own_model(
     capsys.readouterr()
     for words, told in (
         (["unknown.safetensors", "--adapter", "out"], "does not say which model it is of"),
-        (["edit.safetensors", "other", "--adapter", "out"], "other is not the model of this edit"),
+        (["edit.safetensors", "other", "--adapter", "out"], "other is not the checkpoint that the"),
+        (["unknown.safetensors", "copy", "--adapter", "out"], "does not say of which checkpoint"),
+        (["wide.safetensors", "copy", "--adapter", "out", "--force"], "the edit's 40"),
+        (["run", "--adapter", "out", "--force"], "--force: goes with an edit file"),
+        (
+            ["edit.safetensors", "--adapter", "out", "--packed", "plain"],
+            "--packed: goes with a run",
+        ),
+        (["edit.safetensors", "--adapter", "out", "--device=cpu"], "--device: goes with a run"),
         (["edit.safetensors", "packed", "--adapter", "out"], "packed is stored as FP8"),
         (["edit.safetensors", "--save", "out"], "excise apply EDIT MODEL OUT"),
         (["run", "copy", "--adapter", "out"], "a run knows its model"),
@@ -167,6 +177,10 @@ def test_an_edit_file_goes_with_its_own_model(
         assert not (tmp_path / "out").exists()
     assert main(["export", "edit.safetensors", "copy", "--adapter", "out"]) == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    words = ["export", "edit.safetensors", "other", "--adapter", "forced"]
+    assert main([*words, "--force"]) == 0
+    assert "going on with --force" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "forced" / "adapter_model.safetensors").is_file()
 
 
 def test_a_run_that_was_told_of_a_writer_exports_it(small: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +12,17 @@ from typing import Any
 
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
-from excise.edit.layout import spellings
+from excise.edit.layout import stored_name
 from excise.errors import ModelError, SaveError
 
-_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".gguf", ".onnx", ".msgpack", ".h5")
-"""Copies of the unedited weights under other names or in other formats, if they are not the checkpoint's."""
+_COPIES = re.compile(
+    r"((pytorch_|tf_|flax_|rust_|openvino_)?model|consolidated)"
+    r"[.\-_].*(?<=\.)(safetensors|bin|pth|pt|h5|msgpack|ot)|.*\.(gguf|onnx|onnx_data)"
+)
+"""Names of copies of the unedited weights in other formats, if they are not the checkpoint's own files.
+
+Other .bin or .pt files hold something else: training arguments, a voice.
+"""
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -25,7 +32,7 @@ class Checkpoint:
 
     index: the name of its index file, None for a single file. others: further files, relative to the
     folder, that an edited copy takes along. left_out: those it does not, because they hold the
-    weights once more, unedited.
+    weights once more, unedited. linked: links to folders, which it does not take along either.
     """
 
     folder: Path
@@ -33,6 +40,7 @@ class Checkpoint:
     index: str | None
     others: tuple[Path, ...]
     left_out: tuple[Path, ...]
+    linked: tuple[Path, ...] = ()
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[WeightsFile, Entry]]:
@@ -46,7 +54,7 @@ class Checkpoint:
 
     def named(self, name: str) -> str | None:
         """The stored name of a tensor of the model, None if there is none."""
-        return next((one for one in spellings(name) if one in self.tensors), None)
+        return stored_name(name, self.tensors)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -65,8 +73,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     }
     if index is not None:
         _check_index(folder / index, read)
-    others, left_out = _other_files(folder, set(names), index)
-    return Checkpoint(folder, tuple(read.values()), index, others, left_out)
+    others, left_out, linked = _other_files(folder, set(names), index)
+    return Checkpoint(folder, tuple(read.values()), index, others, left_out, linked)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -131,22 +139,28 @@ def _check_index(index: Path, files: Mapping[str, WeightsFile]) -> None:
 
 def _other_files(
     folder: Path, weights: set[str], index: str | None
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+) -> tuple[tuple[Path, ...], tuple[Path, ...], tuple[Path, ...]]:
+    """Files to copy, copies of the weights, and links to folders."""
     others: list[Path] = []
     left_out: list[Path] = []
+    linked: list[Path] = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         # Folders such as .git and .cache belong to whoever downloaded the model.
-        if path.is_dir() or any(part.startswith(".") for part in inside.parts[:-1]):
+        if any(part.startswith(".") for part in inside.parts[:-1]):
+            continue
+        if path.is_dir():
+            if path.is_symlink() and not path.name.startswith("."):
+                linked.append(inside)
             continue
         if str(inside) in weights or str(inside) == index:
             continue
-        if path.suffix in _WEIGHTS or path.name.endswith(_INDEXES):
+        if _COPIES.fullmatch(path.name) or path.name.endswith(_INDEXES):
             left_out.append(inside)
             continue
         _require_inside(folder, path)
         others.append(inside)
-    return tuple(others), tuple(left_out)
+    return tuple(others), tuple(left_out), tuple(linked)
 
 
 def _require_inside(folder: Path, path: Path) -> None:

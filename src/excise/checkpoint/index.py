@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.folder import weight_files
-from excise.checkpoint.pytorch_file import read_pytorch
+from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.checkpoint.tensors import WeightsFile, read_safetensors
-from excise.edit.layout import spellings
 from excise.errors import ModelError
 
 
@@ -45,28 +44,30 @@ def read_index(files: Sequence[Path]) -> Index:
     """The index of these files together. Raises ModelError."""
     index: dict[str, Held] = {}
     for path in files:
-        for one in _weights_file(path).tensors:
-            if one.name in index:
-                raise ModelError(f"{path}: {one.name} is in {index[one.name].file.name} too")
-            index[one.name] = Held(path, one.dtype, one.shape)
+        for name, (dtype, shape) in _shapes(path).items():
+            if name in index:
+                raise ModelError(f"{path}: {name} is in {index[name].file.name} too")
+            index[name] = Held(path, dtype, shape)
     return index
 
 
-def _weights_file(path: Path) -> WeightsFile:
+def _shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Data types and shapes of a file's tensors. Where the numbers lie does not matter here."""
     if path.suffix == ".gguf":
         # The package takes a while to import, and few checkpoints are of this kind.
         from excise.checkpoint.gguf_file import read_gguf
 
-        return read_gguf(path)
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_pytorch(path)
+        return _of_entries(read_gguf(path))
+    if path.suffix == ".safetensors":
+        return _of_entries(read_safetensors(path))
+    return pytorch_shapes(path)
+
+
+def _of_entries(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {one.name: (one.dtype, one.shape) for one in file.tensors}
 
 
 def index_digest(index: Index) -> str:
     """16 hexadecimal digits that two checkpoints share if all names, shapes and data types are equal."""
     lines = [[name, held.dtype, list(held.shape)] for name, held in sorted(index.items())]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
-
-
-def stored_name(name: str, index: Index) -> str | None:
-    """The name in the checkpoint: those of base models leave out `model.`, others add it."""
-    return next((known for known in spellings(name) if known in index), None)

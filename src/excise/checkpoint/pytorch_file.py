@@ -22,6 +22,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
 from excise.errors import ModelError
 
+_CUT_SHORT = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    ValueError,
+    OSError,
+    struct.error,
+)
+"""What reading a pickle that ends too early, or a damaged archive, may come to."""
 _BLOCK = 1 << 22
 _LOCAL_HEADER = 30
 """Bytes of a zip record's header before its name; the lengths of name and extra field stand last in it."""
@@ -44,24 +54,50 @@ def read_pytorch(path: Path) -> WeightsFile:
             f"{path}: not a PyTorch file of version 1.6 or later, or cut short; load it with PyTorch and "
             "save it again, or download it again"
         )
-    try:
-        with FakeTensorMode():
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{path}: its pickle holds more than tensors and could run code, so it was not opened; use the "
-            "safetensors files of this model"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: damaged weights file ({reason}); download it again") from error
-    if not isinstance(loaded, dict) or not all(isinstance(one, Tensor) for one in loaded.values()):
-        raise ModelError(f"{path}: holds something other than a table of tensors")
+    with FakeTensorMode():
+        loaded = _loaded(path, "cpu")
     tensors = sorted(
         (_entry(path, name, tensor) for name, tensor in loaded.items()),
         key=lambda one: (one.start, one.end),
     )
     return WeightsFile(path, path.stat().st_size, tuple(tensors), "pytorch")
+
+
+def pytorch_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Data types, under safetensors' names where it has one, and shapes of the tensors of a PyTorch file.
+
+    That is more files than can be rewritten: those from before PyTorch 1.6 too, and tensors of any type
+    that lie in any order. Raises ModelError as `read_pytorch` does.
+    """
+    if not zipfile.is_zipfile(path) and not _is_pickle(path):
+        raise ModelError(f"{path}: not a PyTorch file, or cut short; download it again")
+    return {
+        name: (NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
+        for name, tensor in _loaded(path, "meta").items()
+    }
+
+
+def _is_pickle(path: Path) -> bool:
+    """True if the file begins as pickles of protocol 2 or later do, and so files of old PyTorch."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def _loaded(path: Path, device: str) -> dict[str, Tensor]:
+    """The tensors, on a device where they hold no numbers."""
+    try:
+        loaded = torch.load(path, map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{path}: its pickle holds more than tensors and could run code, so it was not opened; use the "
+            "safetensors files of this model"
+        ) from error
+    except _CUT_SHORT as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: damaged weights file ({reason}); download it again") from error
+    if not isinstance(loaded, dict) or not all(isinstance(one, Tensor) for one in loaded.values()):
+        raise ModelError(f"{path}: holds something other than a table of tensors")
+    return loaded
 
 
 def _entry(path: Path, name: str, tensor: Tensor) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -78,7 +79,9 @@ class Reader:
             if path.suffix == ".safetensors":
                 opened = self._stack.enter_context(safe_open(path, framework="pt"))
             else:
-                opened = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                # Files from before PyTorch 1.6 cannot be mapped.
+                mmap = zipfile.is_zipfile(path)
+                opened = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             self._files[path] = opened
         return self._files[path]
 

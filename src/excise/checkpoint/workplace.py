@@ -14,8 +14,6 @@ from pathlib import Path
 from excise.errors import SaveError
 from excise.files import require_free
 
-_MARK = ".excise-writing.json"
-"""Stands in a folder while it is being written: what is being written, and the lock of who does."""
 _UNFINISHED = ".unfinished"
 
 
@@ -67,6 +65,11 @@ def partial_path(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.partial")
 
 
+def mark_path(destination: Path) -> Path:
+    """What stands beside a folder while it is written: what is being written, and the lock of who does."""
+    return destination.with_name(f".{destination.name}.partial.json")
+
+
 @contextmanager
 def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
     """A folder beside `destination` that takes its name when the block ends well.
@@ -77,23 +80,22 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
     Raises SaveError if `destination` exists and is not empty, if another process writes it, or if it
     cannot be written.
     """
-    if (destination / _MARK).exists() and not partial_path(destination).exists():
-        # Killed after it took its name, before the mark was gone.
-        (destination / _MARK).unlink()
     require_free(destination)
-    folder = partial_path(destination)
+    folder, mark = partial_path(destination), mark_path(destination)
     try:
-        _require_ours(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _MARK).open("a+", encoding="utf-8") as mark:
-            _lock(mark.fileno(), destination)
+        _require_ours(folder, mark)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        with mark.open("a+", encoding="utf-8") as held:
+            _lock(held.fileno(), destination)
             try:
-                yield Workplace(folder, _prepared(folder, mark.fileno(), identity))
+                folder.mkdir(exist_ok=True)
+                yield Workplace(folder, _prepared(folder, held.fileno(), identity))
                 os.replace(folder, destination)
-                (destination / _MARK).unlink()
+                mark.unlink()
                 _sync(destination.parent)
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
+                mark.unlink(missing_ok=True)
                 raise
     except OSError as error:
         raise _unwritten(destination, error) from error
@@ -105,16 +107,20 @@ def _unwritten(destination: Path, error: OSError) -> SaveError:
     )
 
 
-def _require_ours(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).exists():
+def _require_ours(folder: Path, mark: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
         raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
 
 
 def _lock(descriptor: int, destination: Path) -> None:
+    busy = SaveError(f"{destination}: another process is writing it; wait for it")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise SaveError(f"{destination}: another process is writing it; wait for it") from error
+        raise busy from error
+    if os.fstat(descriptor).st_nlink == 0:
+        # Whoever held it has ended and taken it away since it was opened here; the next one has its own.
+        raise busy
 
 
 def _prepared(folder: Path, descriptor: int, identity: str) -> frozenset[str]:
@@ -123,17 +129,13 @@ def _prepared(folder: Path, descriptor: int, identity: str) -> frozenset[str]:
     now = json.dumps({"writing": identity})
     same = before == now
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_file() and path.name != _MARK and not (same and path.suffix != _UNFINISHED):
+        if path.is_file() and not (same and path.suffix != _UNFINISHED):
             path.unlink()
     if not same:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, now.encode(), 0)
         os.fsync(descriptor)
-    return frozenset(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != _MARK
-    )
+    return frozenset(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def _sync(folder: Path) -> None:

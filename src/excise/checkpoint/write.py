@@ -19,8 +19,6 @@ from excise.errors import SaveError
 from excise.files import FurtherFiles
 from excise.reproduce.record import NAME
 
-_CARD, _ORIGINAL_CARD = "README.md", "ORIGINAL_README.md"
-
 
 class Progress(Protocol):
     """Hears what is done. stage: "write" or "verify"; done, total: bytes of the weights."""
@@ -48,8 +46,8 @@ def write_checkpoint(
     """Write the edited checkpoint to the new folder `destination`; returns how much of the edit packing kept.
 
     source_digest: of the original. texts: files to write beside it, by name; they stand in place of the
-    original's, whose card is kept as ORIGINAL_README.md. further: asked for more of them when all else is
-    written and checked, so that the folder has its name only with them.
+    original's. further: asked for more of them when all else is written and checked, so that the folder has
+    its name only with them.
     A call that was killed is taken up where it stopped by the same call. Raises SaveError if the
     disk is too small, anything cannot be written, or what was written is not what it should be, and
     ModelError if the original turns out damaged; `destination` then does not exist.
@@ -146,10 +144,8 @@ def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
     copies = [(plan.checkpoint.folder / one, str(one)) for one in plan.checkpoint.others]
     if plan.checkpoint.index is not None:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
-    # The original's card describes another model now; it stays beside ours.
-    kept = [(path, _ORIGINAL_CARD if name == _CARD in made else name) for path, name in copies]
     # A record of the original's making would be taken for one of the copy's.
-    return [(path, name) for path, name in kept if name not in made and name != NAME]
+    return [(path, name) for path, name in copies if name not in made and name != NAME]
 
 
 def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:

@@ -10,16 +10,16 @@ from pathlib import Path
 from excise.checkpoint.plan import Form, Plan
 from excise.cli.human import size
 from excise.cli.screen import Screen, make_screen
-from excise.cli.session import Ask
+from excise.cli.session import Ask, answer_to
 from excise.cli.stored import figures, open_run_named, open_stored
 from excise.config import Settings, gather
 from excise.edit.edit import Edit, load_edit
-from excise.errors import SaveError
+from excise.errors import SaveError, SettingsError
 from excise.files import require_free
 from excise.model.source import ModelSource, resolve
 from excise.run import events
 from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
-from excise.run.card import search_figures_of
+from excise.run.card import figures_in
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,19 @@ def apply(
     """Apply an edit, `words` being EDIT MODEL OUT; returns the exit status."""
     word, model, out = words
     given = _given(word)
-    settings = gather({"writers": given.writers, **flags, "model": model}, environment, None)
+    settings = gather({**flags, "model": model}, environment, None)
+    if given.writers and "writers" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"writers": given.writers})
     destination = Path(out).expanduser()
     with make_screen(settings) as screen:
         require_free(destination)
         source = resolve(settings.model, settings.revision)
         require_base(given.edit, source, force=force, tell=screen)
         if source.gguf is not None:
+            if "packed" in flags:
+                raise SettingsError(
+                    f"--packed: {model} is a GGUF file, which says by itself how each tensor is packed"
+                )
             apply_to_gguf(given.edit, source, destination, settings.writers, screen)
             return 0
         if destination.suffix == ".gguf":
@@ -57,7 +63,8 @@ def apply(
             )
         _require_apart(source.folder, destination)
         plan = _plan(given.edit, source, settings, settings.packed)
-        asked = "packed" not in flags and not settings.yes and sys.stdin.isatty()
+        attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+        asked = attended and "packed" not in settings.model_fields_set
         plan = _chosen(plan, given.edit, source, settings, screen, ask if asked else None)
         apply_edit(plan, source, destination, given.figures, screen)
     return 0
@@ -71,7 +78,7 @@ def _given(word: str) -> _Given:
         inside = (path.parent / "run.json").is_file()
         run = open_stored(path.parent, {}, {}) if inside else None
         writers = run.settings.writers if run else ()
-        return _Given(edit, search_figures_of(edit), writers)
+        return _Given(edit, figures_in(edit), writers)
     run = open_run_named(word, {}, {})
     number = run.choice()
     edit = run.directory.edit(number)
@@ -118,5 +125,5 @@ def _chosen(
     )
     if ask is None or other not in forms:
         return plan
-    answer = ask(f"Write them as [s]ame / [p]lain [{settings.packed[0]}]: ").strip().lower()
-    return forms[other] if answer[:1] == other[0] else plan
+    answer = answer_to(ask, f"Write them as [s]ame / [p]lain [{settings.packed[0]}]: ")
+    return forms[other] if answer[:1].lower() == other[0] else plan

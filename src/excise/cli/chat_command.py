@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from excise.cli.conversation import Conversation, converse
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console
 from excise.cli.session import Ask
-from excise.cli.stored import open_stored
+from excise.cli.stored import open_run_named, split_trial
 from excise.config import Settings, gather
 from excise.edit.edit import Edit
 from excise.errors import SettingsError
@@ -21,7 +20,7 @@ from excise.run.prepare import load_runner
 def chat(
     word: str, flags: Mapping[str, object], environment: Mapping[str, str], ask: Ask = input
 ) -> int:
-    """Chat with what `word` names: a run directory, or else a model. Returns the exit status."""
+    """Chat with what `word` names: a run or one of its trials, or else a model. Returns the exit status."""
     settings, source, edit, about = _what(word, flags, environment)
     with Renderer(make_console()) as screen:
         loaded, _ = load_runner(settings, source, screen)
@@ -33,9 +32,8 @@ def chat(
 def _what(
     word: str, flags: Mapping[str, object], environment: Mapping[str, str]
 ) -> tuple[Settings, ModelSource, Edit | None, str]:
-    path = Path(word).expanduser()
-    if (path / "run.json").is_file():
-        run = open_stored(path, flags, environment)
+    if (split_trial(word)[0] / "run.json").is_file():
+        run = open_run_named(word, flags, environment)
         number = run.choice()
         edit = run.directory.edit(number)
         return run.settings, run.source(), edit, f"with the edit of trial {number} of {word}"

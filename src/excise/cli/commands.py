@@ -56,20 +56,21 @@ DIRECTION = Group(
 )
 SEARCH = Group(
     "The search",
-    ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir", "yes"),
+    ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
 )
 SCORES = Group(
     "Scoring",
     ("max_new_tokens", "batch_size", "candidates", "exhaustive", "response_prefix", "markers"),
 )
-RESULT = Group("The result", ("select", "save", "adapter", "packed", "no_hardware", "json_lines"))
+RESULT = Group("The result", ("select", "save", "adapter", "packed", "no_hardware"))
+OUTPUT = Group("Output", ("yes", "json_lines"))
 
-GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT)
+GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT, OUTPUT)
 
 
 @dataclass(frozen=True)
 class OwnFlag:
-    """A flag that one command alone takes. name: as typed, without dashes. metavar: empty for a switch."""
+    """A flag that is no setting. name: as typed, without dashes. metavar: empty for a switch."""
 
     name: str
     metavar: str
@@ -141,7 +142,7 @@ BENCH = Command(
 )
 CHAT = Command(
     "chat",
-    "RUN|MODEL",
+    "RUN[:TRIAL]|MODEL",
     "talk to a model, or to a run's edit of its model",
     1,
     1,
@@ -157,11 +158,12 @@ COMPARE = Command(
 )
 EXPORT = Command(
     "export",
-    "RUN|EDIT [MODEL] --save DIR|--adapter DIR",
+    "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR",
     "write a run's edit as a model or an adapter, or an edit file as an adapter",
     1,
     2,
-    _LOADING | set(RESULT.fields) | {"writers"},
+    _LOADING | set(RESULT.fields) | {"writers", "json_lines"},
+    (OwnFlag("force", "", "Write an edit file's adapter for another model than its own."),),
 )
 DIFF = Command(
     "diff",
@@ -218,7 +220,7 @@ REPRODUCE = Command(
 )
 APPLY = Command(
     "apply",
-    "EDIT MODEL OUT",
+    "EDIT|RUN[:TRIAL] MODEL OUT",
     "write the edited copy of a checkpoint, shard by shard, without loading it",
     3,
     3,

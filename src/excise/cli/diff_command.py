@@ -18,9 +18,10 @@ from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.config import Settings, gather
-from excise.diff.checkpoint import Checkpoint, open_checkpoint
+from excise.diff.checkpoint import Compared, open_compared
 from excise.diff.compare import Report, TensorChange, WriterChange, compare, shared_directions
 from excise.diff.layout import Layout, layout_of
+from excise.diff.names import listed
 from excise.diff.undo import recovered_edit, save_undo
 from excise.edit.profile import place
 from excise.errors import ModelError, SaveError
@@ -56,7 +57,7 @@ def diff(
         if path is not None:
             require_free(path)
     console = make_console(to_errors=settings.json_lines)
-    first, second = (open_checkpoint(word, settings.revision) for word in words)
+    first, second = (open_compared(word, settings.revision) for word in words)
     model, layout, why_not = _model(second if second.source else first, second.index, settings)
     with console.status("comparing") as status:
         report = compare(
@@ -81,7 +82,7 @@ def diff(
 
 
 def _model(
-    checkpoint: Checkpoint, index: Index, settings: Settings
+    checkpoint: Compared, index: Index, settings: Settings
 ) -> tuple[PreTrainedModel | None, Layout, str]:
     """The model without weights and what its tensors are, or why that is not known."""
     if checkpoint.source is None:
@@ -97,7 +98,7 @@ def _model(
         return None, {}, str(error)
 
 
-def report_as_json(first: Checkpoint, second: Checkpoint, report: Report) -> dict[str, object]:
+def report_as_json(first: Compared, second: Compared, report: Report) -> dict[str, object]:
     """All that was found; directions as plain numbers."""
     groups = shared_directions(report.writers)
     group_of = {one.writer: number for number, group in enumerate(groups) for one in group}
@@ -150,15 +151,15 @@ def report_as_json(first: Checkpoint, second: Checkpoint, report: Report) -> dic
 
 def _show(console: Console, report: Report, why_not: str) -> None:
     names = report.names
-    for what, listed in (
+    for what, found in (
         ("only in the first", names.only_first),
         ("only in the second", names.only_second),
         ("renamed", [f"{old} → {new}" for old, new in names.renamed.items()]),
         ("of another type", [f"{name} {a} → {b}" for name, (a, b) in names.retyped.items()]),
         ("of another shape", [f"{name} {a} → {b}" for name, (a, b) in names.reshaped.items()]),
     ):
-        if listed:
-            console.print(Text(f"{what}: {_listed(listed)}", "yellow"))
+        if found:
+            console.print(Text(f"{what}: {listed(found, _NAMED)}", "yellow"))
     if report.changed:
         console.print(_table(report.changed))
     console.print(f"{plural(report.same, 'tensor')} the same, {len(report.changed)} changed")
@@ -240,17 +241,15 @@ def _show_operators(console: Console, report: Report) -> None:
         console.print("Each has a direction of its own.")
     strayed = [one.writer for one in report.writers if one.biases is False]
     if strayed:
-        console.print(f"Biases were not edited with their matrices: {_listed(strayed)}")
+        console.print(f"Biases were not edited with their matrices: {listed(strayed, _NAMED)}")
 
 
 def _verdict(report: Report) -> str:
-    moved = [one for one in report.changed if one.rank != 0]
+    moved, others = report.moved, report.unexplained
     if report.identical:
         return "The same, number by number."
     if not moved:
         return "Nothing differs by more than rounding." if report.changed else "No number differs."
-    explained = {one.writer for one in report.writers}
-    others = [one for one in moved if one.place is None or one.place.writer not in explained]
     if not others:
         return (
             "An edit of writers explains every change: --undo DIR undoes it, --edit FILE keeps it."
@@ -262,11 +261,6 @@ def _verdict(report: Report) -> str:
         return f"Changes of low rank (at most {max(ranks)}), such as a merged LoRA."
     rest = f"{len(others)} of {plural(len(moved), 'change')}"
     return f"{rest} are not edits of writers, and not of low rank: as training leaves them."
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def _span(values: Sequence[float]) -> str:

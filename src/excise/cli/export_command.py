@@ -7,33 +7,44 @@ from pathlib import Path
 
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
-from excise.cli.stored import StoredRun, figures, open_stored
-from excise.config import gather
+from excise.cli.stored import StoredRun, figures, open_run_named
+from excise.config import flag_name, gather
 from excise.edit.edit import load_edit
 from excise.errors import SettingsError
 from excise.model.source import resolve
 from excise.model.writers import examine
 from excise.run import events
 from excise.run.adapter import save_edit_adapter, tell_serving
-from excise.run.card import figures_of, search_figures_of
+from excise.run.card import figures_in
 from excise.run.export import require_rewritable, save_model, save_model_adapter
 from excise.run.prepare import load_runner
-from excise.run.record import outcome_in
 from excise.run.reproduction import reproduction_of
+
+_OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
+"""The settings that count where the model is not loaded. `save` is answered with what does it."""
 
 
 def export(
-    words: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str]
+    words: Sequence[str],
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    *,
+    force: bool = False,
 ) -> int:
-    """Export a run's edit, or the edit file of a model. Returns the exit status."""
+    """Export a run's edit, or the edit file of a model. Returns the exit status.
+
+    force: write an edit file's adapter for another model than its own.
+    """
     path = Path(words[0]).expanduser()
     if path.is_file():
-        return _export_file(path, words[1:], flags, environment)
+        return _export_file(path, words[1:], flags, environment, force=force)
     if len(words) > 1:
         raise SettingsError(
             f"{words[1]}: a run knows its model; MODEL goes with an edit file, and {path} is none"
         )
-    return _export_run(path, flags, environment)
+    if force:
+        raise SettingsError(f"--force: goes with an edit file, and {path} is none")
+    return _export_run(words[0], flags, environment)
 
 
 def _export_file(
@@ -41,8 +52,12 @@ def _export_file(
     model: Sequence[str],
     flags: Mapping[str, object],
     environment: Mapping[str, str],
+    *,
+    force: bool,
 ) -> int:
     """Export an edit file as an adapter, from its base model or a copy of it."""
+    if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
+        raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
     edit = load_edit(path)
     named: dict[str, object] = {}
     if model:
@@ -60,23 +75,22 @@ def _export_file(
             "apply EDIT MODEL OUT"
         )
     check_early(settings)
-    outcome = outcome_in(edit.facts)
-    text = search_figures_of(edit) if outcome is None else figures_of(outcome)
     with make_screen(settings) as screen:
         save_edit_adapter(
             edit,
             resolve(settings.model, settings.revision),
             settings.adapter,
-            text,
+            figures_in(edit),
             screen,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
+            force=force,
         )
     return 0
 
 
-def _export_run(path: Path, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    run = open_stored(path, flags, environment)
+def _export_run(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+    run = open_run_named(word, flags, environment)
     settings = run.settings
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 
-from excise.cli.commands import GROUPS, NAMED, RUN, Command
+from excise.cli.commands import DEMO, GROUPS, NAMED, REPRODUCE, RUN, RUNS, SHOW, Command
 from excise.config import Flag, flags
 
 _COLUMN = 30
@@ -16,9 +16,14 @@ _DESCRIPTION = (
     "it from the weights with the least damage to everything else."
 )
 _SETTINGS = (
-    "Every flag is also an environment variable (EXCISE_MAX_NEW_TOKENS) and a key of excise.toml in the "
-    "working directory (max_new_tokens). Ctrl+C ends the search after the trial in hand; a run that was "
-    "stopped or killed goes on when the same command is given again."
+    "Every flag under a heading is also an environment variable (EXCISE_MAX_NEW_TOKENS) and a key of "
+    "excise.toml in the working directory (max_new_tokens)."
+)
+_ONLY_TYPED = (REPRODUCE, SHOW, RUNS)
+"""Commands that read neither the environment nor an excise.toml."""
+_SEARCHING = (
+    "Ctrl+C ends the search after the trial in hand; a run that was stopped or killed goes on when the same "
+    "command is given again."
 )
 
 
@@ -41,7 +46,10 @@ def help_text(command: Command) -> str:
         if shown:
             title = textwrap.fill(f"{group.title}:", width)
             parts.append("\n".join([title, *(_flag(flag, width) for flag in shown)]))
-    parts.append(textwrap.fill(_SETTINGS, width))
+    notes = [] if command in _ONLY_TYPED else [_SETTINGS]
+    notes += [_SEARCHING] if command in (RUN, DEMO) else []
+    if notes:
+        parts.append(textwrap.fill(" ".join(notes), width))
     return "\n\n".join(parts)
 
 

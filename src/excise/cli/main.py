@@ -1,8 +1,7 @@
 """The entry point: parse the command line, call the command, turn errors into a line and a status.
 
 Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted; those of `excise reproduce` are in
-docs/reproduce.md. Each command is imported when it
-is called, so that `--help` never waits for PyTorch.
+docs/reproduce.md. Each command is imported when it is called, so that `--help` never waits for PyTorch.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def _chat(line: CommandLine) -> int:
 def _export(line: CommandLine) -> int:
     from excise.cli.export_command import export
 
-    return export(line.words, line.flags, os.environ)
+    return export(line.words, line.flags, os.environ, force="force" in line.own)
 
 
 def _show(line: CommandLine) -> int:

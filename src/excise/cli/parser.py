@@ -75,10 +75,6 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     )
 
 
-def _own_names() -> list[str]:
-    return sorted({one.name for command in NAMED.values() for one in command.own})
-
-
 def _parser() -> _Parser:
     parser = _Parser(prog="excise", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")

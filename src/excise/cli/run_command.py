@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from excise.cli.dialogue import Dialogue
 from excise.cli.resume import where_to_run
 from excise.cli.screen import Screen, make_screen
-from excise.cli.session import Ask, Session
+from excise.cli.session import Ask, Session, answer_to
 from excise.cli.tables import spread_table
 from excise.config import Settings
 from excise.errors import SettingsError
@@ -136,10 +136,7 @@ def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session
         if ask is None:
             return False
         screen(events.Note(reason))
-        try:
-            return ask("Search all the same? [y]es / [n]o [n]: ").strip().lower() in ("y", "yes")
-        except EOFError:
-            return False
+        return answer_to(ask, "Search all the same? [y]es / [n]o [n]: ").lower() in ("y", "yes")
 
     prepared = prepare(settings, screen, go_on)
     return Session(prepared, open_study(prepared), screen)

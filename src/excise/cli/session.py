@@ -26,6 +26,14 @@ Ask = Callable[[str], str]
 """Puts a question to the user and returns the line that was typed. Raises EOFError at its end."""
 
 
+def answer_to(ask: Ask, question: str) -> str:
+    """The line that was typed, without spaces around it; empty, the default, if the input has ended."""
+    try:
+        return ask(question).strip()
+    except EOFError:
+        return ""
+
+
 class Session:
     """A prepared run and its study, with what was measured so far."""
 

@@ -1,4 +1,4 @@
-"""A run on disk, opened again to chat with its edit or to export it."""
+"""Runs and edit files on disk, opened again by the word that names them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.config import Settings, gather
 from excise.edit.edit import Edit
 from excise.errors import RunError
 from excise.model.source import ModelSource, resolve
-from excise.run.card import figures_of, search_figures_of
+from excise.run.card import figures_in, figures_of
 from excise.run.directory import RunDirectory
 from excise.run.record import outcome_of
 from excise.search.front import Point, select
@@ -126,8 +126,8 @@ def front_of(record: Mapping[str, Any]) -> list[Point]:
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
-    """What is known of a trial: held-out figures if it is the one that was chosen."""
+    """What is known of a trial: held-out figures if it was chosen once."""
     outcome = outcome_of(record)
     if outcome is None or outcome.trial != number:
-        return search_figures_of(edit, record["coverage"])
+        return figures_in(edit, record["coverage"])
     return figures_of(outcome, record["coverage"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from excise.cli.export_command import write
 from excise.cli.screen import Screen, screen_for
-from excise.cli.session import Ask
+from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
 from excise.config import flag_name
 from excise.errors import HubError, SaveError, SettingsError
@@ -50,8 +50,8 @@ def upload(
     def replace(reason: str) -> bool:
         if force or not attended:
             return force
-        answer = ask(f"{reason}. Replace them? [y]es / [n]o [n]: ").strip().lower()
-        return answer in ("y", "yes")
+        answer = answer_to(ask, f"{reason}. Replace them? [y]es / [n]o [n]: ")
+        return answer.lower() in ("y", "yes")
 
     with screen_for(json_lines=bool(flags.get("json_lines"))) as screen:
         folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
@@ -85,7 +85,8 @@ def _token(ask_secretly: Ask | None) -> str:
     except OIDCError as error:
         raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {error}") from error
     if not token and ask_secretly is not None:
-        token = ask_secretly("Token of the hub, with the right to write (it is not kept): ").strip()
+        question = "Token of the hub, with the right to write (it is not kept): "
+        token = answer_to(ask_secretly, question)
     if not token:
         raise SettingsError(
             "upload: no token; set HF_TOKEN in the environment, or log in with: hf auth login"

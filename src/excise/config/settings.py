@@ -207,7 +207,8 @@ class Settings(BaseModel):
     )
     yes: bool = Field(default=False, description="Ask nothing; take the default answer.")
     json_lines: bool = Field(
-        default=False, description="Progress as JSON lines on standard output."
+        default=False,
+        description="JSON on standard output: events line by line, or the one result.",
     )
 
     @model_validator(mode="before")

@@ -11,7 +11,7 @@ from excise.model.source import ModelSource, resolve
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Compared:
     """name: as it was given. source: None for weights without a config.json beside them."""
 
     name: str
@@ -19,7 +19,7 @@ class Checkpoint:
     index: Index
 
 
-def open_checkpoint(word: str, revision: str | None = None) -> Checkpoint:
+def open_compared(word: str, revision: str | None = None) -> Compared:
     """A local folder, one weight file, or a hub id, which may end in @REVISION.
 
     Raises ModelError or HubError.
@@ -30,9 +30,9 @@ def open_checkpoint(word: str, revision: str | None = None) -> Checkpoint:
             f"{word}: GGUF files are packed; compare the checkpoints they were made from"
         )
     if path.is_file():
-        return Checkpoint(word, None, read_index([path]))
+        return Compared(word, None, read_index([path]))
     if path.is_dir() and not (path / "config.json").is_file():
-        return Checkpoint(word, None, checkpoint_index(path))
+        return Compared(word, None, checkpoint_index(path))
     name, _, own = (word, "", "") if path.exists() else word.partition("@")
     source = resolve(name, own or revision)
-    return Checkpoint(word, source, checkpoint_index(source.folder))
+    return Compared(word, source, checkpoint_index(source.folder))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from excise.checkpoint.index import Held, Index
 from excise.checkpoint.reader import CHUNK, Reader, bits
-from excise.diff.checkpoint import Checkpoint
+from excise.diff.checkpoint import Compared
 from excise.diff.layout import Layout, Place
 from excise.diff.matrix import Chunk, MatrixChange, Pair, change_of
 from excise.diff.names import Names, pair_names
@@ -82,10 +82,21 @@ class Report:
         """True if nothing differs but the cut into files."""
         return not (self.changed or self.names.differ)
 
+    @property
+    def moved(self) -> list[TensorChange]:
+        """Tensors that differ by more than rounding; vectors whatever they differ by."""
+        return [one for one in self.changed if one.rank != 0]
+
+    @property
+    def unexplained(self) -> list[TensorChange]:
+        """Those of them that no operator on a writer explains."""
+        explained = {one.writer for one in self.writers}
+        return [one for one in self.moved if one.place is None or one.place.writer not in explained]
+
 
 def compare(
-    first: Checkpoint,
-    second: Checkpoint,
+    first: Compared,
+    second: Compared,
     layout: Layout,
     tell: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Report:

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from excise.checkpoint.index import Index, stored_name
-from excise.edit.layout import stored_tensors
+from excise.checkpoint.index import Index
+from excise.edit.layout import stored_name, stored_tensors
 from excise.errors import SaveError
 from excise.model.writers import Writer, WriterTensor, examine
 

@@ -9,14 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 from excise.checkpoint.reader import Reader
-from excise.diff.checkpoint import Checkpoint
+from excise.diff.checkpoint import Compared
 from excise.diff.compare import Report, TensorChange
+from excise.diff.names import listed
 from excise.edit.adapter import ParameterChange, rank_of, require_form, write_adapter
 from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.errors import SaveError
-
-_NAMED = 3
 
 
 def require_comparable(report: Report, what: str) -> None:
@@ -25,17 +24,17 @@ def require_comparable(report: Report, what: str) -> None:
     odd = [*names.only_first, *names.only_second, *names.reshaped]
     if odd:
         raise SaveError(
-            f"{what}: the checkpoints do not hold the same tensors ({_list(odd)}); nothing was written"
+            f"{what}: the checkpoints do not hold the same tensors ({listed(odd)}); nothing was written"
         )
-    if not _moved(report):
+    if not report.moved:
         raise SaveError(f"{what}: the checkpoints do not differ by more than rounding")
 
 
 def save_undo(
     report: Report,
     model: PreTrainedModel,
-    first: Checkpoint,
-    second: Checkpoint,
+    first: Compared,
+    second: Compared,
     destination: Path,
 ) -> None:
     """Write a peft adapter that turns the second checkpoint into the first, within rounding.
@@ -44,23 +43,18 @@ def save_undo(
     their former values. Raises SaveError, with what cannot be undone, before anything is written.
     """
     require_comparable(report, "--undo")
-    moved = _moved(report)
+    moved = report.moved
     lost = [one.name for one in moved if not _undoable(one)]
     if lost:
         raise SaveError(
             f"--undo: an adapter can undo changes of low rank in linear layers and experts, not those of "
-            f"{_list(lost)}; nothing was written"
+            f"{listed(lost)}; nothing was written"
         )
     with Reader(first.index) as reader:
         changes = list(_opposites(moved, reader))
     require_form(model, [change.tensor for change in changes], rank_of(changes))
     base = second.name if second.source is None else second.source.name
     write_adapter(model, changes, base, destination, _card(first, second, len(changes)))
-
-
-def _moved(report: Report) -> list[TensorChange]:
-    """Tensors that differ by more than rounding; vectors whatever they differ by."""
-    return [one for one in report.changed if one.rank != 0]
 
 
 def _undoable(one: TensorChange) -> bool:
@@ -99,24 +93,20 @@ def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterC
         yield ParameterChange(tensor, pairs)
 
 
-def recovered_edit(report: Report, first: Checkpoint, second: Checkpoint) -> Edit:
+def recovered_edit(report: Report, first: Compared, second: Compared) -> Edit:
     """The difference as an edit of the first checkpoint.
 
     Raises SaveError if anything differs that no operator on a writer explains.
     """
     require_comparable(report, "--edit")
-    explained = {one.writer for one in report.writers}
-    other = [
-        one.name for one in _moved(report) if one.place is None or one.place.writer not in explained
-    ]
-    if other:
+    if other := [one.name for one in report.unexplained]:
         raise SaveError(
-            f"--edit: no operator on a writer explains the change of {_list(other)}; nothing was written"
+            f"--edit: no operator on a writer explains the change of {listed(other)}; nothing was written"
         )
     unfit = [one.writer for one in report.writers if one.biases is False]
     if unfit:
         raise SaveError(
-            f"--edit: an edit changes biases with their matrices, and those of {_list(unfit)} were not; "
+            f"--edit: an edit changes biases with their matrices, and those of {listed(unfit)} were not; "
             "nothing was written"
         )
     found = [one.operator for one in report.writers]
@@ -136,12 +126,7 @@ def recovered_edit(report: Report, first: Checkpoint, second: Checkpoint) -> Edi
     )
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
-
-
-def _card(first: Checkpoint, second: Checkpoint, count: int) -> str:
+def _card(first: Compared, second: Compared, count: int) -> str:
     former, latter = (
         Path(one.name).absolute().name if one.source is None else one.source.public_name
         for one in (first, second)

@@ -7,7 +7,7 @@ stand tells the stored names, and which axis of each stored tensor runs over the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +84,11 @@ def spellings(name: str) -> tuple[str, ...]:
     Checkpoints of base models leave it out, others have it where the model has not.
     """
     return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
+
+
+def stored_name(name: str, held: Container[str]) -> str | None:
+    """The one of a name's spellings that a checkpoint holds, None if it holds none."""
+    return next((one for one in spellings(name) if one in held), None)
 
 
 def unsavable(writer: Writer) -> str:

@@ -65,7 +65,7 @@ def edit_in_place(part: Tensor, steps: Sequence[tuple[Operator, float]]) -> None
 
 def row_lengths(matrix: Tensor) -> Tensor:
     """Euclidean norms of the rows of a matrix [d, k]: [d], float32."""
-    squares = torch.zeros(matrix.shape[0])
+    squares = torch.zeros(matrix.shape[0], device=matrix.device)
     for columns in blocks_of(matrix):
         squares += columns.to(torch.float32).square().sum(1)
     return squares.sqrt()
@@ -81,55 +81,44 @@ def blocks_of(part: Tensor) -> Iterator[Tensor]:
         yield part[:, start : start + width]
 
 
-class _Step:
-    """One operator of a writer for each of its matrices, and for the biases that belong to them.
+class MatrixOperators:
+    """The operators of one writer for each of its matrices, in order, and then for each of its biases.
 
-    It is the same for all, unless the edit asks for one made from each matrix. A bias then takes that of
-    the matrix of the same number, so matrices come first.
+    A bias takes those of the matrix of the same number, so matrices come first.
     """
 
-    def __init__(self, edit: Edit, index: int) -> None:
-        self.strength = float(edit.strengths[index])
-        self._shared = Operator(edit.u[index], edit.v[index])
-        self._own: list[Operator] | None = [] if edit.writers[index] in edit.per_matrix else None
+    def __init__(self, edit: Edit, writer: str) -> None:
+        self._edit, self._writer = edit, writer
+        self._norms: list[Tensor] = []
         self._biases = 0
 
-    def next_for(self, part: Tensor) -> Operator:
-        """The operator for the next matrix [d, k] or the next bias [d]."""
-        if self._own is None:
-            return self._shared
+    def _next(self, part: Tensor) -> list[tuple[Operator, float]]:
+        """Those of the next matrix [d, k] or the next bias [d]."""
+        if self._writer not in self._edit.per_matrix:
+            return steps_of(self._edit, self._writer, None)
         if part.dim() == 2:
-            self._own.append(row_normalised(self._shared.u, part.to(torch.float32).norm(dim=1)))
-            return self._own[-1]
+            self._norms.append(row_lengths(part))
+            return steps_of(self._edit, self._writer, self._norms[-1])
         self._biases += 1
-        return self._own[self._biases - 1]
-
-
-class MatrixOperators:
-    """The operators of one writer, in the order in which they apply: one for each direction of the edit."""
-
-    def __init__(self, edit: Edit, writer: str) -> None:
-        # One that is off too, so that every writer has factors of the same rank.
-        self._steps = [
-            _Step(edit, index) for index, name in enumerate(edit.writers) if name == writer
-        ]
+        return steps_of(self._edit, self._writer, self._norms[self._biases - 1])
 
     def edited(self, part: Tensor) -> Tensor:
         """The next matrix or bias, edited; float32."""
         edited = part
-        for step in self._steps:
-            operator = step.next_for(part)
-            edited = removed(edited, operator.u, operator.v, step.strength)
+        for operator, strength in self._next(part):
+            edited = removed(edited, operator.u, operator.v, strength)
         return edited
 
     def factors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """B [d, direction] and A [direction, k] of the next matrix W [d, k]: W' = W + B A; float32."""
+        """B [d, direction] and A [direction, k] of the next matrix W [d, k]: W' = W + B A; float32.
+
+        An operator that is off counts too, so that every writer has factors of the same rank.
+        """
         rows: list[Tensor] = []
         columns: list[Tensor] = []
         edited = matrix
-        for step in self._steps:
-            operator = step.next_for(matrix)
+        for operator, strength in self._next(matrix):
             rows.append(operator.v @ edited)
-            columns.append(-step.strength * operator.u)
-            edited = removed(edited, operator.u, operator.v, step.strength)
+            columns.append(-strength * operator.u)
+            edited = removed(edited, operator.u, operator.v, strength)
         return torch.stack(columns, 1), torch.stack(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,11 +38,6 @@ class ModelSource:
         """The name to tell others: where a model lies on somebody's disk is nobody else's concern."""
         return self.name if self.revision is not None else Path(self.name).absolute().name
 
-    @property
-    def has_safetensors(self) -> bool:
-        """True if the checkpoint can be edited file by file."""
-        return self.gguf is None and any(self.folder.glob("*.safetensors"))
-
     @cached_property
     def digest(self) -> str:
         """What tells this checkpoint from another one of the same name.
@@ -55,15 +51,18 @@ class ModelSource:
             files = [self.folder / self.gguf]
         else:
             files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))
-        digest = hashlib.sha256()
-        for path in files:
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}".encode())
-            with path.open("rb") as file:
-                for block in range(_BLOCKS):
-                    file.seek(block * size // _BLOCKS)
-                    digest.update(file.read(_BLOCK))
-        return digest.hexdigest()[:16]
+        return _blocks_digest(files)
+
+    @cached_property
+    def contents(self) -> str:
+        """The same hash of a hub model's files too, and only of those that are loaded.
+
+        It tells a hub model from a folder, which has no revision. Raises ModelError if a file is missing.
+        """
+        from excise.checkpoint.folder import weight_files
+
+        names = weight_files(self.folder)[0] if self.gguf is None else [self.gguf]
+        return _blocks_digest([self.folder / name for name in names])
 
     @cached_property
     def index_digest(self) -> str:
@@ -71,6 +70,18 @@ class ModelSource:
         from excise.checkpoint.index import checkpoint_index, index_digest
 
         return index_digest(checkpoint_index(self.folder, self.gguf))
+
+
+def _blocks_digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for block in range(_BLOCKS):
+                file.seek(block * size // _BLOCKS)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def resolve(model: str, revision: str | None = None) -> ModelSource:

@@ -8,19 +8,21 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.checkpoint.index import Index, checkpoint_index, stored_name
+from excise.checkpoint.index import Index, checkpoint_index
+from excise.checkpoint.plan import require_fit
 from excise.checkpoint.reader import Reader
 from excise.edit.adapter import Weights, save_adapter
 from excise.edit.edit import Edit
-from excise.edit.layout import stored_tensors
+from excise.edit.layout import stored_name, stored_tensors
 from excise.edit.matrices import parts
 from excise.edit.served import unservable
-from excise.errors import RunError, SaveError
+from excise.errors import SaveError
 from excise.model.blueprint import blueprint
 from excise.model.source import ModelSource
 from excise.model.storage import describe, packed_as
 from excise.model.writers import Writer, WriterTensor, examine
 from excise.run import events
+from excise.run.apply import require_base
 from excise.run.card import model_card
 from excise.run.events import Tell
 
@@ -34,17 +36,15 @@ def save_edit_adapter(
     *,
     declared: Sequence[str] = (),
     trust_remote_code: bool = False,
+    force: bool = False,
 ) -> None:
     """Write the edit as a peft adapter to the new folder `destination`.
 
     The model is built from its configuration alone; one matrix is in memory at a time, beside the adapter.
-    declared: the user's own claims about writers. Raises RunError if the edit belongs to another
-    model, SaveError if the checkpoint is packed or an adapter cannot hold the edit.
+    declared: the user's own claims about writers. force: see `require_base`. Raises SaveError if the edit
+    belongs to another model, the checkpoint is packed or an adapter cannot hold the edit.
     """
-    if edit.base is not None and (found := edit.base.differences(source)):
-        raise RunError(
-            f"{source.name} is not the model of this edit ({edit.base.model}): {'; '.join(found)}"
-        )
+    require_base(edit, source, force=force, tell=tell)
     packed = "a GGUF file" if source.gguf else packed_as(source)
     if packed is not None:
         raise SaveError(
@@ -53,12 +53,7 @@ def save_edit_adapter(
         )
     model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
-    unknown = [name for name in edit.changed if name not in anatomy.names]
-    if unknown:
-        raise RunError(
-            f"{source.name} has no writer {unknown[0]}, which the edit changes; if it was declared for the "
-            "run, give --writers again"
-        )
+    require_fit(source.name, edit, anatomy)
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     tell_serving(edit, anatomy.writers, tell)
     index = checkpoint_index(source.folder)

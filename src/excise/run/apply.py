@@ -31,11 +31,20 @@ def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) ->
     """
     if edit.base is None:
         differs = "the edit does not say of which checkpoint it was made"
+    elif edit.base.index is None and not edit.base.tells_contents(source):
+        differs = f"the edit, an old file, says nothing that could be compared of {edit.base.model}"
     elif found := edit.base.differences(source):
         differs = (
             f"the edit was made of {edit.base.model}, from which it differs in {'; '.join(found)}"
         )
     else:
+        if not edit.base.tells_contents(source):
+            tell(
+                events.Note(
+                    f"names and shapes are those of {edit.base.model}; contents could not be compared, "
+                    "because the edit file is an old one and only one of the two is a hub model"
+                )
+            )
         return
     if not force:
         raise SaveError(
@@ -84,9 +93,13 @@ def apply_edit(
     was made from, for a `reproduce.json`; without it there is none.
     """
     tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
-    if plan.checkpoint.left_out:
-        names = ", ".join(str(one) for one in plan.checkpoint.left_out)
-        tell(events.Note(f"left out, because it holds the weights once more, unedited: {names}"))
+    for left, reason in (
+        (plan.checkpoint.left_out, "it holds the weights once more, unedited"),
+        (plan.checkpoint.linked, "it is a link to a folder"),
+    ):
+        if left:
+            names = ", ".join(map(str, left))
+            tell(events.Note(f"left out, because {reason}: {names}"))
     card = model_card(source, plan.edit, figures, adapter=False, recorded=known is not None)
     texts = {"README.md": card, **(extra or {})}
 

@@ -9,7 +9,7 @@ from excise.edit.edit import Edit
 from excise.kinds import facts_of
 from excise.model.source import ModelSource
 from excise.run.front_matter import OriginalCard, front_matter, original_card
-from excise.run.record import Outcome
+from excise.run.record import Outcome, outcome_in
 from excise.scores.interval import counted
 
 _RECORDED = """
@@ -54,12 +54,16 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
     )
 
 
-def search_figures_of(edit: Edit, coverage: Sequence[float] = ()) -> str:
-    """What the search measured of an edit that was not confirmed on held-out prompts."""
-    facts = edit.facts
+def figures_in(edit: Edit, coverage: Sequence[float] = ()) -> str:
+    """What an edit file says was measured: on held-out prompts, else by the search, else nothing."""
+    outcome, facts = outcome_in(edit.facts), edit.facts
+    if outcome is not None:
+        return figures_of(outcome, coverage)
+    if not {"refusals", "prompts", "kl"} <= facts.keys():
+        return "Nothing was measured: the edit file holds no figures."
     return (
-        f"On the search's own prompts (not held out): {facts.get('refusals')} of "
-        f"{facts.get('prompts')} target prompts refused, KL {facts.get('kl')} nats."
+        f"On the search's own prompts (not held out): {facts['refusals']} of "
+        f"{facts['prompts']} target prompts refused, KL {facts['kl']} nats."
         + (f" {_covered(coverage)}" if coverage else "")
     )
 

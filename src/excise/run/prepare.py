@@ -13,6 +13,7 @@ import torch
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.edit.adapter import require_adapter
+from excise.edit.base import Base
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import find_batch_size, side_by_side
 from excise.engine.decode import greedy
@@ -71,6 +72,8 @@ def prepare(
     source = resolve(settings.model, settings.revision)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
+    # What every edit file says of its model, read here once.
+    Base.of(source)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
 
     started = time.perf_counter()
