@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 
 from conftest import SHAPE, fill, random_prompts, tiny_model, tiny_tokenizer, write_edited
-from excise.checkpoint.workplace import partial_path
+from excise.checkpoint.workplace import mark_path, partial_path, resumable_folder
 from excise.cli.main import main
 from excise.edit.base import Base
 from excise.edit.edit import Edit, load_edit
@@ -182,6 +182,46 @@ def test_killed_at_any_moment_the_next_call_ends_with_a_correct_model(
             assert contents(elsewhere / "out") == wanted
             assert [path.name for path in elsewhere.iterdir()] == ["out"]
         shutil.rmtree(elsewhere / "out")
+
+
+def test_killed_once_the_folder_has_its_name_nothing_stays_for_good(
+    made: tuple[Path, Path],
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, edit = made
+    out = elsewhere / "out"
+    arguments = ["apply", str(edit), str(model), str(out)]
+    replace = os.replace
+
+    def killed(old: Path, new: Path) -> None:
+        replace(old, new)
+        if new == out:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        assert main(arguments) == 130
+    whole = contents(out)
+    assert whole.keys() == contents(model).keys() | {"README.md"}
+    assert mark_path(out).exists()
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "already exists and is not empty" in capsys.readouterr().err
+    assert [path.name for path in elsewhere.iterdir()] == ["out"]
+
+
+def test_two_calls_cannot_write_one_folder(
+    made: tuple[Path, Path], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, edit = made
+    with resumable_folder(elsewhere / "out", "one") as place:
+        assert main(["apply", str(edit), str(model), "out"]) == 2
+        assert "another process is writing it" in capsys.readouterr().err
+        with place.file("a") as path:
+            path.write_text("a")
+    assert contents(elsewhere / "out") == {"a": b"a"}
 
 
 def test_an_interrupted_call_is_taken_up_and_another_edit_starts_clean(

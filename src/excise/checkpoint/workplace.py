@@ -70,6 +70,19 @@ def mark_path(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.partial.json")
 
 
+def require_place(destination: Path) -> None:
+    """Raise SaveError if `destination` exists and is not an empty folder.
+
+    If a call that wrote it was killed before it could take its mark away, that is done here.
+    """
+    try:
+        require_free(destination)
+    except SaveError:
+        if not partial_path(destination).exists():
+            mark_path(destination).unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
     """A folder beside `destination` that takes its name when the block ends well.
@@ -80,7 +93,7 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
     Raises SaveError if `destination` exists and is not empty, if another process writes it, or if it
     cannot be written.
     """
-    require_free(destination)
+    require_place(destination)
     folder, mark = partial_path(destination), mark_path(destination)
     try:
         _require_ours(folder, mark)
@@ -91,7 +104,7 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
                 folder.mkdir(exist_ok=True)
                 yield Workplace(folder, _prepared(folder, held.fileno(), identity))
                 os.replace(folder, destination)
-                mark.unlink()
+                mark.unlink(missing_ok=True)
                 _sync(destination.parent)
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.plan import Form, Plan
+from excise.checkpoint.workplace import require_place
 from excise.cli.human import size
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
@@ -15,7 +16,6 @@ from excise.cli.stored import figures, open_run_named, open_stored
 from excise.config import Settings, gather
 from excise.edit.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
-from excise.files import require_free
 from excise.model.source import ModelSource, resolve
 from excise.run import events
 from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
@@ -47,7 +47,7 @@ def apply(
         settings = settings.model_copy(update={"writers": given.writers})
     destination = Path(out).expanduser()
     with make_screen(settings) as screen:
-        require_free(destination)
+        require_place(destination)
         source = resolve(settings.model, settings.revision)
         require_base(given.edit, source, force=force, tell=screen)
         if source.gguf is not None:
