@@ -420,6 +420,12 @@ def test_a_run_of_an_older_excise_is_told_how_to_record_it(
     (tmp_path / "run" / "result.json").write_text(json.dumps(record))
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
     assert "open it once more with the command that made it" in capsys.readouterr().err
+    shutil.copyfile(saved / "run" / "result.json", tmp_path / "run" / "result.json")
+    identity = loaded(tmp_path / "run" / "run.json")
+    identity["settings"]["later"] = 1
+    (tmp_path / "run" / "run.json").write_text(json.dumps(identity))
+    assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
+    assert "was written by another excise, or is damaged: later: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.numbers import Stored, steps_for
 from excise.checkpoint.plan import Plan, Rewrite
@@ -40,7 +42,7 @@ def reproduction_of(
     """What is known of a trial of a run before anything is written: the record of no tensors yet.
 
     hardware: False leaves that part out. Raises RunError if the run was last written by an excise that did
-    not record this.
+    not record this, or knows other settings.
     """
     identity: dict[str, Any] = directory.identity()
     record: dict[str, Any] = directory.record()
@@ -57,15 +59,24 @@ def reproduction_of(
     }
     if not hardware:
         known.pop("hardware", None)
+    try:
+        settings = Settings.model_validate(identity["settings"])
+        prompts = PromptSets.model_validate(record["prompts"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(
+            f"{directory.path}: was written by another excise, or is damaged: {where}: {first['msg']}"
+        ) from error
     writers = len(dict.fromkeys(edit.writers))
     return Reproduction(
         format=FORMAT,
         made="model",
         model=Original(name=source.name, revision=source.revision, digest=source.digest),
-        seed=identity["settings"]["seed"],
-        settings=Settings.model_validate(identity["settings"]),
+        seed=settings.seed,
+        settings=settings,
         settings_digest=identity["settings_digest"],
-        prompts=PromptSets.model_validate(record["prompts"]),
+        prompts=prompts,
         trial=Trial(
             number=number,
             parameters=dict(edit.parameters),
