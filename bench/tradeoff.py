@@ -118,11 +118,15 @@ def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
     return rows
 
 
-def thinned(front: Sequence[Point], prompts: int) -> list[Point]:
-    """At most MEASURED points with no more than 60 % refusals, spread evenly over the front."""
+def thinned(front: Sequence[Point], prompts: int, always: int | None = None) -> list[Point]:
+    """At most MEASURED points with no more than 60 % refusals, spread evenly over the front.
+
+    always: number of a trial that is one of them, beyond MEASURED if need be, while it is on the front.
+    """
     useful = [point for point in front if point.refusals <= 0.6 * prompts]
     step = max(1.0, (len(useful) - 1) / (MEASURED - 1))
-    return [useful[round(place * step)] for place in range(min(MEASURED, len(useful)))]
+    taken = {useful[round(place * step)].number for place in range(min(MEASURED, len(useful)))}
+    return [point for point in useful if point.number in taken | {always}]
 
 
 def held_out_figures(measured: Measured) -> dict[str, object]:
@@ -178,7 +182,7 @@ def run_case(case: Case, environment: Path) -> None:
     prepared, rows, front = excise_rows(tpe, "excise, TPE")
     held_out = measure_held_out(prepared.runner, prepared.prompts)
     part = prepared.search_part
-    kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target)))]
+    kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target), 0))]
     kept += heretic_rows(prepared, held_out, heretic, len(part.target))
     for kinds in ALIKE if case.every_kind else ():
         alike = settings_of(
