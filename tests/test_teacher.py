@@ -142,8 +142,8 @@ def test_gradients_are_those_of_finite_differences(
     def parts(strengths: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(())
         for losses in (
-            lambda: made._refusal_losses(range(12), openings, 0.3),
-            lambda: made._divergences(range(12)),
+            lambda: made._refusal_losses(range(12), openings, 0.3, 5),
+            lambda: made._divergences(range(12), 5),
         ):
             scope.use(Edit(edit.kind, edit.writers, edit.u, edit.v, strengths))
             total = total + sum(losses())
@@ -173,8 +173,8 @@ def test_descent_lowers_the_loss_repeats_itself_and_leaves_the_model_alone(
     def loss(strengths: torch.Tensor) -> float:
         with torch.no_grad():
             scope.use(Edit(edit.kind, edit.writers, edit.u, edit.v, strengths))
-            total = sum(made._refusal_losses(range(12), openings, 0.5))
-            total = total + sum(made._divergences(range(12)))
+            total = sum(made._refusal_losses(range(12), openings, 0.5, 16))
+            total = total + sum(made._divergences(range(12), 5))
             scope.use(None)
         return float(total)
 
