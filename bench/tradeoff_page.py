@@ -166,13 +166,15 @@ def knee_line(rows: Rows) -> str:
 
 
 def closed_table(rows: Rows) -> list[str]:
-    """The closed forms, on search prompts."""
+    """The closed forms, on search prompts; nothing where none was scored."""
+    if not any(row["tool"].startswith("closed") for row in rows):
+        return []
     lines = ["| closed form, no search | refused | KL |", "|---|---|---|"]
     for row in rows:
         if row["tool"].startswith("closed"):
             what = row["label"] + row["tool"].removeprefix("closed form")
             lines.append(f"| {what} | {row['refusals']}/{row['prompts']} | {row['kl']:.4f} |")
-    return lines
+    return [*lines, ""]
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -225,7 +227,6 @@ def section(result: Mapping[str, Any]) -> list[str]:
         knee_line(rows),
         "",
         *closed_table(rows),
-        "",
         "Every edit measured on held-out prompts:",
         "",
         *front_table(rows),
