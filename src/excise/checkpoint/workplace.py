@@ -106,6 +106,7 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
                 os.replace(folder, destination)
                 mark.unlink(missing_ok=True)
                 _sync(destination.parent)
+            # Not BaseException: what Ctrl+C stopped is taken up by the next call.
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
                 mark.unlink(missing_ok=True)

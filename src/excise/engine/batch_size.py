@@ -105,8 +105,8 @@ def side_by_side(slots: int, prompts: int, model: PreTrainedModel) -> int:
     """How many candidates to score at a time.
 
     An accelerator's steps wait for memory: rows of further candidates ride along for nothing, as long as
-    there are slots. On a CPU they gained nothing where it was measured, and a search that learns after
-    every trial is the better one.
+    there are slots. A CPU's steps compute, and memory for slots is what is short there: one candidate, so
+    that the search learns after every trial. (Not measured side by side.)
     """
     return max(1, min(MOST_CANDIDATES, slots // prompts)) if _is_accelerated(model) else 1
 
