@@ -18,6 +18,8 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from excise.edit.edit import Edit
+from excise.model.blocked import blocked, is_blocked
+from excise.model.weights import dense
 
 DRIVER = Path(__file__).with_name("heretic_driver.py")
 VERSION = "1.4.0"
@@ -266,7 +268,7 @@ def as_edit(matrices: Path, writers: Sequence[str], model: nn.Module) -> Edit:
     tensors = load_file(matrices)
     directions, strengths = [], []
     for name in writers:
-        weight = model.get_submodule(name).weight.detach().to(torch.float32)
+        weight = dense(model.get_submodule(name), "weight")
         down, up = tensors[f"{name}.A"], tensors[f"{name}.B"]
         strength = up.norm()
         r = -up[:, 0] / strength if strength else torch.eye(1, len(weight))[0]
@@ -286,15 +288,16 @@ class LowRank:
     def __init__(self, model: nn.Module, matrices: Path) -> None:
         tensors = load_file(matrices)
         names = sorted({key.rpartition(".")[0] for key in tensors})
-        self._changes = []
+        self._changes: list[tuple[nn.Module, nn.Parameter, nn.Parameter]] = []
         for name in names:
-            weight = model.get_submodule(name).weight
-            original = weight.detach().clone()
-            changed = original + tensors[f"{name}.B"] @ tensors[f"{name}.A"]
-            self._changes.append((weight, original, changed))
+            module = model.get_submodule(name)
+            original = module.get_parameter("weight")
+            plain = dense(module, "weight").to(original.dtype)
+            changed = plain + tensors[f"{name}.B"] @ tensors[f"{name}.A"]
+            laid_out = blocked(changed) if is_blocked(original) else changed
+            self._changes.append((module, original, nn.Parameter(laid_out, requires_grad=False)))
 
-    @torch.no_grad()
     def switch(self, on: bool) -> None:
         """Put the change in force, or take it off."""
-        for weight, original, changed in self._changes:
-            weight.copy_(changed if on else original)
+        for module, original, changed in self._changes:
+            module.register_parameter("weight", changed if on else original)

@@ -7,6 +7,10 @@ nobody leaves early. Same model, prompts, markers, number of tokens, float32. Wi
 default) heretic's edits are W' = W − α r (rᵀ W), and excise applies them by its hooks; with --rows full,
 heretic's own default, they are rank-3 matrices, put into the weights for all.
 
+"excise" waits for every verdict. "excise, in turn" scores the same edits as a search does that had scored the
+ones before: prompts that were refused most are asked first, and an edit is left as soon as it is certain that
+one of those before is at least as good in refusals and in KL.
+
 The floor: the operations that a trial needs, every token run once and unpadded, the beginning that all
 prompts share once for all, over the rate of matrix products measured in the same run.
 """
@@ -46,16 +50,16 @@ from excise.run import events
 from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
-from excise.run.trial import Contest, score
+from excise.run.trial import Contest, Scored, score
 from excise.scores.divergence import kl_divergence
 from excise.scores.markers import is_refusal
-from excise.scores.refusals import Refusals
-from excise.search.front import pareto_front, select
+from excise.search.front import Point, pareto_front, select
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "trial"
 PAGE = ROOT / "docs" / "benchmarks" / "trial.md"
 STAGES = ("kl", "refusals")
+CONTESTED = "excise, in turn"
 OF_A_SEARCH = ("trials", "startup_trials", "search_seconds")
 HERETIC_TRIALS = 200
 
@@ -117,14 +121,25 @@ def simple_way(prepared: Prepared, markers: Sequence[str]) -> tuple[list[bool], 
 
 def our_way(
     prepared: Prepared, edits: VirtualEdits, edit: Edit, contest: Contest
-) -> tuple[Refusals, float, Mapping[str, float]]:
+) -> tuple[Scored, Mapping[str, float]]:
     stages = Stages()
     started = time.perf_counter()
     (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, contest, stages)
     if isinstance(scored, TrialError):
         raise scored
-    assert scored.answered is not None, "with nothing to beat, every verdict is waited for"
-    return scored.answered, scored.kl, {**stages.seconds, "excise": time.perf_counter() - started}
+    return scored, {**stages.seconds, "excise": time.perf_counter() - started}
+
+
+def contest_after(done: Sequence[Round], prompts: int) -> Contest:
+    """What a search that had scored these edits would go by."""
+    verdicts = [one.verdicts["excise"] for one in done]
+    return Contest(
+        to_beat=tuple(
+            Point(number, sum(refused), one.kl["excise"])
+            for number, (one, refused) in enumerate(zip(done, verdicts, strict=True))
+        ),
+        urgency=tuple(float(sum(refused[row] for refused in verdicts)) for row in range(prompts)),
+    )
 
 
 def nothing(names: Sequence[str], dimension: int) -> Edit:
@@ -139,7 +154,7 @@ def one_round(
     heretic: SteppedHeretic,
     *,
     rows: str,
-    simple_first: bool,
+    before: Sequence[Round],
     markers: Sequence[str],
 ) -> Round:
     trial = heretic.trial()
@@ -160,14 +175,23 @@ def one_round(
         verdicts["simple"], kl["simple"] = simple_way(prepared, markers)
         seconds["simple"] = time.perf_counter() - started
 
+    simple_first = bool(len(before) % 2)
     if simple_first:
         simple()
     forget_peak()
     # Changed weights are no edit's: then nothing that was kept of the original model holds.
     contest = Contest(exhaustive=weights is not None)
-    answered, kl["excise"], ours = our_way(prepared, edits, edit, contest)
+    scored, ours = our_way(prepared, edits, edit, contest)
     peak = peak_resident()
+    answered, kl["excise"] = scored.answered, scored.kl
+    assert answered is not None, "with nothing to beat, every verdict is waited for"
     seconds |= ours
+    if weights is None:
+        contest = contest_after(before, len(prepared.search_part.target))
+        contested, ours = our_way(prepared, edits, edit, contest)
+        seconds[CONTESTED] = ours["excise"]
+        kl[CONTESTED] = contested.kl
+        verdicts[CONTESTED] = () if contested.answered is None else contested.answered.refused
     if not simple_first:
         simple()
     edits.use(None)
@@ -217,7 +241,7 @@ def measure(
     model = prepared.loaded.model
     dtype, device = getattr(torch, prepared.loaded.dtype), input_device(model)
     with VirtualEdits(model, prepared.anatomy.names) as edits:
-        for number in range(rounds):
+        for _ in range(rounds):
             rates.append(matrix_rate(dtype, device, seconds=1.0))
             done.append(
                 one_round(
@@ -225,7 +249,7 @@ def measure(
                     edits,
                     heretic,
                     rows=rows,
-                    simple_first=bool(number % 2),
+                    before=done,
                     markers=markers,
                 )
             )
@@ -240,14 +264,20 @@ def measure(
     return prepared, done, text
 
 
-def whole_search(prepared: Prepared) -> float:
-    """Seconds of a whole run with its default search: prepared, searched, chosen, reported."""
+def whole_search(prepared: Prepared) -> tuple[float, float]:
+    """Seconds of a whole run with its default search: prepared, searched, chosen, reported.
+
+    And the median of its trials.
+    """
     started = time.perf_counter()
     study = open_study(prepared)
     search(prepared, study, events.ignore)
     point = select(pareto_front(study.points()), "knee")
     confirm(prepared, study, point, ask_held_out(prepared, events.ignore), events.ignore)
-    return sum(prepared.seconds.values()) + time.perf_counter() - started
+    whole = sum(prepared.seconds.values()) + time.perf_counter() - started
+    return whole, statistics.median(
+        record.seconds for record in study.records() if record.seconds is not None
+    )
 
 
 def page(
@@ -279,7 +309,8 @@ def page(
         "| | seconds a trial, median | range | times excise | refusals | KL (nats) |",
         "|---|---|---|---|---|---|",
     ]
-    for way in ("heretic", "simple", "excise"):
+    contested = (CONTESTED,) if CONTESTED in done[0].seconds else ()
+    for way in ("heretic", "simple", "excise", *contested):
         refusals = ", ".join(str(sum(one.verdicts[way])) for one in done)
         kl = ", ".join(f"{one.kl[way]:.4f}" for one in done)
         lines.append(
@@ -370,11 +401,12 @@ def main() -> None:
             theirs = start_seconds + HERETIC_TRIALS * statistics.median(
                 one.seconds["heretic"] for one in done
             )
-            ours = whole_search(prepared)
+            ours, median = whole_search(prepared)
             text += (
                 f"\nA whole run with the default search ({prepared.settings.trials} trials and the "
                 f"held-out report): {ours:.0f} s. heretic's default {HERETIC_TRIALS} trials at the median "
-                f"above, with its start: {theirs:.0f} s, {theirs / ours:.1f} times as long.\n"
+                f"above, with its start: {theirs:.0f} s, {theirs / ours:.1f} times as long. The "
+                f"median trial of the search took {median:.1f} s.\n"
             )
     print("\n" + text)
     head = f"# A trial against heretic's\n\n`python {' '.join(sys.argv)}`.\n\n"

@@ -127,7 +127,13 @@ def test_rounds_score_heretics_edit_in_all_ways(
     assert done[0].kl["excise"] == pytest.approx(done[1].kl["excise"], rel=1e-4)
     for told in ("| heretic | 9.00 |", "| kl |", "| refusals |", "2 differ", "heretic took 3 s"):
         assert told in text
-    assert trial.whole_search(prepared) > 0
+    contested = [one for one in done if trial.CONTESTED in one.seconds]
+    assert len(contested) == (2 if rows == "none" else 0)
+    for one in contested:
+        assert one.kl[trial.CONTESTED] == pytest.approx(one.kl["excise"], rel=1e-4)
+        assert sum(one.verdicts[trial.CONTESTED]) <= sum(one.verdicts["excise"])
+    whole, median = trial.whole_search(prepared)
+    assert 0 < median < whole
 
 
 def test_a_process_that_ends_early_says_why(heretic: SteppedHeretic) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from excise.errors import ModelError
+from excise.model.blocked import is_blocked
 
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 _FLOAT8 = frozenset((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz))
@@ -93,6 +94,9 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
     if isinstance(tensor, Tensor):
         if tensor.is_meta:
             raise _not_readable(module, name, "is on the meta device, its numbers elsewhere")
+        if is_blocked(tensor):
+            in_order: Tensor = tensor.to_dense()
+            return in_order
         if _is_ordinary(tensor):
             return tensor
         # bitsandbytes is an optional package, so its classes are told by their names.

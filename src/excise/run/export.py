@@ -15,6 +15,7 @@ from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
 from excise.errors import SaveError
 from excise.files import require_free
+from excise.model.blocked import in_ordinary_order
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
 from excise.model.writers import Anatomy
@@ -109,7 +110,8 @@ def write_plain(loaded: LoadedModel, folder: Path) -> None:
     """Write the model in memory, as it is, into `folder`. Raises SaveError."""
     unmark_gguf(loaded.model)
     try:
-        loaded.model.save_pretrained(folder)
+        with in_ordinary_order(loaded.model):
+            loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     except OSError as error:
         raise SaveError(f"{folder}: could not be written ({error})") from error

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from excise.directions.moments import ExactMoments, Moments, SketchedMoments
-from excise.engine.batch_size import LEAST_MEMORY
 from excise.engine.capture import (
     Accumulator,
     EndStatistics,
@@ -23,8 +22,10 @@ from excise.model.load import LoadedModel
 from excise.model.writers import Anatomy
 from excise.run.runner import Runner
 
-_MOMENTS_SHARE = 0.15
+_MOMENTS_SHARE = 0.1
 """Share of the model's size that second moments may take; where exact ones take more, they are sketched."""
+_LEAST_MEMORY = 160 * 2**20
+"""What they may take in any case."""
 _LEAST_ROWS = 256
 """A sketch has at least so many rows a writer, whatever memory that takes."""
 ANSWER_TOKENS = 32
@@ -85,7 +86,7 @@ class TrainPrompts:
 def _accumulators(source: TrainPrompts, wanted: set[Statistics]) -> dict[Statistics, Moments]:
     """Empty second moments, exact if all of them fit into their share of memory."""
     writers, size = len(source.anatomy.names), source.anatomy.dimension
-    budget = max(_MOMENTS_SHARE * source.loaded.bytes, LEAST_MEMORY) / len(wanted)
+    budget = max(_MOMENTS_SHARE * source.loaded.bytes, _LEAST_MEMORY) / len(wanted)
     if writers * size * size * 8 <= budget:
         device = input_device(source.loaded.model)
         return {each: ExactMoments(writers, size, device) for each in sorted(wanted)}
