@@ -27,6 +27,7 @@ from excise.engine.prefill import first_token_logits
 from excise.errors import ModelError, TrialError
 from excise.model.blocked import block, unblock
 from excise.model.chat import render
+from excise.model.data_type import fastest_first
 from excise.model.source import ModelSource
 from excise.model.storage import (
     describe,
@@ -98,6 +99,8 @@ def load(
 ) -> LoadedModel:
     """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
 
+    On a CPU that is slower with the model's own type than with float32, float32 goes before "auto".
+
     quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
     max_memory: bytes of weights that each device may hold; the rest is offloaded, at last to disk, where
     weights go to `offload_folder` unless the checkpoint's own files serve.
@@ -120,6 +123,8 @@ def load(
         **source.gguf_arguments,
     }
     packing = packed if quantization == "none" else quantization
+    if device == "cpu" and packing is None:
+        dtypes = fastest_first(source, tuple(dtypes))
     attempts: list[str] = []
     for dtype in worth_trying(tuple(dtypes), packing):
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)

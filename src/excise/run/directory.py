@@ -70,6 +70,10 @@ class RunDirectory:
         """What `result.json` holds. Raises RunError if it is missing or damaged."""
         return read_json(self.result, "no result in this run directory yet")
 
+    def dtype(self) -> str | None:
+        """The data type that the run used so far, None for a new run. Raises RunError."""
+        return str(self.record()["dtype"]) if self.result.exists() else None
+
     def batch(self) -> BatchSize | None:
         """The batch that the run used so far, None for a new run. Raises RunError."""
         if not self.result.exists():

@@ -77,7 +77,12 @@ def prepare(
     directory = open_run(settings, source.digest, prompts_digest(prompts))
 
     started = time.perf_counter()
-    loaded, anatomy, coverage, runner = open_model(settings, source, tell)
+    # The first data type that works may be another one today; every figure of the run is of the one it had.
+    known_dtype = directory.dtype()
+    typed = (
+        settings if known_dtype is None else settings.model_copy(update={"dtypes": (known_dtype,)})
+    )
+    loaded, anatomy, coverage, runner = open_model(typed, source, tell)
     if not settings.allow_partial:
         coverage.require_complete()
     elif not coverage.complete:
