@@ -11,14 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config
 
 import packed_models as packed
 import word_formats as words
 from conftest import write_edited
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.numbers import Stored
+from excise.checkpoint.packing.grouped import GroupedIntegers
 from excise.checkpoint.packing.words import Words
 from excise.checkpoint.plan import make_plan
+from excise.checkpoint.stream import rewrite_file
+from excise.checkpoint.verify import Kept, verify_file
 from excise.checkpoint.write import write_checkpoint
 from excise.cli.main import main
 from excise.edit.edit import Edit
@@ -26,6 +30,8 @@ from excise.edit.matrices import removed
 from excise.errors import SaveError
 from excise.model.writers import examine
 from excise.quiet import quiet_libraries
+from excise.reproduce.record import Reproduction
+from excise.run.reproduction import model_record
 from sweep import random_edit
 from test_apply import save_edit
 from word_formats import FORMS, Form
@@ -74,6 +80,43 @@ def test_integers_in_words(bits: int) -> None:
     assert packed_.dtype == torch.int32
     torch.testing.assert_close(packed_.long(), expected)
     torch.testing.assert_close(Words(bits).unpack(packed_), numbers.float())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_grids_at_the_edges(symmetric: bool, offset: int) -> None:
+    """Zeros, one sign, a negative scale, numbers far beyond: each group keeps its grid or gets one."""
+    packing = GroupedIntegers(
+        "GPTQ", 64, 32, Words(4), offset=offset, symmetric=symmetric, transposed=False
+    )
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(1, 15, (64, 32), generator=generator)
+    integers[:, 0] = 8  # Where there is no step, all lie on the zero point.
+    codes = Words(4).pack(integers)
+    scale = torch.full((2, 32), 0.125, dtype=torch.float16)
+    scale[:, 0] = 0
+    scale[:, 1] = -0.125
+    scales = {"scale": scale, "zero": Words(4).pack(torch.full((32, 2), 8 - offset)).T.contiguous()}
+    values = packing.decode(codes, scales)
+    assert not values[:, 0].any()
+    kept = {name: one.clone() for name, one in scales.items()}
+    assert torch.equal(packing.encode(values.clone(), codes, kept, generator), codes)
+    assert all(torch.equal(one, scales[name]) for name, one in kept.items())
+    moved = values.clone()
+    moved[:32, 0] = torch.randn(32, generator=generator)
+    moved[:32, 1] *= 3
+    moved[:32, 2] = moved[:32, 2].abs() + 5
+    moved[:32, 3] = -moved[:32, 3].abs() - 5
+    moved[:32, 4] = 1e-7 * torch.randn(32, generator=generator)
+    new = {name: one.clone() for name, one in scales.items()}
+    again = packing.decode(packing.encode(moved.clone(), codes, new, generator), new)
+    step = new["scale"].float().abs().repeat_interleave(32, 0)
+    assert bool(((again - moved).abs() <= 1.001 * step).all())
+    changed = new["scale"] != scale
+    assert changed[0, :4].all()
+    assert int(changed.sum()) == 4
+    # The least that does: one sign alone needs half the range where the zero point may move.
+    assert float(new["scale"][0, 2]) <= float(moved[:32, 2].max()) / (7 if symmetric else 14) * 1.01
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -145,6 +188,67 @@ def test_what_is_written_is_the_operator_within_a_step(
     assert kept.share == pytest.approx(got / whole, abs=1e-3)
     # Both kinds of group occur, or this test would not see one of them.
     assert 0 < new_grids < groups
+
+
+def test_conv1d_stores_its_weight_the_other_way_round(tmp_path: Path) -> None:
+    """GPT-2's layers hold [input, output] where they are plain, and the same as any other where packed."""
+    torch.manual_seed(0)
+    shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64}
+    model = AutoModelForCausalLM.from_config(GPT2Config(**shape, n_inner=128))
+    model.save_pretrained(tmp_path / "gpt2")
+    form = FORMS["gptq"]
+    tensors = load_file(tmp_path / "gpt2" / "model.safetensors")
+    for name in [one for one in tensors if one.endswith(".c_proj.weight")]:
+        module = name.removesuffix(".weight")
+        parts = words.pack(form, tensors.pop(name).T, 0)
+        tensors |= {f"{module}.{part}": one for part, one in parts.items()}
+    save_file(tensors, tmp_path / "gpt2" / "model.safetensors", {"format": "pt"})
+    packed.mark(tmp_path / "gpt2", form.config)
+    edit = random_edit(examine(model))
+    write_edited(edit, tmp_path / "gpt2", tmp_path / "out")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    for index, module in enumerate(edit.writers):
+        old, new = (words.unpack(form, one, module) for one in (tensors, after))
+        wanted = removed(old.weight, edit.u[index], edit.v[index], float(edit.strengths[index]))
+        assert bool(((new.weight - wanted).abs() <= 1.001 * new.step).all()), module
+    assert not torch.equal(after[f"{module}.qweight"], tensors[f"{module}.qweight"])
+
+
+@pytest.mark.parametrize("part", ["qweight", "scales", "qzeros"])
+def test_what_was_written_wrongly_is_found(
+    part: str, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    plan = make_plan("awq", open_checkpoint(checkpoints("awq")), edit_of(FORMS["awq"]))
+    (file,) = plan.checkpoint.files
+    copy = tmp_path / "model.safetensors"
+    rewrite_file(plan, file, copy, lambda _: None)
+    verify_file(plan, file, copy, Kept(), lambda _: None)
+    name = f"model.layers.1.mlp.down_proj.{part}"
+    entry = next(one for one in file.tensors if one.name == name)
+    data = bytearray(copy.read_bytes())
+    data[entry.start + 5] ^= 1
+    copy.write_bytes(data)
+    with pytest.raises(SaveError, match=f"s of {name} are not as they should be"):
+        verify_file(plan, file, copy, Kept(), lambda _: None)
+
+
+def test_the_record_measures_what_codes_and_scales_mean_together(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder, form = checkpoints("gptq desc_act"), FORMS["gptq desc_act"]
+    edit = edit_of(form)
+    plan = make_plan("gptq", open_checkpoint(folder), edit)
+    write_checkpoint(plan, "digest", tmp_path / "out", {}, lambda *_: None)
+    record = model_record(Reproduction.model_construct(), plan, tmp_path / "out")
+    before, after = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "out"))
+    changed = {name for name, one in before.items() if not torch.equal(one, after[name])}
+    in_changes = {name for change in record.changes for name in change.tensors}
+    assert changed <= in_changes
+    assert in_changes == {name for name, one in record.tensors.items() if one.sketch is not None}
+    for module in edited_modules(edit, before, form):
+        weight = words.unpack(form, after, module).weight
+        assert record.tensors[f"{module}.qweight"].norm == pytest.approx(float(weight.norm()))
+        assert record.tensors[f"{module}.scales"].norm == 0
 
 
 def test_the_form_of_words_for_each_loader(checkpoints: Callable[[str], Path]) -> None:
@@ -345,10 +449,20 @@ def test_the_choice_is_shown(
 ) -> None:
     for name, title in (("gptq", "GPTQ 4-bit"), ("awq", "AWQ 4-bit")):
         folder = checkpoints(name)
-        edit = save_edit(edit_of(FORMS[name]), folder, elsewhere / "edit.safetensors")
+        random = edit_of(FORMS[name])
+        edit = save_edit(random, folder, elsewhere / "edit.safetensors")
         assert main(["apply", str(edit), str(folder), name]) == 0
         shown = capsys.readouterr().out
         assert f"writers are stored as {title}" in shown
         assert shown.index("--packed:") < shown.index("Writing the edited model")
         assert "of the edit is left after packing" in shown
+        # How far rounding moves a matrix, as the slow way finds it.
+        module = "model.layers.0.mlp.down_proj"  # The first writer is left alone.
+        before, after = (
+            words.unpack(FORMS[name], load_file(one / "model.safetensors"), module).weight
+            for one in (folder, elsewhere / name)
+        )
+        index = random.writers.index(module)
+        wanted = removed(before, random.u[index], random.v[index], float(random.strengths[index]))
+        assert f"rounding {float((after - wanted).norm() / wanted.norm()):.2%}" in shown
     assert main(["apply", str(edit), str(checkpoints("gptq")), "plain", "--packed", "plain"]) != 0

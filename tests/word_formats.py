@@ -110,6 +110,7 @@ FORMS = {
     "gptq 8 bits": Form("gptq", bits=8, group=64, zero=1),
     "gptq experts": Form("gptq", zero=1, kind="qwen3_moe"),
     "awq": Form("awq", symmetric=False),
+    "awq, zero points stay": Form("awq"),
     "int4": Form("compressed-tensors", scale_dtype=torch.bfloat16),
     "int4 zero points, reordered": Form("compressed-tensors", symmetric=False, reordered=True),
     "int8": Form("compressed-tensors", bits=8, group=64),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.plan import Plan, Rewrite
-from excise.checkpoint.tensors import Entry, WeightsFile, as_tensor, read_bytes
+from excise.checkpoint.tensors import DTYPES, Entry, WeightsFile, as_tensor, read_bytes
 from excise.edit.matrices import edit_in_place, parts, row_lengths, steps_of
 from excise.edit.operator import Operator
 
@@ -60,8 +60,7 @@ class Stored:
         # Of the same form: the codes are replaced where they lie.
         data = self.data if output == rewrite.entry else bytearray(output.size)
         result = as_tensor(data, output.dtype, output.shape)
-        # Always the same choice for the same tensor, so that the result can be made again.
-        dice = torch.Generator().manual_seed(zlib.crc32(rewrite.entry.name.encode()))
+        dice = self._dice()
         for (codes, scales), there in zip(self._packed(), self._each(result), strict=True):
             values = packing.decode(codes, scales)
             edit_in_place(self._turned(values), next(steps))
@@ -71,6 +70,27 @@ class Stored:
                 there.copy_(repacking.encode(values, codes, scales, dice))
         moved = {one.name: self._scale_data[key] for key, one in rewrite.moved.items()}
         return {output.name: data, **moved}
+
+    def sample(self, steps: Steps) -> tuple[Tensor, Tensor]:
+        """The first matrix of a packed tensor, edited: as it should be, and as it will be stored; float32.
+
+        What was read is used up. steps: of this matrix.
+        """
+        packing, repacking = self.rewrite.packing, self.rewrite.repacking
+        assert packing is not None
+        codes, scales = next(self._packed())
+        values = packing.decode(codes, scales)
+        edit_in_place(self._turned(values), steps)
+        if repacking is None:
+            return values, values.to(DTYPES[self.rewrite.output.dtype]).to(torch.float32)
+        wanted = values.clone()
+        return wanted, repacking.decode(
+            repacking.encode(values, codes, scales, self._dice()), scales
+        )
+
+    def _dice(self) -> torch.Generator:
+        """Always the same choice for the same tensor, so that the result can be made again."""
+        return torch.Generator().manual_seed(zlib.crc32(self.rewrite.entry.name.encode()))
 
     def _turned(self, values: Tensor) -> Tensor:
         """A decoded matrix as [d, k]."""
@@ -119,6 +139,14 @@ def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
     for number in range(rewrite.first, rewrite.first + rewrite.count):
         norms = row_lengths(_matrix(plan, rewrite.writer, number)) if own else None
         yield steps_of(plan.edit, rewrite.writer, norms)
+
+
+def rounding_of(plan: Plan) -> float:
+    """‖W' as stored − W'‖ / ‖W'‖ (Frobenius) of the first packed matrix that a plan rewrites."""
+    first = next(one for one in plan.rewrites.values() if one.packing is not None)
+    wanted, stored = Stored(first).sample(next(steps_for(plan, first)))
+    off = float(torch.linalg.vector_norm(stored.sub_(wanted)))
+    return off / max(float(torch.linalg.vector_norm(wanted)), torch.finfo(torch.float32).tiny)
 
 
 def _matrix(plan: Plan, writer: str, number: int) -> Tensor:

@@ -148,13 +148,14 @@ class GroupedIntegers:
         numbers[: self.outputs] = (zeros - self.offset).T
         words.copy_(self.words.pack(numbers))
 
-    def _groups(self, scales: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
+    def _groups(self, scales: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor | slice]]:
         """Each group's number and inputs."""
         count = self._turned(scales["scale"]).shape[0]
         stored = scales.get("group")
         # compressed-tensors writes -1 where inputs are not grouped anew.
         if stored is None or (self.outputs_first and bool((stored == -1).any())):
-            yield from enumerate(torch.arange(self.inputs).chunk(count))
+            size = self.inputs // count
+            yield from ((one, slice(one * size, (one + 1) * size)) for one in range(count))
             return
         if bool(((stored < 0) | (stored >= count)).any()):
             raise SaveError(
