@@ -1,11 +1,11 @@
 """GPTQ, AWQ and compressed-tensors checkpoints of tiny models, packed and unpacked one integer at a time.
 
-Nothing here comes from `excise`: it is what the tests hold its packing against.
+No number here comes from `excise`: it is what the tests hold its packing against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import packed_models as packed
+from excise.edit.edit import Edit
+from excise.model.writers import examine
+from sweep import random_edit
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 WORD = 32
@@ -219,3 +222,32 @@ def write(form: Form, folder: Path) -> Path:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     packed.mark(folder, form.config)
     return folder
+
+
+def kept_in(root: Path) -> Callable[[str], Path]:
+    """Gives a checkpoint of each form, made once, in `root`. Tests must not change them."""
+
+    def of(name: str) -> Path:
+        folder = root / name
+        return folder if folder.exists() else write(FORMS[name], folder)
+
+    return of
+
+
+def edit_of(form: Form, seed: int = 0) -> Edit:
+    return random_edit(examine(packed.plain_model(form.kind)), seed)
+
+
+def edited_modules(edit: Edit, tensors: dict[str, Tensor], form: Form) -> dict[str, int]:
+    """Stored module → its writer's index in the edit."""
+    return {
+        name.removesuffix(f".{form.names['codes']}"): index
+        for index, writer in enumerate(edit.writers)
+        if edit.strengths[index]
+        for name in tensors
+        if name.startswith(f"{writer}.")
+        and name.endswith(f".{form.names['codes']}")
+        # Of experts, their gates are no writers.
+        and "gate_proj" not in name
+        and "up_proj" not in name
+    }

@@ -114,8 +114,7 @@ def _under_another_name(
     """How a tensor is packed whose codes have a name of their own."""
     tensors = checkpoint.tensors
     config = quantization_of(checkpoint.config) or {}
-    if method in CODES:
-        require_known(method, config)
+    require_known(method or "", config)
     for name in spellings(tensor.name):
         blocks, exponents = f"{name}_blocks", f"{name}_scales"
         if blocks in tensors and exponents in tensors:

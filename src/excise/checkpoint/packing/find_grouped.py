@@ -39,6 +39,8 @@ _VARIANTS: Mapping[str, Mapping[str, int]] = {
     "awq": {"gemm": 0},
 }
 """The variants of a method that are known, and what each adds to a stored zero point."""
+_PACKED_FORMATS = ("pack-quantized", "mixed-precision")
+"""Of compressed-tensors; the second one says that modules differ."""
 
 
 def unwritable(method: str) -> SaveError:
@@ -51,10 +53,8 @@ def unwritable(method: str) -> SaveError:
 
 def require_known(method: str, config: Mapping[str, object]) -> None:
     """Raise SaveError for a variant of GPTQ or AWQ that lays its integers out in another way."""
-    if method in _VARIANTS:
-        variant = _variant(method, config)
-        if variant not in _VARIANTS[method]:
-            raise unwritable(f"{describe(method)} in the variant {variant}")
+    if method in _VARIANTS and (variant := _variant(method, config)) not in _VARIANTS[method]:
+        raise unwritable(f"{describe(method)} in the variant {variant}")
 
 
 def find_grouped(
@@ -69,6 +69,8 @@ def find_grouped(
     outputs = stored.shape[stored.axis]
     inputs = stored.shape[1 - stored.axis]
     if method == "compressed-tensors":
+        if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
+            raise unwritable(f"{describe(method)} in the variant {form}")
         return _compressed(tensors, module, inputs, outputs, transposed=stored.axis == 1)
     return _words(method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0)
 

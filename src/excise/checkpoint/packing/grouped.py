@@ -1,8 +1,8 @@
 """Integers with a scale and a zero point for each group of inputs: GPTQ, AWQ, compressed-tensors.
 
 A group is some inputs of one output, its numbers are (integer − zero point) · scale. An edit keeps the grid
-of a group whose edited numbers lie on it, up to half a step beyond its ends. A group with others gets a grid
-that holds them: the least scale that does, with the zero point where its numbers have it, or, where the
+of a group whose edited numbers lie between its ends, or up to half a step beyond. Any other group gets a grid
+that holds its numbers: the least scale that does, with the zero point where they have it, or, where the
 format has one for all (symmetric), where it was.
 """
 
