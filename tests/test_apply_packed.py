@@ -218,7 +218,7 @@ def test_forms_that_cannot_be_written_point_to_the_adapter(
 ) -> None:
     plain = packed.save("llama", elsewhere / "plain")
     edit = edit_of(plain)
-    for method in ("gptq", "awq", "torchao", "eetq"):
+    for method in ("torchao", "eetq"):
         folder = packed.marked(plain, elsewhere / method, {"quant_method": method, "bits": 4})
         with pytest.raises(SaveError, match="cannot be rewritten; save an adapter") as caught:
             write_edited(edit, folder, elsewhere / "out")

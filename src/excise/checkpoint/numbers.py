@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from excise.checkpoint.plan import Plan, Rewrite
-from excise.checkpoint.tensors import as_tensor, read_bytes
+from excise.checkpoint.tensors import DTYPES, Entry, WeightsFile, as_tensor, read_bytes
 from excise.edit.matrices import edit_in_place, parts, row_lengths, steps_of
 from excise.edit.operator import Operator
 
@@ -19,14 +19,23 @@ Steps = Sequence[tuple[Operator, float]]
 class Stored:
     """A stored tensor, read. The numbers of packed ones are unpacked one matrix at a time."""
 
-    def __init__(self, rewrite: Rewrite) -> None:
+    def __init__(self, rewrite: Rewrite, held: Mapping[str, bytearray] | None = None) -> None:
+        """held: what is in memory already, by stored name."""
         self.rewrite = rewrite
+        held = held or {}
+
+        def bytes_of(file: WeightsFile, one: Entry) -> bytearray:
+            return held[one.name] if one.name in held else read_bytes(file.path, one.start, one.end)
+
         entry = rewrite.entry
-        self.data = read_bytes(rewrite.file.path, entry.start, entry.end)
+        self.data = bytes_of(rewrite.file, entry)
         self.tensor = as_tensor(self.data, entry.dtype, entry.shape)
+        self._scale_data = {
+            name: bytes_of(file, one) for name, (file, one) in rewrite.scales.items()
+        }
         self._scales = {
-            name: as_tensor(read_bytes(file.path, one.start, one.end), one.dtype, one.shape)
-            for name, (file, one) in rewrite.scales.items()
+            name: as_tensor(data, rewrite.scales[name][1].dtype, rewrite.scales[name][1].shape)
+            for name, data in self._scale_data.items()
         }
 
     def matrices(self) -> Iterator[Tensor]:
@@ -38,19 +47,20 @@ class Stored:
         for codes, scales in self._packed():
             yield self._turned(packing.decode(codes, scales))
 
-    def edit(self, steps: Iterator[Steps]) -> bytearray:
-        """The bytes that stand in the edited checkpoint; what was read is used up. steps: of each matrix."""
+    def edit(self, steps: Iterator[Steps]) -> dict[str, bytearray]:
+        """The bytes that stand in the edited checkpoint, by name: the tensor's, and those of scales that may
+        change with it. What was read is used up. steps: of each matrix.
+        """
         rewrite = self.rewrite
         packing, repacking, output = rewrite.packing, rewrite.repacking, rewrite.output
         if packing is None:
             for part in self.matrices():
                 edit_in_place(part, next(steps))
-            return self.data
+            return {output.name: self.data}
         # Of the same form: the codes are replaced where they lie.
         data = self.data if output == rewrite.entry else bytearray(output.size)
         result = as_tensor(data, output.dtype, output.shape)
-        # Always the same choice for the same tensor, so that the result can be made again.
-        dice = torch.Generator().manual_seed(zlib.crc32(rewrite.entry.name.encode()))
+        dice = self._dice()
         for (codes, scales), there in zip(self._packed(), self._each(result), strict=True):
             values = packing.decode(codes, scales)
             edit_in_place(self._turned(values), next(steps))
@@ -58,7 +68,29 @@ class Stored:
                 there.copy_(values.T if packing.transposed else values)
             else:
                 there.copy_(repacking.encode(values, codes, scales, dice))
-        return data
+        moved = {one.name: self._scale_data[key] for key, one in rewrite.moved.items()}
+        return {output.name: data, **moved}
+
+    def sample(self, steps: Steps) -> tuple[Tensor, Tensor]:
+        """The first matrix of a packed tensor, edited: as it should be, and as it will be stored; float32.
+
+        What was read is used up. steps: of this matrix.
+        """
+        packing, repacking = self.rewrite.packing, self.rewrite.repacking
+        assert packing is not None
+        codes, scales = next(self._packed())
+        values = packing.decode(codes, scales)
+        edit_in_place(self._turned(values), steps)
+        if repacking is None:
+            return values, values.to(DTYPES[self.rewrite.output.dtype]).to(torch.float32)
+        wanted = values.clone()
+        return wanted, repacking.decode(
+            repacking.encode(values, codes, scales, self._dice()), scales
+        )
+
+    def _dice(self) -> torch.Generator:
+        """Always the same choice for the same tensor, so that the result can be made again."""
+        return torch.Generator().manual_seed(zlib.crc32(self.rewrite.entry.name.encode()))
 
     def _turned(self, values: Tensor) -> Tensor:
         """A decoded matrix as [d, k]."""
@@ -79,12 +111,42 @@ class Stored:
         yield from [tensor] if len(self.rewrite.stored.shape) == 2 else tensor
 
 
+class Edits:
+    """The edited bytes of a plan's tensors, made when they are asked for.
+
+    Scales that change with their codes come of the same work and lie beside them in most files, so that the
+    last that were made are kept; plain numbers, which have none, are not.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._last: tuple[Rewrite, dict[str, bytearray]] | None = None
+
+    def of(self, rewrite: Rewrite) -> Mapping[str, bytearray]:
+        """What `Stored.edit` makes of it."""
+        if self._last is not None and self._last[0] is rewrite:
+            return self._last[1]
+        self._last = None
+        made = Stored(rewrite).edit(steps_for(self._plan, rewrite))
+        if len(made) > 1:
+            self._last = rewrite, made
+        return made
+
+
 def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
     """The operators of each matrix, or bias, of a stored tensor, in order."""
     own = rewrite.writer in plan.edit.per_matrix
     for number in range(rewrite.first, rewrite.first + rewrite.count):
         norms = row_lengths(_matrix(plan, rewrite.writer, number)) if own else None
         yield steps_of(plan.edit, rewrite.writer, norms)
+
+
+def rounding_of(plan: Plan) -> float:
+    """‖W' as stored − W'‖ / ‖W'‖ (Frobenius) of the first packed matrix that a plan rewrites."""
+    first = next(one for one in plan.rewrites.values() if one.packing is not None)
+    wanted, stored = Stored(first).sample(next(steps_for(plan, first)))
+    off = float(torch.linalg.vector_norm(stored.sub_(wanted)))
+    return off / max(float(torch.linalg.vector_norm(wanted)), torch.finfo(torch.float32).tiny)
 
 
 def _matrix(plan: Plan, writer: str, number: int) -> Tensor:

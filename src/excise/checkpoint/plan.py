@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Literal
 
@@ -32,7 +33,8 @@ class Rewrite:
     stored: name, shape and axis as if nothing were packed. file, entry: where its numbers, or the codes
     of a packed one, lie. packing: how they are packed, None if they are plain. scales: what else a packed
     one is read from. first: how many matrices (or biases) of the same writer come before its own.
-    output: what stands in the edited checkpoint; repacking: how it is packed there.
+    output: what stands in the edited checkpoint; repacking: how it is packed there. beside: stored names of
+    what goes with the codes and is not read.
     """
 
     writer: str
@@ -44,16 +46,28 @@ class Rewrite:
     first: int
     output: Entry
     repacking: Packing | None
+    beside: frozenset[str] = frozenset()
+
+    @property
+    def moved(self) -> Mapping[str, Entry]:
+        """The scales that may change with the codes, by what the format calls them."""
+        keys = () if self.repacking is None else self.repacking.moved
+        return {key: self.scales[key][1] for key in keys if key in self.scales}
 
     @property
     def count(self) -> int:
         """How many matrices, or biases, it holds."""
         return prod(self.stored.shape[: -1 if self.stored.bias else -2])
 
-    def written(self, file: WeightsFile, entry: Entry) -> Rewrite:
-        """The same tensor where it stands in an edited copy; its scales are the original's, which stay."""
+    def written(self, tensors: Mapping[str, tuple[WeightsFile, Entry]]) -> Rewrite:
+        """The same tensor where it stands in an edited copy.
+
+        tensors: of the copy, by name. Scales that are not among them are taken to be the original's.
+        """
+        file, entry = tensors[self.output.name]
         scales = {} if self.repacking is None else self.scales
-        return replace(self, file=file, entry=entry, packing=self.repacking, scales=scales)
+        theirs = {key: tensors.get(one[1].name, one) for key, one in scales.items()}
+        return replace(self, file=file, entry=entry, packing=self.repacking, scales=theirs)
 
 
 @dataclass(frozen=True)
@@ -70,12 +84,19 @@ class Plan:
     dropped: frozenset[str]
     config: Mapping[str, object] | None
 
+    @cached_property
+    def changes(self) -> Mapping[str, Rewrite]:
+        """By the stored name of everything that may change: `rewrites`, and scales that move with codes."""
+        moved = {entry.name: one for one in self.rewrites.values() for entry in one.moved.values()}
+        return {**moved, **self.rewrites}
+
     def outputs(self, file: WeightsFile) -> Iterator[tuple[Entry, Entry, Rewrite | None]]:
         """What a file will hold, in order: the output, the original entry, and how it is rewritten."""
         for entry in file.tensors:
-            rewrite = self.rewrites.get(entry.name)
+            rewrite = self.changes.get(entry.name)
             if entry.name not in self.dropped:
-                yield (entry if rewrite is None else rewrite.output), entry, rewrite
+                output = self.rewrites[entry.name].output if entry.name in self.rewrites else entry
+                yield output, entry, rewrite
 
     def keeps_layout(self, file: WeightsFile) -> bool:
         """True if every byte of the file that is no edited number stays where it is."""
@@ -168,7 +189,7 @@ def _rewrites(checkpoint: Checkpoint, layout: Layout) -> dict[str, Rewrite]:
 
 
 def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: int) -> Rewrite:
-    found = find.find(checkpoint, stored.name)
+    found = find.find(checkpoint, stored)
     name = checkpoint.named(stored.name) if found is None else found.codes
     assert name is not None
     file, entry = checkpoint.tensors[name]
@@ -185,7 +206,8 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: i
         {} if found is None else {key: checkpoint.tensors[one] for key, one in found.scales.items()}
     )
     packing = None if found is None else found.packing
-    return Rewrite(writer, stored, file, entry, packing, scales, first, entry, packing)
+    beside = frozenset(() if found is None else found.beside)
+    return Rewrite(writer, stored, file, entry, packing, scales, first, entry, packing, beside)
 
 
 def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
@@ -210,10 +232,12 @@ def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
             rewrites[name] = rewrite
             continue
         shape = rewrite.stored.shape
-        output = Entry(name, dtype, shape, 0, DTYPES[dtype].itemsize * prod(shape))
+        plain = find.logical_name(name)
+        output = Entry(plain, dtype, shape, 0, DTYPES[dtype].itemsize * prod(shape))
         rewrites[name] = replace(rewrite, output=output, repacking=None)
         dropped.update(entry.name for _, entry in rewrite.scales.values())
-        modules.append(name.removesuffix(".weight"))
+        dropped.update(rewrite.beside)
+        modules.append(plain.removesuffix(".weight"))
     config = deepcopy(checkpoint.config)
     quantization = find.quantization_of(config)
     assert quantization is not None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from excise.checkpoint.gguf_file import gguf_header
-from excise.checkpoint.numbers import Stored, steps_for
-from excise.checkpoint.plan import Plan, Rewrite
+from excise.checkpoint.numbers import Edits
+from excise.checkpoint.plan import Plan
 from excise.checkpoint.pytorch_file import renew_checksums
 from excise.checkpoint.tensors import WeightsFile, safetensors_header
 from excise.errors import ModelError
@@ -22,16 +22,17 @@ Advance = Callable[[int], None]
 
 def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) -> None:
     """Write the edited form of `file` under `path`. Raises ModelError if the original ends too early."""
-    changed = [one for _, _, one in plan.outputs(file) if one is not None]
+    changed = [(entry, one) for _, entry, one in plan.outputs(file) if one is not None]
+    edits = Edits(plan)
     with file.path.open("rb", buffering=0) as source, path.open("wb", buffering=0) as target:
         if plan.keeps_layout(file):
             place = 0
-            for one in sorted(changed, key=lambda one: one.entry.start):
-                if one.entry.start < place:
+            for entry, rewrite in sorted(changed, key=lambda one: one[0].start):
+                if entry.start < place:
                     continue  # The same numbers under a second name, as PyTorch files have them.
-                _copy(source, target, place, one.entry.start, advance)
-                _write(target, _edited(plan, one), advance)
-                place = one.entry.end
+                _copy(source, target, place, entry.start, advance)
+                _write(target, edits.of(rewrite)[entry.name], advance)
+                place = entry.end
             _copy(source, target, place, file.size, advance)
         else:
             outputs = list(plan.outputs(file))
@@ -41,14 +42,14 @@ def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) ->
             else:
                 header, alignment = safetensors_header(tensors, file.metadata), 1
             _write(target, header, advance)
-            for output, entry, rewrite in outputs:
-                if rewrite is None:
+            for output, entry, change in outputs:
+                if change is None:
                     _copy(source, target, entry.start, entry.end, advance)
                 else:
-                    _write(target, _edited(plan, rewrite), advance)
+                    _write(target, edits.of(change)[output.name], advance)
                 _write(target, bytes(-output.size % alignment), advance)
     if file.kind == "pytorch":
-        renew_checksums(path, [one.entry for one in changed])
+        renew_checksums(path, [entry for entry, _ in changed])
 
 
 def blocks(file: BinaryIO, start: int, end: int, buffer: bytearray) -> Iterator[memoryview]:
@@ -77,7 +78,3 @@ def _write(target: BinaryIO, data: bytes | bytearray | memoryview, advance: Adva
         while written < len(some):
             written += target.write(some[written:])
         advance(len(some))
-
-
-def _edited(plan: Plan, rewrite: Rewrite) -> bytearray:
-    return Stored(rewrite).edit(steps_for(plan, rewrite))

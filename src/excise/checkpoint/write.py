@@ -156,8 +156,11 @@ def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
         made["config.json"] = json.dumps(plan.config, indent=2) + "\n"
         if checkpoint.index is not None:
             index = read_object(checkpoint.folder / checkpoint.index)
+            renamed = {one.entry.name: one.output.name for one in plan.rewrites.values()}
             index["weight_map"] = {
-                name: file for name, file in index["weight_map"].items() if name not in plan.dropped
+                renamed.get(name, name): file
+                for name, file in index["weight_map"].items()
+                if name not in plan.dropped
             }
             index["metadata"] = {**(index.get("metadata") or {}), "total_size": plan.size}
             made[checkpoint.index] = json.dumps(index, indent=2) + "\n"

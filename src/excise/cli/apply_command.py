@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.checkpoint.numbers import rounding_of
 from excise.checkpoint.plan import Form, Plan
 from excise.checkpoint.workplace import require_place
 from excise.cli.human import size
@@ -114,9 +115,9 @@ def _chosen(
     other: Form = "plain" if settings.packed == "same" else "same"
     try:
         forms[other] = _plan(edit, source, settings, other)
-        choices = " · ".join(f"{form} {size(one.size)}" for form, one in sorted(forms.items()))
+        choices = " · ".join(f"{form} {_cost(one)}" for form, one in sorted(forms.items()))
     except SaveError as error:
-        choices = f"{settings.packed} {size(plan.size)}; {error}"
+        choices = f"{settings.packed} {_cost(plan)}; {error}"
     screen(
         events.Note(
             f"writers are stored as {plan.packed}. --packed: {choices}. An adapter leaves them alone: "
@@ -127,3 +128,8 @@ def _chosen(
         return plan
     answer = answer_to(ask, f"Write them as [s]ame / [p]lain [{settings.packed[0]}]: ")
     return forms[other] if answer[:1].lower() == other[0] else plan
+
+
+def _cost(plan: Plan) -> str:
+    """What a form takes on the disk, and what rounding to it does to a matrix."""
+    return f"{size(plan.size)}, rounding {rounding_of(plan):.2%}"

@@ -140,7 +140,7 @@ def apply_to_gguf(
 
 def _tell_saved(plan: Plan, destination: Path, kept: Kept, tell: Tell) -> None:
     edited = len(plan.rewrites)
-    untouched = len(plan.checkpoint.tensors) - edited - len(plan.dropped)
+    untouched = len(plan.checkpoint.tensors) - len(plan.changes) - len(plan.dropped)
     tell(events.Verified(edited, untouched, kept.share))
     tell(events.Saved("model", str(destination)))
 

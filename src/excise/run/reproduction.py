@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.numbers import Stored, steps_for
@@ -101,15 +102,19 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
     What a writer is stored as is one change. Raises ModelError if a file cannot be read again.
     """
     tensors = {}
-    for name, (file, entry) in sorted(open_checkpoint(folder).tensors.items()):
-        rewrite = plan.rewrites.get(name)
+    written = open_checkpoint(folder).tensors
+    by_output = {one.output.name: one for one in plan.rewrites.values()}
+    for name, (file, entry) in sorted(written.items()):
+        rewrite = by_output.get(name)
         if rewrite is None:
             data = read_bytes(file.path, entry.start, entry.end)
-            tensors[name] = fingerprint(entry.dtype, entry.shape, data, None)
+            # Scales that change with codes are measured with them.
+            numbers: list[Tensor] | None = [] if name in plan.changes else None
+            tensors[name] = fingerprint(entry.dtype, entry.shape, data, numbers)
         else:
-            stored = Stored(rewrite.written(file, entry))
-            numbers = [stored.tensor] if rewrite.repacking is None else stored.matrices()
-            tensors[name] = fingerprint(entry.dtype, entry.shape, stored.data, numbers)
+            stored = Stored(rewrite.written(written))
+            parts = [stored.tensor] if rewrite.repacking is None else stored.matrices()
+            tensors[name] = fingerprint(entry.dtype, entry.shape, stored.data, parts)
     changes: dict[str, list[Rewrite]] = {}
     for rewrite in plan.rewrites.values():
         changes.setdefault(rewrite.writer, []).append(rewrite)
@@ -120,7 +125,14 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
             "tensors": tensors,
             "changes": tuple(
                 Change(
-                    tensors=tuple(one.output.name for one in rewrites),
+                    tensors=tuple(
+                        name
+                        for one in rewrites
+                        for name in (
+                            one.output.name,
+                            *(entry.name for entry in one.moved.values()),
+                        )
+                    ),
                     size=math.hypot(*(change_size(plan, one) for one in rewrites)),
                 )
                 for rewrites in changes.values()

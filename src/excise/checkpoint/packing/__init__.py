@@ -1,1 +1,1 @@
-"""Packed numbers: codes and scales. An edit moves the codes and leaves every scale where it is."""
+"""Packed numbers: codes and scales. An edit moves the codes; scales only where the codes do not reach."""

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from excise.checkpoint.folder import Checkpoint
-from excise.checkpoint.packing.formats import BitsAndBytes4, Float8, Int8Rows, Mxfp4, Packing
-from excise.edit.layout import spellings
+from excise.checkpoint.packing.find_grouped import (
+    CODES,
+    OTHERS,
+    find_grouped,
+    require_known,
+    unwritable,
+)
+from excise.checkpoint.packing.formats import BitsAndBytes4, Float8, Int8Rows, Mxfp4, Packed
+from excise.edit.layout import StoredTensor, spellings
 from excise.errors import SaveError
-from excise.model.storage import describe
 
-_METHODS = ("bitsandbytes", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4")
+_METHODS = (
+    "bitsandbytes",
+    "fp8",
+    "fbgemm_fp8",
+    "compressed-tensors",
+    "mxfp4",
+    "gptq",
+    "awq",
+)
 SKIPPED_BY = {
     "bitsandbytes": "llm_int8_skip_modules",
     "fp8": "modules_to_not_convert",
     "fbgemm_fp8": "modules_to_not_convert",
     "compressed-tensors": "ignore",
+    "awq": "modules_to_not_convert",
 }
 """Where each method's configuration lists modules that are not packed."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """How one tensor is packed. codes, scales: stored names; scales by what the format calls them."""
-
-    packing: Packing
-    codes: str
-    scales: Mapping[str, str]
+_CODES = tuple(f".{one}" for one in dict.fromkeys(CODES.values()))
+_BESIDE = ("_scales", "_scale_inv", ".SCB", *(f".{one}" for one in OTHERS))
 
 
 def method_of(checkpoint: Checkpoint) -> str | None:
@@ -45,34 +52,35 @@ def quantization_of(config: Mapping[str, object]) -> dict[str, object] | None:
     return quantization_of(inner) if isinstance(inner, dict) else None
 
 
+def logical_name(codes: str) -> str:
+    """The name that a tensor would have if it were not packed."""
+    for ending in _CODES:
+        if codes.endswith(ending):
+            return f"{codes.removesuffix(ending)}.weight"
+    return codes.removesuffix("_blocks")
+
+
 def logical_names(checkpoint: Checkpoint) -> list[str]:
     """The names that the tensors would have if nothing were packed, as far as writers need them."""
-    names: list[str] = []
-    for name in checkpoint.tensors:
-        if name.endswith("_blocks"):
-            names.append(name.removesuffix("_blocks"))
-        elif not name.endswith(("_scales", "_scale_inv", ".SCB")):
-            names.append(name)
-    return names
+    return [logical_name(name) for name in checkpoint.tensors if not name.endswith(_BESIDE)]
 
 
-def find(checkpoint: Checkpoint, name: str) -> Packed | None:
-    """How `name` is packed; None if it is stored as ordinary numbers.
+def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
+    """How a tensor is packed; None if it is stored as ordinary numbers.
 
     Raises SaveError if it is missing, or packed in a way that excise cannot write.
     """
     method, tensors = method_of(checkpoint), checkpoint.tensors
     if method is not None and method not in _METHODS:
         raise unwritable(method)
-    stored = checkpoint.named(name)
+    stored = checkpoint.named(tensor.name)
     if stored is None:
-        for candidate in spellings(name):
-            codes, exponents = f"{candidate}_blocks", f"{candidate}_scales"
-            if codes in tensors and exponents in tensors:
-                return Packed(Mxfp4(), codes, {"scale": exponents})
-        raise SaveError(
-            f"the checkpoint has no tensor {name}; save an adapter instead (--adapter DIR)"
-        )
+        found = _under_another_name(checkpoint, method, tensor)
+        if found is None:
+            raise SaveError(
+                f"the checkpoint has no tensor {tensor.name}; save an adapter instead (--adapter DIR)"
+            )
+        return found
     entry = tensors[stored][1]
     if entry.is_ordinary:
         return None
@@ -100,12 +108,21 @@ def find(checkpoint: Checkpoint, name: str) -> Packed | None:
     raise unwritable(method or entry.dtype)
 
 
-def unwritable(method: str) -> SaveError:
-    """The refusal of a format that cannot be written here."""
-    return SaveError(
-        f"its writers are stored as {describe(method)}, which cannot be rewritten; save an adapter instead "
-        "(excise export RUN --adapter DIR)"
-    )
+def _under_another_name(
+    checkpoint: Checkpoint, method: str | None, tensor: StoredTensor
+) -> Packed | None:
+    """How a tensor is packed whose codes have a name of their own."""
+    tensors = checkpoint.tensors
+    config = quantization_of(checkpoint.config) or {}
+    require_known(method or "", config)
+    for name in spellings(tensor.name):
+        blocks, exponents = f"{name}_blocks", f"{name}_scales"
+        if blocks in tensors and exponents in tensors:
+            return Packed(Mxfp4(), blocks, {"scale": exponents})
+        module = name.removesuffix(".weight")
+        if method in CODES and f"{module}.{CODES[method]}" in tensors:
+            return find_grouped(method, config, tensors, module, tensor)
+    return None
 
 
 def _block(checkpoint: Checkpoint) -> tuple[int, int] | None:

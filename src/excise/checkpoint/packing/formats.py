@@ -18,7 +18,8 @@ class Packing(Protocol):
     """One packed matrix [row, column].
 
     name: in words. transposed: what is decoded is the transpose of the parameter that the layout means.
-    Experts lie along the leading axis of codes and scales, and are packed one by one.
+    moved: which of the scales `encode` may change. Experts lie along the leading axis of codes and scales,
+    and are packed one by one.
     """
 
     @property
@@ -29,13 +30,30 @@ class Packing(Protocol):
     def transposed(self) -> bool:
         """True where rows and columns have changed places."""
 
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """By what the format calls them; none where the grid always stays."""
+
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """The numbers, float32."""
 
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
     ) -> Tensor:
-        """Codes for `values`, of the form of `codes`; `values` are used up."""
+        """Codes for `values`, of the form of `codes`; `values` are used up, `moved` ones change in place."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How one stored tensor is packed. codes, scales: stored names; scales by what the format calls them.
+
+    beside: stored names of what else goes with the codes.
+    """
+
+    packing: Packing
+    codes: str
+    scales: Mapping[str, str]
+    beside: tuple[str, ...] = ()
 
 
 FLOAT8_LEVELS = {
@@ -64,6 +82,7 @@ class Float8:
     block: tuple[int, int] | None
     name: str = "FP8"
     transposed: bool = False
+    moved: tuple[str, ...] = ()
 
     def _scale(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         scale = scales["scale"].to(torch.float32)
@@ -97,6 +116,7 @@ class Int8Rows:
     divisor: float
     name: str
     transposed: bool = False
+    moved: tuple[str, ...] = ()
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """Number times scale."""
@@ -153,6 +173,7 @@ class BitsAndBytes4:
 
     name: str = "bitsandbytes 4-bit"
     transposed: bool = False
+    moved: tuple[str, ...] = ()
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """Level times the factor of its block."""
@@ -193,6 +214,7 @@ class Mxfp4:
 
     name: str = "MXFP4"
     transposed: bool = True
+    moved: tuple[str, ...] = ()
 
     def _scale(self, scales: Mapping[str, Tensor]) -> Tensor:
         return (scales["scale"].to(torch.float32) - _SCALE_BIAS).exp2().unsqueeze(-1)

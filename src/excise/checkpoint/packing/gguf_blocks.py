@@ -68,6 +68,7 @@ class GgufBlocks:
     kind: Kind
     origin: Kind | None = None
     transposed: bool = False
+    moved: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
