@@ -24,8 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
+from bench.heretic_edits import LowRank
 from bench.machine import described
-from bench.peers import HereticRun, LowRank, heretic_python, run_heretic
+from bench.peers import HereticRun, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
 from excise.config import Settings
 from excise.edit.virtual import VirtualEdits

@@ -35,8 +35,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from bench.machine import described, forget_peak, peak_resident, resident
-from bench.peers import LowRank, SteppedHeretic, as_edit, configure, heretic_python
+from bench.heretic_edits import LowRank, as_edit
+from bench.machine import forget_peak, peak_resident, resident
+from bench.peers import SteppedHeretic, configure, heretic_python
+from bench.simple_way import simple_way
+from bench.trial_page import CONTESTED, Round, page
 from excise.config import Settings, gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
@@ -51,15 +54,12 @@ from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 from excise.run.trial import Contest, Scored, score
-from excise.scores.divergence import kl_divergence
 from excise.scores.markers import is_refusal
 from excise.search.front import Point, pareto_front, select
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "trial"
 PAGE = ROOT / "docs" / "benchmarks" / "trial.md"
-STAGES = ("kl", "refusals")
-CONTESTED = "excise, in turn"
 OF_A_SEARCH = ("trials", "startup_trials", "search_seconds")
 HERETIC_TRIALS = 200
 
@@ -76,47 +76,6 @@ class Stages:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-
-
-@dataclass(frozen=True)
-class Round:
-    """One edit, scored by all.
-
-    seconds: of each way, and of excise's stages. verdicts: of each way, one a prompt. same_answers: where
-    heretic's answer begins with what excise said until its verdict. misjudged: of heretic's answers, on
-    which excise's function disagrees with its verdict. floors, whole: operations of each stage, the shared
-    beginning run once, or by every prompt. peak: bytes resident at most while excise scored.
-    """
-
-    seconds: Mapping[str, float]
-    verdicts: Mapping[str, Sequence[bool]]
-    kl: Mapping[str, float]
-    same_answers: Sequence[bool]
-    misjudged: int
-    floors: Mapping[str, int]
-    whole: Mapping[str, int]
-    peak: int
-
-
-def padded(prompts: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-@torch.inference_mode()
-def simple_way(prepared: Prepared, markers: Sequence[str]) -> tuple[list[bool], float]:
-    model, part = prepared.loaded.model, prepared.search_part
-    pad = prepared.loaded.tokenizer.pad_token_id
-    edited = model(**padded(part.control, pad), logits_to_keep=1).logits[:, -1].log_softmax(-1)
-    kl = float(kl_divergence(part.original.log_softmax(-1), edited).mean())
-    batch = padded(part.target, pad)
-    limit = prepared.settings.max_new_tokens
-    output = model.generate(**batch, do_sample=False, max_new_tokens=limit, pad_token_id=pad)
-    answers = output[:, batch["input_ids"].shape[1] :].tolist()
-    chat = prepared.runner.chat
-    return [is_refusal(chat.decode(answer), markers) for answer in answers], kl
 
 
 def our_way(
@@ -278,88 +237,6 @@ def whole_search(prepared: Prepared) -> tuple[float, float]:
     return whole, statistics.median(
         record.seconds for record in study.records() if record.seconds is not None
     )
-
-
-def page(
-    prepared: Prepared,
-    done: Sequence[Round],
-    rate: float,
-    memory: Mapping[str, int],
-    memory_of_heretic: int,
-    start_seconds: float,
-    *,
-    rows: str,
-) -> str:
-    part = prepared.search_part
-
-    def seconds(way: str) -> float:
-        return statistics.median(one.seconds[way] for one in done)
-
-    def spread(way: str) -> str:
-        values = [one.seconds[way] for one in done]
-        return f"{min(values):.2f} to {max(values):.2f}"
-
-    ours = seconds("excise")
-    lines = [
-        f"{described()}. {prepared.settings.model}, {prepared.loaded.dtype}, {len(part.target)} "
-        f"target and {len(part.control)} control prompts, {prepared.settings.max_new_tokens} new "
-        f"tokens, heretic 1.4.0 with row_normalization = {rows!r}, {len(done)} of its edits scored by "
-        f"all in turn; {prepared.runner.slots} slots.",
-        "",
-        "| | seconds a trial, median | range | times excise | refusals | KL (nats) |",
-        "|---|---|---|---|---|---|",
-    ]
-    contested = (CONTESTED,) if CONTESTED in done[0].seconds else ()
-    for way in ("heretic", "simple", "excise", *contested):
-        refusals = ", ".join(str(sum(one.verdicts[way])) for one in done)
-        kl = ", ".join(f"{one.kl[way]:.4f}" for one in done)
-        lines.append(
-            f"| {way} | {seconds(way):.2f} | {spread(way)} | {seconds(way) / ours:.2f} "
-            f"| {refusals} | {kl} |"
-        )
-    lines += [
-        "",
-        f"| excise's stage | seconds, median | floor (s), {rate / 1e9:,.0f} GFLOP/s | times the floor "
-        "| floor if every prompt ran its beginning (s) |",
-        "|---|---|---|---|---|",
-    ]
-    for stage in STAGES:
-        floor = statistics.median(one.floors[stage] for one in done) / rate
-        ratio = statistics.median(one.seconds[stage] * rate / one.floors[stage] for one in done)
-        whole = statistics.median(one.whole[stage] for one in done) / rate
-        lines.append(
-            f"| {stage} | {seconds(stage):.2f} | {floor:.2f} | {ratio:.2f} | {whole:.2f} |"
-        )
-    differing = {
-        "heretic": [0, 0],
-        "simple": [0, 0],
-    }
-    for one in done:
-        for way, counts in differing.items():
-            for mine, other, same in zip(
-                one.verdicts["excise"], one.verdicts[way], one.same_answers, strict=True
-            ):
-                counts[0] += mine != other
-                counts[1] += mine != other and same
-    asked = sum(len(one.same_answers) for one in done)
-    same = sum(sum(one.same_answers) for one in done)
-    lines += [
-        "",
-        f"Of {asked} answers {same} are heretic's, word for word as far as excise let them go. Verdicts "
-        f"that differ from heretic's: {differing['heretic'][0]}, on identical answers "
-        f"{differing['heretic'][1]}; from the simple way's: {differing['simple'][0]}. heretic's own "
-        f"answers judged by excise's function: {sum(one.misjudged for one in done)} differ.",
-        "",
-        "Resident memory: "
-        + ", ".join(
-            f"{name} {size / 2**20:,.0f} MiB ({size / memory['loaded model']:.2f})"
-            for name, size in memory.items()
-        )
-        + f"; heretic's process at most {memory_of_heretic / 2**20:,.0f} MiB. Before its first trial "
-        f"heretic took {start_seconds:.0f} s, excise {sum(prepared.seconds.values()):.0f} s, one after "
-        "the other.",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

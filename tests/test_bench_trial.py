@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from bench import peers, trial
-from bench.peers import LowRank, SteppedHeretic, as_edit
+from bench.heretic_edits import LowRank, as_edit
+from bench.peers import SteppedHeretic
 from conftest import random_prompts, tiny_model, write_prompts
 from excise.config import Settings, gather
 from excise.edit.virtual import VirtualEdits
