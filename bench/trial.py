@@ -23,15 +23,14 @@ if not __package__:
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from bench.machine import described, forget_peak, peak_resident, resident
+from bench.machine import Stages, described, forget_peak, peak_resident, resident
 from bench.peers import LowRank, SteppedHeretic, as_edit, configure, heretic_python
 from excise.config import Settings, gather
 from excise.demo.model import materialise
@@ -58,20 +57,6 @@ PAGE = ROOT / "docs" / "benchmarks" / "trial.md"
 STAGES = ("kl", "refusals")
 OF_A_SEARCH = ("trials", "startup_trials", "search_seconds")
 HERETIC_TRIALS = 200
-
-
-@dataclass
-class Stages:
-    """Wall seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """The scope of one stage."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
 
 
 @dataclass(frozen=True)

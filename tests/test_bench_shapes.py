@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_growth_is_measured_along_an_axis(tmp_path: Path) -> None:
     # Of these sizes a head of 4096 words takes a good part, which grows as d.
     assert 2 < operations[1] / operations[0] < 4
     assert (tmp_path / "scaling.md").read_text(encoding="utf-8") == page
+
+
+def test_candidates_side_by_side_need_as_many_operations_as_one_after_the_other() -> None:
+    case = scaling.Case(prompts=3, tokens=3, prompt=8, layers=1, width=64)
+    one, three = (scaling.measured(replace(case, candidates=count), 1) for count in (1, 3))
+    assert three.operations == 3 * one.operations
+    assert three.seconds.keys() == set(scaling.COLUMNS)
+    assert all(seconds > 0 for seconds in three.seconds.values())
+
+
+def test_every_axis_says_what_is_expected_of_each_column() -> None:
+    assert scaling.AXES.keys() == scaling.QUICK.keys() == scaling.EXPECTED.keys()
+    assert {len(row) for row in scaling.EXPECTED.values()} == {len(scaling.COLUMNS) + 1}
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
