@@ -1,8 +1,8 @@
 """When an answer is worth judging: as soon as its newest token may have completed a marker.
 
-Judging decodes and searches the whole answer. Done after every token it costs more with each of them, and
-for hundreds of rows as much as the model's own step does on an accelerator. Here a token costs what is known
-of it by itself: its text, and the few markers that can end in it.
+Judging decodes and searches the whole answer. Done after every token it costs more with each of them, and an
+accelerator waits meanwhile. Here a token costs what is known of it by itself: its text, and the few markers
+that can end in it.
 
 Nothing is decided here, so nothing can be decided wrongly: whoever gets a hint judges the whole text. Where
 a text is its tokens' texts one after the other, as with byte-level tokenizers, no hint is missed. Others may
