@@ -1,12 +1,11 @@
 """How a trial's time grows: `python bench/scaling.py`.
 
 Random models of the shape of a Llama. One thing grows at a time, the others stay: prompts, tokens of an
-answer, tokens of a prompt, layers, width d. The exponent of growth is fitted by least squares on logarithms:
-1 is linear. Beside the two stages stand what the operator's hooks take, what it takes to make an edit and
-put it in force, what else is spent outside forward passes, and the operations of the model's own products.
-
-prompts, tokens, prompt, layers    the stages have to be linear at most
-width                              the model's products grow as d²; nothing else may
+answer, tokens of a prompt, layers, width d, candidates side by side. A trial is what a search calls, every
+verdict waited for. The exponent of growth is fitted by least squares on logarithms: 1 is linear. Beside the
+two stages stand what the operator's hooks take, what it takes to make the edits and put them in force, what
+else is spent outside forward passes (verdicts among it), and the operations of the model's own products.
+Times are those of all candidates together, divided by nothing.
 """
 
 from __future__ import annotations
@@ -29,16 +28,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.machine import described
+from bench.machine import Stages, described
 from bench.random_models import llama, random_model, random_prompts
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from bench.random_trials import TimedEdits, new_edit, random_trial
 from excise.engine.costs import costs_of
-from excise.engine.decode import greedy
-from excise.engine.prefill import first_token_logits
 from excise.engine.stopwatch import Stopwatch, after_each
-from excise.model.writers import Anatomy, examine
+from excise.model.writers import examine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "scaling.md"
@@ -54,6 +49,7 @@ class Case:
     prompt: int = 32
     layers: int = 6
     width: int = 256
+    candidates: int = 1
 
 
 AXES: Mapping[str, Sequence[int]] = {
@@ -62,6 +58,7 @@ AXES: Mapping[str, Sequence[int]] = {
     "prompt": (16, 32, 64, 128),
     "layers": (3, 6, 12, 24),
     "width": (256, 512, 1024, 2048),
+    "candidates": (1, 2, 4, 8),
 }
 QUICK: Mapping[str, Sequence[int]] = {
     "prompts": (4, 8),
@@ -69,7 +66,19 @@ QUICK: Mapping[str, Sequence[int]] = {
     "prompt": (8, 16),
     "layers": (1, 2),
     "width": (64, 128),
+    "candidates": (1, 2),
 }
+EXPECTED: Mapping[str, Sequence[int]] = {
+    "prompts": (1, 1, 1, 1, 1, 1),
+    "tokens": (0, 1, 1, 1, 1, 1),
+    "prompt": (1, 1, 1, 0, 1, 1),
+    "layers": (1, 1, 1, 1, 1, 1),
+    "width": (2, 2, 1, 1, 1, 2),
+    "candidates": (1, 1, 1, 1, 1, 1),
+}
+"""The exponent that each column, operations last, may have at most."""
+SLOTS = 32
+"""Rows that decode at a time, for each candidate."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,6 @@ class Measured:
     operations: int
 
 
-def edit_of(anatomy: Anatomy) -> Edit:
-    """A random edit on all writers, made as a trial makes it: from directions and strengths."""
-    operator = orthogonal(unit(torch.randn(len(anatomy.names), anatomy.dimension)))
-    strengths = torch.full((len(anatomy.names),), 0.8)
-    return Edit("orthogonal", anatomy.names, operator.u, operator.v, strengths)
-
-
 def measured(case: Case, repeats: int) -> Measured:
     """The median of `repeats` trials."""
     config = llama(case.layers, case.width)
@@ -95,34 +97,32 @@ def measured(case: Case, repeats: int) -> Measured:
     prompts = random_prompts(case.prompts, case.prompt, config.vocab_size)
     anatomy = examine(model)
     edited = [model.get_submodule(name) for name in anatomy.names]
-    operator, passes = Stopwatch(device), Stopwatch(device)
+    trial = random_trial(model, prompts, case.tokens, SLOTS * case.candidates)
+    operator, passes, stages = Stopwatch(device), Stopwatch(device), Stages()
     found: dict[str, list[float]] = {column: [] for column in COLUMNS}
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(passes.start).remove)
         stack.enter_context(after_each((model,), passes.stop))
         stack.enter_context(after_each(edited, operator.start))
-        edits = stack.enter_context(VirtualEdits(model, anatomy.names))
+        edits = stack.enter_context(TimedEdits(model, anatomy.names))
         stack.enter_context(after_each(edited, operator.stop))
         for repeat in range(repeats + 1):
-            marks = [time.perf_counter()]
-            edit = edit_of(anatomy)
-            edits.use(edit)
-            marks.append(time.perf_counter())
-            first_token_logits(model, prompts, 32)
-            marks.append(time.perf_counter())
-            answers = greedy(model, prompts, max_new_tokens=case.tokens, slots=32)
-            marks.append(time.perf_counter())
-            making, kl, refusals = np.diff(marks).tolist()
+            started = time.perf_counter()
+            candidates = [new_edit(anatomy, device) for _ in range(case.candidates)]
+            making = time.perf_counter() - started
+            scores = trial.scores(edits, candidates, stages)
+            kl, refusals = (stages.seconds[name] for name in ("kl", "refusals"))
             outside = kl + refusals - passes.take()
-            spent = (kl, refusals, operator.take(), making, outside)
+            spent = (kl, refusals, operator.take(), making + edits.take(), outside)
             if repeat:  # the first one warms up
                 for column, seconds in zip(COLUMNS, spent, strict=True):
                     found[column].append(seconds)
     costs = costs_of(model, anatomy.layers)
+    answers = [scored.answered.tokens for scored in scores if scored.answered is not None]
     first = costs.answering(prompts, [[0]] * len(prompts))
     return Measured(
         {column: statistics.median(values) for column, values in found.items()},
-        first + costs.answering(prompts, answers),
+        len(scores) * first + sum(costs.answering(prompts, said) for said in answers),
     )
 
 
@@ -153,7 +153,8 @@ def axis_lines(axis: str, sizes: Sequence[int], rows: Sequence[Measured]) -> lis
         cells = [f"{fit(sizes, [row.seconds[column] for row in rows]):.2f}" for column in COLUMNS]
         operations = fit(sizes, [row.operations for row in rows])
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {operations:.2f} |")
-    return [*lines, ""]
+    expected = " | ".join(map(str, EXPECTED[axis]))
+    return [*lines, f"| expected at most | {expected} |", ""]
 
 
 def main() -> None:
@@ -174,8 +175,15 @@ def page(
         "# How a trial's time grows",
         "",
         f"`python {' '.join(sys.argv)}`. {described()}. Random Llama shapes, float32; {Case()}, one of "
-        f"them growing at a time; all writers edited; median of {repeats}. Operations are those of the "
-        "model's own products.",
+        f"them growing at a time; all writers edited; {SLOTS} rows decode at a time for each candidate; "
+        f"median of {repeats}. Operations are those of the model's own products.",
+        "",
+        "The time of everything has to be linear at most in all but the width, as whose square the model's "
+        "products grow; nothing of the operator, of making edits or of what lies outside the model may. "
+        "Attention's pairs of tokens grow faster than prompt and answer: by how much, the operations tell. "
+        "Between the last two sizes what does not grow matters least. A single candidate's edit is one "
+        "product for all rows, while of several each row has its own: from 1 to 2 the operator may more than "
+        "double.",
         "",
     ]
     for axis in axes:

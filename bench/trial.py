@@ -27,16 +27,14 @@ if not __package__:
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
 from bench.heretic_edits import LowRank, as_edit
-from bench.machine import forget_peak, peak_resident, resident
+from bench.machine import Stages, forget_peak, peak_resident, resident
 from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.trial_page import CONTESTED, Round, page
@@ -62,20 +60,6 @@ WORK = ROOT / "build" / "bench" / "trial"
 PAGE = ROOT / "docs" / "benchmarks" / "trial.md"
 OF_A_SEARCH = ("trials", "startup_trials", "search_seconds")
 HERETIC_TRIALS = 200
-
-
-@dataclass
-class Stages:
-    """Wall seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """The scope of one stage."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
 
 
 def our_way(

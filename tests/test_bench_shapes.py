@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench import gpu, scaling
-from bench.gpu import Asked, ask, fitted, new_edit
+from bench.gpu import ours
+from bench.gpu_clock import Clock
+from bench.gpu_peers import Asked, ask, dense, fitted, lora
 from bench.random_models import SHAPES, random_model, random_prompts
+from bench.random_trials import STRENGTH, TimedEdits, new_edit, random_trial, tokenizer_of
 from excise.edit.operator import unit
-from excise.edit.virtual import VirtualEdits
-from excise.engine.decode import greedy
 from excise.model.writers import examine
+from excise.scores.markers import has_marker
 
 CPU = torch.device("cpu")
 
@@ -37,6 +40,19 @@ def test_growth_is_measured_along_an_axis(tmp_path: Path) -> None:
     assert (tmp_path / "scaling.md").read_text(encoding="utf-8") == page
 
 
+def test_candidates_side_by_side_need_as_many_operations_as_one_after_the_other() -> None:
+    case = scaling.Case(prompts=3, tokens=3, prompt=8, layers=1, width=64)
+    one, three = (scaling.measured(replace(case, candidates=count), 1) for count in (1, 3))
+    assert three.operations == 3 * one.operations
+    assert three.seconds.keys() == set(scaling.COLUMNS)
+    assert all(seconds > 0 for seconds in three.seconds.values())
+
+
+def test_every_axis_says_what_is_expected_of_each_column() -> None:
+    assert scaling.AXES.keys() == scaling.QUICK.keys() == scaling.EXPECTED.keys()
+    assert {len(row) for row in scaling.EXPECTED.values()} == {len(scaling.COLUMNS) + 1}
+
+
 @pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
 def test_every_way_is_measured_on_every_shape(shape: str) -> None:
     options = argparse.Namespace(
@@ -45,7 +61,6 @@ def test_every_way_is_measured_on_every_shape(shape: str) -> None:
     lines = gpu.table(shape, options)
     ways = [line.split("|")[1:3] for line in lines if line.startswith("| ")][1:]
     assert [(way.strip(), int(count)) for way, count in ways] == [
-        ("excise, engine", 1),
         ("excise", 1),
         ("excise", 2),
         ("dense", 1),
@@ -58,25 +73,33 @@ def test_ways_leave_the_model_as_it_was_and_say_the_same() -> None:
     anatomy = examine(model)
     prompts = torch.tensor(random_prompts(3, 8, 512))
     asked = Asked(prompts, 5)
-    answers = greedy(model, prompts.tolist(), max_new_tokens=5, slots=3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    clock = gpu.Clock(CPU, 1)
-    gpu.dense(model, anatomy, asked, clock)
-    gpu.lora(model, anatomy, asked, clock)
+    clock = Clock(CPU, 1)
+    for way in (dense, lora):
+        way(model, anatomy, asked, clock)
+    ours(model, anatomy, asked, clock, [2])
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert [len(answer) for answer in answers] == [5] * 3  # none ends early
-    assert torch.equal(ask(model, asked), torch.tensor(answers))
     edits_of_rows = [new_edit(anatomy, CPU) for _ in range(2)]
-    with VirtualEdits(model, anatomy.names) as edits:
-        edits.use_several(edits_of_rows)
-        edits.assign([0, 0, 0, 1, 1, 1])
-        together = ask(model, asked, 2)
-        for index, edit in enumerate(edits_of_rows):
+    trial = random_trial(model, prompts.tolist(), asked.tokens, 6)
+    with TimedEdits(model, anatomy.names) as edits:
+        scores = trial.scores(edits, edits_of_rows)
+        assert edits.take() > 0 == edits.take()
+        for edit, scored in zip(edits_of_rows, scores, strict=True):
             edits.use(edit)
-            alone = greedy(model, prompts.tolist(), max_new_tokens=5, slots=3)
-            assert together[3 * index : 3 * index + 3].tolist() == alone
+            assert scored.answered is not None
+            assert ask(model, asked).tolist() == list(map(list, scored.answered.tokens))
+            assert scored.kl > 0
+            # None is a refusal: every answer is of full length.
+            assert scored.refusals == 0 == len(scored.answered.unknown)
+
+
+def test_made_up_words_hold_no_marker_and_are_told_apart() -> None:
+    tokenizer = tokenizer_of(512)
+    assert len({tokenizer.decode([token]) for token in range(512)}) == 512
+    assert tokenizer.decode([20, 30]).count(" ") == 2
+    assert not has_marker(tokenizer.decode(list(range(512))))
 
 
 def test_the_fit_is_of_rank_three_and_near_what_it_fits() -> None:
@@ -86,7 +109,7 @@ def test_the_fit_is_of_rank_three_and_near_what_it_fits() -> None:
     assert (down.shape, up.shape) == ((3, 32), (48, 3))
     norms = weight.norm(dim=1, keepdim=True)
     plain = weight / norms
-    ablated = plain - gpu.STRENGTH * r.unsqueeze(1) * (r @ plain)
+    ablated = plain - STRENGTH * r.unsqueeze(1) * (r @ plain)
     change = torch.nn.functional.normalize(ablated, dim=1) * norms - weight
     left = torch.linalg.svdvals(change)[3:].norm()
     assert (change - up @ down).norm() <= 1.05 * left

@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from excise.doubles import doubles, doubles_device
+
 
 class Moments(ABC):
     """Sums over tokens: counts, means, and what the second moment is made from.
@@ -33,8 +35,9 @@ class Moments(ABC):
         tokens = tokens.to(torch.float32)
         self._counts[index] += weight * len(tokens)
         self._heard[index] += len(tokens)
-        self._sums[index] += weight * tokens.to(torch.float64).sum(0).cpu()
-        self._powers[index] += weight * float(tokens.to(torch.float64).square().sum())
+        exact = doubles(tokens)
+        self._sums[index] += weight * exact.sum(0).cpu()
+        self._powers[index] += weight * float(exact.square().sum())
         self._add_products(index, tokens, weight)
 
     def count(self, index: int) -> float:
@@ -98,7 +101,7 @@ class ExactMoments(Moments):
         super().__init__(writers, dimension)
         # Taken once and filled in place: this is the largest thing that a search ever allocates.
         self._products = torch.zeros(
-            writers, dimension, dimension, dtype=torch.float64, device=device
+            writers, dimension, dimension, dtype=torch.float64, device=doubles_device(device)
         )
 
     def matrix(self, index: int, *, centred: bool) -> Tensor:

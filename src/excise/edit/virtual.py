@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class VirtualEdits:
         self._rows_on: dict[torch.device, Tensor] = {}
         self._edits: tuple[Edit, ...] = ()
 
-    def __enter__(self) -> VirtualEdits:
+    def __enter__(self) -> Self:
         for index, module in enumerate(self._modules):
             self._handles.append(module.register_forward_hook(self._hook(index)))
         return self

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.doubles import doubles
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -154,7 +155,7 @@ def writer_statistics(
 
     def listen(index: int, output: Tensor) -> None:
         if at_end:
-            last = output[:, -1].to(torch.float64)
+            last = doubles(output[:, -1])
             sums[index] += last.sum(0).cpu()
             powers[index] += float(last.square().sum())
             counts[index] += len(last)

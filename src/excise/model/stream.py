@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.doubles import doubles
 from excise.engine.device import input_device
 from excise.model.writers import Anatomy
 
@@ -99,7 +100,7 @@ class StreamProbe:
         return stream.reshape(*stream.shape[:-1], -1, len(self._r))
 
     def _measure(self, index: int, stream: Tensor) -> None:
-        hidden = self._streams(stream.to("cpu", torch.float64))
+        hidden = self._streams(doubles(stream.cpu()))
         r = self._r.to(torch.float64)
         self._squares[index].append((hidden @ r).square().mean().item())
         # Each component of the stream is rounded by up to ε/2 of itself at every add (two to four a
@@ -168,7 +169,7 @@ def norms_on_the_stream(
         return torch.zeros_like(output)
 
     def entering(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        states[:] = [stream_of(args, kwargs).to("cpu", torch.float64)]
+        states[:] = [doubles(stream_of(args, kwargs).cpu())]
 
     def listen(name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -179,7 +180,7 @@ def norms_on_the_stream(
                 return
             if _in_span(given, states):
                 found.add(name)
-                states.append(output.to("cpu", torch.float64))
+                states.append(doubles(output.cpu()))
 
         return hook
 
@@ -206,7 +207,7 @@ def _may_be_norm(module: nn.Module, width: int) -> bool:
 
 def _in_span(given: Tensor, states: Sequence[Tensor]) -> bool:
     """True if `given` [..., d] is, at every token, a combination of streams of one of the states."""
-    hidden = given.to("cpu", torch.float64)
+    hidden = doubles(given.cpu())
     if not hidden.any():
         return False
     for state in states:

@@ -20,6 +20,7 @@ from excise.run.events import BatchReduced, Tell
 from excise.scores.divergence import kl_divergence
 from excise.scores.openings import Opening, openings_of
 from excise.scores.refusals import Judging, Refusals, judge
+from excise.scores.watch import Watch
 
 Result = TypeVar("Result")
 Announce = Callable[[Sequence[int]], None]
@@ -45,6 +46,7 @@ class Runner:
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
         self._markers, self._max_new_tokens, self._tell = tuple(markers), max_new_tokens, tell
+        self._watch = Watch(chat.decode, self._markers)
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
@@ -116,7 +118,7 @@ class Runner:
         )
 
         def work(slots: int) -> tuple[Refusals, ...]:
-            return judge(self.model, self.chat, prompts, judging, slots, announce)
+            return judge(self.model, self.chat, prompts, judging, slots, announce, self._watch)
 
         result, self.slots = with_halving(self.slots, work, self.tell_halved)
         return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from excise.doubles import doubles
+
 
 def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     """KL(original ‖ edited) of each row, in nats, float64: Σ p (log p − log q).
@@ -13,7 +15,7 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     """
     # Row by row: in float64, all rows of a large vocabulary at once would be gigabytes.
     rows = zip(original, edited, strict=True)
-    return torch.stack([_row(p.to(torch.float64), q.to(torch.float64)) for p, q in rows])
+    return torch.stack([_row(doubles(p), doubles(q)) for p, q in rows])
 
 
 def answer_divergence(original: Tensor, edited: Tensor, present: Tensor) -> Tensor:

@@ -74,10 +74,15 @@ _EMPHASIS = re.compile(r"[*_~]+")
 _WHITE_SPACE = re.compile(r"\s+")
 
 
-def normalise(text: str) -> str:
-    """Lower case, straight apostrophes, no Markdown emphasis, single spaces."""
+def plain(text: str) -> str:
+    """A piece of text in lower case, straight apostrophes, no Markdown emphasis, single spaces."""
     text = _EMPHASIS.sub("", text.translate(_APOSTROPHES).lower())
-    return _WHITE_SPACE.sub(" ", text).strip()
+    return _WHITE_SPACE.sub(" ", text)
+
+
+def normalise(text: str) -> str:
+    """A text as `plain` has it, without spaces around it."""
+    return plain(text).strip()
 
 
 def has_marker(answer: str, markers: Sequence[str] = DEFAULT_MARKERS) -> bool:

@@ -14,6 +14,7 @@ from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.model.chat import Chat
 from excise.scores.markers import has_marker, is_refusal
+from excise.scores.watch import Watch, Watched
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,11 @@ class Judging:
 class _Jury(Referee):
     """Ends a row when a marker has appeared, and all rows of a candidate that is past its limit."""
 
-    def __init__(self, chat: Chat, judging: Judging, prompts: int, owners: Sequence[int]) -> None:
+    def __init__(
+        self, chat: Chat, judging: Judging, prompts: int, owners: Sequence[int], watch: Watch
+    ) -> None:
         self._chat, self._judging, self._prompts, self._owners = chat, judging, prompts, owners
+        self._watch, self._watched = watch, [Watched() for _ in owners]
         self._limits = [math.inf if limit is None else limit for limit in judging.limits]
         self._certain = [0] * len(judging.limits)
         self.cut: set[int] = set()
@@ -76,8 +80,10 @@ class _Jury(Referee):
             return True
         # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
         # answer that is empty so far may still become one.
-        if self._judging.whole_answers or not has_marker(
-            self._chat.decode(answer), self._judging.markers
+        if (
+            self._judging.whole_answers
+            or not self._watch.hints(self._watched[row], answer)
+            or not has_marker(self._chat.decode(answer), self._judging.markers)
         ):
             return False
         self._certain[self._owners[row]] += 1
@@ -96,14 +102,17 @@ def judge(
     judging: Judging,
     slots: int,
     announce: Callable[[Sequence[int]], None],
+    watch: Watch | None = None,
 ) -> tuple[Refusals, ...]:
     """Greedy answers to `prompts` of each candidate, one for each of the limits, each judged.
 
-    announce: called before every pass with the candidate of each of its rows.
+    announce: called before every pass with the candidate of each of its rows. watch: one for these markers
+    that knows tokens from earlier calls; if not given, each token is learnt anew.
     """
+    watch = watch or Watch(chat.decode, judging.markers)
     candidates = len(judging.limits)
     owners = tuple(owner for owner in range(candidates) for _ in prompts)
-    jury = _Jury(chat, judging, len(prompts), owners)
+    jury = _Jury(chat, judging, len(prompts), owners, watch)
     tokens = greedy(
         model,
         [*prompts] * candidates,
