@@ -106,9 +106,9 @@ def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("excise.run.prepare.load", lambda *_, **__: pytest.fail("it was loaded"))
-    folder = packed.save("llama", tmp_path / "gptq")
+    folder = packed.save("llama", tmp_path / "torchao")
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "torchao"}
     (folder / "config.json").write_text(json.dumps(config))
     prompts = write_prompts(tmp_path / "prompts")
     flags = [f"--{name.replace('_', '-')}={path}" for name, path in prompts.items()]
@@ -116,7 +116,7 @@ def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
     saved = tmp_path / "saved"
     arguments = [str(folder), *flags, "--yes", f"--run-dir={run_dir}"]
     assert main([*arguments, f"--save={saved}"]) == 2
-    assert "stored as GPTQ, which cannot be rewritten" in capsys.readouterr().err
+    assert "stored as torchao, which cannot be rewritten" in capsys.readouterr().err
     assert not saved.exists()
     assert not run_dir.exists()
 
