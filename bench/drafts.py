@@ -4,8 +4,8 @@ A draft is what earlier trials answered to the same prompt: its next tokens are 
 decoding goes on behind the first that differs (greedy verification, exact). Measured on the demonstration
 model:
 
-foretold    edits are scored one after the other as a search does it. For each the passes are counted that
-            its answers would take with drafts of k tokens, taken from the latest earlier answer that
+foretold    the first edits of a search, which are drawn before anything is learnt, answer one after the
+            other. For each the passes are counted that its answers would take with drafts of k tokens, taken from the latest earlier answer that
             begins as this one does, and the tokens that run through the model for it
 a pass      seconds of a step of one token a row, and of one of k + 1
 
@@ -61,6 +61,7 @@ def answers_of_trials(prepared: Prepared, count: int) -> list[Answers]:
             candidate = proposals.candidate(trial)
             edits.use(edit_of(candidate, prepared.bank, prepared.anatomy))
             refusals = prepared.runner.refusals(prepared.search_part.target)
+            # A start-up trial's scores decide nothing: no further one is proposed by them.
             study.tell(trial, refusals.count, float(number), 0.0)
             found.append(refusals.tokens)
     return found
@@ -138,6 +139,7 @@ def main() -> None:
         flags = demo_flags(materialise(print)) | {
             "run_dir": Path(folder) / "run",
             "max_new_tokens": options.tokens,
+            "startup_trials": options.trials,
         }
         prepared = prepare(gather(flags, {}, None), ignore)
         trials = answers_of_trials(prepared, options.trials)

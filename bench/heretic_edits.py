@@ -46,8 +46,8 @@ class LowRank:
         for name in names:
             module = model.get_submodule(name)
             original = module.get_parameter("weight")
-            plain = dense(module, "weight").to(original.dtype)
-            changed = plain + tensors[f"{name}.B"] @ tensors[f"{name}.A"]
+            plain = dense(module, "weight")
+            changed = (plain + tensors[f"{name}.B"] @ tensors[f"{name}.A"]).to(original.dtype)
             laid_out = blocked(changed) if is_blocked(original) else changed
             self._changes.append((module, original, nn.Parameter(laid_out, requires_grad=False)))
 

@@ -102,6 +102,7 @@ def main() -> None:
         "| model | loaded | at most during |",
         "|---|---|---|",
     ]
+    (ROOT / "build").mkdir(exist_ok=True)
     with TemporaryDirectory(dir=ROOT / "build") as temporary:
         folder = Path(temporary) / SHAPE
         random_folder(folder)

@@ -129,11 +129,12 @@ def one_round(
     answered, kl["excise"] = scored.answered, scored.kl
     assert answered is not None, "with nothing to beat, every verdict is waited for"
     seconds |= ours
+    dominated = False
     if weights is None:
         contest = contest_after(before, len(prepared.search_part.target))
         contested, ours = our_way(prepared, edits, edit, contest)
         seconds[CONTESTED] = ours["excise"]
-        kl[CONTESTED] = contested.kl
+        kl[CONTESTED], dominated = contested.kl, contested.dominated
         verdicts[CONTESTED] = () if contested.answered is None else contested.answered.refused
     if not simple_first:
         simple()
@@ -162,6 +163,7 @@ def one_round(
         floors,
         whole,
         peak,
+        dominated,
     )
 
 

@@ -20,7 +20,8 @@ class Round:
     seconds: of each way, and of excise's stages. verdicts: of each way, one a prompt. same_answers: where
     heretic's answer begins with what excise said until its verdict. misjudged: of heretic's answers, on
     which excise's function disagrees with its verdict. floors, whole: operations of each stage, the shared
-    beginning run once, or by every prompt. peak: bytes resident at most while excise scored.
+    beginning run once, or by every prompt. peak: bytes resident at most while excise scored. dominated: in
+    turn, an edit before was at least as good, and the refusals counted are those certain when it was left.
     """
 
     seconds: Mapping[str, float]
@@ -31,6 +32,7 @@ class Round:
     floors: Mapping[str, int]
     whole: Mapping[str, int]
     peak: int
+    dominated: bool
 
 
 def page(
@@ -64,7 +66,10 @@ def page(
     ]
     contested = (CONTESTED,) if CONTESTED in done[0].seconds else ()
     for way in ("heretic", "simple", "excise", *contested):
-        refusals = ", ".join(str(sum(one.verdicts[way])) for one in done)
+        refusals = ", ".join(
+            "≥ " * (way == CONTESTED and one.dominated) + str(sum(one.verdicts[way]))
+            for one in done
+        )
         kl = ", ".join(f"{one.kl[way]:.4f}" for one in done)
         lines.append(
             f"| {way} | {seconds(way):.2f} | {spread(way)} | {seconds(way) / ours:.2f} "
