@@ -4,9 +4,9 @@ A draft is what earlier trials answered to the same prompt: its next tokens are 
 decoding goes on behind the first that differs (greedy verification, exact). Measured on the demonstration
 model:
 
-foretold    the first edits of a search, which are drawn before anything is learnt, answer one after the
-            other. For each the passes are counted that its answers would take with drafts of k tokens, taken from the latest earlier answer that
-            begins as this one does, and the tokens that run through the model for it
+foretold    the first edits of a search, drawn before anything is learnt, answer one after the other. For
+            each the passes are counted that its answers would take with drafts of k tokens, taken from
+            the latest earlier answer that begins as this one does, and the tokens that it says
 a pass      seconds of a step of one token a row, and of one of k + 1
 
 and from both: seconds of decoding with drafts, over seconds without.

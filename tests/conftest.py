@@ -92,6 +92,15 @@ def tiny_model(name: str = "llama", seed: int = 0) -> PreTrainedModel:
     return fill(model)
 
 
+WIDE = {"hidden_size": 256, "intermediate_size": 320, "head_dim": 64, "initializer_range": 0.05}
+"""Matrices large enough to be laid out."""
+
+
+def wide_model(seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    return fill(AutoModelForCausalLM.from_config(LlamaConfig(**(SHAPE | WIDE))))
+
+
 def fill(model: PreTrainedModel) -> PreTrainedModel:
     """Make norm gains and biases random, so that none of them is one or zero; ready to run."""
     with torch.no_grad():

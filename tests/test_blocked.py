@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from copy import deepcopy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaMLP
 
-from conftest import SHAPE, fill, tiny_tokenizer
-from excise.engine.decode import greedy
-from excise.engine.prefill import first_token_logits
+from conftest import wide_model
 from excise.model.blocked import (
     BlockedLinear,
     block,
-    blocked,
     in_ordinary_order,
     is_blocked,
+    linear,
     unblock,
     works,
 )
-from excise.model.load import load
-from excise.model.source import resolve
 from excise.model.weights import dense, stored_bytes
 
 pytestmark = pytest.mark.skipif(
     not works(torch.float32), reason="this processor has no products with weights in blocks"
 )
-WIDE = {"hidden_size": 256, "intermediate_size": 320, "head_dim": 64, "initializer_range": 0.05}
-"""Matrices large enough to be laid out."""
-
-
-def wide_model(seed: int = 0) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    return fill(AutoModelForCausalLM.from_config(LlamaConfig(**(SHAPE | WIDE))))
-
-
-@pytest.fixture(scope="module")
-def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wide")
-    wide_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def random_layer(bias: bool, dtype: torch.dtype = torch.float32) -> nn.Linear:
@@ -53,10 +32,9 @@ def random_layer(bias: bool, dtype: torch.dtype = torch.float32) -> nn.Linear:
 
 
 def in_blocks(layer: nn.Linear) -> nn.Linear:
-    holder = nn.ModuleList([layer])
-    assert block(holder) == 1
-    found = holder[0]
-    assert isinstance(found, nn.Linear)
+    found = deepcopy(layer)
+    assert block(nn.ModuleList([found])) == 1
+    assert isinstance(found, BlockedLinear)
     return found
 
 
@@ -118,19 +96,35 @@ def test_what_may_not_be_laid_out_stays() -> None:
     class Own(nn.Linear):
         pass
 
-    hooked, shared, small = (
-        nn.Linear(300, 300, bias=False),
-        nn.Linear(300, 300, bias=False),
-        nn.Linear(8, 8),
-    )
-    hooked.register_forward_pre_hook(lambda module, inputs: None)
+    elsewhere, shared, small = nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(8, 8)
+    elsewhere.forward = lambda values: values  # type: ignore[method-assign]
     table = nn.Embedding(300, 300)
     shared.weight = table.weight
     trained = nn.Linear(300, 300)
-    model = nn.ModuleList([Own(300, 300), hooked, shared, small, table])
+    model = nn.ModuleList([Own(300, 300), elsewhere, shared, small, table])
     model.requires_grad_(False)
     model.append(trained)
     assert block(model) == 0
+    assert not any(is_blocked(parameter) for parameter in model.parameters())
+
+
+def test_a_layer_stays_the_object_that_it_is() -> None:
+    layer, heard = random_layer(True), []
+    layer.register_forward_hook(lambda *_: heard.append(1))
+    model = nn.ModuleDict({"one": layer, "other": nn.ModuleList([layer])})
+    assert block(model) == 1
+    assert model["one"] is layer
+    assert model["other"][0] is layer  # type: ignore[index]
+    with in_ordinary_order(model):
+        assert type(layer) is nn.Linear
+    layer(torch.randn(2, 300))
+    assert heard == [1]
+
+
+def test_what_was_put_back_stays_so() -> None:
+    model = wide_model()
+    with in_ordinary_order(model):
+        pass
     assert not any(is_blocked(parameter) for parameter in model.parameters())
 
 
@@ -141,44 +135,14 @@ def test_a_machine_without_such_products_keeps_weights_as_they_are(
     assert block(wide_model()) == 0
 
 
-def test_a_loaded_model_answers_as_the_ordinary_one(wide_folder: Path) -> None:
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
-    assert isinstance(loaded.model.get_submodule("model.layers.3.mlp.up_proj"), BlockedLinear)
-    prompts = [[2, 9, 17, 4], [2, 30, 4], [2, 11, 12, 13, 14, 4]]
-    ordinary = wide_model()
-    torch.testing.assert_close(
-        first_token_logits(loaded.model, prompts, 4),
-        first_token_logits(ordinary, prompts, 4),
-        rtol=0,
-        atol=1e-4,
-    )
-    answers = [
-        greedy(model, prompts, max_new_tokens=12, slots=2) for model in (loaded.model, ordinary)
-    ]
-    assert answers[0] == answers[1]
-
-
-def test_a_layer_that_looks_into_its_weights_keeps_them(
-    wide_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ordinary = LlamaMLP.forward
-
-    def looking(self: LlamaMLP, values: Tensor) -> Tensor:
-        # As some architectures multiply two weights before they meet a token.
-        scale = self.down_proj.weight.abs().max() / self.down_proj.weight.abs().max()
-        return ordinary(self, values) * scale
-
-    monkeypatch.setattr(LlamaMLP, "forward", looking)
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
-    assert not any(is_blocked(parameter) for parameter in loaded.model.parameters())
-    assert torch.isfinite(first_token_logits(loaded.model, [[2, 9, 4]], 1)).all()
-
-
-def test_another_sum_is_not_taken_for_rounding(
-    wide_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "excise.model.blocked.blocked", lambda weight: blocked(weight.flip(0).contiguous())
-    )
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
-    assert not any(isinstance(module, BlockedLinear) for module in loaded.model.modules())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wrong_products_are_found_out(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert works(dtype)
+    for wrong in (
+        lambda values, weight, bias: torch.zeros(len(values), len(weight)),
+        lambda values, weight, bias: linear(values, weight, bias).roll(1, 0),
+        lambda values, weight, bias: linear(values, weight, bias) * 1.5,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("excise.model.blocked.linear", wrong)
+            assert not works(dtype)

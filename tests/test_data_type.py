@@ -52,6 +52,7 @@ def test_what_was_asked_for_is_not_measured(half: ModelSource, model_folder: Pat
     assert fastest_first(half, ("bfloat16",), never) == ("bfloat16",)
     assert fastest_first(half, ("auto",), never) == ("auto",)
     assert fastest_first(half, ("bfloat16", "float32"), never) == ("bfloat16", "float32")
+    assert fastest_first(half, ("auto", "bfloat16"), never) == ("auto", "bfloat16")
     assert fastest_first(resolve(str(model_folder)), DEFAULT, never) == DEFAULT
 
 

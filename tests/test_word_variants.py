@@ -173,7 +173,13 @@ def test_bad_input_is_one_line(checkpoints: Callable[[str], Path], tmp_path: Pat
         "qzeros: is I32 [4, 7]": broken("awq", put("qzeros", lambda one: one[:, 1:])),
         "qweight: is I64": broken("awq", put("qweight", lambda one: one.long())),
         "g_idx: is I32 [127]": broken("gptq", put("g_idx", lambda one: one[1:])),
-        "a group that has no scale": broken("gptq", put("g_idx", lambda one: one + 1)),
+        "a group that has no scale": broken("gptq desc_act", put("g_idx", lambda one: one + 1)),
+        "1 of 4 groups have no inputs": broken(
+            "gptq desc_act", put("g_idx", lambda one: one.clamp_min(1))
+        ),
+        "an order of its own although desc_act is off": broken(
+            "gptq", put("g_idx", lambda one: one.flip(0))
+        ),
         "weight_packed I32 [64, 12]": broken("int4", put("weight_packed", lambda one: one[:, :12])),
         "weight_zero_point I8": broken(
             "int4 zero points, reordered", put("weight_zero_point", lambda one: one.to(torch.int8))
@@ -190,28 +196,40 @@ def test_bad_input_is_one_line(checkpoints: Callable[[str], Path], tmp_path: Pat
         "the variant marlin-24": broken("int4", nothing, format="marlin-24"),
         "with 5 bits": broken("gptq", nothing, bits=5),
         "with 8 bits": broken("awq", nothing, bits=8),
+        "3 groups of 128 inputs, the last one smaller": broken(
+            "int4", put("weight_scale", lambda one: one[:, :3])
+        ),
+        "one scale for a whole matrix": broken(
+            "int4", put("weight_scale", lambda one: one[:1, :1])
+        ),
     }
     for words_, message in {**unknown, "zero points": messages["zero points of 0"]}.items():
         assert words_ in message
         assert "save an adapter instead (excise export RUN --adapter DIR)" in message
 
 
-def test_g_idx_may_be_left_out_where_it_says_nothing(
-    checkpoints: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize("how", ["left out", "empty"])
+def test_g_idx_counts_for_nothing_without_desc_act(
+    how: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "plainly"
     shutil.copytree(checkpoints("gptq"), folder)
     tensors = load_file(folder / "model.safetensors")
-    save_file(
-        {name: one for name, one in tensors.items() if not name.endswith(".g_idx")},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
+    changed = {
+        name: torch.zeros_like(one) if name.endswith(".g_idx") else one
+        for name, one in tensors.items()
+        if how == "empty" or not name.endswith(".g_idx")
+    }
+    save_file(changed, folder / "model.safetensors", {"format": "pt"})
     edit = edit_of(FORMS["gptq"])
     write_edited(edit, folder, tmp_path / "without")
     write_edited(edit, checkpoints("gptq"), tmp_path / "with")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("without", "with"))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert all(
+        torch.equal(tensor, other[name])
+        for name, tensor in one.items()
+        if not name.endswith(".g_idx")
+    )
 
 
 def test_the_form_of_words_for_each_loader(checkpoints: Callable[[str], Path]) -> None:

@@ -41,3 +41,8 @@ class ReproductionError(ExciseError):
 
 class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

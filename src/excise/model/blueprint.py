@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from excise.errors import ModelError
+from excise.errors import ModelError, first_line
 
 
 def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
@@ -34,7 +34,7 @@ def _built(name: str, folder: Path, **arguments: bool | str) -> PreTrainedModel:
                 config, trust_remote_code=arguments["trust_remote_code"]
             )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{name}: cannot be built from its configuration ({reason})") from error
     return model
 

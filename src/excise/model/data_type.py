@@ -12,6 +12,7 @@ from collections.abc import Callable
 import psutil
 import torch
 
+from excise.checkpoint.folder import weight_files
 from excise.engine.rate import matrix_rate
 from excise.model.source import ModelSource
 
@@ -30,10 +31,10 @@ def fastest_first(
     Only where the model's own type is what would be tried first ("auto"), and where there is room.
     """
     stored = _stored(source)
-    if dtypes[0] != "auto" or len(dtypes) == 1 or stored not in _HALVES:
+    if dtypes[0] != "auto" or "float32" not in dtypes or stored not in _HALVES:
         return dtypes
-    files = [*source.folder.glob("*.safetensors"), *source.folder.glob("*.bin")]
-    in_float32 = 2 * sum(path.stat().st_size for path in files)
+    files, _ = weight_files(source.folder)
+    in_float32 = 2 * sum((source.folder / name).stat().st_size for name in files)
     if in_float32 > _ROOM * psutil.virtual_memory().available:
         return dtypes
     processor = torch.device("cpu")
@@ -50,5 +51,9 @@ def _stored(source: ModelSource) -> str | None:
         config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # Loading says what is wrong with it.
-    named = config.get("dtype") or config.get("torch_dtype")
-    return named if isinstance(named, str) else None
+    inner = config.get("text_config")
+    for each in (config, inner if isinstance(inner, dict) else {}):
+        named = each.get("dtype") or each.get("torch_dtype")
+        if isinstance(named, str):
+            return named
+    return None

@@ -23,11 +23,11 @@ from transformers.utils import logging as transformers_logging
 from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
-from excise.engine.prefill import first_token_logits
-from excise.errors import ModelError, TrialError
-from excise.model.blocked import block, unblock
+from excise.errors import ModelError, TrialError, first_line
+from excise.model.blocked import is_blocked
 from excise.model.chat import render
 from excise.model.data_type import fastest_first
+from excise.model.layout import lay_out
 from excise.model.source import ModelSource
 from excise.model.storage import (
     describe,
@@ -63,6 +63,7 @@ class LoadedModel:
     types that failed before, with why. chat_template: the one that the user gave in place of the model's
     own, if any. packing: how the weights are packed in memory, in words; None if they are plain.
     quantization: how they were packed while loading; a checkpoint that was packed already has "none".
+    notes: what a user should know of how it runs.
     """
 
     model: PreTrainedModel
@@ -73,6 +74,12 @@ class LoadedModel:
     chat_template: str | None = None
     packing: str | None = None
     quantization: Quantization = "none"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def in_blocks(self) -> bool:
+        """True if weights lie as this processor's products read them."""
+        return any(map(is_blocked, self.model.parameters()))
 
     @property
     def bytes(self) -> int:
@@ -96,6 +103,7 @@ def load(
     trust_remote_code: bool = False,
     chat_template: Path | None = None,
     system_prompt: str | None = None,
+    blocks: bool = True,
 ) -> LoadedModel:
     """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
 
@@ -104,6 +112,8 @@ def load(
     quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
     max_memory: bytes of weights that each device may hold; the rest is offloaded, at last to disk, where
     weights go to `offload_folder` unless the checkpoint's own files serve.
+    blocks: on a CPU, whether weights may lie as its products read them; not if they are to be trained, or an
+    adapter merged into them.
     Raises ModelError that says why each data type failed, that weights are damaged, that a package is
     missing, or that there is no chat template.
     """
@@ -132,12 +142,13 @@ def load(
             model = _tested_model(source, tokenizer, dtype, {**arguments, **how})
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
-            attempts.append(f"{dtype}: {_first_line(error)}")
+            attempts.append(f"{dtype}: {first_line(error)}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
-        if packing is None or _was_unpacked(model):
-            _lay_out(model, tokenizer)
+        slower = None
+        if blocks and (packing is None or _was_unpacked(model)):
+            slower = lay_out(model, _hello(tokenizer))
         given = None if chat_template is None else tokenizer.chat_template
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
@@ -151,6 +162,7 @@ def load(
             given,
             None if packing is None or _was_unpacked(model) else describe(packing),
             quantization,
+            () if slower is None else (slower,),
         )
     stored = "" if packing is None else f" as {describe(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
@@ -170,7 +182,7 @@ def _tokenizer(
     except (OSError, ValueError, KeyError, ImportError) as error:
         if _needs_its_own_code(error):
             raise _own_code(source) from error
-        raise ModelError(f"{source.name}: no usable tokenizer ({_first_line(error)})") from error
+        raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     if chat_template is not None:
         try:
             tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
@@ -184,7 +196,7 @@ def _tokenizer(
         render(tokenizer, "Hello", system_prompt)
     except TemplateError as error:
         raise ModelError(
-            f"{source.name}: its chat template does not take such prompts ({_first_line(error)}); "
+            f"{source.name}: its chat template does not take such prompts ({first_line(error)}); "
             "give another one with --chat-template FILE, or no system prompt"
         ) from error
     return tokenizer
@@ -224,23 +236,6 @@ def _hello(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _lay_out(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the weights lie in blocks if the model runs with them as it ran without."""
-    prompts = [_hello(tokenizer)]
-    before = first_token_logits(model, prompts, 1).float()
-    if block(model) == 0:
-        return
-    try:
-        after = first_token_logits(model, prompts, 1).float()
-    except (RuntimeError, TypeError, AttributeError):
-        # A layer that looks into its own weights can have them in the ordinary order only.
-        unblock(model)
-        return
-    # Sums in another order differ by rounding; what differs by more was not the same sum.
-    if (before - after).abs().max() > torch.finfo(model.dtype).eps ** 0.5 * before.abs().max():
-        unblock(model)
-
-
 def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
     """Raise ModelError for what can be known before a weight is read."""
     if quantization != "none":
@@ -259,7 +254,7 @@ def _require_loadable(source: ModelSource, packed: str | None, quantization: Qua
 
 def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
     """Raise ModelError for a failure that another data type would only repeat."""
-    text = _first_line(error)
+    text = first_line(error)
     if _needs_its_own_code(error):
         raise _own_code(source) from error
     if "offload_folder" in str(error):
@@ -286,7 +281,3 @@ def _own_code(source: ModelSource) -> ModelError:
     return ModelError(
         f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

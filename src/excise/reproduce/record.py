@@ -76,6 +76,7 @@ class Circumstances(_Record):
     """What decides rounding, and what the run found out by itself.
 
     dtype: that the model ran in. batch_size: prompts decoded at a time. rows: prompts in a forward pass.
+    in_blocks: whether weights lay as the processor's products read them.
     response_prefix: what all answers begin with. search: how trials were proposed. hardware: None if it
     was to be left out.
     """
@@ -86,6 +87,7 @@ class Circumstances(_Record):
     response_prefix: str
     search: str
     versions: dict[str, str]
+    in_blocks: bool = False
     hardware: dict[str, str | int] | None = None
 
 

@@ -17,7 +17,7 @@ from excise.files import replacing
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
 
-FORMAT = 3
+FORMAT = 4
 """3 since trials that cannot better the front are pruned, and candidates are scored side by side."""
 DEFAULT_ROOT = Path("runs")
 

@@ -9,6 +9,7 @@ from statistics import mean
 from excise.config import Settings
 from excise.errors import ModelError
 from excise.model.source import resolve
+from excise.model.storage import packed_as
 from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.events import Tell
@@ -59,10 +60,13 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
         originals[name] = part, runner.refusals(part.control).count
         tell(events.BaselineMeasured(name, part.refusals, len(part.target)))
     slots, chat = runner.slots, runner.chat
+    plain = loaded.packing is None and packed_as(edited_source) is None
+    # Another data type would count as a difference between the two.
+    typed = settings.model_copy(update={"dtypes": (loaded.dtype,)}) if plain else settings
     # The first model has to go before the second one comes.
     del loaded, runner
 
-    _, runner = load_runner(settings, edited_source, tell)
+    _, runner = load_runner(typed, edited_source, tell)
     runner.slots = slots
     # Both models are asked the same: the original's answer prefix counts for the edited one too.
     runner.chat = type(chat)(runner.chat.tokenizer, chat.response_prefix)

@@ -215,6 +215,8 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
             attempts=loaded.attempts,
         )
     )
+    for note in loaded.notes:
+        tell(events.Note(note))
     runner = Runner(
         loaded.model,
         Chat(loaded.tokenizer, settings.response_prefix or ""),

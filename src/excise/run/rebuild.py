@@ -220,7 +220,11 @@ def _known(
     no_hardware: bool,
 ) -> Reproduction:
     """The record of what is made now: as it was then, in the circumstances of now."""
-    now = recorded.circumstances.model_dump() | {"dtype": loaded.dtype, "versions": versions()}
+    now = recorded.circumstances.model_dump() | {
+        "dtype": loaded.dtype,
+        "in_blocks": loaded.in_blocks,
+        "versions": versions(),
+    }
     now["hardware"] = None if no_hardware else hardware(input_device(loaded.model))
     strengths = tuple(candidate.strengths(anatomy).tolist())
     return recorded.model_copy(

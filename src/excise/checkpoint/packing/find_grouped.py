@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from excise.checkpoint.packing.formats import Packed
 from excise.checkpoint.packing.grouped import GroupedIntegers
@@ -110,15 +111,16 @@ def _words(
     groups = check.groups("scales", axis=0, width=outputs)
     check.fits("qzeros", "I32", (groups, outputs * bits // WORD), whole=(outputs, bits))
     scales["zero"] = check.name("qzeros")
+    reordered = method == "gptq" and bool(own.get("desc_act"))
     if method == "gptq" and check.has("g_idx"):
         check.fits("g_idx", "I32", (inputs,))
         scales["group"] = check.name("g_idx")
-    elif own.get("desc_act"):
+    elif reordered:
         raise SaveError(
             f"{module}: has no g_idx, which tells the group of each input where desc_act is on; download the "
             "checkpoint again"
         )
-    else:
+    if not reordered:
         check.even("scales", inputs, groups)
     packing = GroupedIntegers(
         name=f"{describe(method)} {bits}-bit",
@@ -129,6 +131,7 @@ def _words(
         offset=_VARIANTS[method][_variant(method, config)],
         symmetric=symmetric,
         transposed=transposed,
+        reordered=reordered,
     )
     return Packed(packing, check.name(CODES[method]), scales, check.beside)
 
@@ -162,6 +165,7 @@ def _compressed(
         outputs_first=True,
         symmetric="zero" not in scales,
         transposed=transposed,
+        reordered="group" in scales,
     )
     return Packed(packing, check.name("weight_packed"), scales, check.beside)
 
@@ -214,6 +218,8 @@ class _Parts:
     def groups(self, part: str, axis: int, width: int) -> int:
         """How many groups there are, by the shape of the scales; `width` is their other axis."""
         dtype, shape = self.entry(part)
+        if prod(shape) == 1 < width:
+            raise unwritable(f"one scale for a whole matrix ({self.name(part)})")
         if (
             len(shape) != 2
             or shape[1 - axis] != width
@@ -226,7 +232,9 @@ class _Parts:
     def even(self, part: str, inputs: int, groups: int) -> None:
         """Raise SaveError unless the groups are of one size."""
         if inputs % groups:
-            self._refuse(part, f"groups of one size for {inputs} inputs")
+            raise unwritable(
+                f"{groups} groups of {inputs} inputs, the last one smaller ({self.name(part)})"
+            )
 
     def _refuse(self, part: str, expected: str) -> None:
         dtype, shape = self.entry(part)

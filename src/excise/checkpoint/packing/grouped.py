@@ -30,7 +30,8 @@ class GroupedIntegers:
     come first, and so do scales and zero points. Words run along the inputs, or along the outputs if
     `across`; those of zero points along the outputs. offset: what is added to a stored zero point. symmetric:
     zero points stay; where none are stored they are in the middle. The scales are "scale", of each group and
-    output, and where they are stored "zero", and "group", the group of each input.
+    output, and where they are stored "zero", and "group", the group of each input. reordered: "group" says
+    which inputs belong together; otherwise neighbours do, whatever is stored.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GroupedIntegers:
     offset: int = 0
     symmetric: bool = True
     transposed: bool = True
+    reordered: bool = False
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -151,18 +153,33 @@ class GroupedIntegers:
     def _groups(self, scales: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor | slice]]:
         """Each group's number and inputs."""
         count = self._turned(scales["scale"]).shape[0]
+        size = self.inputs // count
         stored = scales.get("group")
         # compressed-tensors writes -1 where inputs are not grouped anew.
-        if stored is None or (self.outputs_first and bool((stored == -1).any())):
-            size = self.inputs // count
+        in_order = stored is None or (self.outputs_first and bool((stored == -1).any()))
+        if stored is not None and not in_order and not self.reordered:
+            # Some tools leave it empty. Anything else is read by some loaders and not by others.
+            own = torch.arange(self.inputs, dtype=stored.dtype) // size
+            if bool(stored.any()) and not torch.equal(stored, own):
+                raise SaveError(
+                    f"{self.name}: its g_idx puts inputs in an order of its own although desc_act is off, "
+                    "which loaders read in different ways; save an adapter instead (excise export RUN "
+                    "--adapter DIR)"
+                )
+            in_order = True
+        if in_order:
             yield from ((one, slice(one * size, (one + 1) * size)) for one in range(count))
             return
+        assert stored is not None
         if bool(((stored < 0) | (stored >= count)).any()):
             raise SaveError(
                 f"{self.name}: an input belongs to a group that has no scale ({count} groups have one); the "
                 "checkpoint is damaged"
             )
         sizes = stored.to(torch.int64).bincount(minlength=count).tolist()
-        for group, inputs in enumerate(torch.split(stored.argsort(stable=True), sizes)):
-            if len(inputs):
-                yield group, inputs
+        if 0 in sizes:
+            raise SaveError(
+                f"{self.name}: {sizes.count(0)} of {count} groups have no inputs by g_idx; the checkpoint is "
+                "damaged"
+            )
+        yield from enumerate(torch.split(stored.argsort(stable=True), sizes))
