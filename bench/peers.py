@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
+from bench.machine import environment
 from excise.edit.edit import Edit
 
 DRIVER = Path(__file__).with_name("heretic_driver.py")
@@ -75,15 +76,12 @@ class HereticRun:
 
 def heretic_python(folder: Path) -> Path:
     """The Python of an environment with heretic in it, made in `folder` on first use."""
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        subprocess.run(["python3", "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "torch==2.13.0"], check=True)
-        subprocess.run([*pip, "torch==2.13.0", *REQUIREMENTS], check=True)
-        subprocess.run([*pip, "--no-deps", f"heretic-llm=={VERSION}"], check=True)
-        (folder / "installed").touch()
-    return python
+    return environment(
+        folder,
+        ("torch==2.13.0",),
+        ("torch==2.13.0", *REQUIREMENTS),
+        ("--no-deps", f"heretic-llm=={VERSION}"),
+    )
 
 
 def run_heretic(
