@@ -1,11 +1,12 @@
-"""What the benchmarks share: time, peak memory, and the line that says where they ran."""
+"""What the benchmarks share: time, peak memory, the line that says where they ran, peers' environments."""
 
 from __future__ import annotations
 
 import platform
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,17 @@ def _status(key: str, process: int | str = "self") -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/{process}/status has no {key}")
+
+
+def environment(folder: Path, *installs: Sequence[str]) -> Path:
+    """The Python of an environment in `folder`, made on first use. installs: words of each pip install."""
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        subprocess.run(["python3", "-m", "venv", "--clear", str(folder)], check=True)
+        for words in installs:
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *words], check=True)
+        (folder / "installed").touch()
+    return python
 
 
 def described() -> str:

@@ -14,6 +14,8 @@ from types import TracebackType
 
 from transformers import AutoTokenizer
 
+from bench.machine import environment
+
 DRIVER = Path(__file__).with_name("heretic_driver.py")
 VERSION = "1.4.0"
 # Its own requirements without torchvision, which a text model does not need, and with transformers and
@@ -70,15 +72,12 @@ class HereticRun:
 
 def heretic_python(folder: Path) -> Path:
     """The Python of an environment with heretic in it, made in `folder` on first use."""
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        subprocess.run(["python3", "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "torch==2.13.0"], check=True)
-        subprocess.run([*pip, "torch==2.13.0", *REQUIREMENTS], check=True)
-        subprocess.run([*pip, "--no-deps", f"heretic-llm=={VERSION}"], check=True)
-        (folder / "installed").touch()
-    return python
+    return environment(
+        folder,
+        ("torch==2.13.0",),
+        ("torch==2.13.0", *REQUIREMENTS),
+        ("--no-deps", f"heretic-llm=={VERSION}"),
+    )
 
 
 def run_heretic(

@@ -1,6 +1,6 @@
 """How far another machine's rounding moves an edit: what `excise reproduce` allows is measured here.
 
-    python -m bench.rounding [--prompts 100] [--dtype float32]
+    python -m bench.rounding [--prompts 100] [--dtype float32] [--cases "7 prompts a pass"]
 
 The operators of the closed forms are made several times from the same prompts: with this processor's
 widest instructions, with its plain ones (another order of every sum, as on another machine), and with
@@ -103,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES)[1:], default=list(CASES)[1:])
     parser.add_argument("--child", nargs=2, metavar=("ROWS", "FILE"))
     given = parser.parse_args()
     if given.child:
@@ -112,7 +113,8 @@ def main() -> None:
     print(f"demonstration model, {given.dtype}, {given.prompts} + {given.prompts} train prompts")
     with tempfile.TemporaryDirectory() as folder:
         found = []
-        for index, (environment, rows) in enumerate(CASES.values()):
+        names = [next(iter(CASES)), *given.cases]
+        for index, (environment, rows) in enumerate(CASES[name] for name in names):
             path = f"{folder}/{index}.pt"
             arguments = ["--prompts", str(given.prompts), "--dtype", given.dtype]
             subprocess.run(
@@ -121,7 +123,7 @@ def main() -> None:
                 check=True,
             )
             found.append(torch.load(path))
-        for name, other in list(zip(CASES, found, strict=True))[1:]:
+        for name, other in list(zip(names, found, strict=True))[1:]:
             for label, values in differences(found[0], other).items():
                 middle = sorted(values)[len(values) // 2]
                 print(f"{name:20} {label:32} largest {max(values):.1e}  median {middle:.1e}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from conftest import SHAPE as TINY_SHAPE
-from conftest import VOCABULARY, tiny_tokenizer
+from conftest import TEMPLATE, VOCABULARY, tiny_tokenizer
 
 SHAPE = TINY_SHAPE | {
     "hidden_size": 64,
@@ -177,8 +178,12 @@ def write_gguf(
     *,
     moe: bool = False,
     intermediate: int = 128,
+    tokenizer: bool = False,
 ) -> dict[str, Tensor]:
-    """A llama without biases, or a Qwen3 with experts, as a GGUF file; returns its weights, unpacked."""
+    """A llama without biases, or a Qwen3 with experts, as a GGUF file; returns its weights, unpacked.
+
+    tokenizer: with one that cuts text into letters, so that the file can be run.
+    """
     torch.manual_seed(0)
     shape = SHAPE | {"intermediate_size": intermediate}
     config = CONFIGS["qwen3_moe"]() if moe else LlamaConfig(**shape)
@@ -195,6 +200,8 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(SHAPE["head_dim"])
     writer.add_vocab_size(VOCABULARY)
+    if tokenizer:
+        _add_tokenizer(writer)
     if moe:
         writer.add_key_length(SHAPE["head_dim"])
         writer.add_value_length(SHAPE["head_dim"])
@@ -235,6 +242,21 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return unpacked
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """One token for each letter, a blank, and what stands around turns; filled up to the vocabulary."""
+    special = ["<unk>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>"]
+    tokens = [*special, *string.ascii_lowercase, "\u0120", "'", "th"]
+    tokens += [f"<{number}>" for number in range(VOCABULARY - len(tokens))]
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([control if one in special else normal for one in tokens])
+    writer.add_token_merges(["t h"])
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(1)
+    writer.add_chat_template(TEMPLATE)
 
 
 def mark(folder: Path, quantization: dict[str, object]) -> None:

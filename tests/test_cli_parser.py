@@ -109,6 +109,7 @@ def test_help_says_of_a_command_what_holds_for_it() -> None:
         assert ("Output:" in text) == bool({"yes", "json_lines"} & command.fields), command.name
         if command.name in ("apply", "upload"):
             assert "The search:" not in text
+        assert ("read from HF_TOKEN" in text) == (command.name == "upload"), command.name
 
 
 def test_help_imports_nothing_heavy_and_takes_no_time() -> None:

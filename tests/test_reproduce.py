@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.cli.main import main
+from excise.cli.reproduce_command import lines
 from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare
 from excise.reproduce.fingerprint import fingerprint, sketch
@@ -213,6 +214,20 @@ def test_stored_in_few_bits_a_small_move_may_be_a_whole_spacing() -> None:
     # It moved by far more than τ alone would allow: the second term is needed.
     assert found.differences[0].share is not None
     assert found.differences[0].share > 2 * TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_of_a_16_bit_run_it_is_said_that_another_machine_is_enough_to_differ(dtype: str) -> None:
+    def record(digest: str, number: float) -> Reproduction:
+        stored = {"dtype": "F32", "shape": [1], "sha256": digest, "norm": 1.0, "sketch": [number]}
+        made = _record({"w": stored}, 1.0)
+        then = made.circumstances.model_copy(update={"dtype": dtype})
+        return made.model_copy(update={"circumstances": then})
+
+    recorded, rebuilt = record("a", 0.0), record("b", 0.5)
+    said = " ".join(lines(recorded, rebuilt, compare(recorded, rebuilt)))
+    assert "Different, by more than is allowed for rounding" in said
+    assert (f"in {dtype} another machine alone may do that" in said) == (dtype != "float32")
 
 
 def _record(tensors: dict[str, Any], size: float) -> Reproduction:
@@ -437,7 +452,7 @@ def test_a_different_edit_has_the_exit_status_of_one(
     (tmp_path / "reproduce.json").write_text(json.dumps(record))
     assert main(["reproduce", str(tmp_path), str(tmp_path / "out")]) == 4
     out = capsys.readouterr().out
-    assert "Different, by more than rounding explains" in out
+    assert "Different, by more than is allowed for rounding" in out
     assert "lora_B.weight: 1" in out
     assert "% of its size (rounding: up to 0.5" in out
     record["trial"]["strengths"] = [one * (1 + 1e-3) for one in record["trial"]["strengths"]]

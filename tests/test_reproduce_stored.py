@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
 
 import packed_models as packed
@@ -117,6 +118,43 @@ def test_whatever_the_original_is_stored_as_the_copy_is_on_record_and_made_again
         path.write_text(json.dumps(content))
         assert main(["reproduce", str(path), str(tmp_path / str(status))]) == status
         assert "the original is another one" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [Kind.F16, Kind.Q4_0], ids=lambda kind: kind.name)
+def test_of_a_gguf_file_a_model_is_saved_on_record_and_made_again(
+    kind: Kind, prompts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, model = tmp_path / "model.gguf", tmp_path / "model"
+    unpacked = packed.write_gguf(path, kind, tokenizer=True)
+    run = [str(path), *prompts, "--run-dir", str(tmp_path / "run"), "--save", str(model)]
+    assert main([*run, "--adapter", str(tmp_path / "adapter")]) == 0
+    record, tensors = read_reproduction(model), load_file(model / "model.safetensors")
+    assert record.model.name == str(path)
+    assert record.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert record.tensors[name].sha256 == hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    # What is written is plain; the change is measured from what the file's codes mean.
+    assert record.changes
+    for change in record.changes:
+        (name,) = change.tensors
+        before = unpacked[name.removesuffix(".weight")]
+        assert change.size == pytest.approx(float((tensors[name] - before).norm()), rel=1e-3)
+
+    capsys.readouterr()
+    for made in ("model", "adapter"):
+        assert main(["reproduce", str(tmp_path / made), str(tmp_path / f"{made}-again")]) == 0
+        assert "Same: all " in capsys.readouterr().out
+    content = json.loads((model / "reproduce.json").read_text())
+    strengths = content["trial"]["strengths"]
+    for factor, status in ((1 + 1e-3, 3), (1.02, 4)):
+        content["trial"]["strengths"] = [one * factor for one in strengths]
+        (tmp_path / "reproduce.json").write_text(json.dumps(content))
+        assert main(["reproduce", str(tmp_path), str(tmp_path / str(status))]) == status
+        assert "the original is another one" not in capsys.readouterr().out
+    # Another file of that name is told from it before anything is computed.
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert main(["reproduce", str(model), str(tmp_path / "other")]) == 2
+    assert f"the model {path} (was " in capsys.readouterr().err
 
 
 def test_unpacked_while_saving_it_is_unpacked_when_made_again(

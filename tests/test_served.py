@@ -75,6 +75,9 @@ def test_the_rules_can_be_broken(tmp_path: Path) -> None:
     for change, rule in (
         ({"use_dora": True}, "2: use_dora"),
         ({"modules_to_save": ["lm_head"]}, "2: modules_to_save"),
+        ({"lora_bias": True}, "2: lora_bias"),
+        ({"init_lora_weights": "pissa"}, "2: init_lora_weights pissa"),
+        ({"r": 0}, "3: rank 0"),
         ({"r": 32}, "3: rank 32"),
     ):
         path.write_text(json.dumps(config | change), encoding="utf-8")

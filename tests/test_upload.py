@@ -312,20 +312,6 @@ def test_what_the_hub_warns_of_is_a_note(hub: UploadStandIn, folder: Path) -> No
     assert "no license in the metadata" in note
 
 
-def test_the_xet_protocol_fails_in_one_line_too(
-    hub: UploadStandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What hf_xet does cannot be stood in for here; that its errors are told like all others can be seen."""
-    pytest.importorskip("hf_xet")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    hub.fail("GET", "/xet-write-token/", status=403, message="No", times=50)
-    line = refused(hub, folder)
-    assert line.startswith(
-        f"{NAME}: uploading model-00001-of-00002.safetensors (nothing is visible"
-    )
-    assert hub.commits == {}
-
-
 def test_the_token_goes_to_the_hub_and_nowhere_else(hub: UploadStandIn, folder: Path) -> None:
     hub.part_size = 500_000
     told = send(hub, folder)

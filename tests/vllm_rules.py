@@ -1,12 +1,18 @@
 """What vLLM's loader asks of a LoRA folder, for machines that have no vLLM.
 
-Rules as they were read in vllm-project/vllm in November 2026, each with its place:
+Rules as they stand in vllm-project/vllm, each with its place. Read in vllm/lora in a stored copy of the
+repository, which has each file at another commit: lora_model.py at 0306474e9d1f, utils.py at 0fd157078c53,
+peft_helper.py at e745bafffc44. Of peft_helper.py there is a newer copy, whose commit is not on record;
+where it asks for more (named below), so do we.
 
-1. `adapter_config.json` has r, lora_alpha and target_modules (vllm/lora/peft_helper.py, PEFTHelper.from_dict)
-2. modules_to_save is None, use_dora is off (peft_helper.py, PEFTHelper._validate_features)
-3. r is at most max_lora_rank, 16 if nothing is said; bias is "none" (peft_helper.py, validate_legal)
-4. the weights are adapter_model.safetensors (vllm/lora/lora_model.py, from_local_checkpoint)
-5. each tensor is called base_model.model.MODULE.lora_A.weight or lora_B.weight (vllm/lora/utils.py,
+1. `adapter_config.json` has r, lora_alpha and target_modules (peft_helper.py, PEFTHelper.from_dict)
+2. modules_to_save is None, use_dora is off (peft_helper.py, PEFTHelper._validate_features); the newer copy
+   also refuses lora_bias, activated, block-diagonal and QA LoRA, replicated layers, and initialisations
+   that change the base model
+3. r is at least 1 (the newer copy) and at most max_lora_rank, 16 if nothing is said; bias is "none"
+   (peft_helper.py, validate_legal; the older copy takes others where the server was started so)
+4. the weights are adapter_model.safetensors (lora_model.py, from_local_checkpoint; .bin and .pt would do)
+5. each tensor is called base_model.model.MODULE.lora_A.weight or lora_B.weight (utils.py,
    parse_fine_tuned_lora_name)
 6. the last part of MODULE is a linear layer of the model (lora_model.py, check_unexpected_modules; utils.py,
    get_supported_lora_modules)
@@ -23,6 +29,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 _PREFIX = "base_model.model."
+_REFUSED = (
+    "modules_to_save",
+    "use_dora",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_bdlora",
+    "use_qalora",
+)
+_HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Initialisations by name that leave the base model as it is."""
 
 
 def complaints(folder: Path, model: nn.Module, max_lora_rank: int = 16) -> list[str]:
@@ -30,8 +47,11 @@ def complaints(folder: Path, model: nn.Module, max_lora_rank: int = 16) -> list[
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     found = [f"1: no {key}" for key in ("r", "lora_alpha", "target_modules") if key not in config]
     rank = config.get("r", 0)
-    found += [f"2: {key}" for key in ("modules_to_save", "use_dora") if config.get(key)]
-    if rank > max_lora_rank:
+    found += [f"2: {key}" for key in _REFUSED if config.get(key)]
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in _HARMLESS_STARTS:
+        found.append(f"2: init_lora_weights {start}")
+    if not 1 <= rank <= max_lora_rank:
         found.append(f"3: rank {rank}")
     if config.get("bias", "none") != "none":
         found.append(f"3: bias {config['bias']}")

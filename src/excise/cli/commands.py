@@ -82,7 +82,8 @@ class Command:
     """A command of the command line.
 
     usage: its words, as in the help text. least, most: how many words it takes after its name.
-    fields: the settings that have a flag here. own: flags that are no settings.
+    fields: the settings that have a flag here. own: flags that are no settings. note: what its help text
+    says at the end.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Command:
     most: int
     fields: frozenset[str]
     own: tuple[OwnFlag, ...] = ()
+    note: str = ""
 
 
 def _all_fields() -> frozenset[str]:
@@ -203,6 +205,9 @@ UPLOAD = Command(
         OwnFlag("public", "", "Make the new repository public; private without it."),
         OwnFlag("force", "", "Replace what the repository holds already."),
     ),
+    "The token is had through HF_OIDC_RESOURCE if that is set, or else read from HF_TOKEN, "
+    "HUGGING_FACE_HUB_TOKEN or what `hf auth login` keeps, or else asked for on a terminal; --yes and --json "
+    "are for scripts: nothing is asked, and without a token the command fails.",
 )
 REPRODUCE = Command(
     "reproduce",

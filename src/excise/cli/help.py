@@ -50,6 +50,8 @@ def help_text(command: Command) -> str:
     notes += [_SEARCHING] if command in (RUN, DEMO) else []
     if notes:
         parts.append(textwrap.fill(" ".join(notes), width))
+    if command.note:
+        parts.append(textwrap.fill(command.note, width))
     return "\n\n".join(parts)
 
 

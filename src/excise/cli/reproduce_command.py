@@ -75,7 +75,23 @@ def lines(recorded: Reproduction, rebuilt: Reproduction, found: Comparison) -> l
     shown = [f"  {_named(one)}: {_share(one)}" for one in unexplained[:_SHOWN]]
     if len(unexplained) > _SHOWN:
         shown.append(f"  and {len(unexplained) - _SHOWN} more")
-    return [*said, f"Different, by more than rounding explains{where}:", *shown]
+    return [
+        *said,
+        f"Different, by more than is allowed for rounding{where}:",
+        *shown,
+        *_caution(recorded),
+    ]
+
+
+def _caution(recorded: Reproduction) -> list[str]:
+    """What a difference does not prove where the model ran in few bits; measured by bench/rounding.py."""
+    dtype = recorded.circumstances.dtype
+    if dtype == "float32":
+        return []
+    return [
+        f"The model ran in {dtype}, and in {dtype} another machine alone may do that; what was found in "
+        "float32 (--dtype float32) can be told from another edit."
+    ]
 
 
 def changes_of_circumstances(recorded: Reproduction, rebuilt: Reproduction) -> list[str]:

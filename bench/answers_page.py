@@ -1,0 +1,121 @@
+"""The report of bench/answers.py."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.said import DRAWS, FAULT, Way
+
+FEW = 8
+"""As many answers as are told one by one."""
+WIDTH = 120
+TERMS = f"""
+*Held to*: what is compared with. *virtual*: hooks, on the same original as it is stored. *exact*: the edit
+written into the matrices in float64, and run in float64, norms too. *arithmetic*: the largest difference
+from float64 of the same runner on the model without the edit. *storing*: the largest move of a logit when
+every edited number is moved at random by up to half a unit in the last place of the type that it is stored
+in, carried through the model in float64 (the largest of {DRAWS} draws). *Rounding explains*
+2 · (arithmetic + storing): two runs err in arithmetic, and a few draws do not show the largest. **no** would
+stand behind it where a difference is larger, or an answer parts at a gap of more than twice that.
+"""
+PARTED = """
+Prompts are counted from 0, target prompts first; tokens are those of the answer. *Gap*: by how much the
+reference prefers its own token to the other one there, the whole answer run again in one pass. In bfloat16
+that rounds otherwise than token by token, so that a gap can be negative.
+"""
+COMPARED = f"""
+Answers that stay when every edited number is rounded at random to the type, run in float64; answers of the
+model without any edit that are those of float64, by what ran it; and how far a logit moves if every strength
+is {FAULT - 1:.0%} higher.
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """All ways on one original.
+
+    fault: see Exact. rounded: how many answers stay when every edited number is rounded at random. unedited:
+    how many answers of the model without an edit are those of float64, by what ran it.
+    """
+
+    stored: str
+    fault: float
+    ways: tuple[Way, ...]
+    rounded: int
+    unedited: Mapping[str, int]
+
+
+def table(groups: Sequence[Group]) -> list[str]:
+    """One row a way."""
+    rows = [
+        "| stored in | what | held to | same answers | largest difference of a logit | rounding explains "
+        "| arithmetic, storing |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for group in groups:
+        for way in group.ways:
+            total, rounding = len(way.said.answers), way.rounding
+            rows.append(
+                f"| {group.stored} | {way.name} | {way.held_to} | {total - len(way.partings)} of {total} "
+                f"| {way.difference:.2g} | {rounding.bound:.2g}{'' if way.explained else ' **no**'} "
+                f"| {rounding.arithmetic:.2g}, {rounding.storing:.2g} |"
+            )
+    return rows
+
+
+def parted(groups: Sequence[Group]) -> list[str]:
+    """Where answers are other ones: one row for each, or one for all of a way where they are many."""
+    found = [(group, way) for group in groups for way in group.ways if way.partings]
+    if not found:
+        return ["No answer is another one."]
+    rows = ["| stored in | what | prompt | first other token | gap |", "|---|---|---|---|---|"]
+    for group, way in found:
+        places = [(str(one.prompt), str(one.token), f"{one.gap:.2g}") for one in way.partings]
+        if len(places) > FEW:
+            tokens, gaps = (
+                [getattr(one, name) for one in way.partings] for name in ("token", "gap")
+            )
+            prompts = ", ".join(prompt for prompt, _, _ in places)
+            ends = f"{min(tokens)} to {max(tokens)}", f"{min(gaps):.2g} to {max(gaps):.2g}"
+            places = [(prompts, *ends)]
+        rows += [f"| {group.stored} | {way.name} | {' | '.join(place)} |" for place in places]
+    return rows
+
+
+def for_comparison(groups: Sequence[Group]) -> list[str]:
+    """What rounding alone does to answers, and what a fault would do to logits."""
+    rows = [
+        "| stored in | edited numbers rounded at random | unedited | a fault of 1 % |",
+        "|---|---|---|---|",
+    ]
+    for group in groups:
+        total = len(group.ways[0].said.answers)
+        runners = ", ".join(f"{name} {count}" for name, count in group.unedited.items())
+        rows.append(
+            f"| {group.stored} | {group.rounded} of {total} | {runners} of {total} | {group.fault:.2g} |"
+        )
+    return rows
+
+
+def page(groups: Sequence[Group], command: str, measured: str) -> str:
+    """The whole report. measured: on what, of what edit, where."""
+    return "\n\n".join(
+        (
+            "# Do all forms of an edit answer alike?",
+            _filled(f"`{command}`. The demonstration model with {measured}"),
+            "\n".join(table(groups)),
+            _filled(TERMS),
+            "## Answers that are other ones",
+            _filled(PARTED),
+            "\n".join(parted(groups)),
+            "## For comparison",
+            _filled(COMPARED),
+            "\n".join(for_comparison(groups)) + "\n",
+        )
+    )
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), WIDTH)
