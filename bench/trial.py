@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--rows", choices=("none", "full"), default="none")
     parser.add_argument("--heretic", type=Path, default=ROOT / "build" / "bench" / "heretic")
-    parser.add_argument("--heretic-batch", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=100, help="prompts at a time, of both")
     parser.add_argument("--search", action="store_true", help="measure a whole search too")
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
@@ -240,8 +240,9 @@ def main() -> None:
     folder = WORK / f"heretic-{options.rows}"
     changes = {
         "max_response_length": options.tokens,
-        "n_trials": options.rounds,
-        "batch_size": options.heretic_batch,
+        # One more, so that it waits behind the last and can be asked for its memory.
+        "n_trials": options.rounds + 1,
+        "batch_size": options.batch_size,
         "row_normalization": options.rows,
     }
     configure(folder, model, prompts, changes)
@@ -254,6 +255,7 @@ def main() -> None:
         flags |= {
             "run_dir": Path(run) / "run",
             "max_new_tokens": options.tokens,
+            "batch_size": options.batch_size,
             "response_prefix": "",
         }
         prepared, done, text = measure(

@@ -32,7 +32,8 @@ def require_rewritable(
 ) -> None:
     """Raise SaveError if an edited model can never be written from this checkpoint.
 
-    It reads headers only, so that it can be asked before the work instead of after it.
+    It reads headers only, so that it can be asked before the work instead of after it. What only the numbers
+    tell (GPTQ zero points that loaders read in different ways) comes up when they are read.
     """
     if source.gguf is None:
         checkpoint = open_checkpoint(source.folder)
