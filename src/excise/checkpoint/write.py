@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +12,6 @@ from typing import Protocol
 from excise.checkpoint.folder import read_object
 from excise.checkpoint.plan import Plan
 from excise.checkpoint.stream import Advance, rewrite_file
-from excise.checkpoint.tensors import WeightsFile
 from excise.checkpoint.verify import Kept, require_kept, same_bytes, verify_file
 from excise.checkpoint.workplace import Workplace, resumable_folder, unfinished_file
 from excise.edit.edit import Edit
@@ -109,13 +106,8 @@ def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
     """Write each file and read it again while the system still has both at hand; finished ones are read."""
     written, verified = (_counted(stage, plan, progress) for stage in ("write", "verify"))
     kept = Kept()
-    files = plan.checkpoint.files
-    for file, following in zip(files, [*files[1:], None], strict=True):
+    for file in plan.checkpoint.files:
         name = file.path.name
-        # While this one is computed on, the disk can bring the next one.
-        _ask_for(file)
-        if following is not None:
-            _ask_for(following)
         if name in place.finished:
             written(file.size)
             verify_file(plan, file, place.folder / name, kept, verified)
@@ -126,13 +118,6 @@ def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
     if plan.packed is not None:
         require_kept(kept, plan.packed)
     return kept
-
-
-def _ask_for(file: WeightsFile) -> None:
-    """Tell the system that all of a file will be read, where it can be told (not on macOS and Windows)."""
-    if sys.platform == "linux":
-        with file.path.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> None:

@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 MEMORY_SHARE = 0.1
 """Share of the model's own size that a batch's keys and values may take."""
 LEAST_MEMORY = 384 * 2**20
-"""What a batch may take in any case. A tenth of a small model is a handful of rows, and a step of few rows
-costs almost what one of many does (bench/layout.py)."""
+"""What a batch may take in any case. A tenth of a small model is a handful of rows, and in steps of few rows
+each costs several times what it does in steps of many (bench/layout.py)."""
 MOST_CANDIDATES = 8
 """More of them side by side would leave too few trials to learn from."""
 _PROBE_TOKENS = 2

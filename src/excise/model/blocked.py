@@ -1,7 +1,7 @@
 """Weights of linear layers in the order in which the processor's matrix products read them.
 
 PyTorch's products on a CPU take a matrix as it lies, and copy it into blocks that fit the registers, every
-time anew. With few rows that copy is most of the work. oneDNN, which is part of PyTorch, takes weights that
+time anew. With few rows that copy is much of the work. oneDNN, which is part of PyTorch, takes weights that
 lie in blocks already: the same numbers in another order, put back exactly at any time. What it brings is
 measured in bench/layout.py. A layer stays the object that it is, so that hooks and references hold.
 """
