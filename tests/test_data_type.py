@@ -9,12 +9,15 @@ import psutil
 import pytest
 import torch
 
+import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.config import Settings, gather
+from excise.errors import ModelError
 from excise.model import data_type
 from excise.model.data_type import fastest_first
 from excise.model.load import load
 from excise.model.source import ModelSource, resolve
+from excise.run.directory import RunDirectory
 from excise.run.events import ignore
 from excise.run.prepare import prepare
 from excise.run.search import open_study, search
@@ -85,3 +88,34 @@ def test_a_run_keeps_the_type_that_it_had(
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
     assert load(half, dtypes=DEFAULT).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"
+
+
+@pytest.mark.parametrize("how", ["plain", "packed while loading", "stored packed"])
+def test_packed_weights_go_on_with_the_types_that_packing_decides(
+    how: str, half: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The record holds the type of what is not packed, which is not always the one that products are in.
+    if how == "stored packed":
+        packed.mark(half.folder, {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    quantization = "bnb_4bit" if how == "packed while loading" else "none"
+    settings: Settings = gather(
+        {
+            "model": str(half.folder),
+            "quantization": quantization,
+            "run_dir": tmp_path / "run",
+            **write_prompts(tmp_path / "prompts"),
+        },
+        {},
+        None,
+    )
+    asked: list[object] = []
+
+    def load_nothing(source: ModelSource, **how: object) -> None:
+        asked.append(how["dtypes"])
+        raise ModelError("enough")
+
+    monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")
+    monkeypatch.setattr("excise.run.prepare.load", load_nothing)
+    with pytest.raises(ModelError, match="enough"):
+        prepare(settings, ignore)
+    assert asked == [("float16",) if how == "plain" else settings.dtypes]

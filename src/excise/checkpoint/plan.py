@@ -20,6 +20,7 @@ from excise.edit.edit import Edit
 from excise.edit.layout import Layout, StoredTensor, layout_by_names
 from excise.errors import SaveError
 from excise.model.blueprint import blueprint
+from excise.model.storage import named_dtype
 from excise.model.writers import Anatomy, examine
 
 Form = Literal["same", "plain"]
@@ -249,9 +250,5 @@ def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
 
 def _computes_in(config: Mapping[str, object]) -> str:
     """The data type that config.json states, by its name in files; bfloat16 where it states none."""
-    inner = config.get("text_config")
-    stated = config.get("dtype") or config.get("torch_dtype")
-    if stated is None and isinstance(inner, dict):
-        return _computes_in(inner)
     names = {str(dtype).removeprefix("torch."): name for name, dtype in ORDINARY.items()}
-    return names.get(str(stated), "BF16")
+    return names.get(named_dtype(config) or "", "BF16")

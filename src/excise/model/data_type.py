@@ -6,7 +6,6 @@ imitates the half types at a fraction of it. So it is measured, once, before a m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import psutil
@@ -15,6 +14,7 @@ import torch
 from excise.checkpoint.folder import weight_files
 from excise.engine.rate import matrix_rate
 from excise.model.source import ModelSource
+from excise.model.storage import stored_dtype
 
 _HALVES = ("bfloat16", "float16")
 _ROOM = 0.5
@@ -30,7 +30,7 @@ def fastest_first(
 
     Only where the model's own type is what would be tried first ("auto"), and where there is room.
     """
-    stored = _stored(source)
+    stored = stored_dtype(source)
     if dtypes[0] != "auto" or "float32" not in dtypes or stored not in _HALVES:
         return dtypes
     files, _ = weight_files(source.folder)
@@ -41,19 +41,3 @@ def fastest_first(
     if rate(getattr(torch, stored), processor) >= rate(torch.float32, processor):
         return dtypes
     return ("float32", *(dtype for dtype in dtypes if dtype != "float32"))
-
-
-def _stored(source: ModelSource) -> str | None:
-    """The data type that the checkpoint's configuration names."""
-    if source.gguf is not None:
-        return None
-    try:
-        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # Loading says what is wrong with it.
-    inner = config.get("text_config")
-    for each in (config, inner if isinstance(inner, dict) else {}):
-        named = each.get("dtype") or each.get("torch_dtype")
-        if isinstance(named, str):
-            return named
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,13 +51,7 @@ def packed_as(source: ModelSource) -> str | None:
     A name of `Quantization` where there is one, else transformers' name of the method. A GGUF file counts
     as ordinary, because it is unpacked while loading.
     """
-    if source.gguf is not None:
-        return None
-    try:
-        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # Loading says what is wrong with it.
-    found = _quantization_config(config)
+    found = _quantization_config(_config(source))
     if found is None:
         return None
     method = str(found.get("quant_method", ""))
@@ -65,6 +60,19 @@ def packed_as(source: ModelSource) -> str | None:
     if found.get("load_in_8bit") or method == "bitsandbytes":
         return "bnb_8bit"
     return method or "an unknown quantisation"
+
+
+def stored_dtype(source: ModelSource) -> str | None:
+    """The data type that the checkpoint's configuration names; None if it names none, and of a GGUF file."""
+    return named_dtype(_config(source))
+
+
+def named_dtype(config: object) -> str | None:
+    """The data type that a config.json names, for itself or for the text model in it."""
+    if not isinstance(config, Mapping):
+        return None
+    named = config.get("dtype") or config.get("torch_dtype")
+    return named if isinstance(named, str) else named_dtype(config.get("text_config"))
 
 
 def describe(name: str) -> str:
@@ -156,6 +164,16 @@ def _int4(device: str) -> Any:
             "this version of torchao has no int4 for the CPU; use bnb_4bit (--quantization)"
         ) from error
     return PrototypeInt4WeightOnlyConfig(group_size=_INT4_GROUP)
+
+
+def _config(source: ModelSource) -> object:
+    """What config.json holds; None if it cannot be read, and of a GGUF file."""
+    if source.gguf is not None:
+        return None
+    try:
+        return json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # Loading says what is wrong with it.
 
 
 def _quantization_config(config: object) -> dict[str, Any] | None:

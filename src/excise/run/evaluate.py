@@ -9,11 +9,10 @@ from statistics import mean
 from excise.config import Settings
 from excise.errors import ModelError
 from excise.model.source import resolve
-from excise.model.storage import packed_as
 from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.events import Tell
-from excise.run.prepare import load_runner, settle
+from excise.run.prepare import in_data_type, load_runner, settle
 from excise.run.runner import Part, measure_original
 
 
@@ -60,9 +59,9 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
         originals[name] = part, runner.refusals(part.control).count
         tell(events.BaselineMeasured(name, part.refusals, len(part.target)))
     slots, chat = runner.slots, runner.chat
-    plain = loaded.packing is None and packed_as(edited_source) is None
     # Another data type would count as a difference between the two.
-    typed = settings.model_copy(update={"dtypes": (loaded.dtype,)}) if plain else settings
+    plain = loaded.packing is None
+    typed = in_data_type(settings, loaded.dtype, edited_source) if plain else settings
     # The first model has to go before the second one comes.
     del loaded, runner
 

@@ -22,6 +22,7 @@ from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
+from excise.model.storage import packed_as
 from excise.model.writers import Anatomy, examine
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import Parts, PromptParts, load_parts
@@ -78,10 +79,8 @@ def prepare(
 
     started = time.perf_counter()
     # The first data type that works may be another one today; every figure of the run is of the one it had.
-    known_dtype = directory.dtype()
-    typed = (
-        settings if known_dtype is None else settings.model_copy(update={"dtypes": (known_dtype,)})
-    )
+    had = directory.dtype()
+    typed = settings if had is None else in_data_type(settings, had, source)
     loaded, anatomy, coverage, runner = open_model(typed, source, tell)
     if not settings.allow_partial:
         coverage.require_complete()
@@ -176,6 +175,16 @@ def _require_behaviour(part: Part, go_on: Callable[[str], bool]) -> None:
             f"{reason}: there is hardly anything to remove; give other target prompts or markers, or "
             "search all the same with --allow-absent"
         )
+
+
+def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
+    """`settings`, with one data type to load a checkpoint in; unchanged if its weights are or become packed.
+
+    Packing decides what products are in, and that is not always the type of what is left unpacked.
+    """
+    if settings.quantization != "none" or packed_as(source) is not None:
+        return settings
+    return settings.model_copy(update={"dtypes": (dtype,)})
 
 
 def open_model(
