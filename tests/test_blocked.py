@@ -12,6 +12,7 @@ from torch.nn import functional
 from conftest import wide_model
 from excise.model.blocked import (
     BlockedLinear,
+    SharedLinear,
     block,
     in_ordinary_order,
     is_blocked,
@@ -106,6 +107,32 @@ def test_what_may_not_be_laid_out_stays() -> None:
     model.append(trained)
     assert block(model) == 0
     assert not any(is_blocked(parameter) for parameter in model.parameters())
+
+
+def test_a_table_of_embeddings_is_multiplied_where_it_lies() -> None:
+    table, head = nn.Embedding(400, 300), nn.Linear(300, 400, bias=False)
+    head.weight = table.weight
+    model = nn.ModuleDict({"table": table, "head": head}).requires_grad_(False)
+    values = (0.05 * torch.randn(3, 1, 300)).requires_grad_()
+    wanted = functional.linear(values, table.weight)
+    (gradient,) = torch.autograd.grad(wanted.sin().sum(), values)
+    block(model)
+    assert isinstance(head, SharedLinear)
+    for _ in range(2):
+        assert head.weight is table.weight
+        assert not is_blocked(head.weight)
+        torch.testing.assert_close(head(values), wanted, rtol=1e-4, atol=1e-4)
+        (found,) = torch.autograd.grad(head(values).sin().sum(), values)
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-4)
+        with in_ordinary_order(model):
+            assert type(head) is nn.Linear
+    unblock(model)
+    assert type(head) is nn.Linear
+    assert head.weight is table.weight
+    model.to(torch.bfloat16)
+    block(model)
+    # There PyTorch's own product is oneDNN's.
+    assert type(head) is nn.Linear
 
 
 def test_a_layer_stays_the_object_that_it_is() -> None:

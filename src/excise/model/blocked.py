@@ -52,7 +52,7 @@ class _Linear(torch.autograd.Function):
 
 
 class BlockedLinear(nn.Linear):
-    """What a linear layer is while its weight lies in blocks. It is not to be trained."""
+    """What a linear layer is while oneDNN multiplies its weight, in blocks. It is not to be trained."""
 
     def forward(self, input: Tensor) -> Tensor:
         """See `torch.nn.Linear`."""
@@ -60,6 +60,13 @@ class BlockedLinear(nn.Linear):
             output: Tensor = _Linear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
             return output
         return linear(input, self.weight, self.bias)
+
+
+class SharedLinear(BlockedLinear):
+    """What a layer is whose weight is a table of embeddings too, read row by row: it stays as it lies.
+
+    oneDNN multiplies it all the same: in float32 it copies less of it than PyTorch's own product does.
+    """
 
 
 def works(dtype: torch.dtype) -> bool:
@@ -86,25 +93,36 @@ def works(dtype: torch.dtype) -> bool:
 def blockable(model: nn.Module) -> list[nn.Linear]:
     """The linear layers on the CPU whose weights can lie in blocks, where this machine works with them.
 
-    Not: small ones, shared ones (a table of embeddings is read row by row), ones that are to be trained, ones
-    with a forward of their own (accelerate brings their weights from elsewhere), and classes of their own.
+    Not: small ones, shared ones, ones that are to be trained, ones with a forward of their own (accelerate
+    brings their weights from elsewhere), and classes of their own.
     """
+    return _multiplied(model)[0]
+
+
+def _multiplied(model: nn.Module) -> tuple[list[nn.Linear], list[nn.Linear]]:
+    """The layers that oneDNN can multiply: those with a weight of their own, and those that share one."""
     uses = Counter(
         id(tensor) for module in model.modules() for tensor in module.parameters(recurse=False)
     )
-    found = [
-        module
-        for module in model.modules()
-        if type(module) is nn.Linear and uses[id(module.weight)] == 1 and _is_plain(module)
+    plain = [
+        module for module in model.modules() if type(module) is nn.Linear and _is_plain(module)
     ]
-    fitting = {dtype for dtype in {layer.weight.dtype for layer in found} if works(dtype)}
-    return [layer for layer in found if layer.weight.dtype in fitting]
+    fitting = {dtype for dtype in {layer.weight.dtype for layer in plain} if works(dtype)}
+    found = [layer for layer in plain if layer.weight.dtype in fitting]
+    return (
+        [layer for layer in found if uses[id(layer.weight)] == 1],
+        [layer for layer in found if uses[id(layer.weight)] > 1],
+    )
 
 
 def block(model: nn.Module) -> int:
     """Put the weights of `blockable` layers into blocks, one after the other; returns how many."""
-    layers = blockable(model)
+    layers, sharing = _multiplied(model)
     _block(layers)
+    for layer in sharing:
+        # bfloat16's products of PyTorch are oneDNN's already.
+        if layer.weight.dtype == torch.float32:
+            layer.__class__ = SharedLinear
     if layers:
         _leave_files(model)
     return len(layers)
@@ -114,7 +132,8 @@ def unblock(model: nn.Module) -> list[nn.Linear]:
     """Put every weight back as it lay, to the bit, one after the other; returns the layers that changed."""
     layers: list[nn.Linear] = [one for one in model.modules() if isinstance(one, BlockedLinear)]
     for layer in layers:
-        layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
+        if is_blocked(layer.weight):
+            layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
         layer.__class__ = nn.Linear
     return layers
 
@@ -126,7 +145,8 @@ def in_ordinary_order(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        _block(layers)
+        if layers:
+            block(model)
 
 
 def _block(layers: Sequence[nn.Linear]) -> None:
