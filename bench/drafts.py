@@ -57,7 +57,8 @@ def answers_of_trials(prepared: Prepared, count: int) -> list[Answers]:
     with VirtualEdits(prepared.loaded.model, prepared.anatomy.names) as edits:
         proposals = Proposals(prepared, study, edits)
         for number in range(count):
-            (trial,) = proposals.ask(1).trials
+            trial = proposals.next(0, count)
+            assert trial is not None
             candidate = proposals.candidate(trial)
             edits.use(edit_of(candidate, prepared.bank, prepared.anatomy))
             refusals = prepared.runner.refusals(prepared.search_part.target)

@@ -17,7 +17,6 @@ if not __package__:
 from pathlib import Path
 
 from bench.refusing_model import save_base
-from excise.engine.assignment import ALONE
 from excise.model.chat import Chat
 from excise.model.load import load
 from excise.model.source import resolve
@@ -76,13 +75,12 @@ def main() -> None:
     for name, templates, wanted in (("target", TARGET, True), ("control", CONTROL, False)):
         for part, chosen in of_part.items():
             pool = [template.format(topic) for topic in chosen for template in templates]
-            (answered,) = judge(
+            answered = judge(
                 loaded.model,
                 chat,
                 chat.encode([Prompt(text) for text in pool]),
                 Judging(tuple(MARKERS), TOKENS),
                 slots=64,
-                announce=ALONE.announce,
             )
             kept = [
                 text

@@ -33,7 +33,7 @@ class Stages:
         """The scope of one stage."""
         started = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def forget_peak() -> None:

@@ -155,6 +155,7 @@ def one_round(
         for shared in (True, False)
     )
     return Round(
+        edit if weights is None else None,
         seconds,
         verdicts,
         kl,
@@ -167,9 +168,28 @@ def one_round(
     )
 
 
+def side_by_side(prepared: Prepared, edits: VirtualEdits, done: Sequence[Round]) -> str:
+    """All edits again, under way together as the candidates of a search are, every verdict waited for."""
+    made = [one.edit for one in done if one.edit is not None]
+    if not made:
+        return ""
+    started = time.perf_counter()
+    scores = score(prepared.runner, edits, made, prepared.search_part, Contest())
+    seconds = (time.perf_counter() - started) / len(made)
+    verdicts = [
+        None if isinstance(one, TrialError) or one.answered is None else one.answered.refused
+        for one in scores
+    ]
+    same = sum(found == one.verdicts["excise"] for found, one in zip(verdicts, done, strict=True))
+    return (
+        f"\nThe same {len(made)} edits side by side in excise, as candidates of a search are: "
+        f"{seconds:.1f} s each; of {same} of them all verdicts are those from before.\n"
+    )
+
+
 def measure(
     settings: Settings, heretic: SteppedHeretic, *, rounds: int, rows: str
-) -> tuple[Prepared, list[Round], str]:
+) -> tuple[list[Round], str]:
     """The rounds, and what there is to say about them. heretic: started on the same model and prompts."""
     start_seconds, markers = heretic.started()
     memory: dict[str, int] = {}
@@ -202,27 +222,40 @@ def measure(
                 " · ".join(f"{way} {each:.1f} s" for way, each in done[-1].seconds.items()),
                 flush=True,
             )
+        together = side_by_side(prepared, edits, done)
     memory["peak during a trial"] = max(one.peak for one in done)
     text = page(
         prepared, done, max(rates), memory, peak_resident(heretic.pid), start_seconds, rows=rows
     )
-    return prepared, done, text
+    return done, text + together
 
 
-def whole_search(prepared: Prepared) -> tuple[float, float]:
+def whole_run(settings: Settings) -> tuple[float, float, str]:
     """Seconds of a whole run with its default search: prepared, searched, chosen, reported.
 
-    And the median of its trials.
+    And the median of its trials, and what there is to say of it.
     """
     started = time.perf_counter()
+    prepared = prepare(settings, events.ignore)
+    ready = time.perf_counter()
     study = open_study(prepared)
     search(prepared, study, events.ignore)
+    searched = time.perf_counter()
     point = select(pareto_front(study.points()), "knee")
     confirm(prepared, study, point, ask_held_out(prepared, events.ignore), events.ignore)
-    whole = sum(prepared.seconds.values()) + time.perf_counter() - started
-    return whole, statistics.median(
-        record.seconds for record in study.records() if record.seconds is not None
+    whole = time.perf_counter() - started
+    records = study.records()
+    seconds = [record.seconds for record in records if record.seconds is not None]
+    left = sum(record.state == "pruned" for record in records)
+    front = ", ".join(f"{one.refusals}: {one.kl:.3f}" for one in pareto_front(study.points()))
+    said = (
+        f"Preparation {ready - started:.0f} s, trials {searched - ready:.0f} s, held-out report "
+        f"{started + whole - searched:.0f} s. {prepared.runner.slots} prompts and "
+        f"{prepared.candidates} candidates at a time, as excise finds them. A trial took "
+        f"{min(seconds):.1f} to {max(seconds):.1f} s, its share of the passes that it ran in; {left} of "
+        f"{len(records)} were left early. Refusals and KL of the front: {front}."
     )
+    return whole, statistics.median(seconds), said
 
 
 def main() -> None:
@@ -258,7 +291,7 @@ def main() -> None:
             "batch_size": options.batch_size,
             "response_prefix": "",
         }
-        prepared, done, text = measure(
+        done, text = measure(
             gather(flags, {}, None), heretic, rounds=options.rounds, rows=options.rows
         )
         start_seconds, _ = heretic.started()
@@ -266,12 +299,17 @@ def main() -> None:
             theirs = start_seconds + HERETIC_TRIALS * statistics.median(
                 one.seconds["heretic"] for one in done
             )
-            ours, median = whole_search(prepared)
+            of_a_run = demo_flags(model) | defaults
+            of_a_run |= {"run_dir": Path(run) / "whole", "max_new_tokens": options.tokens}
+            settings = gather(of_a_run, {}, None)
+            ours, median, said = whole_run(settings)
+            usual = statistics.median(one.seconds["heretic"] for one in done)
             text += (
-                f"\nA whole run with the default search ({prepared.settings.trials} trials and the "
-                f"held-out report): {ours:.0f} s. heretic's default {HERETIC_TRIALS} trials at the median "
-                f"above, with its start: {theirs:.0f} s, {theirs / ours:.1f} times as long. The "
-                f"median trial of the search took {median:.1f} s.\n"
+                f"\n## A whole run\n\nThe default search ({settings.trials} trials) with preparation and "
+                f"the held-out report: **{ours:.0f} s**. heretic's default {HERETIC_TRIALS} trials at the "
+                f"median above, with its start: {theirs:.0f} s, **{theirs / ours:.1f} times as long**. The "
+                f"median trial of the search took {median:.1f} s, {usual / median:.1f} times less than "
+                f"heretic's.\n\n{said}\n"
             )
     print("\n" + text)
     head = f"# A trial against heretic's\n\n`python {' '.join(sys.argv)}`.\n\n"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.machine import described
+from excise.edit.edit import Edit
 from excise.run.prepare import Prepared
 
 STAGES = ("kl", "refusals")
@@ -22,8 +23,10 @@ class Round:
     which excise's function disagrees with its verdict. floors, whole: operations of each stage, the shared
     beginning run once, or by every prompt. peak: bytes resident at most while excise scored. dominated: in
     turn, an edit before was at least as good, and the refusals counted are those certain when it was left.
+    edit: as excise has it, None if it cannot.
     """
 
+    edit: Edit | None
     seconds: Mapping[str, float]
     verdicts: Mapping[str, Sequence[bool]]
     kl: Mapping[str, float]

@@ -128,7 +128,7 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
             before = list(forced_groups(model, prompts, answers, 2))
             edits.use(edit)
             after = list(forced_groups(model, prompts, answers, 2))
-            first = runner.divergences(prompts, original)[0]
+            first = runner.divergences(prompts, original)
         along = [
             answer_divergence(one.log_probabilities, two.log_probabilities, one.present).tolist()
             for one, two in zip(before, after, strict=True)

@@ -64,22 +64,21 @@ def test_passes_that_begin_at_a_cut_give_what_whole_passes_give(name: str, share
         edits = late_edits(anatomy, cut, 2)
         with VirtualEdits(model, anatomy.names) as scope:
             scope.use_several(edits)
-            owners = tuple(owner for owner in range(2) for _ in prompts)
-            found: list[tuple[Tensor, list[list[int]]]] = []
-            for replay in (None, early.replaying(cut, len(prompts))):
-                assignment = Assignment(owners, scope.assign, replay)
-                both = [*prompts] * 2
-                found.append(
-                    (
-                        first_token_logits(model, both, 4, assignment),
-                        greedy(model, both, max_new_tokens=7, slots=6, assignment=assignment),
+            said: list[list[list[int]]] = []
+            whole: list[Tensor] = []
+            for candidate in range(2):
+                found: list[Tensor] = []
+                for replay in (None, early.replaying(cut)):
+                    assignment = Assignment(candidate, scope.assign, replay)
+                    found.append(first_token_logits(model, prompts, 4, assignment))
+                    said.append(
+                        greedy(model, prompts, max_new_tokens=7, slots=6, assignment=assignment)
                     )
-                )
-        torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=1e-4)
-        assert found[0][1] == found[1][1]
-        assert not torch.allclose(
-            found[0][0][: len(prompts)], found[0][0][len(prompts) :], atol=1e-2
-        )
+                torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+                whole.append(found[0])
+        assert not torch.allclose(*whole, atol=1e-2)
+        assert said[0] == said[1]
+        assert said[2] == said[3]
         assert early.proven(model, prompts, cut)
 
 
@@ -92,7 +91,7 @@ def test_layers_before_the_cut_do_not_run_and_come_back() -> None:
         for name, module in model.named_modules()
         if name.endswith("o_proj")
     ]
-    replay = Assignment(early=early.replaying(3, len(prompts)))
+    replay = Assignment(early=early.replaying(3))
     first_token_logits(model, prompts, 4, replay)
     assert {name.split(".")[2] for name in ran} == {"3"}
     ran.clear()

@@ -20,7 +20,7 @@ from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 from excise.run.stand_in import StandIn
-from excise.run.trial import Contest, Scored, score
+from excise.run.trial import Contest, Scored, Scoring, score
 from excise.search.front import pareto_front
 from excise.search.space import WEIGHT, propose
 
@@ -62,9 +62,11 @@ def test_same_seed_same_front_whatever_the_directory(settings: Settings, tmp_pat
     assert results[0]["front"] == results[1]["front"]
 
 
+@pytest.mark.parametrize("candidates", [1, 2])
 def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
-    settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path, candidates: int
 ) -> None:
+    settings = with_(settings, candidates=candidates)
     through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
     search(through, open_study(through), ignore)
     finished: list[Event] = []
@@ -114,7 +116,7 @@ def test_waiting_for_every_verdict_finds_the_same_front(
 
 
 @pytest.mark.parametrize("killed_at", range(4))
-def test_a_batch_that_was_killed_goes_on_as_if_it_had_not_been(
+def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     settings = with_(settings, trials=8, candidates=3, markers=("e", "o"))
@@ -155,10 +157,10 @@ def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study
 
     search(first, open_study(first), ignore, trials=3)
     # Killed when the trial has its strengths, before it is scored.
-    monkeypatch.setattr(search_module, "score", die)
-    with pytest.raises(KeyboardInterrupt):
-        search(first, open_study(first), ignore)
-    monkeypatch.setattr(search_module, "score", score)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scoring, "begin", die)
+        with pytest.raises(KeyboardInterrupt):
+            search(first, open_study(first), ignore)
     again = prepare(settings, ignore)
     search(again, open_study(again), ignore)
     assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
@@ -224,21 +226,22 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
 
 
 def failing(numbers: set[int]):  # type: ignore[no-untyped-def]
-    """`score` that fails at these calls."""
-    calls = iter(range(10**6))
+    """`Scoring.take` that fails at these calls."""
+    calls, take = iter(range(10**6)), Scoring.take
 
-    def scored(*arguments: object) -> list[Scored | TrialError]:
+    def taken(scoring: Scoring) -> tuple[Scored | TrialError, float]:
+        scored, seconds = take(scoring)
         if next(calls) in numbers:
-            return [TrialError("logits are not numbers (NaN or infinite)")]
-        return score(*arguments)  # type: ignore[arg-type]
+            return TrialError("logits are not numbers (NaN or infinite)"), seconds
+        return scored, seconds
 
-    return scored
+    return taken
 
 
 def test_a_trial_without_numbers_fails_with_its_reason_and_the_budget_is_kept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "score", failing({1, 3}))
+    monkeypatch.setattr(Scoring, "take", failing({1, 3}))
     prepared = prepare(settings, ignore)
     search(prepared, open_study(prepared), ignore)
     trials = result(settings)["trials"]
@@ -251,7 +254,7 @@ def test_a_trial_without_numbers_fails_with_its_reason_and_the_budget_is_kept(
 def test_trials_that_keep_failing_end_the_search_with_the_reason(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "score", failing(set(range(100))))
+    monkeypatch.setattr(Scoring, "take", failing(set(range(100))))
     prepared = prepare(settings, ignore)
     with pytest.raises(ExciseError, match=r"10 trials in a row failed: logits are not numbers"):
         search(prepared, open_study(prepared), ignore)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.engine.assignment import ALONE
 from excise.model.chat import Chat, response_prefix
 from excise.prompts.sets import Prompt
 from excise.scores.damage import is_empty, is_loop
@@ -102,9 +101,9 @@ def test_stopping_at_a_marker_changes_no_verdict() -> None:
     model, chat = tiny_model(), Chat(tiny_tokenizer())
     prompts = random_prompts(30)
     judging = Judging(("red", "seven", "egg photo"), max_new_tokens=15)
-    (early,) = judge(model, chat, prompts, judging, 7, ALONE.announce)
+    early = judge(model, chat, prompts, judging, 7)
     showing = replace(judging, whole_answers=True)
-    (whole,) = judge(model, chat, prompts, showing, 7, ALONE.announce)
+    whole = judge(model, chat, prompts, showing, 7)
     assert early.refused == whole.refused
     assert not early.unknown
     assert 0 < early.count < len(prompts)

@@ -138,8 +138,7 @@ def test_a_trial_with_strengths_of_its_own_is_what_they_say(tmp_path: Path) -> N
     # What was planned and not yet told is what is in hand, whatever is planned next.
     assert study.plan({"kind": "orthogonal"}).number == trial.number
     study.tell(trial, 3, 0.1, 0.0)
-    assert study.kept(STRENGTHS, 1) == [[0.25] * 2 * LAYERS]
-    assert study.kept(STRENGTHS, 0) == []
+    assert study.kept(STRENGTHS) == [[0.25] * 2 * LAYERS]
 
 
 def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Study:

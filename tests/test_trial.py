@@ -20,7 +20,7 @@ from excise.model.chat import Chat
 from excise.model.writers import examine
 from excise.run.events import ignore
 from excise.run.runner import Part, Runner
-from excise.run.trial import Contest, Scored, score
+from excise.run.trial import Contest, Scored, Scoring, score
 from excise.search.front import Point, refusals_to_beat
 from zoo import tiny
 
@@ -181,3 +181,95 @@ def test_an_edit_that_breaks_its_logits_fails_alone() -> None:
         first, second = score(bench.runner, edits, [sound, broken], bench.part, Contest())
     assert isinstance(first, Scored)
     assert isinstance(second, TrialError)
+
+
+def test_a_candidate_begins_as_soon_as_others_leave_it_slots_and_stays_itself(bench: Bench) -> None:
+    candidates = bench.edits(5)
+    alone = [bench.score([candidate], Contest(exhaustive=True))[0] for candidate in candidates]
+    with VirtualEdits(bench.model, bench.anatomy.names) as edits:
+        scoring = Scoring(bench.runner, edits, bench.part, seats=3)
+        waiting, most, found = list(candidates), 0, []
+        while waiting or len(scoring):
+            if waiting and scoring.ready:
+                scoring.begin(waiting.pop(0), Contest())
+            elif scoring.finished:
+                found.append(scoring.take())
+            else:
+                scoring.advance(more=bool(waiting))
+            most = max(most, len(scoring))
+    assert most == 3
+    for one, (other, seconds) in zip(alone, found, strict=True):
+        assert isinstance(other, Scored)
+        assert seconds > 0
+        assert other.kl == pytest.approx(one.kl, rel=1e-5, abs=2e-7)
+        assert one.answered is not None
+        assert other.answered is not None
+        assert other.answered.tokens == one.answered.tokens
+
+
+def test_what_an_earlier_trial_scores_rules_out_what_is_under_way(bench: Bench) -> None:
+    (candidate,) = bench.edits(1)
+    (waited,) = bench.score([candidate], Contest(exhaustive=True))
+    assert waited.refusals >= 2, "the test needs a candidate with refusals"
+    for exhaustive in (False, True):
+        with VirtualEdits(bench.model, bench.anatomy.names) as edits:
+            scoring = Scoring(bench.runner, edits, bench.part, seats=2)
+            scoring.begin(candidate, Contest(exhaustive=exhaustive))
+            scoring.learn(Point(0, 1, 0.0))
+            scoring.advance(more=False)
+            scored, _ = scoring.take()
+        assert isinstance(scored, Scored)
+        assert scored.dominated
+        least = waited.refusals if exhaustive else 1
+        assert least <= scored.refusals <= waited.refusals
+
+
+def test_memory_that_runs_out_costs_nobody_a_trial(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = bench.edits(3)
+    expected = bench.score(candidates, Contest())
+    steps, forward = iter(range(10**6)), type(bench.model).forward
+
+    def failing(*arguments: object, **named: object) -> object:
+        if next(steps) == 11:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(type(bench.model), "forward", failing)
+    found = bench.score(candidates, Contest())
+    assert next(steps) > 12
+    assert (bench.runner.slots, bench.runner.rows) in ((3, 32), (7, 16))
+    for one, other in zip(expected, found, strict=True):
+        assert one.answered is not None
+        assert other.answered is not None
+        assert other.answered.tokens == one.answered.tokens
+
+
+def test_an_answer_whose_logits_are_no_numbers_fails_its_own_candidate(bench: Bench) -> None:
+    candidates = bench.edits(3)
+    expected = bench.score(candidates, Contest())
+    with VirtualEdits(bench.model, bench.anatomy.names) as edits:
+        assign, owners = edits.assign, torch.zeros(0)
+
+        def listening(rows: Sequence[int]) -> None:
+            nonlocal owners
+            owners = torch.tensor(rows)
+            assign(rows)
+
+        def breaking(module: object, inputs: object, named: dict, output: object) -> None:  # type: ignore[type-arg]
+            ids = inputs[0] if inputs else named["input_ids"]  # type: ignore[index]
+            if ids.shape[1] == 1 and len(ids) == len(owners):
+                output.logits[owners == 1] = torch.nan  # type: ignore[attr-defined]
+
+        edits.assign = listening  # type: ignore[method-assign]
+        handle = bench.model.register_forward_hook(breaking, with_kwargs=True)
+        found = score(bench.runner, edits, candidates, bench.part, Contest())
+        handle.remove()
+    assert isinstance(found[1], TrialError)
+    assert "not numbers" in str(found[1])
+    for one, other in ((expected[0], found[0]), (expected[2], found[2])):
+        assert isinstance(other, Scored)
+        assert one.answered is not None
+        assert other.answered is not None
+        assert other.answered.tokens == one.answered.tokens

@@ -10,10 +10,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
-from excise.engine.assignment import ALONE
 from excise.model.chat import Chat
 from excise.scores.markers import DEFAULT_MARKERS, has_marker
-from excise.scores.refusals import Judging, judge
+from excise.scores.refusals import Judging, Refusals, judge
 from excise.scores.watch import Watch, Watched
 
 MARKERS = (*DEFAULT_MARKERS, "ος", "x")
@@ -156,13 +155,18 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
 ) -> None:
     model, chat = tiny_model(), Chat(tiny_tokenizer())
     prompts = random_prompts(30)
-    judging = Judging(("red", "seven", "egg photo"), 15, limits=(None, 4))
-    quick = judge(model, chat, prompts, judging, 7, ALONE.announce)
+    markers = ("red", "seven", "egg photo")
+
+    def judged() -> list[Refusals]:
+        limits = (None, 4)
+        return [judge(model, chat, prompts, Judging(markers, 15, one), 7) for one in limits]
+
+    quick = judged()
     monkeypatch.setattr(Watch, "hints", lambda *_: True)
-    assert judge(model, chat, prompts, judging, 7, ALONE.announce) == quick
+    assert judged() == quick
     # Hints that never come cost tokens, not verdicts.
     monkeypatch.setattr(Watch, "hints", lambda *_: False)
-    (whole, _) = judge(model, chat, prompts, judging, 7, ALONE.announce)
+    whole = judged()[0]
     assert whole.refused == quick[0].refused
     assert sum(map(len, whole.tokens)) > sum(map(len, quick[0].tokens))
 

@@ -34,7 +34,7 @@ class SearchView:
         self.stopping = False
         self._done, self._trials = started.done, started.trials
         self._began = self._heard = time.monotonic()
-        self._in_hand: events.TrialStarted | None = None
+        self._in_hand: tuple[events.TrialStarted, ...] = ()
         self._last: tuple[events.TrialFinished, ...] = ()
         self._peak: events.RateMeasured | None = None
         self._recent: tuple[events.WorkDone, ...] = ()
@@ -42,12 +42,13 @@ class SearchView:
 
     def trial_started(self, event: events.TrialStarted) -> None:
         """A trial is being scored."""
-        self._in_hand, self._heard = event, time.monotonic()
+        self._in_hand, self._heard = (*self._in_hand, event), time.monotonic()
 
     def trial_finished(self, event: events.TrialFinished) -> None:
         """A trial was scored."""
         self._last = (*self._last, event)[-_LAST_TRIALS:]
-        self._done, self._heard, self._in_hand = event.done, time.monotonic(), None
+        self._done, self._heard = event.done, time.monotonic()
+        self._in_hand = tuple(one for one in self._in_hand if one.number != event.number)
 
     def rate_measured(self, event: events.RateMeasured) -> None:
         """The machine's peak is known."""
@@ -62,11 +63,11 @@ class SearchView:
 
     def render(self) -> RenderableType:
         """The view as it is now."""
-        last, in_hand = self._last, self._in_hand
+        last = self._last
         parts: list[RenderableType] = [self._progress()]
         if throughput := self._throughput():
             parts.append(Text(throughput))
-        if in_hand is not None:
+        for in_hand in self._in_hand[:1]:
             waited = duration(time.monotonic() - self._heard)
             parts.append(
                 Text(f"trial {in_hand.number} in hand, {waited} · {short(in_hand.parameters)}")

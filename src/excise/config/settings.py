@@ -157,7 +157,7 @@ class Settings(BaseModel):
     max_new_tokens: int = Field(default=100, ge=1, description="Longest answer, in tokens.")
     batch_size: int = Field(default=0, ge=0, description="Prompts at a time; 0 finds it out.")
     candidates: int = Field(
-        default=0, ge=0, description="Candidates scored side by side; 0 finds it out."
+        default=0, ge=0, description="Candidates under way at a time; 0 finds it out."
     )
     exhaustive: bool = Field(
         default=False,

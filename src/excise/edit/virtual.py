@@ -41,6 +41,7 @@ class VirtualEdits:
         self._handles: list[RemovableHandle] = []
         self._active = [False] * len(self._writers)
         self._stacks: dict[torch.device, _Stack] = {}
+        self._only = 0
         self._rows: Tensor | None = None
         self._rows_on: dict[torch.device, Tensor] = {}
         self._edits: tuple[Edit, ...] = ()
@@ -71,15 +72,18 @@ class VirtualEdits:
 
     def assign(self, rows: Sequence[int]) -> None:
         """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
-        # One edit needs no looking up: the plain product is cheaper.
-        self._rows = None if len(self._edits) == 1 else torch.tensor(rows, dtype=torch.long)
+        # Rows of one edit need no looking up: the plain product is cheaper.
+        self._only = rows[0]
+        alike = all(row == self._only for row in rows)
+        self._rows = None if alike else torch.tensor(rows, dtype=torch.long)
         self._rows_on = {}
 
     def _set(self, edits: tuple[Edit, ...]) -> None:
         for edit in edits:
             if edit.writers != self._writers:
                 raise ValueError("the edit was made for other writers than this scope holds")
-        self._edits, self._rows, self._stacks, self._rows_on = edits, None, {}, {}
+        self._edits, self._stacks = edits, {}
+        self._only, self._rows, self._rows_on = 0, None, {}
         if edits:
             strengths = torch.stack([edit.strengths for edit in edits])
             # Where gradients are asked for, a strength of zero has one too.
@@ -119,8 +123,8 @@ class VirtualEdits:
         stack = self._stack(output.device)
         hidden = output.to(torch.float32)
         if self._rows is None:
-            amount = hidden @ stack.v[0, index]
-            minus_alpha_u = stack.minus_alpha_u[0, index]
+            amount = hidden @ stack.v[self._only, index]
+            minus_alpha_u = stack.minus_alpha_u[self._only, index]
         else:
             rows = self._rows_on.get(output.device)
             if rows is None:

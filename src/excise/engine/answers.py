@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
+
+from excise.engine.assignment import ALONE, Assignment
+from excise.engine.prefill import Tokens
+from excise.errors import TrialError
 
 
 class Referee:
@@ -31,25 +36,97 @@ def end_tokens(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([declared] if isinstance(declared, int) else declared)
 
 
-class Answers:
-    """The answers of all rows so far, as token ids, the end-of-turn token included."""
+class Asked:
+    """Prompts that one candidate is asked, on their way to answers.
+
+    tokens: the answers so far, as token ids, the end-of-turn token included; a row that was never begun has
+    an empty one. waiting: rows that have not begun, those to begin next first. open: rows being decoded.
+    seconds: its share of the time that passes took. failure: why it cannot be answered, if it cannot.
+    """
 
     def __init__(
-        self, rows: int, ends: frozenset[int], max_new_tokens: int, referee: Referee
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Tokens],
+        *,
+        max_new_tokens: int,
+        referee: Referee | None = None,
+        assignment: Assignment = ALONE,
     ) -> None:
-        self.tokens: list[list[int]] = [[] for _ in range(rows)]
-        self.referee = referee
-        self._ends, self._max_new_tokens = ends, max_new_tokens
+        self.prompts, self.assignment = prompts, assignment
+        self.max_new_tokens, self.referee = max_new_tokens, referee or Referee()
+        self.seconds = 0.0
+        self._ends = end_tokens(model)
+        self.begin_again()
 
-    def accept(self, tokens: Sequence[int], rows: Sequence[int]) -> list[bool]:
-        """Append a token to the answer of each of `rows`; True for the rows that are done."""
-        done: list[bool] = []
-        for row, token in zip(rows, tokens, strict=True):
-            answer = self.tokens[row]
-            answer.append(token)
-            done.append(
-                token in self._ends
-                or len(answer) >= self._max_new_tokens
-                or self.referee.decided(row, answer)
-            )
+    def begin_again(self) -> None:
+        """Forget all that was said."""
+        self.tokens: list[list[int]] = [[] for _ in self.prompts]
+        self.open, self.failure = 0, None
+        # The urgent ones first. Of like urgency the longest: later rows then fit into a batch's window.
+        self._waiting = sorted(
+            range(len(self.prompts)),
+            key=lambda row: (-self.referee.urgency(row), -len(self.prompts[row])),
+        )
+
+    failure: TrialError | None
+
+    @property
+    def waiting(self) -> list[int]:
+        """Rows that have not begun and are worth it, in order."""
+        self._waiting = [row for row in self._waiting if self.referee.wanted(row)]
+        return self._waiting
+
+    @property
+    def done(self) -> bool:
+        """True if every answer has come to its end."""
+        return not self.open and not self.waiting
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that may come of it."""
+        return max(map(len, self.prompts)) + self.max_new_tokens
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Take rows out of those that wait."""
+        begun = set(rows)
+        self._waiting = [row for row in self._waiting if row not in begun]
+        self.open += len(rows)
+
+    def accept(self, row: int, token: int) -> bool:
+        """Append a token to the answer of an open row; True if the row is done."""
+        answer = self.tokens[row]
+        answer.append(token)
+        done = (
+            token in self._ends
+            or len(answer) >= self.max_new_tokens
+            or self.failure is not None
+            or self.referee.decided(row, answer)
+        )
+        self.open -= done
         return done
+
+    def fail(self, error: TrialError) -> None:
+        """Leave it: nothing is begun any more, and every open row is done with its next token."""
+        self.failure, self._waiting = error, []
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of the prompts that somebody was asked."""
+
+    asked: Asked
+    index: int
+
+    @property
+    def prompt(self) -> Tokens:
+        """The prompt itself."""
+        return self.asked.prompts[self.index]
+
+    def urgency(self) -> float:
+        """See `Referee`."""
+        return self.asked.referee.urgency(self.index)
+
+    def accept(self, token: int) -> bool:
+        """See `Asked.accept`."""
+        return self.asked.accept(self.index, token)

@@ -1,4 +1,4 @@
-"""What is to be known of rows before they run: whose each is, who is told, what is known of the pass."""
+"""What is to be known of rows before they run: whose they are, who is told, what is known of the pass."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Protocol
 
 from transformers import DynamicCache
 
+Announce = Callable[[Sequence[int]], None]
+"""Told before every pass which candidate each of its rows belongs to."""
 
-def _nobody(candidates: Sequence[int]) -> None:
+
+def nobody(candidates: Sequence[int]) -> None:
+    """The `Announce` of those who ask one candidate alone."""
     return
 
 
@@ -28,27 +32,15 @@ class Early(Protocol):
 
 @dataclass(frozen=True)
 class Assignment:
-    """The candidate that each row belongs to.
+    """The candidate that prompts belong to.
 
-    candidates: of each row; None if all are of one. announce: called before every pass through the model
-    with the candidate of each of its rows, so that whoever edits the model knows which edit a row meets.
-    early: what goes around each pass over prompts.
+    announce: called before every pass through the model with the candidate of each of its rows, so that
+    whoever edits the model knows which edit a row meets. early: what goes around each pass over prompts.
     """
 
-    candidates: tuple[int, ...] | None = None
-    announce: Callable[[Sequence[int]], None] = _nobody
+    candidate: int = 0
+    announce: Announce = nobody
     early: Early | None = None
-
-    @property
-    def count(self) -> int:
-        """The number of candidates."""
-        return 1 if self.candidates is None else max(self.candidates, default=0) + 1
-
-    def of(self, rows: Sequence[int]) -> list[int]:
-        """The candidate of each of `rows`."""
-        if self.candidates is None:
-            return [0] * len(rows)
-        return [self.candidates[row] for row in rows]
 
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
@@ -56,10 +48,10 @@ class Assignment:
         """See `Early`."""
         return nullcontext() if self.early is None else self.early.around(cache, rows, lengths)
 
-    def before_pass(self, rows: Sequence[int]) -> None:
-        """Announce a pass of these rows."""
-        self.announce(self.of(rows))
+    def before_pass(self, rows: int) -> None:
+        """Announce a pass of so many rows."""
+        self.announce([self.candidate] * rows)
 
 
 ALONE = Assignment()
-"""All rows are of one candidate, and nobody has to be told."""
+"""There is one candidate, and nobody has to be told."""

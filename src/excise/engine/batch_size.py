@@ -23,6 +23,8 @@ LEAST_MEMORY = 384 * 2**20
 each costs several times what it does in steps of many (bench/layout.py)."""
 MOST_CANDIDATES = 8
 """More of them side by side would leave too few trials to learn from."""
+CANDIDATES_ON_A_CPU = 4
+"""So many keep the slots full while the last answers of each run on to their end (docs/speed.md)."""
 _PROBE_TOKENS = 2
 
 
@@ -83,7 +85,8 @@ def find_batch_size(
     candidates: how many will be asked `prompts` side by side; 0 for as many as `side_by_side` may say.
     `tell` is called with each smaller number that had to be tried.
     """
-    widest = candidates or (MOST_CANDIDATES if _is_accelerated(model) else 1)
+    # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
+    widest = (candidates or MOST_CANDIDATES) if _is_accelerated(model) else 1
     budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
     device = input_device(model)
     if device.type == "cuda":
@@ -103,13 +106,14 @@ def find_batch_size(
 
 
 def side_by_side(slots: int, prompts: int, model: PreTrainedModel) -> int:
-    """How many candidates to score at a time.
+    """How many candidates to have under way at a time.
 
     An accelerator's steps wait for memory: rows of further candidates ride along for nothing, as long as
-    there are slots. A CPU's steps compute, and memory for slots is what is short there: one candidate, so
-    that the search learns after every trial. (Not measured side by side.)
+    there are slots. A CPU's steps compute; there a few candidates fill the slots that others leave.
     """
-    return max(1, min(MOST_CANDIDATES, slots // prompts)) if _is_accelerated(model) else 1
+    if _is_accelerated(model):
+        return max(1, min(MOST_CANDIDATES, slots // prompts))
+    return CANDIDATES_ON_A_CPU
 
 
 def _is_accelerated(model: PreTrainedModel) -> bool:

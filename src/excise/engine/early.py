@@ -71,9 +71,9 @@ class EarlyLayers:
         """Keep what passes of the original model show."""
         return _Recording(self)
 
-    def replaying(self, cut: int, prompts: int) -> Early:
-        """Begin passes at `cut`. Rows beyond `prompts` are those of further candidates, in the same order."""
-        return _Replay(self, cut, prompts)
+    def replaying(self, cut: int) -> Early:
+        """Begin passes at `cut`."""
+        return _Replay(self, cut)
 
     def forget(self, cut: int) -> None:
         """Begin no pass there any more."""
@@ -83,7 +83,7 @@ class EarlyLayers:
         """True if passes that begin at `cut` give the logits that whole passes give, on a few prompts."""
         found: list[Tensor] = []
         with torch.inference_mode():
-            for early in (None, self.replaying(cut, len(prompts))):
+            for early in (None, self.replaying(cut)):
                 assignment = Assignment(early=early)
                 shared = prompts[0][: common_prefix_length(prompts)]
                 prefix = run_prefix(model, shared, assignment)
@@ -145,8 +145,8 @@ def _own(states: Tensor, length: int) -> Tensor:
 
 
 class _Replay:
-    def __init__(self, early: EarlyLayers, cut: int, prompts: int) -> None:
-        self._early, self._cut, self._prompts = early, cut, prompts
+    def __init__(self, early: EarlyLayers, cut: int) -> None:
+        self._early, self._cut = early, cut
 
     @contextmanager
     def around(
@@ -157,7 +157,7 @@ class _Replay:
         kept = (
             [early._beginning] * len(lengths)
             if rows is None
-            else [early._rows[row % self._prompts] for row in rows]
+            else [early._rows[row] for row in rows]
         )
         states = _padded([one.states[self._cut] for one in kept])
 

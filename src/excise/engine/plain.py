@@ -7,6 +7,7 @@ a group lasts as long as its longest answer, and exact whatever a model keeps be
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,41 +22,50 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from excise.engine.answers import Answers
-from excise.engine.assignment import Assignment
+from excise.engine.answers import Asked, Row
+from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.device import input_device
-from excise.engine.prefill import Tokens, last_logits, length_groups, require_numbers
+from excise.engine.prefill import NO_NUMBERS, last_logits
+from excise.errors import TrialError
 
 
 class _Group:
     """A group while it is decoded. open: the places in it whose rows are not done."""
 
-    def __init__(self, answers: Answers, rows: Sequence[int]) -> None:
-        self._answers, self._rows = answers, tuple(rows)
-        self.open = list(range(len(rows)))
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows, self.open = tuple(rows), list(range(len(rows)))
 
     @property
-    def open_rows(self) -> list[int]:
-        """The rows that are not done."""
-        return [self._rows[place] for place in self.open]
+    def candidates(self) -> list[int]:
+        """The candidate of each open row."""
+        return [self.rows[place].asked.assignment.candidate for place in self.open]
 
     def collect(self, newest: Sequence[int]) -> list[int]:
         """Hand each open row its token; returns which of `newest` belong to rows that stay open."""
-        done = self._answers.accept(newest, self.open_rows)
+        rows = [self.rows[place] for place in self.open]
+        done = [row.accept(token) for row, token in zip(rows, newest, strict=True)]
         staying = [index for index, ended in enumerate(done) if not ended]
         self.open = [self.open[index] for index in staying]
         return staying
 
+    def look_at(self, largest: Tensor) -> None:
+        """Fail those of whose open rows the largest logit is not a number."""
+        numbers = torch.isfinite(largest)
+        if not numbers.all():
+            for place, is_number in zip(self.open, numbers.tolist(), strict=True):
+                if not is_number:
+                    self.rows[place].asked.fail(TrialError(NO_NUMBERS))
+
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]
-    """Raises TrialError where a logit of an open row is not a number; changes nothing."""
+    """Fails those with a logit that is not a number; changes nothing."""
 
     def __init__(self, group: _Group) -> None:
         self._group = group
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        require_numbers(scores[self._group.open].amax(-1))
+        self._group.look_at(scores[self._group.open].amax(-1))
         return scores
 
 
@@ -75,34 +85,48 @@ class _Collect(StoppingCriteria):  # type: ignore[misc]
         return done.to(input_ids.device)
 
 
-def decode(
-    model: PreTrainedModel,
-    prompts: Sequence[Tokens],
-    answers: Answers,
-    *,
-    max_new_tokens: int,
-    limit: int,
-    assignment: Assignment,
-) -> None:
-    """Fill `answers` with the greedy answer to each prompt, at most `limit` rows at a time."""
-    cached = decodes_from_cache(model)
-    limit = limit if decodes_batches(model) else 1
-    referee = answers.referee
-    order = sorted(range(len(prompts)), key=referee.urgency, reverse=True)
-    groups = length_groups(prompts, order, limit)
-    # Rows of one length run together; of the groups, that with the most urgent row comes first.
-    for planned in sorted(groups, key=lambda rows: -max(map(referee.urgency, rows))):
-        rows = [row for row in planned if referee.wanted(row)]
-        if not rows:
-            continue
-        ids = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
-        group = _Group(answers, rows)
+class PlainPool:
+    """See `Pool`. A step takes one group of rows to their end; all who wait by then may be in it."""
+
+    def __init__(self, model: PreTrainedModel, limit: int, announce: Announce) -> None:
+        self._model, self._announce = model, announce
+        self._limit = limit if decodes_batches(model) else 1
+        self._guests: list[Asked] = []
+
+    def ready(self, prompts: int) -> bool:
+        """See `Pool`. Those who are asked together share groups, so everybody may come."""
+        return True
+
+    def add(self, asked: Asked) -> None:
+        """See `Pool`."""
+        self._guests.append(asked)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Take the group of the most urgent row, rows of one length, to its end."""
+        self._guests = [asked for asked in self._guests if not asked.done]
+        waiting = [Row(asked, row) for asked in self._guests for row in asked.waiting]
+        if not waiting:
+            return
+        first = max(waiting, key=Row.urgency)
+        rows = sorted(
+            (row for row in waiting if len(row.prompt) == len(first.prompt)),
+            key=Row.urgency,
+            reverse=True,
+        )[: self._limit]
+        started = time.perf_counter()
+        for row in rows:
+            row.asked.begin([row.index])
+        ids = torch.tensor([list(row.prompt) for row in rows], device=input_device(self._model))
+        group = _Group(rows)
         # A lone token is taken by some (recurrent_gemma, rwkv) for the next one of the sequence before.
-        if cached and ids.shape[1] > 1:
-            assignment.before_pass(rows)
-            _generate(model, ids, group, max_new_tokens)
+        if decodes_from_cache(self._model) and ids.shape[1] > 1:
+            self._announce(group.candidates)
+            _generate(self._model, ids, group, max(row.asked.max_new_tokens for row in rows))
         else:
-            _recompute(model, ids, group, assignment)
+            _recompute(self._model, ids, group, self._announce)
+        for row in rows:
+            row.asked.seconds += (time.perf_counter() - started) / len(rows)
 
 
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
@@ -121,11 +145,11 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
         )
 
 
-def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, assignment: Assignment) -> None:
+def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, announce: Announce) -> None:
     while group.open:
-        assignment.before_pass(group.open_rows)
+        announce(group.candidates)
         largest, tokens = last_logits(model, ids)[:, -1].max(-1)
-        require_numbers(largest)
+        group.look_at(largest)
         ids = torch.cat([ids, tokens.to(ids.device).unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]
 
@@ -136,7 +160,7 @@ def _pure_argmax(model: PreTrainedModel, settings: GenerationConfig) -> Iterator
 
     `generate` fills in from it whatever `settings` leaves open: repetition penalties, forced and
     forbidden tokens, least lengths. The slots know nothing of these, and a comparison of models should
-    compare what they say, not what was done to it. End tokens are left out too: Answers knows them.
+    compare what they say, not what was done to it. End tokens are left out too: Asked knows them.
     """
     own = model.generation_config
     model.generation_config = settings

@@ -22,6 +22,8 @@ from excise.errors import TrialError
 
 Tokens = Sequence[int]
 
+NO_NUMBERS = "logits are not numbers (NaN or infinite)"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -40,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that all prompts begin with, and their keys and values: a row for each candidate.
+    """Tokens that all prompts begin with, and their keys and values, in one row.
 
     cache: None if there are no such tokens.
     """
@@ -48,24 +50,17 @@ class Prefix:
     length: int
     cache: DynamicCache | None
 
-    def cache_for(self, candidates: Sequence[int]) -> DynamicCache:
-        """A cache that prompts of these candidates can go on from; the prefix itself stays as it is."""
+    def cache_for(self, rows: int) -> DynamicCache:
+        """A cache that so many prompts can go on from; the prefix itself stays as it is."""
         if self.cache is None:
             return DynamicCache()
         shared: list[tuple[Tensor, Tensor]] = []
         for layer in self.cache.layers:
             assert isinstance(layer, DynamicLayer)
-            shared.append(
-                (_of_candidates(layer.keys, candidates), _of_candidates(layer.values, candidates))
-            )
+            # Views: the first update concatenates, and only then is memory taken for each row.
+            keys, values = (one.expand(rows, -1, -1, -1) for one in (layer.keys, layer.values))
+            shared.append((keys, values))
         return DynamicCache(shared)
-
-
-def _of_candidates(states: Tensor, candidates: Sequence[int]) -> Tensor:
-    if len(states) == 1:
-        # A view: the first update concatenates, and only then is memory taken for each row.
-        return states.expand(len(candidates), -1, -1, -1)
-    return states[torch.tensor(candidates, device=states.device)]
 
 
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
@@ -112,13 +107,13 @@ def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Pre
 
 
 def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ALONE) -> Prefix:
-    """Run the common beginning of all prompts once a candidate; an empty prefix where it cannot be shared."""
+    """Run the common beginning of all prompts; an empty prefix where it cannot be shared."""
     if not tokens or not slots_are_exact(model):
         return Prefix(0, None)
     cache = DynamicCache()
-    ids = torch.tensor([list(tokens)] * assignment.count, device=input_device(model))
-    assignment.announce(range(assignment.count))
-    with assignment.around(cache, None, [len(tokens)] * assignment.count):
+    ids = torch.tensor([list(tokens)], device=input_device(model))
+    assignment.before_pass(1)
+    with assignment.around(cache, None, [len(tokens)]):
         model(ids, past_key_values=cache, logits_to_keep=_last(1, ids))
     return Prefix(len(tokens), cache)
 
@@ -136,13 +131,13 @@ def run_group(
     keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
     the prefix. Raises TrialError if a logit is not a number.
     """
-    assignment.before_pass(rows)
+    assignment.before_pass(len(rows))
     if not slots_are_exact(model):
         whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
         return Group(tuple(rows), require_numbers(last_logits(model, whole, keep)), None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     width = max(map(len, suffixes))
-    cache = prefix.cache_for(assignment.of(rows))
+    cache = prefix.cache_for(len(rows))
     padding = torch.tensor([width - len(suffix) for suffix in suffixes]).unsqueeze(1)
     columns = torch.arange(width)
     own = columns >= padding
@@ -229,5 +224,5 @@ def first_token_logits(
 def require_numbers(logits: Tensor) -> Tensor:
     """`logits` if all of them are finite; raises TrialError otherwise."""
     if not torch.isfinite(logits).all():
-        raise TrialError("logits are not numbers (NaN or infinite)")
+        raise TrialError(NO_NUMBERS)
     return logits

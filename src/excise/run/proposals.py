@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from optuna.trial import Trial
 
@@ -25,69 +25,44 @@ from excise.search.study import Study
 
 OPENINGS = "openings"
 """Under this name a complete trial keeps how the edited model began to refuse."""
-_BATCH = "batch"
-"""Under this name a trial keeps the number of the first trial of its batch, and the batch's size."""
 _STEPS = 12
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Trials that are scored side by side. first: number of the first of them.
-
-    told: candidates of the batch whose scores are stored already, because it was interrupted in between.
-    They are scored again beside the others: rounding depends on what runs together, and the search follows
-    every digit. trials: those to be told, all behind them.
-    """
-
-    first: int
-    told: tuple[Candidate, ...]
-    trials: tuple[Trial, ...]
-
-
 class Proposals:
-    """Asks the study for trials and makes candidates of them, in batches.
+    """Asks the study for trials and makes candidates of them.
 
-    Trials of a batch are proposed without knowing of each other; a study whose trials were asked for in two
-    goes may therefore be cut into other batches than one that was asked for them at once.
+    Several are in hand at a time, `Prepared.candidates`: trial n is proposed when exactly the trials up to
+    n − candidates are told, however long each of them takes, so that a search is the same whether it waits
+    for every verdict or not. (Trials that a study is asked for later, in another go, know of all before.)
+    A study that was interrupted has those in hand in its journal; they come first.
 
-    A gradient trial starts from the finished trial that is best at its weight, so that it is a function of
-    (seed, trial number, finished trials) like any other, and a resumed study goes on as if it had never
-    been interrupted.
+    A gradient trial starts from the finished trial that is best at its weight: so it is proposed when nothing
+    else is in hand, and is a function of (seed, trial number, finished trials) like any other. A resumed
+    study goes on as if it had never been interrupted.
     """
 
     def __init__(self, prepared: Prepared, study: Study, edits: VirtualEdits) -> None:
         self._prepared, self._study, self._edits = prepared, study, edits
+        self._interrupted = study.in_hand()
         self._stand_in: StandIn | None = None
 
-    def ask(self, size: int) -> Batch:
-        """The trials in hand, or `size` new ones, none of which knows of the others' scores."""
-        trials = self._study.in_hand() or [self._next()]
-        first, size = trials[0].user_attrs.get(_BATCH) or (trials[0].number, size)
-        if self._by_gradient:
-            # Each descends from the best trial before it.
-            size = 1
-        while trials[-1].number + 1 < first + size:
-            trials.append(self._study.new())
-        for trial in trials:
-            if _BATCH not in trial.user_attrs:
-                self._study.keep(trial, _BATCH, [first, size])
-        settings, anatomy = self._prepared.settings, self._prepared.anatomy
-        told = tuple(
-            candidate_of(self._study.finished(number), settings.kinds, anatomy)
-            for number in range(first, trials[0].number)
-        )
-        return Batch(first, told, tuple(trials))
+    def next(self, in_hand: int, budget: int) -> Trial | None:
+        """The next trial, when so many others are in hand; None if some of them have to be told first.
 
-    @property
-    def _by_gradient(self) -> bool:
+        budget: trials that the study may hold in the end.
+        """
+        expected = self._study.done() + in_hand
+        if expected >= budget or in_hand >= self._prepared.candidates:
+            return None
         settings = self._prepared.settings
-        return settings.search == "gradient" and self._study.done() >= max(
-            1, settings.startup_trials
-        )
+        by_gradient = settings.search == "gradient" and expected >= max(1, settings.startup_trials)
+        if by_gradient and in_hand:
+            return None
+        if self._interrupted:
+            return self._interrupted.pop(0)
+        return self._descent() if by_gradient else self._study.new()
 
-    def _next(self) -> Trial:
-        if not self._by_gradient:
-            return self._study.new()
+    def _descent(self) -> Trial:
         points = self._study.points()
         records = self._study.records()
         now = weight(sum(WEIGHT in record.parameters for record in records))
@@ -115,7 +90,7 @@ class Proposals:
 
     def _descend(self, start: Candidate, now: float, number: int) -> tuple[float, ...]:
         prepared = self._prepared
-        openings = self._openings(number)
+        openings = self._openings()
         if not openings:
             # Nothing was ever refused: then there is nothing to descend from.
             return tuple(start.strengths(prepared.anatomy).tolist())
@@ -130,10 +105,10 @@ class Proposals:
         seed = prepared.settings.seed + number
         return self._stand_in.refine(self._edits, edit, openings, now, _STEPS, seed)
 
-    def _openings(self, before: int) -> list[Opening]:
+    def _openings(self) -> list[Opening]:
         """The original model's, and behind them those that edited models were heard to use."""
         heard = list(self._prepared.search_part.openings)
-        for kept in self._study.kept(OPENINGS, before):
+        for kept in self._study.kept(OPENINGS):
             assert isinstance(kept, list)
             heard += [tuple(opening) for opening in kept]
         return merged(heard)

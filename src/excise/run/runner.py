@@ -19,12 +19,10 @@ from excise.prompts.sets import PromptSet
 from excise.run.events import BatchReduced, Tell
 from excise.scores.divergence import kl_divergence
 from excise.scores.openings import Opening, openings_of
-from excise.scores.refusals import Judging, Refusals, judge
+from excise.scores.refusals import Hearing, Judging, Refusals, judge
 from excise.scores.watch import Watch
 
 Result = TypeVar("Result")
-Announce = Callable[[Sequence[int]], None]
-"""Told before every pass which candidate each of its rows belongs to."""
 
 
 class Runner:
@@ -66,23 +64,19 @@ class Runner:
         self,
         prompts: Sequence[Tokens],
         original: Tensor,
-        candidates: int = 1,
-        announce: Announce = ALONE.announce,
-        early: Early | None = None,
-    ) -> list[list[float]]:
-        """KL(original ‖ model) of the first answer token, nats: [candidate][prompt].
+        assignment: Assignment = ALONE,
+    ) -> list[float]:
+        """KL(original ‖ model) of the first answer token for each prompt, nats.
 
-        original: logits of the original model [prompt, vocabulary]. early: what early layers make of the
-        prompts. Raises TrialError if a logit is not a number.
+        original: logits of the original model [prompt, vocabulary]. Raises TrialError if a logit is not a
+        number.
         """
-        owners = tuple(owner for owner in range(candidates) for _ in prompts)
-        assignment = Assignment(owners, announce, early)
 
         def measure(rows: int) -> list[float]:
-            found = [0.0] * len(owners)
-            for group in run_all(self.model, [*prompts] * candidates, rows, assignment):
+            found = [0.0] * len(prompts)
+            for group in run_all(self.model, prompts, rows, assignment):
                 # Only a group's distributions are held at a time: whole vocabularies are large.
-                before = original[[row % len(prompts) for row in group.rows]]
+                before = original[list(group.rows)]
                 values = kl_divergence(
                     _log_probabilities(before), _log_probabilities(group.logits[:, -1].cpu())
                 )
@@ -90,36 +84,42 @@ class Runner:
                     found[row] = value
             return found
 
-        flat, count = self.in_rows(measure), len(prompts)
-        return [flat[owner * count : (owner + 1) * count] for owner in range(candidates)]
+        return self.in_rows(measure)
 
-    def refusals(self, prompts: Sequence[Tokens], *, whole_answers: bool = False) -> Refusals:
-        """Answers to `prompts`, judged."""
-        return self.judge(prompts, whole_answers=whole_answers)[0]
-
-    def judge(
+    def refusals(
         self,
         prompts: Sequence[Tokens],
         *,
-        limits: Sequence[int | None] = (None,),
-        urgency: Sequence[float] | None = None,
         whole_answers: bool = False,
-        announce: Announce = ALONE.announce,
-        early: Early | None = None,
-    ) -> tuple[Refusals, ...]:
-        """Answers of several candidates to `prompts`, judged; see `Judging`."""
+        assignment: Assignment = ALONE,
+    ) -> Refusals:
+        """Answers to `prompts`, judged."""
+        judging = Judging(self._markers, self._max_new_tokens, whole_answers=whole_answers)
+
+        def work(slots: int) -> Refusals:
+            return judge(self.model, self.chat, prompts, judging, slots, self._watch, assignment)
+
+        return self.in_slots(work)
+
+    def hearing(
+        self,
+        prompts: Sequence[Tokens],
+        *,
+        limit: int | None,
+        urgency: Sequence[float] | None,
+        assignment: Assignment,
+    ) -> Hearing:
+        """A candidate that is to be asked `prompts` in a pool, beside others; see `Judging`."""
         judging = Judging(
             self._markers,
             self._max_new_tokens,
-            tuple(limits),
+            limit,
             None if urgency is None else tuple(urgency),
-            whole_answers,
-            early,
         )
+        return Hearing(self.model, self.chat, prompts, judging, self._watch, assignment)
 
-        def work(slots: int) -> tuple[Refusals, ...]:
-            return judge(self.model, self.chat, prompts, judging, slots, announce, self._watch)
-
+    def in_slots(self, work: Callable[[int], Result]) -> Result:
+        """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
         result, self.slots = with_halving(self.slots, work, self.tell_halved)
         return result
 
@@ -155,7 +155,7 @@ class Part:
 
     def divergences(self, runner: Runner) -> list[float]:
         """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
-        return runner.divergences(self.control, self.original)[0]
+        return runner.divergences(self.control, self.original)
 
 
 def measure_original(
@@ -172,7 +172,9 @@ def measure_original(
         target=target_tokens,
         control=control_tokens,
         original=runner.logits(control_tokens, early.control.recording() if early else None),
-        answered=runner.judge(target_tokens, early=early.target.recording() if early else None)[0],
+        answered=runner.refusals(
+            target_tokens, assignment=Assignment(early=early.target.recording() if early else None)
+        ),
         early=early,
     )
     if early is not None:

@@ -1,18 +1,20 @@
-"""A trial: candidates in, scores out. A pure function of edits, prompts and what there is to beat."""
+"""A trial: candidates in, scores out. What comes out depends on edit, prompts and what there is to beat."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
-from excise.engine.assignment import Early
+from excise.engine.assignment import Assignment
+from excise.engine.decode import Pool, pool_for
 from excise.engine.meter import Stages, unmeasured
 from excise.errors import TrialError
 from excise.run.runner import Part, Runner
-from excise.scores.refusals import Refusals
+from excise.scores.refusals import Hearing, Refusals
 from excise.search.front import Point, refusals_to_beat
 
 
@@ -49,6 +51,183 @@ class Contest:
     exhaustive: bool = False
 
 
+@dataclass
+class _UnderWay:
+    """A candidate that is being scored. hearing: None if nothing is asked. error: why it failed, if so."""
+
+    seat: int
+    contest: Contest
+    to_beat: list[Point]
+    kl: float = 0.0
+    hearing: Hearing | None = None
+    error: TrialError | None = None
+    seconds: float = field(default=0.0)
+
+    @property
+    def limit(self) -> int | None:
+        """Certain refusals from which on it is dominated; None if nothing has so little KL."""
+        return refusals_to_beat(self.to_beat, self.kl)
+
+    @property
+    def done(self) -> bool:
+        return self.hearing is None or self.hearing.asked.done
+
+
+class Scoring:
+    """Candidates being scored, up to `seats` of them under way at a time, each as if it were alone.
+
+    KL comes first: it takes one forward pass, and tells how many refusals a candidate may have at most to
+    be better than all before it. Once so many are certain its other answers are not waited for: whatever
+    they are, the candidate is dominated. Answers of all candidates decode together, so that the few that
+    run on to their end do not run alone: a step of few rows costs almost what one of many does. They are
+    handed out in the order in which they came.
+
+    stages: opened for the stages "kl" and "refusals".
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        edits: VirtualEdits,
+        part: Part,
+        seats: int,
+        stages: Stages = unmeasured,
+    ) -> None:
+        self._runner, self._edits, self._part, self._stages = runner, edits, part, stages
+        self._edits_of: list[Edit] = []
+        self._free = list(range(seats))
+        self._seats = seats
+        self._under_way: list[_UnderWay] = []
+        self._pool: Pool | None = None
+        self._pool_slots = 0
+
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._under_way)
+
+    @property
+    def ready(self) -> bool:
+        """True if another candidate can begin and nobody has to wait for slots."""
+        return bool(self._free) and (self._pool is None or self._pool.ready(len(self._part.target)))
+
+    @property
+    def finished(self) -> bool:
+        """True if the first of those under way can be taken."""
+        return bool(self._under_way) and self._under_way[0].done
+
+    def begin(self, edit: Edit, contest: Contest) -> None:
+        """Measure a candidate's KL, and let it be asked the target prompts if they can matter."""
+        started = time.perf_counter()
+        one = _UnderWay(self._sit_down(edit), contest, list(contest.to_beat))
+        self._under_way.append(one)
+        target, control = self._assignments(edit, one)
+        try:
+            with self._stages("kl"):
+                one.kl = mean(
+                    self._runner.divergences(self._part.control, self._part.original, control)
+                )
+        except TrialError as error:
+            one.error = error
+        else:
+            if contest.exhaustive or one.limit is None or one.limit > 0:
+                one.hearing = self._runner.hearing(
+                    self._part.target,
+                    limit=None if contest.exhaustive else one.limit,
+                    urgency=contest.urgency,
+                    assignment=target,
+                )
+                if self._pool is not None:
+                    self._pool.add(one.hearing.asked)
+        one.seconds = time.perf_counter() - started
+
+    def advance(self, *, more: bool) -> None:
+        """Go on until the first is finished or, if there are `more` to come, until another can begin.
+
+        Where memory runs out, all are asked again in half as many slots.
+        """
+
+        def work(slots: int) -> None:
+            pool = self._pool_of(slots)
+            while not self.finished and not (more and self.ready):
+                pool.step()
+
+        with self._stages("refusals"):
+            self._runner.in_slots(work)
+
+    def learn(self, point: Point) -> None:
+        """Let what is under way have this trial to beat as well."""
+        for one in self._under_way:
+            one.to_beat.append(point)
+            if one.hearing is not None and not one.contest.exhaustive:
+                one.hearing.lower(one.limit)
+
+    def take(self) -> tuple[Scored | TrialError, float]:
+        """The scores of the first of those under way, which is to be finished, and the seconds it took.
+
+        Those are its share of the passes in which it ran beside others. A candidate with a logit that is not
+        a number gives the error.
+        """
+        one = self._under_way.pop(0)
+        self._free.append(one.seat)
+        if not self._under_way:
+            self._pool = None
+            self._edits.use(None)
+        verdicts, error, seconds = None, one.error, one.seconds
+        if one.hearing is not None:
+            asked = one.hearing.asked
+            verdicts, error, seconds = (
+                one.hearing.verdicts(),
+                asked.failure,
+                seconds + asked.seconds,
+            )
+        if error is not None:
+            return error, seconds
+        count = 0 if verdicts is None else verdicts.count
+        return Scored(one.kl, verdicts, one.limit is not None and count >= one.limit), seconds
+
+    def _sit_down(self, edit: Edit) -> int:
+        """Put the edit in force beside the others; returns its number."""
+        seat = min(self._free)
+        self._free.remove(seat)
+        # Seats from the lowest on are taken first, so there is never a gap before a new one.
+        self._edits_of[seat : seat + 1] = [edit]
+        self._edits.use_several(self._edits_of)
+        return seat
+
+    def _assignments(self, edit: Edit, one: _UnderWay) -> tuple[Assignment, Assignment]:
+        """How target and control prompts are asked: with what is known of layers before the edited ones."""
+        early = self._part.early
+        cut = 0 if early is None or one.contest.exhaustive else early.cut(edit.changed)
+        if early is None or cut == 0:
+            both = Assignment(one.seat, self._edits.assign)
+            return both, both
+        target, control = (each.replaying(cut) for each in (early.target, early.control))
+        return (
+            Assignment(one.seat, self._edits.assign, target),
+            Assignment(one.seat, self._edits.assign, control),
+        )
+
+    def _pool_of(self, slots: int) -> Pool:
+        """The pool, a new one if there is none of so many slots."""
+        if self._pool is None or slots != self._pool_slots:
+            hearings = [one.hearing for one in self._under_way if one.hearing is not None]
+            if self._pool is not None:
+                # Its memory is to be free before there is another one; nobody can go on from what it held.
+                self._pool = None
+                for hearing in hearings:
+                    hearing.begin_again()
+            self._pool = pool_for(
+                self._runner.model,
+                min(slots, self._seats * len(self._part.target)),
+                hearings[0].asked.longest,
+                self._edits.assign,
+            )
+            self._pool_slots = slots
+            for hearing in hearings:
+                self._pool.add(hearing.asked)
+        return self._pool
+
+
 def score(
     runner: Runner,
     edits: VirtualEdits,
@@ -57,78 +236,18 @@ def score(
     contest: Contest,
     stages: Stages = unmeasured,
 ) -> list[Scored | TrialError]:
-    """Score candidates side by side on one part of the prompts, each as if it were alone.
-
-    KL comes first: it takes one forward pass, and tells how many refusals a candidate may have at most to
-    be better than all before it. Once so many are certain its other answers are not waited for: whatever
-    they are, the candidate is dominated. A candidate with a logit that is not a number gives the error.
-    stages: opened for the stages "kl" and "refusals".
-    """
+    """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
+    scoring = Scoring(runner, edits, part, len(candidates), stages)
+    found: list[Scored | TrialError] = []
+    waiting = list(candidates)
     try:
-        return list(_together(runner, edits, candidates, part, contest, stages))
-    except TrialError as error:
-        if len(candidates) == 1:
-            return [error]
-        # Somebody's logits are no numbers; alone, each answers for itself.
-        return [
-            scored
-            for candidate in candidates
-            for scored in score(runner, edits, [candidate], part, contest, stages)
-        ]
+        while waiting or len(scoring):
+            if waiting and scoring.ready:
+                scoring.begin(waiting.pop(0), contest)
+            elif scoring.finished:
+                found.append(scoring.take()[0])
+            else:
+                scoring.advance(more=bool(waiting))
     finally:
         edits.use(None)
-
-
-def _together(
-    runner: Runner,
-    edits: VirtualEdits,
-    candidates: Sequence[Edit],
-    part: Part,
-    contest: Contest,
-    stages: Stages,
-) -> list[Scored]:
-    target, control = _early(part, candidates, contest)
-    edits.use_several(candidates)
-    with stages("kl"):
-        divergences = runner.divergences(
-            part.control, part.original, len(candidates), edits.assign, control
-        )
-    kls = [mean(each) for each in divergences]
-    limits = [refusals_to_beat(contest.to_beat, kl) for kl in kls]
-    going_on = [
-        number
-        for number, limit in enumerate(limits)
-        if contest.exhaustive or limit is None or limit > 0
-    ]
-    answered: dict[int, Refusals] = {}
-    if going_on:
-        edits.use_several([candidates[number] for number in going_on])
-        with stages("refusals"):
-            judged = runner.judge(
-                part.target,
-                limits=[None if contest.exhaustive else limits[number] for number in going_on],
-                urgency=contest.urgency,
-                announce=edits.assign,
-                early=target,
-            )
-        answered = dict(zip(going_on, judged, strict=True))
-    found: list[Scored] = []
-    for number, (kl, limit) in enumerate(zip(kls, limits, strict=True)):
-        verdicts = answered.get(number)
-        count = 0 if verdicts is None else verdicts.count
-        found.append(Scored(kl, verdicts, limit is not None and count >= limit))
     return found
-
-
-def _early(
-    part: Part, candidates: Sequence[Edit], contest: Contest
-) -> tuple[Early | None, Early | None]:
-    """What is known of passes over target and over control prompts, before any of the candidates edits."""
-    changed = [name for candidate in candidates for name in candidate.changed]
-    cut = 0 if part.early is None or contest.exhaustive else part.early.cut(changed)
-    if part.early is None or cut == 0:
-        return None, None
-    return (
-        part.early.target.replaying(cut, len(part.target)),
-        part.early.control.replaying(cut, len(part.control)),
-    )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Referee
-from excise.engine.assignment import Assignment, Early
-from excise.engine.decode import greedy
+from excise.engine.answers import Asked, Referee
+from excise.engine.assignment import ALONE, Assignment
+from excise.engine.decode import answer
 from excise.engine.prefill import Tokens
 from excise.model.chat import Chat
 from excise.scores.markers import has_marker, is_refusal
@@ -43,40 +43,67 @@ class Refusals:
 class Judging:
     """How answers are judged.
 
-    limits: of each candidate, the number of certain refusals from which on it does not matter any more;
-    None for no such number. urgency: of each prompt; those with a higher one are asked first.
-    whole_answers: go on behind a marker, for showing. early: what early layers make of the prompts.
+    limit: the number of certain refusals from which on the candidate does not matter any more; None for no
+    such number. urgency: of each prompt; those with a higher one are asked first. whole_answers: go on
+    behind a marker, for showing.
     """
 
     markers: tuple[str, ...]
     max_new_tokens: int
-    limits: tuple[int | None, ...] = (None,)
+    limit: int | None = None
     urgency: tuple[float, ...] | None = None
     whole_answers: bool = False
-    early: Early | None = None
 
 
-class _Jury(Referee):
-    """Ends a row when a marker has appeared, and all rows of a candidate that is past its limit."""
+class Hearing(Referee):
+    """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
+
+    asked: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
+    hearings before.
+    """
 
     def __init__(
-        self, chat: Chat, judging: Judging, prompts: int, owners: Sequence[int], watch: Watch
+        self,
+        model: PreTrainedModel,
+        chat: Chat,
+        prompts: Sequence[Tokens],
+        judging: Judging,
+        watch: Watch,
+        assignment: Assignment = ALONE,
     ) -> None:
-        self._chat, self._judging, self._prompts, self._owners = chat, judging, prompts, owners
-        self._watch, self._watched = watch, [Watched() for _ in owners]
-        self._limits = [math.inf if limit is None else limit for limit in judging.limits]
-        self._certain = [0] * len(judging.limits)
-        self.cut: set[int] = set()
+        self._chat, self._judging, self._watch = chat, judging, watch
+        self._limit = math.inf
+        self.lower(judging.limit)
+        self._forget(len(prompts))
+        self.asked = Asked(
+            model,
+            prompts,
+            max_new_tokens=judging.max_new_tokens,
+            referee=self,
+            assignment=assignment,
+        )
+
+    def _forget(self, prompts: int) -> None:
+        self._watched = [Watched() for _ in range(prompts)]
+        self._certain, self._cut = 0, set[int]()
+
+    def begin_again(self) -> None:
+        """Forget all that was said."""
+        self._forget(len(self.asked.prompts))
+        self.asked.begin_again()
+
+    def lower(self, limit: int | None) -> None:
+        """From now on no more than so many certain refusals matter."""
+        self._limit = min(self._limit, math.inf if limit is None else limit)
 
     def wanted(self, row: int) -> bool:
         """See `Referee`."""
-        owner = self._owners[row]
-        return self._certain[owner] < self._limits[owner]
+        return self._certain < self._limit
 
     def decided(self, row: int, answer: list[int]) -> bool:
         """See `Referee`."""
         if not self.wanted(row):
-            self.cut.add(row)
+            self._cut.add(row)
             return True
         # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
         # answer that is empty so far may still become one.
@@ -86,13 +113,25 @@ class _Jury(Referee):
             or not has_marker(self._chat.decode(answer), self._judging.markers)
         ):
             return False
-        self._certain[self._owners[row]] += 1
+        self._certain += 1
         return True
 
     def urgency(self, row: int) -> float:
         """See `Referee`."""
         urgency = self._judging.urgency
-        return 0.0 if urgency is None else urgency[row % self._prompts]
+        return 0.0 if urgency is None else urgency[row]
+
+    def verdicts(self) -> Refusals:
+        """What was found, once all that is wanted has been said."""
+        tokens = self.asked.tokens
+        # A row that was never begun has not even a first token.
+        unknown = self._cut | {row for row, answer in enumerate(tokens) if not answer}
+        texts = tuple(self._chat.decode(answer) for answer in tokens)
+        refused = tuple(
+            row not in unknown and is_refusal(text, self._judging.markers)
+            for row, text in enumerate(texts)
+        )
+        return Refusals(refused, texts, tuple(map(tuple, tokens)), frozenset(unknown))
 
 
 def judge(
@@ -101,48 +140,16 @@ def judge(
     prompts: Sequence[Tokens],
     judging: Judging,
     slots: int,
-    announce: Callable[[Sequence[int]], None],
     watch: Watch | None = None,
-) -> tuple[Refusals, ...]:
-    """Greedy answers to `prompts` of each candidate, one for each of the limits, each judged.
+    assignment: Assignment = ALONE,
+) -> Refusals:
+    """Greedy answers to `prompts`, each judged.
 
-    announce: called before every pass with the candidate of each of its rows. watch: one for these markers
-    that knows tokens from earlier calls; if not given, each token is learnt anew.
+    watch: one for these markers that knows tokens from earlier calls; if not given, each token is learnt
+    anew. Raises TrialError if a logit is not a number.
     """
     watch = watch or Watch(chat.decode, judging.markers)
-    candidates = len(judging.limits)
-    owners = tuple(owner for owner in range(candidates) for _ in prompts)
-    jury = _Jury(chat, judging, len(prompts), owners, watch)
-    tokens = greedy(
-        model,
-        [*prompts] * candidates,
-        max_new_tokens=judging.max_new_tokens,
-        slots=slots,
-        referee=jury,
-        assignment=Assignment(owners, announce, judging.early),
-    )
-    # A row that was never begun has not even a first token.
-    unknown = jury.cut | {row for row, answer in enumerate(tokens) if not answer}
-    found: list[Refusals] = []
-    for candidate in range(candidates):
-        first = candidate * len(prompts)
-        own = range(first, first + len(prompts))
-        found.append(
-            _verdicts(
-                chat,
-                judging.markers,
-                [tokens[row] for row in own],
-                frozenset(row - first for row in own if row in unknown),
-            )
-        )
-    return tuple(found)
-
-
-def _verdicts(
-    chat: Chat, markers: Sequence[str], tokens: Sequence[list[int]], unknown: frozenset[int]
-) -> Refusals:
-    texts = tuple(chat.decode(answer) for answer in tokens)
-    refused = tuple(
-        row not in unknown and is_refusal(text, markers) for row, text in enumerate(texts)
-    )
-    return Refusals(refused, texts, tuple(map(tuple, tokens)), unknown)
+    hearing = Hearing(model, chat, prompts, judging, watch, assignment)
+    if prompts:
+        answer(model, hearing.asked, slots)
+    return hearing.verdicts()

@@ -197,15 +197,11 @@ class Study:
         """Keep something of a trial beside its parameters; it has to be plain JSON."""
         trial.set_user_attr(what, value)
 
-    def kept(self, what: str, before: int) -> list[object]:
-        """What complete and pruned trials with numbers below `before` kept under this name, in order."""
+    def kept(self, what: str) -> list[object]:
+        """What complete and pruned trials kept under this name, in order."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         trials = self._study.get_trials(deepcopy=False, states=states)
-        return [
-            trial.user_attrs[what]
-            for trial in trials
-            if trial.number < before and what in trial.user_attrs
-        ]
+        return [trial.user_attrs[what] for trial in trials if what in trial.user_attrs]
 
     def finished(self, number: int) -> FrozenTrial:
         """A trial as it is stored, to be proposed again: it gives the parameters it had."""
