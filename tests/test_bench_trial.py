@@ -108,11 +108,10 @@ def heretic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SteppedHeretic:
 
 @pytest.mark.parametrize("rows", ["none", "full"])
 def test_rounds_score_heretics_edit_in_all_ways(
-    settings: Settings, heretic: SteppedHeretic, rows: str
+    settings: Settings, heretic: SteppedHeretic, tmp_path: Path, rows: str
 ) -> None:
     with heretic:
-        prepared, done, text = trial.measure(settings, heretic, rounds=2, rows=rows)
-    assert prepared.settings.markers == ("sorry",)
+        done, text = trial.measure(settings, heretic, rounds=2, rows=rows)
     assert len(done) == 2
     for one in done:
         assert one.seconds["heretic"] == 9.0
@@ -133,8 +132,12 @@ def test_rounds_score_heretics_edit_in_all_ways(
     for one in contested:
         assert one.kl[trial.CONTESTED] == pytest.approx(one.kl["excise"], rel=1e-4)
         assert sum(one.verdicts[trial.CONTESTED]) <= sum(one.verdicts["excise"])
-    whole, median = trial.whole_search(prepared)
+    assert ("side by side in excise" in text) == (rows == "none")
+    whole, median, said = trial.whole_run(
+        settings.model_copy(update={"run_dir": tmp_path / "whole"})
+    )
     assert 0 < median < whole
+    assert "6 prompts and 4 candidates at a time" in said
 
 
 def test_a_process_that_ends_early_says_why(heretic: SteppedHeretic) -> None:
