@@ -38,6 +38,7 @@ from bench.machine import Stages, forget_peak, peak_resident, resident
 from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.trial_page import CONTESTED, Round, page
+from bench.whole_run import whole_run
 from excise.config import Settings, gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
@@ -48,12 +49,10 @@ from excise.engine.device import input_device
 from excise.engine.rate import matrix_rate
 from excise.errors import TrialError
 from excise.run import events
-from excise.run.outcome import ask_held_out, confirm
 from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, search
 from excise.run.trial import Contest, Scored, score
 from excise.scores.markers import is_refusal
-from excise.search.front import Point, pareto_front, select
+from excise.search.front import Point
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "trial"
@@ -230,34 +229,6 @@ def measure(
     return done, text + together
 
 
-def whole_run(settings: Settings) -> tuple[float, float, str]:
-    """Seconds of a whole run with its default search: prepared, searched, chosen, reported.
-
-    And the median of its trials, and what there is to say of it.
-    """
-    started = time.perf_counter()
-    prepared = prepare(settings, events.ignore)
-    ready = time.perf_counter()
-    study = open_study(prepared)
-    search(prepared, study, events.ignore)
-    searched = time.perf_counter()
-    point = select(pareto_front(study.points()), "knee")
-    confirm(prepared, study, point, ask_held_out(prepared, events.ignore), events.ignore)
-    whole = time.perf_counter() - started
-    records = study.records()
-    seconds = [record.seconds for record in records if record.seconds is not None]
-    left = sum(record.state == "pruned" for record in records)
-    front = ", ".join(f"{one.refusals}: {one.kl:.3f}" for one in pareto_front(study.points()))
-    said = (
-        f"Preparation {ready - started:.0f} s, trials {searched - ready:.0f} s, held-out report "
-        f"{started + whole - searched:.0f} s. {prepared.runner.slots} prompts and "
-        f"{prepared.candidates} candidates at a time, as excise finds them. A trial took "
-        f"{min(seconds):.1f} to {max(seconds):.1f} s, its share of the passes that it ran in; {left} of "
-        f"{len(records)} were left early. Refusals and KL of the front: {front}."
-    )
-    return whole, statistics.median(seconds), said
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="edits scored by all")
@@ -284,10 +255,9 @@ def main() -> None:
         TemporaryDirectory() as run,
         SteppedHeretic(heretic_python(options.heretic), folder) as heretic,
     ):
-        flags = demo_flags(model) | defaults
-        flags |= {
+        of_a_run = demo_flags(model) | defaults | {"max_new_tokens": options.tokens}
+        flags = of_a_run | {
             "run_dir": Path(run) / "run",
-            "max_new_tokens": options.tokens,
             "batch_size": options.batch_size,
             "response_prefix": "",
         }
@@ -296,14 +266,10 @@ def main() -> None:
         )
         start_seconds, _ = heretic.started()
         if options.search:
-            theirs = start_seconds + HERETIC_TRIALS * statistics.median(
-                one.seconds["heretic"] for one in done
-            )
-            of_a_run = demo_flags(model) | defaults
-            of_a_run |= {"run_dir": Path(run) / "whole", "max_new_tokens": options.tokens}
-            settings = gather(of_a_run, {}, None)
-            ours, median, said = whole_run(settings)
             usual = statistics.median(one.seconds["heretic"] for one in done)
+            theirs = start_seconds + HERETIC_TRIALS * usual
+            settings = gather(of_a_run | {"run_dir": Path(run) / "whole"}, {}, None)
+            ours, median, said = whole_run(settings)
             text += (
                 f"\n## A whole run\n\nThe default search ({settings.trials} trials) with preparation and "
                 f"the held-out report: **{ours:.0f} s**. heretic's default {HERETIC_TRIALS} trials at the "

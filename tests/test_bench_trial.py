@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from bench import peers, trial
 from bench.heretic_edits import LowRank, as_edit
 from bench.peers import SteppedHeretic
+from bench.whole_run import whole_run
 from conftest import random_prompts, tiny_model, write_prompts
 from excise.config import Settings, gather
 from excise.edit.virtual import VirtualEdits
@@ -133,9 +134,7 @@ def test_rounds_score_heretics_edit_in_all_ways(
         assert one.kl[trial.CONTESTED] == pytest.approx(one.kl["excise"], rel=1e-4)
         assert sum(one.verdicts[trial.CONTESTED]) <= sum(one.verdicts["excise"])
     assert ("side by side in excise" in text) == (rows == "none")
-    whole, median, said = trial.whole_run(
-        settings.model_copy(update={"run_dir": tmp_path / "whole"})
-    )
+    whole, median, said = whole_run(settings.model_copy(update={"run_dir": tmp_path / "whole"}))
     assert 0 < median < whole
     assert "6 prompts and 4 candidates at a time" in said
 

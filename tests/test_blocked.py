@@ -135,6 +135,17 @@ def test_a_table_of_embeddings_is_multiplied_where_it_lies() -> None:
     assert type(head) is nn.Linear
 
 
+def test_taking_weights_in_ordinary_order_copies_nothing_else() -> None:
+    table, layer = nn.Embedding(40, 300), nn.Linear(300, 300)
+    model = nn.ModuleDict({"table": table, "layer": layer}).requires_grad_(False)
+    assert block(model) == 1
+    place = table.weight.data_ptr()
+    with in_ordinary_order(model):
+        pass
+    assert is_blocked(layer.weight)
+    assert table.weight.data_ptr() == place
+
+
 def test_a_layer_stays_the_object_that_it_is() -> None:
     layer, heard = random_layer(True), []
     layer.register_forward_hook(lambda *_: heard.append(1))

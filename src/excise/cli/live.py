@@ -63,14 +63,15 @@ class SearchView:
 
     def render(self) -> RenderableType:
         """The view as it is now."""
-        last = self._last
+        last, in_hand = self._last, self._in_hand
         parts: list[RenderableType] = [self._progress()]
         if throughput := self._throughput():
             parts.append(Text(throughput))
-        for in_hand in self._in_hand[:1]:
+        if in_hand:
             waited = duration(time.monotonic() - self._heard)
+            first = in_hand[0]
             parts.append(
-                Text(f"trial {in_hand.number} in hand, {waited} · {short(in_hand.parameters)}")
+                Text(f"trial {first.number} in hand, {waited} · {short(first.parameters)}")
             )
         if last:
             parts += ["", _last_trials(last), "", _best(last[-1])]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.engine.assignment import ALONE, Assignment
-from excise.engine.prefill import Tokens
+from excise.engine.prefill import NO_NUMBERS, Tokens
 from excise.errors import TrialError
 
 
@@ -62,14 +64,13 @@ class Asked:
     def begin_again(self) -> None:
         """Forget all that was said."""
         self.tokens: list[list[int]] = [[] for _ in self.prompts]
-        self.open, self.failure = 0, None
+        self.open = 0
+        self.failure: TrialError | None = None
         # The urgent ones first. Of like urgency the longest: later rows then fit into a batch's window.
         self._waiting = sorted(
             range(len(self.prompts)),
             key=lambda row: (-self.referee.urgency(row), -len(self.prompts[row])),
         )
-
-    failure: TrialError | None
 
     @property
     def waiting(self) -> list[int]:
@@ -123,6 +124,11 @@ class Row:
         """The prompt itself."""
         return self.asked.prompts[self.index]
 
+    @property
+    def candidate(self) -> int:
+        """The candidate that it belongs to."""
+        return self.asked.assignment.candidate
+
     def urgency(self) -> float:
         """See `Referee`."""
         return self.asked.referee.urgency(self.index)
@@ -130,3 +136,16 @@ class Row:
     def accept(self, token: int) -> bool:
         """See `Asked.accept`."""
         return self.asked.accept(self.index, token)
+
+
+def fail_without_numbers(rows: Sequence[Row], largest: Tensor) -> None:
+    """Fail those who were asked a row whose largest logit [row] is not a number.
+
+    It is none if any of the row's logits is none, or infinite; looking at it alone is cheaper.
+    """
+    numbers = torch.isfinite(largest)
+    if numbers.all():
+        return
+    for row, is_number in zip(rows, numbers.tolist(), strict=True):
+        if not is_number:
+            row.asked.fail(TrialError(NO_NUMBERS))

@@ -22,40 +22,35 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from excise.engine.answers import Asked, Row
+from excise.engine.answers import Asked, Row, fail_without_numbers
 from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.device import input_device
-from excise.engine.prefill import NO_NUMBERS, last_logits
-from excise.errors import TrialError
+from excise.engine.prefill import last_logits
 
 
 class _Group:
     """A group while it is decoded. open: the places in it whose rows are not done."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows, self.open = tuple(rows), list(range(len(rows)))
+        self._rows, self.open = tuple(rows), list(range(len(rows)))
+
+    @property
+    def open_rows(self) -> list[Row]:
+        """The rows that are not done."""
+        return [self._rows[place] for place in self.open]
 
     @property
     def candidates(self) -> list[int]:
-        """The candidate of each open row."""
-        return [self.rows[place].asked.assignment.candidate for place in self.open]
+        """The candidate of each of them."""
+        return [row.candidate for row in self.open_rows]
 
     def collect(self, newest: Sequence[int]) -> list[int]:
         """Hand each open row its token; returns which of `newest` belong to rows that stay open."""
-        rows = [self.rows[place] for place in self.open]
-        done = [row.accept(token) for row, token in zip(rows, newest, strict=True)]
+        done = [row.accept(token) for row, token in zip(self.open_rows, newest, strict=True)]
         staying = [index for index, ended in enumerate(done) if not ended]
         self.open = [self.open[index] for index in staying]
         return staying
-
-    def look_at(self, largest: Tensor) -> None:
-        """Fail those of whose open rows the largest logit is not a number."""
-        numbers = torch.isfinite(largest)
-        if not numbers.all():
-            for place, is_number in zip(self.open, numbers.tolist(), strict=True):
-                if not is_number:
-                    self.rows[place].asked.fail(TrialError(NO_NUMBERS))
 
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]
@@ -65,7 +60,7 @@ class _Watch(LogitsProcessor):  # type: ignore[misc]
         self._group = group
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._group.look_at(scores[self._group.open].amax(-1))
+        fail_without_numbers(self._group.open_rows, scores[self._group.open].amax(-1))
         return scores
 
 
@@ -108,12 +103,9 @@ class PlainPool:
         waiting = [Row(asked, row) for asked in self._guests for row in asked.waiting]
         if not waiting:
             return
-        first = max(waiting, key=Row.urgency)
-        rows = sorted(
-            (row for row in waiting if len(row.prompt) == len(first.prompt)),
-            key=Row.urgency,
-            reverse=True,
-        )[: self._limit]
+        waiting.sort(key=Row.urgency, reverse=True)
+        length = len(waiting[0].prompt)
+        rows = [row for row in waiting if len(row.prompt) == length][: self._limit]
         started = time.perf_counter()
         for row in rows:
             row.asked.begin([row.index])
@@ -149,7 +141,7 @@ def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, announce: Ann
     while group.open:
         announce(group.candidates)
         largest, tokens = last_logits(model, ids)[:, -1].max(-1)
-        group.look_at(largest)
+        fail_without_numbers(group.open_rows, largest)
         ids = torch.cat([ids, tokens.to(ids.device).unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]
 

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, Row
+from excise.engine.answers import Asked, Row, fail_without_numbers
 from excise.engine.assignment import Announce
 from excise.engine.device import input_device
 from excise.engine.prefill import (
-    NO_NUMBERS,
     Prefix,
     common_prefix_length,
     length_groups,
@@ -115,18 +114,13 @@ class SlotPool:
             [[row.asked.tokens[row.index][-1]] for row in self.rows],
             device=input_device(self._model),
         )
-        self._announce([row.asked.assignment.candidate for row in self.rows])
+        self._announce([row.candidate for row in self.rows])
         mask, positions = self._cache.prepare_step(newest.device)
         logits: Tensor = self._model(
             newest, attention_mask=mask, position_ids=positions, past_key_values=self._cache
         ).logits[:, -1]
-        # The largest logit is no number if any of them is none, or infinite; looking at it alone is cheaper.
         largest, tokens = logits.max(-1)
-        numbers = torch.isfinite(largest)
-        if not numbers.all():
-            for row, is_number in zip(self.rows, numbers.tolist(), strict=True):
-                if not is_number:
-                    row.asked.fail(TrialError(NO_NUMBERS))
+        fail_without_numbers(self.rows, largest)
         share = (time.perf_counter() - started) / len(self.rows)
         leaving: list[int] = []
         for slot, (row, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):

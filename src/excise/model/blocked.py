@@ -9,7 +9,7 @@ measured in bench/layout.py. A layer stays the object that it is, so that hooks 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -118,41 +118,44 @@ def _multiplied(model: nn.Module) -> tuple[list[nn.Linear], list[nn.Linear]]:
 def block(model: nn.Module) -> int:
     """Put the weights of `blockable` layers into blocks, one after the other; returns how many."""
     layers, sharing = _multiplied(model)
-    _block(layers)
+    for layer in layers:
+        _become(layer, BlockedLinear)
     for layer in sharing:
         # bfloat16's products of PyTorch are oneDNN's already.
         if layer.weight.dtype == torch.float32:
-            layer.__class__ = SharedLinear
+            _become(layer, SharedLinear)
     if layers:
         _leave_files(model)
     return len(layers)
 
 
-def unblock(model: nn.Module) -> list[nn.Linear]:
-    """Put every weight back as it lay, to the bit, one after the other; returns the layers that changed."""
-    layers: list[nn.Linear] = [one for one in model.modules() if isinstance(one, BlockedLinear)]
-    for layer in layers:
+def unblock(model: nn.Module) -> list[tuple[nn.Linear, type[nn.Linear]]]:
+    """Put every weight back as it lay, to the bit, one after the other; returns what each layer was."""
+    changed: list[tuple[nn.Linear, type[nn.Linear]]] = [
+        (one, type(one)) for one in model.modules() if isinstance(one, BlockedLinear)
+    ]
+    for layer, _ in changed:
         if is_blocked(layer.weight):
             layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
         layer.__class__ = nn.Linear
-    return layers
+    return changed
 
 
 @contextmanager
 def in_ordinary_order(model: nn.Module) -> Iterator[None]:
     """Within, weights lie as PyTorch has them, for whoever takes them from the layers themselves."""
-    layers = unblock(model)
+    changed = unblock(model)
     try:
         yield
     finally:
-        if layers:
-            block(model)
+        for layer, kind in changed:
+            _become(layer, kind)
 
 
-def _block(layers: Sequence[nn.Linear]) -> None:
-    for layer in layers:
+def _become(layer: nn.Linear, kind: type[nn.Linear]) -> None:
+    if kind is BlockedLinear:
         layer.weight = nn.Parameter(blocked(layer.weight.detach()), requires_grad=False)
-        layer.__class__ = BlockedLinear
+    layer.__class__ = kind
 
 
 def _is_plain(layer: nn.Linear) -> bool:

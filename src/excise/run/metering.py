@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from types import TracebackType
 
 import torch
@@ -60,3 +61,10 @@ class Metering:
         possible = self._rate * work.total_seconds
         share = work.operations / possible if possible else 0.0
         self._tell(events.WorkDone(work, self.candidates, share))
+
+
+def peak_memory() -> int:
+    """Most memory the process has held so far, in bytes: on the accelerator if there is one."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

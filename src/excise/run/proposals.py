@@ -82,8 +82,8 @@ class Proposals:
         now = trial.suggest_float(WEIGHT, *WEIGHTS, log=True)
         operator = propose_operator(trial, kinds, anatomy)
         if STRENGTHS not in trial.user_attrs:
-            points = [point for point in self._study.points() if point.number < trial.number]
-            start = best_start(points, len(self._prepared.search_part.target), now)
+            prompts = len(self._prepared.search_part.target)
+            start = best_start(self._study.points(), prompts, now)
             finished = candidate_of(self._study.finished(start.number), kinds, anatomy)
             self._study.keep(trial, STRENGTHS, self._descend(finished, now, trial.number))
         return replace(operator, free=tuple(trial.user_attrs[STRENGTHS]))

@@ -106,16 +106,11 @@ class Runner:
         prompts: Sequence[Tokens],
         *,
         limit: int | None,
-        urgency: Sequence[float] | None,
+        urgency: tuple[float, ...] | None,
         assignment: Assignment,
     ) -> Hearing:
         """A candidate that is to be asked `prompts` in a pool, beside others; see `Judging`."""
-        judging = Judging(
-            self._markers,
-            self._max_new_tokens,
-            limit,
-            None if urgency is None else tuple(urgency),
-        )
+        judging = Judging(self._markers, self._max_new_tokens, limit, urgency)
         return Hearing(self.model, self.chat, prompts, judging, self._watch, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:

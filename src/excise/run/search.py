@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from optuna.trial import Trial
 
-from excise.config import settings_digest
-from excise.edit.base import Base
 from excise.edit.virtual import VirtualEdits
 from excise.engine.answers import end_tokens
 from excise.engine.meter import ended_early
 from excise.errors import ExciseError, TrialError
 from excise.run import events
 from excise.run.events import Tell
-from excise.run.metering import Metering
+from excise.run.front import write_front
+from excise.run.metering import Metering, peak_memory
 from excise.run.prepare import Prepared
 from excise.run.proposals import OPENINGS, Proposals
-from excise.run.record import write_result
 from excise.run.trial import Contest, Scored, Scoring
 from excise.scores.openings import openings_of
 from excise.search.bank import edit_of
-from excise.search.front import Point, pareto_front
-from excise.search.space import Candidate, candidate_of
+from excise.search.front import Point
+from excise.search.space import Candidate
 from excise.search.start import start_points
 from excise.search.study import Study
 
@@ -250,52 +246,8 @@ def _store(study: Study, trial: Trial, scored: Scored | TrialError, seconds: flo
     study.tell(trial, scored.refusals, scored.kl, seconds)
 
 
-def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[Point]:
-    """Bring the run directory up to date: an edit file for each front trial, and the record."""
-    front = pareto_front(points)
-    directory = prepared.directory
-    records = {record.number: record for record in study.records()}
-    for point in front:
-        path = directory.edit_path(point.number)
-        if not path.exists():
-            trial = study.finished(point.number)
-            edit = edit_of(
-                candidate_of(trial, prepared.settings.kinds, prepared.anatomy),
-                prepared.bank,
-                prepared.anatomy,
-            )
-            facts = {
-                "trial": point.number,
-                "refusals": point.refusals,
-                "kl": point.kl,
-                "prompts": len(prepared.search_part.target),
-                "uncovered": dict(prepared.coverage.suspects),
-                "packing": prepared.loaded.packing,
-            }
-            parameters = dict(records[point.number].parameters)
-            replace(
-                edit,
-                parameters=parameters,
-                facts=facts,
-                base=Base.of(prepared.loaded.source),
-                settings_digest=settings_digest(prepared.settings),
-            ).save(path)
-    # The record first: it must never name an edit that is gone.
-    told = [record for record in records.values() if record.state != "running"]
-    write_result(prepared, told, front)
-    directory.keep_edits(point.number for point in front)
-    return front
-
-
 def _remaining(elapsed: float, done: int, left: int, limit: float | None) -> float | None:
     if done == 0:
         return None
     remaining = elapsed / done * left
     return remaining if limit is None else max(0.0, min(remaining, limit - elapsed))
-
-
-def peak_memory() -> int:
-    """Most memory the process has held so far, in bytes: on the accelerator if there is one."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

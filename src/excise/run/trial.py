@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean
 
 from excise.edit.edit import Edit
@@ -61,7 +61,7 @@ class _UnderWay:
     kl: float = 0.0
     hearing: Hearing | None = None
     error: TrialError | None = None
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
 
     @property
     def limit(self) -> int | None:
@@ -172,18 +172,15 @@ class Scoring:
         if not self._under_way:
             self._pool = None
             self._edits.use(None)
-        verdicts, error, seconds = None, one.error, one.seconds
-        if one.hearing is not None:
-            asked = one.hearing.asked
-            verdicts, error, seconds = (
-                one.hearing.verdicts(),
-                asked.failure,
-                seconds + asked.seconds,
-            )
-        if error is not None:
-            return error, seconds
-        count = 0 if verdicts is None else verdicts.count
-        return Scored(one.kl, verdicts, one.limit is not None and count >= one.limit), seconds
+        if one.hearing is None:
+            return one.error or Scored(one.kl, None, dominated=True), one.seconds
+        asked = one.hearing.asked
+        seconds = one.seconds + asked.seconds
+        if asked.failure is not None:
+            return asked.failure, seconds
+        verdicts = one.hearing.verdicts()
+        dominated = one.limit is not None and verdicts.count >= one.limit
+        return Scored(one.kl, verdicts, dominated), seconds
 
     def _sit_down(self, edit: Edit) -> int:
         """Put the edit in force beside the others; returns its number."""

@@ -1,0 +1,51 @@
+"""The front on disk: an edit file for each of its trials, and the record that names them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from excise.config import settings_digest
+from excise.edit.base import Base
+from excise.run.prepare import Prepared
+from excise.run.record import write_result
+from excise.search.bank import edit_of
+from excise.search.front import Point, pareto_front
+from excise.search.space import candidate_of
+from excise.search.study import Study
+
+
+def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[Point]:
+    """Bring the run directory up to date: an edit file for each front trial, and the record."""
+    front = pareto_front(points)
+    directory = prepared.directory
+    records = {record.number: record for record in study.records()}
+    for point in front:
+        path = directory.edit_path(point.number)
+        if not path.exists():
+            trial = study.finished(point.number)
+            edit = edit_of(
+                candidate_of(trial, prepared.settings.kinds, prepared.anatomy),
+                prepared.bank,
+                prepared.anatomy,
+            )
+            facts = {
+                "trial": point.number,
+                "refusals": point.refusals,
+                "kl": point.kl,
+                "prompts": len(prepared.search_part.target),
+                "uncovered": dict(prepared.coverage.suspects),
+                "packing": prepared.loaded.packing,
+            }
+            parameters = dict(records[point.number].parameters)
+            replace(
+                edit,
+                parameters=parameters,
+                facts=facts,
+                base=Base.of(prepared.loaded.source),
+                settings_digest=settings_digest(prepared.settings),
+            ).save(path)
+    # The record first: it must never name an edit that is gone.
+    told = [record for record in records.values() if record.state != "running"]
+    write_result(prepared, told, front)
+    directory.keep_edits(point.number for point in front)
+    return front
