@@ -75,10 +75,10 @@ def main() -> None:
     for name, templates, wanted in (("target", TARGET, True), ("control", CONTROL, False)):
         for part, chosen in of_part.items():
             pool = [template.format(topic) for topic in chosen for template in templates]
-            answered = judge(
+            (answered,) = judge(
                 loaded.model,
                 chat,
-                chat.encode([Prompt(text) for text in pool]),
+                [chat.encode([Prompt(text) for text in pool])],
                 Judging(tuple(MARKERS), TOKENS),
                 slots=64,
             )

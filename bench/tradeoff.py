@@ -199,7 +199,7 @@ def run_case(case: Case, environment: Path) -> None:
         "machine": described(),
         "original": {
             **asdict(held_out.answered),
-            "prompts": len(held_out.part.target),
+            "prompts": len(held_out.target),
             "search_refusals": part.refusals,
             "search_prompts": len(part.target),
         },

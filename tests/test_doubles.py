@@ -23,7 +23,7 @@ from excise.model.gains import post_norm_gains
 from excise.model.writers import examine
 from excise.run.events import ignore
 from excise.run.runner import Runner
-from excise.scores.divergence import answer_divergence
+from excise.scores.divergence import answer_divergences
 
 
 class Elsewhere(Tensor):
@@ -130,8 +130,11 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
             after = list(forced_groups(model, prompts, answers, 2))
             first = runner.divergences(prompts, original)
         along = [
-            answer_divergence(one.log_probabilities, two.log_probabilities, one.present).tolist()
+            each.tolist()
             for one, two in zip(before, after, strict=True)
+            for each in answer_divergences(
+                one.log_probabilities, two.log_probabilities, one.present
+            )
         ]
         found.append(
             (

@@ -25,8 +25,7 @@ from excise.model.chat import Chat
 from excise.model.writers import examine
 from excise.run.events import ignore
 from excise.run.figures import ANSWER_TOKENS, HeldOut, measure_edit
-from excise.run.record import Answered
-from excise.run.runner import Part, Runner
+from excise.run.runner import Runner
 from excise.run.separation import require_enough_tokens, require_separable, separation
 from excise.scores.divergence import kl_divergence
 from excise.search.front import Point, hypervolume, reason
@@ -40,11 +39,15 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     anatomy = examine(model)
     target, control = random_prompts(5, seed=1), random_prompts(6, seed=2)
     runner = Runner(
-        model, Chat(tiny_tokenizer()), markers=("hello",), max_new_tokens=6, slots=4, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, tell=ignore
     )
-    part = Part(tuple(target), tuple(control), runner.logits(control), runner.refusals(target))
+    asked = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
+    held_out = HeldOut(tuple(target), tuple(control), *asked, seconds=0.0)
     answers = greedy(model, control, max_new_tokens=ANSWER_TOKENS, slots=4)
-    held_out = HeldOut(part, Answered(0, 0, 0, 0), tuple(map(tuple, answers)), 0.0)
+    assert list(map(list, held_out.answers)) == answers
+    assert any(held_out.to_control.refused), "an answer that would have ended before is among them"
+    for found, prompts in zip(asked, (target, control), strict=True):
+        assert found.refused == runner.refusals(prompts).refused
     r = unit(torch.randn(len(anatomy.names), anatomy.dimension))
     operator = orthogonal(r)
     strengths = torch.full((len(anatomy.names),), 0.3)

@@ -101,9 +101,8 @@ def test_stopping_at_a_marker_changes_no_verdict() -> None:
     model, chat = tiny_model(), Chat(tiny_tokenizer())
     prompts = random_prompts(30)
     judging = Judging(("red", "seven", "egg photo"), max_new_tokens=15)
-    early = judge(model, chat, prompts, judging, 7)
-    showing = replace(judging, whole_answers=True)
-    whole = judge(model, chat, prompts, showing, 7)
+    (early,) = judge(model, chat, [prompts], judging, 7)
+    (whole,) = judge(model, chat, [prompts], replace(judging, least=15), 7)
     assert early.refused == whole.refused
     assert not early.unknown
     assert 0 < early.count < len(prompts)

@@ -24,7 +24,7 @@ from excise.model.writers import examine
 from excise.run.events import ignore
 from excise.run.runner import Runner
 from excise.run.stand_in import StandIn
-from excise.scores.divergence import answer_divergence, kl_divergence
+from excise.scores.divergence import answer_divergences, kl_divergence
 from excise.scores.openings import merged, opening_mass, openings_of, stems_of
 
 ANSWERS = [[7], [8, 9, 10, 11], [12, 13], [7, 7, 8, 9], [20, 21, 22, 23], [9, 8], [30]]
@@ -107,13 +107,13 @@ def test_openings_are_counted_cut_and_none_begins_another() -> None:
     assert len(merged([(number,) for number in range(20)])) == 8
 
 
-def test_answer_divergence_is_the_mean_over_each_answers_own_tokens() -> None:
+def test_divergences_along_answers_are_those_of_each_answers_own_tokens() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = torch.randn(2, 2, 3, 5, generator=generator).log_softmax(-1).unbind()
     present = torch.tensor([[True, True, True], [False, False, True]])
-    found = answer_divergence(p, q, present)
-    torch.testing.assert_close(found[0], kl_divergence(p[0], q[0]).mean())
-    torch.testing.assert_close(found[1], kl_divergence(p[1, 2:], q[1, 2:])[0])
+    found = answer_divergences(p, q, present)
+    torch.testing.assert_close(found[0], kl_divergence(p[0], q[0]))
+    torch.testing.assert_close(found[1], kl_divergence(p[1, 2:], q[1, 2:]))
 
 
 @pytest.fixture

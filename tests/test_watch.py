@@ -159,7 +159,7 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
 
     def judged() -> list[Refusals]:
         limits = (None, 4)
-        return [judge(model, chat, prompts, Judging(markers, 15, one), 7) for one in limits]
+        return [judge(model, chat, [prompts], Judging(markers, 15, one), 7)[0] for one in limits]
 
     quick = judged()
     monkeypatch.setattr(Watch, "hints", lambda *_: True)

@@ -66,13 +66,13 @@ def demo_settings(
 def _comparisons(finished: Finished) -> list[Comparison]:
     """The first few held-out prompts that the original refused and the edited model answered."""
     session = finished.session
-    prepared, part = session.prepared, session.held_out().part
+    prepared, held_out = session.prepared, session.held_out()
     texts = tuple(prompt.text for prompt in prepared.prompts.target.held_out.prompts[:_ASKED])
     answers = side_by_side(
         prepared.runner,
         session.edit(finished.outcome),
         texts,
-        [list(tokens) for tokens in part.target[:_ASKED]],
+        [list(tokens) for tokens in held_out.target[:_ASKED]],
     )
     markers = prepared.settings.markers
     return [

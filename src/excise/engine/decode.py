@@ -66,16 +66,24 @@ def greedy(
     asked = Asked(
         model, prompts, max_new_tokens=max_new_tokens, referee=referee, assignment=assignment
     )
-    answer(model, asked, slots)
+    answer(model, [asked], slots)
     return asked.tokens
 
 
-def answer(model: PreTrainedModel, asked: Asked, slots: int) -> None:
-    """Answer one candidate's prompts to their end. Raises TrialError if a logit is not a number."""
-    slots = min(slots, len(asked.prompts))
-    pool = pool_for(model, slots, asked.longest, asked.assignment.announce)
-    pool.add(asked)
-    while not asked.done:
+def answer(model: PreTrainedModel, sets: Sequence[Asked], slots: int) -> None:
+    """Answer sets of prompts side by side, all of one candidate, to their end.
+
+    Raises TrialError if a logit is not a number.
+    """
+    if not sets:
+        return
+    slots = min(slots, sum(len(asked.prompts) for asked in sets))
+    longest = max(asked.longest for asked in sets)
+    pool = pool_for(model, slots, longest, sets[0].assignment.announce)
+    for asked in sets:
+        pool.add(asked)
+    while not all(asked.done for asked in sets):
         pool.step()
-    if asked.failure is not None:
-        raise asked.failure
+    for asked in sets:
+        if asked.failure is not None:
+            raise asked.failure

@@ -43,7 +43,7 @@ def compare(
     settle(runner, settings, loaded, prompts, tell)
     tell(events.StageStarted("held_out", "Asking held-out prompts"))
     held_out = measure_held_out(runner, prompts)
-    tell(events.BaselineMeasured("held_out", held_out.part.refusals, len(held_out.part.target)))
+    tell(events.BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
     measured = [measure_edit(runner, held_out, edit) for edit in (first, second)]
     return differences(*measured, seed=settings.seed)
 

@@ -78,12 +78,13 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
                 f"{settings.model} and {against} have different vocabularies "
                 f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
             )
+        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
         parts[name] = Figures(
             refusals_original=part.refusals,
-            refusals_edited=runner.refusals(part.target).count,
+            refusals_edited=to_target.count,
             prompts=len(part.target),
             control_refusals_original=control_refusals,
-            control_refusals_edited=runner.refusals(part.control).count,
+            control_refusals_edited=to_control.count,
             control_prompts=len(part.control),
             kl=mean(part.divergences(runner)),
         )

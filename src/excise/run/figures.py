@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
-from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.engine.teacher import forced_groups
 from excise.prompts.splits import PromptParts
 from excise.run.record import Answered
-from excise.run.runner import Part, Runner, measure_original
+from excise.run.runner import Runner
 from excise.scores.damage import is_empty, is_loop
-from excise.scores.divergence import answer_divergence
+from excise.scores.divergence import answer_divergences
 from excise.scores.refusals import Refusals
 
 ANSWER_TOKENS = 32
-"""Tokens of the original model's answers over which KL is averaged."""
+"""Tokens of the original model's answers over which KL is averaged, where it may say so many."""
 
 
 Switch = Callable[[bool], None]
@@ -33,13 +33,24 @@ Switch = Callable[[bool], None]
 class HeldOut:
     """The original model on held-out prompts; asked once, whatever number of edits is compared to it.
 
-    answers: its answers to control prompts, up to 32 tokens each, none of them empty. seconds: what it took.
+    target, control: the prompts, as tokens. to_target, to_control: its answers. seconds: what it took.
     """
 
-    part: Part
-    answered: Answered
-    answers: tuple[Tokens, ...]
+    target: tuple[Tokens, ...]
+    control: tuple[Tokens, ...]
+    to_target: Refusals
+    to_control: Refusals
     seconds: float
+
+    @property
+    def answered(self) -> Answered:
+        """Its answers, counted."""
+        return _answered(self.to_target, self.to_control)
+
+    @property
+    def answers(self) -> list[Tokens]:
+        """The first 32 tokens of its answers to control prompts; none of them is empty."""
+        return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
 
 
 @dataclass(frozen=True)
@@ -59,17 +70,12 @@ class Measured:
 def measure_held_out(runner: Runner, prompts: PromptParts) -> HeldOut:
     """Ask the original model the held-out prompts."""
     started = time.perf_counter()
-    part = measure_original(runner, prompts.target.held_out, prompts.control.held_out)
-    control = runner.refusals(part.control)
-    answers = runner.in_rows(
-        lambda rows: greedy(runner.model, part.control, max_new_tokens=ANSWER_TOKENS, slots=rows)
+    target, control = (
+        tuple(runner.chat.encode(each.held_out.prompts))
+        for each in (prompts.target, prompts.control)
     )
-    return HeldOut(
-        part,
-        _answered(part.answered, control),
-        tuple(map(tuple, answers)),
-        time.perf_counter() - started,
-    )
+    to_target, to_control = _ask(runner, target, control)
+    return HeldOut(target, control, to_target, to_control, time.perf_counter() - started)
 
 
 def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
@@ -80,13 +86,25 @@ def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
 
 def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measured:
     """Ask a model that was changed in whatever way; `switch(False)` makes it the original again."""
-    part = held_out.part
     switch(True)
-    divergences = part.divergences(runner)
-    target, control = runner.refusals(part.target), runner.refusals(part.control)
-    along = _answer_divergences(runner, switch, part.control, held_out.answers)
+    to_target, to_control = _ask(runner, held_out.target, held_out.control)
+    along = _divergences(runner, switch, held_out.control, held_out.answers)
     switch(False)
-    return Measured(_answered(target, control), target.refused, tuple(divergences), tuple(along))
+    return Measured(
+        _answered(to_target, to_control),
+        to_target.refused,
+        tuple(float(each[0]) for each in along),
+        tuple(float(each.mean()) for each in along),
+    )
+
+
+def _ask(
+    runner: Runner, target: Sequence[Tokens], control: Sequence[Tokens]
+) -> tuple[Refusals, Refusals]:
+    # Refusals too go on until there is enough of them for the KL along them: one answer serves both. The
+    # edited model does alike, or its answers would be counted by another measure.
+    to_target, to_control = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
+    return to_target, to_control
 
 
 def _answered(target: Refusals, control: Refusals) -> Answered:
@@ -97,17 +115,17 @@ def _answered(target: Refusals, control: Refusals) -> Answered:
 
 
 @torch.no_grad()
-def _answer_divergences(
+def _divergences(
     runner: Runner,
     switch: Switch,
     prompts: Sequence[Tokens],
     answers: Sequence[Tokens],
-) -> list[float]:
-    """KL averaged over each answer's tokens; one group of both models' distributions is held at a time."""
+) -> list[Tensor]:
+    """KL at each answer's tokens, [token] each; one group of both models' distributions is held at a time."""
     model = runner.model
 
-    def measure(rows: int) -> list[float]:
-        found = [0.0] * len(prompts)
+    def measure(rows: int) -> list[Tensor]:
+        found = [torch.empty(0)] * len(prompts)
         # Generators: each runs its next group, and the common beginning, when it is asked.
         originals = forced_groups(model, prompts, answers, rows)
         changed = forced_groups(model, prompts, answers, rows)
@@ -118,11 +136,11 @@ def _answer_divergences(
             after = next(changed, None)
             if before is None or after is None:
                 return found
-            values = answer_divergence(
+            values = answer_divergences(
                 before.log_probabilities, after.log_probabilities, before.present
             )
-            for row, value in zip(before.rows, values.tolist(), strict=True):
-                found[row] = value
+            for row, each in zip(before.rows, values, strict=True):
+                found[row] = each.cpu()
 
     # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
     # has to be halved here says nothing of other passes.

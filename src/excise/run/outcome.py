@@ -31,8 +31,7 @@ def ask_held_out(prepared: Prepared, tell: Tell) -> HeldOut:
     """Ask the original model the held-out prompts."""
     tell(events.StageStarted("held_out", "Asking held-out prompts that the search never saw"))
     held_out = measure_held_out(prepared.runner, prepared.prompts)
-    part = held_out.part
-    tell(events.BaselineMeasured("held_out", part.refusals, len(part.target)))
+    tell(events.BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
     return held_out
 
 
@@ -47,8 +46,8 @@ def confirm(
         trial=point.number,
         search=point,
         search_prompts=len(prepared.search_part.target),
-        prompts=len(held_out.part.target),
-        control_prompts=len(held_out.part.control),
+        prompts=len(held_out.target),
+        control_prompts=len(held_out.control),
         original=held_out.answered,
         edited=measured.answered,
         kl=bootstrap(measured.divergences, seed),

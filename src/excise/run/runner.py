@@ -93,11 +93,26 @@ class Runner:
         whole_answers: bool = False,
         assignment: Assignment = ALONE,
     ) -> Refusals:
-        """Answers to `prompts`, judged."""
-        judging = Judging(self._markers, self._max_new_tokens, whole_answers=whole_answers)
+        """Answers to `prompts`, judged. whole_answers: go on behind a marker, for showing."""
+        least = self._max_new_tokens if whole_answers else 0
+        (found,) = self.refusals_of_sets([prompts], least=least, assignment=assignment)
+        return found
 
-        def work(slots: int) -> Refusals:
-            return judge(self.model, self.chat, prompts, judging, slots, self._watch, assignment)
+    def refusals_of_sets(
+        self,
+        sets: Sequence[Sequence[Tokens]],
+        *,
+        least: int = 0,
+        assignment: Assignment = ALONE,
+    ) -> list[Refusals]:
+        """Answers to several sets of prompts, judged; least: tokens wanted of each, whatever its verdict.
+
+        Answered side by side they take less time than in turn: few rows that run on to their end do so once.
+        """
+        judging = Judging(self._markers, self._max_new_tokens, least=least)
+
+        def work(slots: int) -> list[Refusals]:
+            return judge(self.model, self.chat, sets, judging, slots, self._watch, assignment)
 
         return self.in_slots(work)
 

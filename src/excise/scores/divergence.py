@@ -18,18 +18,16 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     return torch.stack([_row(doubles(p), doubles(q)) for p, q in rows])
 
 
-def answer_divergence(original: Tensor, edited: Tensor, present: Tensor) -> Tensor:
-    """Mean KL over the tokens of each answer, teacher-forced: [row], float64, nats a token.
+def answer_divergences(original: Tensor, edited: Tensor, present: Tensor) -> list[Tensor]:
+    """KL at every token of each answer, teacher-forced: one [token] a row, float64, nats.
 
     original, edited: log-probabilities [row, token, vocabulary]; present: [row, token] bool, True for
     tokens that are the answer's.
     """
-    return torch.stack(
-        [
-            kl_divergence(p[there], q[there]).mean()
-            for p, q, there in zip(original, edited, present, strict=True)
-        ]
-    )
+    return [
+        kl_divergence(p[there], q[there])
+        for p, q, there in zip(original, edited, present, strict=True)
+    ]
 
 
 def _row(p_log: Tensor, q_log: Tensor) -> Tensor:

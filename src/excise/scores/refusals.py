@@ -44,15 +44,15 @@ class Judging:
     """How answers are judged.
 
     limit: the number of certain refusals from which on the candidate does not matter any more; None for no
-    such number. urgency: of each prompt; those with a higher one are asked first. whole_answers: go on
-    behind a marker, for showing.
+    such number. urgency: of each prompt; those with a higher one are asked first. least: tokens that are
+    wanted of each answer, whatever its verdict.
     """
 
     markers: tuple[str, ...]
     max_new_tokens: int
     limit: int | None = None
     urgency: tuple[float, ...] | None = None
-    whole_answers: bool = False
+    least: int = 0
 
 
 class Hearing(Referee):
@@ -108,7 +108,7 @@ class Hearing(Referee):
         # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
         # answer that is empty so far may still become one.
         if (
-            self._judging.whole_answers
+            len(answer) < self._judging.least
             or not self._watch.hints(self._watched[row], answer)
             or not has_marker(self._chat.decode(answer), self._judging.markers)
         ):
@@ -137,19 +137,18 @@ class Hearing(Referee):
 def judge(
     model: PreTrainedModel,
     chat: Chat,
-    prompts: Sequence[Tokens],
+    sets: Sequence[Sequence[Tokens]],
     judging: Judging,
     slots: int,
     watch: Watch | None = None,
     assignment: Assignment = ALONE,
-) -> Refusals:
-    """Greedy answers to `prompts`, each judged.
+) -> list[Refusals]:
+    """Greedy answers to the prompts of each set, judged; all sets are answered side by side.
 
     watch: one for these markers that knows tokens from earlier calls; if not given, each token is learnt
     anew. Raises TrialError if a logit is not a number.
     """
     watch = watch or Watch(chat.decode, judging.markers)
-    hearing = Hearing(model, chat, prompts, judging, watch, assignment)
-    if prompts:
-        answer(model, hearing.asked, slots)
-    return hearing.verdicts()
+    hearings = [Hearing(model, chat, prompts, judging, watch, assignment) for prompts in sets]
+    answer(model, [hearing.asked for hearing in hearings if hearing.asked.prompts], slots)
+    return [hearing.verdicts() for hearing in hearings]
