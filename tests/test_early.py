@@ -145,9 +145,9 @@ def test_a_model_whose_layers_share_more_than_hidden_states_fails_the_proof() ->
 
 
 def test_as_many_cuts_as_memory_holds() -> None:
-    # 10 tokens of 4 numbers of 2 bytes: 80 bytes a cut; keys and values 3 bytes a token and layer.
-    assert cuts_within(1e9, 12, 10, 4, 3, 2) == (2, 4, 6)
-    assert cuts_within(80 * 2 + 10 * 3 * 4, 12, 10, 4, 3, 2) == (2, 4)
-    assert cuts_within(80, 12, 10, 4, 3, 2) == ()
-    assert cuts_within(1e9, 2, 10, 4, 3, 2) == (1,)
-    assert cuts_within(1e9, 1, 10, 4, 3, 2) == ()
+    # 10 tokens of 4 numbers of 2 bytes: 80 bytes a cut; keys and values of 6 of them, 3 bytes a layer.
+    assert cuts_within(1e9, 12, (6, 4), 4, 3, 2) == (2, 4, 6)
+    assert cuts_within(80 * 2 + 6 * 3 * 4, 12, (6, 4), 4, 3, 2) == (2, 4)
+    assert cuts_within(80, 12, (6, 4), 4, 3, 2) == ()
+    assert cuts_within(1e9, 2, (6, 4), 4, 3, 2) == (1,)
+    assert cuts_within(1e9, 1, (6, 4), 4, 3, 2) == ()

@@ -203,20 +203,28 @@ def _padded(parts: Sequence[Tensor]) -> Tensor:
 
 
 def cuts_within(
-    budget: float, layers: int, tokens: int, width: int, key_value_bytes: int, size: int
+    budget: float,
+    layers: int,
+    tokens: tuple[int, int],
+    width: int,
+    key_value_bytes: int,
+    size: int,
 ) -> tuple[int, ...]:
     """Cuts at a sixth, a third and half of the layers, as many of them as `budget` bytes hold.
 
-    Search spaces begin to edit in the first half, if not with the first layer. tokens: of both sets of
-    prompts, without their beginning. key_value_bytes: of one token in one layer; size: bytes of a number.
+    Search spaces begin to edit in the first half, if not with the first layer. tokens: of target and of
+    control prompts, without their beginning; only the former's keys and values are kept. key_value_bytes: of
+    one token in one layer; size: bytes of a number.
     """
+    target, control = tokens
     cuts: tuple[int, ...] = ()
     for share in (6, 3, 2):
         cut = layers // share
         more = (*cuts, cut)
         if cut == 0 or cut in cuts:
             continue
-        if tokens * (width * size * len(more) + key_value_bytes * cut) > budget:
+        states = (target + control) * width * size * len(more)
+        if states + target * key_value_bytes * cut > budget:
             break
         cuts = more
     return cuts

@@ -25,7 +25,7 @@ def room_for_early(
     cuts = cuts_within(
         max(_SHARE * loaded.bytes, _LEAST),
         len(anatomy.layers),
-        sum(map(_own_tokens, (target, control))),
+        (_own_tokens(target), _own_tokens(control)),
         anatomy.dimension,
         key_value_bytes(model, [[0]], 0) // len(anatomy.layers),
         model.dtype.itemsize,
