@@ -20,6 +20,7 @@ from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
     length_groups,
+    padding_slack,
     run_all,
     run_group,
     run_prefix,
@@ -151,7 +152,7 @@ def writer_statistics(
     powers = [0.0] * len(writers)
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
     counts = [0] * len(writers)
-    times_seen, at_end = 1, False
+    times_seen, at_end, own = 1, False, torch.empty(0)
 
     def listen(index: int, output: Tensor) -> None:
         if at_end:
@@ -162,7 +163,8 @@ def writer_statistics(
             if last_tokens is not None:
                 last_tokens.add(index, output[:, -1])
         if all_tokens is not None:
-            all_tokens.add(index, output.reshape(-1, dimension), times_seen)
+            tokens = output[own.to(output.device)] if at_end else output.reshape(-1, dimension)
+            all_tokens.add(index, tokens, times_seen)
 
     prefix_length = common_prefix_length(prompts)
     with ExitStack() as stack:
@@ -173,8 +175,11 @@ def writer_statistics(
         times_seen = len(prompts)
         prefix = run_prefix(model, prompts[0][:prefix_length])
         times_seen, at_end = 1, True
-        # Equal lengths only: padding would count as tokens.
-        for rows in length_groups(prompts, range(len(prompts)), limit):
+        slack = padding_slack(model, prompts, prefix)
+        for rows in length_groups(prompts, range(len(prompts)), limit, slack):
+            lengths = torch.tensor([len(prompts[row]) for row in rows]).unsqueeze(1)
+            columns = torch.arange(int(lengths.max()) - prefix.length)
+            own = columns >= lengths.max() - lengths
             run_group(model, prompts, rows, prefix)
             if residual is not None:
                 residual.store(rows)
