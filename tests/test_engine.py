@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -21,8 +23,10 @@ from excise.engine.prefill import (
     first_token_logits,
     length_groups,
     padding_slack,
+    run_group,
     run_prefix,
 )
+from excise.engine.slots import SlotCache
 from excise.errors import TrialError
 from excise.model.writers import examine
 
@@ -109,6 +113,42 @@ def test_padding_only_where_it_changes_nothing() -> None:
     assert padding_slack(plain, prompts, run_prefix(plain, [1, 2])) == 2
     assert padding_slack(plain, prompts, run_prefix(plain, [])) == 0
     assert padding_slack(sliding, prompts, run_prefix(sliding, [1, 2])) == 0
+
+
+def test_a_pass_whose_cache_is_not_wanted_keeps_nothing_and_says_the_same(
+    model: PreTrainedModel,
+) -> None:
+    prompts = random_prompts(6)
+    with torch.inference_mode():
+        prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
+        rows = max(length_groups(prompts, range(6), 6), key=len)
+        kept, passed = (
+            run_group(model, prompts, rows, prefix, cached=cached) for cached in (True, False)
+        )
+        assert kept.cache is not None
+        assert passed.cache is None
+        assert torch.equal(kept.logits, passed.logits)
+        cache = prefix.cache_for(len(rows), kept=False)
+        suffixes = torch.tensor([prompts[row][prefix.length :] for row in rows])
+        model(suffixes, past_key_values=cache)
+    assert {layer.get_seq_length() for layer in cache.layers} == {prefix.length}
+
+
+def test_buffers_of_slots_are_one_piece_of_memory(model: PreTrainedModel) -> None:
+    prompts = random_prompts(3)
+    cache = SlotCache(model.config.get_text_config().num_hidden_layers, 5, 30)
+    with torch.inference_mode():
+        prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
+        group = run_group(model, prompts, [0], prefix)
+        cache.admit(group.cache, [len(prompts[0])], prefix.length)
+    buffers = [
+        buffer for layer in cache.layers for buffer in (layer._key_buffer, layer._value_buffer)
+    ]
+    (storage,) = {buffer.untyped_storage().data_ptr() for buffer in buffers}
+    starts = sorted(buffer.data_ptr() for buffer in buffers)
+    sizes = {buffer.data_ptr(): buffer.nbytes for buffer in buffers}
+    assert starts[0] == storage
+    assert all(start + sizes[start] == after for start, after in pairwise(starts))
 
 
 def test_residuals_equal_hidden_states(model: PreTrainedModel) -> None:

@@ -87,14 +87,7 @@ def find_batch_size(
     """
     # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
     widest = (candidates or MOST_CANDIDATES) if _is_accelerated(model) else 1
-    budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
-    device = input_device(model)
-    if device.type == "cuda":
-        budget = max(budget, 0.7 * torch.cuda.mem_get_info(device)[0])
-    else:
-        budget = min(budget, 0.5 * psutil.virtual_memory().available)
-    fitting = int(budget // key_value_bytes(model, prompts, max_new_tokens))
-    most = max(1, min(len(prompts) * widest, fitting))
+    most = min(len(prompts) * widest, slots_within(model, prompts, max_new_tokens, model_bytes))
 
     def probe(slots: int) -> None:
         longest = sorted([*prompts] * widest, key=len, reverse=True)[:slots]
@@ -103,6 +96,19 @@ def find_batch_size(
 
     _, slots = with_halving(most, probe, tell)
     return slots
+
+
+def slots_within(
+    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, model_bytes: int
+) -> int:
+    """How many slots the share of memory holds that a batch may take; 1 at least."""
+    budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
+    device = input_device(model)
+    if device.type == "cuda":
+        budget = max(budget, 0.7 * torch.cuda.mem_get_info(device)[0])
+    else:
+        budget = min(budget, 0.5 * psutil.virtual_memory().available)
+    return max(1, int(budget // key_value_bytes(model, prompts, max_new_tokens)))
 
 
 def side_by_side(slots: int, prompts: int, model: PreTrainedModel) -> int:

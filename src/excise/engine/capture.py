@@ -180,7 +180,7 @@ def writer_statistics(
             lengths = torch.tensor([len(prompts[row]) for row in rows]).unsqueeze(1)
             columns = torch.arange(int(lengths.max()) - prefix.length)
             own = columns >= lengths.max() - lengths
-            run_group(model, prompts, rows, prefix)
+            run_group(model, prompts, rows, prefix, cached=False)
             if residual is not None:
                 residual.store(rows)
     heard = torch.tensor(counts, dtype=torch.float64).clamp_min(1)

@@ -31,13 +31,26 @@ class Group:
 
     rows: their indices. logits: [row, token, vocabulary] at the last prompt tokens. cache: keys and values of
     all their tokens, for decoding to go on from: the prefix, then padding, then the rest of each prompt;
-    None on the plain path. present: [row, column] bool, which columns of the cache are no padding.
+    None on the plain path, and where none was wanted. present: [row, column] bool, which columns of the cache
+    are no padding.
     """
 
     rows: tuple[int, ...]
     logits: Tensor
     cache: DynamicCache | None
     present: Tensor | None
+
+
+class _Passing(DynamicLayer):  # type: ignore[misc]
+    """Keeps the keys and values that it began with; those that come are seen behind them, and let go."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the prefix and of the pass."""
+        if not self.is_initialized:
+            return key_states, value_states
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
 @dataclass(frozen=True)
@@ -50,17 +63,27 @@ class Prefix:
     length: int
     cache: DynamicCache | None
 
-    def cache_for(self, rows: int) -> DynamicCache:
-        """A cache that so many prompts can go on from; the prefix itself stays as it is."""
+    def cache_for(self, rows: int, *, kept: bool) -> DynamicCache:
+        """A cache that so many prompts can go on from; the prefix itself stays as it is.
+
+        kept: whether it keeps what comes. If not, one layer's keys and values are held at a time.
+        """
+        kind = DynamicLayer if kept else _Passing
+        cache = DynamicCache()
         if self.cache is None:
-            return DynamicCache()
-        shared: list[tuple[Tensor, Tensor]] = []
+            cache.layer_class_to_replicate = kind
+            return cache
+        cache.layer_class_to_replicate = None
         for layer in self.cache.layers:
             assert isinstance(layer, DynamicLayer)
-            # Views: the first update concatenates, and only then is memory taken for each row.
-            keys, values = (one.expand(rows, -1, -1, -1) for one in (layer.keys, layer.values))
-            shared.append((keys, values))
-        return DynamicCache(shared)
+            own = kind()
+            own.lazy_initialization(layer.keys, layer.values)
+            # Views: an update concatenates, and only then is memory taken for each row.
+            own.keys, own.values = (
+                one.expand(rows, -1, -1, -1) for one in (layer.keys, layer.values)
+            )
+            cache.layers.append(own)
+        return cache
 
 
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
@@ -125,11 +148,14 @@ def run_group(
     prefix: Prefix,
     keep: int = 1,
     assignment: Assignment = ALONE,
+    *,
+    cached: bool = True,
 ) -> Group:
     """Run prompts from the end of `prefix` on; shorter ones are padded between prefix and prompt.
 
     keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
-    the prefix. Raises TrialError if a logit is not a number.
+    the prefix. cached: whether keys and values are wanted, which take as much memory as the rows' slots do.
+    Raises TrialError if a logit is not a number.
     """
     assignment.before_pass(len(rows))
     if not slots_are_exact(model):
@@ -137,7 +163,7 @@ def run_group(
         return Group(tuple(rows), require_numbers(last_logits(model, whole, keep)), None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     width = max(map(len, suffixes))
-    cache = prefix.cache_for(len(rows))
+    cache = prefix.cache_for(len(rows), kept=cached)
     padding = torch.tensor([width - len(suffix) for suffix in suffixes]).unsqueeze(1)
     columns = torch.arange(width)
     own = columns >= padding
@@ -159,7 +185,7 @@ def run_group(
             logits_to_keep=_last(keep, ids),
             **{name: mask.to(ids.device) for name, mask in masks.items()},
         ).logits[:, -keep:]
-    return Group(tuple(rows), require_numbers(logits), cache, present)
+    return Group(tuple(rows), require_numbers(logits), cache if cached else None, present)
 
 
 def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
@@ -191,13 +217,13 @@ def run_all(
     limit: int,
     assignment: Assignment = ALONE,
 ) -> Iterator[Group]:
-    """Run all prompts in groups of at most `limit`, longest first."""
+    """Run all prompts in groups of at most `limit`, longest first; their caches are not kept."""
     if not prompts:
         return
     prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)], assignment)
     slack = padding_slack(model, prompts, prefix)
     for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-        yield run_group(model, prompts, rows, prefix, assignment=assignment)
+        yield run_group(model, prompts, rows, prefix, assignment=assignment, cached=False)
 
 
 @torch.inference_mode()

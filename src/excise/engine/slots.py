@@ -16,24 +16,19 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer in buffers [slot, head, column, head_dim] taken once.
+    """Keys and values of one layer in buffers [slot, head, column, head_dim] that are taken once.
 
     Rows 0 … rows − 1 are live, in columns start … end − 1; what the model sees is that window.
     """
 
-    def __init__(self, slots: int, columns: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.slots, self.columns = slots, columns
         self.rows = self.start = self.end = 0
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take the buffers, shaped after the first states that arrive."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-
-        def buffer(states: Tensor) -> Tensor:
-            return states.new_zeros(self.slots, states.shape[1], self.columns, states.shape[3])
-
-        self._key_buffer, self._value_buffer = buffer(key_states), buffer(value_states)
+    def take(self, key_buffer: Tensor, value_buffer: Tensor) -> None:
+        """Use these buffers, all zeros."""
+        self.dtype, self.device = key_buffer.dtype, key_buffer.device
+        self._key_buffer, self._value_buffer = key_buffer, value_buffer
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
@@ -60,8 +55,6 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
 
         lengths: tokens of each row. Its columns are `prefix` tokens, then padding, then the rest.
         """
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
         width = keys.shape[2]
         for buffer, states in ((self._key_buffer, keys), (self._value_buffer, values)):
             if min(lengths) == width:
@@ -98,7 +91,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     def __init__(self, layers: int, slots: int, longest: int) -> None:
         # Room for the longest row, and a little to grow into before the window moves back.
         self._columns = longest + max(16, longest // 8)
-        self._layers = [SlotLayer(slots, self._columns) for _ in range(layers)]
+        self._layers = [SlotLayer() for _ in range(layers)]
         super().__init__(layers=list(self._layers))
         self.slots = slots
         self.lengths: list[int] = []
@@ -111,10 +104,36 @@ class SlotCache(Cache):  # type: ignore[misc]
     def admit(self, cache: DynamicCache, lengths: Sequence[int], prefix: int) -> None:
         """Take over the rows of a cache: `prefix` columns, then padding, then the rest of each row."""
         self._place(max([*lengths, *self.lengths]))
-        for layer, filled in zip(self._layers, cache.layers, strict=True):
-            assert isinstance(filled, DynamicLayer)
-            layer.admit(filled.keys, filled.values, lengths, prefix)
+        states = [(filled.keys, filled.values) for filled in cache.layers]
+        if not self._layers[0].is_initialized:
+            self._take_buffers(states)
+        for layer, (keys, values) in zip(self._layers, states, strict=True):
+            layer.admit(keys, values, lengths, prefix)
         self.lengths += lengths
+
+    def _take_buffers(self, states: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Buffers for states such as these [row, head, column, head_dim], in one piece on each device.
+
+        One large piece goes back to the system when it is let go. Of many of a few megabytes the allocator
+        keeps most, beside whatever is made in the meantime.
+        """
+
+        def numbers(tensor: Tensor) -> int:
+            return self.slots * tensor.shape[1] * self._columns * tensor.shape[3]
+
+        tensors = [tensor for pair in states for tensor in pair]
+        pieces: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        for place in {(tensor.device, tensor.dtype) for tensor in tensors}:
+            there = [each for each in tensors if (each.device, each.dtype) == place]
+            pieces[place] = there[0].new_zeros(sum(map(numbers, there)))
+
+        def buffer(tensor: Tensor) -> Tensor:
+            place = (tensor.device, tensor.dtype)
+            taken, pieces[place] = pieces[place].tensor_split([numbers(tensor)])
+            return taken.view(self.slots, tensor.shape[1], self._columns, tensor.shape[3])
+
+        for layer, (keys, values) in zip(self._layers, states, strict=True):
+            layer.take(buffer(keys), buffer(values))
 
     def release(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """Free `slots`. Returns the moves (from, to) made to keep live rows together, in order."""

@@ -61,7 +61,7 @@ def forced_group(
     """One group of `forced_groups`; sequences are prompts with their answers but for the last token."""
     lengths = torch.tensor([len(answers[row]) for row in rows])
     longest = int(lengths.max())
-    group = run_group(model, sequences, rows, prefix, longest)
+    group = run_group(model, sequences, rows, prefix, longest, cached=False)
     columns = torch.arange(longest)
     return Forced(
         tuple(rows),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from excise.directions.moments import ExactMoments, Moments, SketchedMoments
+from excise.engine.batch_size import slots_within
 from excise.engine.capture import (
     Accumulator,
     EndStatistics,
@@ -114,7 +115,9 @@ def _answered(source: TrainPrompts, rows: int) -> list[list[int]]:
     """Some control prompts, each with the model's answer to it."""
     step = max(1, len(source.control) // _ANSWERED)
     prompts = source.control[::step][:_ANSWERED]
-    answers = greedy(source.loaded.model, prompts, max_new_tokens=ANSWER_TOKENS, slots=rows)
+    model = source.loaded.model
+    fitting = slots_within(model, prompts, ANSWER_TOKENS, source.loaded.bytes)
+    answers = greedy(model, prompts, max_new_tokens=ANSWER_TOKENS, slots=min(rows, fitting))
     return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
 
 
