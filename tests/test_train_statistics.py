@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -89,3 +91,23 @@ def test_the_residual_stream_is_heard_in_the_same_pass(source: TrainPrompts) -> 
             dimension=source.anatomy.dimension,
         )
         torch.testing.assert_close(stream, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_memory_is_free_changes_nothing_of_how_control_prompts_are_answered(
+    source: TrainPrompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rounding depends on the rows of a step, and everything that is found depends on these answers.
+    asked: list[int] = []
+
+    def noting(*given: object, slots: int, **named: object) -> list[list[int]]:
+        asked.append(slots)
+        return greedy(*given, slots=slots, **named)
+
+    monkeypatch.setattr("excise.run.train_statistics.greedy", noting)
+    measured(source, {"answers"}, 4, False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
+    measured(source, {"answers"}, 4, False)
+    # Where a slot is large, the memory of a batch bounds them.
+    monkeypatch.setattr("excise.run.train_statistics.slots_within", lambda *_: 2)
+    measured(source, {"answers"}, 4, False)
+    assert asked == [4, 4, 2]

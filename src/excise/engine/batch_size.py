@@ -87,7 +87,13 @@ def find_batch_size(
     """
     # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
     widest = (candidates or MOST_CANDIDATES) if _is_accelerated(model) else 1
-    most = min(len(prompts) * widest, slots_within(model, prompts, max_new_tokens, model_bytes))
+    budget = batch_memory(model_bytes)
+    device = input_device(model)
+    if device.type == "cuda":
+        budget = max(budget, 0.7 * torch.cuda.mem_get_info(device)[0])
+    else:
+        budget = min(budget, 0.5 * psutil.virtual_memory().available)
+    most = min(len(prompts) * widest, slots_within(budget, model, prompts, max_new_tokens))
 
     def probe(slots: int) -> None:
         longest = sorted([*prompts] * widest, key=len, reverse=True)[:slots]
@@ -98,16 +104,15 @@ def find_batch_size(
     return slots
 
 
+def batch_memory(model_bytes: int) -> float:
+    """Bytes that a batch's keys and values may take, however much is free."""
+    return max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
+
+
 def slots_within(
-    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, model_bytes: int
+    budget: float, model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int
 ) -> int:
-    """How many slots the share of memory holds that a batch may take; 1 at least."""
-    budget = max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
-    device = input_device(model)
-    if device.type == "cuda":
-        budget = max(budget, 0.7 * torch.cuda.mem_get_info(device)[0])
-    else:
-        budget = min(budget, 0.5 * psutil.virtual_memory().available)
+    """How many slots so many bytes hold; 1 at least."""
     return max(1, int(budget // key_value_bytes(model, prompts, max_new_tokens)))
 
 

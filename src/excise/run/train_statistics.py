@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from excise.directions.moments import ExactMoments, Moments, SketchedMoments
-from excise.engine.batch_size import slots_within
+from excise.engine.batch_size import batch_memory, slots_within
 from excise.engine.capture import (
     Accumulator,
     EndStatistics,
@@ -116,7 +116,9 @@ def _answered(source: TrainPrompts, rows: int) -> list[list[int]]:
     step = max(1, len(source.control) // _ANSWERED)
     prompts = source.control[::step][:_ANSWERED]
     model = source.loaded.model
-    fitting = slots_within(model, prompts, ANSWER_TOKENS, source.loaded.bytes)
+    # Not by what is free at the moment: rounding, and with it an answer, may depend on the number of slots.
+    budget = batch_memory(source.loaded.bytes)
+    fitting = slots_within(budget, model, prompts, ANSWER_TOKENS)
     answers = greedy(model, prompts, max_new_tokens=ANSWER_TOKENS, slots=min(rows, fitting))
     return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
 
