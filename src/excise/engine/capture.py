@@ -21,6 +21,7 @@ from excise.engine.prefill import (
     common_prefix_length,
     length_groups,
     padding_slack,
+    right_aligned,
     run_all,
     run_group,
     run_prefix,
@@ -152,34 +153,34 @@ def writer_statistics(
     powers = [0.0] * len(writers)
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
     counts = [0] * len(writers)
-    times_seen, at_end, own = 1, False, torch.empty(0)
+    # Which columns of a pass are tokens; None while the common beginning runs.
+    own: Tensor | None = None
 
     def listen(index: int, output: Tensor) -> None:
-        if at_end:
+        if own is not None:
             last = doubles(output[:, -1])
             sums[index] += last.sum(0).cpu()
             powers[index] += float(last.square().sum())
             counts[index] += len(last)
             if last_tokens is not None:
                 last_tokens.add(index, output[:, -1])
-        if all_tokens is not None:
-            tokens = output[own.to(output.device)] if at_end else output.reshape(-1, dimension)
-            all_tokens.add(index, tokens, times_seen)
+        if all_tokens is None:
+            return
+        if own is None:
+            # The common beginning stands in every prompt, and is run once.
+            all_tokens.add(index, output.reshape(-1, dimension), len(prompts))
+        else:
+            all_tokens.add(index, output[own.to(output.device)])
 
     prefix_length = common_prefix_length(prompts)
     with ExitStack() as stack:
         stack.enter_context(listening(model, writers, listen))
         if residual is not None:
             stack.enter_context(listening(model, residual.layers, residual.listen))
-        # The common beginning stands in every prompt, and is run once.
-        times_seen = len(prompts)
         prefix = run_prefix(model, prompts[0][:prefix_length])
-        times_seen, at_end = 1, True
         slack = padding_slack(model, prompts, prefix)
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-            lengths = torch.tensor([len(prompts[row]) for row in rows]).unsqueeze(1)
-            columns = torch.arange(int(lengths.max()) - prefix.length)
-            own = columns >= lengths.max() - lengths
+            own = right_aligned([len(prompts[row]) - prefix.length for row in rows])
             run_group(model, prompts, rows, prefix, cached=False)
             if residual is not None:
                 residual.store(rows)

@@ -68,15 +68,11 @@ class Prefix:
 
         kept: whether it keeps what comes. If not, one layer's keys and values are held at a time.
         """
-        kind = DynamicLayer if kept else _Passing
         cache = DynamicCache()
-        if self.cache is None:
-            cache.layer_class_to_replicate = kind
-            return cache
-        cache.layer_class_to_replicate = None
-        for layer in self.cache.layers:
+        cache.layer_class_to_replicate = DynamicLayer if kept else _Passing
+        for layer in () if self.cache is None else self.cache.layers:
             assert isinstance(layer, DynamicLayer)
-            own = kind()
+            own = cache.layer_class_to_replicate()
             own.lazy_initialization(layer.keys, layer.values)
             # Views: an update concatenates, and only then is memory taken for each row.
             own.keys, own.values = (
@@ -129,6 +125,12 @@ def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Pre
     return (longest - prefix.length) // 4
 
 
+def right_aligned(lengths: Sequence[int]) -> Tensor:
+    """Which columns are a row's own, if rows of these lengths end in the same one: [row, column] bool."""
+    padding = max(lengths) - torch.tensor(lengths).unsqueeze(1)
+    return torch.arange(max(lengths)) >= padding
+
+
 def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ALONE) -> Prefix:
     """Run the common beginning of all prompts; an empty prefix where it cannot be shared."""
     if not tokens or not slots_are_exact(model):
@@ -162,23 +164,22 @@ def run_group(
         whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
         return Group(tuple(rows), require_numbers(last_logits(model, whole, keep)), None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
-    width = max(map(len, suffixes))
+    lengths = list(map(len, suffixes))
     cache = prefix.cache_for(len(rows), kept=cached)
-    padding = torch.tensor([width - len(suffix) for suffix in suffixes]).unsqueeze(1)
-    columns = torch.arange(width)
-    own = columns >= padding
+    own = right_aligned(lengths)
     present = torch.cat([own.new_ones(len(rows), prefix.length), own], 1)
-    if padding.any():
+    if not own.all():
         masks = {
             "attention_mask": present,
             # A padded column may stand anywhere: nothing attends to it.
-            "position_ids": prefix.length + (columns - padding).clamp_min(0),
+            "position_ids": prefix.length + (own.cumsum(1) - 1).clamp_min(0),
         }
     else:
         masks = {}
+    width = max(lengths)
     ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
     ids = ids.to(input_device(model))
-    with assignment.around(cache, rows, list(map(len, suffixes))):
+    with assignment.around(cache, rows, lengths):
         logits = model(
             ids,
             past_key_values=cache,

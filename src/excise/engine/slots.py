@@ -7,7 +7,9 @@ arrives is copied in beside the others. Nothing is concatenated, and nobody wait
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -104,7 +106,10 @@ class SlotCache(Cache):  # type: ignore[misc]
     def admit(self, cache: DynamicCache, lengths: Sequence[int], prefix: int) -> None:
         """Take over the rows of a cache: `prefix` columns, then padding, then the rest of each row."""
         self._place(max([*lengths, *self.lengths]))
-        states = [(filled.keys, filled.values) for filled in cache.layers]
+        states: list[tuple[Tensor, Tensor]] = []
+        for filled in cache.layers:
+            assert isinstance(filled, DynamicLayer)
+            states.append((filled.keys, filled.values))
         if not self._layers[0].is_initialized:
             self._take_buffers(states)
         for layer, (keys, values) in zip(self._layers, states, strict=True):
@@ -121,15 +126,17 @@ class SlotCache(Cache):  # type: ignore[misc]
         def numbers(tensor: Tensor) -> int:
             return self.slots * tensor.shape[1] * self._columns * tensor.shape[3]
 
-        tensors = [tensor for pair in states for tensor in pair]
-        pieces: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        for place in {(tensor.device, tensor.dtype) for tensor in tensors}:
-            there = [each for each in tensors if (each.device, each.dtype) == place]
-            pieces[place] = there[0].new_zeros(sum(map(numbers, there)))
+        sizes = Counter[tuple[torch.device, torch.dtype]]()
+        for tensor in chain.from_iterable(states):
+            sizes[tensor.device, tensor.dtype] += numbers(tensor)
+        left = {
+            (device, dtype): torch.zeros(size, device=device, dtype=dtype)
+            for (device, dtype), size in sizes.items()
+        }
 
         def buffer(tensor: Tensor) -> Tensor:
             place = (tensor.device, tensor.dtype)
-            taken, pieces[place] = pieces[place].tensor_split([numbers(tensor)])
+            taken, left[place] = left[place].tensor_split([numbers(tensor)])
             return taken.view(self.slots, tensor.shape[1], self._columns, tensor.shape[3])
 
         for layer, (keys, values) in zip(self._layers, states, strict=True):

@@ -21,6 +21,7 @@ from excise.engine.prefill import (
     last_logits,
     length_groups,
     padding_slack,
+    right_aligned,
     run_group,
     run_prefix,
 )
@@ -59,14 +60,12 @@ def forced_group(
     prefix: Prefix,
 ) -> Forced:
     """One group of `forced_groups`; sequences are prompts with their answers but for the last token."""
-    lengths = torch.tensor([len(answers[row]) for row in rows])
-    longest = int(lengths.max())
-    group = run_group(model, sequences, rows, prefix, longest, cached=False)
-    columns = torch.arange(longest)
+    lengths = [len(answers[row]) for row in rows]
+    group = run_group(model, sequences, rows, prefix, max(lengths), cached=False)
     return Forced(
         tuple(rows),
         group.logits.to(torch.float32).log_softmax(-1),
-        (columns >= longest - lengths.unsqueeze(1)).to(group.logits.device),
+        right_aligned(lengths).to(group.logits.device),
     )
 
 
