@@ -6,6 +6,9 @@ ours, never for a user's mistake.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ExciseError(Exception):
     """Base of every error that a user can mend."""
@@ -46,3 +49,18 @@ class TrialError(ExciseError):
 def first_line(error: BaseException) -> str:
     """What an error of a library says, in one line; its class if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def translated(to: type[ExciseError], what: str, *kinds: type[BaseException]) -> Iterator[None]:
+    """Turn what a library raises in this block into `to`, with the line "what (the library's reason)".
+
+    what: what is wrong and where, for example "config.json: not a JSON file". kinds: the exceptions that
+    the library's calls raise for bad input. Errors of excise's own pass through unchanged.
+    """
+    try:
+        yield
+    except ExciseError:
+        raise
+    except kinds as error:
+        raise to(f"{what} ({first_line(error)})") from error
