@@ -31,7 +31,7 @@ from excise.cli.commands import (
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
-from excise.errors import ExciseError
+from excise.errors import ExciseError, first_line
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
-        return _CALLS[line.command.name](line)
+        status = _CALLS[line.command.name](line)
+        # Here and not at exit, where Python could only say that it was too late.
+        sys.stdout.flush()
+        return status
     except ExciseError as error:
         _say(str(error))
         return MENDABLE
@@ -61,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # flush standard output once more at exit, so that has to lead nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        # Of the disk or the system, at a place that has no better name for it than the system's.
+        _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
+        return MENDABLE
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
