@@ -19,6 +19,9 @@ from types import TracebackType
 import psutil
 from filelock import FileLock, Timeout
 
+_PATIENCE = 0.2
+"""Seconds until a lock counts as held: where the system has none, filelock looks twice at a dead process's."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -62,12 +65,12 @@ class ProcessLock:
         return self.path.with_name(f"{self.path.name}.json")
 
     def acquire(self) -> None:
-        """Take the lock, without waiting. Raises Busy if it is held, OSError if it cannot be made."""
+        """Take the lock, or hardly wait for it. Raises Busy if it is held, OSError if it cannot be made."""
         with warnings.catch_warnings():
             # On a file system that cannot lock, filelock keeps a file that names its process instead.
             warnings.simplefilter("ignore", UserWarning)
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=_PATIENCE, poll_interval=_PATIENCE / 4)
             except Timeout as error:
                 if not self.path.exists():
                     # filelock takes some of what the system refuses for a lock that is held.

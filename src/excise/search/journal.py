@@ -56,7 +56,7 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
         """Write records behind the others. Raises SaveError; then none of them is there."""
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
         try:
-            with FileIO(self._journal, "a+") as file:
+            with self._journal.open("a+b", buffering=0) as file:
                 end = _whole(file)
                 try:
                     _write(file, "".join(lines).encode())
