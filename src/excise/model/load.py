@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,7 +23,6 @@ from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
-from excise.model.chat import render
 from excise.model.data_type import fastest_first
 from excise.model.layout import lay_out
 from excise.model.source import ModelSource
@@ -37,6 +34,8 @@ from excise.model.storage import (
     unpack_arguments,
     worth_trying,
 )
+from excise.model.template import TemplateCall
+from excise.model.tokenizer import LoadedTokenizer, load_tokenizer, needs_its_own_code, own_code
 from excise.model.weights import stored_bytes
 from excise.quiet import quiet_libraries
 
@@ -60,8 +59,9 @@ class LoadedModel:
     """A model ready to run.
 
     dtype: name of the data type it was loaded in; of packed weights, what it computes in. attempts: data
-    types that failed before, with why. chat_template: the one that the user gave in place of the model's
-    own, if any. packing: how the weights are packed in memory, in words; None if they are plain.
+    types that failed before, with why. call: how the tokenizer's chat template is called. chat_template: the
+    one that the user gave in place of the model's own, if any. packing: how the weights are packed in memory,
+    in words; None if they are plain.
     quantization: how they were packed while loading; a checkpoint that was packed already has "none".
     notes: what a user should know of how it runs.
     """
@@ -71,6 +71,7 @@ class LoadedModel:
     source: ModelSource
     dtype: str
     attempts: tuple[str, ...]
+    call: TemplateCall = field(default_factory=TemplateCall)
     chat_template: str | None = None
     packing: str | None = None
     quantization: Quantization = "none"
@@ -101,7 +102,8 @@ def load(
     max_memory: Mapping[int | str, int] | None = None,
     offload_folder: Path | None = None,
     trust_remote_code: bool = False,
-    chat_template: Path | None = None,
+    chat_template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
     blocks: bool = True,
 ) -> LoadedModel:
@@ -122,7 +124,13 @@ def load(
         read_safetensors(path)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
-    tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
+    words = load_tokenizer(
+        source,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
+        template_arguments=template_arguments,
+        system_prompt=system_prompt,
+    )
     if device == "auto":
         device = "auto" if torch.cuda.is_available() or max_memory else "cpu"
     arguments: dict[str, Any] = {
@@ -139,7 +147,7 @@ def load(
     for dtype in worth_trying(tuple(dtypes), packing):
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
         try:
-            model = _tested_model(source, tokenizer, dtype, {**arguments, **how})
+            model = _tested_model(source, words, dtype, {**arguments, **how})
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
             attempts.append(f"{dtype}: {first_line(error)}")
@@ -148,18 +156,18 @@ def load(
             continue
         slower = None
         if blocks and (packing is None or _was_unpacked(model)):
-            slower = lay_out(model, _hello(tokenizer))
-        given = None if chat_template is None else tokenizer.chat_template
+            slower = lay_out(model, words.hello())
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
             model._weight_conversions = None
         return LoadedModel(
             model,
-            tokenizer,
+            words.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            given,
+            words.call,
+            words.given,
             None if packing is None or _was_unpacked(model) else describe(packing),
             quantization,
             () if slower is None else (slower,),
@@ -167,39 +175,6 @@ def load(
     stored = "" if packing is None else f" as {describe(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
-
-
-def _tokenizer(
-    source: ModelSource,
-    trust_remote_code: bool,
-    chat_template: Path | None,
-    system_prompt: str | None,
-) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if _needs_its_own_code(error):
-            raise _own_code(source) from error
-        raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
-    if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"--chat-template {chat_template}: {error}") from error
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            f"{source.name} has no chat template; give one with --chat-template FILE (a Jinja file)"
-        )
-    try:
-        render(tokenizer, "Hello", system_prompt)
-    except TemplateError as error:
-        raise ModelError(
-            f"{source.name}: its chat template does not take such prompts ({first_line(error)}); "
-            "give another one with --chat-template FILE, or no system prompt"
-        ) from error
-    return tokenizer
 
 
 def _model(source: ModelSource, dtype: str, arguments: Mapping[str, Any]) -> PreTrainedModel:
@@ -215,7 +190,7 @@ def _model(source: ModelSource, dtype: str, arguments: Mapping[str, Any]) -> Pre
 
 def _tested_model(
     source: ModelSource,
-    tokenizer: PreTrainedTokenizerBase,
+    words: LoadedTokenizer,
     dtype: str,
     arguments: Mapping[str, Any],
 ) -> PreTrainedModel:
@@ -225,15 +200,10 @@ def _tested_model(
     """
     model = _model(source, dtype, arguments)
     try:
-        greedy(model, [_hello(tokenizer)], max_new_tokens=_TEST_TOKENS, slots=1)
+        greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
     except TrialError as error:
         raise ValueError(f"in a test generation, {error}") from error
     return model
-
-
-def _hello(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    text = render(tokenizer, "Hello", None)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
@@ -255,8 +225,8 @@ def _require_loadable(source: ModelSource, packed: str | None, quantization: Qua
 def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
-    if _needs_its_own_code(error):
-        raise _own_code(source) from error
+    if needs_its_own_code(error):
+        raise own_code(source) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
@@ -271,13 +241,3 @@ def _was_unpacked(model: PreTrainedModel) -> bool:
     """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
     # It takes the entry off then, because the model is an ordinary one from there on.
     return getattr(model.config, "quantization_config", None) is None
-
-
-def _needs_its_own_code(error: Exception) -> bool:
-    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
-
-
-def _own_code(source: ModelSource) -> ModelError:
-    return ModelError(
-        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
-    )
