@@ -154,13 +154,13 @@ def variables(text: str) -> frozenset[str]:
 
 
 def literals(text: str) -> tuple[str, ...]:
-    """The texts that stand in a template, in order: its own and those in quotes."""
+    """The texts that stand in a template: those in quotes, and those between its tags."""
     tree = _parsed(text)
     if tree is None:
         return ()
-    found = tree.find_all((nodes.TemplateData, nodes.Const))
-    values = (node.data if isinstance(node, nodes.TemplateData) else node.value for node in found)
-    return tuple(value for value in values if isinstance(value, str))
+    found: list[str] = [node.data for node in tree.find_all(nodes.TemplateData)]
+    values = [node.value for node in tree.find_all(nodes.Const)]
+    return (*(value for value in values if isinstance(value, str)), *found)
 
 
 def _parsed(text: str) -> nodes.Template | None:

@@ -195,6 +195,7 @@ def _circumstances(prepared: Prepared) -> Mapping[str, object]:
         "search": prepared.settings.search,
         "rows": prepared.runner.rows,
         "in_blocks": prepared.loaded.in_blocks,
+        "response_prefix": prepared.runner.chat.response_prefix,
         **asked_with(prepared),
         "versions": versions(),
     }
@@ -204,13 +205,15 @@ def _circumstances(prepared: Prepared) -> Mapping[str, object]:
 
 
 def asked_with(prepared: Prepared) -> dict[str, object]:
-    """How prompts were put and answers chosen, as far as it is not what everybody does.
+    """How prompts were put and answers chosen, as far as there is something to say.
 
-    response_prefix: always. template_arguments: given and found ones, if any. generation_config: what the
-    model's own asks for and scores did not follow, if anything.
+    response_prefix: what all answers begin with. template_arguments: given and found ones.
+    generation_config: what the model's own asks for and scores did not follow.
     """
     chat = prepared.runner.chat
-    known: dict[str, object] = {"response_prefix": chat.response_prefix}
+    known: dict[str, object] = {}
+    if chat.response_prefix:
+        known["response_prefix"] = chat.response_prefix
     if chat.call.arguments:
         known["template_arguments"] = dict(chat.call.arguments)
     if unfollowed := asked_for(prepared.loaded.model.generation_config):

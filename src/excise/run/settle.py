@@ -103,7 +103,8 @@ def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
         return None
     return (
         f"{count} of {len(answers)} answers end inside a chain of thought and count as refusals, because "
-        "nothing was answered; give a larger --max-new-tokens, or --template-arguments that switch thinking off"
+        "nothing was answered; give a larger --max-new-tokens, or switch thinking off with "
+        "--template-arguments"
     )
 
 
