@@ -35,7 +35,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "prompts": len(prepared.search_part.target),
                 "uncovered": dict(prepared.coverage.suspects),
                 "packing": prepared.loaded.packing,
-                **({"asked_with": told} if (told := asked_with(prepared)) else {}),
+                **({"asked_with": how} if (how := asked_with(prepared)) else {}),
             }
             parameters = dict(records[point.number].parameters)
             replace(
