@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from excise.cli.human import size
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import figures, open_run_named, open_stored
+from excise.cli.streams import is_attended
 from excise.config import Settings, gather
 from excise.edit.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
@@ -64,7 +64,7 @@ def apply(
             )
         _require_apart(source.folder, destination)
         plan = _plan(given.edit, source, settings, settings.packed)
-        attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+        attended = is_attended() and not (settings.yes or settings.json_lines)
         asked = attended and "packed" not in settings.model_fields_set
         plan = _chosen(plan, given.edit, source, settings, screen, ask if asked else None)
         apply_edit(plan, source, destination, given.figures, screen)

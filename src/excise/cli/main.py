@@ -30,8 +30,10 @@ from excise.cli.commands import (
 )
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
+from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError
+from excise.platform import is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -41,10 +43,12 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    take_any_text()
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
             print(help_text(line.command))
+            _flush()
             return 0
         if line.version:
             print(f"excise {__version__}")
@@ -52,14 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
-        return _CALLS[line.command.name](line)
+        status = _CALLS[line.command.name](line)
+        _flush()
+        return status
     except ExciseError as error:
         _say(str(error))
         return MENDABLE
-    except BrokenPipeError:
+    except OSError as error:
+        if not is_broken_pipe(error):
+            raise
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
@@ -199,6 +208,12 @@ def _text(line: CommandLine, flag: str) -> str | None:
     """The value of a flag that is no setting and takes one; None if it was not given."""
     value = line.own.get(flag)
     return None if value is None else str(value)
+
+
+def _flush() -> None:
+    """Write what standard output still holds, while its errors can be told from others."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _say(message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from excise.cli.export_command import write
 from excise.cli.screen import Screen, screen_for
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
+from excise.cli.streams import is_attended
 from excise.config import flag_name
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
@@ -44,7 +44,7 @@ def upload(
     of_runs += ["--as"] if form is not None else []
     if run is None and of_runs:
         raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
-    attended = sys.stdin.isatty() and not (flags.get("yes") or flags.get("json_lines"))
+    attended = is_attended() and not (flags.get("yes") or flags.get("json_lines"))
     token = _token(ask_secretly if attended else None)
 
     def replace(reason: str) -> bool:
