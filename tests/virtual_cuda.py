@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 class Event:
@@ -31,16 +31,39 @@ def _constant(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
 
 
-def _moved(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`torch.tensor`, moving what it made where a mode sees it; its own move goes past all modes."""
+class _Device(type):
+    """Makes `torch.device(1)` the second GPU, which a build without CUDA refuses to know."""
 
-    def made(data: object, *, dtype: Any = None, device: Any = None, **named: Any) -> Tensor:
-        given = data.device if device is None and isinstance(data, Tensor) else device
-        host = data.cpu() if isinstance(data, Tensor) else data
-        own = make(host, dtype=dtype, **named)
-        return own if given is None else own.to(given)
+    _own = torch.device
 
-    return made
+    def __call__(cls, *given: Any, **named: Any) -> torch.device:
+        if len(given) == 1 and not named and type(given[0]) is int:
+            return cls._own("cuda", given[0])
+        return cls._own(*given, **named)
+
+    def __instancecheck__(cls, one: object) -> bool:
+        return isinstance(one, cls._own)
+
+
+class _Named(metaclass=_Device):
+    """What `torch.device` is within."""
+
+
+class _ByName(TorchFunctionMode):
+    """Names devices that are given by number, and moves what `torch.tensor` made where all modes see it."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if type(named.get("device")) is int:
+            named["device"] = torch.device(named["device"])
+        if func is torch.Tensor.to and len(args) > 1 and type(args[1]) is int:
+            args = (args[0], torch.device(args[1]), *args[2:])
+        if func in (torch.tensor, torch.as_tensor) and named.get("device") is not None:
+            device = named.pop("device")
+            return func(*args, **named).to(device)
+        return func(*args, **named)
 
 
 def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
@@ -70,8 +93,8 @@ def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
     for name, value in answers.items():
         yield mock.patch.object(torch.cuda, name, _constant(value))
     yield mock.patch.object(torch.cuda, "Event", Event)
-    for make in (torch.tensor, torch.as_tensor):
-        yield mock.patch.object(torch, make.__name__, _moved(make))
+    yield mock.patch.object(torch, "device", _Named)
+    yield _ByName()
     accelerator = {
         "is_available": True,
         "device_count": count,
