@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from excise.errors import ModelError, first_line
+from excise.model.foreign import require_trust
 
 
 def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
@@ -37,16 +37,3 @@ def _built(name: str, folder: Path, **arguments: bool | str) -> PreTrainedModel:
         reason = first_line(error)
         raise ModelError(f"{name}: cannot be built from its configuration ({reason})") from error
     return model
-
-
-def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
-    """Raise ModelError if the model brings code of its own and the user has not allowed it to run."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config and not trust_remote_code:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-            raise ModelError(
-                f"{name} brings code of its own ({', '.join(sorted(config['auto_map'].values()))}); "
-                "read it, and give --trust-remote-code to run it"
-            )

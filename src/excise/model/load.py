@@ -27,6 +27,12 @@ from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
 from excise.model.chat import render
 from excise.model.data_type import fastest_first
+from excise.model.foreign import (
+    own_code,
+    require_offload_folder,
+    require_own_files,
+    require_trust,
+)
 from excise.model.layout import lay_out
 from excise.model.source import ModelSource
 from excise.model.storage import (
@@ -118,6 +124,7 @@ def load(
     missing, or that there is no chat template.
     """
     quiet_libraries()
+    _require_harmless(source, offload_folder, trust_remote_code=trust_remote_code)
     for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
         read_safetensors(path)
     packed = packed_as(source)
@@ -181,7 +188,7 @@ def _tokenizer(
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         if _needs_its_own_code(error):
-            raise _own_code(source) from error
+            raise own_code(source.name, source.folder) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     if chat_template is not None:
         try:
@@ -236,6 +243,17 @@ def _hello(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def _require_harmless(
+    source: ModelSource, offload_folder: Path | None, *, trust_remote_code: bool
+) -> None:
+    """Raise ModelError for what a model's folder may not bring."""
+    if source.gguf is None:
+        require_trust(source.name, source.folder, trust_remote_code=trust_remote_code)
+    require_own_files(source)
+    if offload_folder is not None:
+        require_offload_folder(offload_folder)
+
+
 def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
     """Raise ModelError for what can be known before a weight is read."""
     if quantization != "none":
@@ -256,7 +274,7 @@ def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exc
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
     if _needs_its_own_code(error):
-        raise _own_code(source) from error
+        raise own_code(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
@@ -275,9 +293,3 @@ def _was_unpacked(model: PreTrainedModel) -> bool:
 
 def _needs_its_own_code(error: Exception) -> bool:
     return isinstance(error, ValueError) and "trust_remote_code" in str(error)
-
-
-def _own_code(source: ModelSource) -> ModelError:
-    return ModelError(
-        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
-    )
