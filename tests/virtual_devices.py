@@ -124,7 +124,7 @@ class VirtualTensor(torch.Tensor):
             other = args[0]
             return self.to(other.device, other.dtype, *args[1:], **kwargs)
         copy = kwargs.pop("copy", False)
-        device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, _layout = torch._C._nn._parse_to(*args, **kwargs)
         wanted = self.devices.known(device) or self.claimed
         if wanted == self.claimed and dtype in (None, self.dtype) and not copy:
             return self

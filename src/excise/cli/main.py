@@ -6,6 +6,7 @@ docs/reproduce.md. Each command is imported when it is called, so that `--help` 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
+        _show_what_libraries_log()
         status = _CALLS[line.command.name](line)
         _flush()
         return status
@@ -138,8 +140,7 @@ def _export(line: CommandLine) -> int:
 def _show(line: CommandLine) -> int:
     from excise.cli.show_command import show
 
-    as_json = bool(line.flags.get("json_lines"))
-    return show(line.words[0], plot=_text(line, "plot"), as_json=as_json)
+    return show(line.words[0], line.flags, os.environ, plot=_text(line, "plot"))
 
 
 def _upload(line: CommandLine) -> int:
@@ -163,6 +164,7 @@ def _reproduce(line: CommandLine) -> int:
         line.words[0],
         line.words[1],
         line.flags,
+        os.environ,
         original=_text(line, "from"),
         repeat_search="repeat-search" in line.own,
     )
@@ -177,7 +179,7 @@ def _apply(line: CommandLine) -> int:
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
-    return runs(line.words, as_json=bool(line.flags.get("json_lines")))
+    return runs(line.words, line.flags, os.environ)
 
 
 _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
@@ -216,6 +218,14 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
+def _show_what_libraries_log() -> None:
+    from excise.cli.printable import PrintableRecord
+
+    logging.setLogRecordFactory(PrintableRecord)
+
+
 def _say(message: str) -> None:
     """One line on standard error, whatever the message looks like."""
-    print(f"excise: {' '.join(message.split())}", file=sys.stderr)
+    from excise.cli.printable import printable
+
+    print(f"excise: {printable(' '.join(message.split()))}", file=sys.stderr)

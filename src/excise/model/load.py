@@ -30,6 +30,11 @@ from excise.model.blocked import is_blocked
 from excise.model.chat import render
 from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
+from excise.model.foreign import (
+    own_code,
+    require_offload_folder,
+    require_own_files,
+)
 from excise.model.layout import lay_out
 from excise.model.mapping import auto_class
 from excise.model.missing import reported, require_scales, require_whole
@@ -123,6 +128,9 @@ def load(
     missing, or that there is no chat template.
     """
     quiet_libraries()
+    require_own_files(source)
+    if offload_folder is not None:
+        require_offload_folder(offload_folder)
     auto = _auto_class(source, trust_remote_code=trust_remote_code)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
@@ -201,7 +209,7 @@ def _tokenizer(
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         if _needs_its_own_code(error):
-            raise _own_code(source) from error
+            raise own_code(source.name, source.folder) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     if chat_template is not None:
         try:
@@ -289,7 +297,7 @@ def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exc
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
     if _needs_its_own_code(error):
-        raise _own_code(source) from error
+        raise own_code(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
@@ -308,9 +316,3 @@ def _was_unpacked(model: PreTrainedModel) -> bool:
 
 def _needs_its_own_code(error: Exception) -> bool:
     return isinstance(error, ValueError) and "trust_remote_code" in str(error)
-
-
-def _own_code(source: ModelSource) -> ModelError:
-    return ModelError(
-        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
-    )
