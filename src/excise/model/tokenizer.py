@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from excise.errors import ModelError, first_line
 from excise.model.chat import Chat
+from excise.model.foreign import own_code
 from excise.model.source import ModelSource
 from excise.model.template import TemplateCall, settled, template_file
 
@@ -50,7 +51,7 @@ def load_tokenizer(
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         if needs_its_own_code(error):
-            raise own_code(source) from error
+            raise own_code(source.name, source.folder) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     _require_words(source, tokenizer)
     try:
@@ -77,10 +78,3 @@ def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> N
 def needs_its_own_code(error: Exception) -> bool:
     """True if transformers refused to run code that comes with a model."""
     return isinstance(error, ValueError) and "trust_remote_code" in str(error)
-
-
-def own_code(source: ModelSource) -> ModelError:
-    """What is told then."""
-    return ModelError(
-        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
-    )
