@@ -123,6 +123,8 @@ class VirtualTensor(torch.Tensor):
         if args and isinstance(args[0], Tensor):
             other = args[0]
             return self.to(other.device, other.dtype, *args[1:], **kwargs)
+        if args and type(args[0]) is int:
+            args = (torch.device(args[0]), *args[1:])
         copy = kwargs.pop("copy", False)
         device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
         wanted = self.devices.known(device) or self.claimed
