@@ -10,6 +10,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from accelerate.utils import offload
+from safetensors import safe_open
 from torch.overrides import TorchFunctionMode
 
 
@@ -66,6 +68,23 @@ class _ByName(TorchFunctionMode):
         return func(*args, **named)
 
 
+class _OpenedOnHost:
+    """A safetensors file whose tensors go to a device by PyTorch's way; safetensors' own goes past all modes."""
+
+    def __init__(self, path: str, framework: str = "pt", device: Any = "cpu") -> None:
+        self._file, self._device = safe_open(path, framework=framework), device
+
+    def __enter__(self) -> _OpenedOnHost:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self._file.get_tensor(name).to(self._device)
+
+
 def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
     """What has to be in force so that PyTorch and its users see `count` GPUs of `memory` bytes."""
     properties = SimpleNamespace(name="virtual GPU", total_memory=memory, major=8, minor=0)
@@ -94,6 +113,7 @@ def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
         yield mock.patch.object(torch.cuda, name, _constant(value))
     yield mock.patch.object(torch.cuda, "Event", Event)
     yield mock.patch.object(torch, "device", _Named)
+    yield mock.patch.object(offload, "safe_open", _OpenedOnHost)
     yield _ByName()
     accelerator = {
         "is_available": True,
