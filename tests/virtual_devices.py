@@ -126,7 +126,7 @@ class VirtualTensor(torch.Tensor):
         if args and type(args[0]) is int:
             args = (torch.device(args[0]), *args[1:])
         copy = kwargs.pop("copy", False)
-        device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, _layout = torch._C._nn._parse_to(*args, **kwargs)
         wanted = self.devices.known(device) or self.claimed
         if wanted == self.claimed and dtype in (None, self.dtype) and not copy:
             return self
