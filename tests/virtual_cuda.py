@@ -51,17 +51,28 @@ class _Named(metaclass=_Device):
     """What `torch.device` is within."""
 
 
+def whole_name(device: Any) -> Any:
+    """`cuda:1` for the number 1, `cuda:0` for `cuda`; whatever else is given, as it is."""
+    if type(device) is int:
+        return torch.device(device)
+    if isinstance(device, (str, torch.device)) and str(device) == "cuda":
+        return torch.device(0)
+    return device
+
+
 class _ByName(TorchFunctionMode):
-    """Names devices that are given by number, and moves what `torch.tensor` made where all modes see it."""
+    """Gives devices their whole names, and moves what `torch.tensor` made where all modes see it."""
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         named = dict(kwargs or {})
-        if type(named.get("device")) is int:
-            named["device"] = torch.device(named["device"])
-        if func is torch.Tensor.to and len(args) > 1 and type(args[1]) is int:
-            args = (args[0], torch.device(args[1]), *args[2:])
+        if "device" in named:
+            named["device"] = whole_name(named["device"])
+        if func is torch.Tensor.cuda:
+            return args[0].to(torch.device(0), *args[1:], **named)
+        if func is torch.Tensor.to:
+            args = (args[0], *map(whole_name, args[1:]))
         if func in (torch.tensor, torch.as_tensor) and named.get("device") is not None:
             device = named.pop("device")
             return func(*args, **named).to(device)
