@@ -20,7 +20,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 _PATIENCE = 0.2
-"""Seconds until a lock counts as held: where the system has none, filelock looks twice at a dead process's."""
+"""Seconds until a lock counts as held. Where the system has none, filelock sees at the second look that it is
+a dead process's."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ docs/reproduce.md. Each command is imported when it is called, so that `--help` 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -30,8 +31,10 @@ from excise.cli.commands import (
 )
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
+from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError, first_line
+from excise.platform import is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -41,10 +44,12 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    take_any_text()
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
             print(help_text(line.command))
+            _flush()
             return 0
         if line.version:
             print(f"excise {__version__}")
@@ -52,22 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
+        _show_what_libraries_log()
         status = _CALLS[line.command.name](line)
-        # Here and not at exit, where Python could only say that it was too late.
-        sys.stdout.flush()
+        _flush()
         return status
     except ExciseError as error:
         _say(str(error))
         return MENDABLE
-    except BrokenPipeError:
+    except OSError as error:
+        if not is_broken_pipe(error):
+            # Of the disk or the system, at a place that has no better name for it than the system's.
+            _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
+            return MENDABLE
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:
-        # Of the disk or the system, at a place that has no better name for it than the system's.
-        _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
-        return MENDABLE
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
@@ -136,8 +142,7 @@ def _export(line: CommandLine) -> int:
 def _show(line: CommandLine) -> int:
     from excise.cli.show_command import show
 
-    as_json = bool(line.flags.get("json_lines"))
-    return show(line.words[0], plot=_text(line, "plot"), as_json=as_json)
+    return show(line.words[0], line.flags, os.environ, plot=_text(line, "plot"))
 
 
 def _upload(line: CommandLine) -> int:
@@ -161,6 +166,7 @@ def _reproduce(line: CommandLine) -> int:
         line.words[0],
         line.words[1],
         line.flags,
+        os.environ,
         original=_text(line, "from"),
         repeat_search="repeat-search" in line.own,
     )
@@ -175,7 +181,7 @@ def _apply(line: CommandLine) -> int:
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
-    return runs(line.words, as_json=bool(line.flags.get("json_lines")))
+    return runs(line.words, line.flags, os.environ)
 
 
 _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
@@ -208,6 +214,20 @@ def _text(line: CommandLine, flag: str) -> str | None:
     return None if value is None else str(value)
 
 
+def _flush() -> None:
+    """Write what standard output still holds, while its errors can be told from others."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _show_what_libraries_log() -> None:
+    from excise.cli.printable import PrintableRecord
+
+    logging.setLogRecordFactory(PrintableRecord)
+
+
 def _say(message: str) -> None:
     """One line on standard error, whatever the message looks like."""
-    print(f"excise: {' '.join(message.split())}", file=sys.stderr)
+    from excise.cli.printable import printable
+
+    print(f"excise: {printable(' '.join(message.split()))}", file=sys.stderr)

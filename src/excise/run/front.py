@@ -7,7 +7,7 @@ from dataclasses import replace
 from excise.config import settings_digest
 from excise.edit.base import Base
 from excise.run.prepare import Prepared
-from excise.run.record import chosen_before, held_out_facts, write_result
+from excise.run.record import asked_with, chosen_before, held_out_facts, write_result
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
 from excise.search.space import candidate_of
@@ -40,6 +40,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "prompts": len(prepared.search_part.target),
                 "uncovered": dict(prepared.coverage.suspects),
                 "packing": prepared.loaded.packing,
+                **({"asked_with": how} if (how := asked_with(prepared)) else {}),
             }
             if chosen is not None and chosen.trial == point.number:
                 facts |= held_out_facts(chosen)

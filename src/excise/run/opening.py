@@ -150,11 +150,21 @@ def _identify(directory: RunDirectory, settings: Settings, model_digest: str, pr
     write_json(directory.folder / "run.json", content)
 
 
+def trusts(settings: object) -> bool:
+    """Whether stored settings ask for a model's own code to be run."""
+    return isinstance(settings, dict) and settings.get("trust_remote_code") is True
+
+
 def _require_same(
     directory: RunDirectory, settings: Settings, model_digest: str, prompts: str
 ) -> None:
     """Raise RunError if the run is of something else."""
     theirs = directory.identity()
+    if trusts(theirs["settings"]) and not settings.trust_remote_code:
+        raise RunError(
+            f"{directory.path}: the run was begun with --trust-remote-code, which counts only where it is "
+            f"typed; give it again to run the code that comes with {settings.model}"
+        )
     differing = differences(dict(theirs["settings"]), study_settings(settings))  # type: ignore[call-overload]
     if differing:
         raise RunError(
