@@ -108,13 +108,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def require_free(path: Path) -> None:
-    """Raise SaveError if `path` exists and is not an empty folder."""
+    """Raise SaveError if `path` exists and is not an empty folder, or is the working directory."""
+    if not path.name:
+        raise SaveError(f"{path}: something new needs a name of its own; name a folder in it")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SaveError(f"{path}: already exists and is not empty; choose another name")
 
 
 def next_free(path: Path) -> Path:
     """The first of path-2, path-3, … that does not exist."""
+    path = path if path.name else path.absolute()
     number = 2
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from excise.checkpoint.folder import open_checkpoint
@@ -13,7 +15,7 @@ from excise.checkpoint.plan import Form, require_editable
 from excise.edit.adapter import save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
-from excise.errors import SaveError
+from excise.errors import SaveError, translated
 from excise.files import require_free
 from excise.model.blocked import in_ordinary_order
 from excise.model.load import LoadedModel
@@ -73,12 +75,8 @@ def save_model(
         apply_edit(plan, source, destination, figures, tell, extra, known)
         return
     require_free(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent
-    ) as folder:
-        write_plain(loaded, Path(folder))
-        plain = ModelSource(source.name, Path(folder), None, None)
+    with _plain_copy(loaded, destination) as folder:
+        plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(edit, plain, declared=declared)
         apply_edit(plan, source, destination, figures, tell, extra, known)
 
@@ -107,15 +105,32 @@ def save_model_adapter(
     tell(events.Saved("adapter", str(destination)))
 
 
+@contextmanager
+def _plain_copy(loaded: LoadedModel, destination: Path) -> Iterator[Path]:
+    """The model in memory as a folder beside `destination`, for as long as the block lasts."""
+    with (
+        translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
+        ExitStack() as stack,
+    ):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(
+                prefix=f".{destination.name}.",
+                suffix=".partial",
+                dir=destination.parent,
+                ignore_cleanup_errors=True,
+            )
+        )
+        write_plain(loaded, Path(folder))
+        yield Path(folder)
+
+
 def write_plain(loaded: LoadedModel, folder: Path) -> None:
-    """Write the model in memory, as it is, into `folder`. Raises SaveError."""
+    """Write the model in memory, as it is, into `folder`. Raises OSError, SafetensorError."""
     unmark_gguf(loaded.model)
-    try:
-        with in_ordinary_order(loaded.model):
-            loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise SaveError(f"{folder}: could not be written ({error})") from error
+    with in_ordinary_order(loaded.model):
+        loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:
