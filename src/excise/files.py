@@ -24,10 +24,19 @@ _TRIES = 5
 
 def unwritten(path: Path, error: BaseException, left: Path | None = None) -> SaveError:
     """The line for what could not be written. left: what could not be cleared away either, if it is there."""
-    behind = "nothing was left behind"
-    if left is not None and left.exists():
-        behind = f"{left} is left behind and can be deleted"
+    left_behind = [one for one in (left, path) if one is not None and _in_the_way(one, path)]
+    behind = (
+        f"{left_behind[0]} is left behind; delete it" if left_behind else "nothing was left behind"
+    )
     return SaveError(f"{path}: could not be written ({first_line(error)}); {behind}")
+
+
+def _in_the_way(remains: Path, path: Path) -> bool:
+    """Whether it is there and was not before. A file named `path` is the one that was to be replaced."""
+    try:
+        return any(remains.iterdir()) if remains.is_dir() else remains != path and remains.exists()
+    except OSError:
+        return True
 
 
 def flush(path: Path) -> None:
