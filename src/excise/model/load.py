@@ -28,6 +28,7 @@ from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
 from excise.model.chat import render
+from excise.model.chat_template import given_template, processor_template
 from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
 from excise.model.layout import lay_out
@@ -203,11 +204,10 @@ def _tokenizer(
         if _needs_its_own_code(error):
             raise _own_code(source) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
-    if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"--chat-template {chat_template}: {error}") from error
+    if (given := given_template(chat_template)) is not None:
+        tokenizer.chat_template = given
+    if tokenizer.chat_template is None and source.gguf is None:
+        tokenizer.chat_template = processor_template(source.folder)
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{source.name} has no chat template; give one with --chat-template FILE (a Jinja file)"
