@@ -7,11 +7,10 @@ from pathlib import Path
 
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
-from excise.cli.stored import StoredRun, figures, open_run_named
-from excise.config import flag_name, gather
+from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
+from excise.config import Stored, flag_name, gather
 from excise.edit.edit import load_edit
 from excise.errors import SettingsError
-from excise.model.chat_template import given_template
 from excise.model.source import resolve
 from excise.model.writers import examine
 from excise.run import events
@@ -23,7 +22,7 @@ from excise.run.adapter import (
 )
 from excise.run.card import figures_in
 from excise.run.export import save_from_files, save_model, save_model_adapter
-from excise.run.prepare import load_runner
+from excise.run.prepare import given_template, load_runner
 from excise.run.reproduction import reproduction_of
 
 _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
@@ -65,16 +64,17 @@ def _export_file(
     if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
         raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
     edit = load_edit(path)
-    named: dict[str, object] = {}
+    stored: Stored | None = None
     if model:
-        named["model"] = model[0]
+        flags = {**flags, "model": model[0]}
     elif edit.base is not None:
         named = {"model": edit.base.model, "revision": edit.base.revision}
+        stored = Stored(str(path), named)
     else:
         raise SettingsError(
             f"{path} does not say which model it is of; name it: excise export EDIT MODEL"
         )
-    settings = gather({**named, **flags}, environment, None)
+    settings = gather(flags, environment, None, stored)
     if settings.adapter is None or settings.save is not None:
         raise SettingsError(
             "export: an edit file is written as an adapter: --adapter DIR; to write the edited model: excise "
@@ -82,6 +82,8 @@ def _export_file(
         )
     check_early(settings)
     with make_screen(settings) as screen:
+        if stored is not None:
+            tell_named(settings, stored.place, screen)
         save_edit_adapter(
             edit,
             resolve(settings.model, settings.revision),
@@ -115,7 +117,7 @@ def write(
     adapter: Path | None = None,
 ) -> None:
     """Write trial `number` of a run into new folders. Raises RunError, SaveError."""
-    settings, source = run.settings, run.source()
+    settings, source = run.settings, run.source(screen)
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
@@ -131,7 +133,7 @@ def write(
             form=settings.packed,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
-            chat_template=given_template(settings.chat_template),
+            chat_template=given_template(settings, source),
             known=known,
         )
         save = None

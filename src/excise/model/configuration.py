@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from excise.checkpoint.given import read_object
 from excise.errors import ModelError, translated
+from excise.model.foreign import require_trust
 
 _CONFIG = "config.json"
 _DAMAGED = (
@@ -45,18 +45,3 @@ def gguf_configuration(path: Path) -> PreTrainedConfig:
     with translated(ModelError, f"{path}: no model that transformers reads", *_DAMAGED):
         config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     return config
-
-
-def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
-    """Raise ModelError if the model brings code of its own and the user has not allowed it to run."""
-    config = read_object(folder / _CONFIG)
-    brought = config.get("auto_map")
-    if not isinstance(brought, dict) or trust_remote_code:
-        return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-        named = ", ".join(sorted(str(one) for one in brought.values()))
-        raise ModelError(
-            f"{name} brings code of its own ({named}); read it, and give --trust-remote-code to run it"
-        )
