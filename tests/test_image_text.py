@@ -147,7 +147,7 @@ def test_chat_templates_of_processors(name: str | None, tmp_path: Path) -> None:
     image_text_folder("llava", folder)
     (folder / "chat_template.jinja").unlink()
     if name is None:
-        with pytest.raises(ModelError, match="has no chat template"):
+        with pytest.raises(ModelError, match="no chat template; give one"):
             load(resolve(str(folder)), dtypes=("float32",))
         return
     (folder / name).write_text(json.dumps({"chat_template": TEMPLATE}))
