@@ -126,14 +126,21 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 
 
 def _named_by(index: Path) -> list[str]:
-    names = sorted(set(_weight_map(index).values()))
+    names = index_names(index)
     for name in names:
-        if PurePosixPath(name).name != name:
-            raise ModelError(f"{index}: names {name}, which is no file of this folder")
         if not (index.parent / name).is_file():
             raise ModelError(
                 f"{index}: names {name}, which is not there; download the checkpoint again"
             )
+    return names
+
+
+def index_names(index: Path) -> list[str]:
+    """The files that an index names, sorted; whether they are there is not looked at. Raises ModelError."""
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if PurePosixPath(name).name != name:
+            raise ModelError(f"{index}: names {name}, which is no file of this folder")
     return names
 
 

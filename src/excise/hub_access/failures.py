@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import re
 import shutil
@@ -113,6 +114,11 @@ def _told(error: Exception, request: Request) -> tuple[Cause, str]:
         place = cause.filename or constants.HF_HUB_CACHE
         return "other", (
             f"{place} cannot be written ({cause.strerror}); set HF_HOME to a folder that can"
+        )
+    if isinstance(cause, json.JSONDecodeError) and not request.writes:
+        return "unreachable", (
+            f"something else than the hub answers ({_in_one_line(cause)}); look whether a proxy or a page to "
+            "log in stands between"
         )
     if isinstance(cause, ValueError | ImportError):
         # Of what the hub's answer to a check was: of the card, of large files' room.
