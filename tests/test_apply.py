@@ -529,7 +529,9 @@ def test_what_cannot_be_looked_into_goes_by_its_name_and_links_to_folders_are_sa
     before, after = contents(elsewhere / "model"), contents(elsewhere / "out")
     assert before.keys() - after.keys() == set(copies)
     assert after.keys() - before.keys() == {"README.md"}
-    assert "left out, because it may hold the weights once more, unedited, and is not looked" in shown
+    assert (
+        "left out, because it may hold the weights once more, unedited, and is not looked" in shown
+    )
     assert "left out, because it is a link to a folder: linked" in shown
 
 

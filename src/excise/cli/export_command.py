@@ -78,7 +78,7 @@ def _export_file(
     with make_screen(settings) as screen:
         save_edit_adapter(
             edit,
-            resolve(settings.model, settings.revision),
+            resolve(settings.model, settings.revision, code=settings.trust_remote_code),
             settings.adapter,
             figures_in(edit),
             screen,

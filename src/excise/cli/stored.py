@@ -40,7 +40,9 @@ class StoredRun:
 
     def source(self) -> ModelSource:
         """The model's files. Raises RunError if they are no longer those of the run."""
-        source = resolve(self.settings.model, self.settings.revision)
+        source = resolve(
+            self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
+        )
         digest = self.directory.identity()["model_digest"]
         if source.digest != digest:
             hub = source.revision is not None

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -130,10 +132,15 @@ def _connection(error: Exception, request: Request) -> str | None:
     """Why no answer came at all; None if one did, or nothing was asked."""
     failed = "the connection failed" if request.writes else "the hub is out of reach"
     for one in _behind(error):
-        if isinstance(one, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in str(one):
+        if "CERTIFICATE_VERIFY_FAILED" in str(one):
             return (
                 f"{failed}: its certificate is not trusted ({_in_one_line(one)}); behind a proxy that reads "
                 "what is encrypted, set SSL_CERT_FILE to the file with the proxy's certificate"
+            )
+        if isinstance(one, ssl.SSLError):
+            return (
+                f"{failed}: no TLS is spoken there ({_in_one_line(one)}); check HF_ENDPOINT and "
+                "HTTPS_PROXY"
             )
     for one in _causes(error):
         if isinstance(one, _CLIENT.ProxyError):
@@ -143,8 +150,16 @@ def _connection(error: Exception, request: Request) -> str | None:
         if isinstance(one, _CLIENT.InvalidURL | _CLIENT.UnsupportedProtocol):
             return f"HF_ENDPOINT or a proxy is no address ({_in_one_line(one)})"
         if isinstance(one, HTTPError | ConnectionError | TimeoutError):
-            return f"{failed} ({_in_one_line(one)}); {AGAIN}"
+            return f"{failed} ({_in_one_line(one)}{_through()}); {AGAIN}"
     return None
+
+
+def _through() -> str:
+    """Names the variable of the proxy that leads to the hub, if there is one."""
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme not in getproxies() or proxy_bypass(address.hostname or ""):
+        return ""
+    return f", through the proxy of {address.scheme.upper()}_PROXY"
 
 
 def _is_full(error: BaseException) -> bool:

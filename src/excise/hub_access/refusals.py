@@ -44,7 +44,7 @@ def _read_refusal(error: HfHubHTTPError, request: Request, said: str) -> tuple[C
     match error:
         case GatedRepoError():
             return "gated", (
-                f"is gated: accept its terms on {request.page}, and "
+                f"it is gated: accept its terms on {request.page}, and "
                 + ("use a token of that account" if _has_token(error) else "set HF_TOKEN")
                 + f" (or: hf auth login){said}"
             )

@@ -102,11 +102,13 @@ def resolve(model: str, revision: str | None = None, *, code: bool = False) -> M
     return _from_hub(model, revision, code=code)
 
 
-def resolve_configuration(model: str, revision: str | None, config_only: bool) -> Path | None:
+def resolve_configuration(
+    model: str, revision: str | None, config_only: bool, *, code: bool = False
+) -> Path | None:
     """The folder of `config.json` for a model that is to be looked at without its weights.
 
-    None if it has weights and `config_only` does not ask to leave them alone. Raises ModelError or
-    HubError as `resolve` does.
+    None if it has weights and `config_only` does not ask to leave them alone. code: as for `resolve`. Raises
+    ModelError or HubError as `resolve` does.
     """
     path = Path(model).expanduser()
     if not path.is_dir():
@@ -114,7 +116,7 @@ def resolve_configuration(model: str, revision: str | None, config_only: bool) -
             return None
         if path.suffix == ".gguf":
             raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
-        return _from_hub(model, revision, weights=False).folder
+        return _from_hub(model, revision, weights=False, code=code).folder
     folder = path.resolve()
     if config_only or not _has_weights(folder):
         return _local(model, folder, weights=False).folder
