@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from excise.checkpoint.folder import read_object
+from excise.checkpoint.given import read_object
 
 Config = dict[str, Any]
 
