@@ -86,7 +86,7 @@ def _export_file(
             tell_named(settings, stored.place, screen)
         save_edit_adapter(
             edit,
-            resolve(settings.model, settings.revision),
+            resolve(settings.model, settings.revision, code=settings.trust_remote_code),
             settings.adapter,
             figures_in(edit),
             screen,

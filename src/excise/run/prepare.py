@@ -69,7 +69,7 @@ def prepare(
     """
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
-    source = resolve(settings.model, settings.revision)
+    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     # What every edit file says of its model, read here once.
