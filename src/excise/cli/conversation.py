@@ -15,6 +15,7 @@ from excise.cli.session import Ask
 from excise.config import Settings
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.device import generation_device
 from excise.model.load import LoadedModel
 
 LEAST_NEW_TOKENS = 512
@@ -54,12 +55,13 @@ class Conversation:
             self.messages, add_generation_prompt=True, tokenize=False
         )
         tokens = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        device = generation_device(self.model)
         streamer = _Streamer(self.tokenizer, write)
         try:
             with torch.inference_mode():
                 self.model.generate(
-                    input_ids=tokens["input_ids"].to(self.model.device),
-                    attention_mask=tokens["attention_mask"].to(self.model.device),
+                    input_ids=tokens["input_ids"].to(device),
+                    attention_mask=tokens["attention_mask"].to(device),
                     max_new_tokens=self.max_new_tokens,
                     # The sampling parameters that come with a model mean nothing to greedy decoding.
                     do_sample=False,

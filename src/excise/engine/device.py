@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -22,3 +23,12 @@ def input_device(model: nn.Module) -> torch.device:
         if device is not None:
             return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     return torch.device("cpu")
+
+
+def generation_device(model: PreTrainedModel) -> torch.device:
+    """The device that token ids for `generate` are made on.
+
+    `generate` compares it with that of the first parameter, which is "meta" if it is offloaded, and accepts
+    the host beside any; accelerate's hooks move the ids from there.
+    """
+    return torch.device("cpu") if model.device.type == "meta" else input_device(model)
