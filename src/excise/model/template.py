@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
+from excise.checkpoint.given import read_object
 from excise.errors import ModelError, first_line, translated
 from excise.model.survival import holds
 
@@ -181,8 +181,10 @@ def template_file(folder: Path) -> str | None:
     path = folder / "chat_template.json"
     if not path.is_file():
         return None
-    with translated(ModelError, f"{path.name}: damaged", OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"])
+    text = read_object(path).get("chat_template")
+    if not isinstance(text, str):
+        raise ModelError(f"{path}: holds no chat_template")
+    return text
 
 
 def _listed(named: Mapping[str, str]) -> str:
