@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from excise.model.chat import Chat
 from excise.model.foreign import own_code
 from excise.model.source import ModelSource
 from excise.model.template import TemplateCall, settled, template_file
+
+_SPECIAL = re.compile(r"<(?!0x).*>|\[.*\]", re.DOTALL)
+"""What special tokens look like; bytes that a vocabulary lacks as text (`<0x0A>`) are none."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> N
 
     transformers builds such a one where the files are missing that hold the vocabulary.
     """
-    if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):
+    words = (word for word in tokenizer.get_vocab() if not _SPECIAL.fullmatch(word))
+    if not any(map(str.isalnum, "".join(words))):
         raise ModelError(
             f"{source.name}: the tokenizer has no vocabulary; its files (tokenizer.json, or the like) are "
             "missing"
