@@ -130,7 +130,8 @@ def _diff(line: CommandLine) -> int:
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
-    return chat(line.words[0], line.flags, os.environ)
+    generation = _text(line, "generation-config")
+    return chat(line.words[0], line.flags, os.environ, generation=generation)
 
 
 def _export(line: CommandLine) -> int:
