@@ -31,7 +31,7 @@ from excise.cli.commands import (
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.config import Settings, gather
-from excise.errors import ExciseError
+from excise.errors import ExciseError, first_line
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
+    except Exception as error:
+        shortage = _memory_shortage(error)
+        if shortage is None:
+            raise
+        _say(shortage)
+        return MENDABLE
 
 
 def _run(line: CommandLine) -> int:
@@ -199,6 +205,15 @@ def _text(line: CommandLine, flag: str) -> str | None:
     """The value of a flag that is no setting and takes one; None if it was not given."""
     value = line.own.get(flag)
     return None if value is None else str(value)
+
+
+def _memory_shortage(error: Exception) -> str | None:
+    """What to tell of an error if memory ran out where no smaller batch was to be had; None if it did not."""
+    from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory
+
+    return (
+        f"memory ran out ({first_line(error)}); {LESS_MEMORY}" if is_out_of_memory(error) else None
+    )
 
 
 def _say(message: str) -> None:

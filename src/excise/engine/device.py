@@ -22,3 +22,13 @@ def input_device(model: nn.Module) -> torch.device:
         if device is not None:
             return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     return torch.device("cpu")
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """The device that a module with weights computes on, also if they are moved in for each pass."""
+    hook = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        device = getattr(each, "execution_device", None)
+        if device is not None:
+            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return input_device(module)

@@ -23,10 +23,13 @@ from transformers.utils import logging as transformers_logging
 from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
+from excise.engine.device_memory import devices_for
+from excise.engine.out_of_memory import is_out_of_memory, release_memory
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
 from excise.model.chat import render
 from excise.model.data_type import fastest_first
+from excise.model.fitting import noticing_memory, smaller, too_large
 from excise.model.layout import lay_out
 from excise.model.source import ModelSource
 from excise.model.storage import (
@@ -51,6 +54,7 @@ _FAILURES = (
     TypeError,
     AssertionError,
     SafetensorError,
+    MemoryError,
 )
 """What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
@@ -115,13 +119,15 @@ def load(
     blocks: on a CPU, whether weights may lie as its products read them; not if they are to be trained, or an
     adapter merged into them.
     Raises ModelError that says why each data type failed, that weights are damaged, that a package is
-    missing, or that there is no chat template.
+    missing, that there is no such device, or that there is no chat template; OutOfMemoryError if the model
+    fits in none of the types.
     """
     quiet_libraries()
     for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
         read_safetensors(path)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
+    devices = devices_for(device, max_memory)
     tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
     if device == "auto":
         device = "auto" if torch.cuda.is_available() or max_memory else "cpu"
@@ -135,20 +141,34 @@ def load(
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, tuple(dtypes))
+    model: PreTrainedModel | None = None
     attempts: list[str] = []
-    for dtype in worth_trying(tuple(dtypes), packing):
+    untried = worth_trying(tuple(dtypes), packing)
+    while untried:
+        dtype, untried = untried[0], untried[1:]
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
+        failure, memory_ran_out, slower = "", False, None
         try:
             model = _tested_model(source, tokenizer, dtype, {**arguments, **how})
+            if blocks and (packing is None or _was_unpacked(model)):
+                slower = lay_out(model, _hello(tokenizer))
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
-            attempts.append(f"{dtype}: {first_line(error)}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            failure, memory_ran_out = first_line(error), is_out_of_memory(error)
+        if failure:
+            # Outside the except block: the traceback, and the weights that it keeps alive, are gone.
+            model = None
+            release_memory()
+            attempts.append(f"{dtype}: {failure}")
+            if memory_ran_out:
+                # The type suits, but for its size: larger ones, and others of that size, fit no better.
+                untried = () if packing else smaller(untried, dtype, source)
+                if not untried:
+                    raise too_large(
+                        source, dtype, packing, devices, max_memory, "; ".join(attempts)
+                    )
             continue
-        slower = None
-        if blocks and (packing is None or _was_unpacked(model)):
-            slower = lay_out(model, _hello(tokenizer))
+        assert model is not None
         given = None if chat_template is None else tokenizer.chat_template
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
@@ -206,7 +226,8 @@ def _model(source: ModelSource, dtype: str, arguments: Mapping[str, Any]) -> Pre
     # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
     # switch, and standard error is where it goes; errors come as exceptions, not that way.
     transformers_logging.disable_progress_bar()
-    with redirect_stderr(StringIO()) if source.gguf else nullcontext():
+    quiet = redirect_stderr(StringIO()) if source.gguf else nullcontext()
+    with noticing_memory(), quiet:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **arguments
         )
