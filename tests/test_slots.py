@@ -140,3 +140,21 @@ def test_rows_on_an_accelerator_are_moved_by_one_call_each_layer() -> None:
         expected.append(moved)
     layer.move(moves, torch.tensor(moves).T)
     assert all(map(torch.equal, buffers, expected))
+
+
+@pytest.mark.parametrize("cached", [1, 10**9], ids=["row by row", "all rows at once"])
+@pytest.mark.parametrize("columns", [-5, -2, 1, 3])
+def test_a_window_that_moves_over_itself(
+    columns: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CACHED", cached)
+    generator = torch.Generator().manual_seed(0)
+    cache = SlotCache(len(LAYERS), 4, 30)
+    filled = a_cache(4, 12, generator)
+    cache.admit(filled, [12] * 4, PREFIX)
+    layer = cache.layers[0]
+    layer.shift(6)
+    layer.shift(columns)
+    found = layer.update(filled.layers[0].keys[:, :, :1], filled.layers[0].values[:, :, :1])
+    for one, given in zip(found, (filled.layers[0].keys, filled.layers[0].values), strict=True):
+        assert torch.equal(one, torch.cat([given, given[:, :, :1]], 2))

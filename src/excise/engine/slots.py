@@ -90,7 +90,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         if self.is_initialized and self.rows:
             old, new = slice(self.start, self.end), slice(self.start + columns, self.end + columns)
             for buffer in (self._key_buffer, self._value_buffer):
-                for rows in buffer[: self.rows].split(_rows_at_once(buffer)):
+                for rows in torch.split(buffer[: self.rows], _rows_at_once(buffer)):
                     # Source and target may overlap.
                     rows[:, :, new] = rows[:, :, old].clone()
         self.start += columns
