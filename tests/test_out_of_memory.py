@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 from transformers.core_model_loading import MergeModulelist
 
 from conftest import tiny_tokenizer
@@ -143,11 +141,11 @@ class Loads:
         self.tried: list[str] = []
         real = load._model
 
-        def model(source: Any, dtype: str, arguments: Any) -> PreTrainedModel:
+        def model(source: Any, auto: Any, dtype: str, arguments: Any) -> Any:
             self.tried.append(dtype)
             if dtype in failing:
                 raise failing[dtype]
-            return real(source, dtype, arguments)
+            return real(source, auto, dtype, arguments)
 
         monkeypatch.setattr(load, "_model", model)
         memory = DeviceMemory(torch.device("cpu"), "CPU, 2 threads", 4 * GIB, 3 * GIB)
@@ -206,26 +204,6 @@ def test_how_much_is_needed(model_folder: Path) -> None:
     assert fitting._weights_bytes(source, "auto", None) == 4 * stored
     assert fitting._weights_bytes(source, "bfloat16", None) == 2 * stored
     assert fitting._weights_bytes(source, "bfloat16", "fp8") == 4 * stored
-
-
-def test_memory_that_runs_out_in_a_conversion_is_found_in_the_report() -> None:
-    def convert(report: str) -> None:
-        with fitting.noticing_memory():
-            logging.getLogger("transformers.modeling_utils").warning(report)
-            raise RuntimeError("We encountered some issues during automatic conversion")
-
-    with pytest.raises(MemoryError, match="Tried to allocate"):
-        convert(
-            "LOAD REPORT\n  layers.0 | CONVERSION |\nCUDA out of memory. Tried to allocate 2 GiB"
-        )
-    with pytest.raises(RuntimeError, match="some issues"):
-        convert("LOAD REPORT\n  layers.0 | CONVERSION | sizes do not match")
-
-
-def test_the_logger_that_is_listened_to_is_the_one_that_reports() -> None:
-    from transformers import modeling_utils
-
-    assert modeling_utils.logger.name == fitting._REPORTS
 
 
 def test_memory_that_runs_out_is_no_weight_that_cannot_be_read(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import TextIO
 
 import psutil
 
@@ -20,3 +22,24 @@ def peak_host_memory() -> int:
 def bytes_of_maximum(maximum: int, system: str) -> int:
     """`ru_maxrss` in bytes; macOS counts it so, everybody else in KiB. system: as in `sys.platform`."""
     return maximum if system == "darwin" else maximum * 1024
+
+
+def is_broken_pipe(error: OSError) -> bool:
+    """True if nobody reads any more what is written to a pipe."""
+    # Windows says "invalid argument" for that (CPython issue 79935), and not for much else.
+    unread = sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or unread
+
+
+def is_console(stream: TextIO | None) -> bool:
+    """True if somebody sits at the other end of `stream`; None stands for a process without one."""
+    if stream is None or not stream.isatty():
+        return False
+    if sys.platform != "win32":
+        return True
+    # Windows calls the null device a terminal too; only a console has a mode.
+    import ctypes
+    import msvcrt
+
+    handle = ctypes.c_void_p(msvcrt.get_osfhandle(stream.fileno()))
+    return bool(ctypes.windll.kernel32.GetConsoleMode(handle, ctypes.byref(ctypes.c_uint32())))

@@ -6,6 +6,7 @@ docs/reproduce.md. Each command is imported when it is called, so that `--help` 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -30,8 +31,10 @@ from excise.cli.commands import (
 )
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
+from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError, first_line
+from excise.platform import is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -41,10 +44,12 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    take_any_text()
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
             print(help_text(line.command))
+            _flush()
             return 0
         if line.version:
             print(f"excise {__version__}")
@@ -52,24 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
-        return _CALLS[line.command.name](line)
+        _show_what_libraries_log()
+        status = _CALLS[line.command.name](line)
+        _flush()
+        return status
     except ExciseError as error:
         _say(str(error))
         return MENDABLE
-    except BrokenPipeError:
+    except OSError as error:
+        if not is_broken_pipe(error):
+            return _memory_ran_out(error)
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
     except Exception as error:
-        shortage = _memory_shortage(error)
-        if shortage is None:
-            raise
-        _say(shortage)
-        return MENDABLE
+        return _memory_ran_out(error)
 
 
 def _run(line: CommandLine) -> int:
@@ -135,8 +142,7 @@ def _export(line: CommandLine) -> int:
 def _show(line: CommandLine) -> int:
     from excise.cli.show_command import show
 
-    as_json = bool(line.flags.get("json_lines"))
-    return show(line.words[0], plot=_text(line, "plot"), as_json=as_json)
+    return show(line.words[0], line.flags, os.environ, plot=_text(line, "plot"))
 
 
 def _upload(line: CommandLine) -> int:
@@ -160,6 +166,7 @@ def _reproduce(line: CommandLine) -> int:
         line.words[0],
         line.words[1],
         line.flags,
+        os.environ,
         original=_text(line, "from"),
         repeat_search="repeat-search" in line.own,
     )
@@ -174,7 +181,7 @@ def _apply(line: CommandLine) -> int:
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
-    return runs(line.words, as_json=bool(line.flags.get("json_lines")))
+    return runs(line.words, line.flags, os.environ)
 
 
 _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
@@ -207,15 +214,30 @@ def _text(line: CommandLine, flag: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _memory_shortage(error: Exception) -> str | None:
-    """What to tell of an error if memory ran out where no smaller batch was to be had; None if it did not."""
+def _memory_ran_out(error: Exception) -> int:
+    """Say that memory ran out where no smaller batch was to be had. Raises `error` if it is another one."""
     from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory
 
-    return (
-        f"memory ran out ({first_line(error)}); {LESS_MEMORY}" if is_out_of_memory(error) else None
-    )
+    if not is_out_of_memory(error):
+        raise error
+    _say(f"memory ran out ({first_line(error)}); {LESS_MEMORY}")
+    return MENDABLE
+
+
+def _flush() -> None:
+    """Write what standard output still holds, while its errors can be told from others."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _show_what_libraries_log() -> None:
+    from excise.cli.printable import PrintableRecord
+
+    logging.setLogRecordFactory(PrintableRecord)
 
 
 def _say(message: str) -> None:
     """One line on standard error, whatever the message looks like."""
-    print(f"excise: {' '.join(message.split())}", file=sys.stderr)
+    from excise.cli.printable import printable
+
+    print(f"excise: {printable(' '.join(message.split()))}", file=sys.stderr)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import torch
@@ -12,43 +10,11 @@ import torch
 from excise.checkpoint.index import checkpoint_index
 from excise.checkpoint.tensors import DTYPES, ORDINARY
 from excise.engine.device_memory import DeviceMemory, device_memory
-from excise.engine.out_of_memory import is_out_of_memory, tells_of_it
 from excise.errors import OutOfMemoryError
 from excise.model.source import ModelSource
 from excise.model.storage import describe, stored_dtype
 
-_REPORTS = "transformers.modeling_utils"
 _FLOAT32_BYTES = 4
-
-
-@contextmanager
-def noticing_memory() -> Iterator[None]:
-    """A load within which running out of memory is told as such.
-
-    transformers catches whatever goes wrong while it converts a weight (fuses experts, packs, unpacks), and
-    raises an error that does not say what it was; only its report does. Raises MemoryError then.
-    """
-    heard = _Heard()
-    logger = logging.getLogger(_REPORTS)
-    logger.addHandler(heard)
-    try:
-        yield
-    except RuntimeError as error:
-        if heard.out_of_memory and not is_out_of_memory(error):
-            raise MemoryError(heard.out_of_memory) from error
-        raise
-    finally:
-        logger.removeHandler(heard)
-
-
-class _Heard(logging.Handler):
-    """Keeps the first line of a report that says that memory ran out."""
-
-    out_of_memory = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        lines = [line.strip() for line in record.getMessage().splitlines() if tells_of_it(line)]
-        self.out_of_memory = self.out_of_memory or next(iter(lines), "")
 
 
 def smaller(dtypes: Sequence[str], failed: str, source: ModelSource) -> tuple[str, ...]:
