@@ -18,6 +18,7 @@ from excise.config import Settings, gather
 from excise.edit.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
 from excise.model.source import ModelSource, resolve
+from excise.paths import expanded
 from excise.run import events
 from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.run.card import figures_in
@@ -46,7 +47,7 @@ def apply(
     settings = gather({**flags, "model": model}, environment, None)
     if given.writers and "writers" not in settings.model_fields_set:
         settings = settings.model_copy(update={"writers": given.writers})
-    destination = Path(out).expanduser()
+    destination = expanded(out)
     with make_screen(settings) as screen:
         require_place(destination)
         source = resolve(settings.model, settings.revision)
@@ -73,7 +74,7 @@ def apply(
 
 def _given(word: str) -> _Given:
     """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.is_file() or path.suffix == ".safetensors":
         edit = load_edit(path)
         inside = (path.parent / "run.json").is_file()

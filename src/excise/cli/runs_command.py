@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -15,6 +14,7 @@ from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import front_of
 from excise.errors import RunError
+from excise.paths import expanded
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
 from excise.search.study import DONE
@@ -37,7 +37,7 @@ class Summary:
 
 def runs(words: Sequence[str], *, as_json: bool) -> int:
     """List the runs under a folder, by default `runs`. Returns the exit status."""
-    root = Path(words[0]).expanduser() if words else DEFAULT_ROOT
+    root = expanded(words[0]) if words else DEFAULT_ROOT
     if not root.is_dir() and words:
         raise RunError(f"{root}: no such folder")
     summaries = [summary(directory) for directory in all_runs(root)]

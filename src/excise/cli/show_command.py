@@ -19,12 +19,13 @@ from excise.edit.edit import Edit, load_edit
 from excise.edit.plot import plot_edit, require_plots
 from excise.edit.profile import Profile, place, profiles
 from excise.kinds import facts_of
+from excise.paths import expanded
 from excise.run.record import outcome_in
 
 
 def show(word: str, *, plot: str | None, as_json: bool) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
-    picture = Path(plot).expanduser() if plot is not None else None
+    picture = expanded(plot) if plot is not None else None
     if picture is not None:
         require_plots(picture)
     path = edit_path(word)

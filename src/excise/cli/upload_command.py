@@ -15,6 +15,7 @@ from excise.config import flag_name
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
+from excise.paths import expanded
 from excise.reproduce.record import NAME, read_reproduction
 from excise.run import events
 
@@ -54,7 +55,7 @@ def upload(
         return answer.lower() in ("y", "yes")
 
     with screen_for(json_lines=bool(flags.get("json_lines"))) as screen:
-        folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
+        folder = expanded(word) if run is None else _written(run, form or "model", screen)
         hidden = bool(flags.get("no_hardware")) if run is None else run.settings.no_hardware
         what = examined(folder, hardware=not hidden)
         if what.record is None:
