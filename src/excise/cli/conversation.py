@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from excise.cli.printable import printable
 from excise.cli.session import Ask
 from excise.config import Settings
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.model.load import LoadedModel
+from excise.platform import end_of_input
 
 LEAST_NEW_TOKENS = 512
 """A conversation's answers may be longer than those that are only scored."""
@@ -97,7 +99,7 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
 
 def to_standard_output(text: str) -> None:
     """Write at once, without an end of line."""
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
     sys.stdout.flush()
 
 
@@ -105,7 +107,7 @@ def converse(
     conversation: Conversation, edit: Edit | None, ask: Ask, write: Write = to_standard_output
 ) -> None:
     """Ask, answer, and so on, until /quit or the end of the input. edit: applied all the while."""
-    write("Chat; /quit or Ctrl+D leaves.\n")
+    write(f"Chat; /quit or {end_of_input()} leaves.\n")
     scope = nullcontext() if edit is None else VirtualEdits(conversation.model, edit.writers)
     with scope as edits:
         if edits is not None and edit is not None:

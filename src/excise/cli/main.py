@@ -6,7 +6,9 @@ docs/reproduce.md. Each command is imported when it is called, so that `--help` 
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +35,7 @@ from excise.cli.parser import CommandLine, parse
 from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError
-from excise.platform import is_broken_pipe
+from excise.platform import interrupt_signals, is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -44,6 +46,10 @@ BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
     take_any_text()
+    if argv is None:
+        # The process is ours: whatever interrupts it is told below.
+        for one in interrupt_signals():
+            signal.signal(one, signal.default_int_handler)
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
@@ -56,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
+        _show_what_libraries_log()
         status = _CALLS[line.command.name](line)
         _flush()
         return status
@@ -138,8 +145,7 @@ def _export(line: CommandLine) -> int:
 def _show(line: CommandLine) -> int:
     from excise.cli.show_command import show
 
-    as_json = bool(line.flags.get("json_lines"))
-    return show(line.words[0], plot=_text(line, "plot"), as_json=as_json)
+    return show(line.words[0], line.flags, os.environ, plot=_text(line, "plot"))
 
 
 def _upload(line: CommandLine) -> int:
@@ -163,6 +169,7 @@ def _reproduce(line: CommandLine) -> int:
         line.words[0],
         line.words[1],
         line.flags,
+        os.environ,
         original=_text(line, "from"),
         repeat_search="repeat-search" in line.own,
     )
@@ -177,7 +184,7 @@ def _apply(line: CommandLine) -> int:
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
-    return runs(line.words, as_json=bool(line.flags.get("json_lines")))
+    return runs(line.words, line.flags, os.environ)
 
 
 _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
@@ -216,6 +223,14 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
+def _show_what_libraries_log() -> None:
+    from excise.cli.printable import PrintableRecord
+
+    logging.setLogRecordFactory(PrintableRecord)
+
+
 def _say(message: str) -> None:
     """One line on standard error, whatever the message looks like."""
-    print(f"excise: {' '.join(message.split())}", file=sys.stderr)
+    from excise.cli.printable import printable
+
+    print(f"excise: {printable(' '.join(message.split()))}", file=sys.stderr)

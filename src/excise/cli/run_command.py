@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from excise.cli.dialogue import Dialogue
+from excise.cli.printable import ask_person
 from excise.cli.resume import where_to_run
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, Session, answer_to
@@ -36,7 +37,7 @@ def run(settings: Settings) -> int:
     attended = is_attended() and not (settings.yes or settings.json_lines)
     with make_screen(settings) as screen:
         if attended:
-            run_attended(settings, screen, input)
+            run_attended(settings, screen, ask_person)
         else:
             run_unattended(settings, screen)
     return 0

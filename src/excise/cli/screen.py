@@ -11,6 +11,7 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 
 from excise.cli.interrupt import STOPPING
+from excise.cli.printable import PrintableConsole, printable_json
 from excise.cli.streams import write_json_in_utf8
 from excise.config import Settings
 from excise.run import events
@@ -73,7 +74,7 @@ def write_json(content: object, *, indent: int | None = None) -> None:
     """Write a JSON value to standard output, at once."""
     write_json_in_utf8()
     text = json.dumps(content, ensure_ascii=False, default=str, indent=indent)
-    print(text, file=sys.stdout, flush=True)
+    print(printable_json(text), file=sys.stdout, flush=True)
 
 
 def write_stop() -> None:
@@ -81,7 +82,7 @@ def write_stop() -> None:
     os.write(2, f"{STOPPING}\n".encode())
 
 
-class _Console(Console):
+class _Console(PrintableConsole):
     """A console that leaves it to `main` what happens when nobody reads a pipe any more."""
 
     def on_broken_pipe(self) -> None:
@@ -98,12 +99,7 @@ def make_console(*, to_errors: bool = False) -> Console:
 
 
 def make_screen(settings: Settings) -> Screen:
-    """The screen that the settings ask for."""
-    return screen_for(json_lines=settings.json_lines)
-
-
-def screen_for(*, json_lines: bool) -> Screen:
-    """JSON lines for programs, or lines for people."""
+    """The screen that the settings ask for: JSON lines for programs, or lines for people."""
     from excise.cli.render import Renderer
 
-    return JsonLines() if json_lines else Renderer(make_console())
+    return JsonLines() if settings.json_lines else Renderer(make_console())

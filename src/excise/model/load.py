@@ -20,14 +20,24 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from excise.checkpoint.folder import weight_files
+from excise.checkpoint.given import require_fetched
 from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
 from excise.model.chat import render
+from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
+from excise.model.foreign import (
+    own_code,
+    require_offload_folder,
+    require_own_files,
+)
 from excise.model.layout import lay_out
+from excise.model.mapping import auto_class
+from excise.model.missing import reported, require_scales, require_whole
 from excise.model.source import ModelSource
 from excise.model.storage import (
     describe,
@@ -118,8 +128,10 @@ def load(
     missing, or that there is no chat template.
     """
     quiet_libraries()
-    for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
-        read_safetensors(path)
+    require_own_files(source)
+    if offload_folder is not None:
+        require_offload_folder(offload_folder)
+    auto = _auto_class(source, trust_remote_code=trust_remote_code)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
     tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
@@ -139,7 +151,7 @@ def load(
     for dtype in worth_trying(tuple(dtypes), packing):
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
         try:
-            model = _tested_model(source, tokenizer, dtype, {**arguments, **how})
+            model, note = _tested_model(source, auto, tokenizer, dtype, {**arguments, **how})
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
             attempts.append(f"{dtype}: {first_line(error)}")
@@ -162,11 +174,27 @@ def load(
             given,
             None if packing is None or _was_unpacked(model) else describe(packing),
             quantization,
-            () if slower is None else (slower,),
+            tuple(one for one in (note, slower) if one is not None),
         )
     stored = "" if packing is None else f" as {describe(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
+
+
+def _auto_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
+    """What loads the checkpoint. Raises ModelError if its files tell already that nothing can."""
+    if source.gguf is not None:
+        require_fetched(source.folder / source.gguf)
+        # A GGUF file holds the language model alone, whatever else the model has.
+        return AutoModelForCausalLM
+    for name in weight_files(source.folder)[0]:
+        path = source.folder / name
+        if path.suffix == ".safetensors":
+            read_safetensors(path)
+        else:
+            require_fetched(path)
+    config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
+    return auto_class(source.name, config)
 
 
 def _tokenizer(
@@ -181,7 +209,7 @@ def _tokenizer(
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         if _needs_its_own_code(error):
-            raise _own_code(source) from error
+            raise own_code(source.name, source.folder) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     if chat_template is not None:
         try:
@@ -202,33 +230,46 @@ def _tokenizer(
     return tokenizer
 
 
-def _model(source: ModelSource, dtype: str, arguments: Mapping[str, Any]) -> PreTrainedModel:
+def _model(
+    source: ModelSource, auto: Any, dtype: str, arguments: Mapping[str, Any]
+) -> tuple[PreTrainedModel, str | None]:
+    """The whole model, and what is to be noted of it. Raises ModelError if tensors are missing."""
     # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
     # switch, and standard error is where it goes; errors come as exceptions, not that way.
     transformers_logging.disable_progress_bar()
-    with redirect_stderr(StringIO()) if source.gguf else nullcontext():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **arguments
+    model: PreTrainedModel
+    with redirect_stderr(StringIO()) if source.gguf else nullcontext(), reported(source.name):
+        model, info = auto.from_pretrained(
+            source.folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            output_loading_info=True,
+            # They would raise without their names; they are refused with them.
+            ignore_mismatched_sizes=True,
+            **arguments,
         )
-    return model.eval().requires_grad_(False)
+    note = require_whole(source.name, info)
+    if _was_unpacked(model):
+        require_scales(source.name, model)
+    return model.eval().requires_grad_(False), note
 
 
 def _tested_model(
     source: ModelSource,
+    auto: Any,
     tokenizer: PreTrainedTokenizerBase,
     dtype: str,
     arguments: Mapping[str, Any],
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, str | None]:
     """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
 
     In a function of its own, so that a model that fails is gone before the next type is tried.
     """
-    model = _model(source, dtype, arguments)
+    model, note = _model(source, auto, dtype, arguments)
     try:
         greedy(model, [_hello(tokenizer)], max_new_tokens=_TEST_TOKENS, slots=1)
     except TrialError as error:
         raise ValueError(f"in a test generation, {error}") from error
-    return model
+    return model, note
 
 
 def _hello(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -256,7 +297,7 @@ def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exc
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
     if _needs_its_own_code(error):
-        raise _own_code(source) from error
+        raise own_code(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
@@ -275,9 +316,3 @@ def _was_unpacked(model: PreTrainedModel) -> bool:
 
 def _needs_its_own_code(error: Exception) -> bool:
     return isinstance(error, ValueError) and "trust_remote_code" in str(error)
-
-
-def _own_code(source: ModelSource) -> ModelError:
-    return ModelError(
-        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
-    )
