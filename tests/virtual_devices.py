@@ -23,7 +23,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from virtual_cuda import patches
+from virtual_cuda import patches, whole_name
 
 aten = torch.ops.aten
 HOST = torch.device("cpu")
@@ -123,6 +123,7 @@ class VirtualTensor(torch.Tensor):
         if args and isinstance(args[0], Tensor):
             other = args[0]
             return self.to(other.device, other.dtype, *args[1:], **kwargs)
+        args = tuple(map(whole_name, args))
         copy = kwargs.pop("copy", False)
         device, dtype, non_blocking, _layout = torch._C._nn._parse_to(*args, **kwargs)
         wanted = self.devices.known(device) or self.claimed

@@ -28,6 +28,7 @@ _TO_LOAD_WITH = (
     "trust_remote_code",
     "writers",
     "chat_template",
+    "template_arguments",
     "system_prompt",
     "max_new_tokens",
 )

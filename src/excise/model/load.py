@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -27,7 +25,6 @@ from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
-from excise.model.chat import render
 from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
 from excise.model.foreign import (
@@ -47,6 +44,8 @@ from excise.model.storage import (
     unpack_arguments,
     worth_trying,
 )
+from excise.model.template import TemplateCall
+from excise.model.tokenizer import LoadedTokenizer, load_tokenizer, needs_its_own_code
 from excise.model.weights import stored_bytes
 from excise.quiet import quiet_libraries
 
@@ -70,8 +69,9 @@ class LoadedModel:
     """A model ready to run.
 
     dtype: name of the data type it was loaded in; of packed weights, what it computes in. attempts: data
-    types that failed before, with why. chat_template: the one that the user gave in place of the model's
-    own, if any. packing: how the weights are packed in memory, in words; None if they are plain.
+    types that failed before, with why. call: how the tokenizer's chat template is called. chat_template: the
+    one that the user gave in place of the model's own, if any. packing: how the weights are packed in memory,
+    in words; None if they are plain.
     quantization: how they were packed while loading; a checkpoint that was packed already has "none".
     notes: what a user should know of how it runs.
     """
@@ -81,6 +81,7 @@ class LoadedModel:
     source: ModelSource
     dtype: str
     attempts: tuple[str, ...]
+    call: TemplateCall = field(default_factory=TemplateCall)
     chat_template: str | None = None
     packing: str | None = None
     quantization: Quantization = "none"
@@ -111,7 +112,8 @@ def load(
     max_memory: Mapping[int | str, int] | None = None,
     offload_folder: Path | None = None,
     trust_remote_code: bool = False,
-    chat_template: Path | None = None,
+    chat_template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
     blocks: bool = True,
 ) -> LoadedModel:
@@ -134,7 +136,13 @@ def load(
     auto = _auto_class(source, trust_remote_code=trust_remote_code)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
-    tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
+    words = load_tokenizer(
+        source,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
+        template_arguments=template_arguments,
+        system_prompt=system_prompt,
+    )
     if device == "auto":
         device = "auto" if torch.cuda.is_available() or max_memory else "cpu"
     arguments: dict[str, Any] = {
@@ -151,7 +159,7 @@ def load(
     for dtype in worth_trying(tuple(dtypes), packing):
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
         try:
-            model, note = _tested_model(source, auto, tokenizer, dtype, {**arguments, **how})
+            model, note = _tested_model(source, auto, words, dtype, {**arguments, **how})
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
             attempts.append(f"{dtype}: {first_line(error)}")
@@ -160,18 +168,18 @@ def load(
             continue
         slower = None
         if blocks and (packing is None or _was_unpacked(model)):
-            slower = lay_out(model, _hello(tokenizer))
-        given = None if chat_template is None else tokenizer.chat_template
+            slower = lay_out(model, words.hello())
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
             model._weight_conversions = None
         return LoadedModel(
             model,
-            tokenizer,
+            words.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            given,
+            words.call,
+            words.given,
             None if packing is None or _was_unpacked(model) else describe(packing),
             quantization,
             tuple(one for one in (note, slower) if one is not None),
@@ -195,39 +203,6 @@ def _auto_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
             require_fetched(path)
     config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
     return auto_class(source.name, config)
-
-
-def _tokenizer(
-    source: ModelSource,
-    trust_remote_code: bool,
-    chat_template: Path | None,
-    system_prompt: str | None,
-) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if _needs_its_own_code(error):
-            raise own_code(source.name, source.folder) from error
-        raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
-    if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"--chat-template {chat_template}: {error}") from error
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            f"{source.name} has no chat template; give one with --chat-template FILE (a Jinja file)"
-        )
-    try:
-        render(tokenizer, "Hello", system_prompt)
-    except TemplateError as error:
-        raise ModelError(
-            f"{source.name}: its chat template does not take such prompts ({first_line(error)}); "
-            "give another one with --chat-template FILE, or no system prompt"
-        ) from error
-    return tokenizer
 
 
 def _model(
@@ -256,7 +231,7 @@ def _model(
 def _tested_model(
     source: ModelSource,
     auto: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    words: LoadedTokenizer,
     dtype: str,
     arguments: Mapping[str, Any],
 ) -> tuple[PreTrainedModel, str | None]:
@@ -266,15 +241,10 @@ def _tested_model(
     """
     model, note = _model(source, auto, dtype, arguments)
     try:
-        greedy(model, [_hello(tokenizer)], max_new_tokens=_TEST_TOKENS, slots=1)
+        greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
     except TrialError as error:
         raise ValueError(f"in a test generation, {error}") from error
     return model, note
-
-
-def _hello(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    text = render(tokenizer, "Hello", None)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
@@ -296,7 +266,7 @@ def _require_loadable(source: ModelSource, packed: str | None, quantization: Qua
 def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
-    if _needs_its_own_code(error):
+    if needs_its_own_code(error):
         raise own_code(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
@@ -312,7 +282,3 @@ def _was_unpacked(model: PreTrainedModel) -> bool:
     """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
     # It takes the entry off then, because the model is an ordinary one from there on.
     return getattr(model.config, "quantization_config", None) is None
-
-
-def _needs_its_own_code(error: Exception) -> bool:
-    return isinstance(error, ValueError) and "trust_remote_code" in str(error)

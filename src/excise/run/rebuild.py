@@ -23,8 +23,9 @@ from excise.run.bank import build_bank
 from excise.run.directory import set_digest
 from excise.run.events import Tell
 from excise.run.export import save_model, save_model_adapter
-from excise.run.prepare import Prepared, open_model, prepare, settle
+from excise.run.prepare import Prepared, open_model, prepare
 from excise.run.search import open_study, search
+from excise.run.settle import settle
 from excise.search.bank import edit_of
 from excise.search.space import Candidate, candidate_of, propose_operator
 
@@ -117,6 +118,7 @@ def settings_of(
         "revision": recorded.model.revision,
         "batch_size": then.batch_size,
         "response_prefix": then.response_prefix,
+        "template_arguments": {**recorded.settings.template_arguments, **then.template_arguments},
         "search": then.search,
         "allow_partial": True,
         "allow_absent": True,
