@@ -29,6 +29,7 @@ from excise.model.generation import following
 from excise.model.load import LoadedModel
 from excise.model.positions import require_position
 from excise.model.template import TemplateCall
+from excise.platform import end_of_input
 
 LEAST_NEW_TOKENS = 512
 """A conversation's answers may be longer than those that are only scored."""
@@ -180,7 +181,7 @@ def converse(
     conversation: Conversation, edit: Edit | None, ask: Ask, write: Write = to_standard_output
 ) -> None:
     """Ask, answer, and so on, until /quit or the end of the input. edit: applied all the while."""
-    write("Chat; /quit or Ctrl+D leaves.\n")
+    write(f"Chat; /quit or {end_of_input()} leaves.\n")
     scope = nullcontext() if edit is None else VirtualEdits(conversation.model, edit.writers)
     with scope as edits:
         if edits is not None and edit is not None:

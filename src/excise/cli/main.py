@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from excise.cli.parser import CommandLine, parse
 from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError, first_line
-from excise.platform import is_broken_pipe
+from excise.platform import interrupt_signals, is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -45,6 +46,10 @@ BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
     take_any_text()
+    if argv is None:
+        # The process is ours: whatever interrupts it is told below.
+        for one in interrupt_signals():
+            signal.signal(one, signal.default_int_handler)
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
