@@ -314,11 +314,11 @@ def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
         prepare(with_(settings, kinds=("orthogonal",)), ignore)
     assert settings.control_search is not None
     prompts = Path(settings.control_search.source)
-    lines = prompts.read_text()
-    prompts.write_text(lines + "one more hello\n")
+    lines = prompts.read_text(encoding="utf-8")
+    prompts.write_text(lines + "one more hello\n", encoding="utf-8")
     with pytest.raises(RunError, match="the prompts have changed"):
         prepare(settings, ignore)
-    prompts.write_text(lines)
+    prompts.write_text(lines, encoding="utf-8")
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

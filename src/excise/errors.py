@@ -30,6 +30,10 @@ class HubError(ExciseError):
     """The hub is out of reach, or refuses; names what is cached instead."""
 
 
+class OutOfMemoryError(ExciseError):
+    """Memory ran out, and smaller batches do not help. Says what would."""
+
+
 class RunError(ExciseError):
     """A run directory that belongs to another model or other settings, or is damaged."""
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -16,6 +15,7 @@ from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import front_of, wants_json
 from excise.errors import RunError
+from excise.paths import expanded
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
 from excise.search.study import DONE
@@ -39,7 +39,7 @@ class Summary:
 def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     """List the runs under a folder, by default `runs`. Returns the exit status."""
     as_json = wants_json(flags, environment)
-    root = Path(words[0]).expanduser() if words else DEFAULT_ROOT
+    root = expanded(words[0]) if words else DEFAULT_ROOT
     if not root.is_dir() and words:
         raise RunError(f"{root}: no such folder")
     summaries = [summary(directory) for directory in all_runs(root)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from excise.config import Settings, settings_digest
 from excise.edit.edit import Edit, load_edit
 from excise.errors import RunError
 from excise.files import write_bytes
+from excise.paths import directory_name, last_part, names_a_path
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
 
@@ -114,9 +114,8 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 def default_path(settings: Settings) -> Path:
     """runs/<model>-<digest of the settings>: the same command finds its own run again."""
-    model = Path(settings.model).name if settings.model.startswith((".", "/")) else settings.model
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "model"
-    return DEFAULT_ROOT / f"{slug}-{settings_digest(settings)[:8]}"
+    model = last_part(settings.model) if names_a_path(settings.model) else settings.model
+    return DEFAULT_ROOT / f"{directory_name(model)}-{settings_digest(settings)[:8]}"
 
 
 def prompts_digest(prompts: PromptParts) -> str:

@@ -22,6 +22,7 @@ from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
+from excise.model.tokenizer import load_tokenizer
 from excise.model.writers import Anatomy, examine
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
@@ -68,7 +69,7 @@ def prepare(
     """
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
-    source = resolve(settings.model, settings.revision)
+    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     # What every edit file says of its model, read here once.
@@ -221,6 +222,22 @@ def open_model(
     coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
     tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage, runner
+
+
+def given_template(settings: Settings, source: ModelSource) -> str | None:
+    """The text of the chat template that the user gave a file for. Raises ModelError.
+
+    It is read as for a run: a template that does not take prompts is not worth saving.
+    """
+    if settings.chat_template is None:
+        return None
+    return load_tokenizer(
+        source,
+        trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
+        system_prompt=settings.system_prompt,
+    ).given
 
 
 def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:

@@ -59,7 +59,7 @@ def rebuild(
             f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
         ) from error
     try:
-        source = resolve(settings.model, settings.revision)
+        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     except ModelError as error:
         raise ReproductionError(
             f"{error}; if the model has moved, say where it lies now (--from MODEL)"
