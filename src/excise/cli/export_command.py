@@ -13,6 +13,7 @@ from excise.edit.edit import load_edit
 from excise.errors import SettingsError
 from excise.model.source import resolve
 from excise.model.writers import examine
+from excise.paths import expanded
 from excise.run import events
 from excise.run.adapter import (
     packed_whole,
@@ -40,7 +41,7 @@ def export(
 
     force: write an edit file's adapter for another model than its own.
     """
-    path = Path(words[0]).expanduser()
+    path = expanded(words[0])
     if path.is_file():
         return _export_file(path, words[1:], flags, environment, force=force)
     if len(words) > 1:
@@ -86,7 +87,7 @@ def _export_file(
             tell_named(settings, stored.place, screen)
         save_edit_adapter(
             edit,
-            resolve(settings.model, settings.revision),
+            resolve(settings.model, settings.revision, code=settings.trust_remote_code),
             settings.adapter,
             figures_in(edit),
             screen,

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.plan import Form, require_editable
+from excise.checkpoint.spellings import add_older_spellings
 from excise.edit.adapter import save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
@@ -83,7 +84,8 @@ def save_model(
     with tempfile.TemporaryDirectory(
         prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent
     ) as folder:
-        write_plain(loaded, Path(folder))
+        for text in write_plain(loaded, Path(folder)):
+            tell(events.Note(text))
         plain = ModelSource(source.name, Path(folder), None, None)
         plan = plan_for(edit, plain, declared=declared)
         apply_edit(plan, source, destination, figures, tell, _template_file(template), known)
@@ -134,13 +136,17 @@ def save_model_adapter(
     tell(events.Saved("adapter", str(destination)))
 
 
-def write_plain(loaded: LoadedModel, folder: Path) -> None:
-    """Write the model in memory, as it is, into `folder`. Raises SaveError."""
+def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
+    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5. Raises SaveError.
+
+    Returns what version 4 cannot be told, one line each.
+    """
     unmark_gguf(loaded.model)
     try:
         with in_ordinary_order(loaded.model):
             loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        return add_older_spellings(folder)
     except OSError as error:
         raise SaveError(f"{folder}: could not be written ({error})") from error
 
