@@ -55,7 +55,14 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         # Without its number, and the file, which whoever reports it names as the user knows it.
         return error.strerror
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = 1
+    # A line that ends in a colon announces the next one, which says it.
+    while lines[said - 1].endswith(":") and said < len(lines):
+        said += 1
+    return " ".join(lines[:said])
 
 
 @contextmanager

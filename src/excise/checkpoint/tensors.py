@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
-from excise.checkpoint.given import require_fetched
 from excise.errors import ModelError
+from excise.lfs import require_fetched
 
 ORDINARY: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -84,7 +84,7 @@ class WeightsFile:
 
 def read_safetensors(path: Path) -> WeightsFile:
     """The tensors of a safetensors file. Raises ModelError if it is damaged or cut short."""
-    require_fetched(path)
+    require_fetched(path, ModelError)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -17,6 +17,7 @@ from excise.edit.base import Base
 from excise.errors import RunError
 from excise.files import write_bytes
 from excise.kinds import KINDS, EditKind
+from excise.lfs import require_fetched
 
 FORMAT = 3
 """2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
@@ -92,6 +93,8 @@ def load_edit(path: Path) -> Edit:
 
     Raises RunError if it is missing, damaged, or of a newer format.
     """
+    if path.exists():
+        require_fetched(path, RunError)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["excise"])

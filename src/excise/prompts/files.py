@@ -17,6 +17,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from excise.config.source import FILE_SUFFIXES
 from excise.errors import PromptError
+from excise.lfs import require_fetched
 from excise.prompts.columns import check_column
 
 
@@ -35,6 +36,7 @@ def read_file(path: Path, column: str) -> list[object]:
             f"{path}: prompts are read from {', '.join(FILE_SUFFIXES)}, not from "
             f"{path.suffix or 'a file without an ending'}"
         )
+    require_fetched(path, PromptError)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
+from excise.lfs import require_fetched
 
 FORMAT = 1
 NAME = "reproduce.json"
@@ -168,6 +169,8 @@ def as_text(content: Mapping[str, Any]) -> str:
 def read_reproduction(path: Path) -> Reproduction:
     """Read a `reproduce.json`, or that of a folder. Raises ReproductionError."""
     path = path / NAME if path.is_dir() else path
+    if path.exists():
+        require_fetched(path, ReproductionError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
