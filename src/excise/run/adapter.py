@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from excise.checkpoint.index import Index, checkpoint_index
 from excise.checkpoint.plan import require_fit
 from excise.checkpoint.reader import Reader
-from excise.edit.adapter import Weights, save_adapter
+from excise.edit.adapter import Weights, adapter_base, save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import stored_name, stored_tensors
 from excise.edit.matrices import parts
@@ -60,7 +60,10 @@ def save_edit_adapter(
     card = model_card(source, edit, figures, adapter=True)
     with Reader(index) as reader:
         weights = stored_weights(model, index, reader)
-        save_adapter(edit, model, anatomy.writers, source.name, destination, card, weights)
+        base, revision = adapter_base(source)
+        save_adapter(
+            edit, model, anatomy.writers, base, destination, card, weights, revision=revision
+        )
     tell(events.Saved("adapter", str(destination)))
 
 

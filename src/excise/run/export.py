@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.plan import Form, require_editable
 from excise.checkpoint.spellings import add_older_spellings
-from excise.edit.adapter import save_adapter
+from excise.edit.adapter import adapter_base, save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
 from excise.errors import SaveError
@@ -104,8 +104,11 @@ def save_model_adapter(
     def record(folder: Path) -> Mapping[str, str]:
         return {} if known is None else {NAME: adapter_record(known, folder).text()}
 
-    name, model = loaded.source.name, loaded.model
-    save_adapter(edit, model, anatomy.writers, name, destination, card, further=record)
+    base, revision = adapter_base(loaded.source)
+    writers = anatomy.writers
+    save_adapter(
+        edit, loaded.model, writers, base, destination, card, further=record, revision=revision
+    )
     tell(events.Saved("adapter", str(destination)))
 
 
