@@ -85,7 +85,9 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
             raise ModelError(found.text) from None
         if found.cause in OUT_OF_REACH:
             names = ", ".join(cached_names("model")) or "none"
-            raise HubError(f"{found.text}; models in the cache: {names}") from None
+            raise HubError(
+                f"{found.text}; no folder of that name is here; models in the cache: {names}"
+            ) from None
         raise found.error from None
     return Snapshot(repository.folder, repository.commit)
 
