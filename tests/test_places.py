@@ -83,3 +83,17 @@ def test_other_folders_are_nobodys(place: str) -> None:
 
 def test_models_of_one_word_have_one() -> None:
     assert snapshot_origin(Path(f"/x/models--gpt2/snapshots/{COMMIT}")) == Origin("gpt2", COMMIT)
+
+
+def test_licences_go_along_with_adapters(model_folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(model_folder, tmp_path / "base"))
+    for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md", "license.png", "licences.json"):
+        (base / name).write_text(f"{name} é", encoding="utf-8")
+    edit = edit_of(base, tmp_path / "edit.safetensors")
+    assert main(["export", str(edit), str(base), "--adapter", str(tmp_path / "one")]) == 0
+    made = {path.name for path in (tmp_path / "one").iterdir()}
+    assert made == {
+        *("adapter_config.json", "adapter_model.safetensors", "README.md"),
+        *("LICENSE", "NOTICE.txt", "USE_POLICY.md"),
+    }
+    assert (tmp_path / "one" / "NOTICE.txt").read_text(encoding="utf-8") == "NOTICE.txt é"

@@ -25,6 +25,7 @@ from excise.run import events
 from excise.run.apply import require_base
 from excise.run.card import model_card
 from excise.run.events import Tell
+from excise.run.terms import terms_of
 
 
 def save_edit_adapter(
@@ -62,7 +63,15 @@ def save_edit_adapter(
         weights = stored_weights(model, index, reader)
         base, revision = adapter_base(source)
         save_adapter(
-            edit, model, anatomy.writers, base, destination, card, weights, revision=revision
+            edit,
+            model,
+            anatomy.writers,
+            base,
+            destination,
+            card,
+            weights,
+            lambda _: terms_of(source),
+            revision=revision,
         )
     tell(events.Saved("adapter", str(destination)))
 

@@ -26,6 +26,7 @@ from excise.run.apply import apply_edit, plan_for
 from excise.run.card import model_card
 from excise.run.events import Tell
 from excise.run.reproduction import adapter_record
+from excise.run.terms import terms_of
 
 
 def require_rewritable(
@@ -82,7 +83,7 @@ def save_model(
             tell(events.Note(text))
         plain = ModelSource(source.name, Path(folder), None, None)
         plan = plan_for(edit, plain, declared=declared)
-        apply_edit(plan, source, destination, figures, tell, extra, known)
+        apply_edit(plan, source, destination, figures, tell, terms_of(source) | extra, known)
 
 
 def save_model_adapter(
@@ -102,7 +103,8 @@ def save_model_adapter(
     card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
 
     def record(folder: Path) -> Mapping[str, str]:
-        return {} if known is None else {NAME: adapter_record(known, folder).text()}
+        made = {} if known is None else {NAME: adapter_record(known, folder).text()}
+        return {**terms_of(loaded.source), **made}
 
     base, revision = adapter_base(loaded.source)
     writers = anatomy.writers
