@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from excise.errors import ModelError
 from excise.files import new_folder
+from excise.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ def cache_folder() -> Path:
     adapter = (_ADAPTER / "adapter_model.safetensors").read_bytes()
     # Another adapter is another model: its digest in the name keeps an old conversion from being used.
     digest = hashlib.sha256(adapter).hexdigest()[:12]
-    return Path(root).expanduser() / "excise" / f"demo-model-{digest}"
+    return expanded(root) / "excise" / f"demo-model-{digest}"
 
 
 def materialise(say: Callable[[str], None]) -> Path:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from excise.errors import ModelError
+from excise.paths import expanded, names_a_path
 
 _BLOCKS, _BLOCK = 64, 16384
 """Blocks, and bytes of each, that are hashed of a local weights file."""
@@ -129,14 +130,14 @@ def resolve(model: str, revision: str | None = None, *, code: bool = False) -> M
     ModelError if there is no such model or its folder holds no weights, HubError if the hub is out of reach
     and the model is not cached, or with what else stopped a download.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{model}: no such file")
         return ModelSource(model, path.parent.resolve(), path.name, None)
     if path.is_dir():
         return _local(model, path.resolve())
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+    if path.is_absolute() or names_a_path(model):
         raise ModelError(f"{model}: no such folder; give a folder, a .gguf file or a hub id")
     return _from_hub(model, revision, code=code)
 
@@ -149,7 +150,7 @@ def resolve_configuration(
     None if it has weights and `config_only` does not ask to leave them alone. code: as for `resolve`. Raises
     ModelError or HubError as `resolve` does.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.is_dir():
         if not config_only:
             return None
