@@ -61,6 +61,16 @@ class Checkpoint:
         ]
         return draft_tensors(self.tensors, max(counts, default=0))
 
+    @cached_property
+    def absent_code(self) -> list[str]:
+        """Python files that config.json names for the model's own classes, and that are not in the folder."""
+        named = self.config.get("auto_map")
+        classes = named.values() if isinstance(named, dict) else ()
+        # "module.Class"; a name with -- in it is of another repository.
+        modules = {one.partition(".")[0] for one in classes if isinstance(one, str)}
+        files = sorted(f"{one}.py" for one in modules if "--" not in one)
+        return [one for one in files if not (self.folder / one).is_file()]
+
     def named(self, name: str) -> str | None:
         """The stored name of a tensor of the model, None if there is none."""
         return stored_name(name, self.tensors)
