@@ -27,7 +27,9 @@ def spread(
         places[name] = first if index < (len(layers) + 1) // 2 else second
     if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         # What shares a tensor has to lie in one place.
-        head = next(name for name, one in model.named_modules() if one is model.get_output_embeddings())
+        head = next(
+            name for name, one in model.named_modules() if one is model.get_output_embeddings()
+        )
         places[head] = first
     return dispatch_model(model, places, offload_dir=folder)
 

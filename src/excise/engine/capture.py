@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.doubles import doubles
+from excise.engine.device import on_host
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -88,12 +89,12 @@ class Residuals:
 
     def listen(self, index: int, output: Tensor) -> None:
         """Note what a layer puts out."""
-        last = output[:, -1].to("cpu", torch.float32)
+        last = output[:, -1].to(torch.float32)
         self._newest[index] = last.reshape(len(last), -1, self._dimension).mean(1)
 
     def store(self, rows: Sequence[int]) -> None:
         """What was noted last belongs to these prompts."""
-        values = [self._newest[index] for index in range(len(self.layers))]
+        values = on_host([self._newest[index] for index in range(len(self.layers))])
         self.values[list(rows)] = torch.stack(values, dim=1)
 
 
@@ -133,6 +134,24 @@ class EndStatistics:
     prompts: int
 
 
+class _Columns:
+    """Which columns of a pass over rows of these lengths are tokens, and not padding before them."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        own = right_aligned(lengths).flatten()
+        # Indices and no mask: how many there are is known here, and no device has to be asked.
+        self._indices = None if own.all() else own.nonzero().squeeze(1)
+        self._on: dict[torch.device, Tensor] = {}
+
+    def of(self, columns: Tensor) -> Tensor:
+        """The tokens among `columns` [row·column, d], in order."""
+        if self._indices is None:
+            return columns
+        if columns.device not in self._on:
+            self._on[columns.device] = self._indices.to(columns.device)
+        return columns[self._on[columns.device]]
+
+
 @torch.inference_mode()
 def writer_statistics(
     model: PreTrainedModel,
@@ -149,18 +168,19 @@ def writer_statistics(
 
     residual: takes in the residual stream on the way.
     """
-    sums = torch.zeros(len(writers), dimension, dtype=torch.float64)
-    powers = [0.0] * len(writers)
+    # By writer, where its outputs lie, so that no pass waits for them: sums [d], and of squares.
+    sums: dict[int, Tensor] = {}
+    powers: dict[int, Tensor] = {}
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
     counts = [0] * len(writers)
     # Which columns of a pass are tokens; None while the common beginning runs.
-    own: Tensor | None = None
+    own: _Columns | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
             last = doubles(output[:, -1])
-            sums[index] += last.sum(0).cpu()
-            powers[index] += float(last.square().sum())
+            sums[index] = sums.get(index, 0) + last.sum(0)
+            powers[index] = powers.get(index, 0) + last.square().sum()
             counts[index] += len(last)
             if last_tokens is not None:
                 last_tokens.add(index, output[:, -1])
@@ -170,7 +190,7 @@ def writer_statistics(
             # The common beginning stands in every prompt, and is run once.
             all_tokens.add(index, output.reshape(-1, dimension), len(prompts))
         else:
-            all_tokens.add(index, output[own.to(output.device)])
+            all_tokens.add(index, own.of(output.reshape(-1, dimension)))
 
     prefix_length = common_prefix_length(prompts)
     with ExitStack() as stack:
@@ -180,11 +200,15 @@ def writer_statistics(
         prefix = run_prefix(model, prompts[0][:prefix_length])
         slack = padding_slack(model, prompts, prefix)
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-            own = right_aligned([len(prompts[row]) - prefix.length for row in rows])
+            own = _Columns([len(prompts[row]) - prefix.length for row in rows])
             run_group(model, prompts, rows, prefix, cached=False)
             if residual is not None:
                 residual.store(rows)
+    silent = torch.zeros(dimension, dtype=torch.float64)
+    order = range(len(writers))
     heard = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
-    means = sums / heard.unsqueeze(1)
-    spreads = torch.tensor(powers, dtype=torch.float64) / heard - means.square().sum(1)
+    total = torch.stack(on_host([sums.get(index, silent) for index in order]))
+    power = torch.stack(on_host([powers.get(index, silent[0]) for index in order]))
+    means = total / heard.unsqueeze(1)
+    spreads = power / heard - means.square().sum(1)
     return EndStatistics(means, spreads.clamp_min(0), len(prompts))

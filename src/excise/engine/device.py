@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -32,3 +34,18 @@ def generation_device(model: PreTrainedModel) -> torch.device:
     the host beside any; accelerate's hooks move the ids from there.
     """
     return torch.device("cpu") if model.device.type == "meta" else input_device(model)
+
+
+def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one shape and type, on the host: one transfer for each device that they lie on."""
+    places: dict[torch.device, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        places.setdefault(tensor.device, []).append(index)
+    found = list(tensors)
+    for device, indices in places.items():
+        if device.type == "cpu":
+            continue
+        together = torch.stack([tensors[index] for index in indices]).cpu()
+        for index, tensor in zip(indices, together, strict=True):
+            found[index] = tensor
+    return found
