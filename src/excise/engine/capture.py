@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.doubles import doubles
-from excise.engine.device import on_host
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -27,6 +26,7 @@ from excise.engine.prefill import (
     run_group,
     run_prefix,
 )
+from excise.transfers import on_host
 
 Listener = Callable[[int, Tensor], None]
 
@@ -134,24 +134,6 @@ class EndStatistics:
     prompts: int
 
 
-class _Columns:
-    """Which columns of a pass over rows of these lengths are tokens, and not padding before them."""
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        own = right_aligned(lengths).flatten()
-        # Indices and no mask: how many there are is known here, and no device has to be asked.
-        self._indices = None if own.all() else own.nonzero().squeeze(1)
-        self._on: dict[torch.device, Tensor] = {}
-
-    def of(self, columns: Tensor) -> Tensor:
-        """The tokens among `columns` [row·column, d], in order."""
-        if self._indices is None:
-            return columns
-        if columns.device not in self._on:
-            self._on[columns.device] = self._indices.to(columns.device)
-        return columns[self._on[columns.device]]
-
-
 @torch.inference_mode()
 def writer_statistics(
     model: PreTrainedModel,
@@ -168,29 +150,23 @@ def writer_statistics(
 
     residual: takes in the residual stream on the way.
     """
-    # By writer, where its outputs lie, so that no pass waits for them: sums [d], and of squares.
-    sums: dict[int, Tensor] = {}
-    powers: dict[int, Tensor] = {}
-    # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
-    counts = [0] * len(writers)
+    ends = [_Ends(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common beginning runs.
-    own: _Columns | None = None
+    own: _Own | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
-            last = doubles(output[:, -1])
-            sums[index] = sums.get(index, 0) + last.sum(0)
-            powers[index] = powers.get(index, 0) + last.square().sum()
-            counts[index] += len(last)
+            ends[index].add(doubles(output[:, -1]))
             if last_tokens is not None:
                 last_tokens.add(index, output[:, -1])
         if all_tokens is None:
             return
+        tokens = output.reshape(-1, dimension)
         if own is None:
             # The common beginning stands in every prompt, and is run once.
-            all_tokens.add(index, output.reshape(-1, dimension), len(prompts))
+            all_tokens.add(index, tokens, len(prompts))
         else:
-            all_tokens.add(index, own.of(output.reshape(-1, dimension)))
+            all_tokens.add(index, own.of(tokens))
 
     prefix_length = common_prefix_length(prompts)
     with ExitStack() as stack:
@@ -200,15 +176,50 @@ def writer_statistics(
         prefix = run_prefix(model, prompts[0][:prefix_length])
         slack = padding_slack(model, prompts, prefix)
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-            own = _Columns([len(prompts[row]) - prefix.length for row in rows])
+            own = _Own(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
             run_group(model, prompts, rows, prefix, cached=False)
             if residual is not None:
                 residual.store(rows)
-    silent = torch.zeros(dimension, dtype=torch.float64)
-    order = range(len(writers))
-    heard = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
-    total = torch.stack(on_host([sums.get(index, silent) for index in order]))
-    power = torch.stack(on_host([powers.get(index, silent[0]) for index in order]))
-    means = total / heard.unsqueeze(1)
-    spreads = power / heard - means.square().sum(1)
+    sums = torch.stack(on_host([one.sums for one in ends]))
+    powers = torch.stack(on_host([one.powers for one in ends]))
+    # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
+    heard = torch.tensor([one.count for one in ends], dtype=torch.float64).clamp_min(1)
+    means = sums / heard.unsqueeze(1)
+    spreads = powers / heard - means.square().sum(1)
     return EndStatistics(means, spreads.clamp_min(0), len(prompts))
+
+
+class _Ends:
+    """Sums over one writer's outputs at the last prompt token, float64, where they lie."""
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self.sums = torch.zeros(dimension, dtype=torch.float64)
+        self.powers = torch.zeros((), dtype=torch.float64)
+
+    def add(self, last: Tensor) -> None:
+        """Add the outputs of some rows [row, d]."""
+        self.sums = self.sums.to(last.device) + last.sum(0)
+        self.powers = self.powers.to(last.device) + last.square().sum()
+        self.count += len(last)
+
+
+class _Own:
+    """Picks the tokens of a pass that are no padding.
+
+    By their numbers, which are known on the host: a device that is given a mask has to be waited for, because
+    only it knows how many tokens come of it.
+    """
+
+    def __init__(self, present: Tensor) -> None:
+        self._all = bool(present.all())
+        self._places = present.flatten().nonzero().squeeze(1)
+        self._on: dict[torch.device, Tensor] = {}
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """Those of `tokens` [row · column, d]."""
+        if self._all:
+            return tokens
+        if tokens.device not in self._on:
+            self._on[tokens.device] = self._places.to(tokens.device)
+        return tokens.index_select(0, self._on[tokens.device])

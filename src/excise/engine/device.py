@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -18,13 +16,7 @@ def input_device(model: nn.Module) -> torch.device:
     for parameter in model.parameters():
         if parameter.device.type != "meta":
             return parameter.device
-    hook = getattr(model, "_hf_hook", None)
-    # Several hooks on one module are kept together in a SequentialHook.
-    for each in getattr(hook, "hooks", (hook,)):
-        device = getattr(each, "execution_device", None)
-        if device is not None:
-            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    return torch.device("cpu")
+    return _device_of_hook(model) or torch.device("cpu")
 
 
 def generation_device(model: PreTrainedModel) -> torch.device:
@@ -36,16 +28,17 @@ def generation_device(model: PreTrainedModel) -> torch.device:
     return torch.device("cpu") if model.device.type == "meta" else input_device(model)
 
 
-def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of one shape and type, on the host: one transfer for each device that they lie on."""
-    places: dict[torch.device, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        places.setdefault(tensor.device, []).append(index)
-    found = list(tensors)
-    for device, indices in places.items():
-        if device.type == "cpu":
-            continue
-        together = torch.stack([tensors[index] for index in indices]).cpu()
-        for index, tensor in zip(indices, together, strict=True):
-            found[index] = tensor
-    return found
+def execution_device(module: nn.Module) -> torch.device:
+    """The device that a module with weights computes on, also if they are moved in for each pass."""
+    return _device_of_hook(module) or input_device(module)
+
+
+def _device_of_hook(module: nn.Module) -> torch.device | None:
+    """Where accelerate's hook has a module run, None if there is no hook that says so."""
+    hook = getattr(module, "_hf_hook", None)
+    # Several hooks on one module are kept together in a SequentialHook.
+    for each in getattr(hook, "hooks", (hook,)):
+        device = getattr(each, "execution_device", None)
+        if device is not None:
+            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return None
