@@ -158,8 +158,7 @@ def run_group(
 
     keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
     the prefix. cached: whether keys and values are wanted, which take as much memory as the rows' slots do.
-    checked: whether to raise TrialError if a logit is not a number, for which the device is waited for; who
-    takes the logits' results to the host anyway looks there.
+    checked: whether to wait for the logits and raise TrialError if one is not a number.
     """
     assignment.before_pass(len(rows))
     if not slots_are_exact(model):
