@@ -77,7 +77,7 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
     tell(events.StageStarted("held_out", f"Asking {settings.model}"))
     parts: dict[str, Figures] = {}
     for name, (part, control_refusals) in originals.items():
-        width = runner.logits(part.control[:1]).shape[1]
+        width = runner.log_probabilities(part.control[:1]).shape[1]
         if width != part.original.shape[1]:
             raise ModelError(
                 f"{settings.model} and {against} have different vocabularies "
