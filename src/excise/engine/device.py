@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from excise.undocumented import hook_of
+
 
 def input_device(model: nn.Module) -> torch.device:
     """The device that token ids are made on.
@@ -15,7 +17,7 @@ def input_device(model: nn.Module) -> torch.device:
     for parameter in model.parameters():
         if parameter.device.type != "meta":
             return parameter.device
-    hook = getattr(model, "_hf_hook", None)
+    hook = hook_of(model)
     # Several hooks on one module are kept together in a SequentialHook.
     for each in getattr(hook, "hooks", (hook,)):
         device = getattr(each, "execution_device", None)

@@ -48,6 +48,7 @@ from excise.model.template import TemplateCall
 from excise.model.tokenizer import LoadedTokenizer, load_tokenizer, needs_its_own_code
 from excise.model.weights import stored_bytes
 from excise.quiet import quiet_libraries
+from excise.undocumented import use_conversions
 
 _TEST_TOKENS = 3
 _FAILURES = (
@@ -171,7 +172,7 @@ def load(
             slower = lay_out(model, words.hello())
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
-            model._weight_conversions = None
+            use_conversions(model, None)
         return LoadedModel(
             model,
             words.tokenizer,
