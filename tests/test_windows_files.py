@@ -57,7 +57,6 @@ def require_names(folder: Path) -> None:
         assert not set(path.name) & set('<>:"\\|?*'), path
 
 
-@pytest.mark.xfail(reason="the journal is locked by a symbolic link", strict=True)
 def test_a_run_is_searched_saved_and_gone_on_with(small: list[str], windows: Path) -> None:
     run = windows / "a run"
     empty = windows / "empty"
@@ -73,7 +72,6 @@ def test_a_run_is_searched_saved_and_gone_on_with(small: list[str], windows: Pat
     require_names(windows)
 
 
-@pytest.mark.xfail(reason="the journal is locked by a symbolic link", strict=True)
 def test_an_edit_is_applied_and_read_off_and_a_model_made_again(
     small: list[str], windows: Path
 ) -> None:

@@ -53,7 +53,7 @@ def apply(
     destination = expanded(out)
     with make_screen(settings) as screen:
         require_place(destination)
-        source = resolve(settings.model, settings.revision)
+        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
         require_base(given.edit, source, force=force, tell=screen)
         if source.gguf is not None:
             if "packed" in flags:

@@ -34,7 +34,7 @@ from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
-from excise.errors import ExciseError
+from excise.errors import ExciseError, first_line
 from excise.platform import interrupt_signals, is_broken_pipe
 from excise.quiet import quiet_libraries
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MENDABLE
     except OSError as error:
         if not is_broken_pipe(error):
-            raise
+            return _failed(error)
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
         with open(os.devnull, "wb") as nowhere:
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
+    except Exception as error:
+        return _failed(error)
 
 
 def _run(line: CommandLine) -> int:
@@ -133,7 +135,8 @@ def _diff(line: CommandLine) -> int:
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
-    return chat(line.words[0], line.flags, os.environ)
+    generation = _text(line, "generation-config")
+    return chat(line.words[0], line.flags, os.environ, generation=generation)
 
 
 def _export(line: CommandLine) -> int:
@@ -215,6 +218,20 @@ def _text(line: CommandLine, flag: str) -> str | None:
     """The value of a flag that is no setting and takes one; None if it was not given."""
     value = line.own.get(flag)
     return None if value is None else str(value)
+
+
+def _failed(error: Exception) -> int:
+    """Say that memory ran out, or what the system refused. Raises `error` if it is another one."""
+    from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory
+
+    if is_out_of_memory(error):
+        _say(f"memory ran out ({first_line(error)}); {LESS_MEMORY}")
+    elif isinstance(error, OSError):
+        # Of the disk or the system, at a place that has no better name for it than the system's.
+        _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
+    else:
+        raise error
+    return MENDABLE
 
 
 def _flush() -> None:

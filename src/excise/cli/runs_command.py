@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -54,8 +55,7 @@ def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping
 
 def summary(directory: RunDirectory) -> Summary:
     """What a run directory holds. One that cannot be read has its reason as the remark."""
-    newest = max(path.stat().st_mtime for path in directory.path.iterdir())
-    date = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
+    date = datetime.fromtimestamp(_last_written(directory)).strftime("%Y-%m-%d %H:%M")
     path = str(directory.path)
     try:
         model = str(directory.identity()["model"])
@@ -75,6 +75,16 @@ def summary(directory: RunDirectory) -> Summary:
         front=tuple(front_of(record)),
         chosen=chosen["trial"] if chosen else None,
     )
+
+
+def _last_written(directory: RunDirectory) -> float:
+    """When a file of the run was written last, in seconds since the epoch."""
+    times = [directory.path.stat().st_mtime]
+    for path in directory.path.iterdir():
+        # Beside a search files come and go, and a link may lead nowhere.
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _table(summaries: Sequence[Summary]) -> Table:

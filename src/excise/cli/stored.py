@@ -45,7 +45,9 @@ class StoredRun:
     def source(self, tell: Tell) -> ModelSource:
         """The model's files, once `tell` has heard which. Raises RunError if they are others now."""
         tell_named(self.settings, str(self.directory.path / "run.json"), tell)
-        source = resolve(self.settings.model, self.settings.revision)
+        source = resolve(
+            self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
+        )
         digest = self.directory.identity()["model_digest"]
         if source.digest != digest:
             hub = source.revision is not None

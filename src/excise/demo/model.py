@@ -46,11 +46,14 @@ def materialise(say: Callable[[str], None]) -> Path:
     say("Building the demonstration model (once, half a minute)")
     from peft import PeftModel
 
+    from excise.checkpoint.spellings import add_older_spellings
+
     model, tokenizer = load_base()
     merged = PeftModel.from_pretrained(model, str(_ADAPTER)).merge_and_unload()
     with new_folder(folder) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        add_older_spellings(temporary)
         (temporary / "README.md").write_text(_CARD.read_text(encoding="utf-8"), encoding="utf-8")
     return folder
 

@@ -16,6 +16,7 @@ import torch
 from accelerate.hooks import ModelHook
 from torch import Tensor, nn
 
+from excise.engine.out_of_memory import is_out_of_memory
 from excise.errors import ModelError
 from excise.model.blocked import is_blocked
 from excise.undocumented import fetched, hook_of, is_traceable_wrapper_subclass
@@ -205,6 +206,8 @@ def _through_identity(module: nn.Module, tensor: object) -> Tensor:
             identity[torch.arange(count), start + torch.arange(count)] = 1
             rows.append(run(identity) - offset)
     except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         how = f"is stored as {_description(tensor)} and its layer does not run ({error})"
         raise _not_readable(module, "weight", how) from error
     return torch.cat(rows).T
