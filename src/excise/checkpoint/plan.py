@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedModel
-from transformers.quantizers.base import get_keys_to_not_convert
 
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.packing import find
@@ -24,6 +23,7 @@ from excise.errors import SaveError
 from excise.model.blueprint import blueprint
 from excise.model.storage import named_dtype
 from excise.model.writers import Anatomy, examine
+from excise.undocumented import get_keys_to_not_convert
 
 Form = Literal["same", "plain"]
 """What packed tensors of writers become: packed the same way, or plain."""

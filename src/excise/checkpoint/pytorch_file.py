@@ -17,11 +17,14 @@ from typing import BinaryIO
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
 from excise.errors import ModelError, first_line
+<<<<<<< HEAD
 from excise.lfs import require_fetched
+=======
+from excise.undocumented import FakeTensorMode, checkpoint_offset
+>>>>>>> platforms
 
 _CUT_SHORT = (
     RuntimeError,
@@ -110,7 +113,7 @@ def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
             f"{path}: {name} is stored as {tensor.dtype} with strides {tensor.stride()}, which is not read"
         )
     # Set by torch.load under fake tensors; the numbers begin there.
-    offset = storage._checkpoint_offset
+    offset = checkpoint_offset(storage)
     assert offset is not None
     start = offset + int(tensor.storage_offset()) * tensor.element_size()
     size = tensor.numel() * tensor.element_size()

@@ -45,6 +45,7 @@ from excise.model.template import TemplateCall
 from excise.model.tokenizer import load_tokenizer
 from excise.model.weights import stored_bytes
 from excise.quiet import quiet_libraries
+from excise.undocumented import use_conversions
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def load(
         assert model is not None
         if packing is not None and was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
-            model._weight_conversions = None
+            use_conversions(model, None)
         return LoadedModel(
             model,
             words.tokenizer,
