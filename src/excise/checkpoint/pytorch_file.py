@@ -20,11 +20,8 @@ from torch import Tensor
 
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
 from excise.errors import ModelError, first_line
-<<<<<<< HEAD
 from excise.lfs import require_fetched
-=======
 from excise.undocumented import FakeTensorMode, checkpoint_offset
->>>>>>> platforms
 
 _CUT_SHORT = (
     RuntimeError,

@@ -43,7 +43,7 @@ from excise.model.storage import (
 )
 from excise.model.template import TemplateCall
 from excise.model.tokenizer import load_tokenizer
-from excise.model.weights import stored_bytes
+from excise.model.weights import stored_bytes, stored_places
 from excise.quiet import quiet_libraries
 from excise.undocumented import use_conversions
 
@@ -80,6 +80,11 @@ class LoadedModel:
     def bytes(self) -> int:
         """Memory that the weights take as they are stored, tied ones counted once, offloaded ones too."""
         return stored_bytes(self.model)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The same by place: "cuda:0", "cpu", …, or "offloaded"."""
+        return stored_places(self.model)
 
     @property
     def precision(self) -> str:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from excise.config import Settings, settings_digest
 from excise.edit.edit import Edit, load_edit
@@ -20,15 +19,6 @@ from excise.prompts.splits import PromptParts
 FORMAT = 4
 """3 since trials that cannot better the front are pruned, and candidates are scored side by side."""
 DEFAULT_ROOT = Path("runs")
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """slots: rows that decode at a time. rows: of a forward pass. candidates: scored side by side."""
-
-    slots: int
-    rows: int
-    candidates: int
 
 
 @dataclass(frozen=True)
@@ -79,17 +69,6 @@ class RunDirectory:
     def dtype(self) -> str | None:
         """The data type that the run used so far, None for a new run. Raises RunError."""
         return str(self.record()["dtype"]) if self.result.exists() else None
-
-    def batch(self) -> BatchSize | None:
-        """The batch that the run used so far, None for a new run. Raises RunError."""
-        if not self.result.exists():
-            return None
-        record: dict[str, Any] = self.record()
-        return BatchSize(
-            int(record["batch_size"]),
-            int(record["circumstances"]["rows"]),
-            int(record["candidates"]),
-        )
 
 
 def read_json(path: Path, absent: str) -> dict[str, object]:
