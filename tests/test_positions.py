@@ -73,15 +73,15 @@ def test_rows_in_front_of_a_table_are_no_positions() -> None:
 
 def test_what_does_not_fit_is_said_with_what_would() -> None:
     model = gpt2(40)
-    require_positions(model, 31, 10)
+    require_positions(model, 30, 10)
     with pytest.raises(
         ModelError,
         match=r"the longest prompt has 32 tokens and its answer up to 10, .*a table of 40 positions; "
-        "give --max-new-tokens 9 or less",
+        "give --max-new-tokens 8 or less",
     ):
         require_positions(model, 32, 10)
-    with pytest.raises(ModelError, match="leave out prompts of more than 40 tokens"):
-        require_positions(model, 41, 1)
+    with pytest.raises(ModelError, match="leave out prompts of 40 tokens and more"):
+        require_positions(model, 40, 1)
 
 
 def test_a_run_stops_before_it_asks_the_model(
@@ -96,9 +96,22 @@ def test_a_run_stops_before_it_asks_the_model(
     command = [str(folder), *sets, "--dtype", "float32", "--yes", "--allow-absent", "--trials", "1"]
     assert main([*command, "--run-dir", str(tmp_path / "run")]) == 2
     told = capsys.readouterr()
-    assert "a table of 24 positions; give --max-new-tokens 16 or less" in told.err
+    assert "a table of 24 positions; give --max-new-tokens 15 or less" in told.err
     assert "baseline" not in told.out
-    assert main([*command, "--run-dir", str(tmp_path / "fits"), "--max-new-tokens", "16"]) == 0
+    assert (
+        main(
+            [
+                *command,
+                "--run-dir",
+                str(tmp_path / "fits"),
+                "--max-new-tokens",
+                "15",
+                "--response-prefix",
+                "",
+            ]
+        )
+        == 0
+    )
 
 
 def test_a_conversation_ends_where_positions_do() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -56,18 +57,27 @@ def require_position(model: PreTrainedModel, tokens: int) -> int | None:
     return room
 
 
+def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """How many tokens, at most `most` and at least one, every one of `prompts` can be answered with.
+
+    All of them can be run again behind their prompt.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return most
+    return max(1, min(most, limit - max(map(len, prompts))))
+
+
 def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int) -> None:
     """Raise ModelError if a prompt of `longest` tokens and its answer take more positions than there are."""
     limit = position_limit(model)
-    # The last token of an answer is never run itself.
-    needed = longest + max_new_tokens - 1
-    if limit is None or needed <= limit:
+    if limit is None or longest + max_new_tokens <= limit:
         return
-    room = limit - longest + 1
+    room = limit - longest
     mend = (
         f"give --max-new-tokens {room} or less"
         if room > 0
-        else f"leave out prompts of more than {limit} tokens"
+        else f"leave out prompts of {limit} tokens and more"
     )
     raise ModelError(
         f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "
