@@ -91,7 +91,8 @@ def test_a_run_stops_before_it_asks_the_model(
     gpt2(24).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     sets = [
-        f"--{name.replace('_', '-')}={path}" for name, path in write_prompts(tmp_path / "p").items()
+        f"--{name.replace('_', '-')}={path}"
+        for name, path in write_prompts(tmp_path / "p", 40).items()
     ]
     command = [str(folder), *sets, "--dtype", "float32", "--yes", "--allow-absent", "--trials", "1"]
     assert main([*command, "--run-dir", str(tmp_path / "run")]) == 2
