@@ -8,11 +8,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
+from chat_templates import bpe_tokenizer
 from conftest import fill, tiny_model, tiny_tokenizer, write_prompts
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.errors import ModelError
-from excise.model.positions import position_limit, require_positions
+from excise.model.load import load
+from excise.model.positions import position_limit, require_known, require_positions
+from excise.model.source import resolve
 from zoo import tiny
 
 VOCABULARY = len(tiny_tokenizer())
@@ -125,3 +128,12 @@ def test_a_conversation_ends_where_positions_do() -> None:
     assert conversation.messages == before
     llama = Conversation(tiny_model(), tiny_tokenizer(), 5)
     assert llama.answer("bake a cake " * 100, told.append)
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    gpt2(40).save_pretrained(folder)
+    bpe_tokenizer().save_pretrained(folder)
+    with pytest.raises(ModelError, match="the two do not belong together"):
+        load(resolve(str(folder)), dtypes=("float32",))
+    require_known(gpt2(40), range(VOCABULARY))

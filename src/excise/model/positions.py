@@ -1,9 +1,9 @@
-"""How many tokens a model has positions for: tables of positions end, rotary angles do not."""
+"""What a model has room for: positions, whose tables end where rotary angles do not, and tokens."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -40,6 +40,17 @@ def position_limit(model: PreTrainedModel) -> int | None:
         declared = (getattr(config, length, None) for length in _LENGTHS)
         limits.append(min([rows, *(length for length in declared if isinstance(length, int))]))
     return min(limits, default=None)
+
+
+def require_known(model: PreTrainedModel, tokens: Iterable[int]) -> None:
+    """Raise ModelError if a tokenizer has put out tokens that the model does not have."""
+    count = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+    largest = max(tokens, default=0)
+    if isinstance(count, int) and largest >= count:
+        raise ModelError(
+            f"the tokenizer puts out token {largest}, but the model has {count} tokens: the two do not "
+            "belong together"
+        )
 
 
 def require_position(model: PreTrainedModel, tokens: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from excise.config import Settings
@@ -12,7 +13,7 @@ from excise.engine.decode import greedy
 from excise.model.chat import Chat
 from excise.model.generation import asked_for, in_words
 from excise.model.load import LoadedModel
-from excise.model.positions import require_positions, within_positions
+from excise.model.positions import require_known, require_positions, within_positions
 from excise.model.prefix import with_common_beginning
 from excise.prompts.splits import PromptParts
 from excise.run import events
@@ -124,10 +125,12 @@ def _beginning_found(runner: Runner, settings: Settings, prompts: PromptParts) -
 
 
 def _longest(runner: Runner, prompts: PromptParts) -> int:
-    """Tokens of the longest prompt of all parts."""
+    """Tokens of the longest prompt of all parts. Raises ModelError if the model lacks one of them."""
     sets = (
         one
         for parts in (prompts.target, prompts.control)
         for one in (parts.train, parts.search, parts.held_out)
     )
-    return max(len(tokens) for one in sets for tokens in runner.chat.encode(one.prompts))
+    encoded = [tokens for one in sets for tokens in runner.chat.encode(one.prompts)]
+    require_known(runner.model, chain.from_iterable(encoded))
+    return max(map(len, encoded))
