@@ -10,6 +10,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from accelerate.utils import offload
+from safetensors import safe_open
 from torch.overrides import TorchFunctionMode
 
 
@@ -49,21 +51,49 @@ class _Named(metaclass=_Device):
     """What `torch.device` is within."""
 
 
+def whole_name(device: Any) -> Any:
+    """`cuda:1` for the number 1, `cuda:0` for `cuda`; whatever else is given, as it is."""
+    if type(device) is int:
+        return torch.device(device)
+    if isinstance(device, (str, torch.device)) and str(device) == "cuda":
+        return torch.device(0)
+    return device
+
+
 class _ByName(TorchFunctionMode):
-    """Names devices that are given by number, and moves what `torch.tensor` made where all modes see it."""
+    """Gives devices their whole names, and moves what `torch.tensor` made where all modes see it."""
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         named = dict(kwargs or {})
-        if type(named.get("device")) is int:
-            named["device"] = torch.device(named["device"])
-        if func is torch.Tensor.to and len(args) > 1 and type(args[1]) is int:
-            args = (args[0], torch.device(args[1]), *args[2:])
+        if "device" in named:
+            named["device"] = whole_name(named["device"])
+        if func is torch.Tensor.cuda:
+            return args[0].to(torch.device(0), *args[1:], **named)
+        if func is torch.Tensor.to:
+            args = (args[0], *map(whole_name, args[1:]))
         if func in (torch.tensor, torch.as_tensor) and named.get("device") is not None:
             device = named.pop("device")
             return func(*args, **named).to(device)
         return func(*args, **named)
+
+
+class _OpenedOnHost:
+    """A safetensors file whose tensors go to a device by PyTorch's way; its own goes past all modes."""
+
+    def __init__(self, path: str, framework: str = "pt", device: Any = "cpu") -> None:
+        self._file, self._device = safe_open(path, framework=framework), device
+
+    def __enter__(self) -> _OpenedOnHost:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self._file.get_tensor(name).to(self._device)
 
 
 def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
@@ -94,6 +124,7 @@ def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
         yield mock.patch.object(torch.cuda, name, _constant(value))
     yield mock.patch.object(torch.cuda, "Event", Event)
     yield mock.patch.object(torch, "device", _Named)
+    yield mock.patch.object(offload, "safe_open", _OpenedOnHost)
     yield _ByName()
     accelerator = {
         "is_available": True,

@@ -23,7 +23,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from virtual_cuda import patches
+from virtual_cuda import patches, whole_name
 
 aten = torch.ops.aten
 HOST = torch.device("cpu")
@@ -123,6 +123,7 @@ class VirtualTensor(torch.Tensor):
         if args and isinstance(args[0], Tensor):
             other = args[0]
             return self.to(other.device, other.dtype, *args[1:], **kwargs)
+        args = tuple(map(whole_name, args))
         copy = kwargs.pop("copy", False)
         device, dtype, non_blocking, _layout = torch._C._nn._parse_to(*args, **kwargs)
         wanted = self.devices.known(device) or self.claimed
@@ -149,6 +150,10 @@ class VirtualTensor(torch.Tensor):
     def tolist(self) -> Any:
         """As PyTorch: by way of the host."""
         return self.cpu().tolist()
+
+    def dequantize(self) -> Tensor:
+        """Itself. Whoever reads weights tells plain ones by their class, and asks any other for this."""
+        return self
 
     def data_ptr(self) -> int:
         """That of the numbers; tells tied parameters from others."""
@@ -256,8 +261,13 @@ class VirtualDevices:
         if wanted is not None and wanted.type == "cuda":
             given["device"] = HOST
             given.pop("pin_memory", None)
+        inner = {name: tree_map(_inner, one) for name, one in given.items()}
         with _disable_current_modes():
-            result = func(**{name: tree_map(_inner, one) for name, one in given.items()})
+            if func is aten.histc.default and not inner["self"].is_floating_point():
+                # A GPU counts whole numbers, a CPU does not.
+                result = func(**{**inner, "self": inner["self"].float()}).to(inner["self"].dtype)
+            else:
+                result = func(**inner)
         own = {id(one.inner): one for one in tensors if isinstance(one, VirtualTensor)}
 
         def put(one: object) -> object:

@@ -62,4 +62,9 @@ def _what(
     if "select" in flags:
         raise SettingsError(f"--select: {word} is a model, not a run, and has nothing to choose")
     settings = gather({**flags, "model": word}, environment, None)
-    return settings, resolve(settings.model, settings.revision), None, "as it is, without an edit"
+    return (
+        settings,
+        resolve(settings.model, settings.revision, code=settings.trust_remote_code),
+        None,
+        "as it is, without an edit",
+    )

@@ -22,13 +22,14 @@ from excise.cli.session import Ask
 from excise.config import Settings
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
-from excise.engine.device import input_device
+from excise.engine.device import generation_device
 from excise.errors import ModelError, translated
 from excise.model.chat import Chat
 from excise.model.generation import following
 from excise.model.load import LoadedModel
 from excise.model.positions import require_known, require_position
 from excise.model.template import TemplateCall
+from excise.platform import end_of_input
 
 LEAST_NEW_TOKENS = 512
 """A conversation's answers may be longer than those that are only scored."""
@@ -100,10 +101,7 @@ class Conversation:
     def _generate(self, tokens: list[int], streamer: _Streamer) -> None:
         configuration = self._configuration(require_position(self.model, len(tokens)))
         beams = (configuration.num_beams or 1) > 1
-        ids = torch.tensor([tokens], device=input_device(self.model))
-        if self.model.device.type == "meta":
-            # `generate` compares the ids' device with that of the first parameter, here an offloaded one.
-            ids = ids.cpu()
+        ids = torch.tensor([tokens], device=generation_device(self.model))
         # Only the model's own configuration can ask for what the library, or the model, cannot do.
         failures = _UNFOLLOWABLE if self.own else ()
         what = "the model's generation configuration cannot be followed"
@@ -184,7 +182,7 @@ def converse(
     conversation: Conversation, edit: Edit | None, ask: Ask, write: Write = to_standard_output
 ) -> None:
     """Ask, answer, and so on, until /quit or the end of the input. edit: applied all the while."""
-    write("Chat; /quit or Ctrl+D leaves.\n")
+    write(f"Chat; /quit or {end_of_input()} leaves.\n")
     scope = nullcontext() if edit is None else VirtualEdits(conversation.model, edit.writers)
     with scope as edits:
         if edits is not None and edit is not None:

@@ -23,6 +23,7 @@ _IN_PARTS = (
     frozenset(("user", "assistant")),
 )
 """Roles whose content is a list of parts, in the order in which they are tried."""
+_OF_PROCESSORS = ("chat_template.json", "processor_config.json")
 _OTHER = "give another one with --chat-template FILE"
 
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
@@ -174,17 +175,16 @@ def _parsed(text: str) -> nodes.Template | None:
 
 
 def template_file(folder: Path) -> str | None:
-    """The template in `chat_template.json`, where processors had it before they had a Jinja file.
+    """The template that a checkpoint keeps for its processor of images; None if there is none.
 
-    Raises ModelError if the file is damaged.
+    Processors had it in a file of their own, or in their configuration, before they had a Jinja file.
+    Raises ModelError if one of these is damaged.
     """
-    path = folder / "chat_template.json"
-    if not path.is_file():
-        return None
-    text = read_object(path).get("chat_template")
-    if not isinstance(text, str):
-        raise ModelError(f"{path}: holds no chat_template")
-    return text
+    for name in _OF_PROCESSORS:
+        path = folder / name
+        if path.is_file() and isinstance(text := read_object(path).get("chat_template"), str):
+            return text
+    return None
 
 
 def _listed(named: Mapping[str, str]) -> str:
