@@ -24,6 +24,7 @@ from excise.model.configuration import configuration
 from excise.model.foreign import own_code
 from excise.model.mapping import auto_class
 from excise.model.missing import reported, require_scales, require_whole
+from excise.model.positions import require_known
 from excise.model.source import ModelSource
 from excise.model.storage import describe, require_package
 from excise.model.tokenizer import LoadedTokenizer, needs_its_own_code
@@ -107,6 +108,7 @@ def tested_model(
     In a function of its own, so that a model that fails is gone before the next type is tried.
     """
     model, note = _model(source, auto, dtype, arguments)
+    require_known(model, words.hello())
     try:
         greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
     except TrialError as error:
