@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from excise.checkpoint.pytorch_file import read_pytorch
@@ -66,7 +66,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     names, index = weight_files(folder)
     for name in names:
         # Before it is opened: what lies outside is none of the checkpoint's.
-        _require_inside(folder, folder / name)
+        require_inside(folder, folder / name)
     read = {
         name: (read_safetensors if name.endswith(".safetensors") else read_pytorch)(folder / name)
         for name in names
@@ -81,7 +81,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: is no JSON object")
@@ -110,7 +110,7 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 def _named_by(index: Path) -> list[str]:
     names = sorted(set(_weight_map(index).values()))
     for name in names:
-        if PurePosixPath(name).name != name:
+        if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
             raise ModelError(f"{index}: names {name}, which is no file of this folder")
         if not (index.parent / name).is_file():
             raise ModelError(
@@ -158,12 +158,12 @@ def _other_files(
         if _COPIES.fullmatch(path.name) or path.name.endswith(_INDEXES):
             left_out.append(inside)
             continue
-        _require_inside(folder, path)
+        require_inside(folder, path)
         others.append(inside)
     return tuple(others), tuple(left_out), tuple(linked)
 
 
-def _require_inside(folder: Path, path: Path) -> None:
+def require_inside(folder: Path, path: Path) -> None:
     """Raise SaveError for a link out of the folder. The hub's cache links to its own blobs."""
     target = path.resolve()
     allowed = [folder.resolve()]

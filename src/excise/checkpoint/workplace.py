@@ -45,6 +45,8 @@ def unfinished_file(destination: Path) -> Iterator[Path]:
     """
     require_free(destination)
     path = partial_path(destination)
+    if path.is_symlink():
+        raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
@@ -122,6 +124,10 @@ def _unwritten(destination: Path, error: OSError) -> SaveError:
 
 
 def _require_ours(folder: Path, mark: Path) -> None:
+    for path in (folder, mark):
+        # Whoever made it would decide what is cleared away here, or written over.
+        if path.is_symlink():
+            raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
         raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
 
@@ -143,7 +149,7 @@ def _prepared(folder: Path, descriptor: int, identity: str) -> frozenset[str]:
     now = json.dumps({"writing": identity})
     same = before == now
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_file() and not (same and path.suffix != _UNFINISHED):
+        if path.is_symlink() or (path.is_file() and not (same and path.suffix != _UNFINISHED)):
             path.unlink()
     if not same:
         os.ftruncate(descriptor, 0)

@@ -33,6 +33,13 @@ def code_in(folder: Path) -> list[str]:
     return sorted(set(found))
 
 
+def code_of(source: ModelSource) -> str:
+    """The code that a model brings and where from, in words; empty if it brings none."""
+    found = [] if source.gguf is not None else code_in(source.folder)
+    commit = f" (commit {source.revision})" if source.revision and found else ""
+    return ", ".join(found) + commit
+
+
 def own_code(name: str, folder: Path) -> ModelError:
     """The refusal to run what `code_in` names."""
     code = ", ".join(code_in(folder)) or "named in its configuration"

@@ -29,7 +29,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars as show_hub_bars
 
 from excise.errors import HubError, PromptError
 from excise.prompts.columns import check_column
-from excise.prompts.saved import choose_split, first_line
+from excise.prompts.saved import choose_split, column_of, first_line
 from excise.prompts.slices import Split
 
 _TIMEOUT = 20.0
@@ -132,7 +132,7 @@ def _take(
     chosen = choose_split(split, list(builder.info.splits or ()), name)
     data = builder.as_dataset(split=chosen)
     check_column(column, data.column_names, name)
-    return HubRows(list(data[column]), chosen, commit, from_cache)
+    return HubRows(column_of(data, column), chosen, commit, from_cache)
 
 
 def _cached() -> list[Any]:

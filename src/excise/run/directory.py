@@ -20,6 +20,8 @@ from excise.prompts.splits import PromptParts
 FORMAT = 4
 """3 since trials that cannot better the front are pruned, and candidates are scored side by side."""
 DEFAULT_ROOT = Path("runs")
+_SAVED_BESIDE = ("model-", "adapter-")
+"""Folders that are read again, and never written into, once they are there."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def read_json(path: Path, absent: str) -> dict[str, object]:
             raise RunError(f"{path}: was written by an older excise; start anew in another folder")
     except FileNotFoundError as error:
         raise RunError(f"{path.parent}: {absent}") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise RunError(f"{path}: damaged ({error})") from error
     return dict(content)
 
@@ -140,6 +142,7 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> RunDirector
     """
     directory = RunDirectory(settings.run_dir or default_path(settings))
     identity = directory.path / "run.json"
+    _require_no_links(directory.path)
     mine = study_settings(settings)
     if not identity.exists():
         # A process killed in the middle of its very first write leaves its temporary file only.
@@ -178,6 +181,18 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> RunDirector
                 f"{directory.path}: {what} have changed since this run; give another --run-dir"
             )
     return directory
+
+
+def _require_no_links(folder: Path) -> None:
+    """Raise RunError for links among the files that a run writes: they lead writes out of its folder."""
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if not path.is_symlink() or path.name.startswith(_SAVED_BESIDE):
+            continue
+        if path.readlink().name != path.name.removesuffix(".lock"):  # As Optuna's locks are.
+            raise RunError(
+                f"{path}: is a link, and a run writes into its own folder only; put the file itself there, "
+                "or give another --run-dir"
+            )
 
 
 def _trusts(settings: object) -> bool:

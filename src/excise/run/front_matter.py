@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import yaml
 from huggingface_hub import CardData, ModelCard, ModelCardData
 
+from excise.checkpoint.folder import require_inside
 from excise.model.source import ModelSource
 
 _TAGS = ("excise", "directional-ablation")
@@ -35,19 +36,33 @@ class OriginalCard:
 
 
 def original_card(source: ModelSource) -> OriginalCard | None:
-    """The card that lies in the model's folder; None if there is none, as beside a GGUF file."""
+    """The card that lies in the model's folder; None if there is none, as beside a GGUF file.
+
+    Raises SaveError if it is a link out of the folder: its text would go into a card that others read.
+    """
     path = source.folder / "README.md"
     if source.gguf is not None or not path.is_file():
         return None
+    require_inside(source.folder, path)
     content = path.read_text(encoding="utf-8-sig", errors="replace")
     if not content.lstrip().startswith("---"):
         return OriginalCard(ModelCardData(), content.strip())
     try:
+        _require_no_aliases(content)
         card = ModelCard(content, ignore_metadata_errors=True)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        # As text once, so that what cannot be written again is known here.
+        card.data.to_yaml()
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return OriginalCard(ModelCardData(), content.strip(), reason)
     return OriginalCard(card.data, card.text.strip())
+
+
+def _require_no_aliases(content: str) -> None:
+    """Raise ValueError for YAML that repeats a part of itself: ten lines can stand for gigabytes."""
+    block = content.lstrip().removeprefix("---").split("\n---", 1)[0]
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block, yaml.SafeLoader)):
+        raise ValueError("it uses YAML aliases")
 
 
 def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter: bool) -> str:

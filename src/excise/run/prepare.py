@@ -20,6 +20,7 @@ from excise.engine.decode import greedy
 from excise.errors import ModelError
 from excise.model.chat import Chat, response_prefix
 from excise.model.coverage import Coverage, measure
+from excise.model.foreign import code_of
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
@@ -202,6 +203,8 @@ def open_model(
 def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:
     """Load a model, ready to be asked. Raises ModelError."""
     tell(device_found())
+    if settings.trust_remote_code and (code := code_of(source)):
+        tell(events.Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     tell(events.StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
     loaded = load(

@@ -13,6 +13,7 @@ from excise.config import settings_digest
 from excise.engine.device import input_device
 from excise.reproduce.environment import hardware, versions
 from excise.run.directory import FORMAT, set_digest, write_json
+from excise.scores.divergence import UNRECORDED, AnswerTokens
 from excise.scores.interval import Estimate
 from excise.search.front import Point
 from excise.search.study import Record
@@ -39,7 +40,8 @@ class Outcome:
     """The chosen trial, measured on held-out prompts, beside the original model.
 
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
-    answers, teacher-forced; nats, mean over control prompts with 95 % intervals.
+    answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: how many
+    tokens of an answer that were, which is fewer where less was allowed or said.
     """
 
     trial: int
@@ -52,6 +54,7 @@ class Outcome:
     kl: Estimate
     answer_kl: Estimate
     seconds: float
+    answer_tokens: AnswerTokens = UNRECORDED
 
 
 def write_result(
@@ -149,6 +152,7 @@ def _outcome(
     held_out: Mapping[str, Any],
     seconds: float,
 ) -> Outcome:
+    recorded = held_out.get("answer_tokens")
     return Outcome(
         trial=search.number,
         search=search,
@@ -159,6 +163,7 @@ def _outcome(
         edited=_answered(held_out),
         kl=Estimate(**held_out["kl"]),
         answer_kl=Estimate(**held_out["answer_kl"]),
+        answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
         seconds=seconds,
     )
 
@@ -224,4 +229,5 @@ def _held_out(outcome: Outcome) -> dict[str, object]:
         **_counts(outcome.edited, outcome),
         "kl": asdict(outcome.kl),
         "answer_kl": asdict(outcome.answer_kl),
+        "answer_tokens": asdict(outcome.answer_tokens),
     }

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from excise.doubles import doubles
 
+ANSWER_TOKENS = 32
+"""Tokens of the original model's answers over which KL is averaged, where it may and does say so many."""
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Over how many tokens of an answer KL was averaged: of the shortest answer, and of the longest."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def of(cls, answers: Sequence[Sequence[int]]) -> AnswerTokens:
+        """The lengths of these answers. Raises ValueError if there are none."""
+        lengths = [len(answer) for answer in answers]
+        return cls(min(lengths), max(lengths))
+
+    @property
+    def title(self) -> str:
+        """What the figure is called: `KL, mean of 32 answer tokens`, or of up to 32."""
+        number = f"{self.most}" if self.least == self.most else f"up to {self.most}"
+        return f"KL, mean of {number} answer token{'s' if self.most > 1 else ''}"
+
+
+UNRECORDED = AnswerTokens(1, ANSWER_TOKENS)
+"""Of figures that were written before this was recorded with them."""
+
 
 def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
-    """KL(original ‖ edited) of each row, in nats, float64: Σ p (log p − log q).
+    """KL(original ‖ edited) of each row, in nats, float64: Σ p (log p − log q), never less than 0.
 
-    original, edited: log-probabilities [prompt, vocabulary]. Source: Kullback and Leibler 1951.
+    What rounding makes negative, of two distributions that are as good as equal, is 0. original, edited:
+    log-probabilities [prompt, vocabulary]. Source: Kullback and Leibler 1951.
     """
     # Row by row: in float64, all rows of a large vocabulary at once would be gigabytes.
     rows = zip(original, edited, strict=True)
-    return torch.stack([_row(doubles(p), doubles(q)) for p, q in rows])
+    found = torch.stack([_row(doubles(p), doubles(q)) for p, q in rows])
+    # Adding 0 takes the sign off a negative zero.
+    return found.clamp_min(0.0) + 0.0
 
 
 def answer_divergences(original: Tensor, edited: Tensor, present: Tensor) -> list[Tensor]:
