@@ -54,7 +54,7 @@ def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping
 
 def summary(directory: RunDirectory) -> Summary:
     """What a run directory holds. One that cannot be read has its reason as the remark."""
-    newest = max(path.stat().st_mtime for path in directory.path.iterdir())
+    newest = max(path.lstat().st_mtime for path in directory.path.iterdir())
     date = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
     path = str(directory.path)
     try:

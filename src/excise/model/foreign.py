@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from excise.checkpoint.folder import read_object, weight_files
+from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.errors import ModelError
 from excise.model.source import ModelSource
 
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _GENERATE = "custom_generate/generate.py"
 _ADAPTER = "adapter_config.json"
+_LONGEST_TEMPLATE = 1 << 20
 _MOST_LAYERS = 10_000
 """More than any model has by far. Each is built as Python objects, before a number is read."""
 
@@ -62,7 +64,7 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
                     f"{folder / 'config.json'}: {place} names a kernel, {kernel}, which is code out of the "
                     "hub; take the line out, or give --trust-remote-code to run it"
                 )
-        if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
+        if "layer" in key and type(value) is int and value > _MOST_LAYERS:
             raise ModelError(
                 f"{folder / 'config.json'}: {place} is {value}, and no model has more than {_MOST_LAYERS:,} "
                 "layers; the file is damaged"
@@ -75,19 +77,35 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
 
 
 def require_own_files(source: ModelSource) -> None:
-    """Raise ModelError if transformers would load something else than the weights in the folder.
+    """Raise ModelError if transformers would load something else than the weights of `source`.
 
     So it does with an adapter beside them: of its base model, wherever that is, or put upon these; and with
-    an index that names files of other folders.
+    an index that names files of other folders. Of a GGUF file it would load more than the file holds.
     """
     if source.gguf is not None:
+        from excise.checkpoint.gguf_file import require_sound
+
+        require_sound(source.folder / source.gguf)
         return
     if (source.folder / _ADAPTER).exists():
         raise ModelError(
             f"{source.name}: holds an adapter beside the model ({_ADAPTER}), which transformers would load "
             "with it, and its base model from wherever it names; merge the two, or move the adapter away"
         )
-    weight_files(source.folder)
+    for name in weight_files(source.folder)[0]:
+        if not name.endswith(".safetensors"):
+            # Its pickle is read here once: what could run code is named, and not opened.
+            pytorch_shapes(source.folder / name)
+
+
+def read_template(path: Path) -> str:
+    """A chat template that was given as a file. Raises ModelError."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LONGEST_TEMPLATE:
+            raise ValueError("is no file, or too large to be a template")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--chat-template {path}: {error}") from error
 
 
 def require_offload_folder(folder: Path) -> None:

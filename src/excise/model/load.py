@@ -29,6 +29,7 @@ from excise.model.chat import render
 from excise.model.data_type import fastest_first
 from excise.model.foreign import (
     own_code,
+    read_template,
     require_offload_folder,
     require_own_files,
     require_trust,
@@ -191,10 +192,7 @@ def _tokenizer(
             raise own_code(source.name, source.folder) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"--chat-template {chat_template}: {error}") from error
+        tokenizer.chat_template = read_template(chat_template)
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{source.name} has no chat template; give one with --chat-template FILE (a Jinja file)"

@@ -124,14 +124,26 @@ def _read_parquet(content: bytes, column: str, path: Path) -> list[object]:
 def _column_of(content: bytes, column: str, path: Path) -> list[object]:
     """A column, piece by piece: a few kilobytes of parquet can stand for any number of rows and letters."""
     kind = pyarrow.parquet.read_schema(io.BytesIO(content)).field(column).type
-    is_text = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = any(
+        test(kind)
+        for test in (
+            pyarrow.types.is_string,
+            pyarrow.types.is_large_string,
+            pyarrow.types.is_binary,
+            pyarrow.types.is_large_binary,
+        )
+    )
+    # Lists and tables are no prompts: one of them is enough to say so.
+    nested = pyarrow.types.is_nested(kind)
     # Texts that are stored once stay so until their lengths are known.
     file = pyarrow.parquet.ParquetFile(
         io.BytesIO(content), read_dictionary=[column] if is_text else None
     )
     rows: list[object] = []
     size = 0
-    for batch in file.iter_batches(_BATCH, columns=[column]):
+    for batch in file.iter_batches(1 if nested else _BATCH, columns=[column]):
         cells = batch.column(0)
         size += _letters(cells) if is_text else cells.nbytes
         if len(rows) + len(cells) > MOST_ROWS or size > MOST_BYTES:
@@ -140,6 +152,8 @@ def _column_of(content: bytes, column: str, path: Path) -> list[object]:
                 "give a smaller file"
             )
         rows += cells.to_pylist()
+        if nested:
+            break
     return rows
 
 

@@ -71,11 +71,13 @@ def _entries(path: Path, key: str) -> list[Any]:
     """A list in a JSON object; empty if there is no such file. Raises PromptError."""
     if not path.is_file():
         return []
-    with translated(PromptError, f"{path}: damaged", OSError, ValueError, RecursionError):
+    with translated(
+        PromptError, f"{path.parent}: damaged {path.name}", OSError, ValueError, RecursionError
+    ):
         content = json.loads(path.read_text(encoding="utf-8"))
     found = content.get(key, []) if isinstance(content, dict) else None
     if not isinstance(found, list):
-        raise PromptError(f"{path}: damaged: no list of {key}; save it anew")
+        raise PromptError(f"{path.parent}: damaged {path.name}: no list of {key}; save it anew")
     return found
 
 

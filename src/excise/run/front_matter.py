@@ -11,6 +11,8 @@ from excise.checkpoint.folder import require_inside
 from excise.model.source import ModelSource
 
 _TAGS = ("excise", "directional-ablation")
+_DEEPEST = 20
+"""Tables and lists within each other; cards have three or four."""
 _NOT_OF_THE_COPY = ("base_model_relation", "new_version")
 """What the original says of its own place among models. Terms of access (`extra_gated_…`) are its too."""
 
@@ -48,7 +50,7 @@ def original_card(source: ModelSource) -> OriginalCard | None:
     if not content.lstrip().startswith("---"):
         return OriginalCard(ModelCardData(), content.strip())
     try:
-        _require_no_aliases(content)
+        _require_plain(content)
         card = ModelCard(content, ignore_metadata_errors=True)
         # As text once, so that what cannot be written again is known here.
         card.data.to_yaml()
@@ -58,11 +60,20 @@ def original_card(source: ModelSource) -> OriginalCard | None:
     return OriginalCard(card.data, card.text.strip())
 
 
-def _require_no_aliases(content: str) -> None:
-    """Raise ValueError for YAML that repeats a part of itself: ten lines can stand for gigabytes."""
+def _require_plain(content: str) -> None:
+    """Raise ValueError for YAML that stands for more than it says, or that takes long to read.
+
+    A part that is repeated by its name (an alias) makes gigabytes of ten lines.
+    """
     block = content.lstrip().removeprefix("---").split("\n---", 1)[0]
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block, yaml.SafeLoader)):
-        raise ValueError("it uses YAML aliases")
+    depth = 0
+    for event in yaml.parse(block, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it uses YAML aliases")
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
 
 
 def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter: bool) -> str:
@@ -79,7 +90,8 @@ def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter:
     for key in _NOT_OF_THE_COPY:
         data.pop(key)
     data.library_name = "peft" if adapter else "transformers"
-    data.tags = list(dict.fromkeys([*(data.tags or ()), *_TAGS, *(("lora",) if adapter else ())]))
+    theirs = [one for one in data.tags or () if isinstance(one, str)]
+    data.tags = list(dict.fromkeys([*theirs, *_TAGS, *(("lora",) if adapter else ())]))
     if source.revision is not None:
         data.base_model = source.name
         data["base_model_relation"] = "adapter" if adapter else "finetune"
