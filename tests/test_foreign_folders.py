@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -139,6 +140,63 @@ def test_opening_a_run_says_which_model_it_reads_and_from_where(
     out = capsys.readouterr().out
     assert f"the model is somebody/else, as {run}/run.json says" in out
     assert "fetched from the hub" in out
+
+
+def test_comparing_and_reproducing_say_what_they_read(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
+    sets = [settings[f"{kind}_train"]["source"] for kind in ("target", "control")]
+    assert main(["compare", str(run), str(run)]) == 0
+    out = capsys.readouterr().out
+    assert all(one in out for one in sets)
+    assert main(["export", str(run), "--adapter", str(tmp_path / "adapter")]) == 0
+    capsys.readouterr()
+    assert main(["reproduce", str(tmp_path / "adapter"), str(tmp_path / "again")]) == 0
+    out = capsys.readouterr().out
+    assert "reading what reproduce.json and the flags name" in out
+    assert all(one in out for one in (*sets, settings["model"]))
+
+
+def test_the_texts_of_prompts_are_written_to_no_file(
+    run: Path, tmp_path: Path, prompt_flags: list[str]
+) -> None:
+    prompts = {
+        line
+        for flag in prompt_flags
+        for line in Path(flag.partition("=")[2]).read_text(encoding="utf-8").splitlines()
+    }
+    assert main(["export", str(run), "--save", str(tmp_path / "saved")]) == 0
+    written = [
+        path for path in (*run.rglob("*"), *(tmp_path / "saved").rglob("*")) if path.is_file()
+    ]
+    assert len(written) > 8
+    for path in written:
+        content = path.read_bytes()
+        assert not [line for line in prompts if len(line) > 20 and line.encode() in content], path
+
+
+@pytest.mark.parametrize("key", ["save", "adapter", "run_dir"])
+def test_a_settings_file_writes_over_nothing(
+    small: list[str], mine: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("excise.toml").write_text(f"{key} = {json.dumps(str(mine))}", encoding="utf-8")
+    assert f"{mine}: " in failure([*small, "--yes"], capsys)
+    assert [path.name for path in mine.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("key", ["force", "public", "to", "token", "plot", "undo"])
+def test_a_settings_file_holds_no_word_to_go_on(
+    model: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("excise.toml").write_text(f"{key} = true", encoding="utf-8")
+    assert f"excise.toml: {key}: no such setting" in failure(["inspect", str(model)], capsys)
+
+
+def test_a_run_directory_of_pipes_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "piped").mkdir(parents=True)
+    os.mkfifo(tmp_path / "runs" / "piped" / "run.json")
+    assert main(["runs"]) == 0
 
 
 def test_an_adapter_beside_a_model_does_not_choose_what_is_loaded(

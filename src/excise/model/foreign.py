@@ -37,7 +37,7 @@ def code_in(folder: Path) -> list[str]:
 
 def code_of(source: ModelSource) -> str:
     """The code that a model brings and where from, in words; empty if it brings none."""
-    found = [] if source.gguf is not None else code_in(source.folder)
+    found = code_in(source.folder)
     commit = f" (commit {source.revision})" if source.revision and found else ""
     return ", ".join(found) + commit
 

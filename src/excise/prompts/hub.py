@@ -35,7 +35,7 @@ from excise.prompts.slices import Split
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before turning to the cache."""
 
-_READ_ERRORS = (DatasetsError, HTTPError, OSError, ValueError, KeyError)
+_READ_ERRORS = (DatasetsError, HTTPError, OSError, ValueError, KeyError, RuntimeError)
 """What `datasets` raises on data that are missing, damaged, or cannot be fetched."""
 
 

@@ -91,6 +91,9 @@ class RunDirectory:
 def read_json(path: Path, absent: str) -> dict[str, object]:
     """A JSON object of a known format. Raises RunError."""
     try:
+        if path.exists() and not path.is_file():
+            # A pipe, say, which would be waited for.
+            raise ValueError("it is no file")
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise RunError(f"{path}: format {content['format']} is newer than this excise reads")
