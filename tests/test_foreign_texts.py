@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -232,3 +233,15 @@ def test_what_a_saved_data_set_points_at_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="holds a table, not text"):
         read(PromptSource(source=str(tmp_path / "saved")), Shared())
     assert str(secret) not in map(str, opened)
+
+
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    tests = Path(__file__).parent
+    named = set(re.findall(r"`(test_\w+)`", (tests.parent / "SECURITY.md").read_text("utf-8")))
+    written = {
+        name
+        for path in tests.glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 30
+    assert named <= written, sorted(named - written)
