@@ -179,10 +179,13 @@ def write_gguf(
     moe: bool = False,
     intermediate: int = 128,
     tokenizer: bool = False,
+    rotary_base: float | None = None,
+    without: str | None = None,
 ) -> dict[str, Tensor]:
     """A llama without biases, or a Qwen3 with experts, as a GGUF file; returns its weights, unpacked.
 
-    tokenizer: with one that cuts text into letters, so that the file can be run.
+    tokenizer: with one that cuts text into letters, so that the file can be run. without: the name of a
+    tensor that is left out.
     """
     torch.manual_seed(0)
     shape = SHAPE | {"intermediate_size": intermediate}
@@ -200,6 +203,8 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(SHAPE["head_dim"])
     writer.add_vocab_size(VOCABULARY)
+    if rotary_base is not None:
+        writer.add_rope_freq_base(rotary_base)
     if tokenizer:
         _add_tokenizer(writer)
     if moe:
@@ -225,6 +230,8 @@ def write_gguf(
         theirs = names.get_name(name, try_suffixes=(".weight",))
         if theirs.endswith("exps"):
             theirs += ".weight"
+        if theirs == without:
+            continue
         if tensor.dim() == 1:
             writer.add_tensor(theirs, tensor.numpy())
             continue

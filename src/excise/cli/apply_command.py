@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
+from excise.cli.streams import is_attended
 from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
 from excise.model.source import ModelSource, resolve
+from excise.paths import expanded
 from excise.run import events
 from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.run.card import figures_in
@@ -49,10 +50,10 @@ def apply(
     word, model, out = words
     given = _given(word)
     settings = gather({**flags, "model": model}, environment, None, given.stored)
-    destination = Path(out).expanduser()
+    destination = expanded(out)
     with make_screen(settings) as screen:
         require_place(destination)
-        source = resolve(settings.model, settings.revision)
+        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
         require_base(given.edit, source, force=force, tell=screen)
         if source.gguf is not None:
             if "packed" in flags:
@@ -67,7 +68,7 @@ def apply(
             )
         _require_apart(source.folder, destination)
         plan = _plan(given.edit, source, settings, settings.packed)
-        attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+        attended = is_attended() and not (settings.yes or settings.json_lines)
         asked = attended and "packed" not in settings.model_fields_set
         plan = _chosen(plan, given.edit, source, settings, screen, ask if asked else None)
         apply_edit(plan, source, destination, given.figures, screen)
@@ -76,7 +77,7 @@ def apply(
 
 def _given(word: str) -> _Given:
     """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.is_file() or path.suffix == ".safetensors":
         edit = load_edit(path)
         directory = RunDirectory(path.parent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +32,10 @@ from excise.cli.commands import (
 )
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
+from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
-from excise.errors import ExciseError
+from excise.errors import ExciseError, first_line
+from excise.platform import interrupt_signals, is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -42,10 +45,16 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    take_any_text()
+    if argv is None:
+        # The process is ours: whatever interrupts it is told below.
+        for one in interrupt_signals():
+            signal.signal(one, signal.default_int_handler)
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
             print(help_text(line.command))
+            _flush()
             return 0
         if line.version:
             print(f"excise {__version__}")
@@ -54,18 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
         _show_what_libraries_log()
-        return _CALLS[line.command.name](line)
+        status = _CALLS[line.command.name](line)
+        _flush()
+        return status
     except ExciseError as error:
         _say(str(error))
         return MENDABLE
-    except BrokenPipeError:
+    except OSError as error:
+        if not is_broken_pipe(error):
+            return _failed(error)
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
+    except Exception as error:
+        return _failed(error)
 
 
 def _run(line: CommandLine) -> int:
@@ -119,7 +135,8 @@ def _diff(line: CommandLine) -> int:
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
-    return chat(line.words[0], line.flags, os.environ)
+    generation = _text(line, "generation-config")
+    return chat(line.words[0], line.flags, os.environ, generation=generation)
 
 
 def _export(line: CommandLine) -> int:
@@ -201,6 +218,26 @@ def _text(line: CommandLine, flag: str) -> str | None:
     """The value of a flag that is no setting and takes one; None if it was not given."""
     value = line.own.get(flag)
     return None if value is None else str(value)
+
+
+def _failed(error: Exception) -> int:
+    """Say that memory ran out, or what the system refused. Raises `error` if it is another one."""
+    from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory
+
+    if is_out_of_memory(error):
+        _say(f"memory ran out ({first_line(error)}); {LESS_MEMORY}")
+    elif isinstance(error, OSError):
+        # Of the disk or the system, at a place that has no better name for it than the system's.
+        _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
+    else:
+        raise error
+    return MENDABLE
+
+
+def _flush() -> None:
+    """Write what standard output still holds, while its errors can be told from others."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _show_what_libraries_log() -> None:

@@ -20,6 +20,7 @@ from excise.edit.edit import Edit, load_edit
 from excise.edit.plot import plot_edit, require_plots
 from excise.edit.profile import Profile, place, profiles
 from excise.kinds import facts_of
+from excise.paths import expanded
 from excise.run.record import outcome_in
 
 
@@ -32,7 +33,7 @@ def show(
 ) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
     as_json = wants_json(flags, environment)
-    picture = Path(plot).expanduser() if plot is not None else None
+    picture = expanded(plot) if plot is not None else None
     if picture is not None:
         require_plots(picture)
     path = edit_path(word)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
+from excise.cli.streams import is_attended
 from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
+from excise.paths import expanded
 from excise.reproduce.record import NAME, read_reproduction
 from excise.run import events
 
@@ -46,7 +47,7 @@ def upload(
     if run is None and of_runs:
         raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
     settings = run.settings if run else gather({**flags, "model": word}, environment, None)
-    attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+    attended = is_attended() and not (settings.yes or settings.json_lines)
     token = _token(ask_secretly if attended else None)
 
     def replace(reason: str) -> bool:
@@ -56,7 +57,7 @@ def upload(
         return answer.lower() in ("y", "yes")
 
     with make_screen(settings) as screen:
-        folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
+        folder = expanded(word) if run is None else _written(run, form or "model", screen)
         what = examined(folder, hardware=not settings.no_hardware)
         if what.record is None:
             screen(

@@ -12,15 +12,29 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from excise.config.explain import Given, did_you_mean, explain
-from excise.config.flags import field_names, flag_name, is_list, value_type, variable_name
+from excise.config.flags import (
+    field_names,
+    flag_name,
+    is_list,
+    is_table,
+    value_type,
+    variable_name,
+)
 from excise.config.settings import Settings
 from excise.config.source import PromptSource
+from excise.config.template import read_arguments
 from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped, without_trust
 from excise.errors import SettingsError
 
 TOML_NAME = "excise.toml"
 _VARIABLE_PREFIX = "EXCISE_"
 _TOML_POSITION = re.compile(r"(?P<message>.*) \(at (?P<position>line \d+, column \d+)\)", re.DOTALL)
+_OF_BACKSLASHES = (
+    "Unescaped '\\'",
+    "Invalid hex value",
+    "Invalid initial character for a key part",
+)
+"""How tomllib's messages begin where a backslash in double quotes is no escape."""
 
 Layer = dict[str, Given]
 """Field name to the value that one of the places gives it."""
@@ -140,7 +154,7 @@ def _from_table(place: str, table: Mapping[str, object]) -> Layer:
         if isinstance(value, bool) and value_type(field) is not bool:
             # pydantic would take true for the number 1.
             raise SettingsError(f"{place}: {key} = {json.dumps(value)}: must not be true or false")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not is_table(field):
             value = {inner.replace("-", "_"): one for inner, one in value.items()}
         assignment = f"{place}: {key} = {json.dumps(value, ensure_ascii=False, default=str)}"
         layer[field] = Given(value, f"{place}: {key}", assignment)
@@ -164,6 +178,10 @@ def _read_toml(path: Path) -> dict[str, object]:
         position = (
             found["position"] if found else f"line {text.rstrip().count(chr(10)) + 1}, at the end"
         )
+        if "\\" in text and message.startswith(_OF_BACKSLASHES):
+            message += (
+                "; write paths in single quotes, as 'C:\\models', where \\ is an ordinary character"
+            )
         raise SettingsError(f"{path}: {position}: not TOML: {message}") from None
 
 
@@ -174,6 +192,15 @@ def _decoded(field: str, value: object, place: str) -> object:
     text = value.strip()
     if is_list(field) and not text.startswith("["):
         return [one.strip() for one in text.split(",")]
+    if is_table(field):
+        try:
+            return read_arguments(text)
+        except json.JSONDecodeError as error:
+            raise SettingsError(
+                f"{place}: not JSON (character {error.pos + 1}): {error.msg}"
+            ) from None
+        except ValueError as error:
+            raise SettingsError(f"{place}: {error}") from None
     if is_list(field) or (value_type(field) is PromptSource and text.startswith("{")):
         try:
             return json.loads(text)

@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from excise.config.memory import memory_limits
 from excise.config.source import PromptSource
+from excise.config.template import require_arguments
 from excise.kinds import FACTS, Kind
+from excise.paths import expanded
 from excise.scores.markers import DEFAULT_MARKERS, normalise
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
@@ -70,10 +79,16 @@ class Settings(BaseModel):
         default=False,
         description="Run code that comes with the model; counts only where it is typed.",
     )
-    chat_template: Path | None = Field(
+    chat_template: str | None = Field(
         default=None,
-        description="Jinja file to use as the chat template.",
-        json_schema_extra=_metavar("FILE"),
+        min_length=1,
+        description="Jinja file to use as the chat template, or the name of one of the model's own.",
+        json_schema_extra=_metavar("FILE|NAME"),
+    )
+    template_arguments: dict[str, JsonValue] = Field(
+        default={},
+        description="What the chat template is given beside the messages, such as enable_thinking=false.",
+        json_schema_extra=_metavar("KEY=VALUE,…"),
     )
     system_prompt: str | None = Field(
         default=None, description="System prompt of every prompt set."
@@ -273,6 +288,18 @@ class Settings(BaseModel):
                         "exclude each other; leave the device open (auto)", "device", field
                     )
         return self
+
+    @field_validator("chat_template", "offload_folder", "run_dir", "save", "adapter")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        """Shells leave `~` alone behind `--save=`, and Windows' shells leave it alone everywhere."""
+        return path if path is None else expanded(path)
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        require_arguments(arguments)
+        return arguments
 
     @field_validator("max_memory")
     @classmethod

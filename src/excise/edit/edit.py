@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from excise.edit.base import Base
 from excise.errors import RunError
-from excise.files import replacing
+from excise.files import write_bytes
 from excise.kinds import KINDS, EditKind
 
 FORMAT = 3
@@ -84,8 +84,7 @@ class Edit:
         # Copies: u and v may be one tensor, or a row repeated, which a file cannot hold.
         tensors = {name: getattr(self, name).clone() for name in ("u", "v", "strengths")}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"excise": json.dumps(header)})
+        write_bytes(path, save(tensors, metadata={"excise": json.dumps(header)}))
 
 
 def load_edit(path: Path) -> Edit:

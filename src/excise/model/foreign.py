@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from excise.checkpoint.folder import read_object, weight_files
+from excise.checkpoint.folder import weight_files
+from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.errors import ModelError
 from excise.model.source import ModelSource
@@ -13,7 +14,6 @@ from excise.model.source import ModelSource
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _GENERATE = "custom_generate/generate.py"
 _ADAPTER = "adapter_config.json"
-_LONGEST_TEMPLATE = 1 << 20
 _MOST_LAYERS = 10_000
 """More than any model has by far. Each is built as Python objects, before a number is read."""
 
@@ -96,16 +96,6 @@ def require_own_files(source: ModelSource) -> None:
         if not name.endswith(".safetensors"):
             # Its pickle is read here once: what could run code is named, and not opened.
             pytorch_shapes(source.folder / name)
-
-
-def read_template(path: Path) -> str:
-    """A chat template that was given as a file. Raises ModelError."""
-    try:
-        if not path.is_file() or path.stat().st_size > _LONGEST_TEMPLATE:
-            raise ValueError("is no file, or too large to be a template")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"--chat-template {path}: {error}") from error
 
 
 def require_offload_folder(folder: Path) -> None:

@@ -15,42 +15,41 @@ from excise.config.memory import memory_limits
 from excise.edit.adapter import require_adapter
 from excise.edit.base import Base
 from excise.edit.layout import unsavable
-from excise.engine.batch_size import find_batch_size, side_by_side
-from excise.engine.decode import greedy
+from excise.engine.batch_size import side_by_side
 from excise.errors import ModelError
-from excise.model.chat import Chat, response_prefix
+from excise.model.chat import Chat
 from excise.model.coverage import Coverage, measure
 from excise.model.foreign import code_of
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
+from excise.model.tokenizer import load_tokenizer
 from excise.model.writers import Anatomy, examine
-from excise.prompts.sets import Prompt
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.bank import build_bank
-from excise.run.directory import RunDirectory, open_run, prompts_digest
+from excise.run.directory import prompts_digest
 from excise.run.early import room_for_early
 from excise.run.events import Tell
 from excise.run.export import require_rewritable, require_writable
+from excise.run.opening import OpenRun, open_run
 from excise.run.runner import Part, Runner, measure_original
+from excise.run.settle import beginning_of, settle, unfinished_note
 from excise.search.bank import Bank, per_matrix
 
-_PREFIX_PROMPTS = 8
-_PREFIX_TOKENS = 24
 _SHOWN = 0.05
 """Share of target prompts that have to show the behaviour."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to search.
+    """A run that is ready to search. Its directory is this process's alone until it is closed.
 
     candidates: how many are scored side by side. seconds: what each stage took.
     """
 
     settings: Settings
-    directory: RunDirectory
+    directory: OpenRun
     loaded: LoadedModel
     anatomy: Anatomy
     coverage: Coverage
@@ -71,13 +70,29 @@ def prepare(
     """
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
-    source = resolve(settings.model, settings.revision)
+    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     # What every edit file says of its model, read here once.
     Base.of(source)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
+    try:
+        return _prepared(settings, prompts, source, directory, tell, go_on)
+    except BaseException:
+        directory.close()
+        raise
 
+
+def _prepared(
+    settings: Settings,
+    prompts: PromptParts,
+    source: ModelSource,
+    directory: OpenRun,
+    tell: Tell,
+    go_on: Callable[[str], bool],
+) -> Prepared:
+    for mended in directory.notes:
+        tell(events.Note(mended))
     started = time.perf_counter()
     # The first data type that works may be another one today; every figure of the run is of the one it had.
     had = directory.dtype()
@@ -113,7 +128,15 @@ def prepare(
     if known is not None:
         runner.rows = known.rows
     runner.slots = settings.batch_size or (known.slots if known else 1)
-    settle(runner, settings, loaded, prompts, tell, probe=known is None)
+    settle(
+        runner,
+        settings,
+        loaded,
+        prompts,
+        tell,
+        probe=known is None,
+        known=beginning_of(directory),
+    )
     candidates = settings.candidates or (
         known.candidates
         if known
@@ -126,6 +149,9 @@ def prepare(
         partial(room_for_early, loaded, anatomy),
     )
     tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
+    note = unfinished_note(runner.chat, search_part.answered.tokens)
+    if note is not None:
+        tell(events.Note(note))
     if not settings.allow_absent:
         _require_behaviour(search_part, go_on)
     baseline_seconds = time.perf_counter() - started
@@ -194,10 +220,25 @@ def open_model(
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, tell)
     anatomy = examine(loaded.model, settings.writers)
-    hello = runner.chat.encode([Prompt("Hello", settings.system_prompt)])[0]
-    coverage = measure(loaded.model, anatomy, hello)
+    coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
     tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage, runner
+
+
+def given_template(settings: Settings, source: ModelSource) -> str | None:
+    """The text of the chat template that the user gave a file for. Raises ModelError.
+
+    It is read as for a run: a template that does not take prompts is not worth saving.
+    """
+    if settings.chat_template is None:
+        return None
+    return load_tokenizer(
+        source,
+        trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
+        system_prompt=settings.system_prompt,
+    ).given
 
 
 def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:
@@ -216,6 +257,7 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
     )
     tell(
@@ -231,50 +273,13 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         tell(events.Note(note))
     runner = Runner(
         loaded.model,
-        Chat(loaded.tokenizer, settings.response_prefix or ""),
+        Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
         markers=settings.markers,
         max_new_tokens=settings.max_new_tokens,
         slots=settings.batch_size or 1,
         tell=tell,
     )
     return loaded, runner
-
-
-def settle(
-    runner: Runner,
-    settings: Settings,
-    loaded: LoadedModel,
-    prompts: PromptParts,
-    tell: Tell,
-    *,
-    probe: bool = True,
-) -> None:
-    """Find the number of slots and the common beginning of all answers, unless they are given."""
-    few = [
-        *prompts.target.search.prompts[:_PREFIX_PROMPTS],
-        *prompts.control.search.prompts[:_PREFIX_PROMPTS],
-    ]
-    if settings.response_prefix is None:
-        tokens = runner.chat.encode(few)
-        answers = runner.in_rows(
-            lambda rows: greedy(loaded.model, tokens, max_new_tokens=_PREFIX_TOKENS, slots=rows)
-        )
-        prefix = response_prefix(
-            [runner.chat.text(prompt) for prompt in few],
-            [runner.chat.decode(answer, special_tokens=True) for answer in answers],
-        )
-        runner.chat = Chat(runner.chat.tokenizer, prefix)
-        tell(events.ResponsePrefixFound(prefix))
-    if probe and settings.batch_size == 0:
-        runner.slots = find_batch_size(
-            loaded.model,
-            runner.chat.encode(prompts.target.search.prompts),
-            settings.max_new_tokens,
-            loaded.bytes,
-            lambda slots: tell(events.BatchReduced(slots)),
-            candidates=settings.candidates,
-        )
-    tell(events.BatchSizeFound(runner.slots))
 
 
 def device_found() -> events.DeviceFound:

@@ -32,8 +32,9 @@ from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.events import Tell
 from excise.run.metering import peak_memory
-from excise.run.prepare import device_found, open_model, settle
+from excise.run.prepare import device_found, open_model
 from excise.run.runner import measure_original
+from excise.run.settle import settle
 from excise.run.trial import Contest, score
 from excise.search.bank import edit_of
 from excise.search.start import closed_form_of
@@ -160,7 +161,7 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     Raises ExciseError for what the user can mend.
     """
     prompts = load_parts(settings)
-    source = resolve(settings.model, settings.revision)
+    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     started = time.perf_counter()
     loaded, anatomy, _, runner = open_model(settings, source, tell)
     load_seconds = time.perf_counter() - started
