@@ -179,8 +179,8 @@ def _require_same(
     theirs = directory.identity()
     if trusts(theirs["settings"]) and not settings.trust_remote_code:
         raise RunError(
-            f"{directory.path}: the run was begun with --trust-remote-code, which counts only where it is "
-            f"typed; give it again to run the code that comes with {settings.model}"
+            f"{directory.path / 'run.json'}: the run was begun with --trust-remote-code, which counts only "
+            f"where it is typed; give it again to run the code that comes with {settings.model}"
         )
     differing = differences(dict(theirs["settings"]), study_settings(settings))  # type: ignore[call-overload]
     if differing:
