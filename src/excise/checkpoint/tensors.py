@@ -96,7 +96,14 @@ def read_safetensors(path: Path) -> WeightsFile:
         tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ModelError(f"{path}: damaged weights file ({error}); download it again") from error
     tensors.sort(key=lambda one: (one.start, one.end))
     expected = max((one.end for one in tensors), default=8 + length)

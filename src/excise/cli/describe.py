@@ -133,7 +133,7 @@ def scores(event: events.TrialFinished) -> str:
     """What a finished trial scored, or why it could not be."""
     if event.refusals is None or event.kl is None:
         return f"failed: {event.reason}"
-    return f"{refusals_text(event)} refused, KL {event.kl:.4f}"
+    return f"{refusals_text(event)} refused, KL {event.kl:z.4f}"
 
 
 def refusals_text(event: events.TrialFinished) -> str:

@@ -112,4 +112,4 @@ def _table(summaries: Sequence[Summary]) -> Table:
 
 
 def _point(point: Point, prompts: int | None) -> str:
-    return f"{point.refusals}/{prompts} at KL {point.kl:.3f}"
+    return f"{point.refusals}/{prompts} at KL {point.kl:z.3f}"

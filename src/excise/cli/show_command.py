@@ -128,10 +128,13 @@ def _summary(path: Path, edit: Edit) -> Table:
 
 def _searched(edit: Edit) -> str:
     trial = f"trial {edit.facts['trial']}: " if "trial" in edit.facts else ""
+    kl = edit.facts["kl"]
+    # Files of before rounding was cut off may state one of less than 0.
+    kl = max(0.0, kl) if isinstance(kl, float) else kl
     held_out = "" if "held_out" in edit.facts else "; not measured on held-out prompts"
     return (
         f"{trial}{edit.facts['refusals']}/{edit.facts['prompts']} target prompts refused, "
-        f"KL {_number(edit.facts['kl'])} nats (the search's own prompts{held_out})"
+        f"KL {_number(kl)} nats (the search's own prompts{held_out})"
     )
 
 

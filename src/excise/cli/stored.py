@@ -114,7 +114,7 @@ def tell_named(settings: Settings, place: str, tell: Tell) -> None:
         text += "; what this machine does not have of it is fetched from the hub"
     tell(events.Note(text))
     if settings.chat_template is not None:
-        tell(events.Note(f"the chat template is {settings.chat_template}, as a file"))
+        tell(events.Note(f"the chat template is {settings.chat_template}"))
 
 
 def open_named(

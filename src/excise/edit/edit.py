@@ -105,6 +105,8 @@ def load_edit(path: Path) -> Edit:
                 file.get_tensor(name).to(torch.float32, copy=True)
                 for name in ("u", "v", "strengths")
             )
+            if not all(bool(one.isfinite().all()) for one in (u, v, strengths)):
+                raise ValueError("holds numbers that are not finite")
         facts = dict(header["facts"])
         base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)
         return Edit(
@@ -121,7 +123,7 @@ def load_edit(path: Path) -> Edit:
         )
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such edit file") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path}: not an edit file, or damaged ({error})") from error
 
 

@@ -131,7 +131,7 @@ def _base_by_name(configuration: Path) -> dict[str, bytes]:
     try:
         content = json.loads(configuration.read_text(encoding="utf-8"))
         base = str(content["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SaveError(f"{configuration}: damaged ({error}); save the adapter again") from error
     if not _is_place(base):
         return {}

@@ -193,5 +193,5 @@ def read_reproduction(path: Path) -> Reproduction:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ReproductionError(f"{path}: damaged: {where}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReproductionError(f"{path}: cannot be read ({error})") from error

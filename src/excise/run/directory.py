@@ -74,6 +74,9 @@ class RunDirectory:
 def read_json(path: Path, absent: str) -> dict[str, object]:
     """A JSON object of a known format. Raises RunError."""
     try:
+        if path.exists() and not path.is_file():
+            # A pipe, say, which would be waited for.
+            raise ValueError("it is no file")
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise RunError(f"{path}: format {content['format']} is newer than this excise reads")
@@ -81,7 +84,7 @@ def read_json(path: Path, absent: str) -> dict[str, object]:
             raise RunError(f"{path}: was written by an older excise; start anew in another folder")
     except FileNotFoundError as error:
         raise RunError(f"{path.parent}: {absent}") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise RunError(f"{path}: damaged ({error})") from error
     return dict(content)
 

@@ -17,6 +17,7 @@ from excise.engine.device_memory import device_memory, devices_for
 from excise.errors import ModelError
 from excise.model.chat import Chat
 from excise.model.coverage import Coverage, measure
+from excise.model.foreign import code_of
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
@@ -241,6 +242,8 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
     """Load a model, ready to be asked. Raises ModelError."""
     for found in devices_found(settings):
         tell(found)
+    if settings.trust_remote_code and (code := code_of(source)):
+        tell(events.Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     tell(events.StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
     loaded = load(
