@@ -51,6 +51,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+"""What taking apart a document raises that is well formed but holds other things than it should."""
+
+
 @contextmanager
 def translated(to: type[ExciseError], what: str, *kinds: type[BaseException]) -> Iterator[None]:
     """Turn what a library raises in this block into `to`, with the line "what (the library's reason)".

@@ -16,6 +16,8 @@ def parse_json(text: str | bytes) -> Any:
     Raises ValueError for whatever is wrong with it: not UTF-8, not JSON, a name that stands twice in an
     object, of which readers would take one or the other, or brackets nested too deeply to be read.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
