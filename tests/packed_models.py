@@ -179,10 +179,12 @@ def write_gguf(
     moe: bool = False,
     intermediate: int = 128,
     tokenizer: bool = False,
+    without: str | None = None,
 ) -> dict[str, Tensor]:
     """A llama without biases, or a Qwen3 with experts, as a GGUF file; returns its weights, unpacked.
 
-    tokenizer: with one that cuts text into letters, so that the file can be run.
+    tokenizer: with one that cuts text into letters, so that the file can be run. without: the name of a
+    tensor that is left out.
     """
     torch.manual_seed(0)
     shape = SHAPE | {"intermediate_size": intermediate}
@@ -225,6 +227,8 @@ def write_gguf(
         theirs = names.get_name(name, try_suffixes=(".weight",))
         if theirs.endswith("exps"):
             theirs += ".weight"
+        if theirs == without:
+            continue
         if tensor.dim() == 1:
             writer.add_tensor(theirs, tensor.numpy())
             continue

@@ -350,12 +350,14 @@ def test_what_came_from_the_hub_is_read_at_the_recorded_commit(saved: Path) -> N
     record["prompts"]["target"]["train"]["revision"] = "abc"
     record["model"] |= {"name": "owner/model", "revision": "def"}
     then = Reproduction.model_validate(record)
-    settings = settings_of(then, {})
+    settings = settings_of(then, {}, {}, None)
     assert settings.target_train is not None
     assert (settings.target_train.source, settings.target_train.revision) == ("owner/set", "abc")
     assert (settings.model, settings.revision) == ("owner/model", "def")
     assert settings.dtypes == ("float32",)
-    now = settings_of(then, {"target_train": "mine.txt", "model": "./here", "control": "all.txt"})
+    now = settings_of(
+        then, {"target_train": "mine.txt", "model": "./here", "control": "all.txt"}, {}, None
+    )
     assert (str(now.target_train), now.model, now.revision) == ("mine.txt", "./here", None)
     assert (str(now.control), now.control_train) == ("all.txt", None)
 
@@ -401,7 +403,7 @@ def test_a_record_that_lacks_a_setting_takes_its_default(saved: Path) -> None:
     record = loaded(saved / "adapter" / "reproduce.json")
     del record["settings"]["quantization"], record["packed"]
     then = Reproduction.model_validate(record)
-    assert settings_of(then, {}).quantization == "none"
+    assert settings_of(then, {}, {}, None).quantization == "none"
     assert then.packed == "same"
 
 
@@ -413,11 +415,11 @@ def test_a_file_does_not_decide_that_code_is_run(
     (tmp_path / "reproduce.json").write_text(json.dumps(record))
     assert main(["reproduce", str(tmp_path), str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "was made with --trust-remote-code" in line
-    assert line.endswith("give --trust-remote-code to run it")
+    assert "reproduce.json: trust_remote_code: asks to run code that comes with" in line
+    assert line.endswith("type --trust-remote-code on this command line to run it")
     assert not (tmp_path / "out").exists()
     then = read_reproduction(tmp_path)
-    assert settings_of(then, {"trust_remote_code": True}).trust_remote_code
+    assert settings_of(then, {"trust_remote_code": True}, {}, None).trust_remote_code
 
 
 def test_records_without_tensors_are_not_the_same() -> None:

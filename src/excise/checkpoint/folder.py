@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.edit.layout import stored_name
@@ -77,31 +77,21 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, tuple(read.values()), index, others, left_out, linked)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: is no JSON object")
-    return content
-
-
 def weight_files(folder: Path) -> tuple[list[str], str | None]:
     """The files that transformers loads from `folder`, in order, and the index that names them.
 
     Raises ModelError if there are none, or the index names one that is not there. Some repositories hold
     the weights twice, under other names (`consolidated.safetensors`, say).
     """
-    for single, index, pattern in (
-        ("model.safetensors", _INDEXES[0], "*.safetensors"),
-        ("pytorch_model.bin", _INDEXES[1], "pytorch_model*.bin"),
+    for single, index in (
+        ("model.safetensors", _INDEXES[0]),
+        ("pytorch_model.bin", _INDEXES[1]),
     ):
         if (folder / single).exists():
             return [single], None
         if (folder / index).exists():
             return _named_by(folder / index), index
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
         if found := sorted(path.name for path in folder.glob(pattern)):
             return found, None
     raise ModelError(f"{folder}: holds no weights (*.safetensors or pytorch_model*.bin)")

@@ -9,12 +9,14 @@ from pathlib import Path
 from gguf import GGMLQuantizationType, GGUFReader, quant_shape_to_byte_shape
 from gguf.constants import GGUFEndian
 
+from excise.checkpoint.given import require_fetched
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.errors import ModelError
 
 
 def open_gguf(path: Path) -> GGUFReader:
     """The package's reader, which maps the file. Raises ModelError if it is damaged or cut short."""
+    require_fetched(path)
     try:
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError, UnicodeDecodeError) as error:

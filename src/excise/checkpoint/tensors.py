@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from excise.checkpoint.given import require_fetched
 from excise.errors import ModelError
 
 ORDINARY: Mapping[str, torch.dtype] = {
@@ -81,6 +82,7 @@ class WeightsFile:
 
 def read_safetensors(path: Path) -> WeightsFile:
     """The tensors of a safetensors file. Raises ModelError if it is damaged or cut short."""
+    require_fetched(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from excise.checkpoint.folder import read_object
+from excise.checkpoint.given import read_object
 from excise.checkpoint.plan import Plan
 from excise.checkpoint.stream import Advance, rewrite_file
 from excise.checkpoint.verify import Kept, require_kept, same_bytes, verify_file

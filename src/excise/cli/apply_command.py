@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +10,31 @@ from excise.checkpoint.numbers import rounding_of
 from excise.checkpoint.plan import Form, Plan
 from excise.checkpoint.workplace import require_place
 from excise.cli.human import size
+from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
-from excise.cli.stored import figures, open_run_named, open_stored
-from excise.config import Settings, gather
+from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
+from excise.cli.streams import is_attended
+from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
 from excise.model.source import ModelSource, resolve
 from excise.run import events
 from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.run.card import figures_in
+from excise.run.directory import RunDirectory
+
+_OF_THE_EDIT = ("writers", "trust_remote_code")
+"""What a run's settings say that holds for its edit, whatever model it is applied to."""
 
 
 @dataclass(frozen=True)
 class _Given:
-    """An edit, what is known of it as text, and the claims about writers that it was made with."""
+    """An edit, what is known of it as text, and what its run says of the settings, if it lies in one."""
 
     edit: Edit
     figures: str
-    writers: tuple[str, ...]
+    stored: Stored | None
 
 
 def apply(
@@ -38,14 +43,12 @@ def apply(
     environment: Mapping[str, str],
     *,
     force: bool,
-    ask: Ask = input,
+    ask: Ask = ask_person,
 ) -> int:
     """Apply an edit, `words` being EDIT MODEL OUT; returns the exit status."""
     word, model, out = words
     given = _given(word)
-    settings = gather({**flags, "model": model}, environment, None)
-    if given.writers and "writers" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"writers": given.writers})
+    settings = gather({**flags, "model": model}, environment, None, given.stored)
     destination = Path(out).expanduser()
     with make_screen(settings) as screen:
         require_place(destination)
@@ -64,7 +67,7 @@ def apply(
             )
         _require_apart(source.folder, destination)
         plan = _plan(given.edit, source, settings, settings.packed)
-        attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+        attended = is_attended() and not (settings.yes or settings.json_lines)
         asked = attended and "packed" not in settings.model_fields_set
         plan = _chosen(plan, given.edit, source, settings, screen, ask if asked else None)
         apply_edit(plan, source, destination, given.figures, screen)
@@ -76,14 +79,15 @@ def _given(word: str) -> _Given:
     path = Path(word).expanduser()
     if path.is_file() or path.suffix == ".safetensors":
         edit = load_edit(path)
+        directory = RunDirectory(path.parent)
         inside = (path.parent / "run.json").is_file()
-        run = open_stored(path.parent, {}, {}) if inside else None
-        writers = run.settings.writers if run else ()
-        return _Given(edit, figures_in(edit), writers)
-    run = open_run_named(word, {}, {})
-    number = run.choice()
-    edit = run.directory.edit(number)
-    return _Given(edit, figures(run.directory.record(), number, edit), run.settings.writers)
+        stored = settings_in(directory, _OF_THE_EDIT) if inside else None
+        return _Given(edit, figures_in(edit), stored)
+    folder, trial = split_trial(word)
+    directory = RunDirectory(folder)
+    stored, number = settings_in(directory, _OF_THE_EDIT), chosen_trial(directory, trial)
+    edit = directory.edit(number)
+    return _Given(edit, figures(directory.record(), number, edit), stored)
 
 
 def _require_apart(folder: Path, destination: Path) -> None:

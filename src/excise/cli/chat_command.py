@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from excise.cli.conversation import Conversation, converse
+from excise.cli.printable import ask_person
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console
 from excise.cli.session import Ask
@@ -14,15 +15,16 @@ from excise.edit.edit import Edit
 from excise.errors import SettingsError
 from excise.model.source import ModelSource, resolve
 from excise.run import events
+from excise.run.events import Tell
 from excise.run.prepare import load_runner
 
 
 def chat(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str], ask: Ask = input
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str], ask: Ask = ask_person
 ) -> int:
     """Chat with what `word` names: a run or one of its trials, or else a model. Returns the exit status."""
-    settings, source, edit, about = _what(word, flags, environment)
     with Renderer(make_console()) as screen:
+        settings, source, edit, about = _what(word, flags, environment, screen)
         loaded, _ = load_runner(settings, source, screen)
         screen(events.Note(about))
     converse(Conversation.of(settings, loaded), edit, ask)
@@ -30,13 +32,13 @@ def chat(
 
 
 def _what(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str], tell: Tell
 ) -> tuple[Settings, ModelSource, Edit | None, str]:
     if (split_trial(word)[0] / "run.json").is_file():
         run = open_run_named(word, flags, environment)
         number = run.choice()
         edit = run.directory.edit(number)
-        return run.settings, run.source(), edit, f"with the edit of trial {number} of {word}"
+        return run.settings, run.source(tell), edit, f"with the edit of trial {number} of {word}"
     if "select" in flags:
         raise SettingsError(f"--select: {word} is a model, not a run, and has nothing to choose")
     settings = gather({**flags, "model": word}, environment, None)

@@ -27,6 +27,7 @@ MODEL = Group(
         "offload_folder",
         "trust_remote_code",
         "chat_template",
+        "template_arguments",
         "system_prompt",
         "writers",
         "config_only",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from excise.cli.printable import printable
 from excise.cli.session import Ask
 from excise.config import Settings
 from excise.edit.edit import Edit
@@ -97,7 +98,7 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
 
 def to_standard_output(text: str) -> None:
     """Write at once, without an end of line."""
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
     sys.stdout.flush()
 
 

@@ -7,6 +7,7 @@ from functools import singledispatch
 
 from excise.cli.human import duration, plural, rate, size
 from excise.cli.parameters import short
+from excise.config.template import as_text
 from excise.run import events
 
 
@@ -82,7 +83,11 @@ def _(event: events.BatchSizeFound) -> tuple[Line, ...]:
 @describe.register
 def _(event: events.ResponsePrefixFound) -> tuple[Line, ...]:
     begin = f"begin with {event.text!r}, which is skipped" if event.text else "begin differently"
-    return (Line("prefix", f"answers {begin}"),)
+    line = Line("prefix", f"answers {begin}")
+    if not event.template_arguments:
+        return (line,)
+    switch = as_text(event.template_arguments)
+    return (Line("thoughts", f"switched off in the chat template by {switch}"), line)
 
 
 @describe.register

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
-from excise.cli.stored import StoredRun, figures, open_run_named
-from excise.config import flag_name, gather
+from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
+from excise.config import Stored, flag_name, gather
 from excise.edit.edit import load_edit
 from excise.errors import SettingsError
 from excise.model.source import resolve
@@ -59,16 +59,17 @@ def _export_file(
     if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
         raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
     edit = load_edit(path)
-    named: dict[str, object] = {}
+    stored: Stored | None = None
     if model:
-        named["model"] = model[0]
+        flags = {**flags, "model": model[0]}
     elif edit.base is not None:
         named = {"model": edit.base.model, "revision": edit.base.revision}
+        stored = Stored(str(path), named)
     else:
         raise SettingsError(
             f"{path} does not say which model it is of; name it: excise export EDIT MODEL"
         )
-    settings = gather({**named, **flags}, environment, None)
+    settings = gather(flags, environment, None, stored)
     if settings.adapter is None or settings.save is not None:
         raise SettingsError(
             "export: an edit file is written as an adapter: --adapter DIR; to write the edited model: excise "
@@ -76,6 +77,8 @@ def _export_file(
         )
     check_early(settings)
     with make_screen(settings) as screen:
+        if stored is not None:
+            tell_named(settings, stored.place, screen)
         save_edit_adapter(
             edit,
             resolve(settings.model, settings.revision),
@@ -109,7 +112,7 @@ def write(
     adapter: Path | None = None,
 ) -> None:
     """Write trial `number` of a run into new folders. Raises RunError, SaveError."""
-    settings, source = run.settings, run.source()
+    settings, source = run.settings, run.source(screen)
     if save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     edit = run.directory.edit(number)

@@ -6,6 +6,7 @@ docs/reproduce.md. Each command is imported when it is called, so that `--help` 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -30,8 +31,10 @@ from excise.cli.commands import (
 )
 from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
+from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError
+from excise.platform import is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -41,10 +44,12 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    take_any_text()
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
             print(help_text(line.command))
+            _flush()
             return 0
         if line.version:
             print(f"excise {__version__}")
@@ -52,14 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Notices of coming changes in libraries are for their callers, not for ours.
         warnings.simplefilter("ignore", FutureWarning)
         quiet_libraries()
-        return _CALLS[line.command.name](line)
+        _show_what_libraries_log()
+        status = _CALLS[line.command.name](line)
+        _flush()
+        return status
     except ExciseError as error:
         _say(str(error))
         return MENDABLE
-    except BrokenPipeError:
+    except OSError as error:
+        if not is_broken_pipe(error):
+            raise
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
@@ -129,8 +140,7 @@ def _export(line: CommandLine) -> int:
 def _show(line: CommandLine) -> int:
     from excise.cli.show_command import show
 
-    as_json = bool(line.flags.get("json_lines"))
-    return show(line.words[0], plot=_text(line, "plot"), as_json=as_json)
+    return show(line.words[0], line.flags, os.environ, plot=_text(line, "plot"))
 
 
 def _upload(line: CommandLine) -> int:
@@ -154,6 +164,7 @@ def _reproduce(line: CommandLine) -> int:
         line.words[0],
         line.words[1],
         line.flags,
+        os.environ,
         original=_text(line, "from"),
         repeat_search="repeat-search" in line.own,
     )
@@ -168,7 +179,7 @@ def _apply(line: CommandLine) -> int:
 def _runs(line: CommandLine) -> int:
     from excise.cli.runs_command import runs
 
-    return runs(line.words, as_json=bool(line.flags.get("json_lines")))
+    return runs(line.words, line.flags, os.environ)
 
 
 _CALLS: Mapping[str, Callable[[CommandLine], int]] = {
@@ -201,6 +212,20 @@ def _text(line: CommandLine, flag: str) -> str | None:
     return None if value is None else str(value)
 
 
+def _flush() -> None:
+    """Write what standard output still holds, while its errors can be told from others."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _show_what_libraries_log() -> None:
+    from excise.cli.printable import PrintableRecord
+
+    logging.setLogRecordFactory(PrintableRecord)
+
+
 def _say(message: str) -> None:
     """One line on standard error, whatever the message looks like."""
-    print(f"excise: {' '.join(message.split())}", file=sys.stderr)
+    from excise.cli.printable import printable
+
+    print(f"excise: {printable(' '.join(message.split()))}", file=sys.stderr)

@@ -30,7 +30,8 @@ class Renderer:
 
     def __call__(self, event: events.Event) -> None:
         """Show an event."""
-        if self._console.is_terminal:
+        # A terminal that cannot move its cursor shows nothing of what is drawn again and again.
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._follow(event)
         else:
             self._write(event)
@@ -65,7 +66,9 @@ class Renderer:
         match event:
             case events.StageStarted():
                 self._still()
-                self._status = self._console.status(Text(f"{event.text} …"))
+                self._status = self._console.status(
+                    Text(f"{event.text} …"), spinner=self._spinner()
+                )
                 self._status.start()
             case events.SearchStarted():
                 self._still()
@@ -90,6 +93,10 @@ class Renderer:
                 self._write(event)
             case _:
                 self._write(event)
+
+    def _spinner(self) -> str:
+        """Name of rich's spinner. The usual one is drawn with braille, which few encodings have."""
+        return "line" if self._console.options.ascii_only else "dots"
 
     def _write(self, event: events.Event) -> None:
         for line in describe(event):

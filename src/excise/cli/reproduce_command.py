@@ -14,7 +14,7 @@ from excise.cli.screen import make_console, write_json
 from excise.files import require_free
 from excise.reproduce.compare import Comparison, Difference, compare
 from excise.reproduce.record import Reproduction, read_reproduction
-from excise.run.rebuild import rebuild
+from excise.run.rebuild import rebuild, settings_of
 
 STATUS: Mapping[str, int] = {"same": 0, "within rounding": 3, "different": 4}
 """Exit status by what came of it. 2 is a mistake, as everywhere."""
@@ -25,6 +25,7 @@ def reproduce(
     file: str,
     destination: str,
     flags: Mapping[str, object],
+    environment: Mapping[str, str],
     *,
     original: str | None,
     repeat_search: bool,
@@ -33,20 +34,16 @@ def reproduce(
     recorded = read_reproduction(Path(file).expanduser())
     folder = Path(destination).expanduser()
     require_free(folder)
-    given = {
-        name: value for name, value in flags.items() if name not in ("json_lines", "no_hardware")
-    }
-    if original is not None:
-        given["model"] = original
-    as_json = bool(flags.get("json_lines"))
+    given = flags if original is None else {**flags, "model": original}
+    settings = settings_of(recorded, given, environment, None)
+    as_json = settings.json_lines
     with Renderer(make_console(to_errors=as_json)) as screen:
         rebuilt = rebuild(
             recorded,
             folder,
-            given,
+            settings,
             screen,
             repeat_search=repeat_search,
-            no_hardware=bool(flags.get("no_hardware")),
         )
         found = compare(recorded, rebuilt)
         if as_json:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from excise.cli.dialogue import Dialogue
+from excise.cli.printable import ask_person
 from excise.cli.resume import where_to_run
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, Session, answer_to
+from excise.cli.streams import is_attended
 from excise.cli.tables import spread_table
 from excise.config import Settings
 from excise.errors import SettingsError
@@ -33,10 +34,10 @@ class Finished:
 
 def run(settings: Settings) -> int:
     """`excise MODEL`. Asks where a person is there to answer; returns the exit status."""
-    attended = sys.stdin.isatty() and not (settings.yes or settings.json_lines)
+    attended = is_attended() and not (settings.yes or settings.json_lines)
     with make_screen(settings) as screen:
         if attended:
-            run_attended(settings, screen, input)
+            run_attended(settings, screen, ask_person)
         else:
             run_unattended(settings, screen)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import front_of
+from excise.cli.stored import front_of, wants_json
 from excise.errors import RunError
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
@@ -35,8 +35,9 @@ class Summary:
     remark: str = ""
 
 
-def runs(words: Sequence[str], *, as_json: bool) -> int:
+def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     """List the runs under a folder, by default `runs`. Returns the exit status."""
+    as_json = wants_json(flags, environment)
     root = Path(words[0]).expanduser() if words else DEFAULT_ROOT
     if not root.is_dir() and words:
         raise RunError(f"{root}: no such folder")

@@ -11,6 +11,8 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 
 from excise.cli.interrupt import STOPPING
+from excise.cli.printable import PrintableConsole, printable_json
+from excise.cli.streams import write_json_in_utf8
 from excise.config import Settings
 from excise.run import events
 
@@ -70,8 +72,9 @@ class JsonLines:
 
 def write_json(content: object, *, indent: int | None = None) -> None:
     """Write a JSON value to standard output, at once."""
+    write_json_in_utf8()
     text = json.dumps(content, ensure_ascii=False, default=str, indent=indent)
-    print(text, file=sys.stdout, flush=True)
+    print(printable_json(text), file=sys.stdout, flush=True)
 
 
 def write_stop() -> None:
@@ -79,20 +82,24 @@ def write_stop() -> None:
     os.write(2, f"{STOPPING}\n".encode())
 
 
+class _Console(PrintableConsole):
+    """A console that leaves it to `main` what happens when nobody reads a pipe any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error go on; called while it is handled. rich would end the process."""
+        raise
+
+
 def make_console(*, to_errors: bool = False) -> Console:
     """Where people read: as wide as the terminal, or wide enough for a file."""
     stream = sys.stderr if to_errors else sys.stdout
-    width = None if stream.isatty() else _WIDTH_OF_FILES
-    return Console(stderr=to_errors, width=width, highlight=False, markup=False, emoji=False)
+    terminal = stream is not None and stream.isatty()
+    width = None if terminal else _WIDTH_OF_FILES
+    return _Console(stderr=to_errors, width=width, highlight=False, markup=False, emoji=False)
 
 
 def make_screen(settings: Settings) -> Screen:
-    """The screen that the settings ask for."""
-    return screen_for(json_lines=settings.json_lines)
-
-
-def screen_for(*, json_lines: bool) -> Screen:
-    """JSON lines for programs, or lines for people."""
+    """The screen that the settings ask for: JSON lines for programs, or lines for people."""
     from excise.cli.render import Renderer
 
-    return JsonLines() if json_lines else Renderer(make_console())
+    return JsonLines() if settings.json_lines else Renderer(make_console())

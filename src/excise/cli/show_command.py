@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.text import Text
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import edit_path
+from excise.cli.stored import edit_path, wants_json
 from excise.cli.tables import outcome_table
 from excise.edit.edit import Edit, load_edit
 from excise.edit.plot import plot_edit, require_plots
@@ -23,8 +24,15 @@ from excise.kinds import facts_of
 from excise.run.record import outcome_in
 
 
-def show(word: str, *, plot: str | None, as_json: bool) -> int:
+def show(
+    word: str,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    *,
+    plot: str | None,
+) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
+    as_json = wants_json(flags, environment)
     picture = Path(plot).expanduser() if plot is not None else None
     if picture is not None:
         require_plots(picture)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from excise.cli.run_command import DEFAULT_SELECTION
-from excise.config import Settings, gather
+from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit
 from excise.errors import RunError
 from excise.model.source import ModelSource, resolve
+from excise.run import events
 from excise.run.card import figures_in, figures_of
 from excise.run.directory import RunDirectory
+from excise.run.events import Tell
 from excise.run.record import outcome_of
 from excise.search.front import Point, select
 
@@ -25,6 +27,7 @@ _TO_LOAD_WITH = (
     "trust_remote_code",
     "writers",
     "chat_template",
+    "template_arguments",
     "system_prompt",
     "max_new_tokens",
 )
@@ -33,13 +36,14 @@ _TO_LOAD_WITH = (
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run directory and the settings to load its model with."""
+    """A run directory and the settings in force for what is done with it."""
 
     directory: RunDirectory
     settings: Settings
 
-    def source(self) -> ModelSource:
-        """The model's files. Raises RunError if they are no longer those of the run."""
+    def source(self, tell: Tell) -> ModelSource:
+        """The model's files, once `tell` has heard which. Raises RunError if they are others now."""
+        tell_named(self.settings, str(self.directory.path / "run.json"), tell)
         source = resolve(self.settings.model, self.settings.revision)
         digest = self.directory.identity()["model_digest"]
         if source.digest != digest:
@@ -52,28 +56,62 @@ class StoredRun:
 
     def choice(self) -> int:
         """The trial to use: by --select, else the one that was chosen, else the knee."""
-        return _trial(self.directory, self.settings.select)
+        return chosen_trial(self.directory, self.settings.select)
 
 
 def open_stored(
-    path: Path, flags: Mapping[str, object], environment: Mapping[str, str]
+    path: Path,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    fields: Collection[str] = _TO_LOAD_WITH,
 ) -> StoredRun:
-    """A run directory, with the settings it was made with where the flags say nothing else."""
+    """A run directory, with the settings it was made with where the flags say nothing else.
+
+    fields: those of its settings that count. Raises RunError, or SettingsError as `gather` does.
+    """
     directory = RunDirectory(path)
-    settings: dict[str, Any] = dict(directory.identity()["settings"])  # type: ignore[call-overload]
-    stored = {field: settings[field] for field in _TO_LOAD_WITH if settings.get(field) is not None}
-    if flags.keys() & {"dtype", "dtypes"}:
-        # Two spellings of one setting: the one that was typed counts.
-        stored.pop("dtypes", None)
-    return StoredRun(directory, gather({**stored, **flags}, environment, None))
+    return StoredRun(directory, gather(flags, environment, None, settings_in(directory, fields)))
+
+
+def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
+    """What `run.json` says of these settings. Raises RunError."""
+    settings = directory.identity()["settings"]
+    if not isinstance(settings, dict):
+        raise RunError(f"{directory.path / 'run.json'}: damaged (its settings are no table)")
+    return Stored(
+        str(directory.path / "run.json"),
+        {field: settings[field] for field in fields if field in settings},
+    )
 
 
 def open_run_named(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
+    word: str,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    fields: Collection[str] = _TO_LOAD_WITH,
 ) -> StoredRun:
     """RUN or RUN:TRIAL, with TRIAL a number, knee or fewest. Raises RunError if there is no such run."""
     path, trial = split_trial(word)
-    return open_stored(path, flags if trial is None else {**flags, "select": trial}, environment)
+    typed = flags if trial is None else {**flags, "select": trial}
+    return open_stored(path, typed, environment, fields)
+
+
+def wants_json(flags: Mapping[str, object], environment: Mapping[str, str]) -> bool:
+    """Whether a command without a model is to write JSON. Raises SettingsError as every command does."""
+    return gather({**flags, "model": "none is looked at"}, environment, None).json_lines
+
+
+def tell_named(settings: Settings, place: str, tell: Tell) -> None:
+    """Say, before anything is fetched or opened, which files a stored file makes excise read.
+
+    They were named by whoever wrote that file, who need not be the one who opens it.
+    """
+    text = f"the model is {settings.model}, as {place} says"
+    if not Path(settings.model).expanduser().exists():
+        text += "; what this machine does not have of it is fetched from the hub"
+    tell(events.Note(text))
+    if settings.chat_template is not None:
+        tell(events.Note(f"the chat template is {settings.chat_template}, as a file"))
 
 
 def open_named(
@@ -104,10 +142,10 @@ def edit_path(word: str) -> Path:
             raise RunError(f"{word}: no such edit file or run directory")
         return path
     directory = RunDirectory(path)
-    return directory.edit_path(_trial(directory, trial))
+    return directory.edit_path(chosen_trial(directory, trial))
 
 
-def _trial(directory: RunDirectory, selection: str | None) -> int:
+def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
     """A trial of the front: by rule, else the one that was chosen, else the knee."""
     record: dict[str, Any] = directory.record()
     if selection is None:
@@ -117,12 +155,24 @@ def _trial(directory: RunDirectory, selection: str | None) -> int:
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
-    """The front that a record holds, fewest refusals first."""
-    trials = {trial["number"]: trial for trial in record["trials"]}
-    return [
-        Point(number, trials[number]["refusals"], trials[number]["kl"])
-        for number in record["front"]
-    ]
+    """The front that a record holds, fewest refusals first. Raises RunError if it is none.
+
+    A number becomes part of file names, so it has to be one.
+    """
+    try:
+        trials = {trial["number"]: trial for trial in record["trials"]}
+        points = [
+            Point(number, trials[number]["refusals"], trials[number]["kl"])
+            for number in record["front"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"result.json: damaged (its front: {error!r})") from error
+    if not all(
+        type(one.number) is int and type(one.refusals) is int and isinstance(one.kl, float | int)
+        for one in points
+    ):
+        raise RunError("result.json: damaged (the trials of its front are no numbers)")
+    return points
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import getpass
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from excise.cli.export_command import write
-from excise.cli.screen import Screen, screen_for
+from excise.cli.printable import ask_person
+from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
-from excise.config import flag_name
+from excise.cli.streams import is_attended
+from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
@@ -30,7 +31,7 @@ def upload(
     form: str | None,
     public: bool,
     force: bool,
-    ask: Ask = input,
+    ask: Ask = ask_person,
     ask_secretly: Ask = getpass.getpass,
 ) -> int:
     """Upload what `word` names, a run or a folder, to the repository `to`. Returns the exit status."""
@@ -44,7 +45,8 @@ def upload(
     of_runs += ["--as"] if form is not None else []
     if run is None and of_runs:
         raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
-    attended = sys.stdin.isatty() and not (flags.get("yes") or flags.get("json_lines"))
+    settings = run.settings if run else gather({**flags, "model": word}, environment, None)
+    attended = is_attended() and not (settings.yes or settings.json_lines)
     token = _token(ask_secretly if attended else None)
 
     def replace(reason: str) -> bool:
@@ -53,10 +55,9 @@ def upload(
         answer = answer_to(ask, f"{reason}. Replace them? [y]es / [n]o [n]: ")
         return answer.lower() in ("y", "yes")
 
-    with screen_for(json_lines=bool(flags.get("json_lines"))) as screen:
+    with make_screen(settings) as screen:
         folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
-        hidden = bool(flags.get("no_hardware")) if run is None else run.settings.no_hardware
-        what = examined(folder, hardware=not hidden)
+        what = examined(folder, hardware=not settings.no_hardware)
         if what.record is None:
             screen(
                 events.Note(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from excise.config.digest import differences, settings_digest, study_settings
 from excise.config.flags import Flag, flag_name, flags
-from excise.config.gather import gather
+from excise.config.gather import Stored, gather
 from excise.config.settings import Settings
 from excise.config.source import PromptSource
 
@@ -15,6 +15,7 @@ __all__ = [
     "Flag",
     "PromptSource",
     "Settings",
+    "Stored",
     "differences",
     "flag_name",
     "flags",

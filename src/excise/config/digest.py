@@ -41,7 +41,11 @@ _ABSENT = "nothing"
 
 def study_settings(settings: Settings) -> dict[str, object]:
     """The settings that decide what the study is, as plain JSON values."""
-    return settings.model_dump(mode="json", exclude=set(_NOT_OF_THE_STUDY))
+    stored = settings.model_dump(mode="json", exclude=set(_NOT_OF_THE_STUDY))
+    # A setting that is younger than the format: a study without it is still the study that it was.
+    if not stored["template_arguments"]:
+        del stored["template_arguments"]
+    return stored
 
 
 def settings_digest(settings: Settings) -> str:

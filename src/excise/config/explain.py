@@ -28,6 +28,7 @@ _MESSAGES = {
     "string_type": "not a text",
     "path_type": "not a path",
     "tuple_type": "not a list",
+    "dict_type": "not a table of KEY=VALUE",
     "model_type": "not a prompt set; write SOURCE, SOURCE:SPLIT or a table with source and split",
     "string_too_short": "must not be empty",
     "too_short": "must name at least one",

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from excise.config.settings import Settings
 from excise.config.source import PromptSource
+from excise.config.template import as_text
 
 # `json` would shadow a method of pydantic's models; `--kind` takes one or several.
 _PUBLIC_NAMES = {"json_lines": "json", "kinds": "kind"}
@@ -82,6 +83,11 @@ def is_list(field: str) -> bool:
     return get_origin(value_type(field)) is tuple
 
 
+def is_table(field: str) -> bool:
+    """True if the field maps keys to values."""
+    return get_origin(value_type(field)) is dict
+
+
 def choices(field: str) -> tuple[str, ...]:
     """The values a field, or each element of it, may have; empty where there is no fixed list."""
     annotation = value_type(field)
@@ -107,6 +113,8 @@ def _default_text(info: FieldInfo) -> str:
     default = info.default
     if info.is_required() or default is None:
         return ""
+    if isinstance(default, dict):
+        return as_text(default)
     if isinstance(default, tuple):
         text = ",".join(default)
         return text if len(text) <= 60 else f"{len(default)} built in"

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from excise.config.memory import memory_limits
 from excise.config.source import PromptSource
+from excise.config.template import require_arguments
 from excise.kinds import FACTS, Kind
 from excise.scores.markers import DEFAULT_MARKERS, normalise
 
@@ -69,10 +77,16 @@ class Settings(BaseModel):
     trust_remote_code: bool = Field(
         default=False, description="Run code that comes with the model."
     )
-    chat_template: Path | None = Field(
+    chat_template: str | None = Field(
         default=None,
-        description="Jinja file to use as the chat template.",
-        json_schema_extra=_metavar("FILE"),
+        min_length=1,
+        description="Jinja file to use as the chat template, or the name of one of the model's own.",
+        json_schema_extra=_metavar("FILE|NAME"),
+    )
+    template_arguments: dict[str, JsonValue] = Field(
+        default={},
+        description="What the chat template is given beside the messages, such as enable_thinking=false.",
+        json_schema_extra=_metavar("KEY=VALUE,…"),
     )
     system_prompt: str | None = Field(
         default=None, description="System prompt of every prompt set."
@@ -272,6 +286,12 @@ class Settings(BaseModel):
                         "exclude each other; leave the device open (auto)", "device", field
                     )
         return self
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        require_arguments(arguments)
+        return arguments
 
     @field_validator("max_memory")
     @classmethod

@@ -169,7 +169,7 @@ def _seen(
         return None
     rows, columns = given.shape[:2]
     keep = named.get("logits_to_keep", 0)
-    kept = len(keep) if isinstance(keep, Tensor) else keep or columns
+    kept = len(keep) if isinstance(keep, (Tensor, list)) else keep or columns
     mask, cache = named.get("attention_mask"), named.get("past_key_values")
     tokens: Count = rows * columns
     seen: dict[Window, Count] = {}

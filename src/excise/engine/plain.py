@@ -8,8 +8,7 @@ a group lasts as long as its longest answer, and exact whatever a model keeps be
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.device import input_device
 from excise.engine.prefill import last_logits
+from excise.model.generation import following
 
 
 class _Group:
@@ -127,7 +127,9 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
         # accepts the host beside any; accelerate's hooks move them from there.
         ids = ids.cpu()
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
-    with _pure_argmax(model, settings):
+    # The slots know nothing of penalties and forbidden tokens, and a comparison of models should compare what
+    # they say, not what was done to it. End tokens are left out too: Asked knows them.
+    with following(model, settings):
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -144,19 +146,3 @@ def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, announce: Ann
         fail_without_numbers(group.open_rows, largest)
         ids = torch.cat([ids, tokens.to(ids.device).unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]
-
-
-@contextmanager
-def _pure_argmax(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """Hide the model's own generation configuration.
-
-    `generate` fills in from it whatever `settings` leaves open: repetition penalties, forced and
-    forbidden tokens, least lengths. The slots know nothing of these, and a comparison of models should
-    compare what they say, not what was done to it. End tokens are left out too: Asked knows them.
-    """
-    own = model.generation_config
-    model.generation_config = settings
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -201,14 +201,16 @@ def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
     return logits[:, -keep:]
 
 
-def _last(count: int, ids: Tensor) -> Tensor:
+def _last(count: int, ids: Tensor) -> list[int]:
     """Which tokens' logits are wanted: the last `count` of ids [row, token].
 
     Indices and no number, for two reasons. The number 1 lets some (gemma4) run their later layers for the
     last token alone, and whoever listens to those layers wants all tokens. And a number takes a view of the
     hidden states, which PyTorch multiplies with the vocabulary row by row, at a tenth of the speed.
+    A list and no tensor: the hidden states may lie on another device than the ids, and accelerate takes a
+    tensor to the first one.
     """
-    return torch.arange(ids.shape[1] - count, ids.shape[1], device=ids.device)
+    return list(range(ids.shape[1] - count, ids.shape[1]))
 
 
 @torch.inference_mode()

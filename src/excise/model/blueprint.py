@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from excise.errors import ModelError, first_line
+from excise.errors import ModelError, translated
+from excise.model.configuration import configuration, gguf_configuration
+from excise.model.mapping import auto_class
+
+_UNBUILDABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+)
+"""What the classes of transformers raise for sizes that do not go together."""
 
 
 def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
@@ -17,36 +33,21 @@ def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrained
 
     name: as the user gave it. Raises ModelError if transformers cannot build it.
     """
-    require_trust(name, folder, trust_remote_code=trust_remote_code)
-    return _built(name, folder, trust_remote_code=trust_remote_code)
+    config = configuration(name, folder, trust_remote_code=trust_remote_code)
+    return _built(name, config, trust_remote_code=trust_remote_code)
 
 
 def gguf_blueprint(path: Path) -> PreTrainedModel:
     """The same for the model that a GGUF file's metadata describe. Raises ModelError."""
-    return _built(path.name, path.parent, trust_remote_code=False, gguf_file=path.name)
+    return _built(path.name, gguf_configuration(path), trust_remote_code=False)
 
 
-def _built(name: str, folder: Path, **arguments: bool | str) -> PreTrainedModel:
-    try:
-        config = AutoConfig.from_pretrained(folder, **arguments)
-        with torch.device("meta"), no_init_weights():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=arguments["trust_remote_code"]
-            )
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        reason = first_line(error)
-        raise ModelError(f"{name}: cannot be built from its configuration ({reason})") from error
+def _built(name: str, config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel:
+    auto = auto_class(name, config)
+    with (
+        translated(ModelError, f"{name}: cannot be built from its configuration", *_UNBUILDABLE),
+        torch.device("meta"),
+        no_init_weights(),
+    ):
+        model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
     return model
-
-
-def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
-    """Raise ModelError if the model brings code of its own and the user has not allowed it to run."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config and not trust_remote_code:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-            raise ModelError(
-                f"{name} brings code of its own ({', '.join(sorted(config['auto_map'].values()))}); "
-                "read it, and give --trust-remote-code to run it"
-            )

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from excise.checkpoint.folder import weight_files
+from excise.checkpoint.given import require_fetched
 from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
-from excise.model.chat import render
+from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
+from excise.model.foreign import (
+    own_code,
+    require_offload_folder,
+    require_own_files,
+)
 from excise.model.layout import lay_out
+from excise.model.mapping import auto_class
+from excise.model.missing import reported, require_scales, require_whole
 from excise.model.source import ModelSource
 from excise.model.storage import (
     describe,
@@ -37,6 +44,8 @@ from excise.model.storage import (
     unpack_arguments,
     worth_trying,
 )
+from excise.model.template import TemplateCall
+from excise.model.tokenizer import LoadedTokenizer, load_tokenizer, needs_its_own_code
 from excise.model.weights import stored_bytes
 from excise.quiet import quiet_libraries
 
@@ -60,8 +69,9 @@ class LoadedModel:
     """A model ready to run.
 
     dtype: name of the data type it was loaded in; of packed weights, what it computes in. attempts: data
-    types that failed before, with why. chat_template: the one that the user gave in place of the model's
-    own, if any. packing: how the weights are packed in memory, in words; None if they are plain.
+    types that failed before, with why. call: how the tokenizer's chat template is called. chat_template: the
+    one that the user gave in place of the model's own, if any. packing: how the weights are packed in memory,
+    in words; None if they are plain.
     quantization: how they were packed while loading; a checkpoint that was packed already has "none".
     notes: what a user should know of how it runs.
     """
@@ -71,6 +81,7 @@ class LoadedModel:
     source: ModelSource
     dtype: str
     attempts: tuple[str, ...]
+    call: TemplateCall = field(default_factory=TemplateCall)
     chat_template: str | None = None
     packing: str | None = None
     quantization: Quantization = "none"
@@ -101,7 +112,8 @@ def load(
     max_memory: Mapping[int | str, int] | None = None,
     offload_folder: Path | None = None,
     trust_remote_code: bool = False,
-    chat_template: Path | None = None,
+    chat_template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
     blocks: bool = True,
 ) -> LoadedModel:
@@ -118,11 +130,19 @@ def load(
     missing, or that there is no chat template.
     """
     quiet_libraries()
-    for path in sorted(source.folder.glob("*.safetensors")) if source.gguf is None else ():
-        read_safetensors(path)
+    require_own_files(source)
+    if offload_folder is not None:
+        require_offload_folder(offload_folder)
+    auto = _auto_class(source, trust_remote_code=trust_remote_code)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
-    tokenizer = _tokenizer(source, trust_remote_code, chat_template, system_prompt)
+    words = load_tokenizer(
+        source,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
+        template_arguments=template_arguments,
+        system_prompt=system_prompt,
+    )
     if device == "auto":
         device = "auto" if torch.cuda.is_available() or max_memory else "cpu"
     arguments: dict[str, Any] = {
@@ -139,7 +159,7 @@ def load(
     for dtype in worth_trying(tuple(dtypes), packing):
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
         try:
-            model = _tested_model(source, tokenizer, dtype, {**arguments, **how})
+            model, note = _tested_model(source, auto, words, dtype, {**arguments, **how})
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
             attempts.append(f"{dtype}: {first_line(error)}")
@@ -148,92 +168,83 @@ def load(
             continue
         slower = None
         if blocks and (packing is None or _was_unpacked(model)):
-            slower = lay_out(model, _hello(tokenizer))
-        given = None if chat_template is None else tokenizer.chat_template
+            slower = lay_out(model, words.hello())
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
             model._weight_conversions = None
         return LoadedModel(
             model,
-            tokenizer,
+            words.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            given,
+            words.call,
+            words.given,
             None if packing is None or _was_unpacked(model) else describe(packing),
             quantization,
-            () if slower is None else (slower,),
+            tuple(one for one in (note, slower) if one is not None),
         )
     stored = "" if packing is None else f" as {describe(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
 
 
-def _tokenizer(
-    source: ModelSource,
-    trust_remote_code: bool,
-    chat_template: Path | None,
-    system_prompt: str | None,
-) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if _needs_its_own_code(error):
-            raise _own_code(source) from error
-        raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
-    if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"--chat-template {chat_template}: {error}") from error
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            f"{source.name} has no chat template; give one with --chat-template FILE (a Jinja file)"
-        )
-    try:
-        render(tokenizer, "Hello", system_prompt)
-    except TemplateError as error:
-        raise ModelError(
-            f"{source.name}: its chat template does not take such prompts ({first_line(error)}); "
-            "give another one with --chat-template FILE, or no system prompt"
-        ) from error
-    return tokenizer
+def _auto_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
+    """What loads the checkpoint. Raises ModelError if its files tell already that nothing can."""
+    if source.gguf is not None:
+        require_fetched(source.folder / source.gguf)
+        # A GGUF file holds the language model alone, whatever else the model has.
+        return AutoModelForCausalLM
+    for name in weight_files(source.folder)[0]:
+        path = source.folder / name
+        if path.suffix == ".safetensors":
+            read_safetensors(path)
+        else:
+            require_fetched(path)
+    config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
+    return auto_class(source.name, config)
 
 
-def _model(source: ModelSource, dtype: str, arguments: Mapping[str, Any]) -> PreTrainedModel:
+def _model(
+    source: ModelSource, auto: Any, dtype: str, arguments: Mapping[str, Any]
+) -> tuple[PreTrainedModel, str | None]:
+    """The whole model, and what is to be noted of it. Raises ModelError if tensors are missing."""
     # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
     # switch, and standard error is where it goes; errors come as exceptions, not that way.
     transformers_logging.disable_progress_bar()
-    with redirect_stderr(StringIO()) if source.gguf else nullcontext():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **arguments
+    model: PreTrainedModel
+    with redirect_stderr(StringIO()) if source.gguf else nullcontext(), reported(source.name):
+        model, info = auto.from_pretrained(
+            source.folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            output_loading_info=True,
+            # They would raise without their names; they are refused with them.
+            ignore_mismatched_sizes=True,
+            **arguments,
         )
-    return model.eval().requires_grad_(False)
+    note = require_whole(source.name, info)
+    if _was_unpacked(model):
+        require_scales(source.name, model)
+    return model.eval().requires_grad_(False), note
 
 
 def _tested_model(
     source: ModelSource,
-    tokenizer: PreTrainedTokenizerBase,
+    auto: Any,
+    words: LoadedTokenizer,
     dtype: str,
     arguments: Mapping[str, Any],
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, str | None]:
     """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
 
     In a function of its own, so that a model that fails is gone before the next type is tried.
     """
-    model = _model(source, dtype, arguments)
+    model, note = _model(source, auto, dtype, arguments)
     try:
-        greedy(model, [_hello(tokenizer)], max_new_tokens=_TEST_TOKENS, slots=1)
+        greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
     except TrialError as error:
         raise ValueError(f"in a test generation, {error}") from error
-    return model
-
-
-def _hello(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    text = render(tokenizer, "Hello", None)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return model, note
 
 
 def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
@@ -255,8 +266,8 @@ def _require_loadable(source: ModelSource, packed: str | None, quantization: Qua
 def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
-    if _needs_its_own_code(error):
-        raise _own_code(source) from error
+    if needs_its_own_code(error):
+        raise own_code(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
@@ -271,13 +282,3 @@ def _was_unpacked(model: PreTrainedModel) -> bool:
     """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
     # It takes the entry off then, because the model is an ordinary one from there on.
     return getattr(model.config, "quantization_config", None) is None
-
-
-def _needs_its_own_code(error: Exception) -> bool:
-    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
-
-
-def _own_code(source: ModelSource) -> ModelError:
-    return ModelError(
-        f"{source.name} brings code of its own; read it, and give --trust-remote-code to run it"
-    )

@@ -78,8 +78,9 @@ class Circumstances(_Record):
 
     dtype: that the model ran in. batch_size: prompts decoded at a time. rows: prompts in a forward pass.
     in_blocks: whether weights lay as the processor's products read them.
-    response_prefix: what all answers begin with. search: how trials were proposed. hardware: None if it
-    was to be left out.
+    response_prefix: what all answers begin with. template_arguments: those of the chat template.
+    generation_config: what the model's own asks for and scores did not follow. search: how trials
+    were proposed. hardware: None if it was to be left out.
     """
 
     dtype: str
@@ -89,6 +90,8 @@ class Circumstances(_Record):
     search: str
     versions: dict[str, str]
     in_blocks: bool = False
+    template_arguments: dict[str, Any] = {}
+    generation_config: dict[str, str] = {}
     hardware: dict[str, str | int] | None = None
 
 
@@ -141,8 +144,9 @@ class Reproduction(_Record):
     def text(self) -> str:
         """What the file holds."""
         content = self.model_dump(mode="json")
-        if self.circumstances.hardware is None:
-            del content["circumstances"]["hardware"]
+        for empty in ("hardware", "template_arguments", "generation_config"):
+            if not content["circumstances"][empty]:
+                del content["circumstances"][empty]
         for entry in content["tensors"].values():
             if entry["sketch"] is None:
                 del entry["norm"], entry["sketch"]

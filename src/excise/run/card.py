@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from excise import __version__
+from excise.config.template import as_text
 from excise.edit.edit import Edit
 from excise.kinds import facts_of
+from excise.model.generation import in_words
 from excise.model.source import ModelSource
 from excise.run.front_matter import OriginalCard, front_matter, original_card
 from excise.run.record import Outcome, outcome_in
@@ -87,12 +89,30 @@ def _reservations(edit: Edit) -> str:
         lines.append(
             f"The figures were measured with the weights packed as {packing}; the edit is the same."
         )
+    lines += _asked_with(edit.facts.get("asked_with"))
     if edit.per_matrix:
         lines.append(
             "Each expert was edited with the row-normalised operator of its own matrix; the figures were "
             "measured with the orthogonal operator on the sum of the experts' outputs."
         )
     return "".join(f"\n\n{line}" for line in lines)
+
+
+def _asked_with(told: object) -> list[str]:
+    """How prompts were put and answers chosen, where others may do it otherwise."""
+    if not isinstance(told, Mapping):
+        return []
+    lines: list[str] = []
+    if isinstance(arguments := told.get("template_arguments"), Mapping):
+        lines.append(f"Prompts were put into the chat template with `{as_text(arguments)}`.")
+    if prefix := told.get("response_prefix"):
+        lines.append(f"Answers were judged behind what all of them begin with, `{prefix!r}`.")
+    if isinstance(unfollowed := told.get("generation_config"), Mapping):
+        lines.append(
+            f"The model's generation configuration asks for {in_words(unfollowed)}: `generate` and servers "
+            "follow that, the figures do not."
+        )
+    return lines
 
 
 def model_card(

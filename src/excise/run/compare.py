@@ -11,7 +11,8 @@ from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.events import Tell
 from excise.run.figures import Measured, measure_edit, measure_held_out
-from excise.run.prepare import load_runner, settle
+from excise.run.prepare import load_runner
+from excise.run.settle import settle
 from excise.scores.interval import bootstrap, counted
 from excise.scores.paired import SIGNIFICANT, mcnemar, sign_flips
 

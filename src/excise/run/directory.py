@@ -158,6 +158,11 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> RunDirector
         write_json(identity, content)
         return directory
     theirs = directory.identity()
+    if _trusts(theirs["settings"]) and not settings.trust_remote_code:
+        raise RunError(
+            f"{identity}: the run was begun with --trust-remote-code, which counts only where it is typed; "
+            f"give it again to run the code that comes with {settings.model}"
+        )
     differing = differences(dict(theirs["settings"]), mine)  # type: ignore[call-overload]
     if differing:
         raise RunError(
@@ -173,6 +178,10 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> RunDirector
                 f"{directory.path}: {what} have changed since this run; give another --run-dir"
             )
     return directory
+
+
+def _trusts(settings: object) -> bool:
+    return isinstance(settings, dict) and settings.get("trust_remote_code") is True
 
 
 def all_runs(root: Path = DEFAULT_ROOT) -> list[RunDirectory]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from excise.config import Settings
@@ -12,8 +12,9 @@ from excise.model.source import resolve
 from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.events import Tell
-from excise.run.prepare import in_data_type, load_runner, settle
+from excise.run.prepare import in_data_type, load_runner
 from excise.run.runner import Part, measure_original
+from excise.run.settle import settle
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
     _, runner = load_runner(typed, edited_source, tell)
     runner.slots = slots
     # Both models are asked the same: the original's answer prefix counts for the edited one too.
-    runner.chat = type(chat)(runner.chat.tokenizer, chat.response_prefix)
+    runner.chat = replace(
+        runner.chat,
+        response_prefix=chat.response_prefix,
+        call=runner.chat.call.given(chat.call.arguments),
+    )
     tell(events.StageStarted("held_out", f"Asking {settings.model}"))
     parts: dict[str, Figures] = {}
     for name, (part, control_refusals) in originals.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from excise.engine.work import Work
@@ -94,9 +94,13 @@ class BatchSizeFound(Event):
 
 @dataclass(frozen=True)
 class ResponsePrefixFound(Event):
-    """What every answer begins with and is given to the model; empty if nothing."""
+    """What every answer begins with and is given to the model; empty if nothing.
+
+    template_arguments: those that were found to switch thinking off in the model's chat template.
+    """
 
     text: str
+    template_arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

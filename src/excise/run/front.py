@@ -7,7 +7,7 @@ from dataclasses import replace
 from excise.config import settings_digest
 from excise.edit.base import Base
 from excise.run.prepare import Prepared
-from excise.run.record import write_result
+from excise.run.record import asked_with, write_result
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
 from excise.search.space import candidate_of
@@ -35,6 +35,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "prompts": len(prepared.search_part.target),
                 "uncovered": dict(prepared.coverage.suspects),
                 "packing": prepared.loaded.packing,
+                **({"asked_with": how} if (how := asked_with(prepared)) else {}),
             }
             parameters = dict(records[point.number].parameters)
             replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from types import TracebackType
 
 import torch
@@ -14,6 +13,7 @@ from excise.engine.rate import matrix_rate
 from excise.engine.work import Work
 from excise.model.load import LoadedModel
 from excise.model.writers import Anatomy
+from excise.platform import peak_host_memory
 from excise.run import events
 from excise.run.events import Tell
 
@@ -67,4 +67,4 @@ def peak_memory() -> int:
     """Most memory the process has held so far, in bytes: on the accelerator if there is one."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_host_memory()

@@ -15,16 +15,14 @@ from excise.config.memory import memory_limits
 from excise.edit.adapter import require_adapter
 from excise.edit.base import Base
 from excise.edit.layout import unsavable
-from excise.engine.batch_size import find_batch_size, side_by_side
-from excise.engine.decode import greedy
+from excise.engine.batch_size import side_by_side
 from excise.errors import ModelError
-from excise.model.chat import Chat, response_prefix
+from excise.model.chat import Chat
 from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
 from excise.model.writers import Anatomy, examine
-from excise.prompts.sets import Prompt
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.bank import build_bank
@@ -33,10 +31,9 @@ from excise.run.early import room_for_early
 from excise.run.events import Tell
 from excise.run.export import require_rewritable, require_writable
 from excise.run.runner import Part, Runner, measure_original
+from excise.run.settle import beginning_of, settle, unfinished_note
 from excise.search.bank import Bank, per_matrix
 
-_PREFIX_PROMPTS = 8
-_PREFIX_TOKENS = 24
 _SHOWN = 0.05
 """Share of target prompts that have to show the behaviour."""
 
@@ -112,7 +109,15 @@ def prepare(
     if known is not None:
         runner.rows = known.rows
     runner.slots = settings.batch_size or (known.slots if known else 1)
-    settle(runner, settings, loaded, prompts, tell, probe=known is None)
+    settle(
+        runner,
+        settings,
+        loaded,
+        prompts,
+        tell,
+        probe=known is None,
+        known=beginning_of(directory),
+    )
     candidates = settings.candidates or (
         known.candidates
         if known
@@ -125,6 +130,9 @@ def prepare(
         partial(room_for_early, loaded, anatomy),
     )
     tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
+    note = unfinished_note(runner.chat, search_part.answered.tokens)
+    if note is not None:
+        tell(events.Note(note))
     if not settings.allow_absent:
         _require_behaviour(search_part, go_on)
     baseline_seconds = time.perf_counter() - started
@@ -193,8 +201,7 @@ def open_model(
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, tell)
     anatomy = examine(loaded.model, settings.writers)
-    hello = runner.chat.encode([Prompt("Hello", settings.system_prompt)])[0]
-    coverage = measure(loaded.model, anatomy, hello)
+    coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
     tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage, runner
 
@@ -213,6 +220,7 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
     )
     tell(
@@ -228,50 +236,13 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         tell(events.Note(note))
     runner = Runner(
         loaded.model,
-        Chat(loaded.tokenizer, settings.response_prefix or ""),
+        Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
         markers=settings.markers,
         max_new_tokens=settings.max_new_tokens,
         slots=settings.batch_size or 1,
         tell=tell,
     )
     return loaded, runner
-
-
-def settle(
-    runner: Runner,
-    settings: Settings,
-    loaded: LoadedModel,
-    prompts: PromptParts,
-    tell: Tell,
-    *,
-    probe: bool = True,
-) -> None:
-    """Find the number of slots and the common beginning of all answers, unless they are given."""
-    few = [
-        *prompts.target.search.prompts[:_PREFIX_PROMPTS],
-        *prompts.control.search.prompts[:_PREFIX_PROMPTS],
-    ]
-    if settings.response_prefix is None:
-        tokens = runner.chat.encode(few)
-        answers = runner.in_rows(
-            lambda rows: greedy(loaded.model, tokens, max_new_tokens=_PREFIX_TOKENS, slots=rows)
-        )
-        prefix = response_prefix(
-            [runner.chat.text(prompt) for prompt in few],
-            [runner.chat.decode(answer, special_tokens=True) for answer in answers],
-        )
-        runner.chat = Chat(runner.chat.tokenizer, prefix)
-        tell(events.ResponsePrefixFound(prefix))
-    if probe and settings.batch_size == 0:
-        runner.slots = find_batch_size(
-            loaded.model,
-            runner.chat.encode(prompts.target.search.prompts),
-            settings.max_new_tokens,
-            loaded.bytes,
-            lambda slots: tell(events.BatchReduced(slots)),
-            candidates=settings.candidates,
-        )
-    tell(events.BatchSizeFound(runner.slots))
 
 
 def device_found() -> events.DeviceFound:

@@ -32,8 +32,9 @@ from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.events import Tell
 from excise.run.metering import peak_memory
-from excise.run.prepare import device_found, open_model, settle
+from excise.run.prepare import device_found, open_model
 from excise.run.runner import measure_original
+from excise.run.settle import settle
 from excise.run.trial import Contest, score
 from excise.search.bank import edit_of
 from excise.search.start import closed_form_of

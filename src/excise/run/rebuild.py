@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FixedTrial
 
-from excise.config import Settings, gather, study_settings
+from excise.config import Settings, Stored, gather
 from excise.engine.device import input_device
 from excise.errors import ModelError, PromptError, ReproductionError
 from excise.model.load import LoadedModel
@@ -18,38 +17,40 @@ from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy
 from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.environment import hardware, versions
-from excise.reproduce.record import Circumstances, Reproduction, read_reproduction
+from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.directory import set_digest
 from excise.run.events import Tell
 from excise.run.export import save_model, save_model_adapter
-from excise.run.prepare import Prepared, open_model, prepare, settle
+from excise.run.prepare import Prepared, open_model, prepare
 from excise.run.search import open_study, search
+from excise.run.settle import settle
 from excise.search.bank import edit_of
 from excise.search.space import Candidate, candidate_of, propose_operator
 
 _PARTS = ("train", "search", "held_out")
+_ANY = ("", *(f"_{part}" for part in _PARTS))
+_OF_HERE = {"device", "max_memory", "offload_folder", "candidates", "no_hardware", "json_lines"}
+"""Settings that say how a model is made again, not what: the record does not decide them."""
 
 
 def rebuild(
     recorded: Reproduction,
     destination: Path,
-    given: Mapping[str, object],
+    settings: Settings,
     tell: Tell,
     *,
     repeat_search: bool = False,
-    no_hardware: bool = False,
 ) -> Reproduction:
     """Make the model or adapter again in the new folder `destination`; returns the record of it.
 
     The directions are measured anew on the recorded prompts; the trial's parameters are taken as they are,
-    because a search only chooses among what the directions allow. given: settings that say where prompts
-    and model lie now. repeat_search: the search is repeated too, in a run directory beside `destination`.
-    Raises ReproductionError if model or prompts are not those of then, naming which; or
-    SettingsError, SaveError.
+    because a search only chooses among what the directions allow. settings: those of `settings_of`.
+    repeat_search: the search is repeated too, in a run directory beside `destination`.
+    Raises ReproductionError if model or prompts are not those of then, naming which; or SaveError.
     """
-    settings = settings_of(recorded, given)
+    tell(events.Note(_named_by(settings)))
     try:
         prompts = load_parts(settings)
     except PromptError as error:
@@ -80,7 +81,7 @@ def rebuild(
         parameters=recorded.trial.parameters,
         facts=recorded.trial.facts,
     )
-    known = _known(recorded, loaded, candidate, anatomy, no_hardware=no_hardware)
+    known = _known(recorded, loaded, candidate, anatomy, no_hardware=settings.no_hardware)
     if recorded.made == "model":
         save_model(
             loaded,
@@ -98,29 +99,29 @@ def rebuild(
     return read_reproduction(destination)
 
 
-def settings_of(recorded: Reproduction, given: Mapping[str, object]) -> Settings:
+def settings_of(
+    recorded: Reproduction,
+    given: Mapping[str, object],
+    environment: Mapping[str, str],
+    toml_path: Path | None,
+) -> Settings:
     """The recorded settings, with what the run found out by itself as if it had been given.
 
-    Raises ReproductionError if code of the model's is to be run and `given` does not allow it: a file that
-    came from somewhere else must not decide that.
+    given: flags, which say where prompts and model lie now. environment, toml_path: as for `gather`; they
+    count for what the record does not say, which is how the work is carried out here.
+    Raises SettingsError, also if code of the model's is to be run and `given` does not allow it.
     """
-    trusted = bool(given.get("trust_remote_code"))
-    if recorded.settings.trust_remote_code and not trusted:
-        raise ReproductionError(
-            f"the saved {recorded.made} was made with --trust-remote-code, which runs code that comes with "
-            f"{recorded.model.name}; read that code, and give --trust-remote-code to run it"
-        )
-    settings: dict[str, Any] = study_settings(recorded.settings)
+    settings: dict[str, Any] = recorded.settings.model_dump(mode="json", exclude=_OF_HERE)
     then = recorded.circumstances
     settings |= {
         "model": recorded.model.name,
         "revision": recorded.model.revision,
         "batch_size": then.batch_size,
         "response_prefix": then.response_prefix,
+        "template_arguments": {**recorded.settings.template_arguments, **then.template_arguments},
         "search": then.search,
         "allow_partial": True,
         "allow_absent": True,
-        "trust_remote_code": trusted,
     }
     if settings["quantization"] == "none" and not recorded.trial.facts.get("packing"):
         settings["dtypes"] = [then.dtype]
@@ -132,8 +133,20 @@ def settings_of(recorded: Reproduction, given: Mapping[str, object]) -> Settings
         _pin(settings, kind, recorded.prompts.part(kind, "train").revision)
     if "model" in given:
         settings["revision"] = None
-    # Neither the environment nor an excise.toml: the record says what the settings were.
-    return gather({**settings, **given}, {}, Path(os.devnull))
+    return gather(given, environment, toml_path, Stored(NAME, settings))
+
+
+def _named_by(settings: Settings) -> str:
+    """What the record makes excise read, in one line."""
+    sources = (
+        getattr(settings, f"{kind}{part}") for kind in ("target", "control") for part in _ANY
+    )
+    named = [settings.model, *dict.fromkeys(str(one) for one in sources if one is not None)]
+    if settings.chat_template is not None:
+        named.append(str(settings.chat_template))
+    return (
+        f"reading what {NAME} and the flags name, from the hub what is not here: {', '.join(named)}"
+    )
 
 
 def _pin(settings: dict[str, Any], field: str, revision: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
 from excise.engine.device import input_device
+from excise.model.generation import asked_for
 from excise.reproduce.environment import hardware, versions
 from excise.run.directory import FORMAT, set_digest, write_json
 from excise.scores.interval import Estimate
@@ -195,10 +196,28 @@ def _circumstances(prepared: Prepared) -> Mapping[str, object]:
         "rows": prepared.runner.rows,
         "in_blocks": prepared.loaded.in_blocks,
         "response_prefix": prepared.runner.chat.response_prefix,
+        **asked_with(prepared),
         "versions": versions(),
     }
     if not prepared.settings.no_hardware:
         known["hardware"] = hardware(input_device(prepared.loaded.model))
+    return known
+
+
+def asked_with(prepared: Prepared) -> dict[str, object]:
+    """How prompts were put and answers chosen, as far as there is something to say.
+
+    response_prefix: what all answers begin with. template_arguments: given and found ones.
+    generation_config: what the model's own asks for and scores did not follow.
+    """
+    chat = prepared.runner.chat
+    known: dict[str, object] = {}
+    if chat.response_prefix:
+        known["response_prefix"] = chat.response_prefix
+    if chat.call.arguments:
+        known["template_arguments"] = dict(chat.call.arguments)
+    if unfollowed := asked_for(prepared.loaded.model.generation_config):
+        known["generation_config"] = unfollowed
     return known
 
 

@@ -110,7 +110,7 @@ class Hearing(Referee):
         if (
             len(answer) < self._judging.least
             or not self._watch.hints(self._watched[row], answer)
-            or not has_marker(self._chat.decode(answer), self._judging.markers)
+            or not has_marker(self._chat.answer(answer), self._judging.markers)
         ):
             return False
         self._certain += 1
@@ -126,7 +126,7 @@ class Hearing(Referee):
         tokens = self.asked.tokens
         # A row that was never begun has not even a first token.
         unknown = self._cut | {row for row, answer in enumerate(tokens) if not answer}
-        texts = tuple(self._chat.decode(answer) for answer in tokens)
+        texts = tuple(self._chat.answer(answer) for answer in tokens)
         refused = tuple(
             row not in unknown and is_refusal(text, self._judging.markers)
             for row, text in enumerate(texts)

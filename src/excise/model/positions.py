@@ -1,0 +1,60 @@
+"""How many tokens a model has positions for: tables of positions end, rotary angles do not."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from excise.errors import ModelError
+from excise.model.roles import TOWERS
+
+_TABLE = re.compile(
+    r"(.+\.)?(wpe|embed_positions|position_embeddings|positions_embed|pos_encoding)(\.weight)?"
+)
+"""Names of parameters and buffers that hold a row for each position."""
+_DECLARED = {"mpt": "max_seq_len", "reformer": "max_position_embeddings"}
+"""Model types that make their table while they run: the name of its length in their configuration."""
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model can run at once; None where no table of positions ends.
+
+    A table may have rows in front that no token uses, which the configuration does not count; others begin
+    to count behind the padding token's id (RoBERTa and its kin).
+    """
+    config = model.config.get_text_config(decoder=True)
+    if config.model_type in _DECLARED:
+        return int(getattr(config, _DECLARED[config.model_type]))
+    limits: list[int] = []
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not _TABLE.fullmatch(name) or tensor.dim() != 2 or TOWERS.fullmatch(name):
+            continue
+        module = model.get_submodule(name.rpartition(".")[0])
+        rows = tensor.shape[0]
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            rows -= module.padding_idx + 1
+        declared = (getattr(config, length, None) for length in _LENGTHS)
+        limits.append(min([rows, *(length for length in declared if isinstance(length, int))]))
+    return min(limits, default=None)
+
+
+def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int) -> None:
+    """Raise ModelError if a prompt of `longest` tokens and its answer take more positions than there are."""
+    limit = position_limit(model)
+    # The last token of an answer is never run itself.
+    needed = longest + max_new_tokens - 1
+    if limit is None or needed <= limit:
+        return
+    room = limit - longest + 1
+    mend = (
+        f"give --max-new-tokens {room} or less"
+        if room > 0
+        else f"leave out prompts of more than {limit} tokens"
+    )
+    raise ModelError(
+        f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "
+        f"a table of {limit} positions; {mend}"
+    )
