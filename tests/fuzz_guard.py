@@ -12,6 +12,7 @@ from types import FrameType
 
 import psutil
 
+from excise.cli.printable import printable
 from excise.errors import ExciseError
 
 SECONDS = 20
@@ -41,7 +42,7 @@ def ran(call: Callable[[], object], size: int) -> Outcome:
         try:
             return Outcome(0, "", call())
         except ExciseError as error:
-            return Outcome(2, str(error), None)
+            return Outcome(2, printable(str(error)), None)
 
 
 def called(argv: list[str], size: int) -> Outcome:

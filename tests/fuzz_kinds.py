@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 import fuzz_mutators
@@ -17,6 +20,7 @@ from excise.checkpoint.gguf_file import read_gguf
 from excise.config.source import PromptSource
 from excise.hub.folder import examined
 from excise.model.chat import Chat
+from excise.model.template import settled
 from excise.prompts.read import Shared, read
 from excise.prompts.sets import Prompt
 from excise.search.study import Study
@@ -52,7 +56,7 @@ def kinds(root: Path, model: Path, sharded: Path, gguf: Path, run: Path) -> Mapp
     """
     edit = next(run.glob("edit-*.safetensors")).name
     adapter = root / "adapter"
-    made = called(["export", str(run / edit), "--adapter", str(adapter / "folder")], 0)
+    made = called(["export", str(run), "--adapter", str(adapter / "folder")], 0)
     assert made.status == 0, made
     whole = {
         name: _copied(run, root / name / "run") for name in ("edit", "run", "result", "journal")
@@ -60,6 +64,12 @@ def kinds(root: Path, model: Path, sharded: Path, gguf: Path, run: Path) -> Mapp
     found = {
         "edit": Kind(
             whole["edit"].parent, f"run/{edit}", _show_edit(edit), fuzz_mutators.BINARY, True
+        ),
+        "old edit": Kind(
+            _with_old_edit(run / edit, root / "old edit"),
+            f"run/{edit}",
+            _show_edit(edit),
+            fuzz_mutators.BINARY,
         ),
         "run": Kind(whole["run"].parent, "run/run.json", _read_run, fuzz_mutators.JSON, True),
         "result": Kind(
@@ -94,6 +104,16 @@ def kinds(root: Path, model: Path, sharded: Path, gguf: Path, run: Path) -> Mapp
     found |= _prompt_kinds(root)
     found["template"] = _template_kind(root, model)
     return found
+
+
+def _with_old_edit(edit: Path, folder: Path) -> Path:
+    """A folder with the edit as format 3 had it, without a checksum."""
+    (folder / "run").mkdir(parents=True)
+    with safe_open(edit, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
+        header = json.loads(file.metadata()["excise"]) | {"format": 3}
+    save_file(tensors, folder / "run" / edit.name, {"excise": json.dumps(header)})
+    return folder
 
 
 def _copied(folder: Path, destination: Path) -> Path:
@@ -133,8 +153,9 @@ def _template_kind(root: Path, model: Path) -> Kind:
 
     def use(place: Path, size: int) -> list[Outcome]:
         def encode() -> object:
-            tokenizer.chat_template = (place / "chat.jinja").read_text(encoding="utf-8")
-            return Chat(tokenizer).encode([Prompt("hello", None)])
+            own = deepcopy(tokenizer)
+            call, _ = settled(own, str(place / "chat.jinja"), {}, None)
+            return Chat(own, "", call).encode([Prompt("hello", None)])
 
         return [ran(encode, size)]
 

@@ -29,6 +29,7 @@ NAMES = (
     "index",
     "journal",
     "jsonl",
+    "old edit",
     "parquet",
     "record",
     "result",

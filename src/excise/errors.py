@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 800
+"""Characters of a message. A damaged file may put a whole book where a name should stand."""
+
 
 class ExciseError(Exception):
     """Base of every error that a user can mend."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, _LONGEST))
 
 
 class SettingsError(ExciseError):
@@ -44,6 +50,14 @@ class ReproductionError(ExciseError):
 
 class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text`, with its middle left out if it has more characters than `longest`."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[:half]} … {text[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

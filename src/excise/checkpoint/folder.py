@@ -13,7 +13,7 @@ from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.edit.layout import stored_name
-from excise.errors import ModelError, SaveError
+from excise.errors import ModelError, SaveError, translated
 
 _COPIES = re.compile(
     r"((pytorch_|tf_|flax_|rust_|openvino_)?model|consolidated)"
@@ -102,7 +102,11 @@ def _named_by(index: Path) -> list[str]:
     for name in names:
         if PurePosixPath(name).name != name:
             raise ModelError(f"{index}: names {name}, which is no file of this folder")
-        if not (index.parent / name).is_file():
+        with translated(
+            ModelError, f"{index}: names a file that cannot be there", OSError, ValueError
+        ):
+            there = (index.parent / name).is_file()
+        if not there:
             raise ModelError(
                 f"{index}: names {name}, which is not there; download the checkpoint again"
             )

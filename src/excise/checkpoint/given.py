@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError, translated
+from excise.json_files import read_json_object
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that Git keeps in place of a file of its Large File Storage."""
@@ -25,9 +25,4 @@ def require_fetched(path: Path) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelError that names the file."""
     require_fetched(path)
-    # RecursionError: brackets within brackets.
-    with translated(ModelError, f"{path}: cannot be read", OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: is no JSON object")
-    return content
+    return read_json_object(path, ModelError)
