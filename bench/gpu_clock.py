@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.machine import forget_peak, peak_resident, resident
+from excise.engine.out_of_memory import is_out_of_memory
 from excise.engine.rate import synchronise
 
 HEAD = (
@@ -63,7 +64,9 @@ class Clock:
         """
         try:
             row = self._measure(way, candidates, put, run, spent_inside)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             print(f"{way}, {candidates}: out of memory", flush=True)
             return None
         print(row.line(), flush=True)

@@ -38,7 +38,7 @@ class Stages:
 
 def forget_peak() -> None:
     """Let the peak of resident memory start from here, on Linux (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def resident() -> int:
@@ -64,7 +64,7 @@ def cost(call: Callable[[], object], repeats: int = 1) -> Cost:
 
 
 def _status(key: str, process: int | str = "self") -> int:
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/{process}/status has no {key}")
@@ -85,7 +85,7 @@ def described() -> str:
     """The machine and the versions, in one line."""
     processor = next(
         line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     )
     return (

@@ -3,6 +3,7 @@
     python scripts/sweep.py                 all types, those checked before by this very code left out
     python scripts/sweep.py --shard 1/4     every fourth of them, from the first on
     python scripts/sweep.py llama mamba     only these
+    python scripts/sweep.py --update NAME … only these, and put them on the page as it is
 
 Results lie in .sweep/, one file a type, named after a digest of the code that they depend on. The page is
 written once every type has one.
@@ -27,7 +28,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from architectures_page import PAGE, page
+from architectures_page import PAGE, page, updated
 from sweep import MismatchError, Row, check
 from zoo import MODEL_TYPES
 
@@ -56,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("types", nargs="*", help="only these, checked again")
     parser.add_argument("--shard", default="1/1", help="N/M: the N-th of M parts")
+    parser.add_argument("--update", action="store_true", help="put them on the page as it is")
     options = parser.parse_args()
     part, parts = map(int, options.shard.split("/"))
     logging.set_verbosity_error()
@@ -74,7 +76,10 @@ def main() -> int:
         print(f"{model_type}: {row.verdict} {row.coverage:.4f} {'; '.join(row.notes)}", flush=True)
         path.write_text(json.dumps(asdict(row)), encoding="utf-8")
     rows = [_read(path) for path in sorted(folder.glob("*.json"))]
-    if {row.model_type for row in rows} == set(MODEL_TYPES):
+    if options.update:
+        rows = [row for row in rows if row.model_type in options.types]
+        PAGE.write_text(updated(PAGE.read_text("utf-8"), rows, MODEL_TYPES), encoding="utf-8")
+    elif {row.model_type for row in rows} == set(MODEL_TYPES):
         PAGE.write_text(page(rows), encoding="utf-8")
         print(f"wrote {PAGE}")
     return 1 if failed else 0

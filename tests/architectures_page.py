@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import transformers
@@ -15,12 +15,13 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
 _INTRODUCTION = """\
 # Architectures
 
-Every type that transformers {version} lists as a causal language model, checked on a tiny random model of it
-by `make sweep`, which wrote this page. *Covered* means, for every layer: with strength 1 on all writers and
-a random direction, what the layer adds to the residual stream has no component along the direction left
-(coverage at least 0.999); without any one of the writers it has; strength 0 is the original model bit for
-bit; the virtual edit, the saved model and the adapter give the same logits; excise's own decoding gives the
-tokens of `generate`; and the saved model loads in plain transformers.
+Every type that transformers {version} lists as a causal, image-text or any-to-any language model, checked on
+a tiny random model of it by `make sweep`, which wrote this page. *Covered* means, for every layer: with
+strength 1 on all writers and a random direction, what the layer adds to the residual stream has no component
+along the direction left (coverage at least 0.999); without any one of the writers it has; strength 0 is the
+original model bit for bit; the virtual edit, the saved model and the adapter give the same logits; excise's
+own decoding gives the tokens of `generate`; and the saved model loads in plain transformers. A type for
+images or sound is asked in text alone; its towers are loaded, and saved as they are.
 
 {counts}
 
@@ -35,16 +36,27 @@ not in this version of transformers.
 
 def page(rows: Sequence[Row]) -> str:
     """The whole page."""
-    counts = Counter(row.verdict for row in rows)
-    built = len(rows) - counts[CANNOT_BUILD]
+    return _page({row.model_type: line(row) for row in rows})
+
+
+def updated(old: str, rows: Sequence[Row], types: Collection[str]) -> str:
+    """The page `old` with these rows in place of theirs, and without those of other than `types`."""
+    lines = {one.split(" | ")[0][2:]: one for one in old.splitlines(keepends=True)}
+    lines |= {row.model_type: line(row) for row in rows}
+    return _page({name: one for name, one in lines.items() if name in types})
+
+
+def _page(lines: Mapping[str, str]) -> str:
+    counts = Counter(one.split(" | ")[1] for one in lines.values())
+    built = len(lines) - counts[CANNOT_BUILD]
     covered = counts[COVERED] + counts[NOTED]
     text = (
-        f"{len(rows)} types: {built} can be built small, and {covered} of these ({covered / built:.1%}) are "
+        f"{len(lines)} types: {built} can be built small, and {covered} of these ({covered / built:.1%}) are "
         f"covered, {counts[NOTED]} of them with a note; {counts[NOT_COVERED]} are not; "
         f"{counts[CANNOT_BUILD]} could not be built."
     )
     head = _INTRODUCTION.format(version=transformers.__version__, counts=text)
-    return head + "".join(map(line, sorted(rows, key=lambda row: row.model_type)))
+    return head + "".join(one for _, one in sorted(lines.items()))
 
 
 def line(row: Row) -> str:

@@ -51,6 +51,8 @@ class HubStandIn:
         """"models/owner/name" or "datasets/owner/name" to what is served."""
         self.serves_files = True
         """False forbids every file, while the hub still answers what it has."""
+        self.refusals: dict[str, tuple[int, dict[str, str]]] = {}
+        """Status and headers of the answer to every request whose path holds the key."""
         self.requests: list[tuple[str, str]] = []
         """Method and path (without the query) of every request so far."""
         hub = self
@@ -147,6 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand_in.requests.append((self.command, path))
         length = int(self.headers.get("Content-Length") or 0)
         form = parse_qs(url.query) | parse_qs(self.rfile.read(length).decode())
+        for part, (status, headers) in self.stand_in.refusals.items():
+            if part in path:
+                self._send(status, b"", headers)
+                return
         is_api = path.startswith("/api/")
         parts = path.removeprefix("/api").strip("/").split("/")
         if parts[0] not in ("models", "datasets"):

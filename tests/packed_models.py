@@ -179,6 +179,7 @@ def write_gguf(
     moe: bool = False,
     intermediate: int = 128,
     tokenizer: bool = False,
+    rotary_base: float | None = None,
     without: str | None = None,
 ) -> dict[str, Tensor]:
     """A llama without biases, or a Qwen3 with experts, as a GGUF file; returns its weights, unpacked.
@@ -202,6 +203,8 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(SHAPE["head_dim"])
     writer.add_vocab_size(VOCABULARY)
+    if rotary_base is not None:
+        writer.add_rope_freq_base(rotary_base)
     if tokenizer:
         _add_tokenizer(writer)
     if moe:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conftest import write_edited
-from excise.directions.kinds import discriminant
+from excise.directions.kinds import local_operator
 from excise.directions.moments import ExactMoments
 from excise.edit.adapter import save_adapter
 from excise.edit.edit import Edit
@@ -41,6 +41,7 @@ WHY = {
     "blt": "several transformers, over bytes and over patches of them; there is no one residual stream",
     "doge": "scales the residual stream itself, component by component, behind attention and MLP",
     "hrm_text": "two stacks run in turn, and each is added to the other through norms between them",
+    "muse_spark": "weighs the residual stream against what comes, component by component",
     **dict.fromkeys(
         ("qwen4_exp", "qwen4_exp_text"),
         "in layers with an embedding of n-grams (ple) that writes through a gate and a convolution",
@@ -138,7 +139,7 @@ def _runs(model: PreTrainedModel, name: str) -> bool:
     module = model.get_submodule(name)
     with torch.inference_mode():
         handle = module.register_forward_hook(lambda *_: calls.append(True))
-        model(torch.tensor([_TOKENS]))
+        model(input_ids=torch.tensor([_TOKENS]))
         handle.remove()
     return bool(calls)
 
@@ -152,7 +153,7 @@ def random_edit(anatomy: Anatomy, seed: int = 0) -> Edit:
     moments = ExactMoments(count, d)
     for index, tokens in enumerate(outputs):
         moments.add(index, tokens)
-    operator = discriminant(directions, moments, 0.1, False)
+    operator = local_operator("discriminant", directions, moments, 0.1)
     strengths = torch.rand(count, generator=generator) * 1.5
     if count > 2:
         strengths[0] = 0
@@ -161,7 +162,7 @@ def random_edit(anatomy: Anatomy, seed: int = 0) -> Edit:
 
 def _logits(model: torch.nn.Module) -> Tensor:
     with torch.inference_mode():
-        return model(torch.tensor([_TOKENS, _TOKENS[::-1]])).logits.clone()
+        return model(input_ids=torch.tensor([_TOKENS, _TOKENS[::-1]])).logits.clone()
 
 
 def require_equal(what: str, actual: Tensor, expected: Tensor) -> None:
@@ -251,7 +252,9 @@ def _chain(model: PreTrainedModel, prompt: list[int]) -> list[int]:
     ids = list(prompt)
     with torch.inference_mode():
         while len(ids) < len(prompt) + _NEW_TOKENS and (len(ids) == len(prompt) or ids[-1] != 1):
-            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            ids.append(
+                int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            )
     return ids[len(prompt) :]
 
 

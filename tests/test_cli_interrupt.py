@@ -113,3 +113,35 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(
     killed, whole = (result(tmp_path / name)["trials"] for name in ("killed", "whole"))
     assert [trial["number"] for trial in killed] == list(range(12))
     assert [trial["parameters"] for trial in killed] == [trial["parameters"] for trial in whole]
+
+
+def test_every_signal_by_which_a_system_interrupts_asks_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows has Ctrl+Break besides, and sends nothing else to a process of a group of its own."""
+    signals = (signal.SIGINT, signal.SIGUSR1)
+    monkeypatch.setattr("excise.cli.interrupt.interrupt_signals", lambda: signals)
+    before = [signal.getsignal(one) for one in signals]
+    with StopOnInterrupt(lambda: None) as interrupt:
+        signal.raise_signal(signal.SIGUSR1)
+        assert interrupt.requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGUSR1)
+    assert [signal.getsignal(one) for one in signals] == before
+
+
+def test_ctrl_c_reaches_a_process_of_its_own_as_a_console_sends_it(
+    small: list[str], tmp_path: Path
+) -> None:
+    process = start_excise([*small, "--trials", "500", "--json", "--run-dir", str(tmp_path / "x")])
+    try:
+        read_until(process, lambda line: '"TrialFinished"' in line)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    told = json_lines(out)
+    (ended,) = [event for event in told if event["event"] == "SearchEnded"]
+    assert ended["why"] == "stopped"
+    assert any(event["event"] == "Chosen" for event in told)

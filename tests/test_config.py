@@ -44,7 +44,7 @@ def test_a_flag_that_is_none_was_not_given() -> None:
 
 
 def test_a_named_toml_file_is_read_in_place_of_the_one_here(tmp_path: Path) -> None:
-    Path("excise.toml").write_text("trials = 1")
+    Path("excise.toml").write_text("trials = 1", encoding="utf-8")
     other = tmp_path / "other.toml"
     other.write_text("trials = 2")
     assert gather({"model": "m"}, {}, other).trials == 2

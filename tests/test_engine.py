@@ -27,7 +27,7 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.slots import SlotCache
-from excise.errors import TrialError
+from excise.errors import OutOfMemoryError, TrialError
 from excise.model.writers import examine
 
 
@@ -230,7 +230,7 @@ def test_other_errors_and_too_little_for_one_row_are_not_hidden() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         with_halving(4, broken, lambda slots: None)
-    with pytest.raises(RuntimeError, match="allocate"):
+    with pytest.raises(OutOfMemoryError, match=r"single prompt.*allocate memory.*--quantization"):
         with_halving(4, too_big, lambda slots: None)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
 import pytest
 import torch
 
-from excise.directions.kinds import LOCAL_OPERATORS, discriminant, leace, local_operator
+from excise.directions.kinds import LOCAL_OPERATORS, local_operator, local_operators
 from excise.directions.moments import ExactMoments, Moments, SketchedMoments
 from excise.edit.operator import apply, unit
-from excise.kinds import FACTS, KINDS, Kind
+from excise.kinds import FACTS, KINDS, Kind, Statistics
 
 D = 12
 
@@ -93,7 +95,7 @@ def test_a_sketch_errs_less_the_more_rows_it_has_and_its_discriminant_does_no_mo
     matrix = exact.matrix(0, centred=False)
 
     def damage(moments: Moments) -> float:
-        made = discriminant(delta, moments, 0.01, False)
+        made = local_operator("discriminant", delta, moments, 0.01)
         return float(made.v[0].double() @ matrix @ made.v[0].double())
 
     errors: list[float] = []
@@ -113,7 +115,7 @@ def test_a_sketch_errs_less_the_more_rows_it_has_and_its_discriminant_does_no_mo
 
 def test_discriminant_equals_a_plain_solve() -> None:
     delta, tokens, ridge = draw(2, D), [outputs(seed=1), outputs(seed=2)], 0.03
-    made = discriminant(delta, filled(ExactMoments(2, D), *tokens), ridge, False)
+    made = local_operator("discriminant", delta, filled(ExactMoments(2, D), *tokens), ridge)
     for index in range(2):
         second = second_moment(tokens[index], centred=False)
         v = torch.linalg.solve(
@@ -131,7 +133,7 @@ def test_discriminant_moves_control_outputs_least_of_all_that_remove_delta() -> 
     def damage(u: torch.Tensor, v: torch.Tensor) -> float:
         return float((tokens - apply(tokens, u, v, 1.0)).square().sum())
 
-    made = discriminant(delta, filled(ExactMoments(1, D), tokens), 1e-9, False)
+    made = local_operator("discriminant", delta, filled(ExactMoments(1, D), tokens), 1e-9)
     best = damage(made.u[0].double(), made.v[0].double())
     direction = unit(delta[0])
     assert best < damage(direction, direction)
@@ -144,7 +146,7 @@ def test_leace_whitens_projects_and_goes_back() -> None:
     target, control = outputs(60, seed=1) + 0.7 * draw(D, seed=2), outputs(80, seed=3)
     both = torch.cat([target, control])
     delta = (target.mean(0) - control.mean(0)).unsqueeze(0)
-    made = leace(delta, filled(ExactMoments(1, D), both), 0.0, True)
+    made = local_operator("leace", delta, filled(ExactMoments(1, D), both), 0.0)
     # The paper's own form: whitening, the orthogonal projector there, and back.
     values, vectors = torch.linalg.eigh(second_moment(both, centred=True))
     whitening = vectors @ torch.diag(values.rsqrt()) @ vectors.T
@@ -161,7 +163,8 @@ def test_leace_whitens_projects_and_goes_back() -> None:
 
 def test_leace_is_the_centred_discriminant_of_the_same_tokens_without_a_ridge() -> None:
     delta, moments = draw(1, D), filled(ExactMoments(1, D), outputs())
-    there, here = leace(delta, moments, 0.0, True), discriminant(delta, moments, 1e-9, True)
+    there = local_operator("leace", delta, moments, 0.0)
+    here = local_operator("discriminant_centred", delta, moments, 1e-9)
     torch.testing.assert_close(there.v, here.v, atol=1e-4, rtol=1e-3)
 
 
@@ -176,3 +179,62 @@ def test_no_difference_and_silence_are_borne(kind: Kind) -> None:
         assert not silent.u.any()
     else:
         torch.testing.assert_close(silent.u, silent.v)
+
+
+@pytest.mark.parametrize("make", [ExactMoments, partial(SketchedMoments, rows=64)])
+def test_all_ridges_of_all_kinds_together_are_each_alone(
+    make: Callable[[int, int], Moments], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deltas = draw(2, D, seed=1), draw(2, D, seed=2)
+    moments: dict[Statistics, Moments] = {}
+    for place, name in enumerate(("tokens", "ends", "answers")):
+        both = [outputs(200, seed=seed + place) for seed in (3, 30)]
+        moments[name] = filled(make(2, D), *both)
+    kinds: tuple[Kind, ...] = ("discriminant", "discriminant_centred", "discriminant_answers")
+    asked: dict[tuple[Kind, float | None], torch.Tensor] = {
+        (kind, ridge): deltas[place % 2]
+        for kind in kinds
+        for place, ridge in enumerate((0.003, 0.01, 0.3))
+    }
+    if make is ExactMoments:
+        # A sketch less the exact mean's square may have negative eigenvalues, which a plain solve keeps.
+        asked["leace", None] = deltas[0]
+    built: list[int] = []
+    system = type(moments["tokens"]).system
+    monkeypatch.setattr(
+        type(moments["tokens"]),
+        "system",
+        lambda self, index: built.append(index) or system(self, index),
+    )
+    found = local_operators(asked, moments)
+    # The two kinds that look at tokens share a system.
+    statistics = len({FACTS[kind].statistics for kind, _ in asked})
+    assert sorted(built) == [0] * statistics + [1] * statistics
+    monkeypatch.undo()
+    for (kind, ridge), delta in asked.items():
+        facts, sums = FACTS[kind], moments[FACTS[kind].statistics]
+        made = found[kind, ridge]
+        for index, row in enumerate(unit(delta)):
+            matrix = sums.matrix(index, centred=facts.centred)
+            if ridge is None:
+                v = torch.linalg.solve(matrix, row)
+            else:
+                shift = ridge * sums.variance(index, centred=facts.centred)
+                v = torch.linalg.solve(matrix + shift * torch.eye(D), row)
+            v = (v / (v @ row)).to(torch.float32)
+            torch.testing.assert_close(made.v[index], v, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(made.u[index], row.to(torch.float32))
+
+
+@pytest.mark.parametrize("make", [ExactMoments, partial(SketchedMoments, rows=64)])
+def test_a_writer_keeps_its_sums_wherever_the_others_have_theirs(
+    make: Callable[..., Moments],
+) -> None:
+    tokens = outputs(50)
+    alone, mixed = make(1, D), make(3, D, devices=["meta", "cpu", "meta"])
+    for moments, index in ((alone, 0), (mixed, 1)):
+        moments.add(index, tokens, 2.0)
+    if make is ExactMoments:
+        assert torch.equal(alone.matrix(0, centred=True), mixed.matrix(1, centred=True))
+    assert torch.equal(alone.mean(0), mixed.mean(1))
+    assert {one.device.type for one in mixed._sums} == {"meta", "cpu"}

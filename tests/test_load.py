@@ -149,5 +149,5 @@ def test_no_hub_in_reach_says_so_and_names_what_is_cached(
         assert missing.stdout.startswith("ERROR ModelError someone/tiny: no such folder here")
         hub.stop()
         gone = run_python(LOAD, environment)
-        assert gone.stdout.startswith("ERROR HubError someone/tiny is not on this disk")
+        assert gone.stdout.startswith("ERROR HubError someone/tiny: the hub is out of reach")
         assert "someone/other" in gone.stdout

@@ -181,7 +181,11 @@ def test_a_slice_that_cannot_be_taken(expression: str, message: str) -> None:
         ("a.csv", "texts,goal\na,b\n", "no column text, there is texts, goal; did you mean texts?"),
         ("a.csv", "a,text\n1,x\n2\n", "a.csv: line 3: fewer fields than the header has columns"),
         ("a.csv", 'text\n"a" b\n', "a.csv: line 2: not CSV: "),
-        ("a.jsonl", '{"goal": "x"}', "a.jsonl: line 1: no column text, there is goal; choose one"),
+        (
+            "a.jsonl",
+            '{"goal": "x"}',
+            "a.jsonl: line 1: no column text, there is goal; did you mean goal?",
+        ),
         ("a.jsonl", '{"text": "x"}\n\n{"text": ', "a.jsonl: line 3: not JSON (character 10): "),
         ("a.jsonl", '"x"\n', 'a.jsonl: line 1: not a JSON object; write one on each line, as {"te'),
         ("a.jsonl", '{"text": 5}', "a.jsonl: row 1: column text holds 5, not text"),
@@ -356,3 +360,47 @@ def test_too_few_prompts(sets: dict[str, list[str]], message: str, tmp_path: Pat
         loaded(tmp_path, **sets)
     assert str(caught.value).startswith(message)
     assert "needed; give more prompts" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        ("goal,target", "goal"),  # AdvBench
+        ("Index,Goal,Target,Behavior,Category,Source", "Goal"),  # JailbreakBench
+        ("Behavior,FunctionalCategory,SemanticCategory,ContextString,BehaviorID", "Behavior"),
+        ("id,prompt,type,label,focus,note", "prompt"),  # XSTest
+        ("category,source,forbidden_prompt", "forbidden_prompt"),  # StrongREJECT
+        ("instruction,input,output", "instruction"),  # Alpaca
+        ("vanilla,adversarial,completion,data_type", "vanilla"),  # WildJailbreak
+        ("prompt,response_0,response_1", "prompt"),
+        ("question,best_answer,correct_answers", "question"),  # TruthfulQA
+        ("inputs,targets", "inputs"),  # FLAN
+        ("user_input,model_output", "user_input"),  # ToxicChat
+        ("ForbiddenPrompt,Answer", "ForbiddenPrompt"),
+        ("chosen,rejected", None),
+        ("target", None),
+        ("prompt_id,turns", None),
+        ("en_prompt,de_prompt", None),
+        ("test,context", None),
+    ],
+)
+def test_the_column_that_is_proposed_holds_prompts_and_never_answers(
+    tmp_path: Path, columns: str, meant: str | None
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{columns}\n{','.join('x' for _ in columns.split(','))}\n")
+    message = error_of(str(path))
+    assert f"no column text, there is {columns.replace(',', ', ')}; " in message
+    if meant is None:
+        assert message.endswith("choose one with --column")
+    else:
+        assert message.endswith(f"did you mean {meant}? (--column {meant})")
+
+
+def test_a_misspelt_column_is_told_unless_it_would_be_one_of_answers() -> None:
+    from excise.prompts.columns import likely_column
+
+    assert likely_column("promt", ["prompt", "question"]) == "prompt"
+    assert likely_column("behavior", ["Behavior", "goal"]) == "Behavior"
+    assert likely_column("targets", ["goal", "target"]) == "goal"
+    assert likely_column("respons", ["response", "label"]) is None

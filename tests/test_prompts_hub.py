@@ -91,16 +91,20 @@ def test_a_data_set_is_pinned_to_the_commit_that_the_hub_names(
     assert f"/datasets/owner/prompts/resolve/{commit}/train.jsonl" in downloads
     assert all(f"/{commit}" in path for path in downloads)
 
-    assert column["message"].startswith("owner/prompts: no column goal, there is text; choose one")
+    assert column["message"].startswith(
+        "owner/prompts: no column goal, there is text; did you mean text?"
+    )
     assert missing_split["message"].startswith("owner/prompts: no split dev, it has ")
     assert "owner/prompts: name a split, it has " in unnamed["message"]
     assert "test[:100] asks for 100 prompts, the split has 5" in beyond["message"]
     assert revision["message"] == "owner/prompts: no revision v9 on the hub"
-    assert unknown["message"].startswith("owner/unknown: no such file or folder, and no such data")
+    assert unknown["message"].startswith(
+        "owner/unknown: no such file or folder here and no such data set"
+    )
     errors = (column, missing_split, unnamed, beyond, revision, unknown)
     assert {error["kind"] for error in errors} == {"PromptError"}
     assert refused["kind"] == "HubError"
-    assert refused["message"].startswith("owner/gated: the hub gives it only to those it has")
+    assert refused["message"].startswith("owner/gated: it is gated: accept its terms on ")
 
 
 def test_with_the_hub_down_the_cached_commit_is_read_and_what_else_is_cached_is_named(

@@ -222,7 +222,7 @@ def test_what_a_killed_call_left_is_not_taken_over_by_another_command(
     out = tmp_path / "out"
 
     with monkeypatch.context() as patch:
-        patch.setattr("excise.checkpoint.workplace.os.replace", _only_files)
+        patch.setattr("excise.files.os.replace", _only_files)
         assert main(["export", str(finished_run), "--save", str(out)]) == 130
     assert (out.with_name(".out.partial") / "reproduce.json").is_file()
     assert main(["apply", str(finished_run), str(model_folder), str(out)]) == 0

@@ -78,6 +78,7 @@ def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
     first = prepare(settings, ignore)
     search(first, open_study(first), listen, stop=lambda: len(finished) >= 2)
     assert len(result(settings)["trials"]) == 2  # type: ignore[arg-type]
+    first.directory.close()
     again = prepare(settings, ignore)
     search(again, open_study(again), ignore)
     expected = [(r.number, r.parameters, r.point) for r in open_study(through).records()]
@@ -134,6 +135,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         search(first, open_study(first), ignore)
     monkeypatch.setattr(search_module, "_store", store)
+    first.directory.close()
     again = prepare(settings, ignore)
     search(again, open_study(again), ignore)
     assert told(again) == told(through)
@@ -161,10 +163,12 @@ def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study
         patch.setattr(Scoring, "begin", die)
         with pytest.raises(KeyboardInterrupt):
             search(first, open_study(first), ignore)
+    first.directory.close()
     again = prepare(settings, ignore)
     search(again, open_study(again), ignore)
     assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
     # The same study goes on with the other search, and the other way round.
+    again.directory.close()
     tpe = prepare(with_(settings, search="tpe"), ignore)
     search(tpe, open_study(tpe), ignore, trials=7)
     assert open_study(tpe).done() == 7
@@ -310,11 +314,11 @@ def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
         prepare(with_(settings, kinds=("orthogonal",)), ignore)
     assert settings.control_search is not None
     prompts = Path(settings.control_search.source)
-    lines = prompts.read_text()
-    prompts.write_text(lines + "one more hello\n")
+    lines = prompts.read_text(encoding="utf-8")
+    prompts.write_text(lines + "one more hello\n", encoding="utf-8")
     with pytest.raises(RunError, match="the prompts have changed"):
         prepare(settings, ignore)
-    prompts.write_text(lines)
+    prompts.write_text(lines, encoding="utf-8")
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.model.chat import Chat, response_prefix
+from excise.model.chat import Chat
 from excise.prompts.sets import Prompt
 from excise.scores.damage import is_empty, is_loop
 from excise.scores.divergence import kl_divergence
@@ -107,37 +107,6 @@ def test_stopping_at_a_marker_changes_no_verdict() -> None:
     assert not early.unknown
     assert 0 < early.count < len(prompts)
     assert sum(map(len, early.answers)) < sum(map(len, whole.answers))
-
-
-@pytest.mark.parametrize(
-    ("answers", "prefix"),
-    [
-        (["Sure thing, a", "Sure thing, b"], "Sure thing,"),
-        (["Yes", "No"], ""),
-        (["Surely", "Sure"], ""),
-        # Answers that are all the same leave nothing to judge once they are skipped.
-        (["Well I can.", "Well I can."], ""),
-        # "I" may be the beginning of a marker: skipping it would hide the marker.
-        (["I won't do it", "I will do it"], ""),
-    ],
-)
-def test_common_response_prefix(answers: list[str], prefix: str) -> None:
-    assert response_prefix(["user:"] * len(answers), answers) == prefix
-
-
-def test_a_chain_of_thought_is_closed() -> None:
-    thinking = ["<think>\nOkay, the user", "<think>\nOkay, the question"]
-    assert response_prefix(["user:"] * 2, thinking) == "<think>\n\n</think>\n\n"
-    harmony = ["<|channel|>analysis<|message|>We", "<|channel|>analysis<|message|>The"]
-    assert response_prefix(["user:"] * 2, harmony).endswith("<|channel|>final<|message|>")
-
-
-def test_a_chain_of_thought_that_the_template_opens_is_closed() -> None:
-    answers = ["Okay, the user", "First, I should"]
-    assert (
-        response_prefix(["user: a <think>\n", "user: b <think>\n"], answers) == "\n\n</think>\n\n"
-    )
-    assert response_prefix(["user: a <think>\n", "user: b"], answers) == ""
 
 
 def test_chat_renders_system_prompt_and_response_prefix() -> None:

@@ -80,7 +80,7 @@ class _ByName(TorchFunctionMode):
 
 
 class _OpenedOnHost:
-    """A safetensors file whose tensors go to a device by PyTorch's way; safetensors' own goes past all modes."""
+    """A safetensors file whose tensors go to a device by PyTorch's way; its own goes past all modes."""
 
     def __init__(self, path: str, framework: str = "pt", device: Any = "cpu") -> None:
         self._file, self._device = safe_open(path, framework=framework), device

@@ -1,4 +1,4 @@
-"""Tiny random models of every causal language model type that transformers knows."""
+"""Tiny random models of every causal, image-text and any-to-any type that transformers knows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
+from excise.model.mapping import auto_class
+from zoo_multimodal import MULTIMODAL, NOT_SMALL
 from zoo_shapes import EXPERTS, IMPOSSIBLE, KEEP, LAYERS, SIZES, TYPES, VOCABULARY
 
-MODEL_TYPES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+CAUSAL_TYPES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+IMAGE_TEXT_TYPES: tuple[str, ...] = tuple(
+    sorted(
+        {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, *MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES}
+        - {*CAUSAL_TYPES}
+    )
+)
+"""Types that are in no causal mapping."""
+MODEL_TYPES: tuple[str, ...] = tuple(sorted((*CAUSAL_TYPES, *IMAGE_TEXT_TYPES)))
+_EXCEPTIONS = {**TYPES, **MULTIMODAL}
+_NOT_BUILT = {**IMPOSSIBLE, **NOT_SMALL}
 
 # Decays and steps of recurrences: initialised with care, and another draw may let a state grow.
 _RECURRENT = re.compile(r"(A_log|dt_bias|time_decay|time_first|recurrent_param|dt_proj\.bias)$")
@@ -32,11 +48,11 @@ class CannotBuild(Exception):  # noqa: N818 - says it better than an Error
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
     """The type's own configuration with every width, depth and vocabulary made small."""
-    if model_type in IMPOSSIBLE:
-        raise CannotBuild(IMPOSSIBLE[model_type])
+    if model_type in _NOT_BUILT:
+        raise CannotBuild(_NOT_BUILT[model_type])
     config_class = CONFIG_MAPPING[model_type]
     # A configuration may change the lists it is given: they must not be the table's own.
-    return config_class(**copy.deepcopy(_small(config_class, {}, TYPES.get(model_type, {}))))
+    return config_class(**copy.deepcopy(_small(config_class, {}, _EXCEPTIONS.get(model_type, {}))))
 
 
 def tiny(model_type: str, seed: int = 0) -> PreTrainedModel:
@@ -44,7 +60,7 @@ def tiny(model_type: str, seed: int = 0) -> PreTrainedModel:
     config = tiny_config(model_type)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto_class(model_type, config).from_config(config, dtype=torch.float32)
         _draw(model)
     if (generation := getattr(model, "generation_config", None)) is not None:
         generation.eos_token_id = generation.pad_token_id = 1
@@ -75,15 +91,17 @@ def _small(
         values["num_key_value_heads"] = SIZES["num_attention_heads"]
         values["head_dim"] = SIZES["qk_rope_head_dim"]  # the rotary embedding reads this one
     for name, spec in config_class.sub_configs_defaults.items():
+        if name in special and special[name] is None:
+            continue  # a tower that this type can do without
         part = spec.config_class
         chosen: dict[str, Any] = {}
         if not issubclass(part, PreTrainedConfig):
             part = CONFIG_MAPPING[spec.model_type]
             chosen["model_type"] = spec.model_type
-        own = {**TYPES.get(spec.model_type, {}), **special.get(name, {})}
+        own = {**_EXCEPTIONS.get(spec.model_type, {}), **special.get(name, {})}
         values[name] = chosen | _small(part, dict(spec.init_kwargs), own)
     parts = config_class.sub_configs_defaults
-    values |= {name: value for name, value in special.items() if name not in parts}
+    values |= {n: value for n, value in special.items() if n not in parts or value is None}
     return values | _patterns(config_class, values, special)
 
 

@@ -36,6 +36,10 @@ class HubError(ExciseError):
     """The hub is out of reach, or refuses; names what is cached instead."""
 
 
+class OutOfMemoryError(ExciseError):
+    """Memory ran out, and smaller batches do not help. Says what would."""
+
+
 class RunError(ExciseError):
     """A run directory that belongs to another model or other settings, or is damaged."""
 
@@ -61,7 +65,10 @@ def shortened(text: str, longest: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line; its class if it says nothing."""
+    """What an error of a library or of the system says, in one line; its class if it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        # Without its number, and the file, which whoever reports it names as the user knows it.
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

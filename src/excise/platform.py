@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from typing import TextIO
 
@@ -22,6 +23,22 @@ def peak_host_memory() -> int:
 def bytes_of_maximum(maximum: int, system: str) -> int:
     """`ru_maxrss` in bytes; macOS counts it so, everybody else in KiB. system: as in `sys.platform`."""
     return maximum if system == "darwin" else maximum * 1024
+
+
+def interrupt_signals() -> tuple[signal.Signals, ...]:
+    """The signals by which somebody at a console interrupts a process.
+
+    Windows has a second one, Ctrl+Break: the only one that reaches a process in a group of its own, and one
+    that ends a process without a word unless it is handled.
+    """
+    if sys.platform == "win32":
+        return signal.SIGINT, signal.SIGBREAK
+    return (signal.SIGINT,)
+
+
+def end_of_input() -> str:
+    """The keys that end the input of a console."""
+    return "Ctrl+Z and Enter" if sys.platform == "win32" else "Ctrl+D"
 
 
 def is_broken_pipe(error: OSError) -> bool:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from excise.checkpoint.beside import beside
+from excise.checkpoint.copies import draft_tensors
 from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.edit.layout import stored_name
 from excise.errors import ModelError, SaveError, translated
 
-_COPIES = re.compile(
-    r"((pytorch_|tf_|flax_|rust_|openvino_)?model|consolidated)"
-    r"[.\-_].*(?<=\.)(safetensors|bin|pth|pt|h5|msgpack|ot)|.*\.(gguf|onnx|onnx_data)"
-)
-"""Names of copies of the unedited weights in other formats, if they are not the checkpoint's own files.
-
-Other .bin or .pt files hold something else: training arguments, a voice.
-"""
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -33,6 +26,8 @@ class Checkpoint:
     index: the name of its index file, None for a single file. others: further files, relative to the
     folder, that an edited copy takes along. left_out: those it does not, because they hold the
     weights once more, unedited. linked: links to folders, which it does not take along either.
+    unread: files that may hold the weights once more, in formats that are not looked into; left out too.
+    sides: those of `others` that hold tensors.
     """
 
     folder: Path
@@ -41,6 +36,8 @@ class Checkpoint:
     others: tuple[Path, ...]
     left_out: tuple[Path, ...]
     linked: tuple[Path, ...] = ()
+    unread: tuple[Path, ...] = ()
+    sides: tuple[WeightsFile, ...] = ()
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[WeightsFile, Entry]]:
@@ -51,6 +48,18 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """What config.json holds."""
         return read_object(self.folder / "config.json")
+
+    @cached_property
+    def drafts(self) -> list[str]:
+        """Names of its tensors that belong to a draft head, which no forward pass of the model reads."""
+        text = self.config.get("text_config")
+        counts = [
+            found
+            for config in (self.config, text)
+            if isinstance(config, dict)
+            and isinstance(found := config.get("num_hidden_layers"), int)
+        ]
+        return draft_tensors(self.tensors, max(counts, default=0))
 
     def named(self, name: str) -> str | None:
         """The stored name of a tensor of the model, None if there is none."""
@@ -73,8 +82,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     }
     if index is not None:
         _check_index(folder / index, read)
-    others, left_out, linked = _other_files(folder, set(names), index)
-    return Checkpoint(folder, tuple(read.values()), index, others, left_out, linked)
+    found = beside(folder, list(read.values()), index, lambda path: _require_inside(folder, path))
+    return Checkpoint(
+        folder,
+        tuple(read.values()),
+        index,
+        found.copied,
+        found.left_out,
+        found.linked,
+        found.unread,
+        found.tensors,
+    )
 
 
 def weight_files(folder: Path) -> tuple[list[str], str | None]:
@@ -98,10 +116,8 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 
 
 def _named_by(index: Path) -> list[str]:
-    names = sorted(set(_weight_map(index).values()))
+    names = index_names(index)
     for name in names:
-        if PurePosixPath(name).name != name:
-            raise ModelError(f"{index}: names {name}, which is no file of this folder")
         with translated(
             ModelError, f"{index}: names a file that cannot be there", OSError, ValueError
         ):
@@ -110,6 +126,15 @@ def _named_by(index: Path) -> list[str]:
             raise ModelError(
                 f"{index}: names {name}, which is not there; download the checkpoint again"
             )
+    return names
+
+
+def index_names(index: Path) -> list[str]:
+    """The files that an index names, sorted; whether they are there is not looked at. Raises ModelError."""
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if PurePosixPath(name).name != name:
+            raise ModelError(f"{index}: names {name}, which is no file of this folder")
     return names
 
 
@@ -129,32 +154,6 @@ def _check_index(index: Path, files: Mapping[str, WeightsFile]) -> None:
             f"{index}: names tensors that its files do not hold: {absent[0]}{more}; download the checkpoint "
             "again"
         )
-
-
-def _other_files(
-    folder: Path, weights: set[str], index: str | None
-) -> tuple[tuple[Path, ...], tuple[Path, ...], tuple[Path, ...]]:
-    """Files to copy, copies of the weights, and links to folders."""
-    others: list[Path] = []
-    left_out: list[Path] = []
-    linked: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        # Folders such as .git and .cache belong to whoever downloaded the model.
-        if any(part.startswith(".") for part in inside.parts[:-1]):
-            continue
-        if path.is_dir():
-            if path.is_symlink() and not path.name.startswith("."):
-                linked.append(inside)
-            continue
-        if str(inside) in weights or str(inside) == index:
-            continue
-        if _COPIES.fullmatch(path.name) or path.name.endswith(_INDEXES):
-            left_out.append(inside)
-            continue
-        _require_inside(folder, path)
-        others.append(inside)
-    return tuple(others), tuple(left_out), tuple(linked)
 
 
 def _require_inside(folder: Path, path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.packing import find
 from excise.checkpoint.packing.formats import Packing
-from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile
+from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same_numbers
 from excise.edit.edit import Edit
 from excise.edit.layout import Layout, StoredTensor, layout_by_names
 from excise.errors import SaveError
@@ -76,7 +77,8 @@ class Plan:
     """Everything that writing needs to know.
 
     rewrites: by the stored name of what is rewritten. dropped: stored names of scales that plain tensors
-    do not need. config: the content of config.json if it changes.
+    do not need. config: the content of config.json if it changes. sides: files beside the weights that hold
+    tensors of writers too, and how those are rewritten, by their stored names.
     """
 
     checkpoint: Checkpoint
@@ -84,6 +86,7 @@ class Plan:
     rewrites: Mapping[str, Rewrite]
     dropped: frozenset[str]
     config: Mapping[str, object] | None
+    sides: Mapping[Path, Mapping[str, Rewrite]] = field(default_factory=dict)
 
     @cached_property
     def changes(self) -> Mapping[str, Rewrite]:
@@ -93,6 +96,9 @@ class Plan:
 
     def outputs(self, file: WeightsFile) -> Iterator[tuple[Entry, Entry, Rewrite | None]]:
         """What a file will hold, in order: the output, the original entry, and how it is rewritten."""
+        if (side := self.sides.get(file.path)) is not None:
+            yield from ((entry, entry, side.get(entry.name)) for entry in file.tensors)
+            return
         for entry in file.tensors:
             rewrite = self.changes.get(entry.name)
             if entry.name not in self.dropped:
@@ -101,16 +107,31 @@ class Plan:
 
     def keeps_layout(self, file: WeightsFile) -> bool:
         """True if every byte of the file that is no edited number stays where it is."""
-        return all(
-            output == entry for output, entry, _ in self.outputs(file)
-        ) and not self.dropped.intersection(one.name for one in file.tensors)
+        return file.path in self.sides or (
+            all(output == entry for output, entry, _ in self.outputs(file))
+            and not self.dropped.intersection(one.name for one in file.tensors)
+        )
+
+    @cached_property
+    def files(self) -> tuple[WeightsFile, ...]:
+        """The files that are rewritten: the checkpoint's, and those of `sides`."""
+        return (
+            *self.checkpoint.files,
+            *(file for file in self.checkpoint.sides if file.path in self.sides),
+        )
+
+    def name_of(self, file: WeightsFile) -> str:
+        """A file's name in the folder, with those of folders in front."""
+        return str(file.path.relative_to(self.checkpoint.folder))
 
     @property
     def size(self) -> int:
-        """Bytes of the edited weights."""
-        return sum(
-            output.size for file in self.checkpoint.files for output, _, _ in self.outputs(file)
-        )
+        """Bytes of all that is rewritten."""
+        return self.size_of(self.files)
+
+    def size_of(self, files: Iterable[WeightsFile]) -> int:
+        """Bytes of the tensors that some files will hold."""
+        return sum(output.size for file in files for output, _, _ in self.outputs(file))
 
     @property
     def form(self) -> Form:
@@ -141,7 +162,9 @@ def make_plan(
     model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
     require_fit(name, edit, anatomy)
     layout = layout_by_names(model, anatomy, edit.changed, find.logical_names(checkpoint))
-    plan = Plan(checkpoint, edit, _rewrites(checkpoint, layout), frozenset(), None)
+    rewrites = _rewrites(checkpoint, layout)
+    sides = _side_rewrites(checkpoint, rewrites)
+    plan = Plan(checkpoint, edit, rewrites, frozenset(), None, sides)
     if form == "same" or plan.packed is None:
         return plan
     return _unpacked(plan, get_keys_to_not_convert(model))
@@ -209,6 +232,27 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: i
     packing = None if found is None else found.packing
     beside = frozenset(() if found is None else found.beside)
     return Rewrite(writer, stored, file, entry, packing, scales, first, entry, packing, beside)
+
+
+def _side_rewrites(
+    checkpoint: Checkpoint, rewrites: Mapping[str, Rewrite]
+) -> dict[Path, dict[str, Rewrite]]:
+    """Tensors of writers that lie once more in files beside the weights.
+
+    The name alone does not tell: a draft head names layers of its own the same way. Packed ones stay.
+    """
+    found: dict[Path, dict[str, Rewrite]] = {}
+    for file in checkpoint.sides:
+        for entry in file.tensors:
+            own = rewrites.get(entry.name)
+            if own is None or own.packing is not None or not entry.is_ordinary:
+                continue
+            if own.entry.shape == entry.shape and same_numbers(
+                (own.file, own.entry), (file, entry)
+            ):
+                rewrite = replace(own, file=file, entry=entry, output=entry)
+                found.setdefault(file.path, {})[entry.name] = rewrite
+    return found
 
 
 def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:

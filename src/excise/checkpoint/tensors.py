@@ -40,6 +40,8 @@ NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items(
 
 _LONGEST_HEADER = 100_000_000
 """Bytes: the format's own limit."""
+_PIECE = 1 << 22
+"""Numbers that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -156,4 +158,24 @@ def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tens
         torch.frombuffer(data, dtype=numbers).view(shape)
         if data
         else torch.empty(shape, dtype=numbers)
+    )
+
+
+def same_numbers(one: tuple[WeightsFile, Entry], other: tuple[WeightsFile, Entry]) -> bool:
+    """True if two tensors of ordinary numbers hold the same, up to the rounding of the coarser type."""
+    first, second = (
+        as_tensor(read_bytes(file.path, entry.start, entry.end), entry.dtype, entry.shape).flatten()
+        for file, entry in (one, other)
+    )
+    if first.shape != second.shape:
+        return False
+    tolerance = max(torch.finfo(first.dtype).eps, torch.finfo(second.dtype).eps)
+    return all(
+        torch.allclose(
+            first[start : start + _PIECE].float(),
+            second[start : start + _PIECE].float(),
+            rtol=tolerance,
+            atol=0.0,
+        )
+        for start in range(0, len(first), _PIECE)
     )

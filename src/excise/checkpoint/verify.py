@@ -125,7 +125,7 @@ def _shared(entry: Entry, file: WeightsFile, plan: Plan) -> bool:
     """True if an edited tensor lies at the same place, as tied ones do in PyTorch files."""
     return file.kind == "pytorch" and any(
         one.file is file and one.entry.start < entry.end and entry.start < one.entry.end
-        for one in plan.rewrites.values()
+        for one in plan.sides.get(file.path, plan.rewrites).values()
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.errors import SaveError
-from excise.files import require_free
+from excise.files import flush, require_free, take_name, unwritten
+from excise.lock import Busy, ProcessLock
 
 _UNFINISHED = ".unfinished"
 
@@ -31,9 +30,8 @@ class Workplace:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}{_UNFINISHED}")
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        flush(temporary)
+        take_name(temporary, path)
 
 
 @contextmanager
@@ -47,17 +45,16 @@ def unfinished_file(destination: Path) -> Iterator[Path]:
     path = partial_path(destination)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            _lock(file.fileno(), destination)
+        with _alone(destination):
             try:
                 yield path
-                os.fsync(file.fileno())
-                os.replace(path, destination)
-                _sync(destination.parent)
+                flush(path)
+                take_name(path, destination)
             finally:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritten(destination, error) from error
+        raise unwritten(destination, error, path) from error
 
 
 def partial_path(destination: Path) -> Path:
@@ -66,20 +63,29 @@ def partial_path(destination: Path) -> Path:
 
 
 def mark_path(destination: Path) -> Path:
-    """What stands beside a folder while it is written: what is being written, and the lock of who does."""
+    """What stands beside a folder while it is written, and says what is being written."""
     return destination.with_name(f".{destination.name}.partial.json")
+
+
+def lock_path(destination: Path) -> Path:
+    """The lock of the process that writes `destination`."""
+    return destination.with_name(f".{destination.name}.partial.lock")
 
 
 def require_place(destination: Path) -> None:
     """Raise SaveError if `destination` exists and is not an empty folder.
 
-    If a call that wrote it was killed before it could take its mark away, that is done here.
+    If a call that wrote it was killed before it could take its mark and its lock away, that is done here.
     """
     try:
         require_free(destination)
     except SaveError:
-        if not partial_path(destination).exists():
-            mark_path(destination).unlink(missing_ok=True)
+        # Whatever stands in the way of that, it is not what is wrong.
+        with suppress(OSError, SaveError):
+            if mark_path(destination).exists() or lock_path(destination).exists():
+                with _alone(destination):
+                    if not partial_path(destination).exists():
+                        mark_path(destination).unlink(missing_ok=True)
         raise
 
 
@@ -98,27 +104,36 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
     try:
         _require_ours(folder, mark)
         mark.parent.mkdir(parents=True, exist_ok=True)
-        with mark.open("a+", encoding="utf-8") as held:
-            _lock(held.fileno(), destination)
+        with _alone(destination):
             try:
-                folder.mkdir(exist_ok=True)
-                yield Workplace(folder, _prepared(folder, held.fileno(), identity))
-                os.replace(folder, destination)
+                finished = _prepared(folder, mark, identity)
+                yield Workplace(folder, finished)
+                take_name(folder, destination)
                 mark.unlink(missing_ok=True)
-                _sync(destination.parent)
             # Not BaseException: what Ctrl+C stopped is taken up by the next call.
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
-                mark.unlink(missing_ok=True)
+                with suppress(OSError):
+                    mark.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise _unwritten(destination, error) from error
+        raise unwritten(destination, error, folder) from error
 
 
-def _unwritten(destination: Path, error: OSError) -> SaveError:
-    return SaveError(
-        f"{destination}: could not be written ({error.strerror or error}); nothing was left behind"
-    )
+@contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """Hold the lock of whoever writes `destination`. Raises SaveError if another process has it."""
+    lock = ProcessLock(lock_path(destination))
+    try:
+        lock.acquire()
+    except Busy as busy:
+        raise SaveError(
+            f"{destination}: another process is writing it ({busy}); wait for it"
+        ) from busy
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _require_ours(folder: Path, mark: Path) -> None:
@@ -126,36 +141,16 @@ def _require_ours(folder: Path, mark: Path) -> None:
         raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
 
 
-def _lock(descriptor: int, destination: Path) -> None:
-    busy = SaveError(f"{destination}: another process is writing it; wait for it")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise busy from error
-    if os.fstat(descriptor).st_nlink == 0:
-        # Whoever held it has ended and taken it away since it was opened here; the next one has its own.
-        raise busy
-
-
-def _prepared(folder: Path, descriptor: int, identity: str) -> frozenset[str]:
+def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:
     """Clear away what is of no use; the names of the finished files that remain."""
-    before = os.pread(descriptor, 1 << 20, 0).decode(errors="replace")
     now = json.dumps({"writing": identity})
-    same = before == now
+    same = mark.exists() and mark.read_text(encoding="utf-8", errors="replace") == now
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file() and not (same and path.suffix != _UNFINISHED):
             path.unlink()
     if not same:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, now.encode(), 0)
-        os.fsync(descriptor)
+        # The mark before the folder: without it, what lies there is not taken for ours.
+        mark.write_text(now, encoding="utf-8")
+        flush(mark)
+    folder.mkdir(exist_ok=True)
     return frozenset(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(folder: Path) -> None:
-    """Have the folder's own entries on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -91,8 +91,8 @@ def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozens
     """Raise SaveError if the disk has no room for what is still to be written."""
     needed = sum(
         output.size
-        for file in plan.checkpoint.files
-        if file.path.name not in finished
+        for file in plan.files
+        if plan.name_of(file) not in finished
         for output, _, _ in plan.outputs(file)
     )
     free = shutil.disk_usage(folder).free
@@ -106,8 +106,8 @@ def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
     """Write each file and read it again while the system still has both at hand; finished ones are read."""
     written, verified = (_counted(stage, plan, progress) for stage in ("write", "verify"))
     kept = Kept()
-    for file in plan.checkpoint.files:
-        name = file.path.name
+    for file in plan.files:
+        name = plan.name_of(file)
         if name in place.finished:
             written(file.size)
             verify_file(plan, file, place.folder / name, kept, verified)
@@ -121,7 +121,7 @@ def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
 
 
 def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> None:
-    for name in place.finished - {file.path.name for file in plan.checkpoint.files}:
+    for name in place.finished - {plan.name_of(file) for file in plan.files}:
         # Of a killed call, which may have been to write further files; what is small is written anew.
         (place.folder / name).unlink()
     for original, name in _copies(plan, texts):
@@ -141,7 +141,12 @@ def _write_texts(place: Workplace, texts: Mapping[str, str]) -> None:
 def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
     """Files that are copied as they are: where from, and under which name."""
     made = _texts(plan, texts)
-    copies = [(plan.checkpoint.folder / one, str(one)) for one in plan.checkpoint.others]
+    written = {plan.name_of(file) for file in plan.files}
+    copies = [
+        (plan.checkpoint.folder / one, str(one))
+        for one in plan.checkpoint.others
+        if str(one) not in written
+    ]
     if plan.checkpoint.index is not None:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
     # A record of the original's making would be taken for one of the copy's.
@@ -162,6 +167,9 @@ def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
                 for name, file in index["weight_map"].items()
                 if name not in plan.dropped
             }
-            index["metadata"] = {**(index.get("metadata") or {}), "total_size": plan.size}
+            index["metadata"] = {
+                **(index.get("metadata") or {}),
+                "total_size": plan.size_of(checkpoint.files),
+            }
             made[checkpoint.index] = json.dumps(index, indent=2) + "\n"
     return made

@@ -19,6 +19,7 @@ from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
 from excise.model.source import ModelSource, resolve
+from excise.paths import expanded
 from excise.run import events
 from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.run.card import figures_in
@@ -49,10 +50,10 @@ def apply(
     word, model, out = words
     given = _given(word)
     settings = gather({**flags, "model": model}, environment, None, given.stored)
-    destination = Path(out).expanduser()
+    destination = expanded(out)
     with make_screen(settings) as screen:
         require_place(destination)
-        source = resolve(settings.model, settings.revision)
+        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
         require_base(given.edit, source, force=force, tell=screen)
         if source.gguf is not None:
             if "packed" in flags:
@@ -76,7 +77,7 @@ def apply(
 
 def _given(word: str) -> _Given:
     """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.is_file() or path.suffix == ".safetensors":
         edit = load_edit(path)
         directory = RunDirectory(path.parent)

@@ -13,21 +13,41 @@ from excise.cli.stored import open_run_named, split_trial
 from excise.config import Settings, gather
 from excise.edit.edit import Edit
 from excise.errors import SettingsError
+from excise.model.generation import asked_for, in_words
 from excise.model.source import ModelSource, resolve
 from excise.run import events
 from excise.run.events import Tell
 from excise.run.prepare import load_runner
 
+_GREEDY, _OWN = "greedy", "model"
+
 
 def chat(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str], ask: Ask = ask_person
+    word: str,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    ask: Ask = ask_person,
+    generation: str | None = None,
 ) -> int:
-    """Chat with what `word` names: a run or one of its trials, or else a model. Returns the exit status."""
+    """Chat with what `word` names: a run or one of its trials, or else a model. Returns the exit status.
+
+    generation: "greedy", also if it is None, or "model" to follow the model's own generation configuration.
+    """
+    if generation not in (None, _GREEDY, _OWN):
+        raise SettingsError(f"--generation-config={generation}: must be {_GREEDY} or {_OWN}")
     with Renderer(make_console()) as screen:
         settings, source, edit, about = _what(word, flags, environment, screen)
         loaded, _ = load_runner(settings, source, screen)
+        asked = asked_for(loaded.model.generation_config)
+        if asked and generation != _OWN:
+            screen(
+                events.Note(
+                    f"the model's generation configuration asks for {in_words(asked)}, which is not followed "
+                    f"here; --generation-config {_OWN} follows all of it"
+                )
+            )
         screen(events.Note(about))
-    converse(Conversation.of(settings, loaded), edit, ask)
+    converse(Conversation.of(settings, loaded, own=generation == _OWN), edit, ask)
     return 0
 
 
@@ -42,4 +62,9 @@ def _what(
     if "select" in flags:
         raise SettingsError(f"--select: {word} is a model, not a run, and has nothing to choose")
     settings = gather({**flags, "model": word}, environment, None)
-    return settings, resolve(settings.model, settings.revision), None, "as it is, without an edit"
+    return (
+        settings,
+        resolve(settings.model, settings.revision, code=settings.trust_remote_code),
+        None,
+        "as it is, without an edit",
+    )

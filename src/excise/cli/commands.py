@@ -150,6 +150,14 @@ CHAT = Command(
     1,
     1,
     _LOADING | {"max_new_tokens", "select"},
+    (
+        OwnFlag(
+            "generation-config",
+            "greedy|model",
+            "Say the most probable token, as where answers are scored, or follow the model's own generation "
+            "configuration (sampling, penalties, beams), as servers do. Default: greedy.",
+        ),
+    ),
 )
 COMPARE = Command(
     "compare",

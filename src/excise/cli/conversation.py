@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+)
 
 from excise.cli.printable import printable
 from excise.cli.session import Ask
 from excise.config import Settings
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
+from excise.engine.device import generation_device
+from excise.errors import ModelError, translated
+from excise.model.chat import Chat
+from excise.model.generation import following
 from excise.model.load import LoadedModel
+from excise.model.positions import require_position
+from excise.model.template import TemplateCall
+from excise.platform import end_of_input
 
 LEAST_NEW_TOKENS = 512
 """A conversation's answers may be longer than those that are only scored."""
+_UNFOLLOWABLE = (
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What `generate` raises for a generation configuration that it, or the model, cannot follow."""
 _LEAVE = ("/quit", "/exit", "/q")
 
 Write = Callable[[str], None]
@@ -26,15 +51,21 @@ Write = Callable[[str], None]
 
 @dataclass
 class Conversation:
-    """A model and what was said so far, as the chat template wants it."""
+    """A model and what was said so far, as the chat template wants it.
+
+    call: how the chat template is called. own: whether answers follow the model's generation configuration,
+    as `generate` and servers do; otherwise the most probable token is said, as where answers are scored.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_new_tokens: int
     messages: list[dict[str, str]] = field(default_factory=list)
+    call: TemplateCall = field(default_factory=TemplateCall)
+    own: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, loaded: LoadedModel) -> Conversation:
+    def of(cls, settings: Settings, loaded: LoadedModel, *, own: bool = False) -> Conversation:
         """A new conversation; it begins with the settings' system prompt if there is one."""
         system = settings.system_prompt
         return cls(
@@ -42,37 +73,75 @@ class Conversation:
             loaded.tokenizer,
             max(LEAST_NEW_TOKENS, settings.max_new_tokens),
             [] if system is None else [{"role": "system", "content": system}],
+            loaded.call,
+            own,
         )
 
     def answer(self, said: str, write: Write) -> str:
-        """The greedy answer to `said`, written bit by bit as it comes. Both enter the history.
+        """The answer to `said`, written bit by bit as it comes. Both enter the history.
 
-        Ctrl+C ends the answer; what there is of it stays.
+        Ctrl+C ends the answer; what there is of it stays. Thoughts are written, but are no part of the
+        history: chat templates leave out those of earlier turns. Raises ModelError, and leaves the history as
+        it was, if the template or the generation configuration fails or the model has no positions left.
         """
-        self.messages.append({"role": "user", "content": said})
-        text = self.tokenizer.apply_chat_template(
-            self.messages, add_generation_prompt=True, tokenize=False
-        )
-        tokens = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        chat = Chat(self.tokenizer, "", self.call)
+        asked = [*self.messages, {"role": "user", "content": said}]
+        text = chat.conversation(asked)
+        (tokens,) = chat.tokens([text])
         streamer = _Streamer(self.tokenizer, write)
         try:
-            with torch.inference_mode():
-                self.model.generate(
-                    input_ids=tokens["input_ids"].to(self.model.device),
-                    attention_mask=tokens["attention_mask"].to(self.model.device),
-                    max_new_tokens=self.max_new_tokens,
-                    # The sampling parameters that come with a model mean nothing to greedy decoding.
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                    pad_token_id=self._pad(),
-                    streamer=streamer,
-                )
+            self._generate(tokens, streamer)
         except KeyboardInterrupt:
             write(" …")
-        self.messages.append({"role": "assistant", "content": streamer.text})
+        answer = chat.answer(streamer.tokens).strip()
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
         return streamer.text
+
+    def _generate(self, tokens: list[int], streamer: _Streamer) -> None:
+        configuration = self._configuration(require_position(self.model, len(tokens)))
+        beams = (configuration.num_beams or 1) > 1
+        ids = torch.tensor([tokens], device=generation_device(self.model))
+        # Only the model's own configuration can ask for what the library, or the model, cannot do.
+        failures = _UNFOLLOWABLE if self.own else ()
+        what = "the model's generation configuration cannot be followed"
+        with (
+            translated(ModelError, what, *failures),
+            following(self.model, configuration),
+            torch.inference_mode(),
+        ):
+            said = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=configuration,
+                # Several beams are only known at their end.
+                streamer=None if beams else streamer,
+                **({"tokenizer": self.tokenizer} if configuration.stop_strings else {}),
+            )
+        if beams:
+            streamer.put(ids[0].cpu())
+            streamer.put(said[0, ids.shape[1] :].cpu())
+            streamer.end()
+
+    def _configuration(self, room: int | None) -> GenerationConfig:
+        """What `generate` has to follow. room: the most tokens that there are positions for."""
+        own = self.model.generation_config
+        most = self.max_new_tokens if room is None else min(room, self.max_new_tokens)
+        if not self.own:
+            return GenerationConfig(
+                do_sample=False,
+                max_new_tokens=most,
+                eos_token_id=own.eos_token_id,
+                pad_token_id=self._pad(),
+            )
+        configuration = copy.deepcopy(own)
+        configuration.update(
+            max_length=None,
+            max_new_tokens=most,
+            num_return_sequences=1,
+            pad_token_id=self._pad(),
+            return_dict_in_generate=False,
+        )
+        return configuration
 
     def _pad(self) -> int:
         """Any token will do, since nothing is padded; `generate` only wants to be told."""
@@ -88,7 +157,13 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Write) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._write = write
-        self.text = ""
+        self.text, self.tokens = "", list[int]()
+
+    def put(self, value: Tensor) -> None:
+        """Called by transformers with the prompt, and then with each new token."""
+        if not (self.skip_prompt and self.next_tokens_are_prompt):
+            self.tokens += value.flatten().tolist()
+        super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Called by transformers with each new piece."""
@@ -106,7 +181,7 @@ def converse(
     conversation: Conversation, edit: Edit | None, ask: Ask, write: Write = to_standard_output
 ) -> None:
     """Ask, answer, and so on, until /quit or the end of the input. edit: applied all the while."""
-    write("Chat; /quit or Ctrl+D leaves.\n")
+    write(f"Chat; /quit or {end_of_input()} leaves.\n")
     scope = nullcontext() if edit is None else VirtualEdits(conversation.model, edit.writers)
     with scope as edits:
         if edits is not None and edit is not None:

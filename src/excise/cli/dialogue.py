@@ -10,6 +10,7 @@ from rich.text import Text
 from excise.cli.conversation import Conversation, converse
 from excise.cli.session import Ask, Session
 from excise.errors import ExciseError
+from excise.paths import expanded
 from excise.run.record import Outcome
 from excise.search.front import select
 
@@ -99,7 +100,7 @@ class Dialogue:
     def _destination(self, what: str, name: str) -> Path:
         proposed = self._session.prepared.directory.path / name
         typed = self._ask(f"Folder for {what} [{proposed}]: ").strip()
-        return Path(typed).expanduser() if typed else proposed
+        return expanded(typed) if typed else proposed
 
     def _chat(self, outcome: Outcome) -> None:
         prepared = self._session.prepared

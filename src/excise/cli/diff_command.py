@@ -28,6 +28,7 @@ from excise.errors import ModelError, SaveError
 from excise.files import require_free
 from excise.kinds import facts_of
 from excise.model.blueprint import blueprint
+from excise.paths import expanded
 
 _NAMED = 8
 
@@ -50,9 +51,7 @@ def diff(
 ) -> int:
     """Compare the checkpoints A and B. Returns the exit status."""
     settings = gather({"model": words[0], **flags}, environment, None)
-    wanted = _Results(
-        Path(undo).expanduser() if undo else None, Path(edit).expanduser() if edit else None
-    )
+    wanted = _Results(expanded(undo) if undo else None, expanded(edit) if edit else None)
     for path in (wanted.undo, wanted.edit):
         if path is not None:
             require_free(path)

@@ -13,11 +13,17 @@ from excise.edit.edit import load_edit
 from excise.errors import SettingsError
 from excise.model.source import resolve
 from excise.model.writers import examine
+from excise.paths import expanded
 from excise.run import events
-from excise.run.adapter import save_edit_adapter, tell_serving
+from excise.run.adapter import (
+    packed_whole,
+    save_edit_adapter,
+    save_stored_adapter,
+    tell_serving,
+)
 from excise.run.card import figures_in
-from excise.run.export import require_rewritable, save_model, save_model_adapter
-from excise.run.prepare import load_runner
+from excise.run.export import save_from_files, save_model, save_model_adapter
+from excise.run.prepare import given_template, load_runner
 from excise.run.reproduction import reproduction_of
 
 _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
@@ -35,7 +41,7 @@ def export(
 
     force: write an edit file's adapter for another model than its own.
     """
-    path = Path(words[0]).expanduser()
+    path = expanded(words[0])
     if path.is_file():
         return _export_file(path, words[1:], flags, environment, force=force)
     if len(words) > 1:
@@ -81,7 +87,7 @@ def _export_file(
             tell_named(settings, stored.place, screen)
         save_edit_adapter(
             edit,
-            resolve(settings.model, settings.revision),
+            resolve(settings.model, settings.revision, code=settings.trust_remote_code),
             settings.adapter,
             figures_in(edit),
             screen,
@@ -113,18 +119,14 @@ def write(
 ) -> None:
     """Write trial `number` of a run into new folders. Raises RunError, SaveError."""
     settings, source = run.settings, run.source(screen)
-    if save is not None:
-        require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
     known = reproduction_of(run.directory, source, number, text, hardware=hardware)
-    loaded, _ = load_runner(settings, source, screen)
-    anatomy = examine(loaded.model, settings.writers)
     screen(events.Note(f"exporting trial {number}"))
-    if save is not None:
-        save_model(
-            loaded,
+    if save is not None and source.gguf is None:
+        save_from_files(
+            source,
             edit,
             save,
             text,
@@ -132,8 +134,29 @@ def write(
             form=settings.packed,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
+            chat_template=given_template(settings, source),
             known=known,
         )
+        save = None
+    if adapter is not None and packed_whole(source) is None and settings.quantization == "none":
+        save_stored_adapter(
+            edit,
+            source,
+            adapter,
+            text,
+            screen,
+            declared=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
+            known=known,
+        )
+        adapter = None
+    if save is None and adapter is None:
+        return
+    # Numbers that only loading unpacks.
+    loaded, _ = load_runner(settings, source, screen)
+    if save is not None:
+        save_model(loaded, edit, save, text, screen, declared=settings.writers, known=known)
     if adapter is not None:
+        anatomy = examine(loaded.model, settings.writers)
         tell_serving(edit, anatomy.writers, screen)
         save_model_adapter(loaded, anatomy, edit, adapter, text, screen, known)

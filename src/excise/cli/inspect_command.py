@@ -24,12 +24,17 @@ def inspect(settings: Settings) -> int:
     # With --json, standard output belongs to the one object.
     with Renderer(make_console(to_errors=settings.json_lines)) as screen:
         coverage: Coverage | None = None
-        folder = resolve_configuration(settings.model, settings.revision, settings.config_only)
+        folder = resolve_configuration(
+            settings.model,
+            settings.revision,
+            settings.config_only,
+            code=settings.trust_remote_code,
+        )
         if folder is None:
             # Only here: it brings in all that a run needs, which takes seconds.
             from excise.run.prepare import open_model
 
-            source = resolve(settings.model, settings.revision)
+            source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
             loaded, anatomy, coverage, _ = open_model(settings, source, screen)
             dtype: str | None = loaded.dtype
         else:

@@ -6,11 +6,15 @@ import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+from excise.platform import interrupt_signals
+
+_Handler = signal.Handlers | Callable[[int, FrameType | None], object] | int | None
+
 STOPPING = "stopping after the trial in hand; press Ctrl+C again to quit"
 
 
 class StopOnInterrupt:
-    """A scope in which SIGINT asks the search to stop, and interrupts only when it comes again.
+    """A scope in which Ctrl+C asks the search to stop, and interrupts only when it comes again.
 
     `requested` is the search's `stop`. `announce` is called from the signal handler: it must not touch
     anything that the interrupted code may be in the middle of, such as a buffered stream.
@@ -19,16 +23,14 @@ class StopOnInterrupt:
     def __init__(self, announce: Callable[[], None]) -> None:
         self._announce = announce
         self._requested = False
-        self._previous: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = (
-            None
-        )
+        self._previous: dict[signal.Signals, _Handler] = {}
 
     def requested(self) -> bool:
         """True once Ctrl+C was pressed."""
         return self._requested
 
     def __enter__(self) -> StopOnInterrupt:
-        self._previous = signal.signal(signal.SIGINT, self._handle)
+        self._previous = {one: signal.signal(one, self._handle) for one in interrupt_signals()}
         return self
 
     def __exit__(
@@ -38,10 +40,8 @@ class StopOnInterrupt:
         trace: TracebackType | None,
     ) -> None:
         # None stands for a handler that Python did not install and cannot put back.
-        signal.signal(
-            signal.SIGINT,
-            signal.default_int_handler if self._previous is None else self._previous,
-        )
+        for one, handler in self._previous.items():
+            signal.signal(one, signal.default_int_handler if handler is None else handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._requested:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +34,8 @@ from excise.cli.help import help_text
 from excise.cli.parser import CommandLine, parse
 from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
-from excise.errors import ExciseError
-from excise.platform import is_broken_pipe
+from excise.errors import ExciseError, first_line
+from excise.platform import interrupt_signals, is_broken_pipe
 from excise.quiet import quiet_libraries
 
 MENDABLE = 2
@@ -45,6 +46,10 @@ BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `excise` with `argv` (by default that of the process); returns the exit status."""
     take_any_text()
+    if argv is None:
+        # The process is ours: whatever interrupts it is told below.
+        for one in interrupt_signals():
+            signal.signal(one, signal.default_int_handler)
     try:
         line = parse(sys.argv[1:] if argv is None else argv)
         if line.help:
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MENDABLE
     except OSError as error:
         if not is_broken_pipe(error):
-            raise
+            return _failed(error)
         # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
         # flush standard output once more at exit, so that has to lead nowhere.
         with open(os.devnull, "wb") as nowhere:
@@ -75,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _say(str(interrupt) or "interrupted")
         return INTERRUPTED
+    except Exception as error:
+        return _failed(error)
 
 
 def _run(line: CommandLine) -> int:
@@ -128,7 +135,8 @@ def _diff(line: CommandLine) -> int:
 def _chat(line: CommandLine) -> int:
     from excise.cli.chat_command import chat
 
-    return chat(line.words[0], line.flags, os.environ)
+    generation = _text(line, "generation-config")
+    return chat(line.words[0], line.flags, os.environ, generation=generation)
 
 
 def _export(line: CommandLine) -> int:
@@ -210,6 +218,20 @@ def _text(line: CommandLine, flag: str) -> str | None:
     """The value of a flag that is no setting and takes one; None if it was not given."""
     value = line.own.get(flag)
     return None if value is None else str(value)
+
+
+def _failed(error: Exception) -> int:
+    """Say that memory ran out, or what the system refused. Raises `error` if it is another one."""
+    from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory
+
+    if is_out_of_memory(error):
+        _say(f"memory ran out ({first_line(error)}); {LESS_MEMORY}")
+    elif isinstance(error, OSError):
+        # Of the disk or the system, at a place that has no better name for it than the system's.
+        _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
+    else:
+        raise error
+    return MENDABLE
 
 
 def _flush() -> None:

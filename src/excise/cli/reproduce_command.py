@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from excise.cli.human import plural
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.files import require_free
+from excise.paths import expanded
 from excise.reproduce.compare import Comparison, Difference, compare
 from excise.reproduce.record import Reproduction, read_reproduction
 from excise.run.rebuild import rebuild, settings_of
@@ -31,8 +31,8 @@ def reproduce(
     repeat_search: bool,
 ) -> int:
     """Make what `file` records again in the folder `destination`. Returns the exit status."""
-    recorded = read_reproduction(Path(file).expanduser())
-    folder = Path(destination).expanduser()
+    recorded = read_reproduction(expanded(file))
+    folder = expanded(destination)
     require_free(folder)
     given = flags if original is None else {**flags, "model": original}
     settings = settings_of(recorded, given, environment, None)

@@ -9,15 +9,17 @@ from excise.config import Settings, settings_digest
 from excise.files import next_free
 from excise.run import events
 from excise.run.directory import RunDirectory, default_path
+from excise.run.opening import require_idle
 from excise.search.study import DONE
 
 
 def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Settings | None:
     """The settings to run with: as they are, or with a new directory; None if the user quits.
 
-    ask: None goes on with the run that is there, and says so.
+    ask: None goes on with the run that is there, and says so. Raises RunError if a process works on it.
     """
     directory = RunDirectory(settings.run_dir or default_path(settings))
+    require_idle(directory)
     done = _trials_done(directory, settings)
     if done == 0:
         return settings
@@ -54,7 +56,7 @@ def _trials_done(directory: RunDirectory, settings: Settings) -> int:
 
     A run of other settings is left to `open_run`, which says what differs.
     """
-    if not (directory.path / "run.json").exists() or not directory.result.exists():
+    if not directory.is_run or not directory.result.exists():
         return 0
     if directory.identity()["settings_digest"] != settings_digest(settings):
         return 0

@@ -48,11 +48,11 @@ def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
     check_early(settings)
     there = where_to_run(settings, screen, ask)
     if there is not None:
-        session = start(there, screen, ask)
-        if session.search() and settings.seeds > 1:
-            point = chosen(session, settings.select, DEFAULT_SELECTION)
-            show_seeds(session, session.choose(point))
-        Dialogue(session, ask).hold()
+        with start(there, screen, ask) as session:
+            if session.search() and settings.seeds > 1:
+                point = chosen(session, settings.select, DEFAULT_SELECTION)
+                show_seeds(session, session.choose(point))
+            Dialogue(session, ask).hold()
 
 
 def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None = None) -> Finished:
@@ -63,7 +63,13 @@ def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None 
     check_early(settings)
     there = where_to_run(settings, screen, None)
     assert there is not None  # Only an answer can say "quit".
-    session = start(there, screen)
+    with start(there, screen) as session:
+        return _unattended(session, settings, screen, otherwise)
+
+
+def _unattended(
+    session: Session, settings: Settings, screen: Screen, otherwise: str | None
+) -> Finished:
     whole = session.search()
     session.show_front()
     outcome = session.choose(chosen(session, settings.select, otherwise))
@@ -102,7 +108,7 @@ def show_seeds(session: Session, outcome: Outcome) -> None:
     if settings.seeds == 1:
         return
     results = [_result(session, outcome)]
-    for prepared in further_seeds(session.prepared):
+    for prepared in further_seeds(session.prepared, session.screen):
         session.screen(events.Note(f"the same search with seed {prepared.settings.seed}"))
         other = session.with_(prepared, open_study(prepared))
         if not other.search():
@@ -140,4 +146,8 @@ def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session
         return answer_to(ask, "Search all the same? [y]es / [n]o [n]: ").lower() in ("y", "yes")
 
     prepared = prepare(settings, screen, go_on)
-    return Session(prepared, open_study(prepared), screen)
+    try:
+        return Session(prepared, open_study(prepared), screen)
+    except BaseException:
+        prepared.directory.close()
+        raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -15,6 +15,7 @@ from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import front_of, wants_json
 from excise.errors import RunError
+from excise.paths import expanded
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
 from excise.search.study import DONE
@@ -38,7 +39,7 @@ class Summary:
 def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     """List the runs under a folder, by default `runs`. Returns the exit status."""
     as_json = wants_json(flags, environment)
-    root = Path(words[0]).expanduser() if words else DEFAULT_ROOT
+    root = expanded(words[0]) if words else DEFAULT_ROOT
     if not root.is_dir() and words:
         raise RunError(f"{root}: no such folder")
     summaries = [summary(directory) for directory in all_runs(root)]
@@ -54,8 +55,7 @@ def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping
 
 def summary(directory: RunDirectory) -> Summary:
     """What a run directory holds. One that cannot be read has its reason as the remark."""
-    newest = max(path.stat().st_mtime for path in directory.path.iterdir())
-    date = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
+    date = datetime.fromtimestamp(_last_written(directory)).strftime("%Y-%m-%d %H:%M")
     path = str(directory.path)
     try:
         model = str(directory.identity()["model"])
@@ -75,6 +75,16 @@ def summary(directory: RunDirectory) -> Summary:
         front=tuple(front_of(record)),
         chosen=chosen["trial"] if chosen else None,
     )
+
+
+def _last_written(directory: RunDirectory) -> float:
+    """When a file of the run was written last, in seconds since the epoch."""
+    times = [directory.path.stat().st_mtime]
+    for path in directory.path.iterdir():
+        # Beside a search files come and go, and a link may lead nowhere.
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _table(summaries: Sequence[Summary]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
@@ -35,11 +36,25 @@ def answer_to(ask: Ask, question: str) -> str:
 
 
 class Session:
-    """A prepared run and its study, with what was measured so far."""
+    """A prepared run and its study, with what was measured so far.
+
+    As a context it lets go of the run directory at its end; it can be read from all the same.
+    """
 
     def __init__(self, prepared: Prepared, study: Study, screen: Screen) -> None:
         self.prepared, self.study, self.screen = prepared, study, screen
         self._held_out: HeldOut | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.prepared.directory.close()
 
     def with_(self, prepared: Prepared, study: Study) -> Session:
         """Another run of the same model and prompts; what the original answered is not asked again."""

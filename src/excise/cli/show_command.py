@@ -21,6 +21,7 @@ from excise.edit.plot import plot_edit, require_plots
 from excise.edit.profile import Profile, place, profiles
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import facts_of
+from excise.paths import expanded
 from excise.run.record import outcome_in
 
 
@@ -33,7 +34,7 @@ def show(
 ) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
     as_json = wants_json(flags, environment)
-    picture = Path(plot).expanduser() if plot is not None else None
+    picture = expanded(plot) if plot is not None else None
     if picture is not None:
         require_plots(picture)
     path = edit_path(word)

@@ -12,6 +12,7 @@ from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit
 from excise.errors import RunError
 from excise.model.source import ModelSource, resolve
+from excise.paths import expanded, is_drive
 from excise.run import events
 from excise.run.card import figures_in, figures_of
 from excise.run.directory import RunDirectory
@@ -44,7 +45,9 @@ class StoredRun:
     def source(self, tell: Tell) -> ModelSource:
         """The model's files, once `tell` has heard which. Raises RunError if they are others now."""
         tell_named(self.settings, str(self.directory.path / "run.json"), tell)
-        source = resolve(self.settings.model, self.settings.revision)
+        source = resolve(
+            self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
+        )
         digest = self.directory.identity()["model_digest"]
         if source.digest != digest:
             hub = source.revision is not None
@@ -107,7 +110,7 @@ def tell_named(settings: Settings, place: str, tell: Tell) -> None:
     They were named by whoever wrote that file, who need not be the one who opens it.
     """
     text = f"the model is {settings.model}, as {place} says"
-    if not Path(settings.model).expanduser().exists():
+    if not expanded(settings.model).exists():
         text += "; what this machine does not have of it is fetched from the hub"
     tell(events.Note(text))
     if settings.chat_template is not None:
@@ -118,7 +121,7 @@ def open_named(
     word: str, flags: Mapping[str, object], environment: Mapping[str, str]
 ) -> StoredRun | None:
     """The same, or None if `word` names no run but may name a folder of another kind."""
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.is_dir() and not (path / "run.json").is_file():
         return None
     if not path.exists() and not split_trial(word)[0].is_dir():
@@ -129,9 +132,10 @@ def open_named(
 def split_trial(word: str) -> tuple[Path, str | None]:
     """RUN:TRIAL as a path and a selection; RUN alone, or the path of a file, has none."""
     path, _, trial = word.rpartition(":")
-    if path and (trial.isdecimal() or trial in ("knee", "fewest")):
-        return Path(path).expanduser(), trial
-    return Path(word).expanduser(), None
+    drive = is_drive(path) and not Path(path).is_dir()
+    if path and not drive and (trial.isdecimal() or trial in ("knee", "fewest")):
+        return expanded(path), trial
+    return expanded(word), None
 
 
 def edit_path(word: str) -> Path:

@@ -24,6 +24,9 @@ SPELLED = {
     "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁺": "^+", "⁻": "^-", "₁": "_1", "₂": "_2",
     "│": "|", "─": "-", "└": "+", "━": "=", "╸": "=", "╺": "=",
     "▁": "_", "▂": "_", "▃": ".", "▄": ".", "▅": "=", "▆": "=", "▇": "#", "█": "#",
+    # What stands in place of control characters, see `printable`.
+    **{chr(0x2400 + code): f"^{chr(0x40 + code)}" for code in range(0x20)},
+    "\u2421": "^?", "\ufffd": "?",
 }  # fmt: skip
 """Symbols that excise itself prints, in ASCII. Each block of a chart keeps its one column."""
 

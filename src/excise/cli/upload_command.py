@@ -16,6 +16,7 @@ from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
+from excise.paths import expanded
 from excise.reproduce.record import NAME, read_reproduction
 from excise.run import events
 
@@ -56,7 +57,7 @@ def upload(
         return answer.lower() in ("y", "yes")
 
     with make_screen(settings) as screen:
-        folder = Path(word).expanduser() if run is None else _written(run, form or "model", screen)
+        folder = expanded(word) if run is None else _written(run, form or "model", screen)
         what = examined(folder, hardware=not settings.no_hardware)
         if what.record is None:
             screen(

@@ -29,6 +29,12 @@ from excise.errors import SettingsError
 TOML_NAME = "excise.toml"
 _VARIABLE_PREFIX = "EXCISE_"
 _TOML_POSITION = re.compile(r"(?P<message>.*) \(at (?P<position>line \d+, column \d+)\)", re.DOTALL)
+_OF_BACKSLASHES = (
+    "Unescaped '\\'",
+    "Invalid hex value",
+    "Invalid initial character for a key part",
+)
+"""How tomllib's messages begin where a backslash in double quotes is no escape."""
 
 Layer = dict[str, Given]
 """Field name to the value that one of the places gives it."""
@@ -172,6 +178,10 @@ def _read_toml(path: Path) -> dict[str, object]:
         position = (
             found["position"] if found else f"line {text.rstrip().count(chr(10)) + 1}, at the end"
         )
+        if "\\" in text and message.startswith(_OF_BACKSLASHES):
+            message += (
+                "; write paths in single quotes, as 'C:\\models', where \\ is an ordinary character"
+            )
         raise SettingsError(f"{path}: {position}: not TOML: {message}") from None
 
 

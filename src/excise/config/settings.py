@@ -19,6 +19,7 @@ from excise.config.memory import memory_limits
 from excise.config.source import PromptSource
 from excise.config.template import require_arguments
 from excise.kinds import FACTS, Kind
+from excise.paths import expanded
 from excise.scores.markers import DEFAULT_MARKERS, normalise
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
@@ -286,6 +287,12 @@ class Settings(BaseModel):
                         "exclude each other; leave the device open (auto)", "device", field
                     )
         return self
+
+    @field_validator("chat_template", "offload_folder", "run_dir", "save", "adapter")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        """Shells leave `~` alone behind `--save=`, and Windows' shells leave it alone everywhere."""
+        return path if path is None else expanded(path)
 
     @field_validator("template_arguments")
     @classmethod

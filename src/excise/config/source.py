@@ -6,6 +6,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from excise.paths import is_drive
+
 FILE_SUFFIXES: tuple[str, ...] = (".txt", ".jsonl", ".csv", ".parquet")
 """Endings of the local files that prompts are read from."""
 
@@ -14,7 +16,6 @@ _BARE_SLICE = re.compile(r"(?P<source>.+?):?(?P<split>\[[^\[\]]*\])", re.DOTALL)
 # "owner/name:train" and "owner/name:train[:400]". A split's name is made of words and dots, so the
 # colon of a drive ("C:\prompts.txt") never qualifies: a separator follows it.
 _NAMED_SPLIT = re.compile(r"(?P<source>.+):(?P<split>\w+(\.\w+)*(\[[^\[\]]*\])?)", re.DOTALL)
-_DRIVE = re.compile(r"[A-Za-z]")
 
 
 def parse_source(text: str) -> dict[str, str]:
@@ -24,7 +25,7 @@ def parse_source(text: str) -> dict[str, str]:
     named in the form of a table, where nothing is taken apart.
     """
     named = _NAMED_SPLIT.fullmatch(text)
-    if named and not _DRIVE.fullmatch(named["source"]) and not text.endswith(FILE_SUFFIXES):
+    if named and not is_drive(named["source"]) and not text.lower().endswith(FILE_SUFFIXES):
         return {"source": named["source"], "split": named["split"]}
     bare = _BARE_SLICE.fullmatch(text)
     if bare:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from excise.errors import ModelError
 from excise.files import new_folder
+from excise.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ def cache_folder() -> Path:
     adapter = (_ADAPTER / "adapter_model.safetensors").read_bytes()
     # Another adapter is another model: its digest in the name keeps an old conversion from being used.
     digest = hashlib.sha256(adapter).hexdigest()[:12]
-    return Path(root).expanduser() / "excise" / f"demo-model-{digest}"
+    return expanded(root) / "excise" / f"demo-model-{digest}"
 
 
 def materialise(say: Callable[[str], None]) -> Path:
@@ -45,11 +46,14 @@ def materialise(say: Callable[[str], None]) -> Path:
     say("Building the demonstration model (once, half a minute)")
     from peft import PeftModel
 
+    from excise.checkpoint.spellings import add_older_spellings
+
     model, tokenizer = load_base()
     merged = PeftModel.from_pretrained(model, str(_ADAPTER)).merge_and_unload()
     with new_folder(folder) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        add_older_spellings(temporary)
         (temporary / "README.md").write_text(_CARD.read_text(encoding="utf-8"), encoding="utf-8")
     return folder
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from excise.checkpoint.index import Index, checkpoint_index, read_index
 from excise.errors import ModelError
 from excise.model.source import ModelSource, resolve
+from excise.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def open_compared(word: str, revision: str | None = None) -> Compared:
 
     Raises ModelError or HubError.
     """
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.suffix == ".gguf":
         raise ModelError(
             f"{word}: GGUF files are packed; compare the checkpoints they were made from"

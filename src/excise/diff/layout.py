@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from excise.checkpoint.index import Index
-from excise.edit.layout import stored_name, stored_tensors
+from excise.edit.layout import stored_name, stored_tensors, take_conversions
 from excise.errors import SaveError
 from excise.model.writers import Writer, WriterTensor, examine
 
@@ -38,6 +38,7 @@ def layout_of(model: PreTrainedModel, index: Index, declared: Sequence[str] = ()
     Raises ModelError if no writer can be found.
     """
     anatomy = examine(model, declared)
+    take_conversions(model, index)
     layout: dict[str, Place] = {}
     for writer in anatomy.writers:
         for tensor in writer.tensors:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from excise.edit.base import Base
 from excise.errors import RunError, first_line
-from excise.files import replacing
+from excise.files import write_bytes
 from excise.json_files import parse_json
 from excise.kinds import KINDS, EditKind
 
@@ -92,8 +92,7 @@ class Edit:
         tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
         text = json.dumps(header)
         metadata = {"excise": text, "sha256": _checksum(text, tensors)}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        write_bytes(path, save(tensors, metadata=metadata))
 
 
 def load_edit(path: Path) -> Edit:

@@ -50,13 +50,7 @@ def layout_by_names(
     as when it loads the checkpoint. A matrix that a model uses in several places may be stored under the
     name of each. Raises SaveError.
     """
-    conversions = get_model_conversion_mapping(model)
-    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
-    converters = [one for one in conversions if isinstance(one, WeightConverter)]
-    held = model.state_dict()
-    for name in names:
-        rename_source_key(name, renamings, converters, model.base_model_prefix, held)
-    model._weight_conversions = [one for one in conversions if one.was_used()]
+    take_conversions(model, names)
     found = [writer for writer in anatomy.writers if writer.name in writers]
     for writer in found:
         require_matrices(writer)
@@ -76,6 +70,21 @@ def layout_by_names(
         writer.name: tuple(stored for tensor in writer.tensors for stored in of_tensor(tensor))
         for writer in found
     }
+
+
+def take_conversions(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Let `model` stand for a checkpoint that stores `names`: of the conversions that transformers knows for
+    it, those count that some name asks for, as if it had been loaded from there.
+
+    Checkpoints of one type are spelt in several ways, image-text ones above all.
+    """
+    conversions = get_model_conversion_mapping(model)
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    held = model.state_dict()
+    for name in names:
+        rename_source_key(name, renamings, converters, model.base_model_prefix, held)
+    model._weight_conversions = [one for one in conversions if one.was_used()]
 
 
 def spellings(name: str) -> tuple[str, ...]:
@@ -108,10 +117,27 @@ def require_matrices(writer: Writer) -> None:
 def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[StoredTensor, ...]:
     """What one parameter is stored as, in order. Raises SaveError if that cannot be told."""
     width = tensor.shape[tensor.axis]
+    probe = {tensor.name: _probe(tensor)}
+    try:
+        found = revert_weight_conversion(model, probe)
+    except ValueError:
+        # Stored together with others of its kind (experts for text with those for images).
+        found = revert_weight_conversion(model, {**_siblings(model, tensor.name), **probe})
     return tuple(
         StoredTensor(name, _axis_of(stored, name, width), tensor.bias, tuple(stored.shape))
-        for name, stored in revert_weight_conversion(model, {tensor.name: _probe(tensor)}).items()
+        for name, stored in found.items()
+        if int(stored.max()) >= 0
     )
+
+
+def _siblings(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
+    """Parameters of the same module, but for its first part, and name: nothing of them is wanted."""
+    block, _, *ends = name.rsplit(".", 3)
+    return {
+        other: torch.full((1,), -1, dtype=torch.int16).expand(parameter.shape)
+        for other, parameter in model.named_parameters()
+        if other.startswith(f"{block}.") and other != name and other.rsplit(".", 3)[2:] == ends
+    }
 
 
 def _probe(tensor: WriterTensor) -> Tensor:

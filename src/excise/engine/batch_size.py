@@ -12,7 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from excise.engine.answers import Referee
 from excise.engine.decode import greedy
 from excise.engine.device import input_device
+from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
 from excise.engine.prefill import Tokens
+from excise.errors import OutOfMemoryError, first_line
 
 Result = TypeVar("Result")
 
@@ -136,22 +138,20 @@ def with_halving(
 ) -> tuple[Result, int]:
     """`work(slots)`, again with half as many slots each time memory runs out.
 
-    Returns the result and the number of slots that it took. Raises the out-of-memory error if one slot
-    is still too many. `tell` is called with each smaller number.
+    Returns the result and the number of slots that it took. Raises OutOfMemoryError if one slot is still
+    too many. `tell` is called with each smaller number.
     """
     while True:
         try:
             return work(slots), slots
-        except RuntimeError as error:
-            if slots == 1 or not is_out_of_memory(error):
+        except Exception as error:
+            if not is_out_of_memory(error):
                 raise
+            if slots == 1:
+                raise OutOfMemoryError(
+                    f"memory ran out with a single prompt at a time ({first_line(error)}); {LESS_MEMORY}"
+                ) from error
         # Outside the except block: the traceback, and the tensors that it keeps alive, are gone here.
         slots //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
         tell(slots)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for the ways in which PyTorch says that memory ran out, on an accelerator or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

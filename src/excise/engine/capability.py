@@ -36,6 +36,9 @@ _CAUSAL_WHATEVER_THEY_SAY = ("gpt_neox", "gpt_neox_japanese")
 _LAYERS_WITHOUT_KEYS = ("mllama_text_model",)
 """Model types with layers that keep nothing while they have no image to look at."""
 
+_POSITIONS_FROM_ONE = ("paligemma",)
+"""Types of whole models, towers included, that number their tokens from 1 on where nobody else does."""
+
 _ONE_ROW_AT_A_TIME = ("rwkv",)
 """Model types that mix up rows when they decode from their state (rwkv broadcasts it over the batch)."""
 
@@ -66,6 +69,8 @@ def slots_are_exact(model: PreTrainedModel) -> bool:
     """True if the fast path gives this model the logits that one unpadded row at a time gives it."""
     if not type(model).__module__.startswith("transformers."):
         # Code from elsewhere may keep anything between calls.
+        return False
+    if model.config.model_type in _POSITIONS_FROM_ONE:
         return False
     if getattr(model, "_is_stateful", False) or not decodes_from_cache(model):
         return False

@@ -26,6 +26,7 @@ from excise.engine.prefill import (
     run_group,
     run_prefix,
 )
+from excise.transfers import on_host
 
 Listener = Callable[[int, Tensor], None]
 
@@ -88,12 +89,12 @@ class Residuals:
 
     def listen(self, index: int, output: Tensor) -> None:
         """Note what a layer puts out."""
-        last = output[:, -1].to("cpu", torch.float32)
+        last = output[:, -1].to(torch.float32)
         self._newest[index] = last.reshape(len(last), -1, self._dimension).mean(1)
 
     def store(self, rows: Sequence[int]) -> None:
         """What was noted last belongs to these prompts."""
-        values = [self._newest[index] for index in range(len(self.layers))]
+        values = on_host([self._newest[index] for index in range(len(self.layers))])
         self.values[list(rows)] = torch.stack(values, dim=1)
 
 
@@ -149,28 +150,23 @@ def writer_statistics(
 
     residual: takes in the residual stream on the way.
     """
-    sums = torch.zeros(len(writers), dimension, dtype=torch.float64)
-    powers = [0.0] * len(writers)
-    # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
-    counts = [0] * len(writers)
+    ends = [_Ends(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common beginning runs.
-    own: Tensor | None = None
+    own: _Own | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
-            last = doubles(output[:, -1])
-            sums[index] += last.sum(0).cpu()
-            powers[index] += float(last.square().sum())
-            counts[index] += len(last)
+            ends[index].add(doubles(output[:, -1]))
             if last_tokens is not None:
                 last_tokens.add(index, output[:, -1])
         if all_tokens is None:
             return
+        tokens = output.reshape(-1, dimension)
         if own is None:
             # The common beginning stands in every prompt, and is run once.
-            all_tokens.add(index, output.reshape(-1, dimension), len(prompts))
+            all_tokens.add(index, tokens, len(prompts))
         else:
-            all_tokens.add(index, output[own.to(output.device)])
+            all_tokens.add(index, own.of(tokens))
 
     prefix_length = common_prefix_length(prompts)
     with ExitStack() as stack:
@@ -180,11 +176,50 @@ def writer_statistics(
         prefix = run_prefix(model, prompts[0][:prefix_length])
         slack = padding_slack(model, prompts, prefix)
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-            own = right_aligned([len(prompts[row]) - prefix.length for row in rows])
+            own = _Own(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
             run_group(model, prompts, rows, prefix, cached=False)
             if residual is not None:
                 residual.store(rows)
-    heard = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    sums = torch.stack(on_host([one.sums for one in ends]))
+    powers = torch.stack(on_host([one.powers for one in ends]))
+    # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
+    heard = torch.tensor([one.count for one in ends], dtype=torch.float64).clamp_min(1)
     means = sums / heard.unsqueeze(1)
-    spreads = torch.tensor(powers, dtype=torch.float64) / heard - means.square().sum(1)
+    spreads = powers / heard - means.square().sum(1)
     return EndStatistics(means, spreads.clamp_min(0), len(prompts))
+
+
+class _Ends:
+    """Sums over one writer's outputs at the last prompt token, float64, where they lie."""
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self.sums = torch.zeros(dimension, dtype=torch.float64)
+        self.powers = torch.zeros((), dtype=torch.float64)
+
+    def add(self, last: Tensor) -> None:
+        """Add the outputs of some rows [row, d]."""
+        self.sums = self.sums.to(last.device) + last.sum(0)
+        self.powers = self.powers.to(last.device) + last.square().sum()
+        self.count += len(last)
+
+
+class _Own:
+    """Picks the tokens of a pass that are no padding.
+
+    By their numbers, which are known on the host: a device that is given a mask has to be waited for, because
+    only it knows how many tokens come of it.
+    """
+
+    def __init__(self, present: Tensor) -> None:
+        self._all = bool(present.all())
+        self._places = present.flatten().nonzero().squeeze(1)
+        self._on: dict[torch.device, Tensor] = {}
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """Those of `tokens` [row · column, d]."""
+        if self._all:
+            return tokens
+        if tokens.device not in self._on:
+            self._on[tokens.device] = self._places.to(tokens.device)
+        return tokens.index_select(0, self._on[tokens.device])

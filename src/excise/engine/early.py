@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from excise.engine.assignment import Assignment, Early
 from excise.engine.prefill import (
+    Group,
     Tokens,
     common_prefix_length,
     length_groups,
@@ -61,6 +62,8 @@ class EarlyLayers:
         self.cuts, self._with_keys = tuple(sorted(cuts)), with_keys
         self._modules = [model.get_submodule(name) for name in layers[: self.cuts[-1]]]
         self._in_tuples = [False] * len(self._modules)
+        # Where each layer's keys and values lay: its weights may be elsewhere between passes.
+        self._devices = [torch.device("cpu")] * len(self._modules)
         self._beginning, self._rows = _Kept(), dict[int, _Kept]()
 
     def deepest(self, first_edited: int) -> int:
@@ -80,8 +83,11 @@ class EarlyLayers:
         self.cuts = tuple(one for one in self.cuts if one != cut)
 
     def proven(self, model: PreTrainedModel, prompts: Sequence[Tokens], cut: int) -> bool:
-        """True if passes that begin at `cut` give the logits that whole passes give, on a few prompts."""
-        found: list[Tensor] = []
+        """True if passes that begin at `cut` give what whole passes give, on a few prompts.
+
+        That is logits and, where answers are to go on from them, keys and values of every layer.
+        """
+        found: list[Group] = []
         with torch.inference_mode():
             for early in (None, self.replaying(cut)):
                 assignment = Assignment(early=early)
@@ -89,10 +95,32 @@ class EarlyLayers:
                 prefix = run_prefix(model, shared, assignment)
                 slack = padding_slack(model, prompts, prefix)
                 rows = length_groups(prompts, range(len(prompts)), _PROOF_ROWS, slack)[0]
-                group = run_group(model, prompts, rows, prefix, assignment=assignment)
-                found.append(group.logits.float())
-        unit = torch.finfo(model.dtype).eps * float(found[0].abs().max())
-        return bool((found[0] - found[1]).abs().max() <= _CLOSE * unit)
+                found.append(run_group(model, prompts, rows, prefix, assignment=assignment))
+        whole, begun = found
+        return _close(whole.logits, begun.logits) and (
+            not self._with_keys or _same_keys(whole, begun)
+        )
+
+
+def _same_keys(whole: Group, begun: Group) -> bool:
+    """True if two passes over the same rows left the same keys and values, each on the same device."""
+    assert whole.cache is not None, "early layers want slots"
+    assert begun.cache is not None, "early layers want slots"
+    assert whole.present is not None, "a pass with a cache says what is padding"
+    for one, other in zip(whole.cache.layers, begun.cache.layers, strict=True):
+        for states, handed in ((one.keys, other.keys), (one.values, other.values)):
+            if states.device != handed.device or states.shape != handed.shape:
+                return False
+            # What stands at padding means nothing.
+            own = whole.present.to(states.device)
+            if not _close(states.transpose(1, 2)[own], handed.transpose(1, 2)[own]):
+                return False
+    return True
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    unit = torch.finfo(one.dtype).eps * float(one.float().abs().max())
+    return bool((one.float() - other.float()).abs().max() <= _CLOSE * unit)
 
 
 class _Recording:
@@ -122,17 +150,24 @@ class _Recording:
         finally:
             for handle in handles:
                 handle.remove()
+        # Whole tensors come to the host, not one row after the other: each is waited for.
+        states = {cut: newest[cut].to("cpu") for cut in early.cuts}
+        keys: list[tuple[Tensor, Tensor]] = []
+        if early._with_keys or rows is None:
+            for index, layer in enumerate(cache.layers[: len(early._modules)]):
+                early._devices[index] = layer.keys.device
+                keys.append((layer.keys.to("cpu"), layer.values.to("cpu")))
         for place, length in enumerate(lengths):
-            kept = _Kept({cut: _own(newest[cut][place], length) for cut in early.cuts})
-            if early._with_keys or rows is None:
-                layers = cache.layers[: len(early._modules)]
-                kept.keys = [
+            kept = _Kept(
+                {cut: _own(each[place], length) for cut, each in states.items()},
+                [
                     (
-                        _own(layer.keys[place].transpose(0, 1), length).transpose(0, 1),
-                        _own(layer.values[place].transpose(0, 1), length).transpose(0, 1),
+                        _own(each[place].transpose(0, 1), length).transpose(0, 1),
+                        _own(others[place].transpose(0, 1), length).transpose(0, 1),
                     )
-                    for layer in layers
-                ]
+                    for each, others in keys
+                ],
+            )
             if rows is None:
                 early._beginning = kept
             else:
@@ -140,8 +175,8 @@ class _Recording:
 
 
 def _own(states: Tensor, length: int) -> Tensor:
-    """The last `length` along the first axis, as a copy on the host."""
-    return states[len(states) - length :].detach().to("cpu", copy=True)
+    """The last `length` along the first axis, as a copy."""
+    return states[len(states) - length :].detach().clone()
 
 
 class _Replay:
@@ -182,12 +217,11 @@ class _Replay:
                 else:
                     module.forward = former
         if early._with_keys or rows is None:
-            for index, module in enumerate(modules):
-                device = next(module.parameters()).device
+            for index in range(len(modules)):
                 keys, values = (
                     _padded([one.keys[index][which].transpose(0, 1) for one in kept])
                     .transpose(1, 2)
-                    .to(device)
+                    .to(early._devices[index])
                     for which in (0, 1)
                 )
                 cache.update(keys, values, index)

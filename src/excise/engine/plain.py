@@ -24,7 +24,7 @@ from transformers import (
 from excise.engine.answers import Asked, Row, fail_without_numbers
 from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
-from excise.engine.device import input_device
+from excise.engine.device import generation_device, input_device
 from excise.engine.prefill import last_logits
 from excise.model.generation import following
 
@@ -122,10 +122,7 @@ class PlainPool:
 
 
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
-    if model.device.type == "meta":
-        # `generate` compares the ids' device with that of the first parameter, here an offloaded one, and
-        # accepts the host beside any; accelerate's hooks move them from there.
-        ids = ids.cpu()
+    ids = ids.to(generation_device(model))
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
     # The slots know nothing of penalties and forbidden tokens, and a comparison of models should compare what
     # they say, not what was done to it. End tokens are left out too: Asked knows them.

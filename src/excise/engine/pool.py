@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from excise.engine.answers import Asked, Row, fail_without_numbers
 from excise.engine.assignment import Announce
@@ -36,6 +36,16 @@ class _Guest:
     asked: Asked
     prefix: Prefix | None = None
     slack: int = 0
+
+
+def _keep_rows(cache: DynamicCache, rows: Sequence[int]) -> None:
+    """Let go of all other rows. Layers may lie on several devices: the indices go to each of them once."""
+    indices: dict[torch.device, Tensor] = {}
+    for layer in cache.layers:
+        device = layer.keys.device
+        if device not in indices:
+            indices[device] = torch.tensor(rows, device=device)
+        layer.batch_select_indices(indices[device])
 
 
 class SlotPool:
@@ -102,7 +112,7 @@ class SlotPool:
             return
         assert group.cache is not None, "slots take over a cache"
         if len(staying) < len(rows):
-            group.cache.batch_select_indices(torch.tensor(staying, device=group.logits.device))
+            _keep_rows(group.cache, staying)
         stayed = [rows[place] for place in staying]
         lengths = [len(asked.prompts[row]) for row in stayed]
         self._cache.admit(group.cache, lengths, prefix.length)

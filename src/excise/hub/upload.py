@@ -27,8 +27,9 @@ from huggingface_hub.utils.tqdm import (
 
 from excise import __version__
 from excise.errors import HubError
-from excise.hub.failures import FAILURES, explained
 from excise.hub.folder import Upload
+from excise.hub_access.failures import FAILURES, failure
+from excise.hub_access.request import Request
 from excise.run import events
 from excise.run.events import Tell
 
@@ -97,7 +98,8 @@ class _Sender:
             yield
         except FAILURES as error:
             # No cause is kept: its request holds the token, and a traceback might show it.
-            raise explained(error, self.name, str(self.api.token), what) from None
+            asked = Request(self.name, writes=True, stage=what, token=str(self.api.token))
+            raise failure(error, asked).error from None
 
     def repository_for(self, what: Upload, tell: Tell, *, public: bool) -> _Repository:
         """The repository as it is; made if there is none."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from excise.errors import ModelError, translated
 from excise.model.survival import require_encoded, require_rendered
-from excise.model.template import TemplateCall, render, turns
+from excise.model.template import Message, TemplateCall, render, turns
 from excise.model.thoughts import left_open, opened_by, unfinished, without_thoughts
 from excise.prompts.sets import Prompt
 
@@ -39,6 +39,15 @@ class Chat:
         for message in messages:
             require_rendered(message["content"], rendered)
         return rendered + self.response_prefix
+
+    def conversation(self, messages: Sequence[Message]) -> str:
+        """Turns in the model's chat template, up to where the next answer starts.
+
+        Raises ModelError if the template fails, or leaves out the text of the last turn.
+        """
+        rendered = render(self.tokenizer, messages, self.call)
+        require_rendered(messages[-1]["content"], rendered)
+        return rendered
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt. The template brings the special tokens; none are added.

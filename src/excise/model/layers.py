@@ -27,11 +27,17 @@ def decoder_layers(model: PreTrainedModel, writes: Callable[[nn.Module], bool]) 
     """Module names of the language model's decoder layers, in order.
 
     They are a list of modules as long as the configuration says, or, where there is none of that length,
-    every outermost list whose members write. writes: tells whether a module holds a known writer.
+    every outermost list whose members write. Of a model with towers for images or sound, only its language
+    model is searched. writes: tells whether a module holds a known writer.
     Raises ModelError if there is no such list.
     """
     config = model.config.get_text_config(decoder=True)
     lists = _outermost_lists(model)
+    if config is not model.config:
+        root = _name_of(model, model.get_decoder())
+        lists = {
+            name: modules for name, modules in lists.items() if name.startswith(f"{root}.")
+        } or lists
     counts = {
         count
         for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "num_layers")
@@ -45,6 +51,10 @@ def decoder_layers(model: PreTrainedModel, writes: Callable[[nn.Module], bool]) 
     if not writing:
         raise ModelError(f"{type(model).__name__}: found no list of decoder layers in it")
     return tuple(f"{name}.{index}" for name in writing for index in range(len(lists[name])))
+
+
+def _name_of(model: nn.Module, part: nn.Module) -> str | None:
+    return next((name for name, module in model.named_modules() if module is part), None)
 
 
 def _outermost_lists(model: nn.Module) -> dict[str, nn.ModuleList]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from excise.engine.batch_size import is_out_of_memory
 from excise.engine.decode import greedy
+from excise.engine.out_of_memory import is_out_of_memory
 from excise.engine.prefill import first_token_logits
 from excise.errors import TrialError, first_line
 from excise.model.blocked import block, blockable, unblock
@@ -21,7 +21,7 @@ def lay_out(model: PreTrainedModel, prompt: Sequence[int]) -> str | None:
     """Let weights lie in blocks if the model runs with them as it ran without; returns why not otherwise.
 
     prompt: tokens that it is tried on, in passes and in decoding, which some models do in different ways.
-    Raises RuntimeError if memory runs out.
+    Raises RuntimeError or MemoryError if memory runs out.
     """
     if not blockable(model):
         return None
@@ -31,10 +31,10 @@ def lay_out(model: PreTrainedModel, prompt: Sequence[int]) -> str | None:
         block(model)
         greedy(model, prompts, max_new_tokens=_TEST_TOKENS, slots=1)
         after = first_token_logits(model, prompts, 1).float()
-    except (RuntimeError, TypeError, AttributeError, TrialError) as error:
+    except (RuntimeError, TypeError, AttributeError, TrialError, MemoryError) as error:
         # A layer that looks into its own weights can have them in the ordinary order only.
         unblock(model)
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return f"{_SLOWER}: {first_line(error)}"
     # Sums in another order differ by rounding; what differs by more was not the same sum.

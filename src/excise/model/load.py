@@ -23,10 +23,13 @@ from excise.checkpoint.given import require_fetched
 from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
+from excise.engine.device_memory import devices_for
+from excise.engine.out_of_memory import is_out_of_memory, release_memory
 from excise.errors import ModelError, TrialError, first_line
 from excise.model.blocked import is_blocked
 from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
+from excise.model.fitting import smaller, too_large
 from excise.model.foreign import (
     own_code,
     require_offload_folder,
@@ -60,6 +63,7 @@ _FAILURES = (
     TypeError,
     AssertionError,
     SafetensorError,
+    MemoryError,
 )
 """What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
@@ -127,7 +131,8 @@ def load(
     blocks: on a CPU, whether weights may lie as its products read them; not if they are to be trained, or an
     adapter merged into them.
     Raises ModelError that says why each data type failed, that weights are damaged, that a package is
-    missing, or that there is no chat template.
+    missing, that there is no such device, or that there is no chat template; OutOfMemoryError if the model
+    fits in none of the types.
     """
     quiet_libraries()
     require_own_files(source)
@@ -136,6 +141,7 @@ def load(
     auto = _auto_class(source, trust_remote_code=trust_remote_code)
     packed = packed_as(source)
     _require_loadable(source, packed, quantization)
+    devices = devices_for(device, max_memory)
     words = load_tokenizer(
         source,
         trust_remote_code=trust_remote_code,
@@ -155,20 +161,34 @@ def load(
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, tuple(dtypes))
+    model: PreTrainedModel | None = None
     attempts: list[str] = []
-    for dtype in worth_trying(tuple(dtypes), packing):
+    untried = worth_trying(tuple(dtypes), packing)
+    while untried:
+        dtype, untried = untried[0], untried[1:]
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
+        failure, memory_ran_out, note, slower = "", False, None, None
         try:
             model, note = _tested_model(source, auto, words, dtype, {**arguments, **how})
+            if blocks and (packing is None or _was_unpacked(model)):
+                slower = lay_out(model, words.hello())
         except _FAILURES as error:
             _raise_if_no_type_helps(source, packing, error)
-            attempts.append(f"{dtype}: {first_line(error)}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            failure, memory_ran_out = first_line(error), is_out_of_memory(error)
+        if failure:
+            # Outside the except block: the traceback, and the weights that it keeps alive, are gone.
+            model = None
+            release_memory()
+            attempts.append(f"{dtype}: {failure}")
+            if memory_ran_out:
+                # The type suits, but for its size: larger ones, and others of that size, fit no better.
+                untried = () if packing else smaller(untried, dtype, source)
+                if not untried:
+                    raise too_large(
+                        source, dtype, packing, devices, max_memory, "; ".join(attempts)
+                    )
             continue
-        slower = None
-        if blocks and (packing is None or _was_unpacked(model)):
-            slower = lay_out(model, words.hello())
+        assert model is not None
         if packing is not None and _was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
             model._weight_conversions = None

@@ -24,14 +24,26 @@ _CLASSES: tuple[tuple[Any, Mapping[type, Any]], ...] = (
 )
 """Auto classes and their mappings from configurations to models, the preferred ones first."""
 
+_OTHER_ANSWERS: dict[str, str] = {
+    "diffusion_gemma": "draws whole answers out of noise, not token by token",
+    "pi0": "answers with the motions of a robot",
+    **dict.fromkeys(
+        ("qwen2_5_omni", "qwen3_omni_moe"),
+        "hands text to a part of it, its thinker, and has no pass of its own",
+    ),
+}
+"""Types in these mappings whose models do not answer text with tokens, and what they do."""
+
 
 def auto_class(name: str, config: PreTrainedConfig) -> Any:
     """The auto class to build or load a model of `config` with.
 
     Where several know the type, the class that the checkpoint itself names decides: its tensors and
-    adapters go by that one's names. Raises ModelError for a type that none of them knows, and for an
-    encoder-decoder that has no decoder of its own.
+    adapters go by that one's names. Raises ModelError for a type that none of them knows, for an
+    encoder-decoder that has no decoder of its own, and for one that does not answer token by token.
     """
+    if config.model_type in _OTHER_ANSWERS:
+        raise ModelError(f"{name}: {config.model_type} {_OTHER_ANSWERS[config.model_type]}")
     brought = getattr(config, "auto_map", None) or {}
     known = [
         (auto, _names(mapping[type(config)]))

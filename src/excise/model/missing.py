@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from excise.engine.out_of_memory import tells_of_it
 from excise.errors import ModelError
 
 _REPORT = "LOAD REPORT"
@@ -100,12 +101,16 @@ def reported(name: str) -> Iterator[None]:
     """Within, a load prints no table of what did not fit; tensors that cannot be converted raise ModelError.
 
     transformers names those (experts of different shapes, say) in that table only, and raises RuntimeError.
+    Memory that ran out while it converted one is told there too, and raises MemoryError.
     """
     reports, logger = _Reports(), logging.getLogger(_LOGGER)
     logger.addFilter(reports)
     try:
         yield
     except RuntimeError as error:
+        lines = [line.strip() for text in reports.texts for line in text.splitlines()]
+        for line in filter(tells_of_it, lines):
+            raise MemoryError(line) from error
         failed = [key for text in reports.texts for key in _CONVERSION.findall(text)]
         if failed:
             raise ModelError(

@@ -41,6 +41,21 @@ def position_limit(model: PreTrainedModel) -> int | None:
     return min(limits, default=None)
 
 
+def require_position(model: PreTrainedModel, tokens: int) -> int | None:
+    """How many tokens can follow so many; None for any number. Raises ModelError if none can."""
+    limit = position_limit(model)
+    if limit is None:
+        return None
+    # The last token of an answer is never run itself.
+    room = limit - tokens + 1
+    if room < 1:
+        raise ModelError(
+            f"the conversation has {tokens} tokens, but the model has a table of {limit} positions; begin a "
+            "new one"
+        )
+    return room
+
+
 def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int) -> None:
     """Raise ModelError if a prompt of `longest` tokens and its answer take more positions than there are."""
     limit = position_limit(model)

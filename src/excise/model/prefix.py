@@ -91,8 +91,8 @@ def common_beginning(
 ) -> str:
     """What may be skipped of what all `answers` begin with; empty if nothing.
 
-    It ends between tokens, where no word is torn, and so that prompt and prefix, encoded as one text, are the
-    tokens that the model said. Answers that are all the same leave nothing to judge once they are skipped.
+    It ends between tokens and where no word is torn. Answers that are all the same leave nothing to judge
+    once they are skipped.
     """
     shared = _shared(answers)
     if not shared or len(set(map(tuple, answers))) < 2:
@@ -101,11 +101,10 @@ def common_beginning(
         return ""
     asked = chat.encode(prompts)
     texts = [chat.text(prompt) for prompt in prompts]
-    torn: str | None = None
     for length in range(len(shared), 0, -1):
         piece = chat.behind(asked[0], shared[:length])
         inside = _inside_word(chat, asked[0], shared[:length], answers)
-        if inside or "\ufffd" in piece or not piece.strip():
+        if inside or "\ufffd" in piece or not piece.strip(" "):
             continue
         free = piece.endswith(tuple(" \n\t")) or shared[length - 1] in chat.added_tokens
         if _hides_marker(chat.response_prefix + piece, markers, word_end=not free):
@@ -113,8 +112,10 @@ def common_beginning(
         expected = [[*tokens, *shared[:length]] for tokens in asked]
         if chat.tokens([text + piece for text in texts]) == expected:
             return piece
-        torn = torn or piece.rstrip(" ")
-    return torn or ""
+        # Encoded as one text with the prompt, it is other tokens than the model said. The space at its end is
+        # the next word's; the rest stays, or all answers would go on to begin alike.
+        return piece.rstrip(" ")
+    return ""
 
 
 def _open_thoughts(

@@ -33,6 +33,7 @@ LINEAR_ROLES: tuple[Role, ...] = (
         r"(.+\.)?(down_proj|fc2|w2|dense_4h_to_h|fc_out|w_out|output_linear|proj_down)",
         r"(mlp|ffn|feed_forward)\.(c_proj|Wo|2|output\.dense|output)",
         r"output\.dense",  # BERT and its kin: a sibling of attention.output.dense
+        r"mlp\.post_expert_proj",  # Muse Spark: its experts run in a narrower space
         r"per_layer_projection",  # Gemma 3n and 4: what the per-layer embedding adds
         r"ff\.layer_2",
         r"output\.adapter_modules\.\w+\.dense2",  # X-MOD: a residual adapter for each language

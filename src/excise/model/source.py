@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from excise.errors import HubError, ModelError
+from excise.errors import ModelError
+from excise.paths import expanded, names_a_path
 
 _BLOCKS, _BLOCK = 64, 16384
 """Blocks, and bytes of each, that are hashed of a local weights file."""
-_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -84,37 +84,40 @@ def _blocks_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def resolve(model: str, revision: str | None = None) -> ModelSource:
+def resolve(model: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
     """Find the files of `model`, from the hub if it is not on this disk.
 
-    Raises ModelError if there is no such model or its folder holds no weights, HubError if the hub is
-    out of reach and the model is not cached.
+    code: whether Python files of its own are downloaded too, for a user who allows them to run. Raises
+    ModelError if there is no such model or its folder holds no weights, HubError if the hub is out of reach
+    and the model is not cached, or with what else stopped a download.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{model}: no such file")
         return ModelSource(model, path.parent.resolve(), path.name, None)
     if path.is_dir():
         return _local(model, path.resolve())
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+    if path.is_absolute() or names_a_path(model):
         raise ModelError(f"{model}: no such folder; give a folder, a .gguf file or a hub id")
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, code=code)
 
 
-def resolve_configuration(model: str, revision: str | None, config_only: bool) -> Path | None:
+def resolve_configuration(
+    model: str, revision: str | None, config_only: bool, *, code: bool = False
+) -> Path | None:
     """The folder of `config.json` for a model that is to be looked at without its weights.
 
-    None if it has weights and `config_only` does not ask to leave them alone. Raises ModelError or
-    HubError as `resolve` does.
+    None if it has weights and `config_only` does not ask to leave them alone. code: as for `resolve`. Raises
+    ModelError or HubError as `resolve` does.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.is_dir():
         if not config_only:
             return None
         if path.suffix == ".gguf":
             raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
-        return _from_hub(model, revision, weights=False).folder
+        return _from_hub(model, revision, weights=False, code=code).folder
     folder = path.resolve()
     if config_only or not _has_weights(folder):
         return _local(model, folder, weights=False).folder
@@ -136,49 +139,12 @@ def _local(name: str, folder: Path, *, weights: bool = True) -> ModelSource:
     return ModelSource(name, folder, None, None)
 
 
-def _from_hub(name: str, revision: str | None, *, weights: bool = True) -> ModelSource:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _from_hub(
+    name: str, revision: str | None, *, weights: bool = True, code: bool = False
+) -> ModelSource:
+    # Imported here because the hub's client takes a while, and most models lie on this disk.
+    from excise.model.download import download
 
-    def download(patterns: list[str]) -> Path:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-
-    try:
-        folder = download([*_SMALL_FILES, *(["*.safetensors"] if weights else [])])
-        if weights and not any(folder.glob("*.safetensors")):
-            folder = download([*_SMALL_FILES, "pytorch_model*.bin"])
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{name} is gated: accept its terms on the hub and set HF_TOKEN in the environment"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{name} has no revision {revision} on the hub") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(
-            f"{name}: no such folder here and no such model on the hub; check the spelling"
-        ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise HubError(
-            f"{name} is not on this disk and the hub is out of reach; cached here: {_cached()}"
-        ) from error
-    # A snapshot lies in …/snapshots/<commit>, whatever branch or tag it was asked for by.
-    local = _local(name, folder, weights=weights)
-    return ModelSource(name, local.folder, None, folder.name)
-
-
-def _cached() -> str:
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return "no models"
-    names = sorted(repo.repo_id for repo in repositories if repo.repo_type == "model")
-    return ", ".join(names) or "no models"
+    found = download(name, revision, weights=weights, code=code)
+    local = _local(name, found.folder, weights=weights)
+    return ModelSource(name, local.folder, None, found.commit)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from excise.doubles import doubles
 from excise.engine.device import input_device
+from excise.errors import ModelError
 from excise.model.writers import Anatomy
 
 _SAME = 1e-2
@@ -69,7 +70,10 @@ class StreamProbe:
         self._leaving: Tensor | None = None
 
     def run(self, tokens: Sequence[int]) -> list[Written]:
-        """What each layer wrote along r on `tokens`; nothing for a layer that did not run."""
+        """What each layer wrote along r on `tokens`; nothing for a layer that did not run.
+
+        Raises ModelError if none did.
+        """
         with ExitStack() as stack:
             for index, name in enumerate(self._anatomy.layers):
                 layer = self._model.get_submodule(name)
@@ -85,6 +89,11 @@ class StreamProbe:
                 # Registered last: a norm at the end of the layer cleans what leaves it.
                 stack.callback(layer.register_forward_hook(self._out_of_layer(index)).remove)
             forward(self._model, tokens)
+        if not self._squares:
+            raise ModelError(
+                f"{type(self._model).__name__}: {self._anatomy.layers[0]} and its like do not run on text; "
+                "they are not its decoder layers"
+            )
         return [
             Written(_mean_root(self._squares[index]), _mean_root(self._rounding[index]))
             for index in range(len(self._anatomy.layers))
@@ -173,7 +182,8 @@ def norms_on_the_stream(
 
     def listen(name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-            given = args[0] if args else None
+            # Of two inputs it is a sum or a gate, which may carry what a writer wrote.
+            given = args[0] if len(args) == 1 else None
             if not isinstance(given, Tensor) or not isinstance(output, Tensor):
                 return
             if given.shape[-1] != anatomy.dimension or given.shape != output.shape:

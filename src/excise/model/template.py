@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
+from excise.checkpoint.given import read_object
 from excise.errors import ModelError, first_line, translated
 from excise.model.survival import holds
 
@@ -23,6 +23,7 @@ _IN_PARTS = (
     frozenset(("user", "assistant")),
 )
 """Roles whose content is a list of parts, in the order in which they are tried."""
+_OF_PROCESSORS = ("chat_template.json", "processor_config.json")
 _OTHER = "give another one with --chat-template FILE"
 
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
@@ -174,15 +175,16 @@ def _parsed(text: str) -> nodes.Template | None:
 
 
 def template_file(folder: Path) -> str | None:
-    """The template in `chat_template.json`, where processors had it before they had a Jinja file.
+    """The template that a checkpoint keeps for its processor of images; None if there is none.
 
-    Raises ModelError if the file is damaged.
+    Processors had it in a file of their own, or in their configuration, before they had a Jinja file.
+    Raises ModelError if one of these is damaged.
     """
-    path = folder / "chat_template.json"
-    if not path.is_file():
-        return None
-    with translated(ModelError, f"{path.name}: damaged", OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"])
+    for name in _OF_PROCESSORS:
+        path = folder / name
+        if path.is_file() and isinstance(text := read_object(path).get("chat_template"), str):
+            return text
+    return None
 
 
 def _listed(named: Mapping[str, str]) -> str:

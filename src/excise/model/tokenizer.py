@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from excise.model.chat import Chat
 from excise.model.foreign import own_code
 from excise.model.source import ModelSource
 from excise.model.template import TemplateCall, settled, template_file
+
+_SPECIAL = re.compile(r"<(?!0x).*>|\[.*\]", re.DOTALL)
+"""What special tokens look like; bytes that a vocabulary lacks as text (`<0x0A>`) are none."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def load_tokenizer(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:
+        # The library in Rust raises nothing narrower for a damaged file.
         if needs_its_own_code(error):
             raise own_code(source.name, source.folder) from error
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
@@ -68,7 +73,8 @@ def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> N
 
     transformers builds such a one where the files are missing that hold the vocabulary.
     """
-    if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):
+    words = (word for word in tokenizer.get_vocab() if not _SPECIAL.fullmatch(word))
+    if not any(map(str.isalnum, "".join(words))):
         raise ModelError(
             f"{source.name}: the tokenizer has no vocabulary; its files (tokenizer.json, or the like) are "
             "missing"

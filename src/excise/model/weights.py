@@ -17,6 +17,7 @@ from accelerate.hooks import ModelHook
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from excise.engine.out_of_memory import is_out_of_memory
 from excise.errors import ModelError
 from excise.model.blocked import is_blocked
 
@@ -208,6 +209,8 @@ def _through_identity(module: nn.Module, tensor: object) -> Tensor:
             identity[torch.arange(count), start + torch.arange(count)] = 1
             rows.append(run(identity) - offset)
     except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         how = f"is stored as {_description(tensor)} and its layer does not run ({error})"
         raise _not_readable(module, "weight", how) from error
     return torch.cat(rows).T

@@ -184,6 +184,9 @@ def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) ->
         parameters = {key: value.shape for key, value in module.named_parameters(recurse=False)}
         weights = tuple(key for key in roles.EXPERT_WEIGHTS if key in parameters)
         if weights and len(parameters[weights[0]]) == 3:
+            # Some experts run in a space of their own, and a projection out of it writes.
+            if width not in parameters[weights[0]][1:]:
+                continue
             biases = tuple(key for key in roles.EXPERT_BIASES if key in parameters)
             found.append(_Found(name, component, _under(name, weights), _under(name, biases)))
             taken.append(name)

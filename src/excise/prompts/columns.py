@@ -3,9 +3,50 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from excise.errors import PromptError
+
+_ANSWERS = frozenset(
+    (
+        *("answer", "answers", "assistant", "chosen", "completion", "completions", "continuation"),
+        *("expected", "explanation", "generated", "generation", "gold", "gpt", "label", "labels"),
+        *("model", "output", "outputs", "prediction", "rationale", "reasoning", "reference", "refusal"),
+        *("rejected", "reply", "replies", "response", "responses", "result", "results", "solution"),
+        *("target", "targets", "thought", "thoughts"),
+    )
+)  # fmt: skip
+"""Words in the names of columns that hold what a model answered, or should."""
+_PROMPTS: tuple[frozenset[str], ...] = (
+    # AdvBench and JailbreakBench have goal, XSTest, StrongREJECT and most others prompt, Alpaca instruction,
+    # WildJailbreak vanilla.
+    frozenset(
+        (
+            *("prompt", "prompts", "instruction", "instructions", "question", "questions", "goal"),
+            *("goals", "query", "queries", "request", "requests", "vanilla"),
+        )
+    ),
+    # HarmBench has Behavior, which is a category beside JailbreakBench's Goal.
+    frozenset(
+        (
+            *(
+                "behavior",
+                "behaviors",
+                "behaviour",
+                "behaviours",
+                "text",
+                "texts",
+                "input",
+                "inputs",
+            ),
+            *("user", "human", "sentence", "content", "message"),
+        )
+    ),
+)
+"""Names of columns that hold prompts in public data sets, the surest first."""
+_NEAR = 0.8
+"""Likeness from which a name counts as a misspelling of another one."""
 
 
 def check_column(column: str, columns: Iterable[str], where: str) -> None:
@@ -13,11 +54,39 @@ def check_column(column: str, columns: Iterable[str], where: str) -> None:
     there = list(columns)
     if column in there:
         return
-    near = difflib.get_close_matches(column, there, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; choose one with --column"
+    meant = likely_column(column, there)
+    hint = "choose one with --column"
+    if meant is not None:
+        shown = f"'{meant}'" if re.search(r"[^\w.-]", meant) else meant
+        hint = f"did you mean {meant}? (--column {shown})"
     raise PromptError(
-        f"{where}: no column {column}, there is {', '.join(there) or 'no column at all'}{hint}"
+        f"{where}: no column {column}, there is {', '.join(there) or 'no column at all'}; {hint}"
     )
+
+
+def likely_column(column: str, columns: Sequence[str]) -> str | None:
+    """The one of `columns` that was meant by `column`, or else the only one that prompts are usually in.
+
+    Never a column of answers: prompts made of them would look like prompts and measure something else.
+    None if there is no such column, or several.
+    """
+    eligible = {one: _words(one) for one in columns if not _ANSWERS.intersection(_words(one))}
+    plain = {"".join(words): one for one, words in eligible.items()}
+    near = difflib.get_close_matches("".join(_words(column)), plain, n=1, cutoff=_NEAR)
+    if near:
+        return plain[near[0]]
+    for names in _PROMPTS:
+        # The last word tells what it is: a forbidden_prompt is a prompt, a prompt_id is none.
+        found = [one for one, words in eligible.items() if words and words[-1] in names]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name such as `forbidden_prompt` or `ForbiddenPrompt`, in lower case."""
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return re.findall(r"[^\W\d_]+", parted.lower())
 
 
 def texts_of(rows: Sequence[object], column: str, where: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,21 +12,15 @@ from datasets.exceptions import DatasetsError
 from datasets.utils import are_progress_bars_disabled as data_bars_hidden
 from datasets.utils import disable_progress_bars as hide_data_bars
 from datasets.utils import enable_progress_bars as show_data_bars
-from huggingface_hub import HfApi, scan_cache_dir
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    CacheNotFound,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # of httpx or httpx2, whichever this version is built on
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled as hub_bars_hidden
 from huggingface_hub.utils.tqdm import disable_progress_bars as hide_hub_bars
 from huggingface_hub.utils.tqdm import enable_progress_bars as show_hub_bars
 
 from excise.errors import HubError, PromptError
+from excise.hub_access.cache import cached_names, cached_snapshot
+from excise.hub_access.failures import FAILURES, Failure, failure
+from excise.hub_access.request import OUT_OF_REACH, Request
 from excise.prompts.columns import check_column
 from excise.prompts.saved import choose_split, first_line
 from excise.prompts.slices import Split
@@ -35,7 +28,7 @@ from excise.prompts.slices import Split
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before turning to the cache."""
 
-_READ_ERRORS = (DatasetsError, HTTPError, OSError, ValueError, KeyError)
+_READ_ERRORS = (DatasetsError, *FAILURES, KeyError)
 """What `datasets` raises on data that are missing, damaged, or cannot be fetched."""
 
 
@@ -47,7 +40,7 @@ class HubRows:
     split: str
     revision: str
     from_cache: bool
-    """True if the hub was out of reach."""
+    """True if the hub was out of reach, or has had too many requests."""
 
 
 def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubRows:
@@ -62,32 +55,16 @@ def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubR
     with _quiet():
         try:
             commit = HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT).sha
-        except GatedRepoError:
-            raise HubError(
-                f"{name}: the hub gives it only to those it has admitted; ask for access on its "
-                "page and log in with: hf auth login"
-            ) from None
-        except RevisionNotFoundError:
-            raise PromptError(f"{name}: no revision {revision} on the hub") from None
-        except (RepositoryNotFoundError, HFValidationError):
-            raise PromptError(
-                f"{name}: no such file or folder, and no such data set on the hub (or a private "
-                "one: log in with: hf auth login)"
-            ) from None
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500:
-                raise HubError(f"{name}: the hub refuses: {first_line(error)}") from None
-            return _read_cached(name, revision, column, split, error)
-        except (HTTPError, ConnectionError) as error:
-            return _read_cached(name, revision, column, split, error)
+        except FAILURES as error:
+            found = failure(error, Request(name, "data set", revision))
+            if found.cause in OUT_OF_REACH:
+                return _read_cached(name, revision, column, split, found)
+            if found.cause in ("repository", "revision"):
+                raise PromptError(found.text) from None
+            raise found.error from None
         if commit is None:
             raise HubError(f"{name}: the hub names no commit for it; try again later")
         return _read(name, commit, column, split)
-
-
-def cached_data_sets() -> tuple[str, ...]:
-    """The names of the data sets in the hub's cache on this machine."""
-    return tuple(sorted(repository.repo_id for repository in _cached()))
 
 
 def _read(name: str, commit: str, column: str, split: Split) -> HubRows:
@@ -99,31 +76,31 @@ def _read(name: str, commit: str, column: str, split: Split) -> HubRows:
         builder.download_and_prepare()
         return _take(builder, name, column, split, commit, from_cache=False)
     except _READ_ERRORS as error:
-        raise HubError(f"{name}: could not be read from the hub: {first_line(error)}") from None
+        raise _unread(error, name, f"{name}: could not be read from the hub") from None
 
 
 def _read_cached(
-    name: str, revision: str | None, column: str, split: Split, cause: Exception
+    name: str, revision: str | None, column: str, split: Split, cause: Failure
 ) -> HubRows:
-    reason = f"{name}: the hub is out of reach ({first_line(cause)})"
-    found = next((one for one in _cached() if one.repo_id == name), None)
-    commits = [
-        commit
-        for commit in (found.revisions if found else ())
-        if revision is None or revision in commit.refs or commit.commit_hash.startswith(revision)
-    ]
-    if not commits:
-        names = ", ".join(cached_data_sets()) or "none"
-        if found:
-            reason += f", and revision {revision} of it is not cached"
-        raise HubError(f"{reason}; data sets in the cache: {names}")
-    newest = max(commits, key=lambda commit: ("main" in commit.refs, commit.last_modified))
+    snapshot = cached_snapshot(name, "dataset", revision)
+    names = cached_names("dataset")
+    if snapshot is None:
+        reason = cause.text
+        if name in names:
+            reason += f"; revision {revision} of it is not cached"
+        raise HubError(f"{reason}; data sets in the cache: {', '.join(names) or 'none'}")
     try:
-        builder = datasets.load_dataset_builder(str(Path(newest.snapshot_path)))
+        builder = datasets.load_dataset_builder(str(snapshot.folder))
         builder.download_and_prepare()
-        return _take(builder, name, column, split, newest.commit_hash, from_cache=True)
+        return _take(builder, name, column, split, snapshot.commit, from_cache=True)
     except _READ_ERRORS as error:
-        raise HubError(f"{reason}, and its cached copy is of no use: {first_line(error)}") from None
+        raise _unread(error, name, f"{cause.text}; its cached copy is of no use") from None
+
+
+def _unread(error: Exception, name: str, what: str) -> HubError:
+    """What stopped the hub or the disk, or else what is wrong with the data."""
+    found = failure(error, Request(name, "data set"))
+    return HubError(f"{what}: {first_line(error)}") if found.cause == "other" else found.error
 
 
 def _take(
@@ -133,14 +110,6 @@ def _take(
     data = builder.as_dataset(split=chosen)
     check_column(column, data.column_names, name)
     return HubRows(list(data[column]), chosen, commit, from_cache)
-
-
-def _cached() -> list[Any]:
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    return [one for one in repositories if one.repo_type == "dataset" and one.revisions]
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from excise.config.settings import Settings
 from excise.config.source import FILE_SUFFIXES, PromptSource
 from excise.errors import PromptError
+from excise.paths import expanded
 from excise.prompts.columns import texts_of
 from excise.prompts.files import read_file
 from excise.prompts.saved import read_saved
@@ -62,7 +62,7 @@ def read(source: PromptSource, shared: Shared, name: str = "prompts") -> PromptS
 
 def _rows(source: PromptSource, column: str, split: Split) -> tuple[list[object], str, str | None]:
     """All rows of the column, where they are from, and the commit."""
-    path = Path(source.source).expanduser()
+    path = expanded(source.source)
     if path.is_dir():
         return read_saved(path, column, split), str(source), None
     if path.is_file() or _names_a_file(source.source):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,18 +13,21 @@ from excise.checkpoint.plan import require_fit
 from excise.checkpoint.reader import Reader
 from excise.edit.adapter import Weights, save_adapter
 from excise.edit.edit import Edit
-from excise.edit.layout import stored_name, stored_tensors
+from excise.edit.layout import stored_name, stored_tensors, take_conversions
 from excise.edit.matrices import parts
 from excise.edit.served import unservable
 from excise.errors import SaveError
+from excise.files import FurtherFiles
 from excise.model.blueprint import blueprint
 from excise.model.source import ModelSource
 from excise.model.storage import describe, packed_as
 from excise.model.writers import Writer, WriterTensor, examine
+from excise.reproduce.record import NAME, Reproduction
 from excise.run import events
 from excise.run.apply import require_base
 from excise.run.card import model_card
 from excise.run.events import Tell
+from excise.run.reproduction import adapter_record
 
 
 def save_edit_adapter(
@@ -45,23 +48,65 @@ def save_edit_adapter(
     belongs to another model, the checkpoint is packed or an adapter cannot hold the edit.
     """
     require_base(edit, source, force=force, tell=tell)
-    packed = "a GGUF file" if source.gguf else packed_as(source)
+    packed = packed_whole(source)
     if packed is not None:
         raise SaveError(
-            f"{source.name} is stored as {describe(packed)}, whose matrices are unpacked only by loading the "
+            f"{source.name} is stored as {packed}, whose matrices are unpacked only by loading the "
             "model; export from the run instead (excise export RUN --adapter DIR)"
         )
+    save_stored_adapter(
+        edit,
+        source,
+        destination,
+        figures,
+        tell,
+        declared=declared,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def packed_whole(source: ModelSource) -> str | None:
+    """How a checkpoint is stored, in words, if its matrices are to be had only by loading it; else None."""
+    packed = "a GGUF file" if source.gguf else packed_as(source)
+    return None if packed is None else describe(packed)
+
+
+def save_stored_adapter(
+    edit: Edit,
+    source: ModelSource,
+    destination: Path,
+    figures: str,
+    tell: Tell,
+    *,
+    declared: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    known: Reproduction | None = None,
+) -> None:
+    """The same of a checkpoint that is known to be the edit's own, and plain.
+
+    known: what the edit was made from, for the `reproduce.json` beside the adapter.
+    """
     model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
     require_fit(source.name, edit, anatomy)
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     tell_serving(edit, anatomy.writers, tell)
     index = checkpoint_index(source.folder)
-    card = model_card(source, edit, figures, adapter=True)
+    card = model_card(source, edit, figures, adapter=True, recorded=known is not None)
+    further = recorded(known)
     with Reader(index) as reader:
         weights = stored_weights(model, index, reader)
-        save_adapter(edit, model, anatomy.writers, source.name, destination, card, weights)
+        save_adapter(edit, model, anatomy.writers, source.name, destination, card, weights, further)
     tell(events.Saved("adapter", str(destination)))
+
+
+def recorded(known: Reproduction | None) -> FurtherFiles:
+    """The file that an adapter's folder gets beside it: its `reproduce.json`, if there is a record."""
+
+    def files(folder: Path) -> Mapping[str, str]:
+        return {} if known is None else {NAME: adapter_record(known, folder).text()}
+
+    return files
 
 
 def tell_serving(edit: Edit, writers: Sequence[Writer], tell: Tell) -> None:
@@ -76,6 +121,7 @@ def tell_serving(edit: Edit, writers: Sequence[Writer], tell: Tell) -> None:
 
 def stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:
     """The weights of a checkpoint's plain tensors, read when they are asked for."""
+    take_conversions(model, index)
 
     def read(tensor: WriterTensor) -> Iterator[Tensor]:
         for stored in stored_tensors(model, tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from excise.checkpoint.folder import open_checkpoint
@@ -93,13 +93,8 @@ def apply_edit(
     was made from, for a `reproduce.json`; without it there is none.
     """
     tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
-    for left, reason in (
-        (plan.checkpoint.left_out, "it holds the weights once more, unedited"),
-        (plan.checkpoint.linked, "it is a link to a folder"),
-    ):
-        if left:
-            names = ", ".join(map(str, left))
-            tell(events.Note(f"left out, because {reason}: {names}"))
+    for text in _of_the_folder(plan):
+        tell(events.Note(text))
     card = model_card(source, plan.edit, figures, adapter=False, recorded=known is not None)
     texts = {"README.md": card, **(extra or {})}
 
@@ -136,6 +131,34 @@ def apply_to_gguf(
         )
     kept = write_gguf(plan, destination, _told(tell))
     _tell_saved(plan, destination, kept, tell)
+
+
+def _of_the_folder(plan: Plan) -> Iterator[str]:
+    """What to say of files and tensors that the copy lacks, or that the edit does not reach."""
+    checkpoint = plan.checkpoint
+    for left, reason in (
+        (checkpoint.left_out, "it holds the weights once more, unedited"),
+        (
+            checkpoint.unread,
+            "it may hold the weights once more, unedited, and is not looked into",
+        ),
+        (checkpoint.linked, "it is a link to a folder"),
+    ):
+        if left:
+            yield f"left out, because {reason}: {', '.join(map(str, left))}"
+    for file in checkpoint.sides:
+        edited = plan.sides.get(file.path)
+        what = (
+            f"edited in {len(edited)} tensors, which are the model's too; what else it holds is copied"
+            if edited
+            else "copied as it is: its tensors are not the model's, and the edit does not reach them"
+        )
+        yield f"{plan.name_of(file)}: {what}"
+    if drafts := checkpoint.drafts:
+        yield (
+            f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied as it is: it proposes "
+            "tokens as for the unedited model, of which fewer may be taken; answers stay right"
+        )
 
 
 def _tell_saved(plan: Plan, destination: Path, kept: Kept, tell: Tell) -> None:

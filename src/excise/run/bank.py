@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from excise.config import Settings
-from excise.directions.kinds import local_operator
+from excise.directions.kinds import local_operators
 from excise.directions.residual import difference, geometric_median, mean, winsorise
 from excise.edit.operator import Operator
 from excise.edit.virtual import VirtualEdits
@@ -63,7 +62,15 @@ def build_bank(
         for statistics, sums in moments.items():
             if statistics != "ends":
                 require_enough_tokens(sums, RIDGES, control.prompts)
-        local = _solved(local_kinds, target.means - control.means, moments)
+        differences = target.means - control.means
+        local = local_operators(
+            {
+                (kind, ridge): differences
+                for kind in local_kinds
+                for ridge in (RIDGES if FACTS[kind].ridge else (None,))
+            },
+            moments,
+        )
     elif residual_kinds:
         streams = source.residuals(source.target), source.residuals(source.control)
         require_separable(separation(*map(_ends_of, streams)))
@@ -97,18 +104,6 @@ def _ends_of(residual: Tensor) -> EndStatistics:
     return EndStatistics(values.mean(0), values.var(0, correction=0).sum(-1), len(values))
 
 
-def _solved(
-    kinds: Sequence[Kind], differences: Tensor, moments: Moment
-) -> dict[tuple[Kind, float | None], Operator]:
-    solved: dict[tuple[Kind, float | None], Operator] = {}
-    for kind in kinds:
-        facts = FACTS[kind]
-        for ridge in RIDGES if facts.ridge else (None,):
-            sums = moments[facts.statistics]
-            solved[kind, ridge] = local_operator(kind, differences, sums, ridge or 0.0)
-    return solved
-
-
 def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Moment) -> Bank:
     """The next direction: what still separates the prompts while the directions before it are removed.
 
@@ -138,13 +133,13 @@ def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Mo
                 source.runner.in_rows(partial(source.ends, prompts))
                 for prompts in (source.target, source.control)
             )
-            differences = target.means - control.means
-            for kind, ridge in bank.local:
-                remaining = differences
+            remaining: dict[tuple[Kind, float | None], Tensor] = {}
+            for chosen in bank.local:
+                difference = target.means - control.means
                 for before in (bank, *bank.further):
-                    pair = before.local[kind, ridge]
+                    pair = before.local[chosen]
                     u, v = pair.u.to(torch.float64), pair.v.to(torch.float64)
-                    remaining = remaining - u * (v * remaining).sum(-1, keepdim=True)
-                sums = moments[FACTS[kind].statistics]
-                local[kind, ridge] = local_operator(kind, remaining, sums, ridge or 0.0)
+                    difference = difference - u * (v * difference).sum(-1, keepdim=True)
+                remaining[chosen] = difference
+            local = local_operators(remaining, moments)
     return Bank(residual, local)

@@ -45,8 +45,8 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
     Raises ModelError if the two do not share a vocabulary.
     """
     prompts = load_parts(settings)
-    original = resolve(against)
-    edited_source = resolve(settings.model, settings.revision)
+    original = resolve(against, code=settings.trust_remote_code)
+    edited_source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
 
     loaded, runner = load_runner(settings, original, tell)
     settle(runner, settings, loaded, prompts, tell)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.plan import Form, require_editable
+from excise.checkpoint.spellings import add_older_spellings
 from excise.edit.adapter import save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
@@ -19,12 +19,12 @@ from excise.model.blocked import in_ordinary_order
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource
 from excise.model.writers import Anatomy
-from excise.reproduce.record import NAME, Reproduction
+from excise.reproduce.record import Reproduction
 from excise.run import events
+from excise.run.adapter import recorded
 from excise.run.apply import apply_edit, plan_for
 from excise.run.card import model_card
 from excise.run.events import Tell
-from excise.run.reproduction import adapter_record
 
 
 def require_rewritable(
@@ -64,23 +64,56 @@ def save_model(
     The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
     model in memory holds unpacked, that model is written first.
     """
-    source = loaded.source
-    extra = {} if loaded.chat_template is None else {"chat_template.jinja": loaded.chat_template}
+    source, template = loaded.source, loaded.chat_template
     if source.gguf is None:
-        plan = plan_for(
-            edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code
+        save_from_files(
+            source,
+            edit,
+            destination,
+            figures,
+            tell,
+            form=form,
+            declared=declared,
+            trust_remote_code=trust_remote_code,
+            chat_template=template,
+            known=known,
         )
-        apply_edit(plan, source, destination, figures, tell, extra, known)
         return
     require_free(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent
     ) as folder:
-        write_plain(loaded, Path(folder))
+        for text in write_plain(loaded, Path(folder)):
+            tell(events.Note(text))
         plain = ModelSource(source.name, Path(folder), None, None)
         plan = plan_for(edit, plain, declared=declared)
-        apply_edit(plan, source, destination, figures, tell, extra, known)
+        apply_edit(plan, source, destination, figures, tell, _template_file(template), known)
+
+
+def save_from_files(
+    source: ModelSource,
+    edit: Edit,
+    destination: Path,
+    figures: str,
+    tell: Tell,
+    *,
+    form: Form = "same",
+    declared: tuple[str, ...] = (),
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    known: Reproduction | None = None,
+) -> None:
+    """`save_model` from a checkpoint's files alone: no model is loaded. Not of a GGUF file.
+
+    chat_template: the one that the user gave in place of the model's own. Raises SaveError or ModelError.
+    """
+    plan = plan_for(edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code)
+    apply_edit(plan, source, destination, figures, tell, _template_file(chat_template), known)
+
+
+def _template_file(chat_template: str | None) -> dict[str, str]:
+    return {} if chat_template is None else {"chat_template.jinja": chat_template}
 
 
 def save_model_adapter(
@@ -98,22 +131,22 @@ def save_model_adapter(
     """
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
-
-    def record(folder: Path) -> Mapping[str, str]:
-        return {} if known is None else {NAME: adapter_record(known, folder).text()}
-
     name, model = loaded.source.name, loaded.model
-    save_adapter(edit, model, anatomy.writers, name, destination, card, further=record)
+    save_adapter(edit, model, anatomy.writers, name, destination, card, further=recorded(known))
     tell(events.Saved("adapter", str(destination)))
 
 
-def write_plain(loaded: LoadedModel, folder: Path) -> None:
-    """Write the model in memory, as it is, into `folder`. Raises SaveError."""
+def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
+    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5. Raises SaveError.
+
+    Returns what version 4 cannot be told, one line each.
+    """
     unmark_gguf(loaded.model)
     try:
         with in_ordinary_order(loaded.model):
             loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        return add_older_spellings(folder)
     except OSError as error:
         raise SaveError(f"{folder}: could not be written ({error})") from error
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from excise.config import settings_digest
 from excise.edit.base import Base
 from excise.run.prepare import Prepared
-from excise.run.record import asked_with, write_result
+from excise.run.record import asked_with, chosen_before, held_out_facts, write_result
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
 from excise.search.space import candidate_of
@@ -15,9 +15,14 @@ from excise.search.study import Study
 
 
 def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[Point]:
-    """Bring the run directory up to date: an edit file for each front trial, and the record."""
+    """Bring the run directory up to date: an edit file for each front trial, and the record.
+
+    The journal is ahead of both. Interrupted at any point, the next call makes what is missing: edits are
+    written before the record names them, and deleted once it does not.
+    """
     front = pareto_front(points)
     directory = prepared.directory
+    chosen = chosen_before(prepared, front)
     records = {record.number: record for record in study.records()}
     for point in front:
         path = directory.edit_path(point.number)
@@ -28,7 +33,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 prepared.bank,
                 prepared.anatomy,
             )
-            facts = {
+            facts: dict[str, object] = {
                 "trial": point.number,
                 "refusals": point.refusals,
                 "kl": point.kl,
@@ -37,6 +42,8 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 "packing": prepared.loaded.packing,
                 **({"asked_with": how} if (how := asked_with(prepared)) else {}),
             }
+            if chosen is not None and chosen.trial == point.number:
+                facts |= held_out_facts(chosen)
             parameters = dict(records[point.number].parameters)
             replace(
                 edit,
@@ -45,7 +52,6 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
                 base=Base.of(prepared.loaded.source),
                 settings_digest=settings_digest(prepared.settings),
             ).save(path)
-    # The record first: it must never name an edit that is gone.
     told = [record for record in records.values() if record.state != "running"]
     write_result(prepared, told, front)
     directory.keep_edits(point.number for point in front)

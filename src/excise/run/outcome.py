@@ -55,11 +55,12 @@ def confirm(
         seconds=held_out.seconds + time.perf_counter() - started,
     )
     front = pareto_front(study.points())
-    write_result(prepared, study.records(), front, outcome)
-    # The edit file travels without the run directory, and its figures with it.
+    # The edit file travels without the run directory, and its figures with it. It is written before the
+    # record says that they are known.
     edit = prepared.directory.edit(point.number)
     facts = {**edit.facts, **held_out_facts(outcome)}
     replace(edit, facts=facts).save(prepared.directory.edit_path(point.number))
+    write_result(prepared, study.records(), front, outcome)
     tell(events.Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
     if not prepared.coverage.complete:
         tell(events.Note(f"the edit is partial: {prepared.coverage.lacking()}"))

@@ -22,14 +22,16 @@ from excise.model.coverage import Coverage, measure
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
+from excise.model.tokenizer import load_tokenizer
 from excise.model.writers import Anatomy, examine
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.bank import build_bank
-from excise.run.directory import RunDirectory, open_run, prompts_digest
+from excise.run.directory import prompts_digest
 from excise.run.early import room_for_early
 from excise.run.events import Tell
 from excise.run.export import require_rewritable, require_writable
+from excise.run.opening import OpenRun, open_run
 from excise.run.runner import Part, Runner, measure_original
 from excise.run.settle import beginning_of, settle, unfinished_note
 from excise.search.bank import Bank, per_matrix
@@ -40,13 +42,13 @@ _SHOWN = 0.05
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to search.
+    """A run that is ready to search. Its directory is this process's alone until it is closed.
 
     candidates: how many are scored side by side. seconds: what each stage took.
     """
 
     settings: Settings
-    directory: RunDirectory
+    directory: OpenRun
     loaded: LoadedModel
     anatomy: Anatomy
     coverage: Coverage
@@ -67,13 +69,29 @@ def prepare(
     """
     # What can fail on the user's side fails before minutes are spent on the model.
     prompts = load_parts(settings)
-    source = resolve(settings.model, settings.revision)
+    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     # What every edit file says of its model, read here once.
     Base.of(source)
     directory = open_run(settings, source.digest, prompts_digest(prompts))
+    try:
+        return _prepared(settings, prompts, source, directory, tell, go_on)
+    except BaseException:
+        directory.close()
+        raise
 
+
+def _prepared(
+    settings: Settings,
+    prompts: PromptParts,
+    source: ModelSource,
+    directory: OpenRun,
+    tell: Tell,
+    go_on: Callable[[str], bool],
+) -> Prepared:
+    for mended in directory.notes:
+        tell(events.Note(mended))
     started = time.perf_counter()
     # The first data type that works may be another one today; every figure of the run is of the one it had.
     had = directory.dtype()
@@ -204,6 +222,22 @@ def open_model(
     coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
     tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage, runner
+
+
+def given_template(settings: Settings, source: ModelSource) -> str | None:
+    """The text of the chat template that the user gave a file for. Raises ModelError.
+
+    It is read as for a run: a template that does not take prompts is not worth saving.
+    """
+    if settings.chat_template is None:
+        return None
+    return load_tokenizer(
+        source,
+        trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
+        system_prompt=settings.system_prompt,
+    ).given
 
 
 def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:

@@ -161,7 +161,7 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     Raises ExciseError for what the user can mend.
     """
     prompts = load_parts(settings)
-    source = resolve(settings.model, settings.revision)
+    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     started = time.perf_counter()
     loaded, anatomy, _, runner = open_model(settings, source, tell)
     load_seconds = time.perf_counter() - started

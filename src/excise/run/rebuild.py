@@ -28,6 +28,7 @@ from excise.run.search import open_study, search
 from excise.run.settle import settle
 from excise.search.bank import edit_of
 from excise.search.space import Candidate, candidate_of, propose_operator
+from excise.search.study import Study
 
 _PARTS = ("train", "search", "held_out")
 _ANY = ("", *(f"_{part}" for part in _PARTS))
@@ -58,16 +59,15 @@ def rebuild(
             f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
         ) from error
     try:
-        source = resolve(settings.model, settings.revision)
+        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     except ModelError as error:
         raise ReproductionError(
             f"{error}; if the model has moved, say where it lies now (--from MODEL)"
         ) from error
     _require_unmoved(recorded, source, prompts, tell, all_parts=repeat_search)
     if repeat_search:
-        prepared = _searched(recorded, settings, destination, tell)
-        loaded, anatomy = prepared.loaded, prepared.anatomy
-        candidate, bank = _found_again(recorded, prepared, tell), prepared.bank
+        prepared, candidate = _searched(recorded, settings, destination, tell)
+        loaded, anatomy, bank = prepared.loaded, prepared.anatomy, prepared.bank
     else:
         loaded, anatomy, _, runner = open_model(settings, source, tell)
         # Sketched second moments are other ones with every other number of rows.
@@ -202,17 +202,19 @@ def _recorded_candidate(recorded: Reproduction, settings: Settings, anatomy: Ana
 
 def _searched(
     recorded: Reproduction, settings: Settings, destination: Path, tell: Tell
-) -> Prepared:
+) -> tuple[Prepared, Candidate]:
     folder = destination.with_name(f"{destination.name}-run")
     tell(events.Note(f"the search is kept in {folder}; the same command goes on with it"))
     prepared = prepare(settings.model_copy(update={"run_dir": folder}), tell)
-    search(prepared, open_study(prepared), tell, trials=recorded.trial.completed)
-    return prepared
+    with prepared.directory:
+        study = open_study(prepared)
+        search(prepared, study, tell, trials=recorded.trial.completed)
+        return prepared, _found_again(recorded, prepared, study, tell)
 
 
-def _found_again(recorded: Reproduction, prepared: Prepared, tell: Tell) -> Candidate:
+def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, tell: Tell) -> Candidate:
     """The trial of the same number; says so if the search led elsewhere."""
-    study, number = open_study(prepared), recorded.trial.number
+    number = recorded.trial.number
     records = {record.number: record for record in study.records()}
     if number not in records or records[number].state != "complete":
         raise ReproductionError(

@@ -66,7 +66,7 @@ def write_result(
     Without a new `outcome`, the trial that was chosen before stays chosen while it is on the front.
     """
     part = prepared.search_part
-    outcome = outcome or _chosen_before(prepared, front)
+    outcome = outcome or chosen_before(prepared, front)
     seconds = {
         **prepared.seconds,
         "search": sum(record.seconds or 0.0 for record in records),
@@ -96,7 +96,8 @@ def write_result(
     write_json(prepared.directory.result, content)
 
 
-def _chosen_before(prepared: Prepared, front: Sequence[Point]) -> Outcome | None:
+def chosen_before(prepared: Prepared, front: Sequence[Point]) -> Outcome | None:
+    """The trial that the record says was chosen, if it is still on the front. Raises RunError."""
     if not prepared.directory.result.exists():
         return None
     outcome = outcome_of(prepared.directory.record())

@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from excise.run.directory import open_run, prompts_digest
+from excise.run import events
+from excise.run.directory import prompts_digest
+from excise.run.events import Tell
+from excise.run.opening import open_run
 from excise.run.prepare import Prepared
 from excise.run.record import Outcome
 
@@ -30,18 +33,21 @@ class Spread:
     most: float
 
 
-def further_seeds(prepared: Prepared) -> Iterator[Prepared]:
+def further_seeds(prepared: Prepared, tell: Tell) -> Iterator[Prepared]:
     """The run with each of its further seeds, in folders of its own run directory; each can be resumed.
 
-    Raises RunError if one of the folders belongs to something else.
+    Each is this process's alone until the next is asked for. Raises RunError if one of the folders belongs
+    to something else, SaveError if it cannot be written.
     """
     settings = prepared.settings
     for seed in range(settings.seed + 1, settings.seed + settings.seeds):
         folder = prepared.directory.path / f"seed-{seed}"
         own = settings.model_copy(update={"seed": seed, "run_dir": folder, "seeds": 1})
         digest = prepared.loaded.source.digest
-        directory = open_run(own, digest, prompts_digest(prepared.prompts))
-        yield replace(prepared, settings=own, directory=directory)
+        with open_run(own, digest, prompts_digest(prepared.prompts)) as directory:
+            for note in directory.notes:
+                tell(events.Note(note))
+            yield replace(prepared, settings=own, directory=directory)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -17,7 +17,7 @@ from excise.engine.capture import (
     writer_statistics,
 )
 from excise.engine.decode import greedy
-from excise.engine.device import input_device
+from excise.engine.device import execution_device
 from excise.kinds import Statistics
 from excise.model.load import LoadedModel
 from excise.model.writers import Anatomy
@@ -88,11 +88,12 @@ def _accumulators(source: TrainPrompts, wanted: set[Statistics]) -> dict[Statist
     """Empty second moments, exact if all of them fit into their share of memory."""
     writers, size = len(source.anatomy.names), source.anatomy.dimension
     budget = max(_MOMENTS_SHARE * source.loaded.bytes, _LEAST_MEMORY) / len(wanted)
+    model = source.loaded.model
+    devices = [execution_device(model.get_submodule(name)) for name in source.anatomy.names]
     if writers * size * size * 8 <= budget:
-        device = input_device(source.loaded.model)
-        return {each: ExactMoments(writers, size, device) for each in sorted(wanted)}
+        return {each: ExactMoments(writers, size, devices) for each in sorted(wanted)}
     rows = max(_LEAST_ROWS, int(budget // (writers * size * 4)))
-    return {each: SketchedMoments(writers, size, rows) for each in sorted(wanted)}
+    return {each: SketchedMoments(writers, size, rows, devices=devices) for each in sorted(wanted)}
 
 
 class _Shared:

@@ -20,14 +20,20 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from excise.errors import RunError, translated
 from excise.search.front import Point
+from excise.search.journal import Journal
 
 _STUDY_NAME = "excise"
 _KNOWN = "known"
 """Under this name a pruned trial keeps its refusals, at least so many, and its KL."""
+_OF_DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError, optuna.exceptions.OptunaError),
+)
+"""What Optuna's replay raises for records that are JSON, but not what Optuna wrote."""
 _CANDIDATES = 128
 """Points that TPE weighs for each proposal; the field's number."""
 
@@ -133,15 +139,17 @@ class Study:
         startup_trials: int,
         anchors: Sequence[Mapping[str, object]] = (),
     ) -> None:
+        """Raises RunError if the journal is damaged, SaveError if it cannot be written."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=_STUDY_NAME,
-            sampler=NumberedSampler(seed, startup_trials),
-            directions=["minimize", "minimize"],
-            load_if_exists=True,
-        )
+        with translated(RunError, f"{journal}: damaged", *_OF_DAMAGE):
+            storage = JournalStorage(Journal(journal))
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=_STUDY_NAME,
+                sampler=NumberedSampler(seed, startup_trials),
+                directions=["minimize", "minimize"],
+                load_if_exists=True,
+            )
         for anchor in anchors:
             # Already there if the study is resumed: then this adds nothing.
             self._study.enqueue_trial(dict(anchor), skip_if_exists=True)

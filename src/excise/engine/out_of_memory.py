@@ -1,0 +1,90 @@
+"""What running out of memory looks like: on every kind of device, from every library that allocates.
+
+PyTorch has a class for it, and raises it for its own allocators on CUDA, ROCm and XPU alone. MPS, the host,
+the libraries behind matrix products and the drivers all say it in a text of their own, in a RuntimeError.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import re
+from collections.abc import Iterator
+
+import torch
+from safetensors import SafetensorError
+
+LESS_MEMORY = (
+    "pack the weights (--quantization bnb_4bit), let some of them lie elsewhere (--max-memory 0=…,cpu=… "
+    "--offload-folder DIR), or allow shorter answers (--max-new-tokens)"
+)
+"""What a user can do where a loaded model leaves too little memory to run it."""
+
+_TEXTS = re.compile(
+    r"""
+      \bout\ of\ memory\b                     # CUDA, HIP, XPU and MPS; drivers ("CUDA error: out of memory")
+    | \bINSUFFICIENT\ MEMORY\b                # Metal, of a command buffer
+    | OutOfMemory\b                          # Metal and HIP, in names of errors
+    | \binvalid\ buffer\ size:                # MPS, of one tensor that is larger than a buffer may be
+    | _STATUS_\w*ALLOC\w*_FAILED\b            # cuBLAS, cuDNN, cuSOLVER, cuSPARSE, hipBLAS
+    | (CU|HIP)BLAS_STATUS_NOT_INITIALIZED.*Create\(  # a handle that found no room for its workspace
+    | ROCBLAS_STATUS_MEMORY_ERROR | MIOPENSTATUSALLOCFAILED
+    | (UR|PI)_(RESULT_)?ERROR_OUT_OF_(DEVICE_MEMORY|HOST_MEMORY|RESOURCES)  # XPU, from its driver
+    | \bcan(no|')t\ allocate\ memory\b        # the host: PyTorch on Linux and macOS; the system's own text
+    | \bnot\ enough\ memory\b                 # the host: PyTorch on Windows
+    | \bunable\ to\ (mmap|allocate)\b.*\b(memory|bytes|shape)\b  # mapped weights; NumPy
+    | \bbad(_|\ )alloc(ation)?\b              # C++
+    | \bpaging\ file\ is\ too\ small\b        # Windows, on mapping a file
+    | \bos\ error\ (12|1455)\b                # Rust's spelling of the last two, in safetensors
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_SYSTEM_ERRORS = frozenset((errno.ENOMEM,))
+_WINDOWS_ERRORS = frozenset((8, 14, 1455))
+"""ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_COMMITMENT_LIMIT."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if memory ran out, of whatever device, or if that is what led to `error`.
+
+    Libraries wrap what they meet: the errors from which this one was raised are looked at too.
+    """
+    return any(map(_says_so, _chain(error)))
+
+
+def tells_of_it(text: str) -> bool:
+    """True if a message of a library says that memory ran out."""
+    return _TEXTS.search(text) is not None
+
+
+def release_memory() -> None:
+    """Let go of what nobody uses any more, and give freed memory back to every device there is."""
+    # A model is held by cycles of references (hooks, bound methods): only the collector frees it.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError) and (
+        error.errno in _SYSTEM_ERRORS or getattr(error, "winerror", None) in _WINDOWS_ERRORS
+    ):
+        return True
+    # Other classes carry texts of users (templates, prompts), which may say anything.
+    return isinstance(error, (RuntimeError, OSError, SafetensorError)) and tells_of_it(str(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was raised from, each once."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)

@@ -1,0 +1,51 @@
+"""What the hub's cache on this machine holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+Kind = Literal["model", "dataset"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One commit of a repository. folder: where its files lie."""
+
+    commit: str
+    folder: Path
+
+
+def cached_names(kind: Kind) -> tuple[str, ...]:
+    """Names of the repositories in the cache, sorted."""
+    return tuple(sorted(one.repo_id for one in _repositories(kind)))
+
+
+def cached_snapshot(name: str, kind: Kind, revision: str | None) -> Snapshot | None:
+    """The newest cached commit that `revision` (a branch, a tag or the beginning of a commit) names.
+
+    Without a revision the main branch's, if it is known, else the newest of all. None if there is none.
+    """
+    commits = [
+        commit
+        for one in _repositories(kind)
+        if one.repo_id == name
+        for commit in one.revisions
+        if revision is None or revision in commit.refs or commit.commit_hash.startswith(revision)
+    ]
+    if not commits:
+        return None
+    newest = max(commits, key=lambda commit: ("main" in commit.refs, commit.last_modified))
+    return Snapshot(newest.commit_hash, Path(newest.snapshot_path))
+
+
+def _repositories(kind: Kind) -> list[Any]:
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return [one for one in repositories if one.repo_type == kind and one.revisions]

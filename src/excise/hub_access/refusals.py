@@ -1,0 +1,133 @@
+"""What the hub answers in place of what was asked for: one line for each status and code of its own."""
+
+from __future__ import annotations
+
+import re
+
+from huggingface_hub.errors import (
+    BadRequestError,
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from excise.hub_access.request import AGAIN, Cause, Request
+
+_TOKEN_PAGE = "https://huggingface.co/settings/tokens"
+
+
+def refusal(error: HfHubHTTPError, request: Request) -> tuple[Cause, str]:
+    """What the hub answered in place of what was asked for."""
+    said = f" (the hub says: {_message(error)})" if _message(error) else ""
+    status = error.response.status_code
+    match status:
+        case 407:
+            return "unreachable", f"the proxy wants a name and a password; see HTTPS_PROXY{said}"
+        case 429:
+            return "limit", (
+                f"the hub has had too many requests from here{said}; {_when(error)}"
+                + ("" if _has_token(error) else ", or set HF_TOKEN, which raises the limit")
+            )
+        case _ if status >= 500 and status != 507:
+            return "unreachable", (
+                f"the hub fails (status {status}){said}; {AGAIN} once it is up again"
+            )
+    return _write_refusal(error, request, said) if request.writes else _read_refusal(
+        error, request, said
+    )  # fmt: skip
+
+
+def _read_refusal(error: HfHubHTTPError, request: Request, said: str) -> tuple[Cause, str]:
+    status = error.response.status_code
+    match error:
+        case GatedRepoError():
+            return "gated", (
+                f"it is gated: accept its terms on {request.page}, and "
+                + ("use a token of that account" if _has_token(error) else "set HF_TOKEN")
+                + f" (or: hf auth login){said}"
+            )
+        case DisabledRepoError():
+            return "other", f"the hub has closed it{said}"
+        case RevisionNotFoundError():
+            return "revision", f"no revision {request.revision} on the hub"
+        case RepositoryNotFoundError():
+            return "repository", unknown(request)
+    match status:
+        case 401 if _has_token(error):
+            return "token", (
+                f"the hub refuses the token{said}; make one at {_TOKEN_PAGE} and set HF_TOKEN, or unset it "
+                "where none is needed"
+            )
+        case 401:
+            return "token", f"the hub wants a token{said}; set HF_TOKEN, or: hf auth login"
+        case 403:
+            return "token", (
+                f"the token may not read it{said}; see its rights at {_TOKEN_PAGE}"
+                if _has_token(error)
+                else f"the hub gives it only to those with a token{said}; set HF_TOKEN, or: hf auth login"
+            )
+    return "other", f"the hub refuses (status {status}){said}"
+
+
+def _write_refusal(error: HfHubHTTPError, request: Request, said: str) -> tuple[Cause, str]:
+    owner = request.name.partition("/")[0]
+    status = error.response.status_code
+    match status:
+        case 401 if not isinstance(error, RepositoryNotFoundError) or isinstance(
+            error, GatedRepoError
+        ):
+            return "token", (
+                f"the hub does not know this token; make one at {_TOKEN_PAGE} and set HF_TOKEN{said}"
+            )
+        case 401 | 404:
+            return "repository", (
+                f"no such repository or owner, or the token may not see it; check {request.name} and that "
+                f"the token belongs to {owner} or a member of it{said}"
+            )
+        case 402 | 413 | 507:
+            return "other", (
+                f"the hub takes no more of this account's data{said}; make room, and {AGAIN}"
+            )
+        case 403:
+            return "token", (
+                f"the token may not write here; it needs the right to write to {owner}{said}"
+            )
+        case 409 | 412:
+            return "other", (
+                f"the repository was changed by somebody else meanwhile{said}; look at it, and try again"
+            )
+        case _ if isinstance(error, BadRequestError):
+            return "other", f"the hub refuses what was sent{said}"
+    return "other", f"the hub refuses (status {status}){said}"
+
+
+def unknown(request: Request) -> str:
+    """There is no such repository, as far as the hub lets this user see."""
+    here = "folder" if request.kind == "model" else "file or folder"
+    return (
+        f"no such {here} here and no such {request.kind} on the hub; check the spelling, or log in if it is "
+        "a private one (hf auth login)"
+    )
+
+
+def _when(error: HfHubHTTPError) -> str:
+    """When to try again, as far as the hub tells."""
+    headers = error.response.headers
+    after = (headers.get("Retry-After") or "").strip()
+    if not after and (left := re.search(r";\s*t=(\d+)", headers.get("ratelimit") or "")):
+        after = left.group(1)
+    if after.isdigit():
+        return f"try again in {after} second{'' if after == '1' else 's'}"
+    return f"try again after {after}" if after else "wait a little, and try again"
+
+
+def _has_token(error: HfHubHTTPError) -> bool:
+    request = error.response.request
+    return request is not None and "authorization" in request.headers
+
+
+def _message(error: HfHubHTTPError) -> str:
+    found = error.server_message or error.response.headers.get("X-Error-Message") or ""
+    return " ".join(found.split()).rstrip(".")

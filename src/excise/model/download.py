@@ -1,0 +1,247 @@
+"""A model from the hub: one set of weights, and the small files that go with it, nothing else.
+
+Repositories hold the weights several times: in the maker's own format, for other libraries, quantised. The
+index, or the list of files, tells which ones transformers loads.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import logging as hub_logging
+
+from excise.checkpoint.copies import Shape, Shapes, group_of, is_copy, shapes_of
+from excise.checkpoint.folder import index_names, weight_files
+from excise.checkpoint.tensors import ORDINARY, read_safetensors
+from excise.errors import HubError, ModelError
+from excise.hub_access.cache import cached_names, cached_snapshot
+from excise.hub_access.failures import FAILURES, failure, free_bytes, no_room
+from excise.hub_access.request import OUT_OF_REACH, Cause, Request
+
+_TIMEOUT = 20.0
+"""Seconds to wait for the hub before turning to the cache."""
+_SMALL = (
+    *("json", "jsonl", "txt", "md", "rst", "yaml", "yml", "toml", "cfg", "pdf"),
+    *("model", "jinja", "jinja2", "tiktoken", "vocab", "bpe", "spm", "tok", "merges"),
+)
+"""Endings of files that are read by people, tokenizers, templates and processors."""
+_NAMED = ("license*", "licence*", "notice*", "copying*", "*policy*", "readme*", "*terms*")
+"""Files for people that may have any ending, or none."""
+_TEMPLATES = "additional_chat_templates/*.jinja"
+_SETS = (
+    ("model.safetensors", "model.safetensors.index.json", "*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*.bin"),
+)
+_MAKERS_OWN = "consolidated*"
+_CACHE_SERVES: frozenset[Cause] = OUT_OF_REACH | {"token", "gated", "repository"}
+"""Causes for which a model that is cached whole is used all the same: it was given before."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """folder: where the files lie. commit: of the repository."""
+
+    folder: Path
+    commit: str
+
+
+def download(name: str, revision: str | None, *, weights: bool, code: bool) -> Snapshot:
+    """Bring a model onto this disk; what is cached is not sent again.
+
+    weights: False leaves them out. code: whether the model's own Python files come too. Out of reach of the
+    hub the cached copy is used, if there is one. Raises ModelError if there is no such model or revision, or
+    if it has no weights that can be read, HubError with what else stopped it.
+    """
+    request = Request(name, "model", revision)
+    repository: _Repository | None = None
+    try:
+        with _no_log_lines():
+            repository = _repository(name, revision)
+            repository.fetch(small_files(repository.sizes, code=code))
+            if weights:
+                repository.fetch_weights()
+            repository.remember(revision)
+    except FAILURES as error:
+        found = failure(error, request if repository is None else repository.request)
+        snapshot = cached_snapshot(name, "model", revision) if repository is None else None
+        if snapshot is not None and found.cause in _CACHE_SERVES:
+            return Snapshot(snapshot.folder, snapshot.commit)
+        if found.cause in ("repository", "revision"):
+            raise ModelError(found.text) from None
+        if found.cause in OUT_OF_REACH:
+            names = ", ".join(cached_names("model")) or "none"
+            raise HubError(f"{found.text}; models in the cache: {names}") from None
+        raise found.error from None
+    return Snapshot(repository.folder, repository.commit)
+
+
+def small_files(names: Collection[str], *, code: bool) -> list[str]:
+    """What comes with any weights: text files of the top folder, and chat templates."""
+    return sorted(
+        name
+        for name in names
+        if fnmatch.fnmatchcase(name, _TEMPLATES) or _is_small(PurePosixPath(name), code=code)
+    )
+
+
+def _is_small(path: PurePosixPath, *, code: bool) -> bool:
+    if len(path.parts) > 1 or path.name.startswith("."):
+        return False
+    ending = path.suffix[1:].lower()
+    if ending == "py":
+        return code
+    return ending in _SMALL or any(
+        fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _NAMED
+    )
+
+
+def main_files(name: str, names: Collection[str]) -> tuple[list[str], str | None]:
+    """The weights that transformers loads, or the index that names them. Raises ModelError without any."""
+    top = sorted(one for one in names if "/" not in one)
+    for single, index, _ in _SETS:
+        if single in top:
+            return [single], None
+        if index in top:
+            return [], index
+    for _, _, pattern in _SETS:
+        if found := fnmatch.filter(top, pattern):
+            return found, None
+    ggufs = [one for one in names if one.endswith(".gguf")]
+    if ggufs:
+        raise ModelError(
+            f"{name}: holds GGUF files only; download one (hf download {name} {ggufs[0]}) and give its path"
+        )
+    raise ModelError(f"{name}: holds no weights that are read (*.safetensors, pytorch_model*.bin)")
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A commit of a repository. sizes: bytes of its files, by name."""
+
+    name: str
+    commit: str
+    sizes: dict[str, int]
+
+    @property
+    def folder(self) -> Path:
+        """Where the cache keeps it."""
+        repository = "--".join(("models", *self.name.split("/")))
+        return Path(constants.HF_HUB_CACHE) / repository / "snapshots" / self.commit
+
+    @property
+    def request(self) -> Request:
+        """What is asked of the hub."""
+        return Request(self.name, "model", self.commit, stage="downloading it")
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Download files. Raises HubError if the disk has no room for them."""
+        lacking = [name for name in names if not self._is_here(name)]
+        if not lacking:
+            return
+        needed = sum(self.sizes[name] for name in lacking) - self._begun()
+        if needed > free_bytes(self.folder):
+            raise HubError(f"{self.name}: {no_room(needed)}")
+        # Names are patterns to it, and some hold brackets.
+        patterns = [glob.escape(name) for name in names]
+        snapshot_download(self.name, revision=self.commit, allow_patterns=patterns)
+
+    def fetch_weights(self) -> None:
+        """The weights, and files of tensors that they do not hold, such as a draft head."""
+        main, index = main_files(self.name, self.sizes)
+        if index is not None:
+            path = Path(hf_hub_download(self.name, index, revision=self.commit))
+            main = index_names(path)
+            if absent := [name for name in main if name not in self.sizes]:
+                raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is not there")
+        self.fetch(main)
+        others = [
+            name
+            for name in fnmatch.filter(self.sizes, "*.safetensors")
+            if "/" not in name and name not in main and not fnmatch.fnmatch(name, _MAKERS_OWN)
+        ]
+        if others:
+            self.fetch(list(self._of_their_own(others)))
+
+    def _of_their_own(self, names: Sequence[str]) -> Iterator[str]:
+        """Those of the files that hold other tensors than the weights; their headers are asked for."""
+        model: dict[str, Shape] = {}
+        for name in weight_files(self.folder)[0]:
+            if name.endswith(".safetensors"):
+                model |= shapes_of(read_safetensors(self.folder / name))
+        groups: dict[object, dict[str, Shapes]] = {}
+        for name in names:
+            try:
+                held = self._header(name)
+            except (NotASafetensorsRepoError, SafetensorsParsingError):
+                continue  # It is damaged, and nobody needs it.
+            if held:
+                groups.setdefault(group_of(Path(name)), {})[name] = held
+        for files in groups.values():
+            if not is_copy(model, list(files.values())):
+                yield from files
+
+    def remember(self, revision: str | None) -> None:
+        """Note which commit a branch or tag stands for, where the hub's client looks for it when offline.
+
+        It does so itself where it is asked for a branch; but a branch may move between two requests.
+        """
+        if revision == self.commit:
+            return
+        path = self.folder.parent.parent / "refs" / (revision or constants.DEFAULT_REVISION)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.commit, encoding="utf-8")
+
+    def _header(self, name: str) -> Shapes:
+        found = HfApi().parse_safetensors_file_metadata(self.name, name, revision=self.commit)
+        return {
+            tensor: Shape(one.dtype in ORDINARY, tuple(one.shape))
+            for tensor, one in found.tensors.items()
+        }
+
+    def _is_here(self, name: str) -> bool:
+        return isinstance(try_to_load_from_cache(self.name, name, revision=self.commit), str)
+
+    def _begun(self) -> int:
+        """Bytes of files that an interrupted download left."""
+        blobs = self.folder.parent.parent / "blobs"
+        return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
+
+
+def _repository(name: str, revision: str | None) -> _Repository:
+    """Ask the hub what it has."""
+    api = HfApi()
+    commit = api.model_info(name, revision=revision, timeout=_TIMEOUT).sha
+    if commit is None:
+        raise HubError(f"{name}: the hub names no commit for it; try again later")
+    sizes = {
+        one.path: one.size
+        for one in api.list_repo_tree(name, recursive=True, revision=commit)
+        if isinstance(one, RepoFile)
+    }
+    return _Repository(name, commit, sizes)
+
+
+@contextmanager
+def _no_log_lines() -> Iterator[None]:
+    """No lines of the client's about retries: they hold addresses that are signed for the bearer."""
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(verbosity)

@@ -1,0 +1,70 @@
+"""Exporting a run needs the checkpoint's files only: no model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from conftest import TEMPLATE
+from excise.cli.main import main
+from excise.model.load import load
+from excise.model.source import resolve
+from excise.model.writers import examine
+from excise.run.directory import RunDirectory
+from excise.run.export import save_model, save_model_adapter
+
+pytest_plugins = ["cli_support"]
+
+
+@pytest.fixture
+def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", refuse)
+
+
+def test_a_run_is_exported_as_the_loaded_model_would_be(
+    finished_run: Path,
+    model_folder: Path,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = json.loads((finished_run / "result.json").read_text())["chosen"]["trial"]
+    edit = RunDirectory(finished_run).edit(number)
+    loaded = load(resolve(str(model_folder)), dtypes=("float32",))
+    anatomy = examine(loaded.model)
+    save_model(loaded, edit, elsewhere / "expected", "", lambda _: None)
+    save_model_adapter(loaded, anatomy, edit, elsewhere / "ranks", "", lambda _: None)
+    monkeypatch.setattr(
+        PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded")
+    )
+    assert main(["export", str(finished_run), "--save", "out", "--adapter", "adapter"]) == 0
+    name = "model.safetensors"
+    assert (elsewhere / "out" / name).read_bytes() == (elsewhere / "expected" / name).read_bytes()
+    made = json.loads((elsewhere / "out" / "reproduce.json").read_text())
+    assert made["made"] == "model"
+    assert json.loads((elsewhere / "adapter" / "reproduce.json").read_text())["made"] == "adapter"
+    expected = load_file(elsewhere / "ranks" / "adapter_model.safetensors")
+    found = load_file(elsewhere / "adapter" / "adapter_model.safetensors")
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor)
+
+
+def test_a_template_that_was_given_is_saved_along(
+    finished_run: Path, elsewhere: Path, unloadable: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "mine.jinja").write_text(f"{TEMPLATE}{{# mine #}}")
+    words = ["export", str(finished_run), "--chat-template", "mine.jinja", "--save"]
+    assert main([*words, "out"]) == 0
+    assert (elsewhere / "out" / "chat_template.jinja").read_text().endswith("{# mine #}")
+    (elsewhere / "mine.jinja").unlink()
+    assert main([*words, "none"]) == 2
+    assert "mine.jinja" in capsys.readouterr().err
+    assert not (elsewhere / "none").exists()
