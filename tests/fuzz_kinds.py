@@ -71,6 +71,7 @@ def kinds(root: Path, model: Path, sharded: Path, gguf: Path, run: Path) -> Mapp
             _show_edit(edit),
             fuzz_mutators.BINARY,
         ),
+        **_old_run_kinds(run, root),
         "run": Kind(whole["run"].parent, "run/run.json", _read_run, fuzz_mutators.JSON, True),
         "result": Kind(
             whole["result"].parent, "run/result.json", _read_run, fuzz_mutators.JSON, True
@@ -103,6 +104,30 @@ def kinds(root: Path, model: Path, sharded: Path, gguf: Path, run: Path) -> Mapp
     found["gguf"] = Kind(folder, "model.gguf", _inspect_gguf, fuzz_mutators.BINARY)
     found |= _prompt_kinds(root)
     found["template"] = _template_kind(root, model)
+    return found
+
+
+def _old_run_kinds(run: Path, root: Path) -> dict[str, Kind]:
+    """The files of a run directory as format 4 had them, without checksums."""
+    found: dict[str, Kind] = {}
+    for name, file, use in (
+        ("old run", "run.json", _read_run),
+        ("old result", "result.json", _read_run),
+        ("old journal", "journal.log", _read_study),
+    ):
+        folder = _copied(run, root / name / "run")
+        for other in ("run.json", "result.json"):
+            content = json.loads((folder / other).read_text(encoding="utf-8")) | {"format": 4}
+            del content["sha256"]
+            (folder / other).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        lines = [
+            json.loads(line)
+            for line in (folder / "journal.log").read_text(encoding="utf-8").splitlines()
+        ]
+        bare = [{key: value for key, value in line.items() if key != "crc"} for line in lines]
+        text = "".join(json.dumps(line) + "\n" for line in bare)
+        (folder / "journal.log").write_text(text, encoding="utf-8")
+        found[name] = Kind(folder.parent, f"run/{file}", use, fuzz_mutators.JSON)
     return found
 
 
@@ -174,7 +199,6 @@ def _read_run(place: Path, size: int) -> list[Outcome]:
     return [
         called(["show", f"{place / 'run'}:fewest"], size),
         called(["runs", str(place), "--json"], size),
-        called(["runs", str(place)], size),
     ]
 
 

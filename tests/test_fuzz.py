@@ -30,6 +30,9 @@ NAMES = (
     "journal",
     "jsonl",
     "old edit",
+    "old journal",
+    "old result",
+    "old run",
     "parquet",
     "record",
     "result",
@@ -74,10 +77,7 @@ def test_damage_is_said_in_one_line(
             for outcome, wanted in zip(_used(kind, tmp_path, damaged), expected, strict=True):
                 check(outcome)
                 if kind.guarded and outcome.status == 0:
-                    said = str(outcome.result)
-                    assert outcome.result == wanted or "damaged" in said, (
-                        "a result of damaged input"
-                    )
+                    require_told(outcome.result, wanted)
         except (Exception, Hang) as error:
             (tmp_path / f"{name}-{number}").write_bytes(damaged)
             failures.setdefault(_place(error), []).append(
@@ -88,6 +88,17 @@ def test_damage_is_said_in_one_line(
         for where, them in failures.items()
     )
     assert not failures, f"damaged files are kept in {tmp_path}:\n{report}"
+
+
+def require_told(result: object, wanted: object) -> None:
+    """Raise AssertionError for a result that is not the good file's, and is not said to be damaged."""
+    if isinstance(result, list) and isinstance(wanted, list):
+        # A journal may end early, as the one of a killed process does, with some trials in hand.
+        pairs = zip(result, wanted, strict=False)
+        assert all(got == other for got, other in pairs if got.state != "running"), "another study"
+        return
+    refused = ("damaged", "newer than this excise", "by an older excise")
+    assert result == wanted or any(word in str(result) for word in refused), str(result)
 
 
 def _place(error: BaseException) -> str:
