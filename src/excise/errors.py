@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 800
+"""Characters of a message. A damaged file may put a whole book where a name should stand."""
+
 
 class ExciseError(Exception):
     """Base of every error that a user can mend."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, _LONGEST))
 
 
 class SettingsError(ExciseError):
@@ -50,6 +56,14 @@ class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
 
 
+def shortened(text: str, longest: int) -> str:
+    """`text`, with its middle left out if it has more characters than `longest`."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[:half]} … {text[-half:]}"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library or of the system says, in one line; its class if it says nothing."""
     if isinstance(error, OSError) and error.strerror:
@@ -63,6 +77,10 @@ def first_line(error: BaseException) -> str:
     while lines[said - 1].endswith(":") and said < len(lines):
         said += 1
     return " ".join(lines[:said])
+
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+"""What taking apart a document raises that is well formed but holds other things than it should."""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.edit.layout import stored_name
-from excise.errors import ModelError, SaveError
+from excise.errors import ModelError, SaveError, translated
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -128,7 +128,11 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 def _named_by(index: Path) -> list[str]:
     names = index_names(index)
     for name in names:
-        if not (index.parent / name).is_file():
+        with translated(
+            ModelError, f"{index}: names a file that cannot be there", OSError, ValueError
+        ):
+            there = (index.parent / name).is_file()
+        if not there:
             raise ModelError(
                 f"{index}: names {name}, which is not there; download the checkpoint again"
             )

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError, translated
-from excise.lfs import require_fetched
+from excise.json_files import read_json_object
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelError that names the file."""
-    require_fetched(path, ModelError)
-    # RecursionError: brackets within brackets.
-    with translated(ModelError, f"{path}: cannot be read", OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: is no JSON object")
-    return content
+    with translated(ModelError, f"{path}: cannot be read", FileNotFoundError):
+        return read_json_object(path, ModelError)

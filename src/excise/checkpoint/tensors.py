@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from excise.errors import ModelError
+from excise.json_files import parse_json
 from excise.lfs import require_fetched
 
 ORDINARY: Mapping[str, torch.dtype] = {
@@ -91,7 +92,7 @@ def read_safetensors(path: Path) -> WeightsFile:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size - 8, _LONGEST_HEADER):
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         metadata = header.pop("__metadata__", None)
         tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
     except OSError as error:

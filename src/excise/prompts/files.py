@@ -18,6 +18,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from excise.config.source import FILE_SUFFIXES
 from excise.errors import PromptError
+from excise.json_files import parse_json
 from excise.lfs import require_fetched
 from excise.prompts.columns import check_column
 
@@ -81,13 +82,13 @@ def _read_jsonl(content: bytes, column: str, path: Path) -> list[object]:
             continue
         where = f"{path}: line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise PromptError(
                 f"{where}: not JSON (character {error.pos + 1}): {error.msg}"
             ) from None
-        except RecursionError:
-            raise PromptError(f"{where}: is nested too deeply to be a prompt") from None
+        except ValueError as error:
+            raise PromptError(f"{where}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise PromptError(
                 f'{where}: not a JSON object; write one on each line, as {{"{column}": "…"}}'
