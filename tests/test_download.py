@@ -190,3 +190,21 @@ def test_an_index_that_names_what_is_not_there_is_the_repositorys_fault(
     hub.add_model("owner/crowded", crowded)
     (line,) = fetched(hub, tmp_path / "home", ("owner/crowded", None, False))
     assert "names model-2-of-2.safetensors, which is not there" in line
+
+
+def test_what_an_interrupted_download_left_counts_as_nothing_while_the_hub_is_away(
+    hub: HubStandIn, crowded: Path, tmp_path: Path
+) -> None:
+    hub.add_model("owner/crowded", crowded)
+    hub.refusals["model-2-of-2"] = (403, {})
+    call = ("owner/crowded", None, False)
+    (line,) = fetched(hub, tmp_path / "home", call)
+    assert line.startswith("ERROR HubError owner/crowded: downloading it: ")
+    (line,) = fetched(hub, tmp_path / "home", call, HF_HUB_OFFLINE="1")
+    assert line.startswith("ERROR HubError owner/crowded: HF_HUB_OFFLINE forbids")
+    hub.refusals.clear()
+    hub.requests.clear()
+    (line,) = fetched(hub, tmp_path / "home", call)
+    assert set(line.split()[2:]) == KEPT
+    sent = [path for method, path in hub.requests if method == "GET" and "/resolve/" in path]
+    assert not any(path.endswith("model-1-of-2.safetensors") for path in sent)

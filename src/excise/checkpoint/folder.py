@@ -14,7 +14,7 @@ from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.edit.layout import stored_name
-from excise.errors import ModelError, SaveError
+from excise.errors import ModelError, SaveError, translated
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -60,6 +60,16 @@ class Checkpoint:
             and isinstance(found := config.get("num_hidden_layers"), int)
         ]
         return draft_tensors(self.tensors, max(counts, default=0))
+
+    @cached_property
+    def absent_code(self) -> list[str]:
+        """Python files that config.json names for the model's own classes, and that are not in the folder."""
+        named = self.config.get("auto_map")
+        classes = named.values() if isinstance(named, dict) else ()
+        # "module.Class"; a name with -- in it is of another repository.
+        modules = {one.partition(".")[0] for one in classes if isinstance(one, str)}
+        files = sorted(f"{one}.py" for one in modules if "--" not in one)
+        return [one for one in files if not (self.folder / one).is_file()]
 
     def named(self, name: str) -> str | None:
         """The stored name of a tensor of the model, None if there is none."""
@@ -118,7 +128,11 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 def _named_by(index: Path) -> list[str]:
     names = index_names(index)
     for name in names:
-        if not (index.parent / name).is_file():
+        with translated(
+            ModelError, f"{index}: names a file that cannot be there", OSError, ValueError
+        ):
+            there = (index.parent / name).is_file()
+        if not there:
             raise ModelError(
                 f"{index}: names {name}, which is not there; download the checkpoint again"
             )

@@ -12,10 +12,12 @@ from gguf.constants import GGUFEndian
 from excise.checkpoint.gguf_lengths import check_lengths
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.errors import ModelError, translated
+from excise.lfs import require_fetched
 
 
 def open_gguf(path: Path) -> GGUFReader:
     """The package's reader, which maps the file. Raises ModelError if it is damaged or cut short."""
+    require_fetched(path, ModelError)
     require_sound(path)
     try:
         reader = GGUFReader(path)

@@ -84,11 +84,15 @@ def require_place(destination: Path) -> None:
     except SaveError:
         # Whatever stands in the way of that, it is not what is wrong.
         with suppress(OSError, SaveError):
-            if mark_path(destination).exists() or lock_path(destination).exists():
+            if destination.name and _marked(destination):
                 with _alone(destination):
                     if not partial_path(destination).exists():
                         mark_path(destination).unlink(missing_ok=True)
         raise
+
+
+def _marked(destination: Path) -> bool:
+    return mark_path(destination).exists() or lock_path(destination).exists()
 
 
 @contextmanager
@@ -111,7 +115,9 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
                 finished = _prepared(folder, mark, identity)
                 yield Workplace(folder, finished)
                 take_name(folder, destination)
-                mark.unlink(missing_ok=True)
+                # All is done; if that fails, whoever comes next does it.
+                with suppress(OSError):
+                    mark.unlink(missing_ok=True)
             # Not BaseException: what Ctrl+C stopped is taken up by the next call.
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.errors import ModelError
 from excise.model.source import ModelSource
+from excise.undocumented import CONFIG_MAPPING_NAMES
 
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _GENERATE = "custom_generate/generate.py"
@@ -69,11 +70,9 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
                 f"{folder / 'config.json'}: {place} is {value}, and no model has more than {_MOST_LAYERS:,} "
                 "layers; the file is damaged"
             )
-    if "auto_map" in config and not trust_remote_code:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-            raise own_code(name, folder)
+    known = config.get("model_type") in CONFIG_MAPPING_NAMES
+    if "auto_map" in config and not trust_remote_code and not known:
+        raise own_code(name, folder)
 
 
 def require_own_files(source: ModelSource) -> None:

@@ -18,6 +18,8 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from excise.config.source import FILE_SUFFIXES
 from excise.errors import PromptError
+from excise.json_files import parse_json
+from excise.lfs import require_fetched
 from excise.prompts.columns import check_column
 
 MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 30
@@ -40,6 +42,7 @@ def read_file(path: Path, column: str) -> list[object]:
             f"{path}: prompts are read from {', '.join(FILE_SUFFIXES)}, not from "
             f"{path.suffix or 'a file without an ending'}"
         )
+    require_fetched(path, PromptError)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -79,13 +82,13 @@ def _read_jsonl(content: bytes, column: str, path: Path) -> list[object]:
             continue
         where = f"{path}: line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise PromptError(
                 f"{where}: not JSON (character {error.pos + 1}): {error.msg}"
             ) from None
-        except RecursionError:
-            raise PromptError(f"{where}: is nested too deeply to be a prompt") from None
+        except ValueError as error:
+            raise PromptError(f"{where}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise PromptError(
                 f'{where}: not a JSON object; write one on each line, as {{"{column}": "…"}}'

@@ -143,7 +143,7 @@ def model_card(
 
 # {name}, edited
 
-This is {form} **{name}**{f" (revision {code(source.revision)})" if source.revision else ""}.
+This is {form} **{name}**{f" (revision {code(source.origin.revision)})" if source.origin else ""}.
 Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
 behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
 {edit.kind} kind: {facts.text} ({facts.source}).

@@ -92,7 +92,7 @@ def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter:
     data.library_name = "peft" if adapter else "transformers"
     theirs = [one for one in data.tags or () if isinstance(one, str)]
     data.tags = list(dict.fromkeys([*theirs, *_TAGS, *(("lora",) if adapter else ())]))
-    if source.revision is not None:
-        data.base_model = source.name
+    if source.origin is not None:
+        data.base_model = source.origin.name
         data["base_model_relation"] = "adapter" if adapter else "finetune"
     return f"---\n{data.to_yaml(line_break=chr(10))}\n---"

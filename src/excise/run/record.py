@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
 from excise.engine.device import input_device
+from excise.engine.device_memory import devices_of
 from excise.model.generation import asked_for
-from excise.reproduce.environment import hardware, versions
+from excise.reproduce.environment import devices_digest, hardware, versions
 from excise.run.directory import FORMAT, set_digest, write_json
 from excise.scores.divergence import UNRECORDED, AnswerTokens
 from excise.scores.interval import Estimate
@@ -83,6 +84,7 @@ def write_result(
         "dtype": prepared.loaded.dtype,
         "batch_size": prepared.runner.slots,
         "candidates": prepared.candidates,
+        "device": devices_digest(devices_of(prepared.loaded.model)),
         "circumstances": _circumstances(prepared),
         "coverage": list(prepared.coverage.per_layer),
         "uncovered": dict(prepared.coverage.suspects),
