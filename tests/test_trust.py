@@ -37,6 +37,7 @@ def asking(finished_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_run, run)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["trust_remote_code"] = True
+    identity.pop("checksum", None)
     (run / "run.json").write_text(json.dumps(identity), encoding="utf-8")
     return run
 
