@@ -38,6 +38,7 @@ def asking(finished_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_run, run)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["trust_remote_code"] = True
+    del identity["sha256"]
     write_json(run / "run.json", identity)
     return run
 
