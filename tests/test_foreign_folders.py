@@ -14,6 +14,7 @@ from conftest import tiny_model
 from excise.checkpoint.workplace import mark_path, partial_path, resumable_folder, unfinished_file
 from excise.cli.main import main
 from excise.errors import SaveError
+from excise.run.directory import write_json
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -118,7 +119,8 @@ def test_a_trial_is_a_number_before_it_is_part_of_a_file_name(
     evil = f"x/../../{mine.name}/edit"
     record |= {"front": [evil], "chosen": None}
     record["trials"] = [{"number": evil, "refusals": 0, "kl": 0.1, "state": "complete"}]
-    (run / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    del record["sha256"]
+    write_json(run / "result.json", record)
     before = sorted(mine.parent.rglob("*"))
     for command in (["show", str(run)], ["upload", str(run), "--to", "me/model"]):
         assert "no numbers" in failure(command, capsys)
@@ -130,7 +132,8 @@ def test_opening_a_run_says_which_model_it_reads_and_from_where(
 ) -> None:
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["model"] = "somebody/else"
-    (run / "run.json").write_text(json.dumps(identity), encoding="utf-8")
+    del identity["sha256"]
+    write_json(run / "run.json", identity)
     capsys.readouterr()
     assert main(["export", str(run), "--adapter", str(tmp_path / "adapter")]) == 2
     out = capsys.readouterr().out
@@ -144,7 +147,8 @@ def test_a_run_directory_of_another_model_is_refused(
     tiny_model(seed=1).save_pretrained(model)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["model"] = str(model)
-    (run / "run.json").write_text(json.dumps(identity), encoding="utf-8")
+    del identity["sha256"]
+    write_json(run / "run.json", identity)
     line = failure(["export", str(run), "--adapter", str(tmp_path / "adapter")], capsys)
     assert "have changed since this run" in line
 

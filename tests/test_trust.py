@@ -14,6 +14,7 @@ from configuration import gathered
 from excise.cli.main import main
 from excise.config import Stored, gather
 from excise.errors import SettingsError
+from excise.run.directory import write_json
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -37,7 +38,8 @@ def asking(finished_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_run, run)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["trust_remote_code"] = True
-    (run / "run.json").write_text(json.dumps(identity), encoding="utf-8")
+    del identity["sha256"]
+    write_json(run / "run.json", identity)
     return run
 
 
