@@ -33,6 +33,18 @@ from excise.engine.answers import Referee
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make fuzz` asks for more cases than `make test`."""
+    parser.addoption("--fuzz-cases", type=int, default=200, help="damaged files of each kind")
+
+
+@pytest.fixture(scope="session")
+def fuzz_cases(request: pytest.FixtureRequest) -> int:
+    """How many damaged files of each kind a test tries."""
+    return int(request.config.getoption("--fuzz-cases"))
+
+
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"

@@ -48,7 +48,7 @@ FINISHED = events.TrialFinished(
     trials=20,
     elapsed=16.0,
     remaining=48.0,
-    peak_memory=3 * 2**30,
+    peak_memory={"cpu": 3 * 2**30},
     front=FRONT,
 )
 FAILED = events.TrialFinished(

@@ -376,7 +376,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
 
     record = loaded(saved / "adapter" / "reproduce.json")
     assert told(None).endswith("no such file")
-    assert "cannot be read" in told("{")
+    assert "damaged: not JSON" in told("{")
     assert "not a file that excise wrote" in told('{"format": "x"}')
     assert "format 9 is newer than this excise reads (1)" in told(
         json.dumps({**record, "format": 9})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -214,8 +215,14 @@ def test_no_command_runs_code_of_a_model_unasked(
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_runs_where_the_flag_is_typed(with_code: Path, tmp_path: Path) -> None:
+def test_code_runs_where_the_flag_is_typed(
+    with_code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # It holds none of the classes that it promises; what counts is that it was run, which the tests above
     # would not notice if it could not be.
     assert main(["inspect", str(with_code), "--config-only", "--trust-remote-code"]) == 2
     assert (tmp_path / "ran").exists()
+    with suppress(AttributeError):
+        main(["inspect", str(with_code), "--trust-remote-code"])
+    told = f"--trust-remote-code: {with_code} runs code of its own, custom_generate/generate.py, theirs."
+    assert told in capsys.readouterr().out

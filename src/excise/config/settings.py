@@ -76,7 +76,8 @@ class Settings(BaseModel):
         json_schema_extra=_metavar("DIR"),
     )
     trust_remote_code: bool = Field(
-        default=False, description="Run code that comes with the model."
+        default=False,
+        description="Run code that comes with the model; counts only where it is typed.",
     )
     chat_template: str | None = Field(
         default=None,

@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 from transformers.pytorch_utils import Conv1D
 
 from excise.edit.edit import Edit
@@ -23,6 +21,12 @@ from excise.files import FurtherFiles, new_folder
 from excise.model.source import ModelSource
 from excise.model.weights import dense
 from excise.model.writers import Writer, WriterTensor
+from excise.undocumented import (
+    PrefixChange,
+    WeightRenaming,
+    apply_renamings,
+    get_model_conversion_mapping,
+)
 
 _NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))

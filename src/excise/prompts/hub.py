@@ -22,7 +22,7 @@ from excise.hub_access.cache import cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, Failure, failure, without_secrets
 from excise.hub_access.request import OUT_OF_REACH, Request
 from excise.prompts.columns import check_column
-from excise.prompts.saved import choose_split, first_line
+from excise.prompts.saved import choose_split, column_of, first_line
 from excise.prompts.slices import Split
 
 _TIMEOUT = 20.0
@@ -111,7 +111,7 @@ def _take(
     chosen = choose_split(split, list(builder.info.splits or ()), name)
     data = builder.as_dataset(split=chosen)
     check_column(column, data.column_names, name)
-    return HubRows(list(data[column]), chosen, commit, from_cache)
+    return HubRows(column_of(data, column), chosen, commit, from_cache)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from excise.edit.edit import Edit
 from excise.edit.layout import stored_name, stored_tensors, take_conversions
 from excise.edit.matrices import parts
 from excise.edit.served import unservable
+from excise.edit.spelling import spelt_for
 from excise.errors import SaveError
 from excise.files import FurtherFiles
 from excise.model.blueprint import blueprint
@@ -89,6 +90,7 @@ def save_stored_adapter(
     """
     model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
+    edit = spelt_for(edit, anatomy)
     require_fit(source.name, edit, anatomy)
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     tell_serving(edit, anatomy.writers, tell)

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from excise.errors import RunError, translated
 from excise.search.front import Point
 from excise.search.journal import Journal
+from excise.undocumented import trial_id
 
 _STUDY_NAME = "excise"
 _KNOWN = "known"
@@ -157,7 +158,7 @@ class Study:
     def in_hand(self) -> list[Trial]:
         """The trials that were in hand when the study was interrupted, in order."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [Trial(self._study, trial._trial_id) for trial in running]
+        return [Trial(self._study, trial_id(trial)) for trial in running]
 
     def ask(self) -> Trial:
         """The trial that was in hand when the study was interrupted, or else a new one."""
