@@ -336,7 +336,7 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     assert "no such folder" in (line := said())
     assert line.endswith("if the model has moved, say where it lies now (--from MODEL)")
     # Prompts that only the search saw do not matter.
-    Path(flags["control_search"]).write_text("other words\nand more\n", encoding="utf-8")
+    Path(flags["control_search"]).write_text("one song\ntwo lake\n", encoding="utf-8")
     now = ["--from", str(model_folder), "--target-train", str(tmp_path / "moved.txt")]
     assert main(["reproduce", str(tmp_path / "saved"), str(tmp_path / "out"), *now]) == 0
     out = capsys.readouterr().out

@@ -180,10 +180,13 @@ class _Repository:
             if absent := [name for name in main if name not in self.sizes]:
                 raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is not there")
         self.fetch(main)
+        half = sum(self.sizes[name] for name in main) / 2
         others = [
             name
             for name in fnmatch.filter(self.sizes, "*.safetensors")
             if "/" not in name and name not in main and not fnmatch.fnmatch(name, _MAKERS_OWN)
+            # What is as large as the weights, or half of them, is a copy: nobody is asked for its header.
+            if self.sizes[name] < half
         ]
         if others:
             self.fetch(list(self._of_their_own(others)))
