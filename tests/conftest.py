@@ -148,6 +148,14 @@ class Thirds(Referee):
         return row % 5
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say of tests that want a GPU why they do not run where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
 @pytest.fixture(params=sorted(CONFIGS))
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """One tiny model of every kind in the matrix."""
