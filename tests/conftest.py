@@ -33,6 +33,28 @@ from excise.engine.answers import Referee
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)
 
+LIBRARIES = [
+    "test_undocumented",
+    "test_platform",
+    "test_config",
+    "test_search",
+    "test_engine",
+    "test_edit_file",
+    "test_realisations",
+    "test_packed_loading",
+    "test_weights",
+    "test_missing",
+    "test_prompts",
+    "test_apply_gguf",
+    "test_apply_packed",
+    "test_served",
+    "test_upload",
+    "test_cli_run",
+    "test_cli_streams",
+    "test_diff",
+]
+"""Test modules that run with the lowest versions too: those of what a library may do in another way."""
+
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -44,6 +66,13 @@ SENTENCES = (
 )
 WORDS = [word for sentence in SENTENCES for word in sentence.split()]
 VOCABULARY = 96
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Called by pytest: mark what belongs to `make test-lowest`."""
+    for item in items:
+        if item.path.stem in LIBRARIES:
+            item.add_marker(pytest.mark.libraries)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
