@@ -33,26 +33,28 @@ from excise.engine.answers import Referee
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)
 
-LIBRARIES = [
-    "test_undocumented",
-    "test_platform",
-    "test_config",
-    "test_search",
-    "test_engine",
-    "test_edit_file",
-    "test_realisations",
-    "test_packed_loading",
-    "test_weights",
-    "test_missing",
-    "test_prompts",
-    "test_apply_gguf",
-    "test_apply_packed",
-    "test_served",
-    "test_upload",
-    "test_cli_run",
-    "test_cli_streams",
-    "test_diff",
-]
+LIBRARIES = frozenset(
+    {
+        "test_apply_gguf",
+        "test_apply_packed",
+        "test_cli_run",
+        "test_cli_streams",
+        "test_config",
+        "test_diff",
+        "test_edit_file",
+        "test_engine",
+        "test_missing",
+        "test_packed_loading",
+        "test_platform",
+        "test_prompts",
+        "test_realisations",
+        "test_search",
+        "test_served",
+        "test_undocumented",
+        "test_upload",
+        "test_weights",
+    }
+)
 """Test modules that run with the lowest versions too: those of what a library may do in another way."""
 
 TEMPLATE = (
