@@ -45,6 +45,30 @@ def fuzz_cases(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--fuzz-cases"))
 
 
+LIBRARIES = frozenset(
+    {
+        "test_apply_gguf",
+        "test_apply_packed",
+        "test_cli_run",
+        "test_cli_streams",
+        "test_config",
+        "test_diff",
+        "test_edit_file",
+        "test_engine",
+        "test_missing",
+        "test_packed_loading",
+        "test_platform",
+        "test_prompts",
+        "test_realisations",
+        "test_search",
+        "test_served",
+        "test_undocumented",
+        "test_upload",
+        "test_weights",
+    }
+)
+"""Test modules that run with the lowest versions too: those of what a library may do in another way."""
+
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -56,6 +80,13 @@ SENTENCES = (
 )
 WORDS = [word for sentence in SENTENCES for word in sentence.split()]
 VOCABULARY = 96
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Called by pytest: mark what belongs to `make test-lowest`."""
+    for item in items:
+        if item.path.stem in LIBRARIES:
+            item.add_marker(pytest.mark.libraries)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -137,9 +137,7 @@ def run(command: list[str], directory: Path, flags: tuple[str, ...]) -> Outcome:
         patch.setattr(early.EarlyLayers, "replaying", counted)
         patch.setattr(early.EarlyLayers, "forget", lambda *_: pytest.fail("a cut was not proven"))
         saved = directory / "saved"
-        status = main(
-            [*command, *flags, "--run-dir", str(directory / "run"), "--save", str(saved)]
-        )
+        status = main([*command, *flags, "--run-dir", str(directory / "run"), "--save", str(saved)])
         assert status == 0
         patch.setattr("sys.stdin", io.StringIO("hello\nbake the cake\n/quit\n"))
         out = io.StringIO()
