@@ -83,10 +83,12 @@ VOCABULARY = 96
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Called by pytest: mark what belongs to `make test-lowest`."""
+    """Mark what belongs to `make test-lowest`; say of tests that want a GPU why they do not run here."""
     for item in items:
         if item.path.stem in LIBRARIES:
             item.add_marker(pytest.mark.libraries)
+        if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -177,14 +179,6 @@ class Thirds(Referee):
 
     def urgency(self, row: int) -> float:
         return row % 5
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say of tests that want a GPU why they do not run where there is none."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu") is not None:
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
 
 
 @pytest.fixture(params=sorted(CONFIGS))

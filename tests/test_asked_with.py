@@ -70,6 +70,13 @@ def test_the_card_says_how_it_was_asked(saved: Path) -> None:
     assert "asks for repetition_penalty 1.3: `generate` and servers follow that" in card
 
 
+def test_an_edit_that_is_shown_says_how_it_was_asked(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(saved / "run")]) == 0
+    assert 'mood="now", thinking=false' in capsys.readouterr().out
+
+
 def test_a_run_that_goes_on_asks_as_it_did(
     saved: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

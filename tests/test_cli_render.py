@@ -122,6 +122,14 @@ def test_every_kind_of_event_has_its_line() -> None:
     assert silent == {events.TrialStarted, events.WorkDone}
 
 
+def test_a_switch_that_was_found_for_thinking_is_told() -> None:
+    event = events.ResponsePrefixFound("", {"enable_thinking": False})
+    assert [line.text for line in describe(event)] == [
+        "switched off in the chat template by enable_thinking=false",
+        "answers begin differently",
+    ]
+
+
 def test_lines_for_a_file() -> None:
     text = rendered(terminal=False)
     for told in (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ TRIALS = 5
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run has its model. flags: of the command line; on: where its weights then lie between passes."""
+    """Where a run has its model. flags: of the command line; on: where weights lie between passes."""
 
     flags: tuple[str, ...]
     machine: Callable[[], AbstractContextManager[object]]
@@ -153,9 +153,9 @@ def run(command: list[str], directory: Path, flags: tuple[str, ...]) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def reference(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+def reference(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The run on the CPU."""
-    yield run(command, tmp_path_factory.mktemp("reference"), ("--device", "cpu"))
+    return run(command, tmp_path_factory.mktemp("reference"), ("--device", "cpu"))
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from excise.edit.profile import Profile, place, profiles
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import facts_of
 from excise.paths import expanded
+from excise.run.card import asked_with_lines
 from excise.run.record import outcome_in
 
 
@@ -124,6 +125,8 @@ def _summary(path: Path, edit: Edit) -> Table:
         grid.add_row("partial", Text(f"these layers still write the direction: {uncovered}", "red"))
     if packing := edit.facts.get("packing"):
         grid.add_row("measured", f"with the weights packed as {packing}")
+    for line in asked_with_lines(edit.facts.get("asked_with")):
+        grid.add_row("asked", line.replace("`", ""))
     if edit.per_matrix:
         grid.add_row(
             "experts", f"{plural(len(edit.per_matrix), 'block')} edited matrix by matrix when saved"

@@ -289,7 +289,7 @@ class Settings(BaseModel):
                     )
         return self
 
-    @field_validator("chat_template", "offload_folder", "run_dir", "save", "adapter")
+    @field_validator("offload_folder", "run_dir", "save", "adapter")
     @classmethod
     def _at_home(cls, path: Path | None) -> Path | None:
         """Shells leave `~` alone behind `--save=`, and Windows' shells leave it alone everywhere."""

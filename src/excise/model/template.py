@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from excise.checkpoint.given import read_object
 from excise.errors import ModelError, first_line, translated
 from excise.model.survival import holds
+from excise.paths import expanded
 
 _PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"
 _IN_PARTS = (
@@ -118,7 +119,7 @@ def settled(
         where = f"--chat-template {template}"
         names = f", and the model has no template of this name ({_listed(named)})" if named else ""
         with translated(ModelError, f"{where}: cannot be read{names}", OSError, ValueError):
-            text = _text_of(Path(template).expanduser())
+            text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:
         raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")

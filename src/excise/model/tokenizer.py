@@ -25,16 +25,17 @@ class LoadedTokenizer:
     """A tokenizer that encodes prompts.
 
     call: how its chat template is called. given: the template's text if the user gave a file in place of the
-    model's own.
+    model's own. system_prompt: goes before every prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase
     call: TemplateCall
     given: str | None
+    system_prompt: str | None = None
 
     def hello(self) -> list[int]:
         """Token ids of a short prompt, to try a model with."""
-        return Chat(self.tokenizer, "", self.call).hello()
+        return Chat(self.tokenizer, "", self.call).hello(self.system_prompt)
 
 
 def load_tokenizer(
@@ -70,7 +71,7 @@ def load_tokenizer(
         call, given = settled(tokenizer, chat_template, template_arguments or {}, system_prompt)
     except ModelError as error:
         raise ModelError(f"{source.name}: {error}") from error
-    return LoadedTokenizer(tokenizer, call, given)
+    return LoadedTokenizer(tokenizer, call, given, system_prompt)
 
 
 def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:

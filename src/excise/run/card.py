@@ -97,7 +97,7 @@ def _reservations(edit: Edit) -> str:
         lines.append(
             f"The figures were measured with the weights packed as {inline(packing)}; the edit is the same."
         )
-    lines += _asked_with(edit.facts.get("asked_with"))
+    lines += asked_with_lines(edit.facts.get("asked_with"))
     if edit.per_matrix:
         lines.append(
             "Each expert was edited with the row-normalised operator of its own matrix; the figures were "
@@ -106,7 +106,7 @@ def _reservations(edit: Edit) -> str:
     return "".join(f"\n\n{line}" for line in lines)
 
 
-def _asked_with(told: object) -> list[str]:
+def asked_with_lines(told: object) -> list[str]:
     """How prompts were put and answers chosen, where others may do it otherwise."""
     if not isinstance(told, Mapping):
         return []
