@@ -8,9 +8,8 @@ its own, so that there two runs are compared, and their figures with the CPU's w
 from __future__ import annotations
 
 import io
-import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +31,15 @@ from virtual_devices import VirtualDevices
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
-PROMPTS = 7
-TRIALS = 5
+PROMPTS = 6
+TRIALS = 4
+_SLOW = ("second of two GPUs", "partly on a GPU")
+"""Variants of the others, of which the fast tests need none."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run has its model. flags: of the command line; on: where its weights then lie between passes."""
+    """Where a run has its model. flags: of the command line; on: where weights lie between passes."""
 
     flags: tuple[str, ...]
     machine: Callable[[], AbstractContextManager[object]]
@@ -137,9 +138,7 @@ def run(command: list[str], directory: Path, flags: tuple[str, ...]) -> Outcome:
         patch.setattr(early.EarlyLayers, "replaying", counted)
         patch.setattr(early.EarlyLayers, "forget", lambda *_: pytest.fail("a cut was not proven"))
         saved = directory / "saved"
-        status = main(
-            [*command, *flags, "--run-dir", str(directory / "run"), "--save", str(saved)]
-        )
+        status = main([*command, *flags, "--run-dir", str(directory / "run"), "--save", str(saved)])
         assert status == 0
         patch.setattr("sys.stdin", io.StringIO("hello\nbake the cake\n/quit\n"))
         out = io.StringIO()
@@ -155,9 +154,9 @@ def run(command: list[str], directory: Path, flags: tuple[str, ...]) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def reference(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+def reference(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The run on the CPU."""
-    yield run(command, tmp_path_factory.mktemp("reference"), ("--device", "cpu"))
+    return run(command, tmp_path_factory.mktemp("reference"), ("--device", "cpu"))
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
@@ -191,7 +190,9 @@ def lies_on(place: Place, model: Path, folder: Path) -> set[str]:
     return {str(parameter.device) for parameter in loaded.model.parameters()}
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in PLACES]
+)
 def test_a_run_gives_what_one_on_the_cpu_gives(
     name: str, command: list[str], reference: Outcome, aligned: Path, tmp_path: Path
 ) -> None:
@@ -227,4 +228,3 @@ def test_runs_on_a_real_gpu_are_alike_and_close_to_the_one_on_the_cpu(
     for there, here in zip(found.record["trials"][:2], reference.record["trials"][:2], strict=True):
         assert there["parameters"] == here["parameters"]
         assert there["kl"] == pytest.approx(here["kl"], rel=1e-2)
-    assert json.dumps(found.record)
