@@ -19,12 +19,8 @@ from excise.prompts.splits import PromptParts
 from excise.run.record import Answered
 from excise.run.runner import Runner
 from excise.scores.damage import is_empty, is_loop
-from excise.scores.divergence import answer_divergences
+from excise.scores.divergence import ANSWER_TOKENS, AnswerTokens, answer_divergences
 from excise.scores.refusals import Refusals
-
-ANSWER_TOKENS = 32
-"""Tokens of the original model's answers over which KL is averaged, where it may say so many."""
-
 
 Switch = Callable[[bool], None]
 """Puts a change of the model in force, or takes it off."""
@@ -52,6 +48,11 @@ class HeldOut:
     def answers(self) -> list[Tokens]:
         """The first 32 tokens of its answers to control prompts; none of them is empty."""
         return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
+
+    @property
+    def answer_tokens(self) -> AnswerTokens:
+        """Over how many of them KL is averaged."""
+        return AnswerTokens.of(self.answers)
 
 
 @dataclass(frozen=True)

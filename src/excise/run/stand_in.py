@@ -30,6 +30,7 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.teacher import branched, forced_group, forced_groups
+from excise.model.positions import within_positions
 from excise.run.runner import Runner
 from excise.scores.openings import Opening, opening_mass, stems_of
 from excise.search.gradient import descend
@@ -51,10 +52,9 @@ class StandIn:
         self._model, self._target = runner.model, list(target)
         self._control = list(control[:_CONTROLS])
         self._runner, self._limit = runner, _BATCH
+        most = within_positions(self._model, self._control, ANSWER_TOKENS)
         self._answers = runner.in_rows(
-            lambda rows: greedy(
-                self._model, self._control, max_new_tokens=ANSWER_TOKENS, slots=rows
-            )
+            lambda rows: greedy(self._model, self._control, max_new_tokens=most, slots=rows)
         )
         self._original = runner.in_rows(self._distributions)
 
