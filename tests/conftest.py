@@ -33,6 +33,18 @@ from excise.engine.answers import Referee
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make fuzz` asks for more cases than `make test`."""
+    parser.addoption("--fuzz-cases", type=int, default=200, help="damaged files of each kind")
+
+
+@pytest.fixture(scope="session")
+def fuzz_cases(request: pytest.FixtureRequest) -> int:
+    """How many damaged files of each kind a test tries."""
+    return int(request.config.getoption("--fuzz-cases"))
+
+
 LIBRARIES = frozenset(
     {
         "test_apply_gguf",
@@ -71,10 +83,12 @@ VOCABULARY = 96
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Called by pytest: mark what belongs to `make test-lowest`."""
+    """Mark what belongs to `make test-lowest`; say of tests that want a GPU why they do not run here."""
     for item in items:
         if item.path.stem in LIBRARIES:
             item.add_marker(pytest.mark.libraries)
+        if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

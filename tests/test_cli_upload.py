@@ -54,6 +54,11 @@ def test_the_end_of_input_is_no_token(
     assert len(ended.questions) == 1
 
 
+def beside(run: Path, form: str, number: int) -> Path:
+    """Where the edit of a run is written before it is uploaded: not in the run, which may be searching."""
+    return run.with_name(f"{run.name}-{form}-{number}")
+
+
 @pytest.mark.usefixtures("token")
 def test_a_run_is_written_and_uploaded_and_a_failed_upload_goes_on_with_the_same_files(
     hub: UploadStandIn, run: Path, capsys: pytest.CaptureFixture[str]
@@ -64,7 +69,7 @@ def test_a_run_is_written_and_uploaded_and_a_failed_upload_goes_on_with_the_same
     first = capsys.readouterr()
     (line,) = first.err.splitlines()
     assert line.startswith(f"excise: {NAME}: committing (nothing is visible yet): the hub fails")
-    written = run / f"model-{chosen(run)}"
+    written = beside(run, "model", chosen(run))
     before = (written / "reproduce.json").read_bytes()
     assert hub.files(NAME) == {}
 
@@ -94,7 +99,8 @@ def test_an_adapter_of_a_trial_public_as_json(
     assert last["private"] is False
     assert not hub.made[NAME].private
     assert "adapter_model.safetensors" in hub.files(NAME)
-    assert (run / f"adapter-{number}").is_dir()
+    assert beside(run, "adapter", number).is_dir()
+    assert not list(run.glob("*adapter*"))
 
 
 @pytest.mark.usefixtures("token")
@@ -115,7 +121,7 @@ def test_nobody_is_told_where_things_lie_and_the_model_can_be_made_again_all_the
     assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == "tiny"
     assert json.loads(sent["reproduce.json"])["model"]["name"] == "tiny"
     # What lies here still says where.
-    assert str(model_folder) in (run / f"adapter-{chosen(run)}" / "reproduce.json").read_text()
+    assert str(model_folder) in (beside(run, "adapter", chosen(run)) / "reproduce.json").read_text()
     (tmp_path / "got.json").write_bytes(sent["reproduce.json"])
     again = ["reproduce", "got.json", "again", "--from", str(model_folder), *prompt_flags]
     assert main(again) == 0
@@ -130,7 +136,7 @@ def test_hardware_is_left_out_of_what_was_saved_with_it(
     assert main(["upload", str(run), "--as", "adapter", "--to", "me/open"]) == 0
     with_it = json.loads(hub.files("me/open")["reproduce.json"])
     assert with_it["circumstances"]["hardware"]
-    folder = run / f"adapter-{chosen(run)}"
+    folder = beside(run, "adapter", chosen(run))
     words = [str(run), "--as", "adapter"] if by_run else [str(folder)]
     assert main(["upload", *words, "--to", NAME, "--no-hardware"]) == 0
     sent = hub.files(NAME)["reproduce.json"]
@@ -195,7 +201,7 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     assert main(["upload", str(run), "--to", NAME]) == 2
     assert "no token; set HF_TOKEN in the environment, or log in" in capsys.readouterr().err
-    assert not list(run.glob("model-*"))
+    assert not list(run.parent.glob("*model-*"))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     secret = Script(f" {TOKEN}\n")
     status = upload(

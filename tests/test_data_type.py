@@ -85,6 +85,7 @@ def test_a_run_keeps_the_type_that_it_had(
     prepared = prepare(settings, ignore)
     assert prepared.loaded.dtype == "float32"
     search(prepared, open_study(prepared), ignore)
+    prepared.directory.close()
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
     assert load(half, dtypes=DEFAULT).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"

@@ -24,10 +24,19 @@ _TRIES = 5
 
 def unwritten(path: Path, error: BaseException, left: Path | None = None) -> SaveError:
     """The line for what could not be written. left: what could not be cleared away either, if it is there."""
-    behind = "nothing was left behind"
-    if left is not None and left.exists():
-        behind = f"{left} is left behind and can be deleted"
+    left_behind = [one for one in (left, path) if one is not None and _in_the_way(one, path)]
+    behind = (
+        f"{left_behind[0]} is left behind; delete it" if left_behind else "nothing was left behind"
+    )
     return SaveError(f"{path}: could not be written ({first_line(error)}); {behind}")
+
+
+def _in_the_way(remains: Path, path: Path) -> bool:
+    """Whether it is there and was not before. A file named `path` is the one that was to be replaced."""
+    try:
+        return any(remains.iterdir()) if remains.is_dir() else remains != path and remains.exists()
+    except OSError:
+        return True
 
 
 def flush(path: Path) -> None:
@@ -108,13 +117,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def require_free(path: Path) -> None:
-    """Raise SaveError if `path` exists and is not an empty folder."""
+    """Raise SaveError if `path` exists and is not an empty folder, or is the working directory."""
+    if not path.name:
+        raise SaveError(f"{path}: something new needs a name of its own; name a folder in it")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SaveError(f"{path}: already exists and is not empty; choose another name")
 
 
 def next_free(path: Path) -> Path:
     """The first of path-2, path-3, … that does not exist."""
+    path = path if path.name else path.absolute()
     number = 2
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1

@@ -16,6 +16,7 @@ from excise.checkpoint.plan import Plan, Rewrite, require_fit
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.edit.edit import Edit
 from excise.edit.layout import StoredTensor
+from excise.edit.spelling import spelt_for
 from excise.errors import SaveError
 from excise.model.blueprint import gguf_blueprint
 from excise.model.writers import WriterTensor, examine
@@ -33,6 +34,7 @@ def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Pl
     file = read_gguf(path)
     model = gguf_blueprint(path)
     anatomy = examine(model, declared)
+    edit = spelt_for(edit, anatomy)
     require_fit(path.name, edit, anatomy)
     names = _names(path, model)
     tensors = {one.name: one for one in file.tensors}

@@ -18,6 +18,7 @@ from excise.checkpoint.packing.formats import Packing
 from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same_numbers
 from excise.edit.edit import Edit
 from excise.edit.layout import Layout, StoredTensor, layout_by_names
+from excise.edit.spelling import spelt_for
 from excise.errors import SaveError
 from excise.model.blueprint import blueprint
 from excise.model.storage import named_dtype
@@ -160,6 +161,7 @@ def make_plan(
     a model that cannot be built or a damaged checkpoint, SaveError for one that the edit does not fit.
     """
     model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
+    edit = spelt_for(edit, anatomy)
     require_fit(name, edit, anatomy)
     layout = layout_by_names(model, anatomy, edit.changed, find.logical_names(checkpoint))
     rewrites = _rewrites(checkpoint, layout)

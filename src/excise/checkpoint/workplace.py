@@ -43,6 +43,8 @@ def unfinished_file(destination: Path) -> Iterator[Path]:
     """
     require_free(destination)
     path = partial_path(destination)
+    if path.is_symlink():
+        raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(destination):
@@ -82,11 +84,15 @@ def require_place(destination: Path) -> None:
     except SaveError:
         # Whatever stands in the way of that, it is not what is wrong.
         with suppress(OSError, SaveError):
-            if mark_path(destination).exists() or lock_path(destination).exists():
+            if destination.name and _marked(destination):
                 with _alone(destination):
                     if not partial_path(destination).exists():
                         mark_path(destination).unlink(missing_ok=True)
         raise
+
+
+def _marked(destination: Path) -> bool:
+    return mark_path(destination).exists() or lock_path(destination).exists()
 
 
 @contextmanager
@@ -109,7 +115,9 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
                 finished = _prepared(folder, mark, identity)
                 yield Workplace(folder, finished)
                 take_name(folder, destination)
-                mark.unlink(missing_ok=True)
+                # All is done; if that fails, whoever comes next does it.
+                with suppress(OSError):
+                    mark.unlink(missing_ok=True)
             # Not BaseException: what Ctrl+C stopped is taken up by the next call.
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -137,6 +145,10 @@ def _alone(destination: Path) -> Iterator[None]:
 
 
 def _require_ours(folder: Path, mark: Path) -> None:
+    for path in (folder, mark):
+        # Whoever made it would decide what is cleared away here, or written over.
+        if path.is_symlink():
+            raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
         raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
 
@@ -146,7 +158,7 @@ def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:
     now = json.dumps({"writing": identity})
     same = mark.exists() and mark.read_text(encoding="utf-8", errors="replace") == now
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_file() and not (same and path.suffix != _UNFINISHED):
+        if path.is_symlink() or (path.is_file() and not (same and path.suffix != _UNFINISHED)):
             path.unlink()
     if not same:
         # The mark before the folder: without it, what lies there is not taken for ours.

@@ -82,10 +82,13 @@ def _token(ask_secretly: Ask | None) -> str:
     from huggingface_hub import get_token
     from huggingface_hub.errors import OIDCError
 
+    from excise.hub_access.failures import without_secrets
+
     try:
         token = get_token()
     except OIDCError as error:
-        raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {error}") from error
+        reason = without_secrets(str(error))
+        raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {reason}") from None
     if not token and ask_secretly is not None:
         question = "Token of the hub, with the right to write (it is not kept): "
         token = answer_to(ask_secretly, question)
@@ -97,12 +100,16 @@ def _token(ask_secretly: Ask | None) -> str:
 
 
 def _written(run: StoredRun, form: str, screen: Screen) -> Path:
-    """The run's edit in a folder of its run directory: as it lies there, or written now.
+    """The run's edit in a folder: as it was saved in its run directory, or written now, beside that.
 
-    It stays there, so that an upload that failed goes on with the same bytes.
+    It stays there, so that an upload that failed goes on with the same bytes. A search may be at work in
+    the run directory, so nothing is written there.
     """
     number = run.choice()
-    folder = run.directory.path / f"{form}-{number}"
+    run_folder = run.directory.folder
+    folder = run_folder / f"{form}-{number}"
+    if not folder.exists():
+        folder = run_folder.with_name(f"{run_folder.name}-{form}-{number}")
     if not folder.exists():
         write(run, number, screen, **{"save" if form == "model" else "adapter": folder})
         return folder

@@ -7,6 +7,7 @@ accelerate to the processor's memory or to disk, which leaves an empty tensor on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -47,22 +48,30 @@ def stored_bytes(model: nn.Module) -> int:
 
     Offloaded weights count too: they have to be moved for every pass.
     """
+    return sum(stored_places(model).values())
+
+
+def stored_places(model: nn.Module) -> dict[str, int]:
+    """The same by place: "cuda:0", "cpu", …, or "offloaded" for what is moved in for every pass."""
     counted: set[int] = set()
-    total = 0
+    places = Counter[str]()
     for module in model.modules():
         for tensor in module.parameters(recurse=False):
             if id(tensor) not in counted:
                 counted.add(id(tensor))
-                total += _tensor_bytes(tensor)
+                places[_place(tensor)] += _tensor_bytes(tensor)
         # GPTQ and AWQ keep packed weights as buffers; other buffers are small, and made anew.
-        total += sum(
-            _tensor_bytes(buffer)
-            for buffer in module.buffers(recurse=False)
-            if not buffer.is_floating_point() and buffer.dim() > 1
-        )
+        for buffer in module.buffers(recurse=False):
+            if not buffer.is_floating_point() and buffer.dim() > 1:
+                places[_place(buffer)] += _tensor_bytes(buffer)
         if type(module).__name__ == _MXFP4_EXPERTS:
-            total += sum(map(_tensor_bytes, _mxfp4_parts(module).values()))
-    return total
+            for part in _mxfp4_parts(module).values():
+                places[_place(part)] += _tensor_bytes(part)
+    return dict(places)
+
+
+def _place(tensor: Tensor) -> str:
+    return "offloaded" if tensor.is_meta else str(tensor.device)
 
 
 @contextmanager

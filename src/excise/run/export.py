@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.plan import Form, require_editable
 from excise.checkpoint.spellings import add_older_spellings
-from excise.edit.adapter import save_adapter
+from excise.edit.adapter import adapter_base, save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
-from excise.errors import SaveError
+from excise.errors import SaveError, translated
 from excise.files import require_free
 from excise.model.blocked import in_ordinary_order
 from excise.model.load import LoadedModel
@@ -25,6 +28,7 @@ from excise.run.adapter import recorded
 from excise.run.apply import apply_edit, plan_for
 from excise.run.card import model_card
 from excise.run.events import Tell
+from excise.run.terms import terms_of
 
 
 def require_rewritable(
@@ -80,15 +84,11 @@ def save_model(
         )
         return
     require_free(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent
-    ) as folder:
-        for text in write_plain(loaded, Path(folder)):
-            tell(events.Note(text))
-        plain = ModelSource(source.name, Path(folder), None, None)
+    with _plain_copy(loaded, destination, tell) as folder:
+        plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(edit, plain, declared=declared)
-        apply_edit(plan, source, destination, figures, tell, _template_file(template), known)
+        texts = terms_of(source) | _template_file(template)
+        apply_edit(plan, source, destination, figures, tell, texts, known)
 
 
 def save_from_files(
@@ -131,24 +131,52 @@ def save_model_adapter(
     """
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
-    name, model = loaded.source.name, loaded.model
-    save_adapter(edit, model, anatomy.writers, name, destination, card, further=recorded(known))
+    base, revision = adapter_base(loaded.source)
+    further = recorded(loaded.source, known)
+    save_adapter(
+        edit,
+        loaded.model,
+        anatomy.writers,
+        base,
+        destination,
+        card,
+        further=further,
+        revision=revision,
+    )
     tell(events.Saved("adapter", str(destination)))
 
 
-def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
-    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5. Raises SaveError.
+@contextmanager
+def _plain_copy(loaded: LoadedModel, destination: Path, tell: Tell) -> Iterator[Path]:
+    """The model in memory as a folder beside `destination`, for as long as the block lasts."""
+    with (
+        translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
+        ExitStack() as stack,
+    ):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(
+                prefix=f".{destination.name}.",
+                suffix=".partial",
+                dir=destination.parent,
+                ignore_cleanup_errors=True,
+            )
+        )
+        for text in write_plain(loaded, Path(folder)):
+            tell(events.Note(text))
+        yield Path(folder)
 
-    Returns what version 4 cannot be told, one line each.
+
+def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
+    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5.
+
+    Returns what version 4 cannot be told, one line each. Raises OSError or SafetensorError.
     """
     unmark_gguf(loaded.model)
-    try:
-        with in_ordinary_order(loaded.model):
-            loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-        return add_older_spellings(folder)
-    except OSError as error:
-        raise SaveError(f"{folder}: could not be written ({error})") from error
+    with in_ordinary_order(loaded.model):
+        loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return add_older_spellings(folder)
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:

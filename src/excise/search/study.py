@@ -151,6 +151,8 @@ class Study:
                 directions=["minimize", "minimize"],
                 load_if_exists=True,
             )
+            # What trials hold is looked at now, and not in the middle of a search.
+            self.records()
         for anchor in anchors:
             # Already there if the study is resumed: then this adds nothing.
             self._study.enqueue_trial(dict(anchor), skip_if_exists=True)
