@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cli_helpers import rewrite
 from conftest import TEMPLATE
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
@@ -84,7 +85,7 @@ def test_a_run_that_goes_on_asks_as_it_did(
     shutil.rmtree(folder / "model")
     record = read(folder / "run" / "result.json")
     record["circumstances"]["response_prefix"] = "yes"
-    (folder / "run" / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    rewrite(folder / "run" / "result.json", record)
     arguments = [str(saved / "thinker"), *command(folder, small)[1:]]
     assert main([*arguments, "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

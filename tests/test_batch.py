@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from cli_helpers import rewrite
 from conftest import write_prompts
 from excise.config import Settings, gather
 from excise.engine import batch_size
@@ -45,7 +46,7 @@ def record_of(settings: Settings) -> tuple[Path, Record]:
 def changed(settings: Settings, change: Callable[[Record], object]) -> None:
     path, record = record_of(settings)
     change(record)
-    path.write_text(json.dumps(record), encoding="utf-8")
+    rewrite(path, record)
 
 
 def go_on(settings: Settings) -> tuple[Prepared, list[str]]:

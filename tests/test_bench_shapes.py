@@ -56,7 +56,13 @@ def test_every_axis_says_what_is_expected_of_each_column() -> None:
 @pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
 def test_every_way_is_measured_on_every_shape(shape: str) -> None:
     options = argparse.Namespace(
-        device="cpu", prompts=3, prompt_tokens=8, tokens=2, repeats=1, candidates=[1, 2]
+        device="cpu",
+        prompts=3,
+        prompt_tokens=8,
+        tokens=2,
+        repeats=1,
+        candidates=[1, 2],
+        until=float("inf"),
     )
     lines = gpu.table(shape, options)
     ways = [line.split("|")[1:3] for line in lines if line.startswith("| ")][1:]
