@@ -133,8 +133,8 @@ def _mended(directory: RunDirectory) -> tuple[str, ...]:
     if not mend(directory.journal):
         return ()
     return (
-        f"{directory.path}: the last record of the journal was cut short, as a full disk or a power failure "
-        "does; it is dropped, and the study goes on from the one before",
+        f"{directory.path}: the last record of the journal was cut short or damaged, as by a full disk or a "
+        "power failure; it is dropped, and the study goes on from the one before",
     )
 
 
