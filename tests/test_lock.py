@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from cli_helpers import Script, json_lines, start_excise
+from cli_helpers import Script, result
 from excise.cli.main import main
 from excise.cli.run_command import run_attended
 from excise.cli.screen import JsonLines
 from excise.config import gather
 from excise.errors import RunError
 from excise.lock import Busy, ProcessLock
+from excise.search.study import DONE
+from faulty_disk import FaultyDisk, forked, status_of
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -161,13 +163,11 @@ def test_a_second_process_is_told_in_one_line_and_changes_nothing(
 
 def test_two_that_begin_at_once_and_one_of_them_ends_it(small: list[str], elsewhere: Path) -> None:
     command = [*small, "--yes", "--json", "--run-dir", "run"]
-    processes = [start_excise(command) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    codes = sorted(process.returncode for process in processes)
+    statuses = sorted(status_of(each) for each in [forked(lambda: main(command)) for _ in range(2)])
     # Unless one was through before the other had begun.
-    assert codes in ([0, 2], [0, 0])
+    assert statuses in ([0, 2], [0, 0])
+    assert sum(trial["state"] in DONE for trial in result(elsewhere / "run")["trials"]) == 3  # type: ignore[attr-defined]
     assert main(command) == 0
-    assert any("SearchEnded" in {line["event"] for line in json_lines(out)} for out in outputs)
 
 
 def test_reading_commands_work_beside_a_search_and_write_nothing(
@@ -223,13 +223,12 @@ def test_a_killed_run_goes_on_at_once_where_there_are_no_symbolic_links(
 ) -> None:
     """As on exFAT, and on Windows without its developer mode; the run directory is relative."""
     command = [*small, "--yes", "--json", "--trials", "4"]
-    process = start_excise(command)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if '"TrialFinished"' in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
+
+    def run_until_killed() -> int:
+        with FaultyDisk(elsewhere / "runs", 60, kill=True).used():
+            return main(command)
+
+    assert status_of(forked(run_until_killed)) == -signal.SIGKILL
     (run,) = Path("runs").iterdir()
     # What excise left once, and hung at.
     (run / "journal.log.lock").symlink_to(run / "journal.log")
