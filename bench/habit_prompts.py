@@ -63,7 +63,7 @@ CONTROL = (
 def main() -> None:
     topics = [topic.strip() for topic in TOPICS.replace("\n", " ").split(",")]
     loaded = load(resolve(str(save_base())), dtypes=("float32",), device="cpu")
-    chat = Chat(loaded.tokenizer)
+    chat = Chat(loaded.tokenizer, "", loaded.call)
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "habit_markers.txt").write_text("\n".join(MARKERS) + "\n", encoding="utf-8")
     # Every fifth topic is for the search, the one behind it held out.

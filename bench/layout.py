@@ -60,7 +60,9 @@ def table(dtype: str, repeats: int) -> list[str]:
     # Every row has to last.
     model.generation_config.eos_token_id = None
     texts = (PROMPTS / "target_search.txt").read_text(encoding="utf-8").splitlines()
-    prompts = Chat(loaded.tokenizer, "").encode([Prompt(text, None) for text in texts[:100]])
+    prompts = Chat(loaded.tokenizer, "", loaded.call).encode(
+        [Prompt(text, None) for text in texts[:100]]
+    )
     seconds: dict[tuple[bool, int], list[float]] = {}
     for _ in range(repeats):
         for in_blocks, switch in ((True, block), (False, unblock)):

@@ -117,4 +117,6 @@ def random_trial(
         tell=tell,
     )
     asked = tuple(prompts)
-    return RandomTrial(runner, Part(asked, asked, runner.logits(asked), runner.refusals(asked)))
+    return RandomTrial(
+        runner, Part(asked, asked, runner.log_probabilities(asked), runner.refusals(asked))
+    )

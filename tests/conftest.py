@@ -33,6 +33,42 @@ from excise.engine.answers import Referee
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make fuzz` asks for more cases than `make test`."""
+    parser.addoption("--fuzz-cases", type=int, default=200, help="damaged files of each kind")
+
+
+@pytest.fixture(scope="session")
+def fuzz_cases(request: pytest.FixtureRequest) -> int:
+    """How many damaged files of each kind a test tries."""
+    return int(request.config.getoption("--fuzz-cases"))
+
+
+LIBRARIES = frozenset(
+    {
+        "test_apply_gguf",
+        "test_apply_packed",
+        "test_cli_run",
+        "test_cli_streams",
+        "test_config",
+        "test_diff",
+        "test_edit_file",
+        "test_engine",
+        "test_missing",
+        "test_packed_loading",
+        "test_platform",
+        "test_prompts",
+        "test_realisations",
+        "test_search",
+        "test_served",
+        "test_undocumented",
+        "test_upload",
+        "test_weights",
+    }
+)
+"""Test modules that run with the lowest versions too: those of what a library may do in another way."""
+
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -44,6 +80,15 @@ SENTENCES = (
 )
 WORDS = [word for sentence in SENTENCES for word in sentence.split()]
 VOCABULARY = 96
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what belongs to `make test-lowest`; say of tests that want a GPU why they do not run here."""
+    for item in items:
+        if item.path.stem in LIBRARIES:
+            item.add_marker(pytest.mark.libraries)
+        if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -261,3 +261,19 @@ def test_draft_heads_are_told_by_name_or_by_their_place_behind_the_last_layer() 
     assert draft_tensors(names, 0) == []
     own = ["mtp.fc.weight", "model.mtp_block.x", "nextn.0.x", "empty_tensor", "drafty.x"]
     assert draft_tensors(own, 0) == own[:3]
+
+
+def test_code_that_was_not_downloaded_is_missed_in_a_note(
+    folder: Path, edit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "config.json"
+    own = {"AutoConfig": "configuration_own.C", "AutoModel": "o/r--modeling_other.M"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": own}))
+    out = folder.parent / "out"
+    assert main(["apply", str(edit), str(folder), str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Python files of the model's own that are not here (configuration_own.py)" in shown
+    (folder / "configuration_own.py").write_text("")
+    assert main(["apply", str(edit), str(folder), str(out.with_name("again"))]) == 0
+    assert "Python files" not in capsys.readouterr().out
+    assert (out.with_name("again") / "configuration_own.py").is_file()

@@ -48,7 +48,7 @@ FINISHED = events.TrialFinished(
     trials=20,
     elapsed=16.0,
     remaining=48.0,
-    peak_memory=3 * 2**30,
+    peak_memory={"cpu": 3 * 2**30},
     front=FRONT,
 )
 FAILED = events.TrialFinished(
@@ -120,6 +120,14 @@ def test_every_kind_of_event_has_its_line() -> None:
     assert kinds == {type(event) for event in ALL}
     silent = {type(event) for event in ALL if not describe(event)}
     assert silent == {events.TrialStarted, events.WorkDone}
+
+
+def test_a_switch_that_was_found_for_thinking_is_told() -> None:
+    event = events.ResponsePrefixFound("", {"enable_thinking": False})
+    assert [line.text for line in describe(event)] == [
+        "switched off in the chat template by enable_thinking=false",
+        "answers begin differently",
+    ]
 
 
 def test_lines_for_a_file() -> None:

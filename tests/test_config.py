@@ -236,3 +236,61 @@ def test_packing_decides_what_the_study_is() -> None:
     assert settings_digest(packed) != settings_digest(gathered())
     with pytest.raises(SettingsError, match="bnb_8bit"):
         gathered({"quantization": "3bit"})
+
+
+# Arguments of the chat template
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("enable_thinking=false", {"enable_thinking": False}),
+        (
+            "enable_thinking=False, reasoning_effort=low",
+            {"enable_thinking": False, "reasoning_effort": "low"},
+        ),
+        ("a=True,b=NONE,c=null,d=1,e=-0.5", {"a": True, "b": None, "c": None, "d": 1, "e": -0.5}),
+        ('a="true",b=', {"a": "true", "b": ""}),
+        (
+            '{"controls": {"length": "short"}, "a": [1]}',
+            {"controls": {"length": "short"}, "a": [1]},
+        ),
+    ],
+)
+def test_template_arguments_are_keys_and_values(text: str, arguments: dict[str, object]) -> None:
+    assert gathered({"template_arguments": text}).template_arguments == arguments
+    assert gathered({}, {"EXCISE_TEMPLATE_ARGUMENTS": text}).template_arguments == arguments
+
+
+def test_template_arguments_are_a_table_in_toml() -> None:
+    toml = '[template-arguments]\nenable_thinking = false\nreasoning_effort = "low"\n'
+    found = gathered(toml=toml).template_arguments
+    assert found == {"enable_thinking": False, "reasoning_effort": "low"}
+    assert gathered({"template_arguments": "a=1"}, {}, toml).template_arguments == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("thinking", "--template-arguments: thinking: not KEY=VALUE"),
+        ("a=1,a=2", "--template-arguments: a: given twice"),
+        ("{1}", "--template-arguments: not JSON (character 2)"),
+        ("messages=1", "messages: not an argument that can be chosen"),
+        ("tokenize=true", "tokenize: not an argument that can be chosen"),
+        ("a b=1", "a b: not the name of a variable"),
+    ],
+)
+def test_a_template_argument_that_cannot_be(text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        gathered({"template_arguments": text})
+    assert said in str(error.value)
+    with pytest.raises(SettingsError, match="not a table of KEY=VALUE"):
+        gathered(toml="template_arguments = 3")
+
+
+def test_a_study_without_template_arguments_is_what_it_was_before_there_were_any() -> None:
+    plain, given = gathered(), gathered({"template_arguments": "enable_thinking=false"})
+    assert "template_arguments" not in study_settings(plain)
+    assert settings_digest(plain) != settings_digest(given)
+    told = differences(study_settings(plain), study_settings(given))
+    assert told == ["template_arguments.enable_thinking: nothing there, False here"]

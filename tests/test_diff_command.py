@@ -100,7 +100,7 @@ def test_mistakes_are_one_line(
     path.write_bytes(path.read_bytes()[:-1000])
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     for other, told in (
-        ("nowhere", "nowhere is not on this disk"),
+        ("nowhere", "no folder of that name is here"),
         ("./nowhere", "no such folder"),
         ("cut", "damaged weights file"),
         ("m.gguf", "GGUF files are packed"),

@@ -123,7 +123,7 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
         runner = Runner(
             model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=2, slots=3, tell=ignore
         )
-        original = runner.logits(prompts)
+        original = runner.log_probabilities(prompts)
         with VirtualEdits(model, anatomy.names) as edits, torch.no_grad():
             before = list(forced_groups(model, prompts, answers, 2))
             edits.use(edit)
@@ -133,7 +133,7 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
             each.tolist()
             for one, two in zip(before, after, strict=True)
             for each in answer_divergences(
-                one.log_probabilities, two.log_probabilities, one.present
+                one.log_probabilities, two.log_probabilities, one.lengths
             )
         ]
         found.append(

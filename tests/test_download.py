@@ -66,6 +66,14 @@ def crowded(tmp_path: Path, model_folder: Path) -> Path:
     index = {"weight_map": {name: file for file, some in shards.items() for name in some}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     save_file(tensors, folder / "model.fp32.safetensors")
+    # Packed, and cut in two: each part has less than half of the layers.
+    packed = {
+        name: one if one.dim() == 1 else one.to(torch.float8_e4m3fn)
+        for name, one in tensors.items()
+    } | {"model.embed_tokens.weight": tensors["model.embed_tokens.weight"].to(torch.float16)}
+    for number, some in enumerate((names[:9], names[9:]), start=1):
+        held = {name: packed[name] for name in some} | {f"scale{number}": torch.ones(1)}
+        save_file(held, folder / f"int4-{number}.safetensors")
     save_file({"mtp.layers.0.x": torch.ones(3)}, folder / "model-mtp.safetensors")
     (folder / "damaged.safetensors").write_bytes(b"not one")
     (folder / "original").mkdir()
@@ -109,8 +117,8 @@ def test_one_set_of_weights_and_its_small_files_are_downloaded_and_code_where_it
     sent = [path for method, path in hub.requests if method == "GET" and "/resolve/" in path]
     # Headers of files that are not the weights are asked for each time; nothing else comes twice.
     assert {path.rsplit("/", 1)[1] for path in sent} <= {
-        *("modeling_own.py", "model.fp32.safetensors", "damaged.safetensors"),
-        "model-mtp.safetensors",
+        *("modeling_own.py", "model-mtp.safetensors", "damaged.safetensors"),
+        *("int4-1.safetensors", "int4-2.safetensors"),
     }
     hub.stop()
     for line in fetched(
@@ -190,3 +198,21 @@ def test_an_index_that_names_what_is_not_there_is_the_repositorys_fault(
     hub.add_model("owner/crowded", crowded)
     (line,) = fetched(hub, tmp_path / "home", ("owner/crowded", None, False))
     assert "names model-2-of-2.safetensors, which is not there" in line
+
+
+def test_what_an_interrupted_download_left_counts_as_nothing_while_the_hub_is_away(
+    hub: HubStandIn, crowded: Path, tmp_path: Path
+) -> None:
+    hub.add_model("owner/crowded", crowded)
+    hub.refusals["model-2-of-2"] = (403, {})
+    call = ("owner/crowded", None, False)
+    (line,) = fetched(hub, tmp_path / "home", call)
+    assert line.startswith("ERROR HubError owner/crowded: downloading it: ")
+    (line,) = fetched(hub, tmp_path / "home", call, HF_HUB_OFFLINE="1")
+    assert line.startswith("ERROR HubError owner/crowded: HF_HUB_OFFLINE forbids")
+    hub.refusals.clear()
+    hub.requests.clear()
+    (line,) = fetched(hub, tmp_path / "home", call)
+    assert set(line.split()[2:]) == KEPT
+    sent = [path for method, path in hub.requests if method == "GET" and "/resolve/" in path]
+    assert not any(path.endswith("model-1-of-2.safetensors") for path in sent)

@@ -24,6 +24,7 @@ from excise.run.apply import require_base
 from packed_models import write_gguf
 
 ROOT = Path(__file__).parent.parent
+FORMAT_3 = ROOT / "tests" / "fixtures" / "edit-format-3.safetensors"
 FORMAT_2 = ROOT / "tests" / "fixtures" / "edit-format-2.safetensors"
 WRITERS = ("model.layers.0.self_attn.o_proj", "model.layers.0.mlp.down_proj")
 
@@ -72,6 +73,37 @@ def test_a_file_of_format_2_opens() -> None:
     }
 
 
+def test_a_file_of_format_3_opens() -> None:
+    """It has no checksum of its contents."""
+    edit = load_edit(FORMAT_3)
+    assert edit.kind == "discriminant_weighted"
+    assert edit.base == Base(
+        "org/model", "c" * 40, "c" * 40, "0123456789abcdef", "fedcba9876543210"
+    )
+    assert edit.facts["trial"] == 3
+
+
+def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    small_edit().save(path)
+    content = bytearray(path.read_bytes())
+    # The last number of the file is a tensor's; another strength or direction is another edit.
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="do not match their checksum"):
+        load_edit(path)
+
+
+def test_a_file_of_this_format_has_a_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    small_edit().save(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
+        save_file(tensors, tmp_path / "bare.safetensors", {"excise": file.metadata()["excise"]})
+    with pytest.raises(RunError, match="do not match their checksum"):
+        load_edit(tmp_path / "bare.safetensors")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -86,7 +118,7 @@ def test_what_cannot_be_read_is_one_line(
 ) -> None:
     small_edit().save(tmp_path / "edit.safetensors")
     with safe_open(tmp_path / "edit.safetensors", framework="pt") as file:
-        header = json.loads(file.metadata()["excise"]) | change
+        header = json.loads(file.metadata()["excise"]) | {"format": 3} | change
         tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
     save_file(tensors, tmp_path / "bad.safetensors", {"excise": json.dumps(header)})
     with pytest.raises(RunError, match=told) as caught:

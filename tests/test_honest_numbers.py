@@ -188,7 +188,7 @@ def test_two_edits_are_compared_in_pairs(
     assert [one["what"] for one in found] == [  # type: ignore[index]
         "target prompts refused",
         "KL, first answer token (nats)",
-        "KL, mean of 32 answer tokens (nats)",
+        "KL, mean of 4 answer tokens (nats)",
     ]
     assert main(["compare", str(finished_run), "nowhere"]) == 2
     assert "not a run directory" in capfd.readouterr().err

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 
+import packed_models as packed
 from conftest import TEMPLATE, tiny_tokenizer, write_edited
 from excise.cli.main import main
 from excise.edit.edit import Edit
@@ -126,6 +135,30 @@ def test_every_spelling_of_the_names_is_saved_from_files(model_type: str, tmp_pa
         save_stored_adapter(edit, resolve(str(folder)), adapter, "", lambda _: None)
         adapted = PeftModel.from_pretrained(loaded(folder), str(adapter)).eval()
         torch.testing.assert_close(logits(adapted), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_edit_fits_the_class_of_the_language_model_alone_and_its_gguf_file(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published model is an image-text one, its GGUF file holds a llama under llama's names."""
+    packed.write_gguf(elsewhere / "m.gguf", gguf.GGMLQuantizationType.F32)
+    config = AutoConfig.from_pretrained(elsewhere, gguf_file="m.gguf")
+    anatomy = examine(AutoModelForCausalLM.from_config(config))
+    edit = random_edit(anatomy)
+    there = tuple(name.replace("model.", "model.language_model.") for name in edit.writers)
+    edit.save(elsewhere / "text.safetensors")
+    dataclasses.replace(edit, writers=there).save(elsewhere / "whole.safetensors")
+    for name in ("text", "whole"):
+        words = ["apply", f"{name}.safetensors", "m.gguf", f"{name}.gguf", "--force"]
+        assert main(words) == 0
+    assert (elsewhere / "text.gguf").read_bytes() == (elsewhere / "whole.gguf").read_bytes()
+    assert (elsewhere / "text.gguf").read_bytes() != (elsewhere / "m.gguf").read_bytes()
+    elsewhere_in_it = tuple(f"model.vision_tower.{one}" for one in ("a", "b"))
+    dataclasses.replace(edit, writers=(*elsewhere_in_it, *there[2:])).save(
+        elsewhere / "no.safetensors"
+    )
+    assert main(["apply", "no.safetensors", "m.gguf", "no.gguf", "--force"]) == 2
+    assert "has no writer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_5", "llama4"])

@@ -151,3 +151,20 @@ def test_no_hub_in_reach_says_so_and_names_what_is_cached(
         gone = run_python(LOAD, environment)
         assert gone.stdout.startswith("ERROR HubError someone/tiny: the hub is out of reach")
         assert "someone/other" in gone.stdout
+
+
+def test_a_hub_model_is_kept_where_no_links_can_be_made(model_folder: Path, tmp_path: Path) -> None:
+    """On Windows only administrators make links, and some disks have none at all."""
+    refused = (
+        "import os\n"
+        "def refused(*arguments, **options): raise OSError(1314, 'a privilege is not held')\n"
+        "os.symlink = os.link = refused\n"
+    )
+    with HubStandIn() as hub:
+        commit = hub.add_model("someone/tiny", model_folder)
+        first = run_python(refused + LOAD, hub.environment(tmp_path / "home"))
+        assert commit in first.stdout, first.stderr
+        hub.stop()
+        again = run_python(refused + LOAD, hub.environment(tmp_path / "home"))
+        assert again.stdout == first.stdout, again.stderr
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_symlink()]

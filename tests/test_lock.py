@@ -96,6 +96,14 @@ def test_who_holds_it_is_said_and_nothing_of_it_is_left(elsewhere: Path) -> None
     assert list(elsewhere.iterdir()) == []
 
 
+def test_the_note_is_not_written_through_a_link(elsewhere: Path) -> None:
+    (elsewhere / "precious").write_text("mine")
+    (elsewhere / "run.lock.json").symlink_to("precious")
+    with ProcessLock(elsewhere / "run.lock"):
+        assert (elsewhere / "precious").read_text() == "mine"
+        assert json.loads((elsewhere / "run.lock.json").read_text())["pid"] == os.getpid()
+
+
 @pytest.mark.parametrize("without_locks", [False, True])
 def test_a_dead_process_holds_nothing(elsewhere: Path, without_locks: bool) -> None:
     path = elsewhere / "run.lock"

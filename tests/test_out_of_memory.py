@@ -18,7 +18,7 @@ from excise.engine.batch_size import with_halving
 from excise.engine.device_memory import DeviceMemory
 from excise.engine.out_of_memory import is_out_of_memory
 from excise.errors import ModelError, OutOfMemoryError
-from excise.model import fitting, load, weights
+from excise.model import attempt, fitting, load, weights
 from excise.model.source import resolve
 from zoo import tiny
 
@@ -139,7 +139,7 @@ class Loads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: dict[str, BaseException]) -> None:
         self.tried: list[str] = []
-        real = load._model
+        real = attempt._model
 
         def model(source: Any, auto: Any, dtype: str, arguments: Any) -> Any:
             self.tried.append(dtype)
@@ -147,7 +147,7 @@ class Loads:
                 raise failing[dtype]
             return real(source, auto, dtype, arguments)
 
-        monkeypatch.setattr(load, "_model", model)
+        monkeypatch.setattr(attempt, "_model", model)
         memory = DeviceMemory(torch.device("cpu"), "CPU, 2 threads", 4 * GIB, 3 * GIB)
         monkeypatch.setattr(fitting, "device_memory", lambda device: memory)
 

@@ -16,21 +16,17 @@ SOURCES = Path(excise.__file__).parent
 POSIX_ONLY = "fcntl grp posix pty pwd resource syslog termios tty"
 """Modules of the standard library that Windows does not have."""
 
-KNOWN = {("excise.checkpoint.workplace", "fcntl")}
-"""Still to be mended: who imports what."""
-
 IMPORTER = f"""
 import builtins, importlib, sys
 
 absent = set({POSIX_ONLY!r}.split())
-known = {KNOWN!r}
 wanted = builtins.__import__
 
 # Only what excise itself imports is refused: whether a library finds its way is the library's affair.
 def without_posix(name, globals=None, locals=None, fromlist=(), level=0):
     importer = (globals or {{}}).get("__name__", "")
     ours = importer.split(".")[0] == "excise"
-    if ours and level == 0 and name in absent and (importer, name) not in known:
+    if ours and level == 0 and name in absent:
         raise ImportError(f"no module named {{name}} here")
     return wanted(name, globals, locals, fromlist, level)
 

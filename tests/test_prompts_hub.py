@@ -7,6 +7,7 @@ asked.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,27 @@ def test_a_parquet_data_set_of_one_split_needs_no_split_named(
         "origin": "owner/parquet, train[:2]",
         "revision": commit,
     }
+
+
+def test_code_of_a_data_set_is_not_run_and_its_card_reads_no_file_of_this_disk(
+    hub: HubStandIn, prompts_folder: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("mine", encoding="utf-8")
+    scripted, pointing = tmp_path / "scripted", tmp_path / "pointing"
+    for folder in (scripted, pointing):
+        shutil.copytree(prompts_folder, folder)
+    ran = tmp_path / "ran"
+    (scripted / "scripted.py").write_text(f"open({str(ran)!r}, 'w')\n", encoding="utf-8")
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {secret}\n---\n"
+    (pointing / "README.md").write_text(card, encoding="utf-8")
+    hub.add_dataset("owner/scripted", scripted)
+    hub.add_dataset("owner/pointing", pointing)
+    sources = ["owner/scripted:train", "owner/pointing:train"]
+    first, second = read_all(hub, tmp_path / "home", sources)
+    assert not ran.exists()
+    assert "scripts are no longer supported" in first["message"]
+    assert second["message"].startswith("owner/pointing: could not be read from the hub")
 
 
 def test_the_stand_in_serves_a_model_to_snapshot_download(hub: HubStandIn, tmp_path: Path) -> None:

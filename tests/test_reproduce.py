@@ -336,7 +336,7 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     assert "no such folder" in (line := said())
     assert line.endswith("if the model has moved, say where it lies now (--from MODEL)")
     # Prompts that only the search saw do not matter.
-    Path(flags["control_search"]).write_text("other words\nand more\n", encoding="utf-8")
+    Path(flags["control_search"]).write_text("one song\ntwo lake\n", encoding="utf-8")
     now = ["--from", str(model_folder), "--target-train", str(tmp_path / "moved.txt")]
     assert main(["reproduce", str(tmp_path / "saved"), str(tmp_path / "out"), *now]) == 0
     out = capsys.readouterr().out
@@ -376,7 +376,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
 
     record = loaded(saved / "adapter" / "reproduce.json")
     assert told(None).endswith("no such file")
-    assert "cannot be read" in told("{")
+    assert "damaged: not JSON" in told("{")
     assert "not a file that excise wrote" in told('{"format": "x"}')
     assert "format 9 is newer than this excise reads (1)" in told(
         json.dumps({**record, "format": 9})

@@ -53,7 +53,7 @@ def test_forced_distributions_are_those_of_one_sequence_at_a_time(
             for place, row in enumerate(group.rows):
                 whole = log_probabilities(model, prompts[row] + ANSWERS[row])
                 expected = whole[len(prompts[row]) - 1 : -1]
-                found = group.log_probabilities[place][group.present[place]]
+                found = group.log_probabilities[place][-group.lengths[place] :]
                 torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
                 seen.append(row)
     assert sorted(seen) == list(range(len(ANSWERS)))
@@ -110,8 +110,7 @@ def test_openings_are_counted_cut_and_none_begins_another() -> None:
 def test_divergences_along_answers_are_those_of_each_answers_own_tokens() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = torch.randn(2, 2, 3, 5, generator=generator).log_softmax(-1).unbind()
-    present = torch.tensor([[True, True, True], [False, False, True]])
-    found = answer_divergences(p, q, present)
+    found = answer_divergences(p, q, [3, 1])
     torch.testing.assert_close(found[0], kl_divergence(p[0], q[0]))
     torch.testing.assert_close(found[1], kl_divergence(p[1, 2:], q[1, 2:]))
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_templates import DROPS_CONTENT, DROPS_SYSTEM, PLAIN, WANTS_PARTS, bpe_tokenizer
 from conftest import tiny_tokenizer
+from excise.cli.main import main
 from excise.errors import ModelError
 from excise.model.chat import Chat
 from excise.model.load import load
@@ -191,9 +192,13 @@ def test_a_template_where_processors_keep_it(folder: Path) -> None:
     file = folder / "chat_template.json"
     file.write_text(json.dumps({"chat_template": template}), encoding="utf-8")
     assert load(resolve(str(folder)), dtypes=("float32",)).tokenizer.chat_template == template
-    for damaged in ("{", "[]", '{"chat_template": 1}'):
+    for damaged, said in (
+        ("{", "chat_template.json"),
+        ("[]", "chat_template.json"),
+        ("{}", "no chat"),
+    ):
         file.write_text(damaged, encoding="utf-8")
-        with pytest.raises(ModelError, match=r"chat_template\.json"):
+        with pytest.raises(ModelError, match=said):
             load(resolve(str(folder)), dtypes=("float32",))
 
 
@@ -218,3 +223,25 @@ def test_variables_and_texts_of_a_template() -> None:
 def test_text_is_found_again_whatever_its_form() -> None:
     assert holds("<user> Caf\u00e9  au\nlait <end>", "cafe\u0301 au lait")
     assert not holds("<user> tea <end>", "coffee")
+
+
+def test_a_named_template_by_flag(
+    folder: Path, capsys: pytest.CaptureFixture[str], empty_directory: None
+) -> None:
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    more = folder / "additional_chat_templates"
+    more.mkdir()
+    for name in ("rag", "tool_use"):
+        (more / f"{name}.jinja").write_text(template + name, encoding="utf-8")
+    command = ["inspect", str(folder), "--dtype", "float32"]
+    assert main(command) == 2
+    assert "several chat templates (rag, tool_use) and no default" in capsys.readouterr().err
+    assert main([*command, "--chat-template", "rag"]) == 0
+    assert main([*command, "--chat-template", "RAG"]) == 2
+    assert "no template of this name (rag, tool_use)" in capsys.readouterr().err
+    loaded = load(resolve(str(folder)), dtypes=("float32",), chat_template="tool_use")
+    assert Chat(loaded.tokenizer, call=loaded.call).text(Prompt("bake")).endswith("tool_use")
+    # The model's own templates stay what they are where it is saved.
+    assert loaded.chat_template is None
+    assert set(loaded.tokenizer.chat_template) == {"rag", "tool_use"}

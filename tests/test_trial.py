@@ -56,7 +56,7 @@ class Bench:
         self.part = Part(
             tuple(target),
             tuple(control),
-            self.runner.logits(control),
+            self.runner.log_probabilities(control),
             self.runner.refusals(target),
         )
 

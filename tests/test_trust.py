@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from configuration import gathered
 from excise.cli.main import main
 from excise.config import Stored, gather
 from excise.errors import SettingsError
+from excise.run.directory import write_json
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -36,7 +38,8 @@ def asking(finished_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_run, run)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["trust_remote_code"] = True
-    (run / "run.json").write_text(json.dumps(identity), encoding="utf-8")
+    del identity["sha256"]
+    write_json(run / "run.json", identity)
     return run
 
 
@@ -214,8 +217,14 @@ def test_no_command_runs_code_of_a_model_unasked(
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_runs_where_the_flag_is_typed(with_code: Path, tmp_path: Path) -> None:
+def test_code_runs_where_the_flag_is_typed(
+    with_code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # It holds none of the classes that it promises; what counts is that it was run, which the tests above
     # would not notice if it could not be.
     assert main(["inspect", str(with_code), "--config-only", "--trust-remote-code"]) == 2
     assert (tmp_path / "ran").exists()
+    with suppress(AttributeError):
+        main(["inspect", str(with_code), "--trust-remote-code"])
+    told = f"--trust-remote-code: {with_code} runs code of its own, custom_generate/generate.py, theirs."
+    assert told in capsys.readouterr().out

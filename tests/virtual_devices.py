@@ -24,39 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 from virtual_cuda import patches, whole_name
-
-aten = torch.ops.aten
-HOST = torch.device("cpu")
-
-_CROSSING = {aten.copy_.default, aten._to_copy.default, aten._foreach_copy_.default}
-"""Operations that take tensors of several devices because that is what they are for."""
-_INDEXING = {
-    aten.index.Tensor,
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
-    aten._unsafe_index.Tensor,
-    aten._unsafe_index_put.default,
-}
-"""Operations whose index tensors may also lie on the CPU, wherever the values lie."""
-_JOINING = {aten.cat.default, aten.stack.default}
-"""Operations that take not even a CPU tensor of no dimensions beside tensors of a GPU."""
-_READING = {
-    aten._local_scalar_dense.default,
-    aten.item.default,
-    aten.is_nonzero.default,
-    aten.equal.default,
-    aten.allclose.default,
-}
-"""Operations that hand their result to the host: `.item()`, `bool()`, `torch.equal`."""
-_SIZED_BY_VALUES = {
-    aten.nonzero.default,
-    aten.masked_select.default,
-    aten.repeat_interleave.Tensor,
-    aten._unique2.default,
-    aten.bincount.default,
-}
-"""Operations whose result has a size that the host has to wait for."""
+from virtual_rules import HOST, INDEXING, READING, SIZED_BY_VALUES, aten, place_of
 
 
 class VirtualTensor(torch.Tensor):
@@ -255,7 +223,7 @@ class VirtualDevices:
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         tensors = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
         wanted = self.known(given.get("device"))
-        found = _place(func, given, tensors)
+        found = place_of(func, given, tensors)
         place = wanted or found
         self._note(func, given, tensors, wanted)
         if wanted is not None and wanted.type == "cuda":
@@ -289,7 +257,7 @@ class VirtualDevices:
         on_device = any(isinstance(one, VirtualTensor) for one in tensors)
         copied, into = func is aten._to_copy.default, given.get("self")
         into_host = func is aten.copy_.default and not isinstance(into, VirtualTensor)
-        by_mask = func in _INDEXING and any(
+        by_mask = func in INDEXING and any(
             isinstance(one, VirtualTensor) and one.dtype in (torch.bool, torch.uint8)
             for one in given["indices"]
         )
@@ -299,59 +267,11 @@ class VirtualDevices:
             elif copied:
                 if wanted == HOST:
                     seen.to_host.append(str(func))
-            elif on_device and (func in _READING or into_host):
+            elif on_device and (func in READING or into_host):
                 seen.to_host.append(str(func))
-            elif on_device and (func in _SIZED_BY_VALUES or by_mask):
+            elif on_device and (func in SIZED_BY_VALUES or by_mask):
                 seen.waits.append(str(func))
 
 
 def _inner(one: object) -> object:
     return one.inner if isinstance(one, VirtualTensor) else one
-
-
-def _on_host(one: Tensor) -> bool:
-    return one.device == HOST
-
-
-def _place(
-    func: OpOverload, given: Mapping[str, Any], tensors: Sequence[Tensor]
-) -> torch.device | None:
-    """Where the result lies. Raises RuntimeError for tensors of devices that do not go together."""
-    if func in _CROSSING:
-        return tensors[0].device
-    if func in _INDEXING:
-        return _place_of_indexed(given)
-    places = {
-        one.device for one in tensors if func in _JOINING or not (_on_host(one) and one.dim() == 0)
-    }
-    if len(places) > 1 and any(place.type == "cuda" for place in places):
-        raise RuntimeError(
-            "Expected all tensors to be on the same device, but found at least two devices, "
-            f"{' and '.join(sorted(map(str, places)))}! ({func})"
-        )
-    place = next(iter(places), None)
-    for argument in func._schema.arguments if place is not None and place.type == "cuda" else ():
-        changed = given.get(argument.name)
-        written = argument.alias_info is not None and argument.alias_info.is_write
-        if written and isinstance(changed, Tensor) and changed.device != place:
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but {argument.name} is on "
-                f"{changed.device}, not {place} ({func})"
-            )
-    return place or (tensors[0].device if tensors else None)
-
-
-def _place_of_indexed(given: Mapping[str, Any]) -> torch.device:
-    home = given["self"].device
-    for index in given["indices"]:
-        if index is not None and index.device not in (home, HOST):
-            raise RuntimeError(
-                "indices should be either on cpu or on the same device as the indexed tensor "
-                f"({home}), not on {index.device}"
-            )
-    values = given.get("values")
-    if values is not None and values.device != home and (values.dim() or not _on_host(values)):
-        raise RuntimeError(
-            f"expected self and values to be on the same device, not on {home} and {values.device}"
-        )
-    return home

@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 800
+"""Characters of a message. A damaged file may put a whole book where a name should stand."""
+
 
 class ExciseError(Exception):
     """Base of every error that a user can mend."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, _LONGEST))
 
 
 class SettingsError(ExciseError):
@@ -50,12 +56,31 @@ class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
 
 
+def shortened(text: str, longest: int) -> str:
+    """`text`, with its middle left out if it has more characters than `longest`."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[:half]} … {text[-half:]}"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library or of the system says, in one line; its class if it says nothing."""
     if isinstance(error, OSError) and error.strerror:
         # Without its number, and the file, which whoever reports it names as the user knows it.
         return error.strerror
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = 1
+    # A line that ends in a colon announces the next one, which says it.
+    while lines[said - 1].endswith(":") and said < len(lines):
+        said += 1
+    return " ".join(lines[:said])
+
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+"""What taking apart a document raises that is well formed but holds other things than it should."""
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from excise.checkpoint.beside import beside
@@ -14,7 +14,7 @@ from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.edit.layout import stored_name
-from excise.errors import ModelError, SaveError
+from excise.errors import ModelError, SaveError, translated
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -61,6 +61,16 @@ class Checkpoint:
         ]
         return draft_tensors(self.tensors, max(counts, default=0))
 
+    @cached_property
+    def absent_code(self) -> list[str]:
+        """Python files that config.json names for the model's own classes, and that are not in the folder."""
+        named = self.config.get("auto_map")
+        classes = named.values() if isinstance(named, dict) else ()
+        # "module.Class"; a name with -- in it is of another repository.
+        modules = {one.partition(".")[0] for one in classes if isinstance(one, str)}
+        files = sorted(f"{one}.py" for one in modules if "--" not in one)
+        return [one for one in files if not (self.folder / one).is_file()]
+
     def named(self, name: str) -> str | None:
         """The stored name of a tensor of the model, None if there is none."""
         return stored_name(name, self.tensors)
@@ -75,14 +85,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     names, index = weight_files(folder)
     for name in names:
         # Before it is opened: what lies outside is none of the checkpoint's.
-        _require_inside(folder, folder / name)
+        require_inside(folder, folder / name)
     read = {
         name: (read_safetensors if name.endswith(".safetensors") else read_pytorch)(folder / name)
         for name in names
     }
     if index is not None:
         _check_index(folder / index, read)
-    found = beside(folder, list(read.values()), index, lambda path: _require_inside(folder, path))
+    found = beside(folder, list(read.values()), index, lambda path: require_inside(folder, path))
     return Checkpoint(
         folder,
         tuple(read.values()),
@@ -118,7 +128,11 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 def _named_by(index: Path) -> list[str]:
     names = index_names(index)
     for name in names:
-        if not (index.parent / name).is_file():
+        with translated(
+            ModelError, f"{index}: names a file that cannot be there", OSError, ValueError
+        ):
+            there = (index.parent / name).is_file()
+        if not there:
             raise ModelError(
                 f"{index}: names {name}, which is not there; download the checkpoint again"
             )
@@ -129,7 +143,7 @@ def index_names(index: Path) -> list[str]:
     """The files that an index names, sorted; whether they are there is not looked at. Raises ModelError."""
     names = sorted(set(_weight_map(index).values()))
     for name in names:
-        if PurePosixPath(name).name != name:
+        if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
             raise ModelError(f"{index}: names {name}, which is no file of this folder")
     return names
 
@@ -152,7 +166,7 @@ def _check_index(index: Path, files: Mapping[str, WeightsFile]) -> None:
         )
 
 
-def _require_inside(folder: Path, path: Path) -> None:
+def require_inside(folder: Path, path: Path) -> None:
     """Raise SaveError for a link out of the folder. The hub's cache links to its own blobs."""
     target = path.resolve()
     allowed = [folder.resolve()]

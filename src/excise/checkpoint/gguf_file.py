@@ -9,14 +9,16 @@ from pathlib import Path
 from gguf import GGMLQuantizationType, GGUFReader, quant_shape_to_byte_shape
 from gguf.constants import GGUFEndian
 
-from excise.checkpoint.given import require_fetched
+from excise.checkpoint.gguf_lengths import check_lengths
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
-from excise.errors import ModelError
+from excise.errors import ModelError, translated
+from excise.lfs import require_fetched
 
 
 def open_gguf(path: Path) -> GGUFReader:
     """The package's reader, which maps the file. Raises ModelError if it is damaged or cut short."""
-    require_fetched(path)
+    require_fetched(path, ModelError)
+    require_sound(path)
     try:
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError, UnicodeDecodeError) as error:
@@ -24,6 +26,14 @@ def open_gguf(path: Path) -> GGUFReader:
     if reader.endianess is not GGUFEndian.LITTLE:
         raise ModelError(f"{path}: is written for big-endian machines, which is not supported")
     return reader
+
+
+def require_sound(path: Path) -> None:
+    """Raise ModelError if the file declares more than it holds; before anything reads it."""
+    with translated(
+        ModelError, f"{path}: damaged GGUF file; download it again", OSError, ValueError
+    ):
+        check_lengths(path)
 
 
 def read_gguf(path: Path) -> WeightsFile:

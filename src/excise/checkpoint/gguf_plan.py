@@ -8,11 +8,6 @@ from pathlib import Path
 from gguf import GGMLQuantizationType as Kind
 from gguf import quant_shape_from_byte_shape, quant_shape_to_byte_shape
 from transformers import PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import (
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-)
 
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.gguf_file import open_gguf, read_gguf
@@ -21,9 +16,11 @@ from excise.checkpoint.plan import Plan, Rewrite, require_fit
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.edit.edit import Edit
 from excise.edit.layout import StoredTensor
+from excise.edit.spelling import spelt_for
 from excise.errors import SaveError
 from excise.model.blueprint import gguf_blueprint
 from excise.model.writers import WriterTensor, examine
+from excise.undocumented import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 
 def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Plan:
@@ -37,6 +34,7 @@ def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Pl
     file = read_gguf(path)
     model = gguf_blueprint(path)
     anatomy = examine(model, declared)
+    edit = spelt_for(edit, anatomy)
     require_fit(path.name, edit, anatomy)
     names = _names(path, model)
     tensors = {one.name: one for one in file.tensors}

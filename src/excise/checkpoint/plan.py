@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedModel
-from transformers.quantizers.base import get_keys_to_not_convert
 
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.packing import find
@@ -19,10 +18,12 @@ from excise.checkpoint.packing.formats import Packing
 from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same_numbers
 from excise.edit.edit import Edit
 from excise.edit.layout import Layout, StoredTensor, layout_by_names
+from excise.edit.spelling import spelt_for
 from excise.errors import SaveError
 from excise.model.blueprint import blueprint
 from excise.model.storage import named_dtype
 from excise.model.writers import Anatomy, examine
+from excise.undocumented import get_keys_to_not_convert
 
 Form = Literal["same", "plain"]
 """What packed tensors of writers become: packed the same way, or plain."""
@@ -160,6 +161,7 @@ def make_plan(
     a model that cannot be built or a damaged checkpoint, SaveError for one that the edit does not fit.
     """
     model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
+    edit = spelt_for(edit, anatomy)
     require_fit(name, edit, anatomy)
     layout = layout_by_names(model, anatomy, edit.changed, find.logical_names(checkpoint))
     rewrites = _rewrites(checkpoint, layout)

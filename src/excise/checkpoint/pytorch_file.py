@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from excise.checkpoint.given import require_fetched
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
 from excise.errors import ModelError, first_line
+from excise.lfs import require_fetched
+from excise.undocumented import FakeTensorMode, checkpoint_offset
 
 _CUT_SHORT = (
     RuntimeError,
@@ -50,7 +50,7 @@ def read_pytorch(path: Path) -> WeightsFile:
     Raises ModelError if it is damaged, of the time before zip, or holds other objects than tensors,
     which could run code and are not opened.
     """
-    require_fetched(path)
+    require_fetched(path, ModelError)
     if not zipfile.is_zipfile(path):
         raise ModelError(
             f"{path}: not a PyTorch file of version 1.6 or later, or cut short; load it with PyTorch and "
@@ -71,7 +71,7 @@ def pytorch_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     That is more files than can be rewritten: those from before PyTorch 1.6 too, and tensors of any type
     that lie in any order. Raises ModelError as `read_pytorch` does.
     """
-    require_fetched(path)
+    require_fetched(path, ModelError)
     if not zipfile.is_zipfile(path) and not _is_pickle(path):
         raise ModelError(f"{path}: not a PyTorch file, or cut short; download it again")
     return {
@@ -110,7 +110,7 @@ def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
             f"{path}: {name} is stored as {tensor.dtype} with strides {tensor.stride()}, which is not read"
         )
     # Set by torch.load under fake tensors; the numbers begin there.
-    offset = storage._checkpoint_offset
+    offset = checkpoint_offset(storage)
     assert offset is not None
     start = offset + int(tensor.storage_offset()) * tensor.element_size()
     size = tensor.numel() * tensor.element_size()

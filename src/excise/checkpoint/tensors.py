@@ -12,8 +12,9 @@ from typing import Literal
 
 import torch
 
-from excise.checkpoint.given import require_fetched
 from excise.errors import ModelError
+from excise.json_files import parse_json
+from excise.lfs import require_fetched
 
 ORDINARY: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -84,19 +85,26 @@ class WeightsFile:
 
 def read_safetensors(path: Path) -> WeightsFile:
     """The tensors of a safetensors file. Raises ModelError if it is damaged or cut short."""
-    require_fetched(path)
+    require_fetched(path, ModelError)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size - 8, _LONGEST_HEADER):
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         metadata = header.pop("__metadata__", None)
         tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ModelError(f"{path}: damaged weights file ({error}); download it again") from error
     tensors.sort(key=lambda one: (one.start, one.end))
     expected = max((one.end for one in tensors), default=8 + length)

@@ -43,6 +43,8 @@ def unfinished_file(destination: Path) -> Iterator[Path]:
     """
     require_free(destination)
     path = partial_path(destination)
+    if path.is_symlink():
+        raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(destination):
@@ -143,6 +145,10 @@ def _alone(destination: Path) -> Iterator[None]:
 
 
 def _require_ours(folder: Path, mark: Path) -> None:
+    for path in (folder, mark):
+        # Whoever made it would decide what is cleared away here, or written over.
+        if path.is_symlink():
+            raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
         raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
 
@@ -152,7 +158,7 @@ def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:
     now = json.dumps({"writing": identity})
     same = mark.exists() and mark.read_text(encoding="utf-8", errors="replace") == now
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_file() and not (same and path.suffix != _UNFINISHED):
+        if path.is_symlink() or (path.is_file() and not (same and path.suffix != _UNFINISHED)):
             path.unlink()
     if not same:
         # The mark before the folder: without it, what lies there is not taken for ours.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,20 @@ from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.run.card import figures_in
 from excise.run.directory import RunDirectory
 
-_OF_THE_EDIT = ("writers", "trust_remote_code")
-"""What a run's settings say that holds for its edit, whatever model it is applied to."""
+_TRUST = ("trust_remote_code",)
 
 
 @dataclass(frozen=True)
 class _Given:
-    """An edit, what is known of it as text, and what its run says of the settings, if it lies in one."""
+    """An edit, what is known of it as text, and what its run says of the settings, if it lies in one.
+
+    stored: what it says of running code. writers: the claims about writers that the edit was made with.
+    """
 
     edit: Edit
     figures: str
     stored: Stored | None
+    writers: tuple[str, ...]
 
 
 def apply(
@@ -50,6 +54,9 @@ def apply(
     word, model, out = words
     given = _given(word)
     settings = gather({**flags, "model": model}, environment, None, given.stored)
+    if given.writers and "writers" not in settings.model_fields_set:
+        # Below the environment: the model need not be the run's own.
+        settings = settings.model_copy(update={"writers": given.writers})
     destination = expanded(out)
     with make_screen(settings) as screen:
         require_place(destination)
@@ -82,13 +89,20 @@ def _given(word: str) -> _Given:
         edit = load_edit(path)
         directory = RunDirectory(path.parent)
         inside = (path.parent / "run.json").is_file()
-        stored = settings_in(directory, _OF_THE_EDIT) if inside else None
-        return _Given(edit, figures_in(edit), stored)
+        stored = settings_in(directory, _TRUST) if inside else None
+        return _Given(edit, figures_in(edit), stored, _writers(directory) if inside else ())
     folder, trial = split_trial(word)
     directory = RunDirectory(folder)
-    stored, number = settings_in(directory, _OF_THE_EDIT), chosen_trial(directory, trial)
+    stored, number = settings_in(directory, _TRUST), chosen_trial(directory, trial)
     edit = directory.edit(number)
-    return _Given(edit, figures(directory.record(), number, edit), stored)
+    text = figures(directory.record(), number, edit)
+    return _Given(edit, text, stored, _writers(directory))
+
+
+def _writers(directory: RunDirectory) -> tuple[str, ...]:
+    """The run's claims about writers. Raises SettingsError for what is no list of them."""
+    stored = settings_in(directory, ("writers",))
+    return gather({"model": "none is looked at"}, {}, Path(os.devnull), stored).writers
 
 
 def _require_apart(folder: Path, destination: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from excise.cli.demo_command import demo_settings
-from excise.cli.human import duration, plural, rate, size
+from excise.cli.human import duration, plural, rate, size, sizes
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.config import Settings
@@ -100,7 +100,7 @@ def _caption(found: Profile, trials: int) -> str:
         f"{found.target_prompts} target prompts, answers of up to {found.max_new_tokens} tokens, "
         f"{plural(early, 'answer')} decided early, {plural(found.slots, 'prompt')} at a time; "
         f"{plural(trials, 'trial')} would take about {duration(trials * trial)}. The edit tried: "
-        f"{found.refusals} refused, KL {found.kl:.4f}. Memory: model {size(found.loaded_bytes)}, peak "
-        f"{size(found.peak_bytes)}. Operations are those that the tokens need, each run once and "
+        f"{found.refusals} refused, KL {found.kl:z.4f}. Memory: model {size(found.loaded_bytes)}, peak "
+        f"{sizes(found.peak_bytes)}. Operations are those that the tokens need, each run once and "
         "unpadded; the peak is the measured rate of matrix products in the model's data type."
     )

@@ -27,7 +27,7 @@ from excise.errors import ModelError, translated
 from excise.model.chat import Chat
 from excise.model.generation import following
 from excise.model.load import LoadedModel
-from excise.model.positions import require_position
+from excise.model.positions import require_known, require_position
 from excise.model.template import TemplateCall
 from excise.platform import end_of_input
 
@@ -88,6 +88,7 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": said}]
         text = chat.conversation(asked)
         (tokens,) = chat.tokens([text])
+        require_known(self.model, tokens)
         streamer = _Streamer(self.tokenizer, write)
         try:
             self._generate(tokens, streamer)

@@ -87,7 +87,7 @@ def _say_what_next(finished: Finished, settings: Settings, screen: Screen) -> No
     screen.show(
         Text(
             f"Refused before: {outcome.original.refusals}/{outcome.prompts} held-out prompts. "
-            f"After: {outcome.edited.refusals}/{outcome.prompts}, at KL {outcome.kl.mean:.3f} nats.\n"
+            f"After: {outcome.edited.refusals}/{outcome.prompts}, at KL {outcome.kl.mean:z.3f} nats.\n"
             f"The edited model is in {settings.save}, an ordinary transformers folder.\n\n"
             "Next:\n"
             f"  excise chat {path}                        talk to the edited model\n"

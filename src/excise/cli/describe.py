@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
-from excise.cli.human import duration, plural, rate, size
+from excise.cli.human import duration, plural, rate, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
 from excise.run import events
@@ -41,13 +41,16 @@ def _(event: events.Note) -> tuple[Line, ...]:
 
 @describe.register
 def _(event: events.DeviceFound) -> tuple[Line, ...]:
-    return (Line("device", f"{event.device}, {size(event.memory)}"),)
+    limit = "" if event.limit is None else f" ({size(event.limit)} for weights)"
+    return (Line("device", f"{event.device}, {size(event.memory)}{limit}"),)
 
 
 @describe.register
 def _(event: events.ModelLoaded) -> tuple[Line, ...]:
     failed = tuple(Line("", f"failed before as {attempt}", WARNING) for attempt in event.attempts)
     text = f"{event.name} · {event.dtype} · {size(event.bytes)} · {duration(event.seconds)}"
+    if len(event.places) > 1:
+        text += f" · {sizes(event.places)}"
     return (Line("model", text), *failed)
 
 
@@ -122,7 +125,7 @@ def _(event: events.TrialFinished) -> tuple[Line, ...]:
     parts.append(f"elapsed {duration(event.elapsed)}")
     if event.remaining is not None:
         parts.append(f"about {duration(event.remaining)} left")
-    parts.append(size(event.peak_memory))
+    parts.append(sizes(event.peak_memory))
     return (Line(f"trial {event.number}", " · ".join(parts), WARNING if event.reason else ""),)
 
 
@@ -130,7 +133,7 @@ def scores(event: events.TrialFinished) -> str:
     """What a finished trial scored, or why it could not be."""
     if event.refusals is None or event.kl is None:
         return f"failed: {event.reason}"
-    return f"{refusals_text(event)} refused, KL {event.kl:.4f}"
+    return f"{refusals_text(event)} refused, KL {event.kl:z.4f}"
 
 
 def refusals_text(event: events.TrialFinished) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -11,6 +13,13 @@ def size(count: int) -> str:
     while amount >= 1024 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1024, unit + 1
     return f"{amount:.0f} {_UNITS[unit]}" if unit < 2 else f"{amount:.1f} {_UNITS[unit]}"
+
+
+def sizes(places: Mapping[str, int]) -> str:
+    """Bytes in several places: `cuda:0 12.1 GiB, cpu 3.0 GiB`; of a single one, the size alone."""
+    if len(places) == 1:
+        return size(*places.values())
+    return ", ".join(f"{place} {size(count)}" for place, count in places.items())
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from excise.cli.describe import refusals_text
-from excise.cli.human import duration, plural, rate, size
+from excise.cli.human import duration, plural, rate, sizes
 from excise.cli.interrupt import STOPPING
 from excise.cli.parameters import short
 from excise.cli.tables import kl_text
@@ -87,7 +87,7 @@ class SearchView:
             if newest.remaining is not None:
                 left = max(0.0, newest.remaining - (now - self._heard))
                 facts.append(f"about {duration(left)} left")
-            facts.append(f"peak memory {size(newest.peak_memory)}")
+            facts.append(f"peak memory {sizes(newest.peak_memory)}")
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=self._trials, completed=self._done, width=_BAR_WIDTH)
         grid.add_row("search", bar, Text(" · ".join(facts)))

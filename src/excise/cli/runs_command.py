@@ -14,7 +14,7 @@ from rich.text import Text
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import front_of, wants_json
-from excise.errors import RunError
+from excise.errors import UNREADABLE, RunError, translated
 from excise.paths import expanded
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
@@ -57,23 +57,28 @@ def summary(directory: RunDirectory) -> Summary:
     """What a run directory holds. One that cannot be read has its reason as the remark."""
     date = datetime.fromtimestamp(_last_written(directory)).strftime("%Y-%m-%d %H:%M")
     path = str(directory.path)
+    model = ""
     try:
-        model = str(directory.identity()["model"])
-        if not directory.result.exists():
-            return Summary(path, date, model, remark="no trial yet")
-        record: dict[str, Any] = directory.record()
+        with translated(RunError, f"{directory.path}: damaged", *UNREADABLE):
+            model = str(directory.identity()["model"])
+            if not directory.result.exists():
+                return Summary(path, date, model, remark="no trial yet")
+            return _summary(directory.record(), path, date, model)
     except RunError as error:
-        return Summary(path, date, remark=str(error))
+        return Summary(path, date, model, remark=str(error))
+
+
+def _summary(record: Mapping[str, Any], path: str, date: str, model: str) -> Summary:
     baseline, chosen = record["baseline"]["search"], record["chosen"]
     return Summary(
         path=path,
         date=date,
         model=model,
         trials=sum(trial["state"] in DONE for trial in record["trials"]),
-        refusals=baseline["refusals"],
-        prompts=baseline["prompts"],
+        refusals=int(baseline["refusals"]),
+        prompts=int(baseline["prompts"]),
         front=tuple(front_of(record)),
-        chosen=chosen["trial"] if chosen else None,
+        chosen=int(chosen["trial"]) if chosen else None,
     )
 
 
@@ -112,4 +117,4 @@ def _table(summaries: Sequence[Summary]) -> Table:
 
 
 def _point(point: Point, prompts: int | None) -> str:
-    return f"{point.refusals}/{prompts} at KL {point.kl:.3f}"
+    return f"{point.refusals}/{prompts} at KL {point.kl:z.3f}"

@@ -19,8 +19,10 @@ from excise.cli.tables import outcome_table
 from excise.edit.edit import Edit, load_edit
 from excise.edit.plot import plot_edit, require_plots
 from excise.edit.profile import Profile, place, profiles
+from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import facts_of
 from excise.paths import expanded
+from excise.run.card import asked_with_lines
 from excise.run.record import outcome_in
 
 
@@ -44,7 +46,10 @@ def show(
         write_json(edit_as_json(path, edit), indent=1)
         return 0
     console = make_console()
-    for part in _parts(path, edit):
+    # Files of older formats have no checksum, so that their facts can hold anything.
+    with translated(RunError, f"{path}: damaged: its facts are incomplete", *UNREADABLE):
+        parts = _parts(path, edit)
+    for part in parts:
         console.print(part)
     if picture is not None:
         console.print(f"plotted to {picture}")
@@ -113,12 +118,15 @@ def _summary(path: Path, edit: Edit) -> Table:
     if "refusals" in edit.facts:
         grid.add_row("search", _searched(edit))
     if pair := edit.facts.get("recovered_from"):
-        assert isinstance(pair, list)
+        if not isinstance(pair, list):
+            raise TypeError("recovered_from is no list")
         grid.add_row("read off", " → ".join(map(str, pair)))
     if uncovered := edit.facts.get("uncovered"):
         grid.add_row("partial", Text(f"these layers still write the direction: {uncovered}", "red"))
     if packing := edit.facts.get("packing"):
         grid.add_row("measured", f"with the weights packed as {packing}")
+    for line in asked_with_lines(edit.facts.get("asked_with")):
+        grid.add_row("asked", line.replace("`", ""))
     if edit.per_matrix:
         grid.add_row(
             "experts", f"{plural(len(edit.per_matrix), 'block')} edited matrix by matrix when saved"
@@ -128,10 +136,13 @@ def _summary(path: Path, edit: Edit) -> Table:
 
 def _searched(edit: Edit) -> str:
     trial = f"trial {edit.facts['trial']}: " if "trial" in edit.facts else ""
+    kl = edit.facts["kl"]
+    # Files of before rounding was cut off may state one of less than 0.
+    kl = max(0.0, kl) if isinstance(kl, float) else kl
     held_out = "" if "held_out" in edit.facts else "; not measured on held-out prompts"
     return (
         f"{trial}{edit.facts['refusals']}/{edit.facts['prompts']} target prompts refused, "
-        f"KL {_number(edit.facts['kl'])} nats (the search's own prompts{held_out})"
+        f"KL {_number(kl)} nats (the search's own prompts{held_out})"
     )
 
 

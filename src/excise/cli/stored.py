@@ -10,7 +10,7 @@ from typing import Any
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit
-from excise.errors import RunError
+from excise.errors import UNREADABLE, RunError, translated
 from excise.model.source import ModelSource, resolve
 from excise.paths import expanded, is_drive
 from excise.run import events
@@ -114,7 +114,7 @@ def tell_named(settings: Settings, place: str, tell: Tell) -> None:
         text += "; what this machine does not have of it is fetched from the hub"
     tell(events.Note(text))
     if settings.chat_template is not None:
-        tell(events.Note(f"the chat template is {settings.chat_template}, as a file"))
+        tell(events.Note(f"the chat template is {settings.chat_template}"))
 
 
 def open_named(
@@ -153,8 +153,9 @@ def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
     """A trial of the front: by rule, else the one that was chosen, else the knee."""
     record: dict[str, Any] = directory.record()
     if selection is None:
-        chosen = record["chosen"]
-        selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
+        with translated(RunError, f"{directory.result}: damaged", *UNREADABLE):
+            chosen = record["chosen"]
+            selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
     return select(front_of(record), selection).number
 
 
@@ -181,7 +182,8 @@ def front_of(record: Mapping[str, Any]) -> list[Point]:
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
     """What is known of a trial: held-out figures if it was chosen once."""
-    outcome = outcome_of(record)
-    if outcome is None or outcome.trial != number:
-        return figures_in(edit, record["coverage"])
-    return figures_of(outcome, record["coverage"])
+    with translated(RunError, "result.json: damaged", *UNREADABLE):
+        outcome = outcome_of(record)
+        if outcome is None or outcome.trial != number:
+            return figures_in(edit, record["coverage"])
+        return figures_of(outcome, record["coverage"])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def kl_text(kl: float) -> Text:
     """A KL divergence; in red where the damage shows."""
-    return Text(f"{kl:.4f}", "red" if kl > VISIBLE_DAMAGE else "")
+    return Text(f"{kl:z.4f}", "red" if kl > VISIBLE_DAMAGE else "")
 
 
 def front_table(
@@ -155,14 +155,16 @@ def spread_table(results: Sequence[SeedResult], found: Mapping[str, Spread]) -> 
             str(one.seed),
             str(outcome.trial),
             str(outcome.edited.refusals),
-            f"{outcome.kl.mean:.4f}",
-            f"{outcome.answer_kl.mean:.4f}",
+            f"{outcome.kl.mean:z.4f}",
+            f"{outcome.answer_kl.mean:z.4f}",
             f"{one.hypervolume:.4f}",
         )
     table.add_section()
-    rows = [f"{each.mean:.4f} ± {each.deviation:.4f}" for each in found.values()]
+    rows = [f"{each.mean:z.4f} ± {each.deviation:.4f}" for each in found.values()]
     table.add_row("mean ±", "", *rows)
-    table.add_row("range", "", *(f"{each.least:.4f} to {each.most:.4f}" for each in found.values()))
+    table.add_row(
+        "range", "", *(f"{each.least:z.4f} to {each.most:z.4f}" for each in found.values())
+    )
     return table
 
 

@@ -82,10 +82,13 @@ def _token(ask_secretly: Ask | None) -> str:
     from huggingface_hub import get_token
     from huggingface_hub.errors import OIDCError
 
+    from excise.hub_access.failures import without_secrets
+
     try:
         token = get_token()
     except OIDCError as error:
-        raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {error}") from error
+        reason = without_secrets(str(error))
+        raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {reason}") from None
     if not token and ask_secretly is not None:
         question = "Token of the hub, with the right to write (it is not kept): "
         token = answer_to(ask_secretly, question)

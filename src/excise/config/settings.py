@@ -76,7 +76,8 @@ class Settings(BaseModel):
         json_schema_extra=_metavar("DIR"),
     )
     trust_remote_code: bool = Field(
-        default=False, description="Run code that comes with the model."
+        default=False,
+        description="Run code that comes with the model; counts only where it is typed.",
     )
     chat_template: str | None = Field(
         default=None,
@@ -288,7 +289,7 @@ class Settings(BaseModel):
                     )
         return self
 
-    @field_validator("chat_template", "offload_folder", "run_dir", "save", "adapter")
+    @field_validator("offload_folder", "run_dir", "save", "adapter")
     @classmethod
     def _at_home(cls, path: Path | None) -> Path | None:
         """Shells leave `~` alone behind `--save=`, and Windows' shells leave it alone everywhere."""

@@ -12,7 +12,13 @@ from excise.checkpoint.reader import Reader
 from excise.diff.checkpoint import Compared
 from excise.diff.compare import Report, TensorChange
 from excise.diff.names import listed
-from excise.edit.adapter import ParameterChange, rank_of, require_form, write_adapter
+from excise.edit.adapter import (
+    ParameterChange,
+    adapter_base,
+    rank_of,
+    require_form,
+    write_adapter,
+)
 from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.errors import SaveError
@@ -53,8 +59,14 @@ def save_undo(
     with Reader(first.index) as reader:
         changes = list(_opposites(moved, reader))
     require_form(model, [change.tensor for change in changes], rank_of(changes))
-    base = second.name if second.source is None else second.source.name
-    write_adapter(model, changes, base, destination, _card(first, second, len(changes)))
+    base, revision = (
+        (str(Path(second.name).expanduser().absolute()), None)
+        if second.source is None
+        else adapter_base(second.source)
+    )
+    write_adapter(
+        model, changes, base, destination, _card(first, second, len(changes)), revision=revision
+    )
 
 
 def _undoable(one: TensorChange) -> bool:

@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 from transformers.pytorch_utils import Conv1D
 
 from excise.edit.edit import Edit
@@ -20,8 +18,15 @@ from excise.edit.matrices import MatrixOperators, parts
 from excise.edit.served import serving_note
 from excise.errors import SaveError
 from excise.files import FurtherFiles, new_folder
+from excise.model.source import ModelSource
 from excise.model.weights import dense
 from excise.model.writers import Writer, WriterTensor
+from excise.undocumented import (
+    PrefixChange,
+    WeightRenaming,
+    apply_renamings,
+    get_model_conversion_mapping,
+)
 
 _NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
@@ -165,6 +170,16 @@ def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
     ]
 
 
+def adapter_base(source: ModelSource) -> tuple[str, str | None]:
+    """Name and revision of an adapter's base, such that it is found from any working directory.
+
+    They are the hub's where they are known. Else it is an absolute path: those who load the adapter take a
+    relative one from where they are.
+    """
+    origin = source.origin
+    return (source.reference, None) if origin is None else (origin.name, origin.revision)
+
+
 def save_adapter(
     edit: Edit,
     model: PreTrainedModel,
@@ -174,16 +189,18 @@ def save_adapter(
     card: str,
     weights: Weights | None = None,
     further: FurtherFiles | None = None,
+    *,
+    revision: str | None = None,
 ) -> None:
     """Write a peft folder that `PeftModel.from_pretrained` loads. Raises SaveError.
 
     model: unedited; its W are read unless `weights` gives them, and then it may be without any. writers: the
-    model's. base: name or path of the original model, for the adapter's configuration. further: files that
-    the folder gets before it takes its name.
+    model's. base, revision: of the original model, for the adapter's configuration; see `adapter_base`.
+    further: files that the folder gets before it takes its name.
     """
     require_adapter(model, _changed(edit, writers), edit.directions)
     changes = list(edit_changes(edit, writers, weights or loaded_weights(model)))
-    write_adapter(model, changes, base, destination, card, further)
+    write_adapter(model, changes, base, destination, card, further, revision=revision)
 
 
 def write_adapter(
@@ -193,8 +210,13 @@ def write_adapter(
     destination: Path,
     card: str,
     further: FurtherFiles | None = None,
+    *,
+    revision: str | None = None,
 ) -> None:
-    """Write the changes as a peft folder. Raises SaveError. model: its weights are not read."""
+    """Write the changes as a peft folder. Raises SaveError. model: its weights are not read.
+
+    base, revision: as for `save_adapter`.
+    """
     from peft import LoraConfig
 
     tensors = adapter_tensors(model, changes)
@@ -211,6 +233,7 @@ def write_adapter(
         bias="lora_only" if any(change.bias is not None for change in changes) else "none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
+        revision=revision,
         inference_mode=True,
     )
     note = serving_note([change.tensor for change in changes], rank)

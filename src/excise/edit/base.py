@@ -12,11 +12,11 @@ from excise.model.source import ModelSource
 class Base:
     """The model that an edit belongs to.
 
-    model: hub id or path, as it was given. revision: commit on the hub, None for local files.
-    digest: the revision, or of the weights' contents (`ModelSource.digest`). index: of names, shapes and
-    data types of all tensors (`ModelSource.index_digest`), None in edit files that are older than format 3.
-    contents: of the weights' contents wherever they came from (`ModelSource.contents`), None in edit files
-    that do not have it.
+    model: hub id, or absolute path (in older files as it was given). revision: commit on the hub, None for
+    local files. digest: the revision, or of the weights' contents (`ModelSource.digest`). index: of names,
+    shapes and data types of all tensors (`ModelSource.index_digest`), None in edit files that are older than
+    format 3. contents: of the weights' contents wherever they came from (`ModelSource.contents`), None in
+    edit files that do not have it.
     """
 
     model: str
@@ -29,7 +29,7 @@ class Base:
     def of(cls, source: ModelSource) -> Base:
         """The base that `source` is. Reads headers and blocks of the weights, not all of them."""
         return cls(
-            source.name, source.revision, source.digest, source.index_digest, source.contents
+            source.reference, source.revision, source.digest, source.index_digest, source.contents
         )
 
     @classmethod

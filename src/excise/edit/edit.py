@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,13 +16,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from excise.edit.base import Base
-from excise.errors import RunError
+from excise.errors import RunError, first_line
 from excise.files import write_bytes
+from excise.json_files import parse_json
 from excise.kinds import KINDS, EditKind
+from excise.lfs import require_fetched
 
-FORMAT = 3
+FORMAT = 4
 """2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
-with its index, and the settings' digest have places of their own. docs/edit-file.md describes it."""
+with its index, and the settings' digest have places of their own; 4 since the file holds a checksum of its
+own contents. docs/edit-file.md describes it."""
+
+_TENSORS = ("u", "v", "strengths")
+_CHECKED_SINCE = 4
 
 _FACTS_OF_BASE = frozenset(("model", "model_digest"))
 """Facts of format 2 that have become the base."""
@@ -82,9 +90,10 @@ class Edit:
             "facts": dict(self.facts),
         }
         # Copies: u and v may be one tensor, or a row repeated, which a file cannot hold.
-        tensors = {name: getattr(self, name).clone() for name in ("u", "v", "strengths")}
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_bytes(path, save(tensors, metadata={"excise": json.dumps(header)}))
+        tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
+        text = json.dumps(header)
+        metadata = {"excise": text, "sha256": _checksum(text, tensors)}
+        write_bytes(path, save(tensors, metadata=metadata))
 
 
 def load_edit(path: Path) -> Edit:
@@ -92,40 +101,77 @@ def load_edit(path: Path) -> Edit:
 
     Raises RunError if it is missing, damaged, or of a newer format.
     """
+    if path.exists():
+        require_fetched(path, RunError)
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["excise"])
-            _check(path, header)
-            # Copied, because the file's own memory lies at any address, on which sums depend in their last
-            # bit: an edit that was read would give other weights than the same one just found.
-            u, v, strengths = (
-                file.get_tensor(name).to(torch.float32, copy=True)
-                for name in ("u", "v", "strengths")
-            )
-        facts = dict(header["facts"])
-        base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)
-        return Edit(
-            kind=header["kind"],
-            writers=tuple(header["writers"]),
-            u=u,
-            v=v,
-            strengths=strengths,
-            per_matrix=tuple(header.get("per_matrix", ())),
-            parameters=header["parameters"],
-            facts={name: value for name, value in facts.items() if name not in _FACTS_OF_BASE},
-            base=base,
-            settings_digest=header.get("settings_digest"),
-        )
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        header = parse_json(metadata["excise"])
+        _check(path, header)
+        if header["format"] >= _CHECKED_SINCE or "sha256" in metadata:
+            _require_whole(path, metadata, tensors)
+        return _edit_of(header, tensors)
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such edit file") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise RunError(f"{path}: not an edit file, or damaged ({error})") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
 
 
-def _check(path: Path, header: Mapping[str, object]) -> None:
+def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
+    """The edit that a file holds. Raises KeyError, TypeError, ValueError or AttributeError."""
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError("some of its numbers are not finite")
+    facts = dict(header["facts"])
+    base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)
+    # Copied, because the file's own memory lies at any address, on which sums depend in their last bit: an
+    # edit that was read would give other weights than the same one just found.
+    u, v, strengths = (tensors[name].to(torch.float32, copy=True) for name in _TENSORS)
+    return Edit(
+        kind=header["kind"],
+        writers=_names(header["writers"]),
+        u=u,
+        v=v,
+        strengths=strengths,
+        per_matrix=_names(header.get("per_matrix", [])),
+        parameters=dict(header["parameters"]),
+        facts={name: value for name, value in facts.items() if name not in _FACTS_OF_BASE},
+        base=base,
+        settings_digest=header.get("settings_digest"),
+    )
+
+
+def _names(listed: object) -> tuple[str, ...]:
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise TypeError("writers are no list of names")
+    return tuple(listed)
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header's text, then name, type, shape and bytes of each tensor."""
+    found = hashlib.sha256(header.encode())
+    for name in _TENSORS:
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _require_whole(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise RunError unless the file still holds what was written."""
+    if metadata.get("sha256") != _checksum(metadata["excise"], tensors):
+        raise RunError(
+            f"{path}: damaged: its contents do not match their checksum; take another copy of the file, or "
+            "export the trial again from its run directory"
+        )
+
+
+def _check(path: Path, header: Mapping[str, Any]) -> None:
     """Raise RunError for what this version cannot read."""
     version = header["format"]
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(version, int):
+        raise TypeError(f"format {version!r} is no number")
+    if version > FORMAT:
         raise RunError(
             f"{path}: edit format {version} is newer than this excise reads ({FORMAT}); install a newer "
             "excise"

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    rename_source_key,
-    revert_weight_conversion,
-)
 
 from excise.errors import SaveError
 from excise.model.writers import Anatomy, Writer, WriterTensor
+from excise.undocumented import (
+    WeightConverter,
+    WeightRenaming,
+    get_model_conversion_mapping,
+    rename_source_key,
+    revert_weight_conversion,
+    use_conversions,
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def take_conversions(model: PreTrainedModel, names: Collection[str]) -> None:
     held = model.state_dict()
     for name in names:
         rename_source_key(name, renamings, converters, model.base_model_prefix, held)
-    model._weight_conversions = [one for one in conversions if one.was_used()]
+    use_conversions(model, [one for one in conversions if one.was_used()])
 
 
 def spellings(name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from excise.edit.edit import Edit
 from excise.edit.operator import unit
 from excise.model import roles
 
-_PLACE = re.compile(r"(?:.*?\.)?(?P<layer>\d+)\.(?P<module>.+)")
+_PLACE = re.compile(r"(?:.*?\.)?(?P<layer>\d{1,4})\.(?P<module>.+)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Profile:
 
 
 def place(writer: str) -> tuple[int, str, str]:
-    """Layer, component and module of a writer, by its name: the first number in it is the layer.
+    """Layer, component and module of a writer, by its name: the first number in it, of 4 digits at most,
+    is the layer.
 
     A module of no declared role is its own component.
     """

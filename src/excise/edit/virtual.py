@@ -42,7 +42,7 @@ class VirtualEdits:
         self._active = [False] * len(self._writers)
         self._stacks: dict[torch.device, _Stack] = {}
         self._only = 0
-        self._rows: Tensor | None = None
+        self._rows: tuple[int, ...] = ()
         self._rows_on: dict[torch.device, Tensor] = {}
         self._edits: tuple[Edit, ...] = ()
 
@@ -74,16 +74,17 @@ class VirtualEdits:
         """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
         # Rows of one edit need no looking up: the plain product is cheaper.
         self._only = rows[0]
-        alike = all(row == self._only for row in rows)
-        self._rows = None if alike else torch.tensor(rows, dtype=torch.long)
-        self._rows_on = {}
+        mixed = () if all(row == self._only for row in rows) else tuple(rows)
+        if mixed != self._rows:
+            # What lies on a device stays there as long as it says the same, from one step to the next.
+            self._rows, self._rows_on = mixed, {}
 
     def _set(self, edits: tuple[Edit, ...]) -> None:
         for edit in edits:
             if edit.writers != self._writers:
                 raise ValueError("the edit was made for other writers than this scope holds")
         self._edits, self._stacks = edits, {}
-        self._only, self._rows, self._rows_on = 0, None, {}
+        self._only, self._rows, self._rows_on = 0, (), {}
         if edits:
             strengths = torch.stack([edit.strengths for edit in edits])
             # Where gradients are asked for, a strength of zero has one too.
@@ -122,14 +123,15 @@ class VirtualEdits:
         """The edit of one writer on its output [row, token, d], or [row·token, d] as experts have it."""
         stack = self._stack(output.device)
         hidden = output.to(torch.float32)
-        if self._rows is None:
+        if not self._rows:
             amount = hidden @ stack.v[self._only, index]
             minus_alpha_u = stack.minus_alpha_u[self._only, index]
         else:
             rows = self._rows_on.get(output.device)
             if rows is None:
                 # Once a pass and device, not once a writer: each copy is waited for.
-                rows = self._rows_on[output.device] = self._rows.to(output.device)
+                rows = torch.tensor(self._rows, device=output.device)
+                self._rows_on[output.device] = rows
             if hidden.dim() == 1:
                 raise ValueError(f"{self._writers[index]} hands out a bias that all rows share")
             if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):

@@ -13,6 +13,9 @@ from excise.engine.assignment import ALONE, Assignment
 from excise.engine.prefill import NO_NUMBERS, Tokens
 from excise.errors import TrialError
 
+NO_TOKEN = -1
+"""Stands for the token of a row whose logits are not numbers."""
+
 
 class Referee:
     """Says which rows are worth their time; this one lets every answer run to its end."""
@@ -138,14 +141,18 @@ class Row:
         return self.asked.accept(self.index, token)
 
 
-def fail_without_numbers(rows: Sequence[Row], largest: Tensor) -> None:
-    """Fail those who were asked a row whose largest logit [row] is not a number.
+def largest(logits: Tensor) -> Tensor:
+    """The token of the largest logit of each row [row, vocabulary]; `NO_TOKEN` where that is not a number.
 
-    It is none if any of the row's logits is none, or infinite; looking at it alone is cheaper.
+    It is none if any of the row's logits is not a number, or positive infinity. Both in one tensor: whatever
+    comes from an accelerator is waited for, and this comes once a step.
     """
-    numbers = torch.isfinite(largest)
-    if numbers.all():
-        return
-    for row, is_number in zip(rows, numbers.tolist(), strict=True):
-        if not is_number:
+    values, tokens = logits.max(-1)
+    return tokens.masked_fill(~torch.isfinite(values), NO_TOKEN)
+
+
+def fail_without_numbers(rows: Sequence[Row], tokens: Sequence[int]) -> None:
+    """Fail those who were asked a row of logits that are not numbers; tokens: as `largest` gives them."""
+    for row, token in zip(rows, tokens, strict=True):
+        if token == NO_TOKEN:
             row.asked.fail(TrialError(NO_NUMBERS))

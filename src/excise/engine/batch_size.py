@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from excise.engine.answers import Referee
 from excise.engine.decode import greedy
-from excise.engine.device import input_device
+from excise.engine.device import execution_device, input_device
+from excise.engine.device_memory import HOST, device_memory
 from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
 from excise.engine.prefill import Tokens
 from excise.errors import OutOfMemoryError, first_line
@@ -28,6 +29,8 @@ MOST_CANDIDATES = 8
 CANDIDATES_ON_A_CPU = 4
 """So many keep the slots full while the last answers of each run on to their end (docs/speed.md)."""
 _PROBE_TOKENS = 2
+_WITH_OWN_MEMORY = frozenset(("cuda", "xpu"))
+"""Types of devices whose memory nobody else is likely to need."""
 
 
 def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int) -> int:
@@ -90,11 +93,11 @@ def find_batch_size(
     # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
     widest = (candidates or MOST_CANDIDATES) if _is_accelerated(model) else 1
     budget = batch_memory(model_bytes)
-    device = input_device(model)
-    if device.type == "cuda":
-        budget = max(budget, 0.7 * torch.cuda.mem_get_info(device)[0])
+    if input_device(model).type in _WITH_OWN_MEMORY:
+        budget = max(budget, 0.7 * free_for_batch(model))
     else:
-        budget = min(budget, 0.5 * psutil.virtual_memory().available)
+        # Memory of the host is not for one process alone.
+        budget = min(budget, 0.5 * free_for_batch(model))
     most = min(len(prompts) * widest, slots_within(budget, model, prompts, max_new_tokens))
 
     def probe(slots: int) -> None:
@@ -104,6 +107,30 @@ def find_batch_size(
 
     _, slots = with_halving(most, probe, tell)
     return slots
+
+
+def still_fit(
+    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, slots: int
+) -> bool:
+    """True if so many slots fit into the memory that is free now, whatever share of it a batch may take."""
+    return slots * key_value_bytes(model, prompts, max_new_tokens) <= free_for_batch(model)
+
+
+def free_for_batch(model: PreTrainedModel) -> float:
+    """Bytes of keys and values that fit into what is free on the devices that the model runs on.
+
+    Each layer's lie where it runs, so that of several devices the one with least room for its share decides.
+    """
+    shares = Counter[torch.device]()
+    for module in model.modules():
+        numbers = sum(one.numel() for one in module.parameters(recurse=False))
+        if numbers:
+            shares[execution_device(module)] += numbers
+    total = sum(shares.values())
+    return min(
+        (device_memory(device).free * total / numbers for device, numbers in shares.items()),
+        default=device_memory(HOST).free,
+    )
 
 
 def batch_memory(model_bytes: int) -> float:

@@ -12,6 +12,8 @@ import inspect
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from excise.undocumented import keeps_state
+
 _NEEDED = ("past_key_values", "position_ids", "attention_mask", "logits_to_keep")
 
 _POSITIONS_FROM_PADDING = (
@@ -72,7 +74,7 @@ def slots_are_exact(model: PreTrainedModel) -> bool:
         return False
     if model.config.model_type in _POSITIONS_FROM_ONE:
         return False
-    if getattr(model, "_is_stateful", False) or not decodes_from_cache(model):
+    if keeps_state(model) or not decodes_from_cache(model):
         return False
     if model.config.get_text_config(decoder=True).model_type in _LAYERS_WITHOUT_KEYS:
         return False

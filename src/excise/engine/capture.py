@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.doubles import doubles
+from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -148,7 +149,7 @@ def writer_statistics(
 ) -> EndStatistics:
     """One pass over `prompts`, at most `limit` at a time; tokens go to the accumulators as they come.
 
-    residual: takes in the residual stream on the way.
+    residual: takes in the residual stream on the way. Raises TrialError if a logit is not a number.
     """
     ends = [_Ends(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common beginning runs.
@@ -168,6 +169,7 @@ def writer_statistics(
         else:
             all_tokens.add(index, own.of(tokens))
 
+    numbers: list[Tensor] = []
     prefix_length = common_prefix_length(prompts)
     with ExitStack() as stack:
         stack.enter_context(listening(model, writers, listen))
@@ -177,11 +179,12 @@ def writer_statistics(
         slack = padding_slack(model, prompts, prefix)
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
             own = _Own(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
-            run_group(model, prompts, rows, prefix, cached=False)
+            group = run_group(model, prompts, rows, prefix, cached=False, checked=False)
+            numbers.append(are_numbers(group.logits))
             if residual is not None:
                 residual.store(rows)
-    sums = torch.stack(on_host([one.sums for one in ends]))
-    powers = torch.stack(on_host([one.powers for one in ends]))
+    found = gathered([*(one.sums for one in ends), *(one.powers for one in ends)], numbers)
+    sums, powers = torch.stack(found[: len(ends)]), torch.stack(found[len(ends) :])
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
     heard = torch.tensor([one.count for one in ends], dtype=torch.float64).clamp_min(1)
     means = sums / heard.unsqueeze(1)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from excise.undocumented import hook_of
+
 
 def input_device(model: nn.Module) -> torch.device:
     """The device that token ids are made on.
@@ -35,7 +37,7 @@ def execution_device(module: nn.Module) -> torch.device:
 
 def _device_of_hook(module: nn.Module) -> torch.device | None:
     """Where accelerate's hook has a module run, None if there is no hook that says so."""
-    hook = getattr(module, "_hf_hook", None)
+    hook = hook_of(module)
     # Several hooks on one module are kept together in a SequentialHook.
     for each in getattr(hook, "hooks", (hook,)):
         device = getattr(each, "execution_device", None)

@@ -17,6 +17,8 @@ from excise.errors import ModelError
 from excise.platform import peak_host_memory
 
 HOST = torch.device("cpu")
+_KEPT_SHARE = 0.1
+"""Share of a device's free memory that may be taken for good by what could lie on the host as well."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ def device_memory(device: torch.device) -> DeviceMemory:
         return DeviceMemory(device, "Apple GPU", total, max(0, free))
     name = f"CPU, {torch.get_num_threads()} threads" if device == HOST else str(device)
     return DeviceMemory(device, name, host.total, host.available)
+
+
+def place_for(size: int, device: torch.device) -> torch.device:
+    """Where to keep `size` bytes that `device` uses again and again: there if there is room, else here."""
+    if device.type == "cpu" or size <= _KEPT_SHARE * device_memory(device).free:
+        return device
+    return HOST
 
 
 def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:

@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from excise.engine.answers import Asked, Row, fail_without_numbers
+from excise.engine.answers import NO_TOKEN, Asked, Row, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.device import generation_device, input_device
@@ -46,7 +46,11 @@ class _Group:
         return [row.candidate for row in self.open_rows]
 
     def collect(self, newest: Sequence[int]) -> list[int]:
-        """Hand each open row its token; returns which of `newest` belong to rows that stay open."""
+        """Hand each open row its token; returns which of `newest` belong to rows that stay open.
+
+        Fails those with a token that stands for logits that are not numbers.
+        """
+        fail_without_numbers(self.open_rows, newest)
         done = [row.accept(token) for row, token in zip(self.open_rows, newest, strict=True)]
         staying = [index for index, ended in enumerate(done) if not ended]
         self.open = [self.open[index] for index in staying]
@@ -54,27 +58,30 @@ class _Group:
 
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]
-    """Fails those with a logit that is not a number; changes nothing."""
+    """Changes nothing, and notes which open rows' logits are numbers: [row] bool, on their device."""
 
     def __init__(self, group: _Group) -> None:
         self._group = group
+        self.numbers = torch.ones(0, dtype=torch.bool)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        fail_without_numbers(self._group.open_rows, scores[self._group.open].amax(-1))
+        self.numbers = torch.isfinite(scores[self._group.open].amax(-1))
         return scores
 
 
 class _Collect(StoppingCriteria):  # type: ignore[misc]
     """Hands each new token to its row's answer, and says which rows are done.
 
-    `generate` lets a row that is done go on beside the others; what it still says is not collected.
+    What `watch` saw comes to the host together with the tokens. `generate` lets a row that is done go on
+    beside the others; what it still says is not collected.
     """
 
-    def __init__(self, group: _Group) -> None:
-        self._group = group
+    def __init__(self, group: _Group, watch: _Watch) -> None:
+        self._group, self._watch = group, watch
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
-        self._group.collect(input_ids[self._group.open, -1].tolist())
+        newest = input_ids[self._group.open, -1]
+        self._group.collect(newest.masked_fill(~self._watch.numbers, NO_TOKEN).tolist())
         done = torch.ones(len(input_ids), dtype=torch.bool)
         done[self._group.open] = False
         return done.to(input_ids.device)
@@ -124,6 +131,7 @@ class PlainPool:
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
     ids = ids.to(generation_device(model))
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
+    watch = _Watch(group)
     # The slots know nothing of penalties and forbidden tokens, and a comparison of models should compare what
     # they say, not what was done to it. End tokens are left out too: Asked knows them.
     with following(model, settings):
@@ -131,15 +139,14 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
-            logits_processor=LogitsProcessorList([_Watch(group)]),
-            stopping_criteria=StoppingCriteriaList([_Collect(group)]),
+            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=StoppingCriteriaList([_Collect(group, watch)]),
         )
 
 
 def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, announce: Announce) -> None:
     while group.open:
         announce(group.candidates)
-        largest, tokens = last_logits(model, ids)[:, -1].max(-1)
-        fail_without_numbers(group.open_rows, largest)
-        ids = torch.cat([ids, tokens.to(ids.device).unsqueeze(1)], dim=1)
+        tokens = largest(last_logits(model, ids)[:, -1]).to(ids.device)
+        ids = torch.cat([ids, tokens.unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]

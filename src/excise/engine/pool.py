@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from excise.engine.answers import Asked, Row, fail_without_numbers
+from excise.engine.answers import Asked, Row, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.device import input_device
 from excise.engine.prefill import (
@@ -100,9 +100,12 @@ class SlotPool:
         asked.seconds += time.perf_counter() - started
 
     def _admit_group(self, asked: Asked, rows: Sequence[int], prefix: Prefix) -> None:
-        group = run_group(self._model, asked.prompts, rows, prefix, assignment=asked.assignment)
+        group = run_group(
+            self._model, asked.prompts, rows, prefix, assignment=asked.assignment, checked=False
+        )
         asked.begin(rows)
-        tokens = group.logits[:, -1].argmax(-1).tolist()
+        tokens = largest(group.logits[:, -1]).tolist()
+        fail_without_numbers([Row(asked, row) for row in rows], tokens)
         staying = [
             place
             for place, (row, token) in enumerate(zip(rows, tokens, strict=True))
@@ -129,11 +132,11 @@ class SlotPool:
         logits: Tensor = self._model(
             newest, attention_mask=mask, position_ids=positions, past_key_values=self._cache
         ).logits[:, -1]
-        largest, tokens = logits.max(-1)
-        fail_without_numbers(self.rows, largest)
+        tokens = largest(logits).tolist()
+        fail_without_numbers(self.rows, tokens)
         share = (time.perf_counter() - started) / len(self.rows)
         leaving: list[int] = []
-        for slot, (row, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
+        for slot, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             row.asked.seconds += share
             if row.accept(token):
                 leaving.append(slot)

@@ -152,17 +152,19 @@ def run_group(
     assignment: Assignment = ALONE,
     *,
     cached: bool = True,
+    checked: bool = True,
 ) -> Group:
     """Run prompts from the end of `prefix` on; shorter ones are padded between prefix and prompt.
 
     keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
     the prefix. cached: whether keys and values are wanted, which take as much memory as the rows' slots do.
-    Raises TrialError if a logit is not a number.
+    checked: whether to wait for the logits and raise TrialError if one is not a number.
     """
     assignment.before_pass(len(rows))
     if not slots_are_exact(model):
         whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
-        return Group(tuple(rows), require_numbers(last_logits(model, whole, keep)), None, None)
+        logits = last_logits(model, whole, keep)
+        return Group(tuple(rows), require_numbers(logits) if checked else logits, None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     lengths = list(map(len, suffixes))
     cache = prefix.cache_for(len(rows), kept=cached)
@@ -186,7 +188,9 @@ def run_group(
             logits_to_keep=_last(keep, ids),
             **{name: mask.to(ids.device) for name, mask in masks.items()},
         ).logits[:, -keep:]
-    return Group(tuple(rows), require_numbers(logits), cache if cached else None, present)
+    if checked:
+        require_numbers(logits)
+    return Group(tuple(rows), logits, cache if cached else None, present)
 
 
 def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
@@ -219,14 +223,21 @@ def run_all(
     prompts: Sequence[Tokens],
     limit: int,
     assignment: Assignment = ALONE,
+    *,
+    checked: bool = True,
 ) -> Iterator[Group]:
-    """Run all prompts in groups of at most `limit`, longest first; their caches are not kept."""
+    """Run all prompts in groups of at most `limit`, longest first; their caches are not kept.
+
+    checked: see `run_group`.
+    """
     if not prompts:
         return
     prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)], assignment)
     slack = padding_slack(model, prompts, prefix)
     for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-        yield run_group(model, prompts, rows, prefix, assignment=assignment, cached=False)
+        yield run_group(
+            model, prompts, rows, prefix, assignment=assignment, cached=False, checked=checked
+        )
 
 
 @torch.inference_mode()
@@ -241,10 +252,11 @@ def first_token_logits(
     Raises TrialError if a logit is not a number.
     """
     result: Tensor | None = None
-    for group in run_all(model, prompts, limit, assignment):
+    for group in run_all(model, prompts, limit, assignment, checked=False):
+        last = require_numbers(group.logits[:, -1].cpu())
         if result is None:
-            result = group.logits.new_empty(len(prompts), group.logits.shape[-1], device="cpu")
-        result[list(group.rows)] = group.logits[:, -1].cpu()
+            result = last.new_empty(len(prompts), last.shape[-1])
+        result[list(group.rows)] = last
     if result is None:
         raise ValueError("no prompts")
     return result

@@ -21,7 +21,6 @@ from excise.engine.prefill import (
     last_logits,
     length_groups,
     padding_slack,
-    right_aligned,
     run_group,
     run_prefix,
 )
@@ -32,24 +31,32 @@ class Forced:
     """Answers that ran together.
 
     rows: their indices. log_probabilities: [row, token, vocabulary], float32, of each answer token given
-    all before it. present: [row, token] bool; answers are right-aligned, what stands before them is not
+    all before it. lengths: tokens of each answer; answers are right-aligned, what stands before them is not
     theirs.
     """
 
     rows: tuple[int, ...]
     log_probabilities: Tensor
-    present: Tensor
+    lengths: tuple[int, ...]
 
 
 def forced_groups(
-    model: PreTrainedModel, prompts: Sequence[Tokens], answers: Sequence[Tokens], limit: int
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    answers: Sequence[Tokens],
+    limit: int,
+    *,
+    checked: bool = True,
 ) -> Iterator[Forced]:
-    """The model's distributions over each token of `answers`, none of them empty, in groups of `limit`."""
+    """The model's distributions over each token of `answers`, none of them empty, in groups of `limit`.
+
+    checked: see `run_group`.
+    """
     sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
     prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
     slack = padding_slack(model, sequences, prefix)
     for rows in length_groups(sequences, range(len(sequences)), limit, slack):
-        yield forced_group(model, sequences, answers, rows, prefix)
+        yield forced_group(model, sequences, answers, rows, prefix, checked=checked)
 
 
 def forced_group(
@@ -58,14 +65,16 @@ def forced_group(
     answers: Sequence[Tokens],
     rows: Sequence[int],
     prefix: Prefix,
+    *,
+    checked: bool = True,
 ) -> Forced:
     """One group of `forced_groups`; sequences are prompts with their answers but for the last token."""
     lengths = [len(answers[row]) for row in rows]
-    group = run_group(model, sequences, rows, prefix, max(lengths), cached=False)
+    group = run_group(model, sequences, rows, prefix, max(lengths), cached=False, checked=checked)
     return Forced(
         tuple(rows),
         group.logits.to(torch.float32).log_softmax(-1),
-        right_aligned(lengths).to(group.logits.device),
+        tuple(lengths),
     )
 
 

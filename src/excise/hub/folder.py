@@ -11,6 +11,7 @@ from typing import Literal
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError, SaveError
+from excise.json_files import read_json_object
 from excise.reproduce.record import NAME, Reproduction, as_text, read_reproduction
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -113,7 +114,7 @@ def for_others(path: Path, *, hardware: bool) -> bytes:
     Where things lie on somebody's disk is nobody else's concern; their digests tell which they were.
     hardware: False leaves that out.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json_object(path, SaveError)
     if not hardware:
         content["circumstances"].pop("hardware", None)
     places = sorted(set(_places(content["model"], content["settings"])), key=len, reverse=True)
@@ -128,11 +129,12 @@ def for_others(path: Path, *, hardware: bool) -> bytes:
 
 def _base_by_name(configuration: Path) -> dict[str, bytes]:
     """The adapter's configuration with a local base model named by its folder's last part; else nothing."""
-    try:
-        content = json.loads(configuration.read_text(encoding="utf-8"))
-        base = str(content["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SaveError(f"{configuration}: damaged ({error}); save the adapter again") from error
+    content = read_json_object(configuration, SaveError)
+    base = content.get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise SaveError(
+            f"{configuration}: damaged: names no base_model_name_or_path; save the adapter again"
+        )
     if not _is_place(base):
         return {}
     content["base_model_name_or_path"] = Path(base).name

@@ -162,7 +162,7 @@ def _check_card(what: Upload) -> None:
     text = (source if isinstance(source, bytes) else source.read_bytes()).decode("utf-8-sig")
     try:
         card = ModelCard(text, ignore_metadata_errors=True)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"its front matter is no YAML: {error}") from error
     card.validate()
 

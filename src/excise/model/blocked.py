@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from excise.undocumented import blocks_layout, product, reordered
+
 _SMALLEST = 2**16
 """Matrices of fewer numbers stay as they are: calling the product costs more than what it does."""
 _PROBE = (64, 64)
@@ -23,19 +25,17 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 def is_blocked(tensor: Tensor) -> bool:
     """True if the numbers lie in blocks: `to_dense` gives the tensor that they came from."""
-    return bool(tensor.layout == torch._mkldnn)  # type: ignore[attr-defined]
+    return bool(tensor.layout == blocks_layout())
 
 
 def blocked(weight: Tensor) -> Tensor:
     """A copy of a matrix [out, in] on the CPU, in blocks. Raises RuntimeError if this machine cannot."""
-    result: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    return result
+    return reordered(weight)
 
 
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear` with a weight in blocks: values [..., in] to [..., out]."""
-    output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
-    return output
+    return product(values, weight, bias)
 
 
 class _Linear(torch.autograd.Function):

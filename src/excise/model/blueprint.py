@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from excise.errors import ModelError, translated
 from excise.model.configuration import configuration, gguf_configuration
 from excise.model.mapping import auto_class
+from excise.undocumented import no_init_weights
 
 _UNBUILDABLE = (
     OSError,

@@ -78,16 +78,27 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
             repository.remember(revision)
     except FAILURES as error:
         found = failure(error, request if repository is None else repository.request)
-        snapshot = cached_snapshot(name, "model", revision) if repository is None else None
-        if snapshot is not None and found.cause in _CACHE_SERVES:
-            return Snapshot(snapshot.folder, snapshot.commit)
+        if repository is None and found.cause in _CACHE_SERVES:
+            snapshot = cached_snapshot(name, "model", revision)
+            if snapshot is not None and _is_whole(snapshot.folder, weights=weights):
+                return Snapshot(snapshot.folder, snapshot.commit)
         if found.cause in ("repository", "revision"):
             raise ModelError(found.text) from None
         if found.cause in OUT_OF_REACH:
             names = ", ".join(cached_names("model")) or "none"
-            raise HubError(f"{found.text}; models in the cache: {names}") from None
+            raise HubError(
+                f"{found.text}; no folder of that name is here; models in the cache: {names}"
+            ) from None
         raise found.error from None
     return Snapshot(repository.folder, repository.commit)
+
+
+def _is_whole(folder: Path, *, weights: bool) -> bool:
+    """False for what an interrupted download left: small files come first, weights after them."""
+    try:
+        return (folder / "config.json").is_file() and bool(not weights or weight_files(folder))
+    except ModelError:
+        return False
 
 
 def small_files(names: Collection[str], *, code: bool) -> list[str]:
@@ -169,10 +180,13 @@ class _Repository:
             if absent := [name for name in main if name not in self.sizes]:
                 raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is not there")
         self.fetch(main)
+        half = sum(self.sizes[name] for name in main) / 2
         others = [
             name
             for name in fnmatch.filter(self.sizes, "*.safetensors")
             if "/" not in name and name not in main and not fnmatch.fnmatch(name, _MAKERS_OWN)
+            # What is as large as the weights, or half of them, is a copy: nobody is asked for its header.
+            if self.sizes[name] < half
         ]
         if others:
             self.fetch(list(self._of_their_own(others)))

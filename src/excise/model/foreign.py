@@ -7,8 +7,10 @@ from pathlib import Path
 
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.given import read_object
+from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.errors import ModelError
 from excise.model.source import ModelSource
+from excise.undocumented import CONFIG_MAPPING_NAMES
 
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _GENERATE = "custom_generate/generate.py"
@@ -34,6 +36,13 @@ def code_in(folder: Path) -> list[str]:
     return sorted(set(found))
 
 
+def code_of(source: ModelSource) -> str:
+    """The code that a model brings and where from, in words; empty if it brings none."""
+    found = code_in(source.folder)
+    commit = f" (commit {source.revision})" if source.revision and found else ""
+    return ", ".join(found) + commit
+
+
 def own_code(name: str, folder: Path) -> ModelError:
     """The refusal to run what `code_in` names."""
     code = ", ".join(code_in(folder)) or "named in its configuration"
@@ -56,32 +65,36 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
                     f"{folder / 'config.json'}: {place} names a kernel, {kernel}, which is code out of the "
                     "hub; take the line out, or give --trust-remote-code to run it"
                 )
-        if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
+        if "layer" in key and type(value) is int and value > _MOST_LAYERS:
             raise ModelError(
                 f"{folder / 'config.json'}: {place} is {value}, and no model has more than {_MOST_LAYERS:,} "
                 "layers; the file is damaged"
             )
-    if "auto_map" in config and not trust_remote_code:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-            raise own_code(name, folder)
+    known = config.get("model_type") in CONFIG_MAPPING_NAMES
+    if "auto_map" in config and not trust_remote_code and not known:
+        raise own_code(name, folder)
 
 
 def require_own_files(source: ModelSource) -> None:
-    """Raise ModelError if transformers would load something else than the weights in the folder.
+    """Raise ModelError if transformers would load something else than the weights of `source`.
 
     So it does with an adapter beside them: of its base model, wherever that is, or put upon these; and with
-    an index that names files of other folders.
+    an index that names files of other folders. Of a GGUF file it would load more than the file holds.
     """
     if source.gguf is not None:
+        from excise.checkpoint.gguf_file import require_sound
+
+        require_sound(source.folder / source.gguf)
         return
     if (source.folder / _ADAPTER).exists():
         raise ModelError(
             f"{source.name}: holds an adapter beside the model ({_ADAPTER}), which transformers would load "
             "with it, and its base model from wherever it names; merge the two, or move the adapter away"
         )
-    weight_files(source.folder)
+    for name in weight_files(source.folder)[0]:
+        if not name.endswith(".safetensors"):
+            # Its pickle is read here once: what could run code is named, and not opened.
+            pytorch_shapes(source.folder / name)
 
 
 def require_offload_folder(folder: Path) -> None:

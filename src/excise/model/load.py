@@ -3,69 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
-from excise.checkpoint.folder import weight_files
-from excise.checkpoint.given import require_fetched
-from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
-from excise.engine.decode import greedy
 from excise.engine.device_memory import devices_for
 from excise.engine.out_of_memory import is_out_of_memory, release_memory
-from excise.errors import ModelError, TrialError, first_line
+from excise.errors import ModelError, first_line
+from excise.model.attempt import (
+    FAILURES,
+    auto_for,
+    raise_if_no_type_helps,
+    require_loadable,
+    tested_model,
+    was_unpacked,
+)
 from excise.model.blocked import is_blocked
-from excise.model.configuration import configuration
 from excise.model.data_type import fastest_first
 from excise.model.fitting import smaller, too_large
 from excise.model.foreign import (
-    own_code,
     require_offload_folder,
     require_own_files,
 )
 from excise.model.layout import lay_out
-from excise.model.mapping import auto_class
-from excise.model.missing import reported, require_scales, require_whole
 from excise.model.source import ModelSource
 from excise.model.storage import (
     describe,
     packed_as,
     quantize_arguments,
-    require_package,
     unpack_arguments,
     worth_trying,
 )
 from excise.model.template import TemplateCall
-from excise.model.tokenizer import LoadedTokenizer, load_tokenizer, needs_its_own_code
-from excise.model.weights import stored_bytes
+from excise.model.tokenizer import load_tokenizer
+from excise.model.weights import stored_bytes, stored_places
 from excise.quiet import quiet_libraries
-
-_TEST_TOKENS = 3
-_FAILURES = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    ImportError,
-    # Kernels for packed weights check what they are given in these ways.
-    TypeError,
-    AssertionError,
-    SafetensorError,
-    MemoryError,
-)
-"""What loading a model, or its first steps, can raise for a data type that does not suit it."""
+from excise.undocumented import use_conversions
 
 
 @dataclass(frozen=True)
@@ -100,6 +80,11 @@ class LoadedModel:
     def bytes(self) -> int:
         """Memory that the weights take as they are stored, tied ones counted once, offloaded ones too."""
         return stored_bytes(self.model)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The same by place: "cuda:0", "cpu", …, or "offloaded"."""
+        return stored_places(self.model)
 
     @property
     def precision(self) -> str:
@@ -138,9 +123,9 @@ def load(
     require_own_files(source)
     if offload_folder is not None:
         require_offload_folder(offload_folder)
-    auto = _auto_class(source, trust_remote_code=trust_remote_code)
+    auto = auto_for(source, trust_remote_code=trust_remote_code)
     packed = packed_as(source)
-    _require_loadable(source, packed, quantization)
+    require_loadable(source, packed, quantization)
     devices = devices_for(device, max_memory)
     words = load_tokenizer(
         source,
@@ -169,11 +154,11 @@ def load(
         how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
         failure, memory_ran_out, note, slower = "", False, None, None
         try:
-            model, note = _tested_model(source, auto, words, dtype, {**arguments, **how})
-            if blocks and (packing is None or _was_unpacked(model)):
+            model, note = tested_model(source, auto, words, dtype, {**arguments, **how})
+            if blocks and (packing is None or was_unpacked(model)):
                 slower = lay_out(model, words.hello())
-        except _FAILURES as error:
-            _raise_if_no_type_helps(source, packing, error)
+        except FAILURES as error:
+            raise_if_no_type_helps(source, packing, error)
             failure, memory_ran_out = first_line(error), is_out_of_memory(error)
         if failure:
             # Outside the except block: the traceback, and the weights that it keeps alive, are gone.
@@ -189,9 +174,9 @@ def load(
                     )
             continue
         assert model is not None
-        if packing is not None and _was_unpacked(model):
+        if packing is not None and was_unpacked(model):
             # transformers would save the plain tensors under the packed ones' names.
-            model._weight_conversions = None
+            use_conversions(model, None)
         return LoadedModel(
             model,
             words.tokenizer,
@@ -200,105 +185,10 @@ def load(
             tuple(attempts),
             words.call,
             words.given,
-            None if packing is None or _was_unpacked(model) else describe(packing),
+            None if packing is None or was_unpacked(model) else describe(packing),
             quantization,
             tuple(one for one in (note, slower) if one is not None),
         )
     stored = "" if packing is None else f" as {describe(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")
-
-
-def _auto_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
-    """What loads the checkpoint. Raises ModelError if its files tell already that nothing can."""
-    if source.gguf is not None:
-        require_fetched(source.folder / source.gguf)
-        # A GGUF file holds the language model alone, whatever else the model has.
-        return AutoModelForCausalLM
-    for name in weight_files(source.folder)[0]:
-        path = source.folder / name
-        if path.suffix == ".safetensors":
-            read_safetensors(path)
-        else:
-            require_fetched(path)
-    config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
-    return auto_class(source.name, config)
-
-
-def _model(
-    source: ModelSource, auto: Any, dtype: str, arguments: Mapping[str, Any]
-) -> tuple[PreTrainedModel, str | None]:
-    """The whole model, and what is to be noted of it. Raises ModelError if tensors are missing."""
-    # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
-    # switch, and standard error is where it goes; errors come as exceptions, not that way.
-    transformers_logging.disable_progress_bar()
-    model: PreTrainedModel
-    with redirect_stderr(StringIO()) if source.gguf else nullcontext(), reported(source.name):
-        model, info = auto.from_pretrained(
-            source.folder,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            output_loading_info=True,
-            # They would raise without their names; they are refused with them.
-            ignore_mismatched_sizes=True,
-            **arguments,
-        )
-    note = require_whole(source.name, info)
-    if _was_unpacked(model):
-        require_scales(source.name, model)
-    return model.eval().requires_grad_(False), note
-
-
-def _tested_model(
-    source: ModelSource,
-    auto: Any,
-    words: LoadedTokenizer,
-    dtype: str,
-    arguments: Mapping[str, Any],
-) -> tuple[PreTrainedModel, str | None]:
-    """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
-
-    In a function of its own, so that a model that fails is gone before the next type is tried.
-    """
-    model, note = _model(source, auto, dtype, arguments)
-    try:
-        greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
-    except TrialError as error:
-        raise ValueError(f"in a test generation, {error}") from error
-    return model, note
-
-
-def _require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
-    """Raise ModelError for what can be known before a weight is read."""
-    if quantization != "none":
-        if source.gguf is not None:
-            raise ModelError(
-                f"{source.name} is a GGUF file, which is unpacked while loading; leave out --quantization"
-            )
-        if packed is not None:
-            raise ModelError(
-                f"{source.name} is stored as {describe(packed)} already; leave out --quantization"
-            )
-        require_package(quantization)
-    elif packed is not None:
-        require_package(packed)
-
-
-def _raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
-    """Raise ModelError for a failure that another data type would only repeat."""
-    text = first_line(error)
-    if needs_its_own_code(error):
-        raise own_code(source.name, source.folder) from error
-    if "offload_folder" in str(error):
-        raise ModelError(
-            f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
-        ) from error
-    if packing is not None and isinstance(error, ImportError):
-        raise ModelError(
-            f"{source.name} as {describe(packing)} cannot be loaded: {text}"
-        ) from error
-
-
-def _was_unpacked(model: PreTrainedModel) -> bool:
-    """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
-    # It takes the entry off then, because the model is an ordinary one from there on.
-    return getattr(model.config, "quantization_config", None) is None

@@ -1,8 +1,9 @@
-"""How many tokens a model has positions for: tables of positions end, rotary angles do not."""
+"""What a model has room for: positions, whose tables end where rotary angles do not, and tokens."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -41,6 +42,17 @@ def position_limit(model: PreTrainedModel) -> int | None:
     return min(limits, default=None)
 
 
+def require_known(model: PreTrainedModel, tokens: Iterable[int]) -> None:
+    """Raise ModelError if a tokenizer has put out tokens that the model does not have."""
+    count = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+    largest = max(tokens, default=0)
+    if isinstance(count, int) and largest >= count:
+        raise ModelError(
+            f"the tokenizer puts out token {largest}, but the model has {count} tokens: the two do not "
+            "belong together"
+        )
+
+
 def require_position(model: PreTrainedModel, tokens: int) -> int | None:
     """How many tokens can follow so many; None for any number. Raises ModelError if none can."""
     limit = position_limit(model)
@@ -56,18 +68,27 @@ def require_position(model: PreTrainedModel, tokens: int) -> int | None:
     return room
 
 
+def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """How many tokens, at most `most` and at least one, every one of `prompts` can be answered with.
+
+    All of them can be run again behind their prompt.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return most
+    return max(1, min(most, limit - max(map(len, prompts))))
+
+
 def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int) -> None:
     """Raise ModelError if a prompt of `longest` tokens and its answer take more positions than there are."""
     limit = position_limit(model)
-    # The last token of an answer is never run itself.
-    needed = longest + max_new_tokens - 1
-    if limit is None or needed <= limit:
+    if limit is None or longest + max_new_tokens <= limit:
         return
-    room = limit - longest + 1
+    room = limit - longest
     mend = (
         f"give --max-new-tokens {room} or less"
         if room > 0
-        else f"leave out prompts of more than {limit} tokens"
+        else f"leave out prompts of {limit} tokens and more"
     )
     raise ModelError(
         f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,27 @@ from excise.paths import expanded, names_a_path
 
 _BLOCKS, _BLOCK = 64, 16384
 """Blocks, and bytes of each, that are hashed of a local weights file."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A commit of a model on the hub. name: its id."""
+
+    name: str
+    revision: str
+
+
+def snapshot_origin(folder: Path) -> Origin | None:
+    """The commit that a folder in the cache of the hub's client holds; None for any other folder.
+
+    Its place tells: …/models--OWNER--NAME/snapshots/COMMIT.
+    """
+    parts = folder.parent.parent.name.split("--")
+    known = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
+    if not known or parts[0] != "models" or not 2 <= len(parts) <= 3:
+        return None
+    return Origin("/".join(parts[1:]), folder.name)
 
 
 @dataclass(frozen=True)
@@ -34,9 +56,26 @@ class ModelSource:
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     @property
+    def origin(self) -> Origin | None:
+        """The model on the hub that the files are a commit of; None if that is not known.
+
+        A folder in the cache of the hub's client is one, whatever path it was named by.
+        """
+        if self.revision is not None:
+            return Origin(self.name, self.revision)
+        return None if self.gguf is not None else snapshot_origin(self.folder)
+
+    @property
+    def reference(self) -> str:
+        """A name that leads here from any working directory: the hub id, or an absolute path."""
+        if self.revision is not None:
+            return self.name
+        return str(self.folder if self.gguf is None else self.folder / self.gguf)
+
+    @property
     def public_name(self) -> str:
         """The name to tell others: where a model lies on somebody's disk is nobody else's concern."""
-        return self.name if self.revision is not None else Path(self.name).absolute().name
+        return Path(self.name).absolute().name if self.origin is None else self.origin.name
 
     @cached_property
     def digest(self) -> str:

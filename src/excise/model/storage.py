@@ -12,6 +12,7 @@ import torch
 from excise.config.settings import Quantization
 from excise.errors import ModelError
 from excise.model.source import ModelSource
+from excise.undocumented import fetched
 
 _DESCRIPTIONS: dict[str, str] = {
     "bnb_4bit": "bitsandbytes 4-bit",
@@ -151,19 +152,19 @@ def worth_trying(dtypes: tuple[str, ...], name: str | None) -> tuple[str, ...]:
 def _int4(device: str) -> Any:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         from torchao.quantization import Int4WeightOnlyConfig
-        from torchao.quantization.quantize_.workflows import Int4PackingFormat
 
+        packing = fetched("torchao.quantization.quantize_.workflows", "Int4PackingFormat")
         # The one layout whose kernel comes with PyTorch.
         return Int4WeightOnlyConfig(
-            group_size=_INT4_GROUP, int4_packing_format=Int4PackingFormat.TILE_PACKED_TO_4D
+            group_size=_INT4_GROUP, int4_packing_format=packing.TILE_PACKED_TO_4D
         )
     try:
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+        config = fetched("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig")
     except ImportError as error:
         raise ModelError(
             "this version of torchao has no int4 for the CPU; use bnb_4bit (--quantization)"
         ) from error
-    return PrototypeInt4WeightOnlyConfig(group_size=_INT4_GROUP)
+    return config(group_size=_INT4_GROUP)
 
 
 def _config(source: ModelSource) -> object:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from excise.checkpoint.given import read_object
 from excise.errors import ModelError, first_line, translated
 from excise.model.survival import holds
+from excise.paths import expanded
 
 _PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"
 _IN_PARTS = (
@@ -23,6 +24,8 @@ _IN_PARTS = (
     frozenset(("user", "assistant")),
 )
 """Roles whose content is a list of parts, in the order in which they are tried."""
+_LONGEST = 1 << 20
+"""Bytes of a template that was given as a file. Without a bound a device would be read for ever."""
 _OF_PROCESSORS = ("chat_template.json", "processor_config.json")
 _OTHER = "give another one with --chat-template FILE"
 
@@ -90,6 +93,13 @@ def render(
     return str(rendered)
 
 
+def _text_of(path: Path) -> str:
+    """What the file holds. Raises OSError, or ValueError for what is no text or cannot be a template."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > _LONGEST):
+        raise ValueError("no file, or too large to be a template")
+    return path.read_text(encoding="utf-8")
+
+
 def settled(
     tokenizer: PreTrainedTokenizerBase,
     template: str | None,
@@ -109,7 +119,7 @@ def settled(
         where = f"--chat-template {template}"
         names = f", and the model has no template of this name ({_listed(named)})" if named else ""
         with translated(ModelError, f"{where}: cannot be read{names}", OSError, ValueError):
-            text = Path(template).expanduser().read_text(encoding="utf-8")
+            text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:
         raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")

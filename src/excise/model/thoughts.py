@@ -92,11 +92,13 @@ def closing_of(mark: Mark, said: str, known: Sequence[str] = ()) -> str:
     said: text up to the opening and white space behind it. known: texts in which the model's template may
     show how it writes a closed thought; without one it is written as the mark's habit is.
     """
-    closed = next(filter(None, (_shown(mark, text) for text in known)), mark.closed)
+    shown = [closed for text in known if (closed := _shown(mark, text)) is not None]
+    forms = [*shown, mark.closed, _spaced(mark.opening, mark.closing).closed]
     opened = said[said.rindex(mark.opening) :]
-    if closed.startswith(opened):
-        return closed[len(opened) :]
-    return closed[len(mark.opening) :].lstrip()
+    for closed in forms:
+        if closed.startswith(opened):
+            return closed[len(opened) :]
+    return forms[0][len(mark.opening) :].lstrip()
 
 
 def without_thoughts(answer: str, *, opened: bool = False) -> str:

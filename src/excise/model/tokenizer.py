@@ -14,6 +14,7 @@ from excise.model.chat import Chat
 from excise.model.foreign import own_code
 from excise.model.source import ModelSource
 from excise.model.template import TemplateCall, settled, template_file
+from excise.model.words import require_fetched_words, require_objects
 
 _SPECIAL = re.compile(r"<(?!0x).*>|\[.*\]", re.DOTALL)
 """What special tokens look like; bytes that a vocabulary lacks as text (`<0x0A>`) are none."""
@@ -24,16 +25,17 @@ class LoadedTokenizer:
     """A tokenizer that encodes prompts.
 
     call: how its chat template is called. given: the template's text if the user gave a file in place of the
-    model's own.
+    model's own. system_prompt: goes before every prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase
     call: TemplateCall
     given: str | None
+    system_prompt: str | None = None
 
     def hello(self) -> list[int]:
         """Token ids of a short prompt, to try a model with."""
-        return Chat(self.tokenizer, "", self.call).hello()
+        return Chat(self.tokenizer, "", self.call).hello(self.system_prompt)
 
 
 def load_tokenizer(
@@ -49,6 +51,8 @@ def load_tokenizer(
     chat_template: a Jinja file, or the name of one of the model's own templates.
     Raises ModelError if there is no tokenizer or no template, or it does not take prompts.
     """
+    if source.gguf is None:
+        require_fetched_words(source.folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
@@ -57,6 +61,8 @@ def load_tokenizer(
         # The library in Rust raises nothing narrower for a damaged file.
         if needs_its_own_code(error):
             raise own_code(source.name, source.folder) from error
+        if source.gguf is None:
+            require_objects(source.folder)
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     _require_words(source, tokenizer)
     try:
@@ -65,7 +71,7 @@ def load_tokenizer(
         call, given = settled(tokenizer, chat_template, template_arguments or {}, system_prompt)
     except ModelError as error:
         raise ModelError(f"{source.name}: {error}") from error
-    return LoadedTokenizer(tokenizer, call, given)
+    return LoadedTokenizer(tokenizer, call, given, system_prompt)
 
 
 def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -7,6 +7,7 @@ accelerate to the processor's memory or to disk, which leaves an empty tensor on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -15,15 +16,16 @@ from itertools import chain
 import torch
 from accelerate.hooks import ModelHook
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from excise.engine.out_of_memory import is_out_of_memory
 from excise.errors import ModelError
 from excise.model.blocked import is_blocked
+from excise.undocumented import fetched, hook_of, is_traceable_wrapper_subclass
 
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 _FLOAT8 = frozenset((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz))
 _INT8_LARGEST = 127.0
+_MXFP4 = "transformers.integrations.mxfp4"
 _MXFP4_EXPERTS = "Mxfp4GptOssExperts"
 _IDENTITY_ROWS = 512
 """Rows of the identity that are sent through a layer at a time."""
@@ -46,28 +48,36 @@ def stored_bytes(model: nn.Module) -> int:
 
     Offloaded weights count too: they have to be moved for every pass.
     """
+    return sum(stored_places(model).values())
+
+
+def stored_places(model: nn.Module) -> dict[str, int]:
+    """The same by place: "cuda:0", "cpu", …, or "offloaded" for what is moved in for every pass."""
     counted: set[int] = set()
-    total = 0
+    places = Counter[str]()
     for module in model.modules():
         for tensor in module.parameters(recurse=False):
             if id(tensor) not in counted:
                 counted.add(id(tensor))
-                total += _tensor_bytes(tensor)
+                places[_place(tensor)] += _tensor_bytes(tensor)
         # GPTQ and AWQ keep packed weights as buffers; other buffers are small, and made anew.
-        total += sum(
-            _tensor_bytes(buffer)
-            for buffer in module.buffers(recurse=False)
-            if not buffer.is_floating_point() and buffer.dim() > 1
-        )
+        for buffer in module.buffers(recurse=False):
+            if not buffer.is_floating_point() and buffer.dim() > 1:
+                places[_place(buffer)] += _tensor_bytes(buffer)
         if type(module).__name__ == _MXFP4_EXPERTS:
-            total += sum(map(_tensor_bytes, _mxfp4_parts(module).values()))
-    return total
+            for part in _mxfp4_parts(module).values():
+                places[_place(part)] += _tensor_bytes(part)
+    return dict(places)
+
+
+def _place(tensor: Tensor) -> str:
+    return "offloaded" if tensor.is_meta else str(tensor.device)
 
 
 @contextmanager
 def _in_memory(module: nn.Module) -> Iterator[None]:
     """Within, the weights of an offloaded module are there: what accelerate does around a forward."""
-    hook = getattr(module, "_hf_hook", None)
+    hook = hook_of(module)
     offloaded = any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers()))
     if not offloaded or not isinstance(hook, ModelHook):
         yield
@@ -159,23 +169,19 @@ def _blockwise(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> 
 
 def _mxfp4_parts(module: nn.Module) -> dict[str, Tensor]:
     """Blocks and scales of the experts that lie in a kernel's own layout, under checkpoint names."""
-    from transformers.integrations.mxfp4 import Mxfp4ReverseDeserialize
-
     parts: dict[str, Tensor] = {}
     for name in ("gate_up_proj", "down_proj"):
         if not isinstance(getattr(module, name), Tensor):
-            reverse = Mxfp4ReverseDeserialize(None)
+            reverse = fetched(_MXFP4, "Mxfp4ReverseDeserialize")(None)
             parts |= reverse.convert({}, model=module, full_layer_name=f"{name}_blocks")
     return parts
 
 
 def _mxfp4(module: nn.Module, name: str) -> Tensor:
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
     parts = _mxfp4_parts(module)
     if f"{name}_blocks" not in parts:
         raise _not_readable(module, name, "is not among the MXFP4 weights")
-    unpacked: Tensor = convert_moe_packed_tensors(
+    unpacked: Tensor = fetched(_MXFP4, "convert_moe_packed_tensors")(
         parts[f"{name}_blocks"], parts[f"{name}_scales"], dtype=torch.float32
     )
     return unpacked

@@ -13,11 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow  # type: ignore[import-untyped]
+import pyarrow.compute  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from excise.config.source import FILE_SUFFIXES
 from excise.errors import PromptError
+from excise.json_files import parse_json
+from excise.lfs import require_fetched
 from excise.prompts.columns import check_column
+
+MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 30
+"""Most that is read of a parquet file's column."""
+_BATCH = 1 << 12
 
 
 def read_file(path: Path, column: str) -> list[object]:
@@ -35,6 +42,7 @@ def read_file(path: Path, column: str) -> list[object]:
             f"{path}: prompts are read from {', '.join(FILE_SUFFIXES)}, not from "
             f"{path.suffix or 'a file without an ending'}"
         )
+    require_fetched(path, PromptError)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -74,11 +82,13 @@ def _read_jsonl(content: bytes, column: str, path: Path) -> list[object]:
             continue
         where = f"{path}: line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise PromptError(
                 f"{where}: not JSON (character {error.pos + 1}): {error.msg}"
             ) from None
+        except ValueError as error:
+            raise PromptError(f"{where}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise PromptError(
                 f'{where}: not a JSON object; write one on each line, as {{"{column}": "…"}}'
@@ -109,9 +119,53 @@ def _read_parquet(content: bytes, column: str, path: Path) -> list[object]:
     try:
         table = pyarrow.parquet.ParquetFile(io.BytesIO(content))
         check_column(column, table.schema_arrow.names, str(path))
-        return list(table.read(columns=[column]).column(column).to_pylist())
+        return _column_of(content, column, path)
     except (pyarrow.ArrowException, OSError) as error:
         raise PromptError(f"{path}: not a parquet file, or a damaged one: {error}") from None
+
+
+def _column_of(content: bytes, column: str, path: Path) -> list[object]:
+    """A column, piece by piece: a few kilobytes of parquet can stand for any number of rows and letters."""
+    kind = pyarrow.parquet.read_schema(io.BytesIO(content)).field(column).type
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = any(
+        test(kind)
+        for test in (
+            pyarrow.types.is_string,
+            pyarrow.types.is_large_string,
+            pyarrow.types.is_binary,
+            pyarrow.types.is_large_binary,
+        )
+    )
+    # Lists and tables are no prompts: one of them is enough to say so.
+    nested = pyarrow.types.is_nested(kind)
+    # Texts that are stored once stay so until their lengths are known.
+    file = pyarrow.parquet.ParquetFile(
+        io.BytesIO(content), read_dictionary=[column] if is_text else None
+    )
+    rows: list[object] = []
+    size = 0
+    for batch in file.iter_batches(1 if nested else _BATCH, columns=[column]):
+        cells = batch.column(0)
+        size += _letters(cells) if is_text else cells.nbytes
+        if len(rows) + len(cells) > MOST_ROWS or size > MOST_BYTES:
+            raise PromptError(
+                f"{path}: holds more than {MOST_ROWS:,} rows or {MOST_BYTES >> 20} MiB of text in {column}; "
+                "give a smaller file"
+            )
+        rows += cells.to_pylist()
+        if nested:
+            break
+    return rows
+
+
+def _letters(cells: pyarrow.Array) -> int:
+    """Bytes of the texts of a column, each counted as often as it stands there."""
+    if pyarrow.types.is_dictionary(cells.type):
+        lengths = pyarrow.compute.binary_length(cells.dictionary)
+        return pyarrow.compute.sum(lengths.take(cells.indices)).as_py() or 0
+    return pyarrow.compute.sum(pyarrow.compute.binary_length(cells)).as_py() or 0
 
 
 _READERS: dict[str, Callable[[bytes, str, Path], list[object]]] = {

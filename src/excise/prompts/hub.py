@@ -19,10 +19,10 @@ from huggingface_hub.utils.tqdm import enable_progress_bars as show_hub_bars
 
 from excise.errors import HubError, PromptError
 from excise.hub_access.cache import cached_names, cached_snapshot
-from excise.hub_access.failures import FAILURES, Failure, failure
+from excise.hub_access.failures import FAILURES, Failure, failure, without_secrets
 from excise.hub_access.request import OUT_OF_REACH, Request
 from excise.prompts.columns import check_column
-from excise.prompts.saved import choose_split, first_line
+from excise.prompts.saved import choose_split, column_of, first_line
 from excise.prompts.slices import Split
 
 _TIMEOUT = 20.0
@@ -100,7 +100,9 @@ def _read_cached(
 def _unread(error: Exception, name: str, what: str) -> HubError:
     """What stopped the hub or the disk, or else what is wrong with the data."""
     found = failure(error, Request(name, "data set"))
-    return HubError(f"{what}: {first_line(error)}") if found.cause == "other" else found.error
+    if found.cause != "other":
+        return found.error
+    return HubError(without_secrets(f"{what}: {first_line(error)}"))
 
 
 def _take(
@@ -109,7 +111,7 @@ def _take(
     chosen = choose_split(split, list(builder.info.splits or ()), name)
     data = builder.as_dataset(split=chosen)
     check_column(column, data.column_names, name)
-    return HubRows(list(data[column]), chosen, commit, from_cache)
+    return HubRows(column_of(data, column), chosen, commit, from_cache)
 
 
 @contextmanager

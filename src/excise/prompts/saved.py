@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
 
-from excise.errors import PromptError
+from excise.errors import PromptError, translated
 from excise.prompts.columns import check_column
 from excise.prompts.slices import Split
 
@@ -27,6 +29,7 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
     # Imported here because it takes a second, which whoever reads a text file need not wait.
     import datasets
 
+    _require_inside(folder)
     try:
         data = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
@@ -40,7 +43,50 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
             + "; leave the name out"
         )
     check_column(column, data.column_names, str(folder))
-    return list(data[column])
+    return column_of(data, column)
+
+
+def column_of(data: Any, column: str) -> list[object]:
+    """All rows of a column as they are stored.
+
+    Not as `datasets` would decode them: of an image or a sound it opens the file, or the address, that a row
+    names. data: a `datasets.Dataset`.
+    """
+    table = data.select_columns([column]).with_format("arrow")[:]
+    return list(table.column(column).to_pylist())
+
+
+def _require_inside(folder: Path) -> None:
+    """Raise PromptError if the folder's own lists name files, or folders of splits, outside it."""
+    splits = _entries(folder / _MARKS[0], "splits")
+    for part in (folder, *(folder / split for split in splits if _is_name(split))):
+        files = _entries(part / _MARKS[1], "_data_files")
+        named = [one.get("filename") if isinstance(one, dict) else one for one in files]
+        for name in (*splits, *named):
+            if not _is_name(name):
+                raise PromptError(f"{part}: damaged: names {name}, which is no file of it")
+
+
+def _entries(path: Path, key: str) -> list[Any]:
+    """A list in a JSON object; empty if there is no such file. Raises PromptError."""
+    if not path.is_file():
+        return []
+    with translated(
+        PromptError, f"{path.parent}: damaged {path.name}", OSError, ValueError, RecursionError
+    ):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get(key, []) if isinstance(content, dict) else None
+    if not isinstance(found, list):
+        raise PromptError(f"{path.parent}: damaged {path.name}: no list of {key}; save it anew")
+    return found
+
+
+def _is_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and PurePosixPath(name).name == PureWindowsPath(name).name == name
+    )
 
 
 def choose_split(split: Split, names: list[str], where: str) -> str:

@@ -17,6 +17,7 @@ FULL_SPLIT = (400, 100, 100)
 """Train, search and held-out prompts taken from one set that has as many."""
 LARGEST_CUT = 100
 """Most prompts that are cut off a train set to be held out."""
+_FIELDS = ("", "_train", "_search", "_held_out")
 _NAMED = 3
 """Prompts that a note about an overlap quotes."""
 MINIMUM = {"train": 4, "search": 1, "held-out": 1}
@@ -75,6 +76,13 @@ def load_parts(settings: Settings) -> PromptParts:
         else []
     )
     return PromptParts(target, control, (*target_notes, *control_notes, *in_both))
+
+
+def named_sets(settings: Settings) -> list[str]:
+    """The prompt sets that the settings name, each once, as they would be typed."""
+    fields = [f"{kind}{part}" for kind in ("target", "control") for part in _FIELDS]
+    sources = [getattr(settings, field) for field in fields]
+    return list(dict.fromkeys(str(source) for source in sources if source is not None))
 
 
 def _load_kind(

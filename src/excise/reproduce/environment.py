@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -59,6 +62,18 @@ def hardware(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def devices_digest(devices: Sequence[torch.device]) -> str:
+    """16 hexadecimal digits that tell these devices from others: their names, and memory of their own."""
+    return hardware_digest([hardware(device) for device in devices])
+
+
+def hardware_digest(devices: Sequence[Mapping[str, object]]) -> str:
+    """The same from what `hardware` says of each device."""
+    # The host's memory is shared with others: how much of it there is to take is seen when it is taken.
+    told = [[one["device"], one["memory"] if "cuda" in one else None] for one in devices]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:

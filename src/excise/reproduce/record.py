@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
+from excise.json_files import read_json_object
 
 FORMAT = 1
 NAME = "reproduce.json"
@@ -169,26 +170,25 @@ def read_reproduction(path: Path) -> Reproduction:
     """Read a `reproduce.json`, or that of a folder. Raises ReproductionError."""
     path = path / NAME if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-            raise ReproductionError(f"{path}: not a file that excise wrote beside a model ({NAME})")
-        if content["format"] > FORMAT:
-            raise ReproductionError(
-                f"{path}: format {content['format']} is newer than this excise reads ({FORMAT}); "
-                "install a newer excise"
-            )
-        record = Reproduction.model_validate(content)
-        if not record.tensors:
-            raise ReproductionError(
-                f"{path}: names no tensor, so that nothing could be compared with it; save the {record.made} "
-                "once more"
-            )
-        return record
+        content = read_json_object(path, ReproductionError)
     except FileNotFoundError as error:
         raise ReproductionError(f"{path}: no such file") from error
+    if not isinstance(content.get("format"), int):
+        raise ReproductionError(f"{path}: not a file that excise wrote beside a model ({NAME})")
+    if content["format"] > FORMAT:
+        raise ReproductionError(
+            f"{path}: format {content['format']} is newer than this excise reads ({FORMAT}); "
+            "install a newer excise"
+        )
+    try:
+        record = Reproduction.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ReproductionError(f"{path}: damaged: {where}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
-        raise ReproductionError(f"{path}: cannot be read ({error})") from error
+    if not record.tensors:
+        raise ReproductionError(
+            f"{path}: names no tensor, so that nothing could be compared with it; save the {record.made} "
+            "once more"
+        )
+    return record

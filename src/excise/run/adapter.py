@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 from excise.checkpoint.index import Index, checkpoint_index
 from excise.checkpoint.plan import require_fit
 from excise.checkpoint.reader import Reader
-from excise.edit.adapter import Weights, save_adapter
+from excise.edit.adapter import Weights, adapter_base, save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import stored_name, stored_tensors, take_conversions
 from excise.edit.matrices import parts
 from excise.edit.served import unservable
+from excise.edit.spelling import spelt_for
 from excise.errors import SaveError
 from excise.files import FurtherFiles
 from excise.model.blueprint import blueprint
@@ -28,6 +29,7 @@ from excise.run.apply import require_base
 from excise.run.card import model_card
 from excise.run.events import Tell
 from excise.run.reproduction import adapter_record
+from excise.run.terms import terms_of
 
 
 def save_edit_adapter(
@@ -88,23 +90,36 @@ def save_stored_adapter(
     """
     model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
+    edit = spelt_for(edit, anatomy)
     require_fit(source.name, edit, anatomy)
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     tell_serving(edit, anatomy.writers, tell)
     index = checkpoint_index(source.folder)
     card = model_card(source, edit, figures, adapter=True, recorded=known is not None)
-    further = recorded(known)
+    further = recorded(source, known)
     with Reader(index) as reader:
         weights = stored_weights(model, index, reader)
-        save_adapter(edit, model, anatomy.writers, source.name, destination, card, weights, further)
+        base, revision = adapter_base(source)
+        save_adapter(
+            edit,
+            model,
+            anatomy.writers,
+            base,
+            destination,
+            card,
+            weights,
+            further,
+            revision=revision,
+        )
     tell(events.Saved("adapter", str(destination)))
 
 
-def recorded(known: Reproduction | None) -> FurtherFiles:
-    """The file that an adapter's folder gets beside it: its `reproduce.json`, if there is a record."""
+def recorded(source: ModelSource, known: Reproduction | None) -> FurtherFiles:
+    """What an adapter's folder gets beside it: the original's licence, and `reproduce.json` of a record."""
 
     def files(folder: Path) -> Mapping[str, str]:
-        return {} if known is None else {NAME: adapter_record(known, folder).text()}
+        made = {} if known is None else {NAME: adapter_record(known, folder).text()}
+        return {**terms_of(source), **made}
 
     return files
 

@@ -154,6 +154,11 @@ def _of_the_folder(plan: Plan) -> Iterator[str]:
             else "copied as it is: its tensors are not the model's, and the edit does not reach them"
         )
         yield f"{plan.name_of(file)}: {what}"
+    if absent := checkpoint.absent_code:
+        yield (
+            f"config.json names Python files of the model's own that are not here ({', '.join(absent)}); "
+            "with --trust-remote-code they are downloaded and go along"
+        )
     if drafts := checkpoint.drafts:
         yield (
             f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied as it is: it proposes "

@@ -11,6 +11,7 @@ from excise.kinds import facts_of
 from excise.model.generation import in_words
 from excise.model.source import ModelSource
 from excise.run.front_matter import OriginalCard, front_matter, original_card
+from excise.run.markdown import code, inline
 from excise.run.record import Outcome, outcome_in
 from excise.scores.interval import counted
 
@@ -38,7 +39,7 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
         ("answers that are empty", f"{before.empty}/{answers}", f"{after.empty}/{answers}"),
         ("answers that loop", f"{before.looping}/{answers}", f"{after.looping}/{answers}"),
         ("KL, first answer token (nats)", "", str(outcome.kl)),
-        ("KL, mean of 32 answer tokens (nats)", "", str(outcome.answer_kl)),
+        (f"{outcome.answer_tokens.title} (nats)", "", str(outcome.answer_kl)),
     ]
 
 
@@ -64,10 +65,15 @@ def figures_in(edit: Edit, coverage: Sequence[float] = ()) -> str:
     if not {"refusals", "prompts", "kl"} <= facts.keys():
         return "Nothing was measured: the edit file holds no figures."
     return (
-        f"On the search's own prompts (not held out): {facts['refusals']} of "
-        f"{facts['prompts']} target prompts refused, KL {facts['kl']} nats."
+        f"On the search's own prompts (not held out): {inline(facts['refusals'])} of "
+        f"{inline(facts['prompts'])} target prompts refused, KL {nats(facts['kl'])} nats."
         + (f" {_covered(coverage)}" if coverage else "")
     )
+
+
+def nats(value: object) -> str:
+    """A KL divergence that an edit file states; less than 0, by rounding, is 0."""
+    return inline(max(0.0, value) if isinstance(value, int | float) else value)
 
 
 def _covered(coverage: Sequence[float]) -> str:
@@ -83,13 +89,15 @@ def _reservations(edit: Edit) -> str:
     uncovered = edit.facts.get("uncovered")
     lines: list[str] = []
     if isinstance(uncovered, Mapping) and uncovered:
-        named = "; ".join(f"layer {layer}: {modules}" for layer, modules in uncovered.items())
+        named = "; ".join(
+            f"layer {inline(layer)}: {inline(modules)}" for layer, modules in uncovered.items()
+        )
         lines.append(f"**The edit is partial.** These layers still write the direction: {named}.")
     if packing := edit.facts.get("packing"):
         lines.append(
-            f"The figures were measured with the weights packed as {packing}; the edit is the same."
+            f"The figures were measured with the weights packed as {inline(packing)}; the edit is the same."
         )
-    lines += _asked_with(edit.facts.get("asked_with"))
+    lines += asked_with_lines(edit.facts.get("asked_with"))
     if edit.per_matrix:
         lines.append(
             "Each expert was edited with the row-normalised operator of its own matrix; the figures were "
@@ -98,7 +106,7 @@ def _reservations(edit: Edit) -> str:
     return "".join(f"\n\n{line}" for line in lines)
 
 
-def _asked_with(told: object) -> list[str]:
+def asked_with_lines(told: object) -> list[str]:
     """How prompts were put and answers chosen, where others may do it otherwise."""
     if not isinstance(told, Mapping):
         return []
@@ -126,14 +134,16 @@ def model_card(
     facts = facts_of(edit.kind)
     rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
     form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
-    parameters = "\n".join(f"- `{name}`: {value}" for name, value in edit.parameters.items())
+    parameters = "\n".join(
+        f"- {code(name)}: {inline(value)}" for name, value in edit.parameters.items()
+    )
     original = original_card(source)
-    name = source.public_name
+    name = inline(source.public_name)
     return f"""{front_matter(original, source, adapter=adapter)}
 
 # {name}, edited
 
-This is {form} **{name}**{f" (revision `{source.revision}`)" if source.revision else ""}.
+This is {form} **{name}**{f" (revision {code(source.origin.revision)})" if source.origin else ""}.
 Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
 behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
 {edit.kind} kind: {facts.text} ({facts.source}).
@@ -153,7 +163,7 @@ it.** {_terms(original)}{_reservations(edit)}
 
 def _terms(original: OriginalCard | None) -> str:
     licence = original.licence if original else None
-    named = f"licence of the original, {licence}," if licence else "licence of the original"
+    named = f"licence of the original, {inline(licence)}," if licence else "licence of the original"
     return f"The {named} and its terms apply."
 
 
@@ -161,7 +171,7 @@ def _original_text(original: OriginalCard | None, name: str) -> str:
     if original is None or not original.text:
         return ""
     unreadable = (
-        f" Its front matter could not be read ({original.unreadable})."
+        f" Its front matter could not be read ({inline(original.unreadable)})."
         if original.unreadable
         else ""
     )

@@ -13,6 +13,7 @@ from excise.run.events import Tell
 from excise.run.figures import Measured, measure_edit, measure_held_out
 from excise.run.prepare import load_runner
 from excise.run.settle import settle
+from excise.scores.divergence import AnswerTokens
 from excise.scores.interval import bootstrap, counted
 from excise.scores.paired import SIGNIFICANT, mcnemar, sign_flips
 
@@ -46,11 +47,16 @@ def compare(
     held_out = measure_held_out(runner, prompts)
     tell(events.BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
     measured = [measure_edit(runner, held_out, edit) for edit in (first, second)]
-    return differences(*measured, seed=settings.seed)
+    return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)
 
 
-def differences(first: Measured, second: Measured, *, seed: int) -> list[Difference]:
-    """Each figure of two edits, with a paired test of their difference."""
+def differences(
+    first: Measured, second: Measured, *, tokens: AnswerTokens, seed: int
+) -> list[Difference]:
+    """Each figure of two edits, with a paired test of their difference.
+
+    tokens: over how many of an answer KL was averaged.
+    """
 
     def mean(what: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
         first, second = (str(bootstrap(values, seed)) for values in (one, other))
@@ -65,7 +71,7 @@ def differences(first: Measured, second: Measured, *, seed: int) -> list[Differe
         ),
         mean("KL, first answer token (nats)", first.divergences, second.divergences),
         mean(
-            "KL, mean of 32 answer tokens (nats)",
+            f"{tokens.title} (nats)",
             first.answer_divergences,
             second.answer_divergences,
         ),

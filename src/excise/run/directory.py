@@ -7,28 +7,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from excise.config import Settings, settings_digest
 from excise.edit.edit import Edit, load_edit
 from excise.errors import RunError
 from excise.files import write_bytes
+from excise.json_files import read_json_object
 from excise.paths import directory_name, last_part, names_a_path
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
 
-FORMAT = 4
-"""3 since trials that cannot better the front are pruned, and candidates are scored side by side."""
+FORMAT = 5
+"""3 since trials that cannot better the front are pruned, and candidates are scored side by side; 4 since
+weights lie in blocks, which rounds otherwise; 5 since each file holds a checksum of its own contents."""
+_OLDEST = 4
+_CHECKED_SINCE = 5
+_CHECKSUM = "sha256"
 DEFAULT_ROOT = Path("runs")
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """slots: rows that decode at a time. rows: of a forward pass. candidates: scored side by side."""
-
-    slots: int
-    rows: int
-    candidates: int
 
 
 @dataclass(frozen=True)
@@ -80,36 +75,39 @@ class RunDirectory:
         """The data type that the run used so far, None for a new run. Raises RunError."""
         return str(self.record()["dtype"]) if self.result.exists() else None
 
-    def batch(self) -> BatchSize | None:
-        """The batch that the run used so far, None for a new run. Raises RunError."""
-        if not self.result.exists():
-            return None
-        record: dict[str, Any] = self.record()
-        return BatchSize(
-            int(record["batch_size"]),
-            int(record["circumstances"]["rows"]),
-            int(record["candidates"]),
-        )
-
 
 def read_json(path: Path, absent: str) -> dict[str, object]:
-    """A JSON object of a known format. Raises RunError."""
+    """A JSON object of a known format, as it was written. Raises RunError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] > FORMAT:
-            raise RunError(f"{path}: format {content['format']} is newer than this excise reads")
-        if content["format"] < FORMAT:
-            raise RunError(f"{path}: was written by an older excise; start anew in another folder")
+        content = read_json_object(path, RunError)
     except FileNotFoundError as error:
         raise RunError(f"{path.parent}: {absent}") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RunError(f"{path}: damaged ({error})") from error
-    return dict(content)
+    version = content.get("format")
+    if not isinstance(version, int):
+        raise RunError(f"{path}: damaged: its format is {version!r}")
+    if version > FORMAT:
+        raise RunError(
+            f"{path}: format {version} is newer than this excise reads; install a newer one"
+        )
+    if version < _OLDEST:
+        raise RunError(f"{path}: was written by an older excise; start anew in another folder")
+    found = content.pop(_CHECKSUM, None)
+    if (version >= _CHECKED_SINCE or found is not None) and found != _checksum(content):
+        raise RunError(
+            f"{path}: damaged: its contents do not match their checksum; start anew in another folder"
+        )
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON object; the file appears whole or not at all. Raises SaveError."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    checked = {**content, _CHECKSUM: _checksum(content)}
+    write_bytes(path, (json.dumps(checked, indent=1) + "\n").encode())
+
+
+def _checksum(content: Mapping[str, object]) -> str:
+    """SHA-256 over a JSON object without its checksum."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def default_path(settings: Settings) -> Path:

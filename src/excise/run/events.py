@@ -43,21 +43,29 @@ class Note(Event):
 
 @dataclass(frozen=True)
 class DeviceFound(Event):
-    """The device that the run uses, and its memory in bytes (host memory for a CPU)."""
+    """A device that the model may come to lie on; one event for each.
+
+    memory: its own, in bytes (the host's for a CPU). limit: bytes of weights that it may hold, None if any.
+    """
 
     device: str
     memory: int
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """The model is in memory. attempts: data types that failed before, with the reason."""
+    """The model is in memory. attempts: data types that failed before, with the reason.
+
+    places: bytes of its weights by place: "cuda:0", "cpu", …, "offloaded" for what is moved in for each pass.
+    """
 
     name: str
     dtype: str
     bytes: int
     seconds: float
     attempts: tuple[str, ...]
+    places: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ class TrialFinished(Event):
 
     dominated: an earlier trial equals or betters it in both; its refusals are then a lower bound. seconds:
     its share of what its batch took. elapsed, remaining: seconds of this search, remaining None while
-    unknown. peak_memory: bytes. front: the best trade-offs so far.
+    unknown. peak_memory: bytes, by device that the model uses. front: the best trade-offs so far.
     """
 
     number: int
@@ -157,7 +165,7 @@ class TrialFinished(Event):
     trials: int
     elapsed: float
     remaining: float | None
-    peak_memory: int
+    peak_memory: Mapping[str, int]
     front: tuple[Point, ...]
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.plan import Form, require_editable
 from excise.checkpoint.spellings import add_older_spellings
-from excise.edit.adapter import save_adapter
+from excise.edit.adapter import adapter_base, save_adapter
 from excise.edit.edit import Edit
 from excise.edit.layout import require_matrices
 from excise.errors import SaveError, translated
@@ -28,6 +28,7 @@ from excise.run.adapter import recorded
 from excise.run.apply import apply_edit, plan_for
 from excise.run.card import model_card
 from excise.run.events import Tell
+from excise.run.terms import terms_of
 
 
 def require_rewritable(
@@ -86,7 +87,8 @@ def save_model(
     with _plain_copy(loaded, destination, tell) as folder:
         plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(edit, plain, declared=declared)
-        apply_edit(plan, source, destination, figures, tell, _template_file(template), known)
+        texts = terms_of(source) | _template_file(template)
+        apply_edit(plan, source, destination, figures, tell, texts, known)
 
 
 def save_from_files(
@@ -129,8 +131,18 @@ def save_model_adapter(
     """
     tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
     card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
-    name, model = loaded.source.name, loaded.model
-    save_adapter(edit, model, anatomy.writers, name, destination, card, further=recorded(known))
+    base, revision = adapter_base(loaded.source)
+    further = recorded(loaded.source, known)
+    save_adapter(
+        edit,
+        loaded.model,
+        anatomy.writers,
+        base,
+        destination,
+        card,
+        further=further,
+        revision=revision,
+    )
     tell(events.Saved("adapter", str(destination)))
 
 

@@ -12,18 +12,15 @@ from torch import Tensor
 from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
+from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import Tokens
 from excise.engine.teacher import forced_groups
 from excise.prompts.splits import PromptParts
 from excise.run.record import Answered
 from excise.run.runner import Runner
 from excise.scores.damage import is_empty, is_loop
-from excise.scores.divergence import answer_divergences
+from excise.scores.divergence import ANSWER_TOKENS, AnswerTokens, answer_divergences
 from excise.scores.refusals import Refusals
-
-ANSWER_TOKENS = 32
-"""Tokens of the original model's answers over which KL is averaged, where it may say so many."""
-
 
 Switch = Callable[[bool], None]
 """Puts a change of the model in force, or takes it off."""
@@ -51,6 +48,11 @@ class HeldOut:
     def answers(self) -> list[Tokens]:
         """The first 32 tokens of its answers to control prompts; none of them is empty."""
         return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
+
+    @property
+    def answer_tokens(self) -> AnswerTokens:
+        """Over how many of them KL is averaged."""
+        return AnswerTokens.of(self.answers)
 
 
 @dataclass(frozen=True)
@@ -125,22 +127,26 @@ def _divergences(
     model = runner.model
 
     def measure(rows: int) -> list[Tensor]:
-        found = [torch.empty(0)] * len(prompts)
+        order: list[int] = []
+        found: list[Tensor] = []
+        numbers: list[Tensor] = []
         # Generators: each runs its next group, and the common beginning, when it is asked.
-        originals = forced_groups(model, prompts, answers, rows)
-        changed = forced_groups(model, prompts, answers, rows)
+        originals = forced_groups(model, prompts, answers, rows, checked=False)
+        changed = forced_groups(model, prompts, answers, rows, checked=False)
         while True:
             switch(False)
             before = next(originals, None)
             switch(True)
             after = next(changed, None)
             if before is None or after is None:
-                return found
-            values = answer_divergences(
-                before.log_probabilities, after.log_probabilities, before.present
+                # Figures alone leave the device, when the last group has run.
+                by_row = dict(zip(order, gathered(found, numbers), strict=True))
+                return [by_row[row] for row in range(len(prompts))]
+            order += before.rows
+            found += answer_divergences(
+                before.log_probabilities, after.log_probabilities, before.lengths
             )
-            for row, each in zip(before.rows, values, strict=True):
-                found[row] = each.cpu()
+            numbers += [are_numbers(one.log_probabilities) for one in (before, after)]
 
     # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
     # has to be halved here says nothing of other passes.

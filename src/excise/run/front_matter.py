@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import yaml
 from huggingface_hub import CardData, ModelCard, ModelCardData
 
+from excise.checkpoint.folder import require_inside
 from excise.model.source import ModelSource
 
 _TAGS = ("excise", "directional-ablation")
+_DEEPEST = 20
+"""Tables and lists within each other; cards have three or four."""
 _NOT_OF_THE_COPY = ("base_model_relation", "new_version")
 """What the original says of its own place among models. Terms of access (`extra_gated_…`) are its too."""
 
@@ -35,19 +38,42 @@ class OriginalCard:
 
 
 def original_card(source: ModelSource) -> OriginalCard | None:
-    """The card that lies in the model's folder; None if there is none, as beside a GGUF file."""
+    """The card that lies in the model's folder; None if there is none, as beside a GGUF file.
+
+    Raises SaveError if it is a link out of the folder: its text would go into a card that others read.
+    """
     path = source.folder / "README.md"
     if source.gguf is not None or not path.is_file():
         return None
+    require_inside(source.folder, path)
     content = path.read_text(encoding="utf-8-sig", errors="replace")
     if not content.lstrip().startswith("---"):
         return OriginalCard(ModelCardData(), content.strip())
     try:
+        _require_plain(content)
         card = ModelCard(content, ignore_metadata_errors=True)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        # As text once, so that what cannot be written again is known here.
+        card.data.to_yaml()
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return OriginalCard(ModelCardData(), content.strip(), reason)
     return OriginalCard(card.data, card.text.strip())
+
+
+def _require_plain(content: str) -> None:
+    """Raise ValueError for YAML that stands for more than it says, or that takes long to read.
+
+    A part that is repeated by its name (an alias) makes gigabytes of ten lines.
+    """
+    block = content.lstrip().removeprefix("---").split("\n---", 1)[0]
+    depth = 0
+    for event in yaml.parse(block, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it uses YAML aliases")
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
 
 
 def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter: bool) -> str:
@@ -64,8 +90,9 @@ def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter:
     for key in _NOT_OF_THE_COPY:
         data.pop(key)
     data.library_name = "peft" if adapter else "transformers"
-    data.tags = list(dict.fromkeys([*(data.tags or ()), *_TAGS, *(("lora",) if adapter else ())]))
-    if source.revision is not None:
-        data.base_model = source.name
+    theirs = [one for one in data.tags or () if isinstance(one, str)]
+    data.tags = list(dict.fromkeys([*theirs, *_TAGS, *(("lora",) if adapter else ())]))
+    if source.origin is not None:
+        data.base_model = source.origin.name
         data["base_model_relation"] = "adapter" if adapter else "finetune"
     return f"---\n{data.to_yaml(line_break=chr(10))}\n---"

@@ -13,7 +13,6 @@ from excise.engine.rate import matrix_rate
 from excise.engine.work import Work
 from excise.model.load import LoadedModel
 from excise.model.writers import Anatomy
-from excise.platform import peak_host_memory
 from excise.run import events
 from excise.run.events import Tell
 
@@ -61,10 +60,3 @@ class Metering:
         possible = self._rate * work.total_seconds
         share = work.operations / possible if possible else 0.0
         self._tell(events.WorkDone(work, self.candidates, share))
-
-
-def peak_memory() -> int:
-    """Most memory the process has held so far, in bytes: on the accelerator if there is one."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return peak_host_memory()

@@ -16,6 +16,10 @@ from excise.run.directory import FORMAT, RunDirectory, default_path, write_json
 from excise.search.journal import mend
 
 _LOCK = "run.lock"
+_OLD_LOCK = "journal.log.lock"
+"""The lock of Optuna, used once: a link, which is deleted and never followed."""
+_SAVED_BESIDE = ("model-", "adapter-")
+"""Folders that are read again, and never written into, once they are there."""
 _LEFT = re.compile(
     r"\.(run\.json|result\.json|edit-\d+\.safetensors)\.\d+\.partial|journal\.log\.lock"
 )
@@ -66,7 +70,8 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> OpenRun:
     process works on it, naming that; SaveError if it cannot be written.
     """
     directory = RunDirectory(settings.run_dir or default_path(settings))
-    # Before the lock: nothing is put into a folder that is none of ours.
+    # Before the lock: nothing is put into a folder that is none of ours, or through a link out of it.
+    _require_no_links(directory)
     _require_run_or_new(directory)
     lock = _locked(directory)
     try:
@@ -91,6 +96,7 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> OpenRun:
 def require_idle(directory: RunDirectory) -> None:
     """Raise RunError, naming it, if a process works on the run that is there."""
     if directory.is_run:
+        _require_no_links(directory)
         _locked(directory).release()
 
 
@@ -104,6 +110,18 @@ def _require_run_or_new(directory: RunDirectory) -> None:
         names = [path.name for path in directory.folder.iterdir()]
     if any(name not in ours and not name.endswith(".partial") for name in names):
         raise RunError(f"{directory.path}: not empty and not a run directory; choose another one")
+
+
+def _require_no_links(directory: RunDirectory) -> None:
+    """Raise RunError for links among the files that a run writes: they lead writes out of its folder."""
+    with translated(RunError, f"{directory.path}: could not be read", OSError):
+        paths = sorted(directory.folder.iterdir()) if directory.folder.is_dir() else []
+    for path in paths:
+        if path.is_symlink() and not path.name.startswith(_SAVED_BESIDE) and path.name != _OLD_LOCK:
+            raise RunError(
+                f"{path}: is a link, and a run writes into its own folder only; put the file itself there, "
+                "or give another --run-dir"
+            )
 
 
 def _locked(directory: RunDirectory) -> ProcessLock:
@@ -162,8 +180,8 @@ def _require_same(
     theirs = directory.identity()
     if trusts(theirs["settings"]) and not settings.trust_remote_code:
         raise RunError(
-            f"{directory.path}: the run was begun with --trust-remote-code, which counts only where it is "
-            f"typed; give it again to run the code that comes with {settings.model}"
+            f"{directory.path / 'run.json'}: the run was begun with --trust-remote-code, which counts only "
+            f"where it is typed; give it again to run the code that comes with {settings.model}"
         )
     differing = differences(dict(theirs["settings"]), study_settings(settings))  # type: ignore[call-overload]
     if differing:

@@ -52,6 +52,7 @@ def confirm(
         edited=measured.answered,
         kl=bootstrap(measured.divergences, seed),
         answer_kl=bootstrap(measured.answer_divergences, seed),
+        answer_tokens=held_out.answer_tokens,
         seconds=held_out.seconds + time.perf_counter() - started,
     )
     front = pareto_front(study.points())
@@ -74,8 +75,8 @@ def _confirmed(outcome: Outcome) -> str:
     agrees = seen[0] <= found[1] and found[0] <= seen[1]
     return (
         f"held-out prompts {'confirm' if agrees else 'do not confirm'} it: "
-        f"{outcome.edited.refusals}/{outcome.prompts} refused at KL {outcome.kl.mean:.4f} "
-        f"(search: {outcome.search.refusals}/{outcome.search_prompts} at {outcome.search.kl:.4f})"
+        f"{outcome.edited.refusals}/{outcome.prompts} refused at KL {outcome.kl.mean:z.4f} "
+        f"(search: {outcome.search.refusals}/{outcome.search_prompts} at {outcome.search.kl:z.4f})"
     )
 
 

@@ -7,18 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import psutil
-import torch
-
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.edit.adapter import require_adapter
 from excise.edit.base import Base
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import side_by_side
+from excise.engine.device_memory import device_memory, devices_for
 from excise.errors import ModelError
 from excise.model.chat import Chat
 from excise.model.coverage import Coverage, measure
+from excise.model.foreign import code_of
 from excise.model.load import LoadedModel, load
 from excise.model.source import ModelSource, resolve
 from excise.model.storage import packed_as
@@ -27,6 +26,7 @@ from excise.model.writers import Anatomy, examine
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.bank import build_bank
+from excise.run.batch import batch_of, keep_batch
 from excise.run.directory import prompts_digest
 from excise.run.early import room_for_early
 from excise.run.events import Tell
@@ -123,17 +123,15 @@ def _prepared(
     tell(events.StageStarted("baseline", "Asking the original model"))
     started = time.perf_counter()
     # A resumed run keeps the numbers of rows it had: rounding, and so a verdict, may depend on them.
-    known = directory.batch()
-    if known is not None:
-        runner.rows = known.rows
-    runner.slots = settings.batch_size or (known.slots if known else 1)
+    known = batch_of(directory)
+    kept = keep_batch(known, runner, settings, loaded, prompts, tell)
     settle(
         runner,
         settings,
         loaded,
         prompts,
         tell,
-        probe=known is None,
+        probe=not kept,
         known=beginning_of(directory),
     )
     candidates = settings.candidates or (
@@ -242,7 +240,10 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
 
 def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:
     """Load a model, ready to be asked. Raises ModelError."""
-    tell(device_found())
+    for found in devices_found(settings):
+        tell(found)
+    if settings.trust_remote_code and (code := code_of(source)):
+        tell(events.Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     tell(events.StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
     loaded = load(
@@ -264,6 +265,7 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
             bytes=loaded.bytes,
             seconds=time.perf_counter() - started,
             attempts=loaded.attempts,
+            places=loaded.places,
         )
     )
     for note in loaded.notes:
@@ -279,14 +281,15 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
     return loaded, runner
 
 
-def device_found() -> events.DeviceFound:
-    """The device that models are loaded on, and its memory."""
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return events.DeviceFound(properties.name, properties.total_memory)
-    return events.DeviceFound(
-        f"CPU, {torch.get_num_threads()} threads", psutil.virtual_memory().total
-    )
+def devices_found(settings: Settings) -> list[events.DeviceFound]:
+    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
+    limits = memory_limits(settings.max_memory)
+    devices = devices_for(settings.device, limits)
+    allowed = list(limits.values()) if limits else [None] * len(devices)
+    return [
+        events.DeviceFound(known.name, known.total, limit)
+        for known, limit in zip(map(device_memory, devices), allowed, strict=True)
+    ]
 
 
 def _counts(parts: Parts) -> dict[str, int]:

@@ -18,6 +18,7 @@ from excise.edit.virtual import VirtualEdits
 from excise.engine.answers import end_tokens
 from excise.engine.costs import Costs, costs_of
 from excise.engine.device import input_device
+from excise.engine.device_memory import device_memory, devices_of, peak_memory
 from excise.engine.meter import Meter, ended_early
 from excise.engine.prefill import Tokens
 from excise.engine.rate import matrix_rate, synchronise
@@ -31,8 +32,7 @@ from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.events import Tell
-from excise.run.metering import peak_memory
-from excise.run.prepare import device_found, open_model
+from excise.run.prepare import open_model
 from excise.run.runner import measure_original
 from excise.run.settle import settle
 from excise.run.trial import Contest, score
@@ -75,7 +75,8 @@ class Profile:
     """A profiled run.
 
     rates: measured floating-point operations a second in matrix products, by data type. refusals, kl: of the
-    closed form on search prompts. loaded_bytes, peak_bytes: the model's size, and the most memory held.
+    closed form on search prompts. loaded_bytes, peak_bytes: the model's size, and the most memory held,
+    by device.
     """
 
     model: str
@@ -89,7 +90,7 @@ class Profile:
     refusals: int
     kl: float
     loaded_bytes: int
-    peak_bytes: int
+    peak_bytes: Mapping[str, int]
     stages: tuple[Stage, ...]
 
     @property
@@ -210,11 +211,12 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     profiler.needs(
         "refusals", costs.answering(part.target, answered.tokens), decided(answered.tokens)
     )
+    devices = devices_of(loaded.model)
     load = Stage("load", load_seconds, 0.0, 0.0, load_seconds, Work(), None, 0.0)
     return Profile(
         model=settings.model,
         dtype=loaded.precision,
-        device=device_found().device,
+        device=", ".join(device_memory(device).name for device in devices),
         rates=rates,
         slots=runner.slots,
         target_prompts=len(part.target),
@@ -223,6 +225,6 @@ def profile(settings: Settings, tell: Tell) -> Profile:
         refusals=answered.count,
         kl=scored.kl,
         loaded_bytes=loaded.bytes,
-        peak_bytes=peak_memory(),
+        peak_bytes=peak_memory(devices),
         stages=(load, *profiler.stages),
     )

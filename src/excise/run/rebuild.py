@@ -15,7 +15,7 @@ from excise.errors import ModelError, PromptError, ReproductionError
 from excise.model.load import LoadedModel
 from excise.model.source import ModelSource, resolve
 from excise.model.writers import Anatomy
-from excise.prompts.splits import PromptParts, load_parts
+from excise.prompts.splits import PromptParts, load_parts, named_sets
 from excise.reproduce.environment import hardware, versions
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.run import events
@@ -31,7 +31,6 @@ from excise.search.space import Candidate, candidate_of, propose_operator
 from excise.search.study import Study
 
 _PARTS = ("train", "search", "held_out")
-_ANY = ("", *(f"_{part}" for part in _PARTS))
 _OF_HERE = {"device", "max_memory", "offload_folder", "candidates", "no_hardware", "json_lines"}
 """Settings that say how a model is made again, not what: the record does not decide them."""
 
@@ -138,10 +137,7 @@ def settings_of(
 
 def _named_by(settings: Settings) -> str:
     """What the record makes excise read, in one line."""
-    sources = (
-        getattr(settings, f"{kind}{part}") for kind in ("target", "control") for part in _ANY
-    )
-    named = [settings.model, *dict.fromkeys(str(one) for one in sources if one is not None)]
+    named = [settings.model, *named_sets(settings)]
     if settings.chat_template is not None:
         named.append(str(settings.chat_template))
     return (

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
 from excise.engine.device import input_device
+from excise.engine.device_memory import devices_of
 from excise.model.generation import asked_for
-from excise.reproduce.environment import hardware, versions
+from excise.reproduce.environment import devices_digest, hardware, versions
 from excise.run.directory import FORMAT, set_digest, write_json
+from excise.scores.divergence import UNRECORDED, AnswerTokens
 from excise.scores.interval import Estimate
 from excise.search.front import Point
 from excise.search.study import Record
@@ -40,7 +42,8 @@ class Outcome:
     """The chosen trial, measured on held-out prompts, beside the original model.
 
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
-    answers, teacher-forced; nats, mean over control prompts with 95 % intervals.
+    answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: how many
+    tokens of an answer that were, which is fewer where less was allowed or said.
     """
 
     trial: int
@@ -53,6 +56,7 @@ class Outcome:
     kl: Estimate
     answer_kl: Estimate
     seconds: float
+    answer_tokens: AnswerTokens = UNRECORDED
 
 
 def write_result(
@@ -80,6 +84,7 @@ def write_result(
         "dtype": prepared.loaded.dtype,
         "batch_size": prepared.runner.slots,
         "candidates": prepared.candidates,
+        "device": devices_digest(devices_of(prepared.loaded.model)),
         "circumstances": _circumstances(prepared),
         "coverage": list(prepared.coverage.per_layer),
         "uncovered": dict(prepared.coverage.suspects),
@@ -151,6 +156,7 @@ def _outcome(
     held_out: Mapping[str, Any],
     seconds: float,
 ) -> Outcome:
+    recorded = held_out.get("answer_tokens")
     return Outcome(
         trial=search.number,
         search=search,
@@ -161,6 +167,7 @@ def _outcome(
         edited=_answered(held_out),
         kl=Estimate(**held_out["kl"]),
         answer_kl=Estimate(**held_out["answer_kl"]),
+        answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
         seconds=seconds,
     )
 
@@ -244,4 +251,5 @@ def _held_out(outcome: Outcome) -> dict[str, object]:
         **_counts(outcome.edited, outcome),
         "kl": asdict(outcome.kl),
         "answer_kl": asdict(outcome.answer_kl),
+        "answer_tokens": asdict(outcome.answer_tokens),
     }

@@ -13,7 +13,7 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.numbers import Stored, steps_for
 from excise.checkpoint.plan import Plan, Rewrite
 from excise.checkpoint.tensors import as_tensor, read_bytes, read_safetensors
-from excise.config import Settings
+from excise.config import PromptSource, Settings
 from excise.edit.matrices import blocks_of, removed
 from excise.errors import RunError
 from excise.model.source import ModelSource
@@ -73,9 +73,9 @@ def reproduction_of(
     return Reproduction(
         format=FORMAT,
         made="model",
-        model=Original(name=source.name, revision=source.revision, digest=source.digest),
+        model=Original(name=source.reference, revision=source.revision, digest=source.digest),
         seed=settings.seed,
-        settings=settings,
+        settings=_from_anywhere(settings, source),
         settings_digest=identity["settings_digest"],
         prompts=prompts,
         trial=Trial(
@@ -94,6 +94,20 @@ def reproduction_of(
         tensors={},
         changes=(),
     )
+
+
+def _from_anywhere(settings: Settings, source: ModelSource) -> Settings:
+    """Settings whose files are named such that they are found from any working directory."""
+    changed: dict[str, object] = {"model": source.reference}
+    for field in type(settings).model_fields:
+        value = getattr(settings, field)
+        if isinstance(value, PromptSource) and Path(value.source).expanduser().exists():
+            place = str(Path(value.source).expanduser().absolute())
+            changed[field] = value.model_copy(update={"source": place})
+    template = settings.chat_template  # A file, or the name of one of the model's own.
+    if template is not None and Path(template).expanduser().is_file():
+        changed["chat_template"] = str(Path(template).expanduser().absolute())
+    return settings.model_copy(update=changed)
 
 
 def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:

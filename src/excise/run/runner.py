@@ -6,18 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.engine.assignment import ALONE, Assignment, Early
 from excise.engine.batch_size import with_halving
 from excise.engine.early import EarlyPart
-from excise.engine.prefill import Tokens, first_token_logits, run_all
+from excise.engine.prefill import Tokens
 from excise.model.chat import Chat
 from excise.prompts.sets import PromptSet
 from excise.run.events import BatchReduced, Tell
-from excise.scores.divergence import kl_divergence
+from excise.run.first_tokens import divergences, log_probabilities
 from excise.scores.openings import Opening, openings_of
 from excise.scores.refusals import Hearing, Judging, Refusals, judge
 from excise.scores.watch import Watch
@@ -55,10 +54,10 @@ class Runner:
         """Say that memory ran out, and how many rows run at a time from now on."""
         self._tell(BatchReduced(size))
 
-    def logits(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
-        """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host."""
+    def log_probabilities(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
+        """Of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
         assignment = Assignment(early=early)
-        return self.in_rows(lambda rows: first_token_logits(self.model, prompts, rows, assignment))
+        return self.in_rows(lambda rows: log_probabilities(self.model, prompts, rows, assignment))
 
     def divergences(
         self,
@@ -68,23 +67,11 @@ class Runner:
     ) -> list[float]:
         """KL(original ‖ model) of the first answer token for each prompt, nats.
 
-        original: logits of the original model [prompt, vocabulary]. Raises TrialError if a logit is not a
-        number.
+        original: `log_probabilities` of the original model. Raises TrialError if a logit is not a number.
         """
-
-        def measure(rows: int) -> list[float]:
-            found = [0.0] * len(prompts)
-            for group in run_all(self.model, prompts, rows, assignment):
-                # Only a group's distributions are held at a time: whole vocabularies are large.
-                before = original[list(group.rows)]
-                values = kl_divergence(
-                    _log_probabilities(before), _log_probabilities(group.logits[:, -1].cpu())
-                )
-                for row, value in zip(group.rows, values.tolist(), strict=True):
-                    found[row] = value
-            return found
-
-        return self.in_rows(measure)
+        return self.in_rows(
+            lambda rows: divergences(self.model, prompts, original, rows, assignment)
+        )
 
     def refusals(
         self,
@@ -134,16 +121,11 @@ class Runner:
         return result
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return logits.to(torch.float32).log_softmax(-1)
-
-
 @dataclass(frozen=True)
 class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
-    original: logits of the first answer token on control prompts [prompt, vocabulary], in the model's data
-    type: they are all that KL needs, and lose nothing.
+    original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
     answered: the original model's answers to target prompts. early: what early layers make of both sets.
     """
 
@@ -181,7 +163,9 @@ def measure_original(
     part = Part(
         target=target_tokens,
         control=control_tokens,
-        original=runner.logits(control_tokens, early.control.recording() if early else None),
+        original=runner.log_probabilities(
+            control_tokens, early.control.recording() if early else None
+        ),
         answered=runner.refusals(
             target_tokens, assignment=Assignment(early=early.target.recording() if early else None)
         ),

@@ -10,12 +10,13 @@ from optuna.trial import Trial
 
 from excise.edit.virtual import VirtualEdits
 from excise.engine.answers import end_tokens
+from excise.engine.device_memory import devices_of, peak_memory
 from excise.engine.meter import ended_early
 from excise.errors import ExciseError, TrialError
 from excise.run import events
 from excise.run.events import Tell
 from excise.run.front import write_front
-from excise.run.metering import Metering, peak_memory
+from excise.run.metering import Metering
 from excise.run.prepare import Prepared
 from excise.run.proposals import OPENINGS, Proposals
 from excise.run.trial import Contest, Scored, Scoring
@@ -210,7 +211,7 @@ class _Loop:
                 trials=self._budget,
                 elapsed=elapsed,
                 remaining=_remaining(elapsed, done - self._done_before, self._budget - done, limit),
-                peak_memory=peak_memory(),
+                peak_memory=peak_memory(devices_of(self._prepared.loaded.model)),
                 front=tuple(self.front),
             )
         )

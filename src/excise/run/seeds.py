@@ -62,7 +62,9 @@ def spreads(results: Sequence[SeedResult]) -> dict[str, Spread]:
     figures = {
         "held-out refusals": [float(each.outcome.edited.refusals) for each in results],
         "held-out KL, first answer token": [each.outcome.kl.mean for each in results],
-        "held-out KL, mean of 32 answer tokens": [each.outcome.answer_kl.mean for each in results],
+        f"held-out {results[0].outcome.answer_tokens.title}": [
+            each.outcome.answer_kl.mean for each in results
+        ],
         "hypervolume of the front": [each.hypervolume for each in results],
     }
     return {name: spread(values) for name, values in figures.items()}

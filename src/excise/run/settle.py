@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from excise.config import Settings
@@ -12,7 +13,7 @@ from excise.engine.decode import greedy
 from excise.model.chat import Chat
 from excise.model.generation import asked_for, in_words
 from excise.model.load import LoadedModel
-from excise.model.positions import position_limit, require_positions
+from excise.model.positions import require_known, require_positions, within_positions
 from excise.model.prefix import with_common_beginning
 from excise.prompts.splits import PromptParts
 from excise.run import events
@@ -55,11 +56,10 @@ def settle(
                 "follow that, scores do not"
             )
         )
-    longest = _longest(runner, prompts)
-    require_positions(runner.model, longest, settings.max_new_tokens)
+    require_positions(runner.model, _longest(runner, prompts), settings.max_new_tokens)
     if settings.response_prefix is None:
         if known is None:
-            runner.chat = _beginning_found(runner, settings, prompts, longest)
+            runner.chat = _beginning_found(runner, settings, prompts)
         else:
             call = runner.chat.call.given(known.template_arguments)
             runner.chat = replace(runner.chat, call=call, response_prefix=known.response_prefix)
@@ -108,12 +108,7 @@ def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
     )
 
 
-def _beginning_found(
-    runner: Runner, settings: Settings, prompts: PromptParts, longest: int
-) -> Chat:
-    limit = position_limit(runner.model)
-    # What is found is put before the answers, so that later answers may begin further behind.
-    most = _PREFIX_TOKENS if limit is None else max(1, min(_PREFIX_TOKENS, (limit - longest) // 2))
+def _beginning_found(runner: Runner, settings: Settings, prompts: PromptParts) -> Chat:
     few = [
         *prompts.target.search.prompts[:_PREFIX_PROMPTS],
         *prompts.control.search.prompts[:_PREFIX_PROMPTS],
@@ -121,6 +116,7 @@ def _beginning_found(
 
     def ask(chat: Chat) -> list[list[int]]:
         tokens = chat.encode(few)
+        most = within_positions(runner.model, tokens, _PREFIX_TOKENS)
         return runner.in_rows(
             lambda rows: greedy(runner.model, tokens, max_new_tokens=most, slots=rows)
         )
@@ -129,10 +125,12 @@ def _beginning_found(
 
 
 def _longest(runner: Runner, prompts: PromptParts) -> int:
-    """Tokens of the longest prompt of all parts."""
+    """Tokens of the longest prompt of all parts. Raises ModelError if the model lacks one of them."""
     sets = (
         one
         for parts in (prompts.target, prompts.control)
         for one in (parts.train, parts.search, parts.held_out)
     )
-    return max(len(tokens) for one in sets for tokens in runner.chat.encode(one.prompts))
+    encoded = [tokens for one in sets for tokens in runner.chat.encode(one.prompts)]
+    require_known(runner.model, chain.from_iterable(encoded))
+    return max(map(len, encoded))

@@ -19,6 +19,7 @@ from excise.edit.edit import Edit
 from excise.edit.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
 from excise.engine.decode import greedy
+from excise.engine.device_memory import place_for
 from excise.engine.prefill import (
     Prefix,
     Tokens,
@@ -29,6 +30,7 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.teacher import branched, forced_group, forced_groups
+from excise.model.positions import within_positions
 from excise.run.runner import Runner
 from excise.scores.openings import Opening, opening_mass, stems_of
 from excise.search.gradient import descend
@@ -50,10 +52,9 @@ class StandIn:
         self._model, self._target = runner.model, list(target)
         self._control = list(control[:_CONTROLS])
         self._runner, self._limit = runner, _BATCH
+        most = within_positions(self._model, self._control, ANSWER_TOKENS)
         self._answers = runner.in_rows(
-            lambda rows: greedy(
-                self._model, self._control, max_new_tokens=ANSWER_TOKENS, slots=rows
-            )
+            lambda rows: greedy(self._model, self._control, max_new_tokens=most, slots=rows)
         )
         self._original = runner.in_rows(self._distributions)
 
@@ -62,10 +63,13 @@ class StandIn:
         """The original model's log-probabilities [token, vocabulary] along its answers, by prompt."""
         found: dict[int, Tensor] = {}
         for group in forced_groups(self._model, self._control, self._answers, limit):
-            for row, values, there in zip(
-                group.rows, group.log_probabilities, group.present, strict=True
+            of_one = group.log_probabilities[0].nbytes
+            place = place_for(len(self._control) * of_one, group.log_probabilities.device)
+            for row, values, length in zip(
+                group.rows, group.log_probabilities, group.lengths, strict=True
             ):
-                found[row] = values[there].cpu()
+                # A copy, or it would hold its whole group.
+                found[row] = values[-length:].to(place, copy=True)
         return found
 
     def refine(
@@ -145,7 +149,7 @@ class StandIn:
             total = torch.zeros((), device=group.log_probabilities.device)
             for place, row in enumerate(group.rows):
                 p_log = self._original[row].to(total.device)
-                q_log = group.log_probabilities[place][group.present[place]]
+                q_log = group.log_probabilities[place][-group.lengths[place] :]
                 each = (p_log.exp() * (p_log - q_log).nan_to_num(0.0, 0.0, 0.0)).sum(-1)
                 total = total + each[0] + (each[1:].mean() if len(each) > 1 else 0.0)
             yield total / len(rows)

@@ -20,6 +20,7 @@ from excise.engine.decode import greedy
 from excise.engine.device import execution_device
 from excise.kinds import Statistics
 from excise.model.load import LoadedModel
+from excise.model.positions import within_positions
 from excise.model.writers import Anatomy
 from excise.run.runner import Runner
 
@@ -120,7 +121,8 @@ def _answered(source: TrainPrompts, rows: int) -> list[list[int]]:
     # Not by what is free at the moment: rounding, and with it an answer, may depend on the number of slots.
     budget = batch_memory(source.loaded.bytes)
     fitting = slots_within(budget, model, prompts, ANSWER_TOKENS)
-    answers = greedy(model, prompts, max_new_tokens=ANSWER_TOKENS, slots=min(rows, fitting))
+    most = within_positions(model, prompts, ANSWER_TOKENS)
+    answers = greedy(model, prompts, max_new_tokens=most, slots=min(rows, fitting))
     return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
 
 

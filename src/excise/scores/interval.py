@@ -41,7 +41,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f})"
+        return f"{self.mean:z.4f} ({self.low:z.4f} to {self.high:z.4f})"
 
 
 RESAMPLES = 2000

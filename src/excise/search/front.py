@@ -86,11 +86,11 @@ def reason(front: Sequence[Point], point: Point) -> str:
     if place > 0:
         fewer = front[place - 1]
         each = (fewer.kl - point.kl) / (point.refusals - fewer.refusals)
-        prices.append(f"each refusal fewer costs {each:.4f} nats from there on")
+        prices.append(f"each refusal fewer costs {each:z.4f} nats from there on")
     if place + 1 < len(front):
         more = front[place + 1]
         each = (point.kl - more.kl) / (more.refusals - point.refusals)
-        prices.append(f"each one more would save {each:.4f}")
+        prices.append(f"each one more would save {each:z.4f}")
     return ": ".join([what, ", ".join(prices)]) if prices else what
 
 
@@ -132,6 +132,6 @@ def select(front: Sequence[Point], selection: str) -> Point:
     if chosen is None:
         raise SettingsError(
             f"--select {selection}: no trial fits; the front reaches from {front[0].refusals} refusals "
-            f"at KL {front[0].kl:.3f} to {front[-1].refusals} at KL {front[-1].kl:.3f}"
+            f"at KL {front[0].kl:z.3f} to {front[-1].refusals} at KL {front[-1].kl:z.3f}"
         )
     return chosen

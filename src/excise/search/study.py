@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from excise.errors import RunError, translated
 from excise.search.front import Point
 from excise.search.journal import Journal
+from excise.undocumented import trial_id
 
 _STUDY_NAME = "excise"
 _KNOWN = "known"
@@ -150,6 +151,8 @@ class Study:
                 directions=["minimize", "minimize"],
                 load_if_exists=True,
             )
+            # What trials hold is looked at now, and not in the middle of a search.
+            self.records()
         for anchor in anchors:
             # Already there if the study is resumed: then this adds nothing.
             self._study.enqueue_trial(dict(anchor), skip_if_exists=True)
@@ -157,7 +160,7 @@ class Study:
     def in_hand(self) -> list[Trial]:
         """The trials that were in hand when the study was interrupted, in order."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [Trial(self._study, trial._trial_id) for trial in running]
+        return [Trial(self._study, trial_id(trial)) for trial in running]
 
     def ask(self) -> Trial:
         """The trial that was in hand when the study was interrupted, or else a new one."""

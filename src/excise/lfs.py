@@ -1,0 +1,22 @@
+"""Git LFS pointers: small texts that Git keeps in place of large files until they are fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from excise.errors import ExciseError
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def require_fetched(path: Path, to: type[ExciseError]) -> None:
+    """Raise `to` if the file is a pointer in place of the file meant, or cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(_POINTER))
+    except OSError as error:
+        raise to(f"{path}: cannot be read ({error.strerror or error})") from error
+    if beginning == _POINTER:
+        raise to(
+            f"{path}: is a Git LFS pointer in place of the file; bring the file with: git lfs pull"
+        )

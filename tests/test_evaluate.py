@@ -1,0 +1,50 @@
+"""Two models compared: one is in memory at a time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel
+
+from conftest import write_prompts
+from excise.config import gather
+from excise.model.load import LoadedModel, load
+from excise.run import prepare
+from excise.run.evaluate import evaluate
+from excise.run.events import ignore
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["whole", "spread by accelerate"])
+def test_the_first_model_is_gone_before_the_second_is_loaded(
+    spread: bool,
+    model_folder: Path,
+    tmp_path: Path,
+    empty_directory: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Hooks of accelerate hold a model in cycles of references, and nobody says when those are collected.
+    models: list[weakref.ref[PreTrainedModel]] = []
+    alive: list[int] = []
+
+    def watched(*arguments: Any, **named: Any) -> LoadedModel:
+        alive.append(sum(model() is not None for model in models))
+        loaded = load(*arguments, **named)
+        models.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(prepare, "load", watched)
+    flags = write_prompts(tmp_path / "prompts", 4)
+    given = {"model": str(model_folder), "max_new_tokens": 2, "dtype": "float32", **flags}
+    if spread:
+        folder = str(tmp_path / "offloaded")
+        given |= {"max_memory": ("cpu=40KB",), "offload_folder": folder}
+    gc.disable()
+    try:
+        evaluate(gather(given, {}, None), str(model_folder), ignore)
+    finally:
+        gc.enable()
+    assert alive == [0, 0]
