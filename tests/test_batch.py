@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from excise.config import Settings, gather
 from excise.engine import batch_size
 from excise.engine.device_memory import DeviceMemory, device_memory
 from excise.run import events, settle
+from excise.run.directory import read_json, write_json
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 
@@ -40,7 +40,7 @@ def settings(tmp_path: Path, model_folder: Path) -> Settings:
 def record_of(settings: Settings) -> tuple[Path, Record]:
     assert settings.run_dir is not None
     path = settings.run_dir / "result.json"
-    return path, json.loads(path.read_text(encoding="utf-8"))
+    return path, read_json(path, "no record")
 
 
 def changed(settings: Settings, change: Callable[[Record], object]) -> None:
