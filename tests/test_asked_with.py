@@ -15,6 +15,7 @@ from excise.cli.main import main
 from excise.cli.stored import open_run_named
 from excise.model.chat import Chat
 from excise.reproduce.record import read_reproduction
+from excise.run.directory import RunDirectory, write_json
 from excise.run.events import ignore
 from excise.run.prepare import load_runner
 
@@ -82,9 +83,9 @@ def test_a_run_that_goes_on_asks_as_it_did(
 ) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "copy"))
     shutil.rmtree(folder / "model")
-    record = read(folder / "run" / "result.json")
+    record: dict[str, Any] = RunDirectory(folder / "run").record()
     record["circumstances"]["response_prefix"] = "yes"
-    (folder / "run" / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    write_json(folder / "run" / "result.json", record)
     arguments = [str(saved / "thinker"), *command(folder, small)[1:]]
     assert main([*arguments, "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
