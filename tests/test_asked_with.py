@@ -16,6 +16,7 @@ from excise.cli.main import main
 from excise.cli.stored import open_run_named
 from excise.model.chat import Chat
 from excise.reproduce.record import read_reproduction
+from excise.run.directory import RunDirectory, write_json
 from excise.run.events import ignore
 from excise.run.prepare import load_runner
 
@@ -83,7 +84,7 @@ def test_a_run_that_goes_on_asks_as_it_did(
 ) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "copy"))
     shutil.rmtree(folder / "model")
-    record = read(folder / "run" / "result.json")
+    record: dict[str, Any] = RunDirectory(folder / "run").record()
     record["circumstances"]["response_prefix"] = "yes"
     rewrite(folder / "run" / "result.json", record)
     arguments = [str(saved / "thinker"), *command(folder, small)[1:]]
