@@ -65,24 +65,25 @@ def test_a_step_of_mixed_candidates_brings_one_tensor_to_the_host(place) -> None
         seen, _ = steps(place(tiny_model()), devices)
     # The first one runs prompts too, whose first tokens come to the host group by group.
     assert len(seen) >= 3
+    assert len(seen[0].to_host) <= len(PROMPTS)
     copied = "aten._to_copy.default"
     # Between GPUs numbers go on their own; to the host they come once.
     assert [one.to_host for one in seen[1:]] == [[copied]] * len(seen[1:])
     assert all(one.waits == [] for one in seen)
-    assert set(seen[0].to_host) == {copied}
 
 
 def test_a_group_of_generate_reads_its_tokens_once_a_step() -> None:
     with VirtualDevices() as devices:
-        model = tiny("gpt2").to("cuda")
+        model = tiny("mamba").to("cuda")
         asked = Asked(model, [[5, 6, 7]] * 3, max_new_tokens=TOKENS)
         pool = pool_for(model, 3, 20)
         pool.add(asked)
         with devices.watched() as seen:
             pool.step()
         assert asked.done
-    said = max(map(len, asked.tokens))
-    assert len([one for one in seen.to_host if one == "aten._to_copy.default"]) <= said
+    # One is ours; the other is `generate`'s own, which looks whether all rows are done. Two come before them.
+    assert seen.to_host.count("aten._to_copy.default") == TOKENS
+    assert len(seen.to_host) <= 2 * TOKENS + 2
 
 
 def test_the_largest_logit_says_whether_it_is_a_number() -> None:
