@@ -16,7 +16,7 @@ from excise.cli.main import main
 from excise.cli.stored import open_run_named
 from excise.model.chat import Chat
 from excise.reproduce.record import read_reproduction
-from excise.run.directory import RunDirectory, write_json
+from excise.run.directory import RunDirectory
 from excise.run.events import ignore
 from excise.run.prepare import load_runner
 

@@ -15,7 +15,7 @@ from excise.config import Settings, gather
 from excise.engine import batch_size
 from excise.engine.device_memory import DeviceMemory, device_memory
 from excise.run import events, settle
-from excise.run.directory import read_json, write_json
+from excise.run.directory import read_json
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 
