@@ -8,14 +8,21 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from conftest import tiny_model, tiny_tokenizer
 from excise.cli.main import main
 from excise.config import gather
-from excise.demo.model import materialise
+from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import PROMPTS, demo_flags
 from excise.edit.edit import load_edit
 from excise.edit.operator import unit
@@ -55,6 +62,26 @@ def test_the_adapter_is_small_and_has_a_card() -> None:
     folder = PROMPTS.parent
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_size < 5e6
     assert "Apache-2.0" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_two_processes_that_build_the_model_at_a_time_share_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def another_is_done_first() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        cache_folder().mkdir(parents=True)
+        (cache_folder() / "config.json").write_text("{}", encoding="utf-8")
+        return tiny_model(), tiny_tokenizer()
+
+    def unmerged(model: PreTrainedModel, adapter: str) -> SimpleNamespace:
+        return SimpleNamespace(merge_and_unload=lambda: model)
+
+    monkeypatch.setattr("excise.demo.model.load_base", another_is_done_first)
+    monkeypatch.setattr("peft.PeftModel.from_pretrained", unmerged)
+    assert materialise(lambda text: None) == cache_folder()
+    assert [path.name for path in cache_folder().iterdir()] == ["config.json"]
+    assert [path.name for path in cache_folder().parent.iterdir()] == [cache_folder().name]
 
 
 @pytest.fixture(scope="module")
