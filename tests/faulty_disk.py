@@ -142,6 +142,27 @@ class FaultyDisk:
         patch.setattr(os, "fsync", flushed)
 
 
+def forked(call: Callable[[], object]) -> int:
+    """Begin `call` in a process of its own, silent, with all that is imported here; returns its number."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 1)
+            os.dup2(devnull, 2)
+            returned = call()
+            status = returned if isinstance(returned, int) else 0
+        finally:
+            os._exit(status)
+    return process
+
+
+def status_of(process: int) -> int:
+    """How a forked process ended: its exit status, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
 class _Raw(io.FileIO):
     """A file whose writes are counted, and torn where they fail."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import json
-import os
 import random
 import shutil
 import signal
@@ -19,7 +18,7 @@ from cli_helpers import result
 from excise.cli.main import main
 from excise.edit.edit import load_edit
 from excise.run import metering, outcome, prepare, record
-from faulty_disk import FaultyDisk
+from faulty_disk import FaultyDisk, forked, status_of
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -172,18 +171,12 @@ def test_whatever_fails_is_one_line_and_the_next_call_ends_as_if_nothing_had(
 
 def killed(command: list[str], disk: FaultyDisk) -> bool:
     """Run the command in a process of its own; whether it was killed before its end."""
-    process = os.fork()
-    if process == 0:
-        try:
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, 1)
-            os.dup2(devnull, 2)
-            with disk.used():
-                main(command)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(process, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+    def run() -> int:
+        with disk.used():
+            return main(command)
+
+    return status_of(forked(run)) == -signal.SIGKILL
 
 
 def test_killed_at_fifty_moments_the_next_call_ends_as_if_it_had_not_been(

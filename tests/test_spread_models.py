@@ -147,9 +147,9 @@ def taught(model: PreTrainedModel) -> object:
     answers = [[5, 6, 7][: 1 + index % 3] for index in range(len(PROMPTS))]
     with torch.no_grad():
         found = [
-            values[-length:].cpu()
+            row[-length:].cpu()
             for part in forced_groups(model, PROMPTS, answers, 4)
-            for values, length in zip(part.log_probabilities, part.lengths, strict=True)
+            for row, length in zip(part.log_probabilities, part.lengths, strict=True)
         ]
         alike = [prompt[:4] for prompt in PROMPTS[:3]]
         group = run_group(model, alike, [0, 1, 2], run_prefix(model, alike[0][:3]))

@@ -78,7 +78,10 @@ class ProcessLock:
                     self.path.open("ab").close()
                 raise Busy(self._holder()) from error
         try:
-            self._note.write_text(json.dumps(asdict(Holder.this_process())), encoding="utf-8")
+            # Not through what lies there: it may be a link.
+            self._note.unlink(missing_ok=True)
+            with self._note.open("x", encoding="utf-8") as note:
+                json.dump(asdict(Holder.this_process()), note)
         except BaseException:
             self.release()
             raise

@@ -96,6 +96,7 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> OpenRun:
 def require_idle(directory: RunDirectory) -> None:
     """Raise RunError, naming it, if a process works on the run that is there."""
     if directory.is_run:
+        _require_no_links(directory)
         _locked(directory).release()
 
 
@@ -150,8 +151,8 @@ def _mended(directory: RunDirectory) -> tuple[str, ...]:
     if not mend(directory.journal):
         return ()
     return (
-        f"{directory.path}: the last record of the journal was cut short, as a full disk or a power failure "
-        "does; it is dropped, and the study goes on from the one before",
+        f"{directory.path}: the last record of the journal was cut short or damaged, as by a full disk or a "
+        "power failure; it is dropped, and the study goes on from the one before",
     )
 
 
