@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 PROMPTS = 6
 TRIALS = 4
+_ELSEWHERE = ("seconds", "circumstances", "trials", "device", "sha256")
 _SLOW = ("second of two GPUs", "partly on a GPU")
 """Variants of the others, of which the fast tests need none."""
 
@@ -160,12 +161,8 @@ def reference(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> O
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
-    """The record but for times and the machine."""
-    record = {
-        key: value
-        for key, value in outcome.record.items()
-        if key not in ("seconds", "circumstances", "trials")
-    }
+    """The record but for times, the machine, and the hash over all of it."""
+    record = {key: value for key, value in outcome.record.items() if key not in _ELSEWHERE}
     trials = [
         {key: value for key, value in trial.items() if key != "seconds"}
         for trial in outcome.record["trials"]
@@ -209,6 +206,24 @@ def test_a_run_gives_what_one_on_the_cpu_gives(
     assert found.said == reference.said
     assert "model: " in found.said
     assert found.replays == reference.replays > 0
+
+
+@pytest.mark.parametrize("name", ["layers on two GPUs"])
+def test_descending_on_strengths_gives_what_it_gives_on_the_cpu(
+    name: str, command: list[str], tmp_path: Path
+) -> None:
+    trials: list[Any] = []
+    descending = ("--search", "gradient", "--trials", "3")
+    for place in (Place(("--device", "cpu"), nullcontext, frozenset({"cpu"})), PLACES[name]):
+        directory = tmp_path / str(len(trials))
+        with place.machine():
+            status = main([*command, *descending, *place.flags, "--run-dir", str(directory)])
+        assert status == 0
+        trials.append(
+            [(one["parameters"], one["kl"], one["refusals"]) for one in result(directory)["trials"]]
+        )
+    assert trials[0] == trials[1]
+    assert len(trials[0]) == 3
 
 
 @pytest.mark.gpu

@@ -151,6 +151,21 @@ def test_modules_move_and_learn() -> None:
         assert layer.weight.grad.tolist() == gradient.tolist()
 
 
+def test_gradients_go_back_over_devices() -> None:
+    def loss(first: str, second: str) -> Tensor:
+        weight = torch.linspace(0, 1, 6).view(2, 3).requires_grad_()
+        there = (A.to(first) * weight.to(first)).to(second)
+        there[:, [0, 2]].square().sum().backward()
+        assert weight.grad is not None
+        assert weight.grad.device.type == "cpu"
+        return weight.grad
+
+    expected = loss("cpu", "cpu")
+    with VirtualDevices(2):
+        assert torch.equal(loss("cuda:0", "cuda:1"), expected)
+        assert torch.equal(loss("cuda:1", "cpu"), expected)
+
+
 def test_nothing_is_left_behind() -> None:
     had = torch.cuda.is_available()
     with VirtualDevices():

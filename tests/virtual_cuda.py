@@ -60,6 +60,26 @@ def whole_name(device: Any) -> Any:
     return device
 
 
+class Move(torch.autograd.Function):
+    """A move to another device that takes gradients back; PyTorch's own sees one device only, the CPU."""
+
+    taking_back = False
+
+    @staticmethod
+    def forward(context: Any, one: torch.Tensor, device: Any, dtype: Any) -> torch.Tensor:
+        context.place = one.device, one.dtype
+        return torch.ops.aten._to_copy(one, device=device, dtype=dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        device, dtype = context.place
+        Move.taking_back = True
+        try:
+            return torch.ops.aten._to_copy(gradient, device=device, dtype=dtype), None, None
+        finally:
+            Move.taking_back = False
+
+
 class _ByName(TorchFunctionMode):
     """Gives devices their whole names, and moves what `torch.tensor` made where all modes see it."""
 
@@ -73,6 +93,10 @@ class _ByName(TorchFunctionMode):
             return args[0].to(torch.device(0), *args[1:], **named)
         if func is torch.Tensor.to:
             args = (args[0], *map(whole_name, args[1:]))
+            if args[0].requires_grad and torch.is_grad_enabled() and not named.get("copy"):
+                device, dtype, *_ = torch._C._nn._parse_to(*args[1:], **named)
+                if device is not None and device != args[0].device:
+                    return Move.apply(args[0], device, dtype)
         if func in (torch.tensor, torch.as_tensor) and named.get("device") is not None:
             device = named.pop("device")
             return func(*args, **named).to(device)
@@ -131,6 +155,7 @@ def patches(count: int, memory: int) -> Iterator[AbstractContextManager[Any]]:
         "device_count": count,
         "current_accelerator": torch.device("cuda"),
         "current_device_index": 0,
+        "current_stream": SimpleNamespace(is_capturing=lambda: False),
         "synchronize": None,
     }
     for name, value in accelerator.items():

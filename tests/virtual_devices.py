@@ -23,7 +23,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from virtual_cuda import patches, whole_name
+from virtual_cuda import Move, patches, whole_name
 from virtual_rules import HOST, INDEXING, READING, SIZED_BY_VALUES, argument_names, aten, place_of
 
 
@@ -99,6 +99,8 @@ class VirtualTensor(torch.Tensor):
         wanted = self.devices.known(device) or self.claimed
         if wanted == self.claimed and dtype in (None, self.dtype) and not copy:
             return self
+        if wanted != self.claimed and self.requires_grad and torch.is_grad_enabled():
+            return Move.apply(self, wanted, dtype)
         return aten._to_copy(self, dtype=dtype, device=wanted, non_blocking=non_blocking)
 
     def cpu(self) -> Tensor:
@@ -226,6 +228,9 @@ class VirtualDevices:
         inner = {name: _inner(one, tensors) for name, one in given.items()}
         wanted = self.known(given.get("device"))
         on_device = any(isinstance(one, VirtualTensor) for one in tensors)
+        if on_device and wanted == HOST and _in_backward() and not Move.taking_back:
+            # There PyTorch names the device that it takes the wrapper's to be.
+            wanted = None
         if not on_device and (wanted is None or wanted.type != "cuda"):
             return func(*args, **kwargs)
         place = place_of(func, given, tensors)
@@ -275,6 +280,10 @@ class VirtualDevices:
                 seen.to_host.append(str(func))
             elif on_device and (func in SIZED_BY_VALUES or by_mask):
                 seen.waits.append(str(func))
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def _inner(given: Any, tensors: list[Tensor]) -> Any:

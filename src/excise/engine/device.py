@@ -42,5 +42,6 @@ def _device_of_hook(module: nn.Module) -> torch.device | None:
     for each in getattr(hook, "hooks", (hook,)):
         device = getattr(each, "execution_device", None)
         if device is not None:
-            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+            # A number is one of the accelerators that PyTorch has here.
+            return torch.device(device)
     return None
