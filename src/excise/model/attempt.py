@@ -90,7 +90,9 @@ def _model(
             ignore_mismatched_sizes=True,
             **arguments,
         )
-    note = require_whole(source.name, info)
+    note = require_whole(
+        source.name, info, packing="quantization_config" in arguments and source.gguf is None
+    )
     if was_unpacked(model):
         require_scales(source.name, model)
     return model.eval().requires_grad_(False), note
