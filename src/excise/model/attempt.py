@@ -56,7 +56,6 @@ def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
     Files that transformers does not load are not looked at, whatever state they are in.
     """
     if source.gguf is not None:
-        require_fetched(source.folder / source.gguf, ModelError)
         # A GGUF file holds the language model alone, whatever else the model has.
         return AutoModelForCausalLM
     for name in weight_files(source.folder)[0]:
