@@ -186,7 +186,7 @@ def test_chat_templates_of_processors(name: str | None, tmp_path: Path) -> None:
     (folder / name).write_text(json.dumps({"chat_template": TEMPLATE}))
     assert load(resolve(str(folder)), dtypes=("float32",)).tokenizer.chat_template == TEMPLATE
     (folder / name).write_text('{"chat_template": ')
-    with pytest.raises(ModelError, match=f"{name}: cannot be read"):
+    with pytest.raises(ModelError, match=f"{name}: damaged"):
         load(resolve(str(folder)), dtypes=("float32",))
 
 

@@ -17,7 +17,6 @@ from excise.lfs import require_fetched
 
 def open_gguf(path: Path) -> GGUFReader:
     """The package's reader, which maps the file. Raises ModelError if it is damaged or cut short."""
-    require_fetched(path, ModelError)
     require_sound(path)
     try:
         reader = GGUFReader(path)
@@ -29,7 +28,11 @@ def open_gguf(path: Path) -> GGUFReader:
 
 
 def require_sound(path: Path) -> None:
-    """Raise ModelError if the file declares more than it holds; before anything reads it."""
+    """Raise ModelError for a pointer in place of the file, and if it declares more than it holds.
+
+    It comes before anything reads it.
+    """
+    require_fetched(path, ModelError)
     with translated(
         ModelError, f"{path}: damaged GGUF file; download it again", OSError, ValueError
     ):

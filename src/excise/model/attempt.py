@@ -56,7 +56,6 @@ def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
     Files that transformers does not load are not looked at, whatever state they are in.
     """
     if source.gguf is not None:
-        require_fetched(source.folder / source.gguf, ModelError)
         # A GGUF file holds the language model alone, whatever else the model has.
         return AutoModelForCausalLM
     for name in weight_files(source.folder)[0]:
@@ -90,7 +89,9 @@ def _model(
             ignore_mismatched_sizes=True,
             **arguments,
         )
-    note = require_whole(source.name, info)
+    note = require_whole(
+        source.name, info, packing="quantization_config" in arguments and source.gguf is None
+    )
     if was_unpacked(model):
         require_scales(source.name, model)
     return model.eval().requires_grad_(False), note

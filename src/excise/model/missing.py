@@ -23,14 +23,21 @@ _LOGGER = "transformers.modeling_utils"
 _OUTPUT = "lm_head"
 
 
-def require_whole(name: str, info: Mapping[str, Any]) -> str | None:
+def require_whole(name: str, info: Mapping[str, Any], *, packing: bool = False) -> str | None:
     """What is to be noted of a load: tensors that the model has no place for. None if there are none.
 
-    info: what `from_pretrained` gives with `output_loading_info`. Raises ModelError that names what the
-    checkpoint lacks, or has in another shape.
+    info: what `from_pretrained` gives with `output_loading_info`. packing: whether weights were packed while
+    they were loaded, which transformers cannot do with every tensor that it converts. Raises ModelError that
+    names what the checkpoint lacks, or has in another shape.
     """
     unexpected = sorted(info["unexpected_keys"])
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if missing and packing:
+        raise ModelError(
+            f"{name}: the checkpoint lacks {_counted(missing)}, or it cannot be packed while loading; it "
+            "would be random numbers; leave out --quantization, or choose another"
+        )
+    if missing:
         raise ModelError(
             f"{name}: the checkpoint lacks {_counted(missing)}, which would be random numbers; "
             f"{_hint(missing, unexpected)}"
