@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from excise.errors import ModelError
+from excise.errors import ModelError, SaveError
 from excise.files import new_folder
 from excise.paths import expanded
 
@@ -50,11 +50,18 @@ def materialise(say: Callable[[str], None]) -> Path:
 
     model, tokenizer = load_base()
     merged = PeftModel.from_pretrained(model, str(_ADAPTER)).merge_and_unload()
-    with new_folder(folder) as temporary:
-        merged.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        add_older_spellings(temporary)
-        (temporary / "README.md").write_text(_CARD.read_text(encoding="utf-8"), encoding="utf-8")
+    try:
+        with new_folder(folder) as temporary:
+            merged.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            add_older_spellings(temporary)
+            (temporary / "README.md").write_text(
+                _CARD.read_text(encoding="utf-8"), encoding="utf-8"
+            )
+    except SaveError:
+        # Another process that built the same may have been quicker.
+        if not folder.is_dir():
+            raise
     return folder
 
 
