@@ -24,6 +24,7 @@ if not __package__:
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
 import argparse
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -97,7 +98,7 @@ def table(shape: str, options: argparse.Namespace) -> list[str]:
     anatomy = examine(model)
     prompts = random_prompts(options.prompts, options.prompt_tokens, config.vocab_size)
     asked = Asked(torch.tensor(prompts, device=device), options.tokens)
-    clock = Clock(device, options.repeats)
+    clock = Clock(device, options.repeats, options.until)
     rows = ours(model, anatomy, asked, clock, options.candidates)
     rows.append(dense(model, anatomy, asked, clock))
     rows.append(lora(model, anatomy, asked, clock))
@@ -121,7 +122,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument(
+        "--within", type=float, default=float("inf"), help="seconds after which no more is begun"
+    )
     options = parser.parse_args()
+    options.until = time.perf_counter() + options.within
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here: nothing was measured (--device cpu --shape tiny tries the code)")
         return
@@ -135,11 +140,14 @@ def main() -> None:
         "",
     ]
     for shape in options.shape:
+        if time.perf_counter() > options.until:
+            print(f"{shape}: not begun, out of time", flush=True)
+            continue
         print(shape, flush=True)
         lines += table(shape, options)
-    text = "\n".join(lines)
-    print("\n" + text)
-    options.output.write_text(text, encoding="utf-8")
+        # After each: whatever ends it early, what was measured is kept.
+        options.output.write_text("\n".join(lines), encoding="utf-8")
+    print("\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

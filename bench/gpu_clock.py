@@ -44,10 +44,10 @@ def _nothing() -> float:
 
 
 class Clock:
-    """Medians of repeated trials on one device."""
+    """Medians of repeated trials on one device; until: when, by `perf_counter`, no way is begun any more."""
 
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self._device, self._repeats = device, repeats
+    def __init__(self, device: torch.device, repeats: int, until: float = float("inf")) -> None:
+        self._device, self._repeats, self._until = device, repeats, until
 
     def attempt(
         self,
@@ -57,11 +57,14 @@ class Clock:
         run: Callable[[], object],
         spent_inside: Callable[[], float] = _nothing,
     ) -> Row | None:
-        """One measurement, or None, said aloud, where memory runs out.
+        """One measurement, or None, said aloud, where memory or time runs out.
 
         put: what a trial does to have its edit in force, or the part of it that comes before; run: the trial
         itself; spent_inside: seconds of it that went into the edit since this was last asked.
         """
+        if time.perf_counter() > self._until:
+            print(f"{way}, {candidates}: not begun, out of time", flush=True)
+            return None
         try:
             row = self._measure(way, candidates, put, run, spent_inside)
         except (RuntimeError, MemoryError) as error:

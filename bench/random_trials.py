@@ -41,7 +41,8 @@ def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
     words = {word(number): number for number in range(vocabulary)}
     tokenizer = Tokenizer(models.BPE(words, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template)
 
 
 def new_edit(anatomy: Anatomy, device: torch.device) -> Edit:

@@ -86,9 +86,8 @@ def addition_along(model: PreTrainedModel, anatomy: Anatomy, r: torch.Tensor) ->
     shares: list[float] = []
 
     def hook(module: object, args: tuple[torch.Tensor, ...], output: object) -> None:
-        leaving = output[0] if isinstance(output, tuple) else output
-        assert isinstance(leaving, torch.Tensor)
-        added = (leaving - args[0]).double()
+        assert isinstance(output, torch.Tensor)
+        added = (output - args[0]).double()
         shares.append(float((added @ r.double()).norm() / added.norm()))
 
     handles = [model.get_submodule(name).register_forward_hook(hook) for name in anatomy.layers]

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from cli_helpers import rewrite
 from conftest import TEMPLATE
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
 from excise.model.chat import Chat
 from excise.reproduce.record import read_reproduction
+from excise.run.directory import RunDirectory
 from excise.run.events import ignore
 from excise.run.prepare import load_runner
 
@@ -82,9 +84,9 @@ def test_a_run_that_goes_on_asks_as_it_did(
 ) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "copy"))
     shutil.rmtree(folder / "model")
-    record = read(folder / "run" / "result.json")
+    record: dict[str, Any] = RunDirectory(folder / "run").record()
     record["circumstances"]["response_prefix"] = "yes"
-    (folder / "run" / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    rewrite(folder / "run" / "result.json", record)
     arguments = [str(saved / "thinker"), *command(folder, small)[1:]]
     assert main([*arguments, "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from cli_helpers import rewrite
 from conftest import write_prompts
 from excise.config import Settings, gather
 from excise.engine import batch_size
 from excise.engine.device_memory import DeviceMemory, device_memory
 from excise.run import events, settle
+from excise.run.directory import read_json
 from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 
@@ -39,13 +40,13 @@ def settings(tmp_path: Path, model_folder: Path) -> Settings:
 def record_of(settings: Settings) -> tuple[Path, Record]:
     assert settings.run_dir is not None
     path = settings.run_dir / "result.json"
-    return path, json.loads(path.read_text(encoding="utf-8"))
+    return path, read_json(path, "no record")
 
 
 def changed(settings: Settings, change: Callable[[Record], object]) -> None:
     path, record = record_of(settings)
     change(record)
-    path.write_text(json.dumps(record), encoding="utf-8")
+    rewrite(path, record)
 
 
 def go_on(settings: Settings) -> tuple[Prepared, list[str]]:

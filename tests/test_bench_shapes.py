@@ -56,7 +56,13 @@ def test_every_axis_says_what_is_expected_of_each_column() -> None:
 @pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
 def test_every_way_is_measured_on_every_shape(shape: str) -> None:
     options = argparse.Namespace(
-        device="cpu", prompts=3, prompt_tokens=8, tokens=2, repeats=1, candidates=[1, 2]
+        device="cpu",
+        prompts=3,
+        prompt_tokens=8,
+        tokens=2,
+        repeats=1,
+        candidates=[1, 2],
+        until=float("inf"),
     )
     lines = gpu.table(shape, options)
     ways = [line.split("|")[1:3] for line in lines if line.startswith("| ")][1:]
@@ -66,6 +72,19 @@ def test_every_way_is_measured_on_every_shape(shape: str) -> None:
         ("dense", 1),
         ("LoRA", 1),
     ]
+
+
+def test_behind_its_time_nothing_is_begun_and_what_there_is_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Clock(CPU, 1, until=0.0).attempt("dense", 1, pytest.fail, pytest.fail) is None
+    assert "dense, 1: not begun, out of time" in capsys.readouterr().out
+    page = tmp_path / "gpu.md"
+    shapes = ("--shape", "tiny", "--device", "cpu", "--output", str(page))
+    monkeypatch.setattr("sys.argv", ["gpu.py", *shapes, "--within", "-1"])
+    gpu.main()
+    assert "tiny: not begun, out of time" in capsys.readouterr().out
+    assert not page.exists()
 
 
 def test_ways_leave_the_model_as_it_was_and_say_the_same() -> None:

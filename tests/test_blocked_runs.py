@@ -18,6 +18,7 @@ from excise.edit.adapter import save_adapter
 from excise.edit.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
+from excise.errors import OutOfMemoryError
 from excise.model.blocked import (
     BlockedLinear,
     block,
@@ -109,7 +110,7 @@ def test_memory_that_runs_out_is_said_and_nothing_stays_half_done(
         return blocked(weight)
 
     monkeypatch.setattr("excise.model.blocked.blocked", scarce)
-    with pytest.raises(RuntimeError, match="can't allocate"):
+    with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
         load(resolve(str(wide_folder), None), dtypes=("float32",))
 
 

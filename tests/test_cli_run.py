@@ -27,7 +27,7 @@ def test_unattended_run_from_end_to_end(
     for told in ("device ", "coverage 1.000", "baseline", "trial 2", "Pareto front", "knee"):
         assert told in out
     record = result(run)
-    assert record["format"] == 4
+    assert record["format"] == 5
     assert {"model", "settings_digest", "coverage", "baseline", "trials", "front"} <= record.keys()
     assert set(record["seconds"]) >= {
         "load",

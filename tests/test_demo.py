@@ -24,6 +24,7 @@ from excise.model.load import load
 from excise.model.source import resolve
 from excise.model.writers import examine
 from excise.prompts.sets import Prompt
+from excise.prompts.splits import load_parts
 from excise.run.evaluate import evaluate
 from excise.run.events import ignore
 from excise.run.export import save_model
@@ -183,10 +184,18 @@ def test_a_gguf_file_is_loaded_edited_and_saved_as_a_plain_model(
     assert tokenizer.chat_template == loaded.tokenizer.chat_template
 
 
-def test_demo_settings_are_settings(tmp_path: Path) -> None:
+def test_demo_settings_are_settings_and_read_the_prompts_that_come_with_it(tmp_path: Path) -> None:
     settings = gather(demo_flags(tmp_path), {}, None)
-    assert settings.search_seconds is not None
-    assert settings.target_held_out is not None
+    assert settings.model == str(tmp_path)
+    assert (settings.trials, settings.search_seconds) == (60, 180)
+    parts = load_parts(settings)
+    for kind in (parts.target, parts.control):
+        sets = [
+            {one.text for one in part.prompts} for part in (kind.train, kind.search, kind.held_out)
+        ]
+        # Each prompt once, and in one part only.
+        assert list(map(len, sets)) == [400, 100, 100]
+        assert len(set.union(*sets)) == 600
 
 
 def test_without_the_base_models_package_one_line_says_what_to_install(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from conftest import random_prompts, tiny_model
 from excise.edit.edit import Edit
@@ -56,13 +56,29 @@ def test_logits_that_are_no_numbers_fail_the_trial(name: str) -> None:
 
 def test_a_recurrent_state_does_not_grow_with_tokens() -> None:
     model = build("mamba")
+    layers, inner, state = 4, 2 * model.config.hidden_size, model.config.state_size
+    assert model.config.num_hidden_layers == layers
     one = key_value_bytes(model, [[5]], 1)
-    assert key_value_bytes(model, [[5] * 100], 50) == one > 0
-    assert key_value_bytes(build("zamba2"), [[5] * 100], 50) > 0
+    # An eighth is left for what else is kept; states are in float32.
+    assert one == layers * inner * state * 4 * 9 // 8
+    assert key_value_bytes(model, [[5] * 100], 50) == one
 
 
-def test_widths_that_differ_from_layer_to_layer_are_known() -> None:
-    assert key_value_bytes(build("gemma4_text"), [[5] * 10], 5) > 0
+@pytest.mark.parametrize("name", ["llama", "gemma4_text"])
+def test_the_bytes_of_a_slot_are_at_least_those_that_a_cache_keeps(name: str) -> None:
+    """gemma4's layers have different widths, and its last ones keep nothing of their own."""
+    model = build(name)
+    cache = DynamicCache(config=model.config)
+    model(torch.tensor([[5] * 15]), past_key_values=cache, use_cache=True)
+    kept = sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+        if tensor is not None
+    )
+    counted = key_value_bytes(model, [[5] * 10], 5)
+    assert kept * 9 / 8 <= counted <= 6 * kept
+    assert key_value_bytes(model, [[5] * 20], 10) == 2 * counted
 
 
 def test_inputs_go_where_the_weights_really_are() -> None:

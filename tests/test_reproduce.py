@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cli_helpers import rewrite
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.cli.main import main
 from excise.cli.reproduce_command import lines
@@ -434,13 +435,13 @@ def test_a_run_of_an_older_excise_is_told_how_to_record_it(
     shutil.copytree(saved / "run", tmp_path / "run")
     record = loaded(tmp_path / "run" / "result.json")
     del record["circumstances"]
-    (tmp_path / "run" / "result.json").write_text(json.dumps(record))
+    rewrite(tmp_path / "run" / "result.json", record)
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
     assert "open it once more with the command that made it" in capsys.readouterr().err
     shutil.copyfile(saved / "run" / "result.json", tmp_path / "run" / "result.json")
     identity = loaded(tmp_path / "run" / "run.json")
     identity["settings"]["later"] = 1
-    (tmp_path / "run" / "run.json").write_text(json.dumps(identity))
+    rewrite(tmp_path / "run" / "run.json", identity)
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
     assert "was written by another excise, or is damaged: later: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

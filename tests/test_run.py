@@ -24,6 +24,9 @@ from excise.run.trial import Contest, Scored, Scoring, score
 from excise.search.front import pareto_front
 from excise.search.space import WEIGHT, propose
 
+EVERY_ANSWER = tuple("aeiouy0123456789<")
+"""Markers of which every answer of a random model holds one, so that all count as refusals."""
+
 
 @pytest.fixture
 def settings(tmp_path: Path, model_folder: Path) -> Settings:
@@ -42,7 +45,8 @@ def settings(tmp_path: Path, model_folder: Path) -> Settings:
 
 
 def with_(settings: Settings, **changes: object) -> Settings:
-    return settings.model_copy(update=changes)
+    """Other settings, checked as if they had been given."""
+    return Settings.model_validate({**settings.model_dump(), **changes})
 
 
 def result(settings: Settings) -> dict[str, object]:
@@ -144,8 +148,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
 def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A random model refuses nothing by itself: here every answer counts as a refusal.
-    settings = with_(settings, search="gradient", startup_trials=2, markers=("",))
+    settings = with_(settings, search="gradient", startup_trials=2, markers=EVERY_ANSWER)
     through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
     search(through, open_study(through), ignore)
     expected = [(r.number, r.parameters, r.point) for r in open_study(through).records()]
@@ -179,7 +182,7 @@ def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study
 def test_a_descent_that_meets_no_numbers_is_a_failed_trial(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = with_(settings, search="gradient", startup_trials=2, trials=4, markers=("",))
+    settings = with_(settings, search="gradient", startup_trials=2, trials=4, markers=EVERY_ANSWER)
     prepared = prepare(settings, ignore)
     search(prepared, open_study(prepared), ignore, trials=2)
     descents = iter(range(99))

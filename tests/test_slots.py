@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from excise.engine import slots as module
 from excise.engine.slots import SlotCache
+from virtual_devices import VirtualDevices
 
 LAYERS = ((2, 4), (3, 6))
 """Heads and their width, which may differ from layer to layer."""
@@ -158,3 +159,33 @@ def test_a_window_that_moves_over_itself(
     found = layer.update(filled.layers[0].keys[:, :, :1], filled.layers[0].values[:, :, :1])
     for one, given in zip(found, (filled.layers[0].keys, filled.layers[0].values), strict=True):
         assert torch.equal(one, torch.cat([given, given[:, :, :1]], 2))
+
+
+def test_slots_on_a_device_bring_nothing_to_the_host() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = [9, 12, 7, 12, 10]
+    filled = a_cache(5, 12, generator)
+    with VirtualDevices(2) as devices:
+        there = DynamicCache()
+        for index, layer in enumerate(filled.layers):
+            device = torch.device("cuda", index)
+            there.update(layer.keys.to(device), layer.values.to(device), index)
+        plain, cache = (SlotCache(len(LAYERS), 6, 14) for _ in range(2))
+        for one, given in ((plain, filled), (cache, there)):
+            with devices.watched() as seen:
+                one.admit(given, lengths, PREFIX)
+                for step in range(20):
+                    one.prepare_step(torch.device("cuda", 0))
+                    for layer, states in zip(one.layers, given.layers, strict=True):
+                        layer.update(
+                            states.keys[: len(one.lengths), :, :1],
+                            states.values[: len(one.lengths), :, :1],
+                        )
+                    if step in (3, 7):
+                        one.release([0, 2])
+                    one.lengths = [min(length, 13) for length in one.lengths]
+            assert seen.to_host == seen.waits == []
+        assert plain.lengths == cache.lengths
+        for layer, other in zip(plain.layers, cache.layers, strict=True):
+            assert torch.equal(layer._key_buffer, other._key_buffer.cpu())
+            assert torch.equal(layer._value_buffer, other._value_buffer.cpu())

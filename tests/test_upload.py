@@ -348,7 +348,7 @@ def test_a_folder_is_looked_over_before_anything_is_sent(folder: Path, tmp_path:
     assert "has no README.md" in told()
     (folder / "card").rename(folder / "README.md")
     (folder / "model.safetensors.index.json").write_text("[]")
-    assert "model.safetensors.index.json: is no JSON object" in told()
+    assert "model.safetensors.index.json: damaged: holds list where a JSON object" in told()
     (folder / "config.json").unlink()
     assert "neither a model (config.json, *.safetensors or pytorch_model*.bin) nor" in told()
     shutil.rmtree(folder)

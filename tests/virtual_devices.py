@@ -13,18 +13,18 @@ excise, transformers and accelerate, sees the device that is claimed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from virtual_cuda import patches, whole_name
-from virtual_rules import HOST, INDEXING, READING, SIZED_BY_VALUES, aten, place_of
+from virtual_rules import HOST, INDEXING, READING, SIZED_BY_VALUES, argument_names, aten, place_of
 
 
 class VirtualTensor(torch.Tensor):
@@ -42,8 +42,10 @@ class VirtualTensor(torch.Tensor):
     @staticmethod
     def around(inner: Tensor, device: torch.device, devices: VirtualDevices) -> VirtualTensor:
         """A wrapper of the same shape and strides."""
+        kind = inner.is_inference()
         # A view of a normal tensor is a normal one in inference mode too.
-        with torch.inference_mode(inner.is_inference()):
+        same = kind == torch.is_inference_mode_enabled()
+        with nullcontext() if same else torch.inference_mode(kind):
             made: VirtualTensor = torch.Tensor._make_wrapper_subclass(
                 VirtualTensor,
                 inner.shape,
@@ -219,42 +221,44 @@ class VirtualDevices:
             # Arrives whole in inference mode.
             with _Mode(self):
                 return func.decompose(*args, **kwargs)
-        names = [one.name for one in func._schema.arguments]
-        given = dict(zip(names, args, strict=False)) | dict(kwargs)
-        tensors = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
+        given = dict(zip(argument_names(func), args, strict=False)) | dict(kwargs)
+        tensors: list[Tensor] = []
+        inner = {name: _inner(one, tensors) for name, one in given.items()}
         wanted = self.known(given.get("device"))
-        found = place_of(func, given, tensors)
-        place = wanted or found
-        self._note(func, given, tensors, wanted)
+        on_device = any(isinstance(one, VirtualTensor) for one in tensors)
+        if not on_device and (wanted is None or wanted.type != "cuda"):
+            return func(*args, **kwargs)
+        place = place_of(func, given, tensors)
+        self._note(func, given, on_device, wanted)
         if wanted is not None and wanted.type == "cuda":
-            given["device"] = HOST
-            given.pop("pin_memory", None)
-        inner = {name: tree_map(_inner, one) for name, one in given.items()}
-        with _disable_current_modes():
-            if func is aten.histc.default and not inner["self"].is_floating_point():
-                # A GPU counts whole numbers, a CPU does not.
-                result = func(**{**inner, "self": inner["self"].float()}).to(inner["self"].dtype)
-            else:
-                result = func(**inner)
+            inner["device"] = HOST
+            inner.pop("pin_memory", None)
+        if func is aten.histc.default and not inner["self"].is_floating_point():
+            # A GPU counts whole numbers, a CPU does not.
+            result = func(**{**inner, "self": inner["self"].float()}).to(inner["self"].dtype)
+        else:
+            result = func(**inner)
+        target = wanted or place
+        if target is None or target.type != "cuda":
+            return result
         own = {id(one.inner): one for one in tensors if isinstance(one, VirtualTensor)}
+        return self._put(result, target, own)
 
-        def put(one: object) -> object:
-            if not isinstance(one, Tensor) or place is None or place.type != "cuda":
-                return one
-            if id(one) in own:
-                return own[id(one)]
-            return VirtualTensor.around(one, place, self)
-
-        return tree_map(put, result)
+    def _put(self, result: Any, place: torch.device, own: Mapping[int, VirtualTensor]) -> Any:
+        """Results on a device; what was given comes back itself."""
+        if isinstance(result, (list, tuple)):
+            return type(result)([self._put(one, place, own) for one in result])
+        if not isinstance(result, Tensor):
+            return result
+        return own[id(result)] if id(result) in own else VirtualTensor.around(result, place, self)
 
     def _note(
         self,
         func: OpOverload,
         given: Mapping[str, Any],
-        tensors: Sequence[Tensor],
+        on_device: bool,
         wanted: torch.device | None,
     ) -> None:
-        on_device = any(isinstance(one, VirtualTensor) for one in tensors)
         copied, into = func is aten._to_copy.default, given.get("self")
         into_host = func is aten.copy_.default and not isinstance(into, VirtualTensor)
         by_mask = func in INDEXING and any(
@@ -273,5 +277,11 @@ class VirtualDevices:
                 seen.waits.append(str(func))
 
 
-def _inner(one: object) -> object:
-    return one.inner if isinstance(one, VirtualTensor) else one
+def _inner(given: Any, tensors: list[Tensor]) -> Any:
+    """What is given, wrappers replaced by their numbers; `tensors` takes all tensors among it."""
+    if isinstance(given, Tensor):
+        tensors.append(given)
+        return given.inner if isinstance(given, VirtualTensor) else given
+    if isinstance(given, (list, tuple)):
+        return [_inner(one, tensors) for one in given]
+    return given

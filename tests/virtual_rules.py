@@ -7,6 +7,7 @@ lie.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,6 +52,21 @@ def _on_host(one: Tensor) -> bool:
     return one.device == HOST
 
 
+@cache
+def argument_names(func: OpOverload) -> tuple[str, ...]:
+    """Those of an operation, in order."""
+    return tuple(one.name for one in func._schema.arguments)
+
+
+@cache
+def _written(func: OpOverload) -> tuple[str, ...]:
+    return tuple(
+        one.name
+        for one in func._schema.arguments
+        if one.alias_info is not None and one.alias_info.is_write
+    )
+
+
 def place_of(
     func: OpOverload, given: Mapping[str, Any], tensors: Sequence[Tensor]
 ) -> torch.device | None:
@@ -68,12 +84,11 @@ def place_of(
             f"{' and '.join(sorted(map(str, places)))}! ({func})"
         )
     place = next(iter(places), None)
-    for argument in func._schema.arguments if place is not None and place.type == "cuda" else ():
-        changed = given.get(argument.name)
-        written = argument.alias_info is not None and argument.alias_info.is_write
-        if written and isinstance(changed, Tensor) and changed.device != place:
+    for name in _written(func) if place is not None and place.type == "cuda" else ():
+        changed = given.get(name)
+        if isinstance(changed, Tensor) and changed.device != place:
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but {argument.name} is on "
+                f"Expected all tensors to be on the same device, but {name} is on "
                 f"{changed.device}, not {place} ({func})"
             )
     return place or (tensors[0].device if tensors else None)

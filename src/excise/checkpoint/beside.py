@@ -52,7 +52,7 @@ def beside(
 
     allowed: raises for a file that may not be copied.
     """
-    own = {str(file.path.relative_to(folder)) for file in weights} | {index}
+    own = {file.path.relative_to(folder).as_posix() for file in weights} | {index}
     paths, linked = _listed(folder, own)
     left_out: set[Path] = set()
     unread = {path for path in paths if _FOREIGN.fullmatch(path.name)}
@@ -99,7 +99,7 @@ def _listed(folder: Path, own: Collection[str | None]) -> tuple[list[Path], tupl
         if path.is_dir():
             if path.is_symlink() and not path.name.startswith("."):
                 linked.append(inside)
-        elif str(inside) not in own:
+        elif inside.as_posix() not in own:
             paths.append(inside)
     return paths, tuple(linked)
 

@@ -53,12 +53,12 @@ def read_index(files: Sequence[Path]) -> Index:
 
 def _shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Data types and shapes of a file's tensors. Where the numbers lie does not matter here."""
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         # The package takes a while to import, and few checkpoints are of this kind.
         from excise.checkpoint.gguf_file import read_gguf
 
         return _of_entries(read_gguf(path))
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return _of_entries(read_safetensors(path))
     return pytorch_shapes(path)
 

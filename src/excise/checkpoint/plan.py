@@ -123,7 +123,7 @@ class Plan:
 
     def name_of(self, file: WeightsFile) -> str:
         """A file's name in the folder, with those of folders in front."""
-        return str(file.path.relative_to(self.checkpoint.folder))
+        return file.path.relative_to(self.checkpoint.folder).as_posix()
 
     @property
     def size(self) -> int:

@@ -76,7 +76,7 @@ class Reader:
 
     def _file(self, path: Path) -> Any:
         if path not in self._files:
-            if path.suffix == ".safetensors":
+            if path.suffix.lower() == ".safetensors":
                 opened = self._stack.enter_context(safe_open(path, framework="pt"))
             else:
                 # Files from before PyTorch 1.6 cannot be mapped.

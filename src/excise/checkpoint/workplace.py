@@ -165,4 +165,6 @@ def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:
         mark.write_text(now, encoding="utf-8")
         flush(mark)
     folder.mkdir(exist_ok=True)
-    return frozenset(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return frozenset(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )

@@ -143,9 +143,9 @@ def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
     made = _texts(plan, texts)
     written = {plan.name_of(file) for file in plan.files}
     copies = [
-        (plan.checkpoint.folder / one, str(one))
+        (plan.checkpoint.folder / one, one.as_posix())
         for one in plan.checkpoint.others
-        if str(one) not in written
+        if one.as_posix() not in written
     ]
     if plan.checkpoint.index is not None:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))

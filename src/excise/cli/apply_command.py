@@ -69,7 +69,7 @@ def apply(
                 )
             apply_to_gguf(given.edit, source, destination, settings.writers, screen)
             return 0
-        if destination.suffix == ".gguf":
+        if destination.suffix.lower() == ".gguf":
             raise SaveError(
                 f"{destination}: a GGUF file is made of a GGUF file; {model} is a folder"
             )
@@ -85,7 +85,7 @@ def apply(
 def _given(word: str) -> _Given:
     """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
     path = expanded(word)
-    if path.is_file() or path.suffix == ".safetensors":
+    if path.is_file() or path.suffix.lower() == ".safetensors":
         edit = load_edit(path)
         directory = RunDirectory(path.parent)
         inside = (path.parent / "run.json").is_file()

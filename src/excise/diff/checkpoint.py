@@ -25,7 +25,7 @@ def open_compared(word: str, revision: str | None = None) -> Compared:
     Raises ModelError or HubError.
     """
     path = expanded(word)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         raise ModelError(
             f"{word}: GGUF files are packed; compare the checkpoints they were made from"
         )

@@ -22,6 +22,7 @@ from excise.edit.adapter import (
 from excise.edit.base import Base
 from excise.edit.edit import Edit
 from excise.errors import SaveError
+from excise.paths import expanded
 
 
 def require_comparable(report: Report, what: str) -> None:
@@ -60,7 +61,7 @@ def save_undo(
         changes = list(_opposites(moved, reader))
     require_form(model, [change.tensor for change in changes], rank_of(changes))
     base, revision = (
-        (str(Path(second.name).expanduser().absolute()), None)
+        (str(expanded(second.name).absolute()), None)
         if second.source is None
         else adapter_base(second.source)
     )

@@ -34,6 +34,9 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         """Use these buffers, all zeros."""
         self.dtype, self.device = key_buffer.dtype, key_buffer.device
         self._key_buffer, self._value_buffer = key_buffer, value_buffer
+        # Where it is False, transformers asks the device in every step whether a mask is needed at all. A GPU
+        # is waited for then; on a CPU the answer is worth having.
+        self.is_compileable = key_buffer.device.type != "cpu"
         self.is_initialized = True
 
     def get_seq_length(self) -> int:

@@ -61,7 +61,7 @@ def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
         return AutoModelForCausalLM
     for name in weight_files(source.folder)[0]:
         path = source.folder / name
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             read_safetensors(path)
         else:
             require_fetched(path, ModelError)

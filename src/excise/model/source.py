@@ -131,7 +131,7 @@ def resolve(model: str, revision: str | None = None, *, code: bool = False) -> M
     and the model is not cached, or with what else stopped a download.
     """
     path = expanded(model)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"{model}: no such file")
         return ModelSource(model, path.parent.resolve(), path.name, None)
@@ -154,7 +154,7 @@ def resolve_configuration(
     if not path.is_dir():
         if not config_only:
             return None
-        if path.suffix == ".gguf":
+        if path.suffix.lower() == ".gguf":
             raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
         return _from_hub(model, revision, weights=False, code=code).folder
     folder = path.resolve()

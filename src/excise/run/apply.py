@@ -110,7 +110,7 @@ def apply_to_gguf(
 ) -> None:
     """Write the edited GGUF file of `source` to the new file `destination`. Raises ExciseError."""
     assert source.gguf is not None
-    if destination.suffix != ".gguf":
+    if destination.suffix.lower() != ".gguf":
         raise SaveError(
             f"{destination}: of a GGUF file comes a GGUF file, so its name ends in .gguf; a folder is what "
             "excise export RUN --save DIR makes of it"

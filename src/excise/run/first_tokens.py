@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.doubles import doubles_device
 from excise.engine.assignment import Assignment
 from excise.engine.device_memory import place_for
 from excise.engine.numbers import are_numbers, gathered
@@ -25,7 +26,8 @@ def log_probabilities(
 ) -> Tensor:
     """Log-probabilities of the first answer token: [prompt, vocabulary], float32.
 
-    They lie where the model's logits do, or on the host if they are too large for that device.
+    They lie where the model's logits do, or on the host if they are too large for that device, or it knows no
+    float64.
     limit: prompts that run at a time. Raises TrialError if a logit is not a number.
     """
     result: Tensor | None = None
@@ -33,7 +35,7 @@ def log_probabilities(
         found = _log_probabilities(group.logits)
         if result is None:
             size = len(prompts) * found[0].numel() * found.element_size()
-            place = place_for(size, found.device)
+            place = place_for(size, doubles_device(found.device))
             result = found.new_empty(len(prompts), found.shape[1], device=place)
         result[list(group.rows)] = found.to(result.device)
     if result is None:
@@ -60,9 +62,8 @@ def divergences(
     for group in run_all(model, prompts, limit, assignment, checked=False):
         # Only a group's distributions are held at a time: whole vocabularies are large.
         found = _log_probabilities(group.logits)
-        before = original[list(group.rows)].to(found.device)
         rows += group.rows
-        values.append(kl_divergence(before, found))
+        values.append(kl_divergence(original[list(group.rows)], found))
         numbers.append(are_numbers(group.logits))
     by_prompt = dict(zip(rows, torch.cat(gathered(values, numbers)).tolist(), strict=True))
     return [by_prompt[row] for row in range(len(prompts))]

@@ -17,6 +17,7 @@ from excise.config import PromptSource, Settings
 from excise.edit.matrices import blocks_of, removed
 from excise.errors import RunError
 from excise.model.source import ModelSource
+from excise.paths import expanded
 from excise.reproduce.environment import versions
 from excise.reproduce.fingerprint import fingerprint
 from excise.reproduce.record import (
@@ -101,12 +102,12 @@ def _from_anywhere(settings: Settings, source: ModelSource) -> Settings:
     changed: dict[str, object] = {"model": source.reference}
     for field in type(settings).model_fields:
         value = getattr(settings, field)
-        if isinstance(value, PromptSource) and Path(value.source).expanduser().exists():
-            place = str(Path(value.source).expanduser().absolute())
+        if isinstance(value, PromptSource) and expanded(value.source).exists():
+            place = str(expanded(value.source).absolute())
             changed[field] = value.model_copy(update={"source": place})
     template = settings.chat_template  # A file, or the name of one of the model's own.
-    if template is not None and Path(template).expanduser().is_file():
-        changed["chat_template"] = str(Path(template).expanduser().absolute())
+    if template is not None and expanded(template).is_file():
+        changed["chat_template"] = str(expanded(template).absolute())
     return settings.model_copy(update=changed)
 
 

@@ -45,12 +45,14 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     """KL(original ‖ edited) of each row, in nats, float64: Σ p (log p − log q), never less than 0.
 
     What rounding makes negative, of two distributions that are as good as equal, is 0. original, edited:
-    log-probabilities [prompt, vocabulary]. Source: Kullback and Leibler 1951.
+    log-probabilities [prompt, vocabulary]. All is done where `edited` lies, or on the host if that device
+    knows no float64. Source: Kullback and Leibler 1951.
     """
+    place = doubles_device(edited.device)
+    original, edited = original.to(place), edited.to(place)
     # In float64, all rows of a large vocabulary at once would be gigabytes. An accelerator takes several,
     # because each call costs it a launch; a CPU one, which its caches hold and no thread divides otherwise.
-    several = original.device == doubles_device(original.device) != torch.device("cpu")
-    rows = max(1, _AT_ONCE // original.shape[1]) if several else 1
+    rows = 1 if place.type == "cpu" else max(1, _AT_ONCE // original.shape[1])
     pieces = zip(torch.split(original, rows), torch.split(edited, rows), strict=True)
     found = torch.cat([_rows(doubles(p), doubles(q)) for p, q in pieces])
     # Adding 0 takes the sign off a negative zero.
