@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -30,9 +31,18 @@ pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, object]:
+    """Every file by its name; the header of a safetensors file is a set of keys, in any order."""
+
+    def content(path: Path) -> object:
+        whole = path.read_bytes()
+        if path.suffix != ".safetensors":
+            return whole
+        end = 8 + int.from_bytes(whole[:8], "little")
+        return json.loads(whole[8:end]), whole[end:]
+
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): content(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
