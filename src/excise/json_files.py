@@ -41,7 +41,7 @@ def read_json_object(path: Path, to: type[ExciseError]) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes())
     except OSError as error:
-        raise to(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise to(f"{path}: cannot be read ({first_line(error)})") from error
     except ValueError as error:
         raise to(f"{path}: damaged: not JSON ({first_line(error)})") from error
     if not isinstance(content, dict):
