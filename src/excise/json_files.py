@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from excise.errors import ExciseError, first_line
 from excise.lfs import require_fetched
 
@@ -47,6 +49,13 @@ def read_json_object(path: Path, to: type[ExciseError]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise to(f"{path}: damaged: holds {type(content).__name__} where a JSON object should be")
     return content
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with what a JSON document holds: where, and what."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

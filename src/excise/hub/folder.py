@@ -143,7 +143,7 @@ def _base_by_name(configuration: Path) -> dict[str, bytes]:
 
 
 def _is_place(name: str) -> bool:
-    """True for what lies on a disk, of whatever system; a hub id is none unless a folder here has its name."""
+    """True for a path, in any system's spelling; a hub id is one only if a folder here has its name."""
     return names_a_path(name) or ("/" in name and Path(name).exists())
 
 
