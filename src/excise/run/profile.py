@@ -32,7 +32,7 @@ from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.events import Tell
-from excise.run.prepare import open_model
+from excise.run.model import open_model
 from excise.run.runner import measure_original
 from excise.run.settle import settle
 from excise.run.trial import Contest, score

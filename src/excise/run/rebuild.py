@@ -23,7 +23,8 @@ from excise.run.bank import build_bank
 from excise.run.directory import set_digest
 from excise.run.events import Tell
 from excise.run.export import save_model, save_model_adapter
-from excise.run.prepare import Prepared, open_model, prepare
+from excise.run.model import open_model
+from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 from excise.run.settle import settle
 from excise.search.bank import edit_of
