@@ -94,16 +94,7 @@ def _prepared(
     loaded, anatomy, coverage, runner = open_model(typed, source, tell)
     _require_usable(settings, loaded, anatomy, coverage, tell)
     seconds = {"load": time.perf_counter() - started}
-    tell(
-        events.PromptsLoaded(
-            counts={"target": _counts(prompts.target), "control": _counts(prompts.control)},
-            origins={
-                "target": prompts.target.train.origin,
-                "control": prompts.control.train.origin,
-            },
-            notes=prompts.notes,
-        )
-    )
+    tell(_prompts_loaded(prompts))
 
     tell(events.StageStarted("baseline", "Asking the original model"))
     started = time.perf_counter()
@@ -210,6 +201,15 @@ def _require_behaviour(part: Part, go_on: Callable[[str], bool]) -> None:
             f"{reason}: there is hardly anything to remove; give other target prompts or markers, or "
             "search all the same with --allow-absent"
         )
+
+
+def _prompts_loaded(prompts: PromptParts) -> events.PromptsLoaded:
+    kinds = {"target": prompts.target, "control": prompts.control}
+    return events.PromptsLoaded(
+        counts={name: _counts(parts) for name, parts in kinds.items()},
+        origins={name: parts.train.origin for name, parts in kinds.items()},
+        notes=prompts.notes,
+    )
 
 
 def _counts(parts: Parts) -> dict[str, int]:
