@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.checkpoint.tensors import read_safetensors
 from excise.cli.main import main
 from excise.errors import ModelError, first_line
 from excise.model.load import load
@@ -179,3 +181,21 @@ def test_an_announcement_is_told_with_what_it_announces() -> None:
     )
     assert first_line(ValueError("so:")) == "so:"
     assert first_line(ValueError("")) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "X9", "shape": ["two"], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "X9", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": ["pt"]},
+        {"a": {"dtype": "X9", "shape": [2], "data_offsets": [8, 0]}, "b": {}},
+    ],
+)
+def test_headers_of_weights_that_say_what_cannot_be(header: object, tmp_path: Path) -> None:
+    text = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with pytest.raises(ModelError, match=r"model\.safetensors: damaged weights file"):
+        read_safetensors(path)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from transformers.core_model_loading import MergeModulelist
 
 from conftest import tiny_tokenizer
@@ -204,6 +208,20 @@ def test_how_much_is_needed(model_folder: Path) -> None:
     assert fitting._weights_bytes(source, "auto", None) == 4 * stored
     assert fitting._weights_bytes(source, "bfloat16", None) == 2 * stored
     assert fitting._weights_bytes(source, "bfloat16", "fp8") == 4 * stored
+
+
+def test_how_much_is_needed_of_types_of_every_kind(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    codes = {"codes": torch.zeros(6, dtype=torch.uint32), "scales": torch.zeros(2)}
+    save_file(codes, folder / "model.safetensors")
+    source = resolve(str(folder))
+    assert fitting._weights_bytes(source, "bfloat16", None) == 6 * 4 + 2 * 2
+    # Of a type that has no name here, half a byte each: bytes are counted too many, not too few.
+    entry = {"dtype": "F4", "shape": [16], "data_offsets": [0, 8]}
+    header = json.dumps({"codes": entry}).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(8)
+    (folder / "model.safetensors").write_bytes(content)
+    assert fitting._weights_bytes(source, "bfloat16", None) == 16
 
 
 def test_memory_that_runs_out_is_no_weight_that_cannot_be_read(

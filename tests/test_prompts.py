@@ -210,6 +210,42 @@ def test_a_parquet_file_without_the_column(tmp_path: Path) -> None:
     assert "no column text, there is txt; did you mean txt?" in error_of(str(path))
 
 
+def not_utf8() -> pyarrow.Array:
+    """Texts as a damaged file holds them: nothing checks them while they are read."""
+    texts = pyarrow.array([b"first", b"sec\xffnd"], pyarrow.binary())
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(texts), texts.buffers())
+
+
+def test_texts_that_are_not_utf_8_in_a_table(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": not_utf8()})
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    assert "not a parquet file, or a damaged one" in error_of(str(tmp_path / "p.parquet"))
+    datasets.Dataset(table).save_to_disk(str(tmp_path / "saved"))
+    assert "saved: damaged (" in error_of(str(tmp_path / "saved"))
+
+
+def test_lengths_in_a_saved_table_that_lead_out_of_it(tmp_path: Path) -> None:
+    sound = pyarrow.array(TEXTS)
+    ends = pyarrow.array([0, 1 << 30, 11, 16, 22], pyarrow.int32()).buffers()[1]
+    texts = pyarrow.Array.from_buffers(
+        pyarrow.string(), len(TEXTS), [None, ends, sound.buffers()[2]]
+    )
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(tmp_path / "saved"))
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    table = pyarrow.table({"text": texts})
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table)
+    assert "saved: damaged (" in error_of(str(tmp_path / "saved"))
+
+
+def test_a_column_that_stands_twice_is_neither_of_the_two(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["one"])] * 2, names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    write(tmp_path / "p.csv", "text,text\none,two\n")
+    for name in ("p.parquet", "p.csv"):
+        assert f"{name}: there is more than one column text" in error_of(str(tmp_path / name))
+
+
 def test_a_file_has_no_named_splits(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.txt", TEXTS)
     assert "a file has no split train; leave it out" in error_of(f"{path}:train[:2]")
@@ -221,7 +257,7 @@ def test_a_folder_that_datasets_did_not_save(tmp_path: Path) -> None:
 
 def test_a_damaged_folder(tmp_path: Path) -> None:
     write(tmp_path / "state.json", "{")
-    assert f"{tmp_path}: " in error_of(str(tmp_path))
+    assert "state.json: damaged: not JSON" in error_of(str(tmp_path))
 
 
 def test_the_splits_and_columns_of_a_saved_folder(tmp_path: Path) -> None:

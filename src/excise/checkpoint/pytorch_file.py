@@ -29,6 +29,7 @@ _CUT_SHORT = (
     LookupError,
     AttributeError,
     ValueError,
+    TypeError,
     OSError,
     struct.error,
 )
@@ -51,7 +52,7 @@ def read_pytorch(path: Path) -> WeightsFile:
     which could run code and are not opened.
     """
     require_fetched(path, ModelError)
-    if not zipfile.is_zipfile(path):
+    if not _is_archive(path):
         raise ModelError(
             f"{path}: not a PyTorch file of version 1.6 or later, or cut short; load it with PyTorch and "
             "save it again, or download it again"
@@ -72,12 +73,20 @@ def pytorch_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     that lie in any order. Raises ModelError as `read_pytorch` does.
     """
     require_fetched(path, ModelError)
-    if not zipfile.is_zipfile(path) and not _is_pickle(path):
+    if not _is_archive(path) and not _is_pickle(path):
         raise ModelError(f"{path}: not a PyTorch file, or cut short; download it again")
     return {
         name: (NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
         for name, tensor in _loaded(path, "meta").items()
     }
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        # Its end says that it is one of several parts.
+        return False
 
 
 def _is_pickle(path: Path) -> bool:
@@ -98,12 +107,16 @@ def _loaded(path: Path, device: str) -> dict[str, Tensor]:
     except _CUT_SHORT as error:
         reason = first_line(error)
         raise ModelError(f"{path}: damaged weights file ({reason}); download it again") from error
-    if not isinstance(loaded, dict) or not all(isinstance(one, Tensor) for one in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(one, Tensor) for name, one in loaded.items()
+    ):
         raise ModelError(f"{path}: holds something other than a table of tensors")
     return loaded
 
 
 def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
+    if tensor.layout is not torch.strided:
+        raise ModelError(f"{path}: {name} is stored as {tensor.layout}, which is not read")
     storage = tensor.untyped_storage()
     if tensor.dtype not in NAMES or not tensor.is_contiguous():
         raise ModelError(

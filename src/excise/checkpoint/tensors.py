@@ -33,6 +33,9 @@ _OTHERS: Mapping[str, torch.dtype] = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "BOOL": torch.bool,
 }
 DTYPES: Mapping[str, torch.dtype] = {**ORDINARY, **_OTHERS}
@@ -94,6 +97,8 @@ def read_safetensors(path: Path) -> WeightsFile:
                 raise ValueError("its header is longer than the file")
             header = parse_json(file.read(length))
         metadata = header.pop("__metadata__", None)
+        if not isinstance(metadata, dict | None):
+            raise ValueError("its metadata are no table")
         tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
@@ -119,10 +124,12 @@ def _entry(name: str, found: Mapping[str, object], offset: int) -> Entry:
     shape, offsets = found["shape"], found["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise ValueError(f"the entry of {name} is not one")
+    if not all(type(one) is int and one >= 0 for one in (*shape, *offsets)):
+        raise ValueError(f"{name} has a size that is none")
     start, end = offsets
     entry = Entry(name, str(found["dtype"]), tuple(shape), offset + start, offset + end)
     dtype = DTYPES.get(entry.dtype)
-    if start < 0 or (dtype is not None and prod(shape) * dtype.itemsize != end - start):
+    if start > end or (dtype is not None and prod(shape) * dtype.itemsize != end - start):
         raise ValueError(f"{name} has {end - start} bytes, which does not fit its shape")
     return entry
 

@@ -79,5 +79,7 @@ def _weights_bytes(source: ModelSource, dtype: str, packing: str | None) -> int:
     total = 0
     for held in checkpoint_index(source.folder).values():
         plain = packing is None and held.dtype in ORDINARY
-        total += prod(held.shape) * (each if plain else DTYPES[held.dtype].itemsize)
+        # What has no name there has numbers of a byte or less.
+        stored = DTYPES.get(held.dtype, torch.uint8).itemsize
+        total += prod(held.shape) * (each if plain else stored)
     return total

@@ -50,10 +50,12 @@ _NEAR = 0.8
 
 
 def check_column(column: str, columns: Iterable[str], where: str) -> None:
-    """Raise a `PromptError` that names the columns there are, unless `column` is one of them."""
+    """Raise a `PromptError` that names the columns there are, unless `column` is just one of them."""
     there = list(columns)
-    if column in there:
+    if there.count(column) == 1:
         return
+    if column in there:
+        raise PromptError(f"{where}: there is more than one column {column}; rename one of them")
     meant = likely_column(column, there)
     hint = "choose one with --column"
     if meant is not None:

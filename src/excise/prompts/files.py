@@ -117,16 +117,15 @@ def _read_csv(content: bytes, column: str, path: Path) -> list[object]:
 
 def _read_parquet(content: bytes, column: str, path: Path) -> list[object]:
     try:
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(content))
-        check_column(column, table.schema_arrow.names, str(path))
-        return _column_of(content, column, path)
-    except (pyarrow.ArrowException, OSError) as error:
+        schema = pyarrow.parquet.read_schema(io.BytesIO(content))
+        check_column(column, schema.names, str(path))
+        return _column_of(content, column, schema.field(column).type, path)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{path}: not a parquet file, or a damaged one: {error}") from None
 
 
-def _column_of(content: bytes, column: str, path: Path) -> list[object]:
+def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) -> list[object]:
     """A column, piece by piece: a few kilobytes of parquet can stand for any number of rows and letters."""
-    kind = pyarrow.parquet.read_schema(io.BytesIO(content)).field(column).type
     if pyarrow.types.is_dictionary(kind):
         kind = kind.value_type
     is_text = any(

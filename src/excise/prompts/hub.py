@@ -17,12 +17,12 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled as hub_bars_hi
 from huggingface_hub.utils.tqdm import disable_progress_bars as hide_hub_bars
 from huggingface_hub.utils.tqdm import enable_progress_bars as show_hub_bars
 
-from excise.errors import HubError, PromptError
+from excise.errors import HubError, PromptError, first_line
 from excise.hub_access.cache import cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, Failure, failure, without_secrets
 from excise.hub_access.request import OUT_OF_REACH, Request
 from excise.prompts.columns import check_column
-from excise.prompts.saved import choose_split, column_of, first_line
+from excise.prompts.saved import choose_split, column_of
 from excise.prompts.slices import Split
 
 _TIMEOUT = 20.0

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
 
-from excise.errors import PromptError, translated
+from excise.errors import PromptError, first_line, translated
+from excise.json_files import read_json_object
 from excise.prompts.columns import check_column
 from excise.prompts.slices import Split
 
 _MARKS = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` leaves in the folder: of several splits, of one data set."""
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
 
 
 def read_saved(folder: Path, column: str, split: Split) -> list[object]:
@@ -32,7 +34,7 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
     _require_inside(folder)
     try:
         data = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+    except _DAMAGED as error:
         raise PromptError(f"{folder}: damaged: {first_line(error)}; save it anew") from None
     if isinstance(data, datasets.DatasetDict):
         data = data[choose_split(split, list(data), str(folder))]
@@ -43,16 +45,19 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
             + "; leave the name out"
         )
     check_column(column, data.column_names, str(folder))
-    return column_of(data, column)
+    with translated(PromptError, f"{folder}: damaged", *_DAMAGED):
+        return column_of(data, column)
 
 
 def column_of(data: Any, column: str) -> list[object]:
     """All rows of a column as they are stored.
 
     Not as `datasets` would decode them: of an image or a sound it opens the file, or the address, that a row
-    names. data: a `datasets.Dataset`.
+    names. data: a `datasets.Dataset`. Raises ArrowException or UnicodeDecodeError if it is damaged.
     """
     table = data.select_columns([column]).with_format("arrow")[:]
+    # A file is mapped and nothing of it looked at: lengths may lead out of it, and texts may be no UTF-8.
+    table.validate(full=True)
     return list(table.column(column).to_pylist())
 
 
@@ -71,11 +76,7 @@ def _entries(path: Path, key: str) -> list[Any]:
     """A list in a JSON object; empty if there is no such file. Raises PromptError."""
     if not path.is_file():
         return []
-    with translated(
-        PromptError, f"{path.parent}: damaged {path.name}", OSError, ValueError, RecursionError
-    ):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    found = content.get(key, []) if isinstance(content, dict) else None
+    found = read_json_object(path, PromptError).get(key, [])
     if not isinstance(found, list):
         raise PromptError(f"{path.parent}: damaged {path.name}: no list of {key}; save it anew")
     return found
@@ -105,9 +106,3 @@ def choose_split(split: Split, names: list[str], where: str) -> str:
     if split.name not in names:
         raise PromptError(f"{where}: no split {split.name}, it has {there}")
     return split.name
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, which may go on for many."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
