@@ -117,6 +117,11 @@ def test_an_edits_texts_are_text_in_a_card(tmp_path: Path) -> None:
         "kl": markup,
         "packing": markup,
         "uncovered": {markup: markup},
+        "asked_with": {
+            "response_prefix": markup,
+            "template_arguments": {markup: markup},
+            "generation_config": {markup: markup},
+        },
     }
     foreign = edit(parameters={markup: markup, f"`{markup}": 1.5}, facts=facts)
     folder = tmp_path / markup.replace("/", "-").replace("\n", " ")

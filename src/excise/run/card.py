@@ -112,13 +112,15 @@ def asked_with_lines(told: object) -> list[str]:
         return []
     lines: list[str] = []
     if isinstance(arguments := told.get("template_arguments"), Mapping):
-        lines.append(f"Prompts were put into the chat template with `{as_text(arguments)}`.")
+        lines.append(f"Prompts were put into the chat template with {code(as_text(arguments))}.")
     if prefix := told.get("response_prefix"):
-        lines.append(f"Answers were judged behind what all of them begin with, `{prefix!r}`.")
+        lines.append(
+            f"Answers were judged behind what all of them begin with, {code(repr(prefix))}."
+        )
     if isinstance(unfollowed := told.get("generation_config"), Mapping):
         lines.append(
-            f"The model's generation configuration asks for {in_words(unfollowed)}: `generate` and servers "
-            "follow that, the figures do not."
+            f"The model's generation configuration asks for {code(in_words(unfollowed))}: `generate` and "
+            "servers follow that, the figures do not."
         )
     return lines
 
