@@ -36,6 +36,16 @@ from excise.run.card import figures_in, model_card
 from excise.run.front_matter import original_card
 from excise.run.terms import terms_of
 
+FIGURES: Mapping[str, object] = {
+    "refusals": 1,
+    "prompts": 8,
+    "control_refusals": 0,
+    "control_prompts": 8,
+    "empty": 0,
+    "looping": 0,
+}
+ESTIMATE = {"mean": 0.1, "low": 0.0, "high": 0.2}
+EDITED: Mapping[str, object] = {**FIGURES, "kl": ESTIMATE, "answer_kl": ESTIMATE}
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -135,6 +145,25 @@ def test_an_edits_texts_are_text_in_a_card(tmp_path: Path) -> None:
         # In a code span nothing has a meaning; everywhere else each mark is escaped.
         assert all(mark not in outside for outside in spans[::2])
     assert "1.5" in card.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trial": None},
+        {"kl": "low"},
+        {"held_out": {"a": 1}},
+        {"held_out": {"original": FIGURES, "edited": FIGURES}},
+        {"held_out": {"original": {**FIGURES, "empty": "<script>"}, "edited": EDITED}},
+        {"held_out": {"original": FIGURES, "edited": {**EDITED, "kl": [1]}}},
+    ],
+)
+def test_figures_of_an_edit_file_are_numbers_or_it_is_damaged(wrong: Mapping[str, object]) -> None:
+    facts = {"trial": 1, "refusals": 1, "kl": 0.1, "prompts": 8}
+    whole = {**facts, "held_out": {"original": FIGURES, "edited": EDITED}}
+    assert "1/8" in figures_in(edit(facts=whole))
+    with pytest.raises(RunError, match="damaged"):
+        figures_in(edit(facts={**whole, **wrong}))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from excise.engine.device_memory import devices_of
 from excise.model.generation import asked_for
 from excise.reproduce.environment import devices_digest, hardware, versions
 from excise.run.directory import FORMAT, set_digest, write_json
+from excise.run.shape import MeasuredFacts, require_shape
 from excise.scores.divergence import UNRECORDED, AnswerTokens
 from excise.scores.interval import Estimate
 from excise.search.front import Point
@@ -126,9 +127,13 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
 
 
 def outcome_in(facts: Mapping[str, Any]) -> Outcome | None:
-    """The same as an edit file holds it in its facts, None if it was not measured on held-out prompts."""
+    """The same as an edit file holds it in its facts, None if it was not measured on held-out prompts.
+
+    Raises RunError if they are no figures.
+    """
     if "held_out" not in facts:
         return None
+    require_shape("the facts of the edit file", facts, MeasuredFacts)
     held_out = facts["held_out"]
     return _outcome(
         Point(facts["trial"], facts["refusals"], facts["kl"]),

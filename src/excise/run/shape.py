@@ -6,7 +6,6 @@ A checksum tells damage, but runs of format 4 have none, and anybody can make on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import (
@@ -135,13 +134,25 @@ class Record(_Shape):
         return self
 
 
+class _Measured(_Shape):
+    original: _Answered
+    edited: _HeldOut
+
+
+class MeasuredFacts(_Search):
+    """The facts of an edit file that was measured on held-out prompts."""
+
+    trial: NonNegativeInt
+    held_out: _Measured
+
+
 def require_shape(
-    path: Path, content: Mapping[str, object], shape: type[Identity | Record]
+    what: object, content: Mapping[str, Any], shape: type[Identity | Record | MeasuredFacts]
 ) -> None:
-    """Raise RunError, naming the first fault, unless the content of the file `path` is of that shape."""
+    """Raise RunError, naming the first fault, unless the content is of that shape. what: whose it is."""
     try:
         shape.model_validate(content)
     except ValidationError as error:
         raise RunError(
-            f"{path}: was written by another excise, or is damaged: {first_fault(error)}"
+            f"{what}: damaged, or written by another excise: {first_fault(error)}"
         ) from error
