@@ -54,8 +54,11 @@ def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
         return AutoModelForCausalLM
     generation = source.folder / _GENERATION
     if generation.exists():
-        # transformers goes on without a damaged one, and so with other end tokens.
-        read_object(generation)
+        # transformers goes on without a damaged one, or with a wrong entry, and so with other end tokens.
+        ends = read_object(generation).get("eos_token_id")
+        for one in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+            if type(one) is not int:
+                raise ModelError(f"{generation}: eos_token_id is no token: {one!r:.60}")
     config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
     return auto_class(source.name, config)
 

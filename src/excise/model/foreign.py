@@ -71,7 +71,7 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
                 f"{folder / 'config.json'}: {place} is {value}, and no model has more than {_MOST_LAYERS:,} "
                 "layers; the file is damaged"
             )
-    known = config.get("model_type") in CONFIG_MAPPING_NAMES
+    known = str(config.get("model_type")) in CONFIG_MAPPING_NAMES
     if "auto_map" in config and not trust_remote_code and not known:
         raise own_code(name, folder)
 
