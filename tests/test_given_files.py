@@ -130,6 +130,9 @@ def test_a_damaged_file_is_named_in_one_line(
         {"rope_parameters": "x"},
         {"model_type": "foo"},
         {"model_type": None},
+        {"model_type": ["llama"]},
+        {"architectures": 3},
+        {"architectures": [["LlamaForCausalLM"]]},
     ],
     ids=str,
 )
@@ -151,6 +154,14 @@ def test_a_configuration_of_wrong_values(
         assert main(words) == 2
         assert capsys.readouterr().err.count("\nexcise: ") <= 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("end", ["</s>", [["2"]], {"id": 2}, True, 1.5], ids=str)
+def test_an_end_of_answers_that_is_no_token(end: object, shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "m"))
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": end}))
+    assert "generation_config.json: eos_token_id is no token" in line(folder)
 
 
 def test_what_nobody_needs_may_be_damaged(shards: Path, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def no_room(needed: int | None) -> str:
-    """What to say of a disk that has no room for a download of so many bytes."""
+def no_room(needed: int | None = None) -> str:
+    """What to say of a disk that has no room for a download, of so many bytes if that is known."""
     place = Path(constants.HF_HUB_CACHE)
     more = "" if needed is None else f", {needed:,} are needed"
     return (
@@ -91,7 +91,7 @@ def no_room(needed: int | None) -> str:
 
 def _told(error: Exception, request: Request) -> tuple[Cause, str]:
     if any(map(_is_full, _behind(error))):
-        return "disk", no_room(request.needed)
+        return "disk", no_room()
     chain = list(_causes(error))
     cause = _deepest(chain)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):

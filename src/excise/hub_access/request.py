@@ -20,7 +20,7 @@ class Request:
     """What was asked of the hub.
 
     name: of the repository. writes: whether it was to be changed. stage: what was being done, such as
-    "while uploading model.safetensors". token: one that was typed. needed: bytes still to be downloaded.
+    "while uploading model.safetensors". token: one that was typed.
     """
 
     name: str
@@ -29,7 +29,6 @@ class Request:
     writes: bool = False
     stage: str = ""
     token: str = ""
-    needed: int | None = None
 
     @property
     def page(self) -> str:

@@ -13,13 +13,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from excise.checkpoint.folder import weight_files
 from excise.checkpoint.given import read_object
-from excise.checkpoint.tensors import read_safetensors
 from excise.config.settings import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
-from excise.lfs import require_fetched
 from excise.model.configuration import configuration
 from excise.model.foreign import own_code
 from excise.model.mapping import auto_class
@@ -51,23 +48,17 @@ FAILURES = (
 
 
 def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
-    """The auto class that loads the checkpoint. Raises ModelError if its files tell that nothing can.
-
-    Files that transformers does not load are not looked at, whatever state they are in.
-    """
+    """The auto class to load it with. Raises ModelError for a damaged configuration, or if none can."""
     if source.gguf is not None:
         # A GGUF file holds the language model alone, whatever else the model has.
         return AutoModelForCausalLM
-    for name in weight_files(source.folder)[0]:
-        path = source.folder / name
-        if path.suffix.lower() == ".safetensors":
-            read_safetensors(path)
-        else:
-            require_fetched(path, ModelError)
     generation = source.folder / _GENERATION
     if generation.exists():
-        # transformers goes on without a damaged one, and so with other end tokens.
-        read_object(generation)
+        # transformers goes on without a damaged one, or with a wrong entry, and so with other end tokens.
+        ends = read_object(generation).get("eos_token_id")
+        for one in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+            if type(one) is not int:
+                raise ModelError(f"{generation}: eos_token_id is no token: {one!r:.60}")
     config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
     return auto_class(source.name, config)
 

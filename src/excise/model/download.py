@@ -29,7 +29,7 @@ from excise.checkpoint.copies import Shape, Shapes, group_of, is_copy, shapes_of
 from excise.checkpoint.folder import index_names, weight_files
 from excise.checkpoint.tensors import ORDINARY, read_safetensors
 from excise.errors import HubError, ModelError
-from excise.hub_access.cache import cached_names, cached_snapshot
+from excise.hub_access.cache import Snapshot, cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, failure, free_bytes, no_room
 from excise.hub_access.request import OUT_OF_REACH, Cause, Request
 
@@ -50,14 +50,6 @@ _SETS = (
 _MAKERS_OWN = "consolidated*"
 _CACHE_SERVES: frozenset[Cause] = OUT_OF_REACH | {"token", "gated", "repository"}
 """Causes for which a model that is cached whole is used all the same: it was given before."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """folder: where the files lie. commit: of the repository."""
-
-    folder: Path
-    commit: str
 
 
 def download(name: str, revision: str | None, *, weights: bool, code: bool) -> Snapshot:
@@ -81,7 +73,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
         if repository is None and found.cause in _CACHE_SERVES:
             snapshot = cached_snapshot(name, "model", revision)
             if snapshot is not None and _is_whole(snapshot.folder, weights=weights):
-                return Snapshot(snapshot.folder, snapshot.commit)
+                return snapshot
         if found.cause in ("repository", "revision"):
             raise ModelError(found.text) from None
         if found.cause in OUT_OF_REACH:
@@ -90,7 +82,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
                 f"{found.text}; no folder of that name is here; models in the cache: {names}"
             ) from None
         raise found.error from None
-    return Snapshot(repository.folder, repository.commit)
+    return Snapshot(repository.commit, repository.folder)
 
 
 def _is_whole(folder: Path, *, weights: bool) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import pytorch_shapes
+from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError
 from excise.model.source import ModelSource
 from excise.undocumented import CONFIG_MAPPING_NAMES
@@ -70,16 +71,17 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
                 f"{folder / 'config.json'}: {place} is {value}, and no model has more than {_MOST_LAYERS:,} "
                 "layers; the file is damaged"
             )
-    known = config.get("model_type") in CONFIG_MAPPING_NAMES
+    known = str(config.get("model_type")) in CONFIG_MAPPING_NAMES
     if "auto_map" in config and not trust_remote_code and not known:
         raise own_code(name, folder)
 
 
 def require_own_files(source: ModelSource) -> None:
-    """Raise ModelError if transformers would load something else than the weights of `source`.
+    """Raise ModelError if weights of `source` are damaged, or transformers would load something else.
 
     So it does with an adapter beside them: of its base model, wherever that is, or put upon these; and with
-    an index that names files of other folders. Of a GGUF file it would load more than the file holds.
+    an index that names files of other folders. Of a GGUF file it would load more than the file holds. Files
+    that it does not load are not looked at.
     """
     if source.gguf is not None:
         from excise.checkpoint.gguf_file import require_sound
@@ -92,9 +94,12 @@ def require_own_files(source: ModelSource) -> None:
             "with it, and its base model from wherever it names; merge the two, or move the adapter away"
         )
     for name in weight_files(source.folder)[0]:
-        if not name.endswith(".safetensors"):
+        path = source.folder / name
+        if path.suffix.lower() == ".safetensors":
+            read_safetensors(path)
+        else:
             # Its pickle is read here once: what could run code is named, and not opened.
-            pytorch_shapes(source.folder / name)
+            pytorch_shapes(path)
 
 
 def require_offload_folder(folder: Path) -> None:

@@ -42,7 +42,7 @@ from excise.model.storage import (
     worth_trying,
 )
 from excise.model.template import TemplateCall
-from excise.model.tokenizer import load_tokenizer
+from excise.model.tokenizer import LoadedTokenizer, load_tokenizer
 from excise.model.weights import stored_bytes, stored_places
 from excise.quiet import quiet_libraries
 from excise.undocumented import use_conversions
@@ -146,49 +146,86 @@ def load(
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, tuple(dtypes))
-    model: PreTrainedModel | None = None
+    trial = _Trial(source, auto, words, arguments, packing, quantization, blocks)
+    return _in_first_type(trial, worth_trying(tuple(dtypes), packing), devices)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What is the same whatever the data type. packing: how the weights are or become packed."""
+
+    source: ModelSource
+    auto: Any
+    words: LoadedTokenizer
+    arguments: Mapping[str, Any]
+    packing: str | None
+    quantization: Quantization
+    blocks: bool
+
+    def load(self, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]] | _Failure:
+        """The model in a data type, and what is to be noted of it; or why not.
+
+        In a function of its own: once it is left, so are the traceback and the weights that it keeps alive.
+        """
+        how = unpack_arguments(self.source) | quantize_arguments(
+            self.quantization, dtype, self.arguments["device_map"]
+        )
+        try:
+            model, note = tested_model(
+                self.source, self.auto, self.words, dtype, {**self.arguments, **how}
+            )
+            slower = None
+            if self.blocks and (self.packing is None or was_unpacked(model)):
+                slower = lay_out(model, self.words.hello())
+        except FAILURES as error:
+            raise_if_no_type_helps(self.source, self.packing, error)
+            return _Failure(first_line(error), is_out_of_memory(error))
+        return model, tuple(one for one in (note, slower) if one is not None)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a data type does not suit. memory_ran_out: whether for its size alone."""
+
+    why: str
+    memory_ran_out: bool
+
+
+def _in_first_type(
+    trial: _Trial, untried: tuple[str, ...], devices: Sequence[torch.device]
+) -> LoadedModel:
+    """The model in the first data type that works. devices: where it is to lie."""
+    source, packing, limits = trial.source, trial.packing, trial.arguments["max_memory"]
     attempts: list[str] = []
-    untried = worth_trying(tuple(dtypes), packing)
     while untried:
         dtype, untried = untried[0], untried[1:]
-        how = unpack_arguments(source) | quantize_arguments(quantization, dtype, device)
-        failure, memory_ran_out, note, slower = "", False, None, None
-        try:
-            model, note = tested_model(source, auto, words, dtype, {**arguments, **how})
-            if blocks and (packing is None or was_unpacked(model)):
-                slower = lay_out(model, words.hello())
-        except FAILURES as error:
-            raise_if_no_type_helps(source, packing, error)
-            failure, memory_ran_out = first_line(error), is_out_of_memory(error)
-        if failure:
-            # Outside the except block: the traceback, and the weights that it keeps alive, are gone.
-            model = None
+        found = trial.load(dtype)
+        if isinstance(found, _Failure):
             release_memory()
-            attempts.append(f"{dtype}: {failure}")
-            if memory_ran_out:
+            attempts.append(f"{dtype}: {found.why}")
+            if found.memory_ran_out:
                 # The type suits, but for its size: larger ones, and others of that size, fit no better.
                 untried = () if packing else smaller(untried, dtype, source)
                 if not untried:
-                    raise too_large(
-                        source, dtype, packing, devices, max_memory, "; ".join(attempts)
-                    )
+                    raise too_large(source, dtype, packing, devices, limits, "; ".join(attempts))
             continue
-        assert model is not None
-        if packing is not None and was_unpacked(model):
+        model, notes = found
+        unpacked = packing is not None and was_unpacked(model)
+        if unpacked:
             # transformers would save the plain tensors under the packed ones' names.
             use_conversions(model, None)
         return LoadedModel(
             model,
-            words.tokenizer,
+            trial.words.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            words.call,
-            words.given,
-            None if packing is None or was_unpacked(model) else describe(packing),
-            quantization,
-            tuple(one for one in (note, slower) if one is not None),
+            trial.words.call,
+            trial.words.given,
+            None if packing is None or unpacked else describe(packing),
+            trial.quantization,
+            notes,
         )
     stored = "" if packing is None else f" as {describe(packing)}"
-    hint = "; packed weights have to fit in --max-memory" if packing and max_memory else ""
+    hint = "; packed weights have to fit in --max-memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

@@ -40,18 +40,23 @@ def auto_class(name: str, config: PreTrainedConfig) -> Any:
 
     Where several know the type, the class that the checkpoint itself names decides: its tensors and
     adapters go by that one's names. Raises ModelError for a type that none of them knows, for an
-    encoder-decoder that has no decoder of its own, and for one that does not answer token by token.
+    encoder-decoder that has no decoder of its own, for one that does not answer token by token, and where
+    the names of classes are none.
     """
     if config.model_type in _OTHER_ANSWERS:
         raise ModelError(f"{name}: {config.model_type} {_OTHER_ANSWERS[config.model_type]}")
-    brought = getattr(config, "auto_map", None) or {}
+    own = config.architectures or []
+    if not isinstance(own, list) or not all(isinstance(one, str) for one in own):
+        raise ModelError(f"{name}: architectures in config.json are no list of names")
+    brought = getattr(config, "auto_map", None)
+    brought = brought if isinstance(brought, Mapping) else {}
     known = [
         (auto, _names(mapping[type(config)]))
         for auto, mapping in _CLASSES
         if type(config) in mapping
     ]
     for auto, names in known:
-        if names.intersection(config.architectures or ()):
+        if names.intersection(own):
             return _decoder_only(name, config, auto)
     for auto, _ in (*known, *(pair for pair in _CLASSES if pair[0].__name__ in brought)):
         return _decoder_only(name, config, auto)

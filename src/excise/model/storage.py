@@ -39,9 +39,6 @@ _PACKAGES: dict[str, str] = {
 }
 """The package that each of them needs, as it is imported."""
 
-UNPACKED_ON_A_CPU = frozenset(("mxfp4", "fp8"))
-"""Stored forms that transformers unpacks where the kernels for them are missing."""
-
 _IN_THE_EXTRA = ("bitsandbytes", "torchao")
 _INT4_GROUP = 64
 
