@@ -28,8 +28,12 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/excise demo
 
+# Tiny models gain nothing from more threads: a process for each of two cores does.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(call PYTEST,$(VENV))
 
 # The lowest versions that are allowed, in an environment of their own: the tests of what we use of libraries.
 LOWEST := .venv-lowest
@@ -42,7 +46,7 @@ $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	touch $@
 
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -m "libraries and not slow"
+	$(call PYTEST,$(LOWEST)) -m "libraries and not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -54,7 +58,7 @@ lint: $(VENV)/installed-dev
 check: lint test
 
 fuzz: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py --fuzz-cases 5000
+	$(call PYTEST,$(VENV)) tests/test_fuzz.py --fuzz-cases 5000
 
 # Every architecture of the installed transformers; what was checked before by the same code is kept.
 sweep: $(VENV)/installed-dev

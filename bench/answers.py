@@ -51,7 +51,7 @@ from excise.prompts.splits import load_parts
 from excise.quiet import quiet_libraries
 from excise.run.bank import build_bank
 from excise.run.events import ignore
-from excise.run.prepare import open_model
+from excise.run.model import open_model
 from excise.search.bank import edit_of
 from excise.search.start import closed_form_of
 

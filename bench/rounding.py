@@ -48,7 +48,7 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     from excise.prompts.splits import load_parts
     from excise.run.bank import build_bank
     from excise.run.events import ignore
-    from excise.run.prepare import open_model
+    from excise.run.model import open_model
     from excise.search.space import Candidate
 
     flags = demo_flags(materialise(lambda text: None))

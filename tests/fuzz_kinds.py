@@ -137,6 +137,7 @@ def _with_old_edit(edit: Path, folder: Path) -> Path:
     with safe_open(edit, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
         header = json.loads(file.metadata()["excise"]) | {"format": 3}
+    del header["sha256"]
     save_file(tensors, folder / "run" / edit.name, {"excise": json.dumps(header)})
     return folder
 

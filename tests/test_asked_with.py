@@ -18,7 +18,7 @@ from excise.model.chat import Chat
 from excise.reproduce.record import read_reproduction
 from excise.run.directory import RunDirectory
 from excise.run.events import ignore
-from excise.run.prepare import load_runner
+from excise.run.model import load_runner
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

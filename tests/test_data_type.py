@@ -116,7 +116,7 @@ def test_packed_weights_go_on_with_the_types_that_packing_decides(
         raise ModelError("enough")
 
     monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")
-    monkeypatch.setattr("excise.run.prepare.load", load_nothing)
+    monkeypatch.setattr("excise.run.model.load", load_nothing)
     with pytest.raises(ModelError, match="enough"):
         prepare(settings, ignore)
     assert asked == [("float16",) if how == "plain" else settings.dtypes]

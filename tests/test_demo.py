@@ -35,7 +35,7 @@ from excise.prompts.splits import load_parts
 from excise.run.evaluate import evaluate
 from excise.run.events import ignore
 from excise.run.export import save_model
-from excise.run.prepare import load_runner
+from excise.run.model import load_runner
 
 SIZES = {"train": 400, "search": 100, "held_out": 100}
 

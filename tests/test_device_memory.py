@@ -23,7 +23,7 @@ from excise.engine.device_memory import (
 from excise.errors import ModelError
 from excise.model.weights import stored_bytes, stored_places
 from excise.run import events
-from excise.run.prepare import devices_found
+from excise.run.model import devices_found
 from spread import spread
 from virtual_devices import VirtualDevices
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from conftest import write_prompts
 from excise.config import gather
 from excise.model.load import LoadedModel, load
-from excise.run import prepare
+from excise.run import model as loading
 from excise.run.evaluate import evaluate
 from excise.run.events import ignore
 
@@ -36,7 +36,7 @@ def test_the_first_model_is_gone_before_the_second_is_loaded(
         models.append(weakref.ref(loaded.model))
         return loaded
 
-    monkeypatch.setattr(prepare, "load", watched)
+    monkeypatch.setattr(loading, "load", watched)
     flags = write_prompts(tmp_path / "prompts", 4)
     given = {"model": str(model_folder), "max_new_tokens": 2, "dtype": "float32", **flags}
     if spread:

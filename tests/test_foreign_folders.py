@@ -123,7 +123,7 @@ def test_a_trial_is_a_number_before_it_is_part_of_a_file_name(
     write_json(run / "result.json", record)
     before = sorted(mine.parent.rglob("*"))
     for command in (["show", str(run)], ["upload", str(run), "--to", "me/model"]):
-        assert "no numbers" in failure(command, capsys)
+        assert "should be a valid integer" in failure(command, capsys)
     assert sorted(mine.parent.rglob("*")) == before
 
 

@@ -34,6 +34,7 @@ from excise.prompts import files
 from excise.prompts.read import Shared, read
 from excise.run.card import figures_in, model_card
 from excise.run.front_matter import original_card
+from excise.run.terms import terms_of
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -155,6 +156,18 @@ def test_a_card_that_is_a_link_is_not_read_into_another(tmp_path: Path) -> None:
     (folder / "README.md").symlink_to(tmp_path / "secret")
     with pytest.raises(SaveError, match="symbolic link out of the folder"):
         original_card(ModelSource("model", folder, None, None))
+
+
+def test_a_licence_that_is_a_link_goes_along_with_nothing(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key", encoding="utf-8")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "LICENSE").write_text("terms", encoding="utf-8")
+    source = ModelSource("model", folder, None, None)
+    assert terms_of(source) == {"LICENSE": "terms"}
+    (folder / "NOTICE").symlink_to(tmp_path / "secret")
+    with pytest.raises(SaveError, match="symbolic link out of the folder"):
+        terms_of(source)
 
 
 def test_the_layer_in_a_name_is_no_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

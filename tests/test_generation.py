@@ -26,7 +26,7 @@ from excise.model.generation import asked_for, in_words
 from excise.model.source import resolve
 from excise.prompts.splits import load_parts
 from excise.run import events
-from excise.run.prepare import load_runner
+from excise.run.model import load_runner
 from excise.run.runner import measure_original
 from excise.run.settle import settle
 

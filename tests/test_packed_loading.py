@@ -105,7 +105,7 @@ def test_checkpoints_that_are_unpacked_while_loading_are_saved_packed(
 def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("excise.run.prepare.load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("excise.run.model.load", lambda *_, **__: pytest.fail("it was loaded"))
     folder = packed.save("llama", tmp_path / "torchao")
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "torchao"}

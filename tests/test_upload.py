@@ -375,3 +375,22 @@ def test_a_model_in_pytorch_files_is_one_too(hub: UploadStandIn, folder: Path) -
 def test_links_inside_the_folder_are_followed(folder: Path) -> None:
     os.symlink("README.md", folder / "CARD.md")
     assert examined(folder).files["CARD.md"].read_bytes() == (folder / "README.md").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "C:\\Users\\ada\\models\\tiny",
+        "D:tiny",
+        "..\\tiny",
+        "\\\\server\\ada\\tiny",
+        "/home/ada/tiny",
+    ],
+)
+def test_where_a_base_lies_is_told_to_nobody_on_any_system(tmp_path: Path, base: str) -> None:
+    save_file({"a.lora_A.weight": torch.zeros(1, 2)}, tmp_path / "adapter_model.safetensors")
+    configuration = {"base_model_name_or_path": base}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(configuration))
+    (tmp_path / "README.md").write_text("# Edited\n")
+    sent = json.loads(examined(tmp_path).contents["adapter_config.json"])
+    assert sent["base_model_name_or_path"] == "tiny"

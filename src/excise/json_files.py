@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from excise.errors import ExciseError, first_line
 from excise.lfs import require_fetched
 
@@ -41,12 +43,19 @@ def read_json_object(path: Path, to: type[ExciseError]) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes())
     except OSError as error:
-        raise to(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise to(f"{path}: cannot be read ({first_line(error)})") from error
     except ValueError as error:
         raise to(f"{path}: damaged: not JSON ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise to(f"{path}: damaged: holds {type(content).__name__} where a JSON object should be")
     return content
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with what a JSON document holds: where, and what."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

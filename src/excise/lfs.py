@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from excise.errors import ExciseError
+from excise.errors import ExciseError, first_line
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -15,7 +15,7 @@ def require_fetched(path: Path, to: type[ExciseError]) -> None:
         with path.open("rb") as file:
             beginning = file.read(len(_POINTER))
     except OSError as error:
-        raise to(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise to(f"{path}: cannot be read ({first_line(error)})") from error
     if beginning == _POINTER:
         raise to(
             f"{path}: is a Git LFS pointer in place of the file; bring the file with: git lfs pull"

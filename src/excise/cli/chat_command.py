@@ -17,7 +17,7 @@ from excise.model.generation import asked_for, in_words
 from excise.model.source import ModelSource, resolve
 from excise.run import events
 from excise.run.events import Tell
-from excise.run.prepare import load_runner
+from excise.run.model import load_runner
 
 _GREEDY, _OWN = "greedy", "model"
 

@@ -23,7 +23,7 @@ from excise.run.adapter import (
 )
 from excise.run.card import figures_in
 from excise.run.export import save_from_files, save_model, save_model_adapter
-from excise.run.prepare import given_template, load_runner
+from excise.run.model import given_template, load_runner
 from excise.run.reproduction import reproduction_of
 
 _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")

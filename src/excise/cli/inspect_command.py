@@ -32,7 +32,7 @@ def inspect(settings: Settings) -> int:
         )
         if folder is None:
             # Only here: it brings in all that a run needs, which takes seconds.
-            from excise.run.prepare import open_model
+            from excise.run.model import open_model
 
             source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
             loaded, anatomy, coverage, _ = open_model(settings, source, screen)

@@ -14,7 +14,7 @@ from rich.text import Text
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import front_of, wants_json
-from excise.errors import UNREADABLE, RunError, translated
+from excise.errors import RunError
 from excise.paths import expanded
 from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
@@ -59,11 +59,10 @@ def summary(directory: RunDirectory) -> Summary:
     path = str(directory.path)
     model = ""
     try:
-        with translated(RunError, f"{directory.path}: damaged", *UNREADABLE):
-            model = str(directory.identity()["model"])
-            if not directory.result.exists():
-                return Summary(path, date, model, remark="no trial yet")
-            return _summary(directory.record(), path, date, model)
+        model = str(directory.identity()["model"])
+        if not directory.result.exists():
+            return Summary(path, date, model, remark="no trial yet")
+        return _summary(directory.record(), path, date, model)
     except RunError as error:
         return Summary(path, date, model, remark=str(error))
 

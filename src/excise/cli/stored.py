@@ -10,7 +10,7 @@ from typing import Any
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Settings, Stored, gather
 from excise.edit.edit import Edit
-from excise.errors import UNREADABLE, RunError, translated
+from excise.errors import RunError
 from excise.model.source import ModelSource, resolve
 from excise.paths import expanded, is_drive
 from excise.run import events
@@ -78,9 +78,7 @@ def open_stored(
 
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     """What `run.json` says of these settings. Raises RunError."""
-    settings = directory.identity()["settings"]
-    if not isinstance(settings, dict):
-        raise RunError(f"{directory.path / 'run.json'}: damaged (its settings are no table)")
+    settings: dict[str, Any] = directory.identity()["settings"]  # type: ignore[assignment]
     return Stored(
         str(directory.path / "run.json"),
         {field: settings[field] for field in fields if field in settings},
@@ -153,37 +151,23 @@ def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
     """A trial of the front: by rule, else the one that was chosen, else the knee."""
     record: dict[str, Any] = directory.record()
     if selection is None:
-        with translated(RunError, f"{directory.result}: damaged", *UNREADABLE):
-            chosen = record["chosen"]
-            selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
+        chosen = record["chosen"]
+        selection = str(chosen["trial"]) if chosen else DEFAULT_SELECTION
     return select(front_of(record), selection).number
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
-    """The front that a record holds, fewest refusals first. Raises RunError if it is none.
-
-    A number becomes part of file names, so it has to be one.
-    """
-    try:
-        trials = {trial["number"]: trial for trial in record["trials"]}
-        points = [
-            Point(number, trials[number]["refusals"], trials[number]["kl"])
-            for number in record["front"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"result.json: damaged (its front: {error!r})") from error
-    if not all(
-        type(one.number) is int and type(one.refusals) is int and isinstance(one.kl, float | int)
-        for one in points
-    ):
-        raise RunError("result.json: damaged (the trials of its front are no numbers)")
-    return points
+    """The front that a record holds, fewest refusals first."""
+    trials = {trial["number"]: trial for trial in record["trials"]}
+    return [
+        Point(number, trials[number]["refusals"], trials[number]["kl"])
+        for number in record["front"]
+    ]
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
     """What is known of a trial: held-out figures if it was chosen once."""
-    with translated(RunError, "result.json: damaged", *UNREADABLE):
-        outcome = outcome_of(record)
-        if outcome is None or outcome.trial != number:
-            return figures_in(edit, record["coverage"])
-        return figures_of(outcome, record["coverage"])
+    outcome = outcome_of(record)
+    if outcome is None or outcome.trial != number:
+        return figures_in(edit, record["coverage"])
+    return figures_of(outcome, record["coverage"])

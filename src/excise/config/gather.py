@@ -24,7 +24,8 @@ from excise.config.settings import Settings
 from excise.config.source import PromptSource
 from excise.config.template import read_arguments
 from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped, without_trust
-from excise.errors import SettingsError
+from excise.errors import SettingsError, first_line
+from excise.json_files import parse_json
 
 TOML_NAME = "excise.toml"
 _VARIABLE_PREFIX = "EXCISE_"
@@ -165,13 +166,15 @@ def _read_toml(path: Path) -> dict[str, object]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise SettingsError(f"{path}: cannot be read: {first_line(error)}") from None
     except UnicodeDecodeError as error:
         raise SettingsError(
             f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise SettingsError(f"{path}: not TOML: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         found = _TOML_POSITION.fullmatch(str(error))
         message = found["message"] if found else str(error).removesuffix(" (at end of document)")
@@ -192,20 +195,13 @@ def _decoded(field: str, value: object, place: str) -> object:
     text = value.strip()
     if is_list(field) and not text.startswith("["):
         return [one.strip() for one in text.split(",")]
-    if is_table(field):
-        try:
+    try:
+        if is_table(field):
             return read_arguments(text)
-        except json.JSONDecodeError as error:
-            raise SettingsError(
-                f"{place}: not JSON (character {error.pos + 1}): {error.msg}"
-            ) from None
-        except ValueError as error:
-            raise SettingsError(f"{place}: {error}") from None
-    if is_list(field) or (value_type(field) is PromptSource and text.startswith("{")):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SettingsError(
-                f"{place}: not JSON (character {error.pos + 1}): {error.msg}"
-            ) from None
+        if is_list(field) or (value_type(field) is PromptSource and text.startswith("{")):
+            return parse_json(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{place}: not JSON (character {error.pos + 1}): {error.msg}") from None
+    except ValueError as error:
+        raise SettingsError(f"{place}: {error}") from None
     return value

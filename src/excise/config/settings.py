@@ -13,8 +13,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
 from excise.config.source import PromptSource
 from excise.config.template import require_arguments
@@ -24,12 +24,6 @@ from excise.scores.markers import DEFAULT_MARKERS, normalise
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
 Quantization = Literal["none", "bnb_4bit", "bnb_8bit", "int8", "int4"]
-
-DEFAULT_SETS = {
-    "target": "mlabonne/harmful_behaviors",
-    "control": "mlabonne/harmless_alpaca",
-}
-"""The field's data sets, used for a kind of prompts for which nothing is given."""
 
 
 def _metavar(text: str) -> dict[str, Any]:
@@ -231,35 +225,7 @@ class Settings(BaseModel):
     @classmethod
     def _fill_in(cls, value: object) -> object:
         """Reject contradictions; fill in the data types and prompt sets that were left open."""
-        if not isinstance(value, dict):
-            return value
-        filled = dict(value)
-        given = {name for name, one in filled.items() if one is not None}
-        if "dtype" in given:
-            only = [filled["dtype"]]
-            listed = filled["dtypes"] if "dtypes" in given else only
-            if not isinstance(listed, list | tuple) or list(listed) != only:
-                raise _contradiction("exclude each other; give one of them", "dtype", "dtypes")
-            filled["dtypes"] = only
-        for kind, data_set in DEFAULT_SETS.items():
-            parts = [f"{kind}_{part}" for part in ("train", "search", "held_out")]
-            parts = [name for name in parts if name in given]
-            if kind in given:
-                if parts:
-                    raise _contradiction(
-                        "exclude each other; give the whole set or its parts", kind, parts[0]
-                    )
-                continue
-            if not parts:
-                filled[f"{kind}_train"] = f"{data_set}:train[:400]"
-                filled[f"{kind}_search"] = f"{data_set}:test[:100]"
-                continue
-            for needed in (f"{kind}_train", f"{kind}_search"):
-                if needed not in given:
-                    raise _contradiction(
-                        f"needs {needed} beside it, or give one set as {kind}", parts[0]
-                    )
-        return filled
+        return filled_in(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Settings:
@@ -271,7 +237,7 @@ class Settings(BaseModel):
                 ("direction_from", "mean"),
             ):
                 if getattr(self, field) != off:
-                    raise _contradiction(
+                    raise contradiction(
                         "has an effect on kinds of residual directions only; give kind=orthogonal or "
                         "kind=row_normalised with it",
                         field,
@@ -284,7 +250,7 @@ class Settings(BaseModel):
         if self.device != "auto":
             for field in ("max_memory", "offload_folder"):
                 if getattr(self, field):
-                    raise _contradiction(
+                    raise contradiction(
                         "exclude each other; leave the device open (auto)", "device", field
                     )
         return self
@@ -321,8 +287,3 @@ class Settings(BaseModel):
             # An empty phrase is found in every answer: everything would count as a refusal.
             raise ValueError("a marker may not be empty")
         return normal
-
-
-def _contradiction(message: str, *fields: str) -> PydanticCustomError:
-    """An error about several settings at once; `gather` puts their places in front of it."""
-    return PydanticCustomError("contradiction", "{message}", {"message": message, "fields": fields})

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from excise.json_files import parse_json
+
 _WORDS: Mapping[str, JsonValue] = {"true": True, "false": False, "none": None, "null": None}
 """Written in any case: Python and Jinja say True, JSON says true."""
 _TAKEN = frozenset(
@@ -40,7 +42,7 @@ def read_arguments(text: str) -> dict[str, JsonValue]:
     ValueError if a part is no KEY=VALUE or the text is no JSON object.
     """
     if text.lstrip().startswith("{"):
-        found = json.loads(text)
+        found = parse_json(text)
         assert isinstance(found, dict)  # it begins with a brace
         return found
     arguments: dict[str, JsonValue] = {}

@@ -29,6 +29,7 @@ own contents. docs/edit-file.md describes it."""
 
 _TENSORS = ("u", "v", "strengths")
 _CHECKED_SINCE = 4
+_CHECKSUM = "sha256"
 
 _FACTS_OF_BASE = frozenset(("model", "model_digest"))
 """Facts of format 2 that have become the base."""
@@ -91,9 +92,9 @@ class Edit:
         }
         # Copies: u and v may be one tensor, or a row repeated, which a file cannot hold.
         tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
-        text = json.dumps(header)
-        metadata = {"excise": text, "sha256": _checksum(text, tensors)}
-        write_bytes(path, save(tensors, metadata=metadata))
+        # One key of metadata: safetensors writes several in any order, and bytes are to be the same.
+        checked = {**header, _CHECKSUM: _checksum(header, tensors)}
+        write_bytes(path, save(tensors, metadata={"excise": json.dumps(checked)}))
 
 
 def load_edit(path: Path) -> Edit:
@@ -105,12 +106,16 @@ def load_edit(path: Path) -> Edit:
         require_fetched(path, RunError)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = parse_json((file.metadata() or {})["excise"])
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        header = parse_json(metadata["excise"])
         _check(path, header)
-        if header["format"] >= _CHECKED_SINCE or "sha256" in metadata:
-            _require_whole(path, metadata, tensors)
+        found = header.pop(_CHECKSUM, None)
+        if header["format"] < _CHECKED_SINCE and found is None:
+            return _edit_of(header, tensors)
+        if found != _checksum(header, tensors):
+            raise RunError(
+                f"{path}: damaged: its contents do not match their checksum; take another copy of it"
+            )
         return _edit_of(header, tensors)
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such edit file") from error
@@ -147,23 +152,14 @@ def _names(listed: object) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header's text, then name, type, shape and bytes of each tensor."""
-    found = hashlib.sha256(header.encode())
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header as JSON, then name, type, shape and bytes of each tensor."""
+    found = hashlib.sha256(json.dumps(header).encode())
     for name in _TENSORS:
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def _require_whole(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise RunError unless the file still holds what was written."""
-    if metadata.get("sha256") != _checksum(metadata["excise"], tensors):
-        raise RunError(
-            f"{path}: damaged: its contents do not match their checksum; take another copy of the file, or "
-            "export the trial again from its run directory"
-        )
 
 
 def _check(path: Path, header: Mapping[str, Any]) -> None:

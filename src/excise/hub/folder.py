@@ -12,6 +12,7 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError, SaveError
 from excise.json_files import read_json_object
+from excise.paths import last_part, names_a_path
 from excise.reproduce.record import NAME, Reproduction, as_text, read_reproduction
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -121,7 +122,7 @@ def for_others(path: Path, *, hardware: bool) -> bytes:
     text = as_text(content)
     for place in places:
         mine, shown = (
-            json.dumps(one, ensure_ascii=False)[1:-1] for one in (place, Path(place).name)
+            json.dumps(one, ensure_ascii=False)[1:-1] for one in (place, last_part(place))
         )
         text = text.replace(mine, shown)
     return text.encode()
@@ -137,13 +138,13 @@ def _base_by_name(configuration: Path) -> dict[str, bytes]:
         )
     if not _is_place(base):
         return {}
-    content["base_model_name_or_path"] = Path(base).name
+    content["base_model_name_or_path"] = last_part(base)
     return {configuration.name: (json.dumps(content, indent=2) + "\n").encode()}
 
 
 def _is_place(name: str) -> bool:
-    """True for what lies on a disk: a hub id has one slash at most, and no such folder lies here."""
-    return "/" in name and (name.count("/") > 1 or Path(name).is_absolute() or Path(name).exists())
+    """True for a path, in any system's spelling; a hub id is one only if a folder here has its name."""
+    return names_a_path(name) or ("/" in name and Path(name).exists())
 
 
 def _places(model: dict[str, object], settings: dict[str, object]) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
-from excise.json_files import read_json_object
+from excise.json_files import first_fault, read_json_object
 
 FORMAT = 1
 NAME = "reproduce.json"
@@ -183,9 +183,7 @@ def read_reproduction(path: Path) -> Reproduction:
     try:
         record = Reproduction.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ReproductionError(f"{path}: damaged: {where}: {first['msg']}") from error
+        raise ReproductionError(f"{path}: damaged: {first_fault(error)}") from error
     if not record.tensors:
         raise ReproductionError(
             f"{path}: names no tensor, so that nothing could be compared with it; save the {record.made} "

@@ -62,15 +62,12 @@ def build_bank(
         for statistics, sums in moments.items():
             if statistics != "ends":
                 require_enough_tokens(sums, RIDGES, control.prompts)
-        differences = target.means - control.means
-        local = local_operators(
-            {
-                (kind, ridge): differences
-                for kind in local_kinds
-                for ridge in (RIDGES if FACTS[kind].ridge else (None,))
-            },
-            moments,
-        )
+        chosen = [
+            (kind, ridge)
+            for kind in local_kinds
+            for ridge in (RIDGES if FACTS[kind].ridge else (None,))
+        ]
+        local = local_operators(dict.fromkeys(chosen, target.means - control.means), moments)
     elif residual_kinds:
         streams = source.residuals(source.target), source.residuals(source.control)
         require_separable(separation(*map(_ends_of, streams)))

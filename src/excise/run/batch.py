@@ -35,13 +35,16 @@ class BatchSize:
 
 
 def batch_of(directory: RunDirectory) -> BatchSize | None:
-    """The batch that the run used so far, None for a new run. Raises RunError."""
+    """The batch that the run used so far, None if there is none on record. Raises RunError."""
     if not directory.result.exists():
         return None
     record: dict[str, Any] = directory.record()
-    known = record["circumstances"]
+    known = record.get("circumstances")
+    if known is None:
+        # Of an excise that recorded less.
+        return None
     device = record.get("device")
-    if device is None and "hardware" in known:
+    if device is None and known.get("hardware"):
         # Of an excise that recorded no digest.
         device = hardware_digest([known["hardware"]])
     return BatchSize(

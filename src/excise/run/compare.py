@@ -11,7 +11,7 @@ from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.events import Tell
 from excise.run.figures import Measured, measure_edit, measure_held_out
-from excise.run.prepare import load_runner
+from excise.run.model import load_runner
 from excise.run.settle import settle
 from excise.scores.divergence import AnswerTokens
 from excise.scores.interval import bootstrap, counted

@@ -16,6 +16,7 @@ from excise.json_files import read_json_object
 from excise.paths import directory_name, last_part, names_a_path
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
+from excise.run.shape import Identity, Record, require_shape
 
 FORMAT = 5
 """3 since trials that cannot better the front are pruned, and candidates are scored side by side; 4 since
@@ -65,11 +66,16 @@ class RunDirectory:
 
     def identity(self) -> dict[str, object]:
         """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""
-        return read_json(self.folder / "run.json", "not a run directory")
+        path = self.folder / "run.json"
+        content = read_json(path, "not a run directory")
+        require_shape(path, content, Identity)
+        return content
 
     def record(self) -> dict[str, object]:
         """What `result.json` holds. Raises RunError if it is missing or damaged."""
-        return read_json(self.result, "no result in this run directory yet")
+        content = read_json(self.result, "no result in this run directory yet")
+        require_shape(self.result, content, Record)
+        return content
 
     def dtype(self) -> str | None:
         """The data type that the run used so far, None for a new run. Raises RunError."""

@@ -14,7 +14,7 @@ from excise.model.source import ModelSource, resolve
 from excise.prompts.splits import PromptParts, load_parts
 from excise.run import events
 from excise.run.events import Tell
-from excise.run.prepare import in_data_type, load_runner
+from excise.run.model import in_data_type, load_runner
 from excise.run.runner import Part, measure_original
 from excise.run.settle import settle
 

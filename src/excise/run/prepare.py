@@ -8,21 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from excise.config import Settings
-from excise.config.memory import memory_limits
 from excise.edit.adapter import require_adapter
 from excise.edit.base import Base
 from excise.edit.layout import unsavable
 from excise.engine.batch_size import side_by_side
-from excise.engine.device_memory import device_memory, devices_for
 from excise.errors import ModelError
-from excise.model.chat import Chat
-from excise.model.coverage import Coverage, measure
-from excise.model.foreign import code_of
-from excise.model.load import LoadedModel, load
+from excise.model.coverage import Coverage
+from excise.model.load import LoadedModel
 from excise.model.source import ModelSource, resolve
-from excise.model.storage import packed_as
-from excise.model.tokenizer import load_tokenizer
-from excise.model.writers import Anatomy, examine
+from excise.model.writers import Anatomy
 from excise.prompts.splits import Parts, PromptParts, load_parts
 from excise.run import events
 from excise.run.bank import build_bank
@@ -31,6 +25,7 @@ from excise.run.directory import prompts_digest
 from excise.run.early import room_for_early
 from excise.run.events import Tell
 from excise.run.export import require_rewritable, require_writable
+from excise.run.model import in_data_type, open_model
 from excise.run.opening import OpenRun, open_run
 from excise.run.runner import Part, Runner, measure_original
 from excise.run.settle import beginning_of, settle, unfinished_note
@@ -97,6 +92,51 @@ def _prepared(
     had = directory.dtype()
     typed = settings if had is None else in_data_type(settings, had, source)
     loaded, anatomy, coverage, runner = open_model(typed, source, tell)
+    _require_usable(settings, loaded, anatomy, coverage, tell)
+    seconds = {"load": time.perf_counter() - started}
+    tell(_prompts_loaded(prompts))
+
+    tell(events.StageStarted("baseline", "Asking the original model"))
+    started = time.perf_counter()
+    candidates = _settled(settings, prompts, directory, loaded, runner, tell)
+    search_part = _baseline(prompts, loaded, anatomy, runner, tell)
+    if not settings.allow_absent:
+        _require_behaviour(search_part, go_on)
+    seconds["baseline"] = time.perf_counter() - started
+
+    tell(events.StageStarted("directions", "Finding the direction of each layer"))
+    started = time.perf_counter()
+    bank = build_bank(settings, loaded, anatomy, runner, prompts)
+    seconds["directions"] = time.perf_counter() - started
+    tell(events.DirectionsFound(settings.kinds, seconds["directions"]))
+    blocks = [block for kind in settings.kinds for block in per_matrix(kind, anatomy)]
+    if blocks:
+        tell(
+            events.Note(
+                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
+                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
+                "kind for each expert"
+            )
+        )
+    return Prepared(
+        settings,
+        directory,
+        loaded,
+        anatomy,
+        coverage,
+        prompts,
+        runner,
+        search_part,
+        bank,
+        candidates,
+        seconds,
+    )
+
+
+def _require_usable(
+    settings: Settings, loaded: LoadedModel, anatomy: Anatomy, coverage: Coverage, tell: Tell
+) -> None:
+    """Raise ExciseError if the model is not covered, or what is to be saved of it cannot be."""
     if not settings.allow_partial:
         coverage.require_complete()
     elif not coverage.complete:
@@ -108,82 +148,44 @@ def _prepared(
     unsaved = next((writer for writer in anatomy.writers if not writer.tensors), None)
     if unsaved is not None:
         tell(events.Note(unsavable(unsaved)))
-    load_seconds = time.perf_counter() - started
-    tell(
-        events.PromptsLoaded(
-            counts={"target": _counts(prompts.target), "control": _counts(prompts.control)},
-            origins={
-                "target": prompts.target.train.origin,
-                "control": prompts.control.train.origin,
-            },
-            notes=prompts.notes,
-        )
-    )
 
-    tell(events.StageStarted("baseline", "Asking the original model"))
-    started = time.perf_counter()
+
+def _settled(
+    settings: Settings,
+    prompts: PromptParts,
+    directory: OpenRun,
+    loaded: LoadedModel,
+    runner: Runner,
+    tell: Tell,
+) -> int:
+    """Settle how the model is asked, as the run did before; returns how many candidates run at a time."""
     # A resumed run keeps the numbers of rows it had: rounding, and so a verdict, may depend on them.
     known = batch_of(directory)
     kept = keep_batch(known, runner, settings, loaded, prompts, tell)
-    settle(
-        runner,
-        settings,
-        loaded,
-        prompts,
-        tell,
-        probe=not kept,
-        known=beginning_of(directory),
-    )
-    candidates = settings.candidates or (
-        known.candidates
-        if known
-        else side_by_side(runner.slots, len(prompts.target.search.prompts), loaded.model)
-    )
-    search_part = measure_original(
+    beginning = beginning_of(directory)
+    settle(runner, settings, loaded, prompts, tell, probe=not kept, known=beginning)
+    if settings.candidates:
+        return settings.candidates
+    if known is not None:
+        return known.candidates
+    return side_by_side(runner.slots, len(prompts.target.search.prompts), loaded.model)
+
+
+def _baseline(
+    prompts: PromptParts, loaded: LoadedModel, anatomy: Anatomy, runner: Runner, tell: Tell
+) -> Part:
+    """What the original model says to the search's prompts."""
+    part = measure_original(
         runner,
         prompts.target.search,
         prompts.control.search,
         partial(room_for_early, loaded, anatomy),
     )
-    tell(events.BaselineMeasured("search", search_part.refusals, len(search_part.target)))
-    note = unfinished_note(runner.chat, search_part.answered.tokens)
+    tell(events.BaselineMeasured("search", part.refusals, len(part.target)))
+    note = unfinished_note(runner.chat, part.answered.tokens)
     if note is not None:
         tell(events.Note(note))
-    if not settings.allow_absent:
-        _require_behaviour(search_part, go_on)
-    baseline_seconds = time.perf_counter() - started
-
-    tell(events.StageStarted("directions", "Finding the direction of each layer"))
-    started = time.perf_counter()
-    bank = build_bank(settings, loaded, anatomy, runner, prompts)
-    directions_seconds = time.perf_counter() - started
-    tell(events.DirectionsFound(settings.kinds, directions_seconds))
-    blocks = [block for kind in settings.kinds for block in per_matrix(kind, anatomy)]
-    if blocks:
-        tell(
-            events.Note(
-                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
-                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
-                "kind for each expert"
-            )
-        )
-    return Prepared(
-        settings=settings,
-        directory=directory,
-        loaded=loaded,
-        anatomy=anatomy,
-        coverage=coverage,
-        prompts=prompts,
-        runner=runner,
-        search_part=search_part,
-        bank=bank,
-        candidates=candidates,
-        seconds={
-            "load": load_seconds,
-            "baseline": baseline_seconds,
-            "directions": directions_seconds,
-        },
-    )
+    return part
 
 
 def _require_behaviour(part: Part, go_on: Callable[[str], bool]) -> None:
@@ -201,95 +203,13 @@ def _require_behaviour(part: Part, go_on: Callable[[str], bool]) -> None:
         )
 
 
-def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
-    """`settings`, with one data type to load a checkpoint in; unchanged if its weights are or become packed.
-
-    Packing decides what products are in, and that is not always the type of what is left unpacked.
-    """
-    if settings.quantization != "none" or packed_as(source) is not None:
-        return settings
-    return settings.model_copy(update={"dtypes": (dtype,)})
-
-
-def open_model(
-    settings: Settings, source: ModelSource, tell: Tell
-) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
-    """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
-    loaded, runner = load_runner(settings, source, tell)
-    anatomy = examine(loaded.model, settings.writers)
-    coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
-    tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
-    return loaded, anatomy, coverage, runner
-
-
-def given_template(settings: Settings, source: ModelSource) -> str | None:
-    """The text of the chat template that the user gave a file for. Raises ModelError.
-
-    It is read as for a run: a template that does not take prompts is not worth saving.
-    """
-    if settings.chat_template is None:
-        return None
-    return load_tokenizer(
-        source,
-        trust_remote_code=settings.trust_remote_code,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        system_prompt=settings.system_prompt,
-    ).given
-
-
-def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:
-    """Load a model, ready to be asked. Raises ModelError."""
-    for found in devices_found(settings):
-        tell(found)
-    if settings.trust_remote_code and (code := code_of(source)):
-        tell(events.Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
-    tell(events.StageStarted("load", f"Loading {source.name}"))
-    started = time.perf_counter()
-    loaded = load(
-        source,
-        dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
-        device=settings.device,
-        quantization=settings.quantization,
-        max_memory=memory_limits(settings.max_memory),
-        offload_folder=settings.offload_folder,
-        trust_remote_code=settings.trust_remote_code,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        system_prompt=settings.system_prompt,
+def _prompts_loaded(prompts: PromptParts) -> events.PromptsLoaded:
+    kinds = {"target": prompts.target, "control": prompts.control}
+    return events.PromptsLoaded(
+        counts={name: _counts(parts) for name, parts in kinds.items()},
+        origins={name: parts.train.origin for name, parts in kinds.items()},
+        notes=prompts.notes,
     )
-    tell(
-        events.ModelLoaded(
-            name=source.name,
-            dtype=loaded.precision,
-            bytes=loaded.bytes,
-            seconds=time.perf_counter() - started,
-            attempts=loaded.attempts,
-            places=loaded.places,
-        )
-    )
-    for note in loaded.notes:
-        tell(events.Note(note))
-    runner = Runner(
-        loaded.model,
-        Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
-        markers=settings.markers,
-        max_new_tokens=settings.max_new_tokens,
-        slots=settings.batch_size or 1,
-        tell=tell,
-    )
-    return loaded, runner
-
-
-def devices_found(settings: Settings) -> list[events.DeviceFound]:
-    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
-    limits = memory_limits(settings.max_memory)
-    devices = devices_for(settings.device, limits)
-    allowed = list(limits.values()) if limits else [None] * len(devices)
-    return [
-        events.DeviceFound(known.name, known.total, limit)
-        for known, limit in zip(map(device_memory, devices), allowed, strict=True)
-    ]
 
 
 def _counts(parts: Parts) -> dict[str, int]:

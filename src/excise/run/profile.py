@@ -32,8 +32,8 @@ from excise.prompts.splits import load_parts
 from excise.run import events
 from excise.run.bank import build_bank
 from excise.run.events import Tell
-from excise.run.prepare import open_model
-from excise.run.runner import measure_original
+from excise.run.model import open_model
+from excise.run.runner import Part, measure_original
 from excise.run.settle import settle
 from excise.run.trial import Contest, score
 from excise.search.bank import edit_of
@@ -167,12 +167,7 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     loaded, anatomy, _, runner = open_model(settings, source, tell)
     load_seconds = time.perf_counter() - started
 
-    device = input_device(loaded.model)
-    rates: dict[str, float] = {}
-    for dtype in dict.fromkeys((loaded.dtype, "float32", "bfloat16")):
-        rates[dtype] = matrix_rate(getattr(torch, dtype), device, RATE_SECONDS)
-        tell(events.RateMeasured(dtype, rates[dtype]))
-
+    rates = _rates(loaded, tell)
     costs = costs_of(loaded.model, anatomy.layers)
     profiler = Profiler(loaded, anatomy, costs, rates[loaded.dtype])
     with ExitStack() as stack:
@@ -201,16 +196,7 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     answered = scored.answered
     assert answered is not None, "with nothing to beat, every verdict is waited for"
 
-    def decided(answers: Sequence[Tokens]) -> int:
-        return ended_early(answers, end_tokens(loaded.model), settings.max_new_tokens)
-
-    first = costs.answering(part.control, [[0]] * len(part.control))
-    original = part.answered.tokens
-    profiler.needs("baseline", first + costs.answering(part.target, original), decided(original))
-    profiler.needs("kl", first)
-    profiler.needs(
-        "refusals", costs.answering(part.target, answered.tokens), decided(answered.tokens)
-    )
+    _state_needs(profiler, costs, part, answered.tokens, loaded, settings.max_new_tokens)
     devices = devices_of(loaded.model)
     load = Stage("load", load_seconds, 0.0, 0.0, load_seconds, Work(), None, 0.0)
     return Profile(
@@ -228,3 +214,33 @@ def profile(settings: Settings, tell: Tell) -> Profile:
         peak_bytes=peak_memory(devices),
         stages=(load, *profiler.stages),
     )
+
+
+def _rates(loaded: LoadedModel, tell: Tell) -> dict[str, float]:
+    """The machine's matrix rate in the model's data type and in two that it may be compared with."""
+    device = input_device(loaded.model)
+    rates: dict[str, float] = {}
+    for dtype in dict.fromkeys((loaded.dtype, "float32", "bfloat16")):
+        rates[dtype] = matrix_rate(getattr(torch, dtype), device, RATE_SECONDS)
+        tell(events.RateMeasured(dtype, rates[dtype]))
+    return rates
+
+
+def _state_needs(
+    profiler: Profiler,
+    costs: Costs,
+    part: Part,
+    edited: Sequence[Tokens],
+    loaded: LoadedModel,
+    max_new_tokens: int,
+) -> None:
+    """Tell the profiler what its stages needed. edited: the edited model's answers to target prompts."""
+
+    def decided(answers: Sequence[Tokens]) -> int:
+        return ended_early(answers, end_tokens(loaded.model), max_new_tokens)
+
+    first = costs.answering(part.control, [[0]] * len(part.control))
+    original = part.answered.tokens
+    profiler.needs("baseline", first + costs.answering(part.target, original), decided(original))
+    profiler.needs("kl", first)
+    profiler.needs("refusals", costs.answering(part.target, edited), decided(edited))

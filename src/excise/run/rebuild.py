@@ -23,7 +23,8 @@ from excise.run.bank import build_bank
 from excise.run.directory import set_digest
 from excise.run.events import Tell
 from excise.run.export import save_model, save_model_adapter
-from excise.run.prepare import Prepared, open_model, prepare
+from excise.run.model import open_model
+from excise.run.prepare import Prepared, prepare
 from excise.run.search import open_study, search
 from excise.run.settle import settle
 from excise.search.bank import edit_of
@@ -51,18 +52,7 @@ def rebuild(
     Raises ReproductionError if model or prompts are not those of then, naming which; or SaveError.
     """
     tell(events.Note(_named_by(settings)))
-    try:
-        prompts = load_parts(settings)
-    except PromptError as error:
-        raise ReproductionError(
-            f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
-        ) from error
-    try:
-        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
-    except ModelError as error:
-        raise ReproductionError(
-            f"{error}; if the model has moved, say where it lies now (--from MODEL)"
-        ) from error
+    prompts, source = _found(settings)
     _require_unmoved(recorded, source, prompts, tell, all_parts=repeat_search)
     if repeat_search:
         prepared, candidate = _searched(recorded, settings, destination, tell)
@@ -96,6 +86,22 @@ def rebuild(
     else:
         save_model_adapter(loaded, anatomy, edit, destination, known.figures, tell, known)
     return read_reproduction(destination)
+
+
+def _found(settings: Settings) -> tuple[PromptParts, ModelSource]:
+    """The prompts and the model that the settings name. Raises ReproductionError."""
+    try:
+        prompts = load_parts(settings)
+    except PromptError as error:
+        raise ReproductionError(
+            f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
+        ) from error
+    try:
+        return prompts, resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+    except ModelError as error:
+        raise ReproductionError(
+            f"{error}; if the model has moved, say where it lies now (--from MODEL)"
+        ) from error
 
 
 def settings_of(

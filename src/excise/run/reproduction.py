@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from excise.checkpoint.numbers import Stored, steps_for
 from excise.checkpoint.plan import Plan, Rewrite
 from excise.checkpoint.tensors import as_tensor, read_bytes, read_safetensors
 from excise.config import PromptSource, Settings
+from excise.edit.edit import Edit
 from excise.edit.matrices import blocks_of, removed
 from excise.errors import RunError
+from excise.json_files import first_fault
 from excise.model.source import ModelSource
 from excise.paths import expanded
 from excise.reproduce.environment import versions
@@ -49,7 +52,7 @@ def reproduction_of(
     identity: dict[str, Any] = directory.identity()
     record: dict[str, Any] = directory.record()
     edit = directory.edit(number)
-    if "circumstances" not in record:
+    if record.get("circumstances") is None:
         raise RunError(
             f"{directory.path}: was written by an excise that recorded less; open it once more with the "
             "command that made it, and export it then"
@@ -64,13 +67,11 @@ def reproduction_of(
     try:
         settings = Settings.model_validate(identity["settings"])
         prompts = PromptSets.model_validate(record["prompts"])
+        circumstances = Circumstances.model_validate(known)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise RunError(
-            f"{directory.path}: was written by another excise, or is damaged: {where}: {first['msg']}"
+            f"{directory.path}: was written by another excise, or is damaged: {first_fault(error)}"
         ) from error
-    writers = len(dict.fromkeys(edit.writers))
     return Reproduction(
         format=FORMAT,
         made="model",
@@ -79,21 +80,27 @@ def reproduction_of(
         settings=_from_anywhere(settings, source),
         settings_digest=identity["settings_digest"],
         prompts=prompts,
-        trial=Trial(
-            number=number,
-            parameters=dict(edit.parameters),
-            # An edit of several directions repeats them.
-            strengths=tuple(edit.strengths[:writers].tolist()),
-            completed=sum(
-                trial["state"] in DONE and trial["number"] <= number for trial in record["trials"]
-            ),
-            facts=dict(edit.facts),
-        ),
-        circumstances=Circumstances.model_validate(known),
+        trial=_trial(number, edit, record),
+        circumstances=circumstances,
         written_with=versions(),
         figures=figures,
         tensors={},
         changes=(),
+    )
+
+
+def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> Trial:
+    """The trial that is saved, as its edit and the run's record tell it."""
+    writers = len(dict.fromkeys(edit.writers))
+    return Trial(
+        number=number,
+        parameters=dict(edit.parameters),
+        # An edit of several directions repeats them.
+        strengths=tuple(edit.strengths[:writers].tolist()),
+        completed=sum(
+            trial["state"] in DONE and trial["number"] <= number for trial in record["trials"]
+        ),
+        facts=dict(edit.facts),
     )
 
 

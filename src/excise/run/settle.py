@@ -82,11 +82,16 @@ def settle(
 
 
 def beginning_of(directory: RunDirectory) -> Beginning | None:
-    """The beginning that the run's trials were scored behind so far; None for a new run. Raises RunError."""
+    """The beginning that the run's trials were scored behind so far; None if it is not on record. Raises
+    RunError.
+    """
     if not directory.result.exists():
         return None
     record: dict[str, Any] = directory.record()
-    found = record["circumstances"]
+    found = record.get("circumstances")
+    if found is None:
+        # Of an excise that recorded less.
+        return None
     return Beginning(str(found["response_prefix"]), dict(found.get("template_arguments", {})))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from pathlib import Path
 
+from excise.checkpoint.folder import require_inside
 from excise.model.source import ModelSource, snapshot_origin
 
 _NAMES = ("licen[cs]e*", "notice*", "copying*", "*use*policy*", "*acceptable*use*")
@@ -12,16 +13,17 @@ _TEXT = ("", ".txt", ".md", ".rst")
 
 
 def terms_of(source: ModelSource) -> dict[str, str]:
-    """Texts by name, of the model's top folder.
+    """Texts by name, of the model's top folder. Raises SaveError for a link out of it.
 
     Beside a GGUF file there are none but in the hub's cache: other folders of such files hold many models.
     """
     if source.gguf is not None and snapshot_origin(source.folder) is None:
         return {}
+    found = {path.name: path for path in sorted(source.folder.iterdir()) if _is_one(path)}
+    for path in found.values():
+        require_inside(source.folder, path)
     return {
-        path.name: path.read_text(encoding="utf-8", errors="replace")
-        for path in sorted(source.folder.iterdir())
-        if _is_one(path)
+        name: path.read_text(encoding="utf-8", errors="replace") for name, path in found.items()
     }
 
 
