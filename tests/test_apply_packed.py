@@ -14,13 +14,13 @@ import packed_models as packed
 from cli_helpers import Script
 from conftest import tiny_tokenizer, write_edited
 from excise.checkpoint.folder import open_checkpoint
-from excise.checkpoint.packing.formats import FLOAT8_LEVELS, ascending
+from excise.checkpoint.packing.formats import FLOAT8_LEVELS, Float8, ascending
 from excise.checkpoint.packing.rounding import to_integers, to_levels
 from excise.cli.apply_command import apply
 from excise.cli.main import main
 from excise.edit.edit import Edit
 from excise.edit.matrices import removed
-from excise.errors import SaveError
+from excise.errors import ModelError, SaveError
 from excise.model.load import load
 from excise.model.source import resolve
 from excise.model.weights import dense
@@ -90,6 +90,40 @@ def test_packed_the_same_way_the_edit_survives_and_scales_stay(form: str, tmp_pa
     assert not [name for name in changed if "scale" in name or "absmax" in name or "SCB" in name]
     assert changed
     assert all(name.startswith(edit.changed) for name in changed)
+
+
+def test_blocks_that_are_as_many_as_rows_are_blocks() -> None:
+    """So they are in DeepSeek-V3's attention outputs: [7168, 16384] in blocks of 128 × 128."""
+    codes = torch.ones(6, 4).to(torch.float8_e4m3fn)
+    scale = torch.arange(1.0, 7.0).reshape(3, 2)
+    wanted = scale.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert torch.equal(Float8((2, 2)).decode(codes, {"scale": scale}), wanted)
+
+
+@pytest.mark.parametrize(
+    ("form", "part", "damage"),
+    [
+        ("fp8", "weight_scale_inv", torch.ones(3, 5)),
+        ("mxfp4", "down_proj_scales", torch.ones(2, 3, 2, dtype=torch.uint8)),
+        ("bnb_4bit", "weight.quant_state.bitsandbytes__nf4", torch.zeros(9, dtype=torch.uint8)),
+        ("bnb_8bit", "SCB", torch.ones(3)),
+    ],
+)
+def test_scales_that_do_not_fit_are_told(
+    form: str, part: str, damage: torch.Tensor, tmp_path: Path
+) -> None:
+    folder = make(form, tmp_path / form)
+    edit = edit_of(folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    damaged = [
+        name for name in tensors if name.startswith(edit.changed) and name.endswith(f".{part}")
+    ]
+    assert damaged
+    save_file(tensors | {name: damage.clone() for name in damaged}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.safetensors: .* cannot be unpacked"):
+        write_edited(edit, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", ["bnb_4bit", "bnb_8bit", "fp8", "mxfp4"])

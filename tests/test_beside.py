@@ -255,6 +255,12 @@ def test_a_draft_head_in_the_weights_themselves_is_said(
     assert f"the draft head (1 tensors, such as {behind}) is copied as it is" in shown
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"weight_map": 3}', b"\xff"])
+def test_what_only_looks_like_an_index_goes_along(folder: Path, content: bytes) -> None:
+    (folder / "other.index.json").write_bytes(content)
+    assert Path("other.index.json") in open_checkpoint(folder).others
+
+
 def test_draft_heads_are_told_by_name_or_by_their_place_behind_the_last_layer() -> None:
     names = ["model.layers.0.x", "model.layers.1.x", "model.layers.2.x", "vision.layers.2.x"]
     assert draft_tensors(names, 2) == ["model.layers.2.x"]

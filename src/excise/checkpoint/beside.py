@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.copies import group_of, is_copy, shapes_of
+from excise.checkpoint.given import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import WeightsFile, read_safetensors
 from excise.errors import ModelError
@@ -116,9 +116,9 @@ def _groups(read: Mapping[Path, WeightsFile]) -> list[list[Path]]:
 def _names_only(index: Path, gone: Collection[Path], folder: Path) -> bool:
     """True for an index all of whose files are left out, or not there."""
     try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        named = read_object(index)["weight_map"].values()
         there = {(index.parent / str(name)).relative_to(folder) for name in named}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ModelError, ValueError, KeyError, AttributeError):
         return False  # An index of something else.
     return all(path in gone or not (folder / path).is_file() for path in there)
 

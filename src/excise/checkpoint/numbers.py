@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from excise.checkpoint.packing.formats import Packing
 from excise.checkpoint.plan import Plan, Rewrite
 from excise.checkpoint.tensors import DTYPES, Entry, WeightsFile, as_tensor, read_bytes
 from excise.edit.matrices import edit_in_place, parts, row_lengths, steps_of
 from excise.edit.operator import Operator
+from excise.errors import UNREADABLE, ModelError, translated
 
 Steps = Sequence[tuple[Operator, float]]
 
@@ -45,7 +47,7 @@ class Stored:
             yield from parts(self.tensor, stored.axis, bias=stored.bias)
             return
         for codes, scales in self._packed():
-            yield self._turned(packing.decode(codes, scales))
+            yield self._turned(self._decoded(packing, codes, scales))
 
     def edit(self, steps: Iterator[Steps]) -> dict[str, bytearray]:
         """The bytes that stand in the edited checkpoint, by name: the tensor's, and those of scales that may
@@ -62,7 +64,7 @@ class Stored:
         result = as_tensor(data, output.dtype, output.shape)
         dice = self._dice()
         for (codes, scales), there in zip(self._packed(), self._each(result), strict=True):
-            values = packing.decode(codes, scales)
+            values = self._decoded(packing, codes, scales)
             edit_in_place(self._turned(values), next(steps))
             if repacking is None:
                 there.copy_(values.T if packing.transposed else values)
@@ -79,7 +81,7 @@ class Stored:
         packing, repacking = self.rewrite.packing, self.rewrite.repacking
         assert packing is not None
         codes, scales = next(self._packed())
-        values = packing.decode(codes, scales)
+        values = self._decoded(packing, codes, scales)
         edit_in_place(self._turned(values), steps)
         if repacking is None:
             return values, values.to(DTYPES[self.rewrite.output.dtype]).to(torch.float32)
@@ -87,6 +89,12 @@ class Stored:
         return wanted, repacking.decode(
             repacking.encode(values, codes, scales, self._dice()), scales
         )
+
+    def _decoded(self, packing: Packing, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """The numbers of one matrix. Raises ModelError if codes and scales do not go together."""
+        where = f"{self.rewrite.file.path}: {self.rewrite.entry.name} cannot be unpacked"
+        with translated(ModelError, where, RuntimeError, *UNREADABLE):
+            return packing.decode(codes, scales)
 
     def _dice(self) -> torch.Generator:
         """Always the same choice for the same tensor, so that the result can be made again."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from excise.checkpoint.given import read_object
 from excise.config.settings import Quantization
 from excise.errors import ModelError
 from excise.model.source import ModelSource
@@ -169,8 +169,8 @@ def _config(source: ModelSource) -> object:
     if source.gguf is not None:
         return None
     try:
-        return json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(source.folder / "config.json")
+    except ModelError:
         return None  # Loading says what is wrong with it.
 
 

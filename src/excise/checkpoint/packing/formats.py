@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.packing.rounding import to_integers, to_levels
-from excise.errors import SaveError
 
 
 class Packing(Protocol):
@@ -87,14 +86,17 @@ class Float8:
     def _scale(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         scale = scales["scale"].to(torch.float32)
         rows, columns = codes.shape
+        if self.block is not None:
+            # First: there may be as many blocks as rows.
+            down, across = self.block
+            if scale.shape == (-(-rows // down), -(-columns // across)):
+                whole = scale.repeat_interleave(down, 0).repeat_interleave(across, 1)
+                return whole[:rows, :columns]
         if scale.numel() == 1:
             return scale.reshape(1, 1)
         if scale.numel() == rows:
             return scale.reshape(rows, 1)
-        if self.block is None:
-            raise SaveError(f"FP8 scales of shape {tuple(scale.shape)} for {rows} × {columns}")
-        down, across = self.block
-        return scale.repeat_interleave(down, 0)[:rows].repeat_interleave(across, 1)[:, :columns]
+        raise ValueError(f"FP8 scales of shape {tuple(scale.shape)} for {rows} × {columns}")
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """Number times scale."""
