@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
+from excise.cli.main import main
 from excise.run.directory import write_json
 
 
@@ -38,6 +41,21 @@ def result(directory: Path) -> dict[str, object]:
 def rewrite(path: Path, content: Mapping[str, object]) -> None:
     """Write a run's `run.json` or `result.json` anew, with the checksum that anybody can make."""
     write_json(path, {key: value for key, value in content.items() if key != "sha256"})
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that ends with status 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def configured(folder: Path, **changes: object) -> None:
+    """Change entries of a model's `config.json`."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def start_excise(arguments: Sequence[str]) -> subprocess.Popen[str]:

@@ -46,3 +46,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> 
     directory = tmp_path_factory.mktemp("runs") / "finished"
     assert main([*small, "--run-dir", str(directory), "--yes"]) == 0
     return directory
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder with a file that nobody but its owner may change."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear", encoding="utf-8")
+    return folder

@@ -9,24 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cli_helpers import result
+from cli_helpers import failure, result, rewrite
 from conftest import tiny_model
 from excise.checkpoint.workplace import mark_path, partial_path, resumable_folder, unfinished_file
 from excise.cli.main import main
 from excise.errors import SaveError
-from excise.run.directory import write_json
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """A folder with a file that nobody but its owner may change."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "letter.txt").write_text("dear", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -39,18 +29,6 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 def model(model_folder: Path, tmp_path: Path) -> Path:
     shutil.copytree(model_folder, tmp_path / "model")
     return tmp_path / "model"
-
-
-def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
-def configured(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
 
 
 def test_what_a_killed_call_left_is_not_cleared_through_a_link(mine: Path, tmp_path: Path) -> None:
@@ -119,8 +97,7 @@ def test_a_trial_is_a_number_before_it_is_part_of_a_file_name(
     evil = f"x/../../{mine.name}/edit"
     record |= {"front": [evil], "chosen": None}
     record["trials"] = [{"number": evil, "refusals": 0, "kl": 0.1, "state": "complete"}]
-    del record["sha256"]
-    write_json(run / "result.json", record)
+    rewrite(run / "result.json", record)
     before = sorted(mine.parent.rglob("*"))
     for command in (["show", str(run)], ["upload", str(run), "--to", "me/model"]):
         assert "should be a valid integer" in failure(command, capsys)
@@ -132,8 +109,7 @@ def test_opening_a_run_says_which_model_it_reads_and_from_where(
 ) -> None:
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["model"] = "somebody/else"
-    del identity["sha256"]
-    write_json(run / "run.json", identity)
+    rewrite(run / "run.json", identity)
     capsys.readouterr()
     assert main(["export", str(run), "--adapter", str(tmp_path / "adapter")]) == 2
     out = capsys.readouterr().out
@@ -147,8 +123,7 @@ def test_a_run_directory_of_another_model_is_refused(
     tiny_model(seed=1).save_pretrained(model)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["model"] = str(model)
-    del identity["sha256"]
-    write_json(run / "run.json", identity)
+    rewrite(run / "run.json", identity)
     line = failure(["export", str(run), "--adapter", str(tmp_path / "adapter")], capsys)
     assert "have changed since this run" in line
 

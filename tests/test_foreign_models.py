@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli_helpers import configured, failure
 from conftest import tiny_model, tiny_tokenizer
-from excise.cli.main import main
 from excise.errors import ModelError
 from excise.model.load import load
 from excise.model.source import resolve
@@ -21,30 +21,9 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """A folder with a file that nobody but its owner may change."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "letter.txt").write_text("dear", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
 def model(model_folder: Path, tmp_path: Path) -> Path:
     shutil.copytree(model_folder, tmp_path / "model")
     return tmp_path / "model"
-
-
-def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
-def configured(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
 
 
 def test_an_adapter_beside_a_model_does_not_choose_what_is_loaded(

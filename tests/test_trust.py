@@ -9,26 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from cli_helpers import result
+from cli_helpers import failure, result, rewrite
 from configuration import gathered
 from excise.cli.main import main
 from excise.config import Stored, gather
 from excise.errors import SettingsError
-from excise.run.directory import write_json
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 TYPE_IT = "read that code, and type --trust-remote-code on this command line to run it"
 EVIL = "import pathlib\npathlib.Path({!r}).touch()\n"
-
-
-def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that ends with status 2."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 @pytest.fixture
@@ -38,8 +29,7 @@ def asking(finished_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_run, run)
     identity = json.loads((run / "run.json").read_text(encoding="utf-8"))
     identity["settings"]["trust_remote_code"] = True
-    del identity["sha256"]
-    write_json(run / "run.json", identity)
+    rewrite(run / "run.json", identity)
     return run
 
 
