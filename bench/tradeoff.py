@@ -28,17 +28,23 @@ from bench.heretic_edits import LowRank
 from bench.machine import described
 from bench.peers import HereticRun, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
+from excise.app import events
+from excise.app.prepare import Prepared, prepare
 from excise.config import Settings
-from excise.edit.virtual import VirtualEdits
+from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
+from excise.experiment.bank import edit_of
+from excise.experiment.figures import (
+    HeldOut,
+    Measured,
+    measure_changed,
+    measure_edit,
+    measure_held_out,
+)
+from excise.experiment.trial import Contest, score
 from excise.kinds import Kind
-from excise.run import events
-from excise.run.figures import HeldOut, Measured, measure_changed, measure_edit, measure_held_out
-from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, search
-from excise.run.trial import Contest, score
-from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
+from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
 
 HERETIC_TRIALS = 60

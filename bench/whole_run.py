@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 
+from excise.app import events
+from excise.app.outcome import ask_held_out, confirm
+from excise.app.prepare import prepare
 from excise.config import Settings
-from excise.run import events
-from excise.run.outcome import ask_held_out, confirm
-from excise.run.prepare import prepare
-from excise.run.search import open_study, search
 from excise.search.front import pareto_front, select
+from excise.search.loop import open_study, search
 
 
 def whole_run(settings: Settings) -> tuple[float, float, str]:

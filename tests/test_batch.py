@@ -11,13 +11,13 @@ import torch
 
 from cli_helpers import rewrite
 from conftest import write_prompts
+from excise.app import events, settle
+from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
+from excise.devices.memory import DeviceMemory, device_memory
 from excise.engine import batch_size
-from excise.engine.device_memory import DeviceMemory, device_memory
-from excise.run import events, settle
-from excise.run.directory import read_json
-from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, search
+from excise.search.loop import open_study, search
+from excise.store.directory import read_json
 
 Record = dict[str, Any]
 

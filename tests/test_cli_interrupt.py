@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import json_lines, read_until, result, start_excise
+from excise.app import events
 from excise.cli.interrupt import STOPPING, StopOnInterrupt
 from excise.cli.main import main
 from excise.cli.parser import parse
 from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
 from excise.config import gather
-from excise.run import events
 from excise.search.study import DONE
 
 pytest_plugins = ["cli_support"]
@@ -81,7 +81,7 @@ def test_interrupted_elsewhere_is_status_130_and_one_line(
     def interrupted(settings: object, source: object, screen: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("excise.run.model.open_model", interrupted)
+    monkeypatch.setattr("excise.app.model.open_model", interrupted)
     assert main(["inspect", small[0]]) == 130
     assert capsys.readouterr().err == "excise: interrupted\n"
 

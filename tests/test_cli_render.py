@@ -8,6 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
+from excise.app import events
+from excise.app.seeds import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
 from excise.cli.interrupt import STOPPING
@@ -16,11 +18,9 @@ from excise.cli.parameters import short
 from excise.cli.render import Renderer
 from excise.cli.tables import front_table
 from excise.engine.work import Work
-from excise.run import events
-from excise.run.record import Answered, Outcome
-from excise.run.seeds import SeedResult, spread
-from excise.scores.interval import Estimate
+from excise.scorers.interval import Estimate
 from excise.search.front import Point
+from excise.store.record import Answered, Outcome
 
 PARAMETERS = {
     "kind": "discriminant",

@@ -16,12 +16,12 @@ from rich.console import Console
 
 import excise
 from cli_helpers import json_lines
+from excise.app import events
 from excise.cli.conversation import to_standard_output
 from excise.cli.main import BROKEN_PIPE, main
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.streams import SPELLED, take_any_text
-from excise.run import events
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from conftest import tiny_model
+from excise.app import events
+from excise.app.model import devices_found
 from excise.cli.describe import describe
 from excise.config import gather
-from excise.engine import batch_size, device_memory
-from excise.engine.device_memory import (
+from excise.devices import memory as device_memory
+from excise.devices.memory import (
     HOST,
     DeviceMemory,
     devices_for,
@@ -20,10 +22,9 @@ from excise.engine.device_memory import (
     peak_memory,
     place_for,
 )
+from excise.engine import batch_size
 from excise.errors import ModelError
-from excise.model.weights import stored_bytes, stored_places
-from excise.run import events
-from excise.run.model import devices_found
+from excise.models.weights import stored_bytes, stored_places
 from spread import spread
 from virtual_devices import VirtualDevices
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from conftest import SHAPE, fill, tiny_model, write_edited
+from excise.anatomy.writers import examine
 from excise.diff import matrix
 from excise.diff.checkpoint import open_compared
 from excise.diff.compare import Report, compare, shared_directions
@@ -25,11 +26,10 @@ from excise.diff.layout import layout_of
 from excise.diff.matrix import LowRank, Pair, change_of
 from excise.diff.rounding import coarser, half_step, noise_norm
 from excise.diff.undo import recovered_edit, save_undo
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
+from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.model.blueprint import blueprint
-from excise.model.writers import examine
+from excise.models.blueprint import blueprint
+from excise.operators.operator import orthogonal, unit
 from test_realisations import random_edit
 
 DTYPES = (torch.float32, torch.bfloat16)

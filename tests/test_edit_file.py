@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from conftest import tiny_model
 from excise.checkpoint.folder import open_checkpoint, weight_files
 from excise.checkpoint.index import checkpoint_index, index_digest
-from excise.edit.base import Base
-from excise.edit.edit import FORMAT, Edit, load_edit
+from excise.checkpoint.source import ModelSource, resolve
+from excise.edits.base import Base
+from excise.edits.edit import FORMAT, Edit, load_edit
 from excise.errors import ModelError, RunError, SaveError
-from excise.model.source import ModelSource, resolve
-from excise.run.apply import require_base
+from excise.saving.apply import require_base
 from packed_models import write_gguf
 
 ROOT = Path(__file__).parent.parent

@@ -15,20 +15,20 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from chat_templates import bpe_tokenizer
 from cli_helpers import Script
 from conftest import SHAPE, fill, tiny_model, tiny_tokenizer, write_prompts
+from excise.app import events
+from excise.app.model import load_runner
+from excise.app.settle import settle
+from excise.checkpoint.source import resolve
 from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.config import gather
 from excise.engine.decode import greedy
+from excise.engine.generation import asked_for, in_words
 from excise.errors import ModelError
-from excise.model.chat import Chat
-from excise.model.generation import asked_for, in_words
-from excise.model.source import resolve
+from excise.experiment.runner import measure_original
+from excise.models.chat import Chat
 from excise.prompts.splits import load_parts
-from excise.run import events
-from excise.run.model import load_runner
-from excise.run.runner import measure_original
-from excise.run.settle import settle
 
 SILENT: list[Mapping[str, Any]] = [
     {},

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.app import events
+from excise.app.events import Event, ignore
+from excise.app.outcome import ask_held_out, confirm
+from excise.app.prepare import Prepared, prepare
+from excise.app.stand_in import StandIn
 from excise.config import Settings, gather
-from excise.edit.virtual import VirtualEdits
+from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
-from excise.run import events
-from excise.run import search as search_module
-from excise.run.events import Event, ignore
-from excise.run.outcome import ask_held_out, confirm
-from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, search
-from excise.run.stand_in import StandIn
-from excise.run.trial import Contest, Scored, Scoring, score
+from excise.experiment.trial import Contest, Scored, Scoring, score
+from excise.search import loop as search_module
 from excise.search.front import pareto_front
+from excise.search.loop import open_study, search
 from excise.search.space import WEIGHT, propose
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")

@@ -7,9 +7,11 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import examine
+from excise.app.events import ignore
+from excise.app.stand_in import StandIn
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine import prefill
 from excise.engine.prefill import (
     common_prefix_length,
@@ -19,13 +21,11 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.teacher import branched, forced_groups
-from excise.model.chat import Chat
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.runner import Runner
-from excise.run.stand_in import StandIn
-from excise.scores.divergence import answer_divergences, kl_divergence
-from excise.scores.openings import merged, opening_mass, openings_of, stems_of
+from excise.experiment.runner import Runner
+from excise.models.chat import Chat
+from excise.operators.operator import orthogonal, unit
+from excise.scorers.divergence import answer_divergences, kl_divergence
+from excise.scorers.openings import merged, opening_mass, openings_of, stems_of
 
 ANSWERS = [[7], [8, 9, 10, 11], [12, 13], [7, 7, 8, 9], [20, 21, 22, 23], [9, 8], [30]]
 

@@ -13,10 +13,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from excise.app import events
 from excise.errors import HubError, SaveError
 from excise.hub.folder import examined
 from excise.hub.upload import upload
-from excise.run import events
 from hub_uploads import NAME, TOKEN, UploadStandIn
 
 pytest_plugins = ["upload_support"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from excise.app import events
 from excise.errors import HubError
 from excise.hub.folder import examined
 from excise.hub.upload import upload
-from excise.run import events
 from hub_uploads import NAME, TOKEN
 from hub_xet import XET_TOKEN, XetStandIn
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.checkpoint.numbers import rounding_of
-from excise.checkpoint.plan import Form, Plan
-from excise.checkpoint.workplace import require_place
+from excise.app import events
+from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
@@ -17,14 +16,15 @@ from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
 from excise.cli.streams import is_attended
 from excise.config import Settings, Stored, gather
-from excise.edit.edit import Edit, load_edit
+from excise.edits.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
-from excise.model.source import ModelSource, resolve
-from excise.paths import expanded
-from excise.run import events
-from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
-from excise.run.card import figures_in
-from excise.run.directory import RunDirectory
+from excise.report.card import figures_in
+from excise.rewrite.numbers import rounding_of
+from excise.rewrite.plan import Form, Plan
+from excise.rewrite.workplace import require_place
+from excise.saving.apply import apply_edit, apply_to_gguf, plan_for, require_base
+from excise.store.directory import RunDirectory
+from excise.system.paths import expanded
 
 _TRUST = ("trust_remote_code",)
 

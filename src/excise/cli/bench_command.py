@@ -7,14 +7,14 @@ from dataclasses import asdict
 
 from rich.table import Table
 
+from excise.app import events
+from excise.app.profile import TRIAL_STAGES, Profile, Stage, profile
 from excise.cli.demo_command import demo_settings
 from excise.cli.human import duration, plural, rate, size, sizes
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.config import Settings
 from excise.demo.model import cache_folder, materialise
-from excise.run import events
-from excise.run.profile import TRIAL_STAGES, Profile, Stage, profile
 
 BUILT_IN = "demo"
 """The word that stands for the built-in model and its prompts."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from excise.app import events
+from excise.app.events import Tell
+from excise.app.model import load_runner
+from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.conversation import Conversation, converse
 from excise.cli.printable import ask_person
 from excise.cli.render import Renderer
@@ -11,13 +15,9 @@ from excise.cli.screen import make_console
 from excise.cli.session import Ask
 from excise.cli.stored import open_run_named, split_trial
 from excise.config import Settings, gather
-from excise.edit.edit import Edit
+from excise.edits.edit import Edit
+from excise.engine.generation import asked_for, in_words
 from excise.errors import SettingsError
-from excise.model.generation import asked_for, in_words
-from excise.model.source import ModelSource, resolve
-from excise.run import events
-from excise.run.events import Tell
-from excise.run.model import load_runner
 
 _GREEDY, _OWN = "greedy", "model"
 

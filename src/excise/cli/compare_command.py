@@ -7,6 +7,8 @@ from dataclasses import asdict
 
 from rich.text import Text
 
+from excise.app import events
+from excise.app.compare import compare as measure_both
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import open_run_named
@@ -14,8 +16,6 @@ from excise.cli.tables import differences_table
 from excise.config import Settings
 from excise.errors import RunError
 from excise.prompts.splits import named_sets
-from excise.run import events
-from excise.run.compare import compare as measure_both
 
 
 def compare(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
+from excise.app import events
 from excise.cli.human import duration, plural, rate, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
-from excise.run import events
 
 
 @dataclass(frozen=True)

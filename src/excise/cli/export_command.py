@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from excise.anatomy.writers import examine
+from excise.app import events
+from excise.app.model import given_template, load_runner
+from excise.app.reproduction import reproduction_of
+from excise.checkpoint.source import resolve
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
 from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
 from excise.config import Stored, flag_name, gather
-from excise.edit.edit import load_edit
+from excise.edits.edit import load_edit
 from excise.errors import SettingsError
-from excise.model.source import resolve
-from excise.model.writers import examine
-from excise.paths import expanded
-from excise.run import events
-from excise.run.adapter import (
+from excise.report.card import figures_in
+from excise.saving.adapter import (
     packed_whole,
     save_edit_adapter,
     save_stored_adapter,
     tell_serving,
 )
-from excise.run.card import figures_in
-from excise.run.export import save_from_files, save_model, save_model_adapter
-from excise.run.model import given_template, load_runner
-from excise.run.reproduction import reproduction_of
+from excise.saving.export import save_from_files, save_model, save_model_adapter
+from excise.system.paths import expanded
 
 _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
 """The settings that count where the model is not loaded. `save` is answered with what does it."""

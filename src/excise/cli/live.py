@@ -9,13 +9,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from excise.app import events
 from excise.cli.describe import refusals_text
 from excise.cli.human import duration, plural, rate, sizes
 from excise.cli.interrupt import STOPPING
 from excise.cli.parameters import short
 from excise.cli.tables import kl_text
 from excise.engine.work import Work
-from excise.run import events
 
 _LAST_TRIALS = 5
 _BEST = 8

@@ -9,11 +9,11 @@ from rich.live import Live
 from rich.status import Status
 from rich.text import Text
 
+from excise.app import events
 from excise.cli.describe import Line, describe
 from excise.cli.live import SearchView
 from excise.cli.screen import write_stop
 from excise.cli.tables import outcome_table
-from excise.run import events
 
 _LABEL_WIDTH = 11
 _REFRESHES_A_SECOND = 2

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from excise.app import events
 from excise.cli.human import plural
 from excise.cli.screen import Screen
 from excise.cli.session import Ask
 from excise.config import Settings, settings_digest
-from excise.files import next_free
-from excise.run import events
-from excise.run.directory import RunDirectory, default_path
-from excise.run.opening import require_idle
 from excise.search.study import DONE
+from excise.store.directory import RunDirectory, default_path
+from excise.store.opening import require_idle
+from excise.system.files import next_free
 
 
 def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Settings | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from excise.app import events
+from excise.app.prepare import prepare
+from excise.app.seeds import SeedResult, further_seeds, spreads
 from excise.cli.dialogue import Dialogue
 from excise.cli.printable import ask_person
 from excise.cli.resume import where_to_run
@@ -13,13 +16,10 @@ from excise.cli.streams import is_attended
 from excise.cli.tables import spread_table
 from excise.config import Settings
 from excise.errors import SettingsError
-from excise.files import require_free
-from excise.run import events
-from excise.run.prepare import prepare
-from excise.run.record import Outcome
-from excise.run.search import open_study
-from excise.run.seeds import SeedResult, further_seeds, spreads
 from excise.search.front import Point, check_selection, hypervolume, select
+from excise.search.loop import open_study
+from excise.store.record import Outcome
+from excise.system.files import require_free
 
 DEFAULT_SELECTION = "knee"
 

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from rich.console import Console, RenderableType
 
+from excise.app import events
 from excise.cli.interrupt import STOPPING
 from excise.cli.printable import PrintableConsole, printable_json
 from excise.cli.streams import write_json_in_utf8
 from excise.config import Settings
-from excise.run import events
 
 _WIDTH_OF_FILES = 160
 """Columns where standard output is no terminal: nothing should be cut off in a log."""

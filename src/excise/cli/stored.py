@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from excise.app import events
+from excise.app.events import Tell
+from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Settings, Stored, gather
-from excise.edit.edit import Edit
+from excise.edits.edit import Edit
 from excise.errors import RunError
-from excise.model.source import ModelSource, resolve
-from excise.paths import expanded, is_drive
-from excise.run import events
-from excise.run.card import figures_in, figures_of
-from excise.run.directory import RunDirectory
-from excise.run.events import Tell
-from excise.run.record import outcome_of
+from excise.report.card import figures_in, figures_of
 from excise.search.front import Point, select
+from excise.store.directory import RunDirectory
+from excise.store.record import outcome_of
+from excise.system.paths import expanded, is_drive
 
 _TO_LOAD_WITH = (
     "model",

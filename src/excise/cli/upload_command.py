@@ -6,6 +6,7 @@ import getpass
 from collections.abc import Mapping
 from pathlib import Path
 
+from excise.app import events
 from excise.cli.export_command import write
 from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
@@ -16,9 +17,8 @@ from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
-from excise.paths import expanded
 from excise.reproduce.record import NAME, read_reproduction
-from excise.run import events
+from excise.system.paths import expanded
 
 _FORMS = ("model", "adapter")
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from excise.devices.device import execution_device, input_device
+from excise.devices.memory import HOST, device_memory
+from excise.devices.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
 from excise.engine.answers import Referee
 from excise.engine.decode import greedy
-from excise.engine.device import execution_device, input_device
-from excise.engine.device_memory import HOST, device_memory
-from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
 from excise.engine.prefill import Tokens
 from excise.errors import OutOfMemoryError, first_line
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.doubles import doubles
-from excise.engine.numbers import are_numbers, gathered
+from excise.devices.doubles import doubles
+from excise.devices.numbers import are_numbers, gathered
+from excise.devices.transfers import on_host
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -27,7 +28,6 @@ from excise.engine.prefill import (
     run_group,
     run_prefix,
 )
-from excise.transfers import on_host
 
 Listener = Callable[[int, Tensor], None]
 

@@ -26,12 +26,12 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from excise import __version__
+from excise.app import events
+from excise.app.events import Tell
 from excise.errors import HubError
 from excise.hub.folder import Upload
 from excise.hub_access.failures import FAILURES, failure
 from excise.hub_access.request import Request
-from excise.run import events
-from excise.run.events import Tell
 
 _OWN_TO_THE_HUB = frozenset((".gitattributes",))
 """What a repository holds from the start."""
