@@ -36,7 +36,6 @@ from bench.gguf_copy import write_f16
 from bench.machine import described, environment
 from bench.said import Exact, Rounding, Said, Way, ask, largest, same, virtual
 from excise.anatomy.roles import ATTENTION
-from excise.app.events import ignore
 from excise.app.model import open_model
 from excise.checkpoint.source import resolve
 from excise.cli.main import main as excise
@@ -47,6 +46,7 @@ from excise.edits.base import Base
 from excise.edits.edit import load_edit
 from excise.engine.answers import end_tokens
 from excise.engine.prefill import Tokens
+from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
 from excise.models.chat import Chat

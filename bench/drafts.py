@@ -32,12 +32,12 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from bench.machine import described
-from excise.app.events import ignore
 from excise.app.prepare import Prepared, prepare
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import demo_flags
 from excise.edits.virtual import VirtualEdits
+from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.search.loop import open_study
 from excise.search.proposals import Proposals

@@ -11,12 +11,13 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.anatomy.writers import Anatomy
-from excise.app.events import BatchReduced, Event
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.meter import Stages, unmeasured
 from excise.engine.prefill import Tokens
 from excise.errors import TrialError
+from excise.events import Event
+from excise.experiment.events import BatchReduced
 from excise.experiment.runner import Part, Runner
 from excise.experiment.trial import Contest, Scored, score
 from excise.models.chat import Chat
@@ -105,7 +106,7 @@ def random_trial(
     ran out, which is told on standard output too.
     """
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         if isinstance(event, BatchReduced):
             print(f"out of memory: {event.slots} rows at a time from now on", flush=True)
 
@@ -115,7 +116,7 @@ def random_trial(
         markers=DEFAULT_MARKERS,
         max_new_tokens=tokens,
         slots=slots,
-        tell=tell,
+        emit=emit,
     )
     asked = tuple(prompts)
     return RandomTrial(

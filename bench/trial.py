@@ -39,7 +39,7 @@ from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.trial_page import CONTESTED, Round, page
 from bench.whole_run import whole_run
-from excise.app import events
+from excise.app.events import ModelLoaded
 from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
@@ -50,6 +50,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.costs import costs_of
 from excise.engine.rate import matrix_rate
 from excise.errors import TrialError
+from excise.events import Event
 from excise.experiment.trial import Contest, Scored, score
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
@@ -193,8 +194,8 @@ def measure(
     start_seconds, markers = heretic.started()
     memory: dict[str, int] = {}
 
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.ModelLoaded):
+    def listen(event: Event) -> None:
+        if isinstance(event, ModelLoaded):
             memory["loaded model"] = resident()
             forget_peak()
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from conftest import tiny_tokenizer, wide_model, write_edited, write_prompts
-from excise.app.events import ignore
 from excise.app.prepare import prepare
 from excise.checkpoint.source import resolve
 from excise.config import Settings, gather
@@ -22,6 +21,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
 from excise.errors import OutOfMemoryError
+from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.models.blocked import (
     BlockedLinear,

@@ -22,7 +22,6 @@ from transformers import (
 from conftest import tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
 from excise.app.evaluate import evaluate
-from excise.app.events import ignore
 from excise.app.model import load_runner
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
@@ -31,6 +30,7 @@ from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import PROMPTS, demo_flags
 from excise.edits.edit import load_edit
 from excise.edits.virtual import VirtualEdits
+from excise.events import ignore
 from excise.models.load import load
 from excise.operators.operator import unit
 from excise.prompts.sets import Prompt

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.devices import memory as device_memory
 from excise.devices.transfers import on_host
 from excise.edits.virtual import VirtualEdits
@@ -26,6 +25,7 @@ from excise.engine.prefill import (
 )
 from excise.engine.teacher import forced_groups
 from excise.errors import TrialError
+from excise.events import ignore
 from excise.experiment import figures
 from excise.experiment.coverage import random_edit
 from excise.experiment.runner import Runner
@@ -44,7 +44,7 @@ ANSWERS = [[7, 8, 9, 10], [5], [6, 7], [9] * 6] * 2 + [[4, 5, 6]] * 3
 
 def runner_of(model: PreTrainedModel, rows: int = 4) -> Runner:
     made = Runner(
-        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=3, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=3, emit=ignore
     )
     made.rows = rows
     return made

@@ -11,7 +11,6 @@ import torch
 from cli_helpers import Script, json_lines
 from conftest import random_prompts, tiny_model, tiny_tokenizer, write_prompts
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.cli.main import main
 from excise.cli.run_command import run_attended
 from excise.cli.screen import make_screen
@@ -21,6 +20,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import EndStatistics
 from excise.engine.decode import greedy
 from excise.errors import ModelError, PromptError
+from excise.events import ignore
 from excise.experiment.figures import ANSWER_TOKENS, HeldOut, measure_edit
 from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
@@ -39,7 +39,7 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     anatomy = examine(model)
     target, control = random_prompts(5, seed=1), random_prompts(6, seed=2)
     runner = Runner(
-        model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, emit=ignore
     )
     asked = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
     held_out = HeldOut(tuple(target), tuple(control), *asked, seconds=0.0)

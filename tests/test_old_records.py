@@ -15,7 +15,6 @@ from rich.console import Console
 
 from cli_helpers import rewrite
 from excise.app.batch import batch_of
-from excise.app.reproduction import reproduction_of
 from excise.app.settle import beginning_of
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
@@ -25,6 +24,7 @@ from excise.cli.stored import figures, open_run_named
 from excise.config import Settings
 from excise.errors import RunError
 from excise.prompts.splits import load_parts
+from excise.saving.reproduction import reproduction_of
 from excise.store.directory import prompts_digest
 from excise.store.opening import open_run
 

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.app.stand_in import StandIn
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
@@ -21,6 +20,7 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.teacher import branched, forced_groups
+from excise.events import ignore
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
@@ -119,7 +119,7 @@ def test_divergences_along_answers_are_those_of_each_answers_own_tokens() -> Non
 def stand_in() -> tuple[StandIn, VirtualEdits, Edit]:
     model = tiny_model()
     runner = Runner(
-        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=4, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=4, emit=ignore
     )
     anatomy = examine(model)
     generator = torch.Generator().manual_seed(3)

@@ -11,10 +11,10 @@ import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.checkpoint.source import ModelSource
 from excise.engine.capture import residuals
 from excise.engine.decode import greedy
+from excise.events import ignore
 from excise.experiment.runner import Runner
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.models.chat import Chat
@@ -25,7 +25,7 @@ from excise.models.load import LoadedModel
 def source() -> TrainPrompts:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.generation_config.eos_token_id = list(range(0, 96, 6))
-    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, tell=ignore)
+    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, emit=ignore)
     loaded = LoadedModel(
         model,
         tokenizer,

@@ -7,14 +7,14 @@ from types import TracebackType
 import torch
 
 from excise.anatomy.writers import Anatomy
-from excise.app import events
-from excise.app.events import Tell
 from excise.devices.device import input_device
 from excise.engine.costs import costs_of
 from excise.engine.meter import Meter, Stages
 from excise.engine.rate import matrix_rate
 from excise.engine.work import Work
+from excise.events import Emit
 from excise.models.load import LoadedModel
+from excise.search.events import RateMeasured, WorkDone
 
 
 class Metering:
@@ -23,10 +23,10 @@ class Metering:
     candidates: how many run in one batch from now on. stage: opens the scope of a stage.
     """
 
-    def __init__(self, loaded: LoadedModel, anatomy: Anatomy, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, loaded: LoadedModel, anatomy: Anatomy, emit: Emit) -> None:
+        self._emit = emit
         self._rate = matrix_rate(getattr(torch, loaded.dtype), input_device(loaded.model))
-        tell(events.RateMeasured(loaded.dtype, self._rate))
+        emit(RateMeasured(loaded.dtype, self._rate))
         self._meter = Meter(
             loaded.model,
             costs_of(loaded.model, anatomy.layers),
@@ -52,11 +52,11 @@ class Metering:
         """Count answers that were left before their end."""
         self._meter.ended_early(rows)
 
-    def tell(self) -> None:
-        """Tell what was done since the last time."""
+    def emit(self) -> None:
+        """Emit what was done since the last time."""
         self._tell_work(self._meter.take())
 
     def _tell_work(self, work: Work) -> None:
         possible = self._rate * work.total_seconds
         share = work.operations / possible if possible else 0.0
-        self._tell(events.WorkDone(work, self.candidates, share))
+        self._emit(WorkDone(work, self.candidates, share))

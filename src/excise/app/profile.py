@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from excise.anatomy.writers import Anatomy
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.model import open_model
 from excise.app.settle import settle
 from excise.checkpoint.source import resolve
@@ -31,12 +29,15 @@ from excise.engine.rate import matrix_rate, synchronise
 from excise.engine.stopwatch import Stopwatch, after_each
 from excise.engine.work import Work
 from excise.errors import TrialError
+from excise.events import Emit, StageStarted
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
+from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import Part, measure_original
 from excise.experiment.trial import Contest, score
 from excise.models.load import LoadedModel
 from excise.prompts.splits import load_parts
+from excise.search.events import RateMeasured
 from excise.search.start import closed_form_of
 
 RATE_SECONDS = 1.0
@@ -156,7 +157,7 @@ class Profiler:
                 )
 
 
-def profile(settings: Settings, tell: Tell) -> Profile:
+def profile(settings: Settings, emit: Emit) -> Profile:
     """Profile a run with these settings, up to and with a trial of the closed form.
 
     Raises ExciseError for what the user can mend.
@@ -164,24 +165,24 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     prompts = load_parts(settings)
     source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     started = time.perf_counter()
-    loaded, anatomy, _, runner = open_model(settings, source, tell)
+    loaded, anatomy, _, runner = open_model(settings, source, emit)
     load_seconds = time.perf_counter() - started
 
-    rates = _rates(loaded, tell)
+    rates = _rates(loaded, emit)
     costs = costs_of(loaded.model, anatomy.layers)
     profiler = Profiler(loaded, anatomy, costs, rates[loaded.dtype])
     with ExitStack() as stack:
         stack.enter_context(profiler.measuring())
         with profiler.stage("batch size"):
-            settle(runner, settings, loaded, prompts, tell)
-        tell(events.StageStarted("baseline", "Asking the original model"))
+            settle(runner, settings, loaded, prompts, emit)
+        emit(StageStarted("baseline", "Asking the original model"))
         with profiler.stage("baseline"):
             part = measure_original(runner, prompts.target.search, prompts.control.search)
-        tell(events.BaselineMeasured("search", part.refusals, len(part.target)))
-        tell(events.StageStarted("directions", "Finding the direction of each layer"))
+        emit(BaselineMeasured("search", part.refusals, len(part.target)))
+        emit(StageStarted("directions", "Finding the direction of each layer"))
         with profiler.stage("directions"):
             bank = build_bank(settings, loaded, anatomy, runner, prompts)
-        tell(events.StageStarted("trial", "Scoring the closed form"))
+        emit(StageStarted("trial", "Scoring the closed form"))
         names = anatomy.names * settings.directions
         with profiler.stage("edit"):
             edit = edit_of(closed_form_of(settings.kinds[0], anatomy), bank, anatomy)
@@ -216,13 +217,13 @@ def profile(settings: Settings, tell: Tell) -> Profile:
     )
 
 
-def _rates(loaded: LoadedModel, tell: Tell) -> dict[str, float]:
+def _rates(loaded: LoadedModel, emit: Emit) -> dict[str, float]:
     """The machine's matrix rate in the model's data type and in two that it may be compared with."""
     device = input_device(loaded.model)
     rates: dict[str, float] = {}
     for dtype in dict.fromkeys((loaded.dtype, "float32", "bfloat16")):
         rates[dtype] = matrix_rate(getattr(torch, dtype), device, RATE_SECONDS)
-        tell(events.RateMeasured(dtype, rates[dtype]))
+        emit(RateMeasured(dtype, rates[dtype]))
     return rates
 
 
@@ -234,7 +235,7 @@ def _state_needs(
     loaded: LoadedModel,
     max_new_tokens: int,
 ) -> None:
-    """Tell the profiler what its stages needed. edited: the edited model's answers to target prompts."""
+    """Emit the profiler what its stages needed. edited: the edited model's answers to target prompts."""
 
     def decided(answers: Sequence[Tokens]) -> int:
         return ended_early(answers, end_tokens(loaded.model), max_new_tokens)

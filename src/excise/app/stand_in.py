@@ -90,7 +90,7 @@ class StandIn:
         def work(limit: int) -> tuple[float, ...]:
             return self._refined(edits, edit, openings, weight, steps, seed, limit)
 
-        found, self._limit = with_halving(self._limit, work, self._runner.tell_halved)
+        found, self._limit = with_halving(self._limit, work, self._runner.emit_halved)
         return found
 
     def _refined(

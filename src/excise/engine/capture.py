@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.devices.doubles import doubles
-from excise.devices.numbers import are_numbers, gathered
 from excise.devices.transfers import on_host
+from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,

@@ -9,11 +9,12 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.app.events import BatchReduced, Tell
 from excise.engine.assignment import ALONE, Assignment, Early
 from excise.engine.batch_size import with_halving
 from excise.engine.early import EarlyPart
 from excise.engine.prefill import Tokens
+from excise.events import Emit
+from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
@@ -39,20 +40,20 @@ class Runner:
         markers: Sequence[str],
         max_new_tokens: int,
         slots: int,
-        tell: Tell,
+        emit: Emit,
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
-        self._markers, self._max_new_tokens, self._tell = tuple(markers), max_new_tokens, tell
+        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
         self._watch = Watch(chat.decode, self._markers)
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
-        result, self.rows = with_halving(self.rows, work, self.tell_halved)
+        result, self.rows = with_halving(self.rows, work, self.emit_halved)
         return result
 
-    def tell_halved(self, size: int) -> None:
+    def emit_halved(self, size: int) -> None:
         """Say that memory ran out, and how many rows run at a time from now on."""
-        self._tell(BatchReduced(size))
+        self._emit(BatchReduced(size))
 
     def log_probabilities(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
         """Of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
@@ -117,7 +118,7 @@ class Runner:
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
-        result, self.slots = with_halving(self.slots, work, self.tell_halved)
+        result, self.slots = with_halving(self.slots, work, self.emit_halved)
         return result
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.metering import Metering
 from excise.app.prepare import Prepared
 from excise.devices.memory import devices_of, peak_memory
@@ -17,9 +15,11 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.answers import end_tokens
 from excise.engine.meter import ended_early
 from excise.errors import ExciseError, TrialError
+from excise.events import Emit
 from excise.experiment.bank import edit_of
 from excise.experiment.trial import Contest, Scored, Scoring
 from excise.scorers.openings import openings_of
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted
 from excise.search.front import Point
 from excise.search.proposals import OPENINGS, Proposals
 from excise.search.space import Candidate
@@ -49,7 +49,7 @@ def open_study(prepared: Prepared) -> Study:
 def search(
     prepared: Prepared,
     study: Study,
-    tell: Tell,
+    emit: Emit,
     *,
     trials: int | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -61,17 +61,17 @@ def search(
     ends with what it has; raises ExciseError, with the reason, if that is nothing.
     """
     front = write_front(prepared, study, study.points())
-    tell(events.SearchStarted(trials or prepared.settings.trials, study.done()))
+    emit(SearchStarted(trials or prepared.settings.trials, study.done()))
     model = prepared.loaded.model
     names = prepared.anatomy.names * prepared.settings.directions
     with (
         VirtualEdits(model, names) as edits,
-        Metering(prepared.loaded, prepared.anatomy, tell) as meter,
+        Metering(prepared.loaded, prepared.anatomy, emit) as meter,
     ):
-        loop = _Loop(prepared, study, tell, edits, meter, trials or prepared.settings.trials)
+        loop = _Loop(prepared, study, emit, edits, meter, trials or prepared.settings.trials)
         why = loop.run(stop)
         front = loop.front or front
-    tell(events.SearchEnded(why, tuple(front)))
+    emit(SearchEnded(why, tuple(front)))
 
 
 @dataclass
@@ -92,12 +92,12 @@ class _Loop:
         self,
         prepared: Prepared,
         study: Study,
-        tell: Tell,
+        emit: Emit,
         edits: VirtualEdits,
         meter: Metering,
         budget: int,
     ) -> None:
-        self._prepared, self._study, self._tell = prepared, study, tell
+        self._prepared, self._study, self._emit = prepared, study, emit
         self._meter, self._budget = meter, budget
         self._proposals = Proposals(prepared, study, edits)
         self._scoring = Scoring(
@@ -160,7 +160,7 @@ class _Loop:
 
     def _begin(self, one: _InHand) -> None:
         one.begun = True
-        self._tell(events.TrialStarted(one.trial.number, one.trial.params))
+        self._emit(TrialStarted(one.trial.number, one.trial.params))
         if one.candidate is not None:
             prepared = self._prepared
             edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
@@ -182,7 +182,7 @@ class _Loop:
             self._failures = 0
             self._learn(one.trial.number, scored)
         self.front = write_front(self._prepared, self._study, self._study.points())
-        self._meter.tell()
+        self._meter.emit()
         self._tell_finished(one.trial, scored, seconds)
 
     def _learn(self, number: int, scored: Scored) -> None:
@@ -197,8 +197,8 @@ class _Loop:
         good = None if isinstance(scored, TrialError) else scored
         done, elapsed = self._study.done(), time.perf_counter() - self._started
         limit = self._prepared.settings.search_seconds
-        self._tell(
-            events.TrialFinished(
+        self._emit(
+            TrialFinished(
                 number=trial.number,
                 parameters=trial.params,
                 refusals=None if good is None else good.refusals,
