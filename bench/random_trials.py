@@ -10,17 +10,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bench.timed import timed_score
 from excise.edit.edit import Edit
 from excise.edit.operator import orthogonal, unit
 from excise.edit.virtual import VirtualEdits
-from excise.engine.meter import Stages, unmeasured
 from excise.engine.prefill import Tokens
 from excise.errors import TrialError
 from excise.model.chat import Chat
 from excise.model.writers import Anatomy
 from excise.run.events import BatchReduced, Event
 from excise.run.runner import Part, Runner
-from excise.run.trial import Contest, Scored, score
+from excise.run.trial import Contest, Scored
 from excise.scores.markers import DEFAULT_MARKERS
 
 STRENGTH = 0.8
@@ -84,16 +84,17 @@ class RandomTrial:
     part: Part
 
     def scores(
-        self, edits: VirtualEdits, candidates: Sequence[Edit], stages: Stages = unmeasured
-    ) -> list[Scored]:
-        """A trial of all candidates side by side, every verdict waited for."""
+        self, edits: VirtualEdits, candidates: Sequence[Edit]
+    ) -> tuple[list[Scored], dict[str, float]]:
+        """A trial of all candidates side by side, every verdict waited for; and seconds by stage."""
         found: list[Scored] = []
         contest = Contest(exhaustive=True)
-        for one in score(self.runner, edits, candidates, self.part, contest, stages):
+        scores, seconds = timed_score(self.runner, edits, candidates, self.part, contest)
+        for one in scores:
             if isinstance(one, TrialError):
                 raise one
             found.append(one)
-        return found
+        return found, seconds
 
 
 def random_trial(

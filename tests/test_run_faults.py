@@ -17,7 +17,7 @@ import pytest
 from cli_helpers import result
 from excise.cli.main import main
 from excise.edit.edit import load_edit
-from excise.run import metering, outcome, prepare, record
+from excise.run import outcome, prepare, record
 from faulty_disk import FaultyDisk, forked, status_of
 
 pytest_plugins = ["cli_support"]
@@ -47,7 +47,6 @@ def _warm() -> Iterator[None]:
             (prepare, "measure_original"),
             (prepare, "build_bank"),
             (outcome, "measure_held_out"),
-            (metering, "matrix_rate"),
             (record, "versions"),
         ):
             patch.setattr(module, name, _once(getattr(module, name)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
-from excise.cli.human import duration, plural, rate, size, sizes
+from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
 from excise.run import events
@@ -110,12 +110,6 @@ def _(event: events.DirectionsFound) -> tuple[Line, ...]:
 def _(event: events.SearchStarted) -> tuple[Line, ...]:
     held = f", {event.done} of them done before" if event.done else ""
     return (Line("search", f"{plural(event.trials, 'trial')}{held}"),)
-
-
-@describe.register
-def _(event: events.RateMeasured) -> tuple[Line, ...]:
-    text = f"{rate(event.operations_per_second)} in matrix products ({event.dtype}, measured)"
-    return (Line("peak", text),)
 
 
 @describe.register

@@ -84,8 +84,6 @@ class Renderer:
                 self._view.trial_started(event)
             case events.TrialFinished() if self._view is not None:
                 self._view.trial_finished(event)
-            case events.RateMeasured() if self._view is not None:
-                self._view.rate_measured(event)
             case events.WorkDone() if self._view is not None:
                 self._view.work_done(event)
             case events.SearchEnded() | events.Chosen() | events.Saved():
