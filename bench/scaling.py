@@ -33,7 +33,7 @@ from bench.machine import described
 from bench.random_models import llama, random_model, random_prompts
 from bench.random_trials import TimedEdits, new_edit, random_trial
 from bench.stopwatch import Stopwatch, after_each
-from excise.model.writers import examine
+from excise.anatomy.writers import examine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "scaling.md"

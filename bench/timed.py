@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
-from excise.run.runner import Part, Runner
-from excise.run.trial import Contest, Scored, Scoring, score_all
+from excise.experiment.runner import Part, Runner
+from excise.experiment.trial import Contest, Scored, Scoring, score_all
 
 
 class TimedScoring(Scoring):
@@ -37,6 +37,6 @@ class TimedScoring(Scoring):
 def timed_score(
     runner: Runner, edits: VirtualEdits, candidates: Sequence[Edit], part: Part, contest: Contest
 ) -> tuple[list[Scored | TrialError], dict[str, float]]:
-    """`excise.run.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
+    """`excise.experiment.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
     scoring = TimedScoring(runner, edits, part, len(candidates))
     return score_all(scoring, edits, candidates, contest), dict(scoring.seconds)
