@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from bench.costs import Costs, LayerCost, costs_of, pairs
-from excise.model.writers import examine
+from excise.anatomy.writers import examine
 from zoo import tiny, tiny_config
 
 
