@@ -31,7 +31,6 @@ from excise.model.source import resolve
 from excise.run.events import ignore
 from excise.run.export import write_plain
 from excise.run.prepare import prepare
-from excise.run.search import open_study, search
 from excise.search.bank import edit_of
 from excise.search.start import closed_form_of
 
@@ -177,14 +176,3 @@ def test_a_model_in_blocks_is_saved_to_the_bit_and_stays_in_use(
     )
     assert saved.keys() == original.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in original.items())
-
-
-@pytest.mark.usefixtures("everything_in_blocks")
-def test_a_descent_by_gradients_runs_on_a_model_in_blocks(
-    model_folder: Path, tmp_path: Path
-) -> None:
-    prepared = prepare(run_settings(model_folder, tmp_path, search="gradient"), ignore)
-    search(prepared, open_study(prepared), ignore)
-    records = open_study(prepared).records()
-    assert len(records) == 2
-    assert all(record.state in ("complete", "pruned") for record in records)

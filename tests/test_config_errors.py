@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         ({"winsorise": "0.5"}, {}, "", "--winsorise=0.5: must be more than 0.5"),
         ({"winsorise": "1.1"}, {}, "", "--winsorise=1.1: must be at most 1"),
         (
-            {"winsorise": "0.9", "kind": "discriminant,leace"},
+            {"winsorise": "0.9", "kind": "discriminant"},
             {},
             "",
             "--winsorise: has an effect on kinds of residual directions only; give kind=orthogonal or "

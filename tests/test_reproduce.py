@@ -66,7 +66,7 @@ def test_the_record_says_what_the_model_was_made_from(saved: Path, model_folder:
     assert record.model.name == str(model_folder)
     assert record.model.digest == loaded(saved / "run" / "run.json")["model_digest"]
     assert record.trial.number == run["chosen"]["trial"]
-    assert record.settings.kinds == ("discriminant_weighted", "orthogonal")
+    assert record.settings.kinds == ("discriminant", "orthogonal")
     assert record.prompts.target.train.prompts == 8
     parts = [(kind, part) for kind in ("target", "control") for part in PARTS]
     assert len({record.prompts.part(*one).digest for one in parts}) == 6
@@ -112,21 +112,6 @@ def test_the_search_repeated_finds_the_same_model(
     assert "another way" not in captured.err
     trials = loaded(out.with_name("again-run") / "result.json")["trials"]
     assert len(trials) == read_reproduction(out).trial.completed
-
-
-def test_a_model_found_by_gradients_is_made_again_from_its_strengths(
-    small: list[str], tmp_path: Path
-) -> None:
-    # Vowels count as refusals, so that there is something to descend from.
-    run = tmp_path / "run"
-    arguments = [*small, "--search", "gradient", "--markers", "a,e,i,o,u", "--run-dir", str(run)]
-    assert main([*arguments, "--yes"]) == 0
-    run_record = loaded(run / "result.json")
-    parameters = {trial["number"]: trial["parameters"] for trial in run_record["trials"]}
-    number = next(one for one in run_record["front"] if "refusal_weight" in parameters[one])
-    model = tmp_path / "model"
-    assert main(["export", str(run), "--select", str(number), "--save", str(model)]) == 0
-    assert main(["reproduce", str(model), str(tmp_path / "again")]) == 0
 
 
 def rewritten(record: Reproduction, folder: Path, change: Any) -> Reproduction:
@@ -248,7 +233,6 @@ def _record(tensors: dict[str, Any], size: float) -> Reproduction:
                 "batch_size": 1,
                 "rows": 32,
                 "response_prefix": "",
-                "search": "tpe",
                 "versions": {},
             },
             "written_with": {},

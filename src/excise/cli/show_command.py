@@ -20,7 +20,7 @@ from excise.edit.edit import Edit, load_edit
 from excise.edit.plot import plot_edit, require_plots
 from excise.edit.profile import Profile, place, profiles
 from excise.errors import UNREADABLE, RunError, translated
-from excise.kinds import facts_of
+from excise.kinds import FACTS
 from excise.paths import expanded
 from excise.run.card import asked_with_lines
 from excise.run.record import outcome_in
@@ -98,7 +98,7 @@ def _parts(path: Path, edit: Edit) -> list[RenderableType]:
 
 
 def _summary(path: Path, edit: Edit) -> Table:
-    facts = facts_of(edit.kind)
+    facts = FACTS[edit.kind]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")

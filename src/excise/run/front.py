@@ -10,7 +10,7 @@ from excise.run.prepare import Prepared
 from excise.run.record import asked_with, chosen_before, held_out_facts, write_result
 from excise.search.bank import edit_of
 from excise.search.front import Point, pareto_front
-from excise.search.space import candidate_of
+from excise.search.space import propose
 from excise.search.study import Study
 
 
@@ -29,7 +29,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
         if not path.exists():
             trial = study.finished(point.number)
             edit = edit_of(
-                candidate_of(trial, prepared.settings.kinds, prepared.anatomy),
+                propose(trial, prepared.settings.kinds, prepared.anatomy),
                 prepared.bank,
                 prepared.anatomy,
             )

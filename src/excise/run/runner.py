@@ -17,7 +17,6 @@ from excise.model.chat import Chat
 from excise.prompts.sets import PromptSet
 from excise.run.events import BatchReduced, Tell
 from excise.run.first_tokens import divergences, log_probabilities
-from excise.scores.openings import Opening, openings_of
 from excise.scores.refusals import Hearing, Judging, Refusals, judge
 from excise.scores.watch import Watch
 
@@ -139,11 +138,6 @@ class Part:
     def refusals(self) -> int:
         """How many target prompts the original model refuses."""
         return self.answered.count
-
-    @property
-    def openings(self) -> list[Opening]:
-        """How its refusals begin."""
-        return openings_of(self.answered.tokens, self.answered.refused)
 
     def divergences(self, runner: Runner) -> list[float]:
         """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""

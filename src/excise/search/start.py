@@ -1,7 +1,7 @@
 """Where a search starts: closed forms that need no search, and points spread around them.
 
-Which closed forms are good was measured (see docs/benchmarks/tradeoff.md): kinds made from writers' own
-outputs do best on attention alone in all layers, kinds of residual directions in the later layers.
+Which closed forms are good was measured (see docs/benchmarks/tradeoff.md): the discriminant does best on
+attention alone in all layers, kinds of residual directions in the later layers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from optuna.trial import FixedTrial
 
-from excise.kinds import FACTS, Kind
+from excise.kinds import Kind, of_residuals
 from excise.model.roles import ATTENTION
 from excise.model.writers import Anatomy
 from excise.search.space import (
@@ -58,13 +58,13 @@ def start_points(
 
 
 def _flat(kind: Kind, strength: float, anatomy: Anatomy) -> Parameters:
-    """The same strength in all layers (writer kinds), or from a third of them on (residual kinds)."""
+    """The same strength in all layers (discriminant), or from a third of them on (residual kinds)."""
     last = len(anatomy.layers) - 1
-    residual = FACTS[kind].of_residuals
+    residual = of_residuals(kind)
     point: Parameters = {"kind": kind}
     if residual:
         point |= {SCOPE: "per layer", DIRECTION_INDEX: 0.6 * last}
-    elif FACTS[kind].ridge:
+    else:
         point |= {RIDGE_INDEX: _RIDGE}
     alone = ATTENTION in anatomy.matrices()
     for component in anatomy.matrices():
