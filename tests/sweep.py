@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conftest import write_edited
-from excise.directions.kinds import local_operator
+from excise.directions.discriminant import discriminant
 from excise.directions.moments import ExactMoments
 from excise.edit.adapter import save_adapter
 from excise.edit.edit import Edit
@@ -153,7 +153,7 @@ def random_edit(anatomy: Anatomy, seed: int = 0) -> Edit:
     moments = ExactMoments(count, d)
     for index, tokens in enumerate(outputs):
         moments.add(index, tokens)
-    operator = local_operator("discriminant", directions, moments, 0.1)
+    operator = discriminant(directions, moments, 0.1)
     strengths = torch.rand(count, generator=generator) * 1.5
     if count > 2:
         strengths[0] = 0

@@ -61,9 +61,15 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"kind": "row-normalized"},
             {},
             "",
-            "--kind=row-normalized: must be one of discriminant_weighted, discriminant, "
-            "discriminant_centred, discriminant_answers, leace, orthogonal, row_normalised; did you mean "
-            "row_normalised?",
+            "--kind=row-normalized: must be one of discriminant, orthogonal, row_normalised; "
+            "did you mean row_normalised?",
+        ),
+        (
+            {"kind": "discriminant_weighted"},
+            {},
+            "",
+            "--kind=discriminant_weighted: must be one of discriminant, orthogonal, row_normalised; "
+            "did you mean discriminant?",
         ),
         (
             {"dtypes": "auto,float3"},

@@ -114,7 +114,7 @@ def test_too_few_prompts_for_the_ridge_say_how_many_would_do(
     tokens = torch.randn(30, 64, generator=torch.Generator().manual_seed(0))
     moments = ExactMoments(1, 64)
     moments.add(0, tokens)
-    needed = moments.effective_dimension(0, 0.1)
+    needed = moments.system(0).effective_dimension(0.1)
     assert 20 < needed < 30
     require_enough_tokens(moments, (0.1, 1.0), 5)
     few = ExactMoments(1, 64)

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer, write_edited
-from excise.directions.kinds import local_operator
+from excise.directions.discriminant import discriminant
 from excise.directions.moments import ExactMoments
 from excise.edit.adapter import adapter_tensors, edit_changes, loaded_weights, save_adapter
 from excise.edit.edit import Edit, load_edit
@@ -38,7 +38,7 @@ def random_edit(model: PreTrainedModel, anatomy: Anatomy, kind: str, seed: int =
         moments = ExactMoments(count, d)
         for index in range(count):
             moments.add(index, torch.randn(64, d, generator=generator))
-        operator = local_operator("discriminant", directions, moments, 0.01)
+        operator = discriminant(directions, moments, 0.01)
     strengths = torch.rand(count, generator=generator) * 1.5
     strengths[0] = 0  # one writer is left alone
     return Edit(kind, anatomy.names, operator.u, operator.v, strengths)  # type: ignore[arg-type]
