@@ -7,7 +7,7 @@ Each record carries a checksum over itself and the checksum before it, so that a
 lost, repeated or moved is noticed. Optuna reads such records as its own and ignores the checksum.
 
 Records that were written up to run format 5 call the kind `discriminant` by its former name. They stay as
-they are in the file and are read with the name of today. (A run that searched a kind that went is not opened.)
+they are in the file and are read with the name of today. (`open_run` refuses runs of kinds that went.)
 """
 
 from __future__ import annotations
