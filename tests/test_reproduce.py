@@ -347,6 +347,23 @@ def test_what_came_from_the_hub_is_read_at_the_recorded_commit(saved: Path) -> N
     assert (str(now.control), now.control_train) == ("all.txt", None)
 
 
+def test_a_record_of_format_1_is_read_with_the_names_of_today(saved: Path, tmp_path: Path) -> None:
+    record = read_reproduction(saved / "model")
+    content = json.loads(record.text())
+    content["format"] = 1
+    content["circumstances"]["search"] = "tpe"
+    content["settings"]["kinds"] = ["discriminant_weighted", "orthogonal"]
+    kind = record.trial.parameters["kind"]
+    content["trial"]["parameters"]["kind"] = {"discriminant": "discriminant_weighted"}.get(kind, kind)
+    old = tmp_path / "reproduce.json"
+    old.write_text(json.dumps(content), encoding="utf-8")
+    assert read_reproduction(old).model_copy(update={"format": 2}) == record
+    content["settings"]["kinds"] = ["discriminant", "leace"]
+    old.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ReproductionError, match=r"\(discriminant_tokens, leace\)"):
+        read_reproduction(old)
+
+
 def test_a_record_that_is_missing_damaged_or_of_another_kind(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,7 +380,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
     assert told(None).endswith("no such file")
     assert "damaged: not JSON" in told("{")
     assert "not a file that excise wrote" in told('{"format": "x"}')
-    assert "format 9 is newer than this excise reads (1)" in told(
+    assert "format 9 is newer than this excise reads (2)" in told(
         json.dumps({**record, "format": 9})
     )
     assert "damaged: seed: " in told(json.dumps({**record, "seed": "many"}))
