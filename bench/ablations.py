@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from excise.directions.discriminant import discriminant, oblique
-from excise.directions.moments import Moments
-from excise.edit.operator import Operator, unit
+from excise.app.prepare import Prepared
+from excise.experiment.train_statistics import TrainPrompts, accumulator, answered
 from excise.kinds import FormerKind
-from excise.run.prepare import Prepared
-from excise.run.train_statistics import TrainPrompts, accumulator, answered
+from excise.operators.discriminant import discriminant, oblique
+from excise.operators.moments import Moments
+from excise.operators.operator import Operator, unit
 
 
 class MomentsAndMeans:

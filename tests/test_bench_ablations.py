@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from bench.ablations import ABLATIONS, MomentsAndMeans, centred_discriminant, leace
-from excise.directions.moments import ExactMoments
-from excise.edit.operator import apply, unit
+from excise.experiment.train_statistics import TrainPrompts
 from excise.kinds import FormerKind
-from excise.run.train_statistics import TrainPrompts
+from excise.operators.moments import ExactMoments
+from excise.operators.operator import apply, unit
 from test_kinds import D, draw, outputs
 from test_train_statistics import heard, source  # noqa: F401
 

@@ -9,10 +9,10 @@ from typing import get_args
 import pytest
 import torch
 
-from excise.directions.discriminant import discriminant, discriminants
-from excise.directions.moments import ExactMoments, Moments, SketchedMoments
-from excise.edit.operator import apply, unit
 from excise.kinds import FACTS, KINDS, FormerKind, current_name, former_name
+from excise.operators.discriminant import discriminant, discriminants
+from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.operators.operator import apply, unit
 
 D = 12
 

@@ -14,19 +14,20 @@ import pytest
 from rich.console import Console
 
 from cli_helpers import rewrite
+from excise.app.batch import batch_of
+from excise.app.settle import beginning_of
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.cli.render import Renderer
 from excise.cli.resume import where_to_run
 from excise.cli.stored import figures, open_run_named
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
-from excise.model.source import resolve
 from excise.prompts.splits import load_parts
-from excise.run.batch import batch_of
-from excise.run.directory import prompts_digest
-from excise.run.opening import open_run
-from excise.run.reproduction import reproduction_of
-from excise.run.settle import beginning_of
+from excise.saving.reproduction import reproduction_of
+from excise.store.directory import prompts_digest
+from excise.store.opening import open_run
 
 pytest_plugins = ["cli_support"]
 
@@ -77,7 +78,10 @@ def readers(folder: Path) -> list[Callable[[], object]]:
     stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
     settings = Settings.model_validate({**stored, "run_dir": folder})
     screen = Renderer(Console(file=StringIO()))
-    source, prompts = resolve(settings.model, None), prompts_digest(load_parts(settings))
+    source, prompts = (
+        resolve(settings.model, None),
+        prompts_digest(load_parts(prompt_sources(settings))),
+    )
     run = open_run_named(str(folder), {}, {})
     directory = run.directory
 

@@ -12,8 +12,8 @@ from cli_helpers import json_lines
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.cli.main import main
 from excise.config import differences, gather, settings_digest, study_settings
-from excise.run.directory import RunDirectory, default_path
 from excise.search.study import Study
+from excise.store.directory import RunDirectory, default_path
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMER = "discriminant_weighted"

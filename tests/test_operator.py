@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.directions.discriminant import discriminant
-from excise.directions.moments import ExactMoments
-from excise.edit.operator import (
+from excise.operators.discriminant import discriminant
+from excise.operators.moments import ExactMoments
+from excise.operators.operator import (
     Operator,
     apply,
     orthogonal,

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from cli_helpers import rewrite
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.app.rebuild import settings_of
 from excise.cli.main import main
 from excise.cli.reproduce_command import lines
 from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare
 from excise.reproduce.fingerprint import fingerprint, sketch
 from excise.reproduce.record import Reproduction, read_reproduction
-from excise.run.rebuild import settings_of
 
 pytest_plugins = ["cli_support"]
 PARTS = ("train", "search", "held_out")
@@ -354,7 +354,9 @@ def test_a_record_of_format_1_is_read_with_the_names_of_today(saved: Path, tmp_p
     content["circumstances"]["search"] = "tpe"
     content["settings"]["kinds"] = ["discriminant_weighted", "orthogonal"]
     kind = record.trial.parameters["kind"]
-    content["trial"]["parameters"]["kind"] = {"discriminant": "discriminant_weighted"}.get(kind, kind)
+    content["trial"]["parameters"]["kind"] = {"discriminant": "discriminant_weighted"}.get(
+        kind, kind
+    )
     old = tmp_path / "reproduce.json"
     old.write_text(json.dumps(content), encoding="utf-8")
     assert read_reproduction(old).model_copy(update={"format": 2}) == record

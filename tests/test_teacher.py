@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from conftest import random_prompts
 from excise.engine import prefill
 from excise.engine.teacher import forced_groups
-from excise.scores.divergence import answer_divergences, kl_divergence
+from excise.scorers.divergence import answer_divergences, kl_divergence
 
 ANSWERS = [[7], [8, 9, 10, 11], [12, 13], [7, 7, 8, 9], [20, 21, 22, 23], [9, 8], [30]]
 

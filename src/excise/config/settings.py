@@ -16,14 +16,12 @@ from pydantic import (
 
 from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
-from excise.config.source import PromptSource
 from excise.config.template import require_arguments
+from excise.data_types import DataType, Quantization
 from excise.kinds import Kind, of_residuals
-from excise.paths import expanded
-from excise.scores.markers import DEFAULT_MARKERS, normalise
-
-DataType = Literal["auto", "float16", "bfloat16", "float32"]
-Quantization = Literal["none", "bnb_4bit", "bnb_8bit", "int8", "int4"]
+from excise.prompts.source import PromptSource
+from excise.scorers.markers import DEFAULT_MARKERS, normalise
+from excise.system.paths import expanded
 
 
 def _metavar(text: str) -> dict[str, Any]:

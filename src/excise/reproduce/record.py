@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
+from excise.checkpoint.folder import RECORD
 from excise.config import Settings, stored_digest, study_settings
 from excise.errors import ReproductionError
-from excise.json_files import first_fault, read_json_object
 from excise.kinds import KINDS, current_name, with_current_kind
+from excise.system.json_files import first_fault, read_json_object
 
 FORMAT = 2
 """2 since kinds have the names of edit format 5."""
 _RENAMED_IN = 2
-NAME = "reproduce.json"
+NAME = RECORD
 
 
 class _Record(BaseModel):

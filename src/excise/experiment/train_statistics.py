@@ -1,0 +1,144 @@
+"""What the train prompts are asked for: moments of writers' outputs, their means, the residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from excise.anatomy.writers import Anatomy
+from excise.devices.device import execution_device
+from excise.engine.batch_size import batch_memory, slots_within
+from excise.engine.capture import (
+    Accumulator,
+    EndStatistics,
+    Residuals,
+    residuals,
+    writer_statistics,
+)
+from excise.engine.decode import greedy
+from excise.experiment.runner import Runner
+from excise.models.load import LoadedModel
+from excise.models.positions import within_positions
+from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+
+_MOMENTS_SHARE = 0.1
+"""Share of the model's size that second moments may take; where exact ones take more, they are sketched."""
+_LEAST_MEMORY = 160 * 2**20
+"""What they may take in any case."""
+_LEAST_ROWS = 256
+"""A sketch has at least so many rows a writer, whatever memory that takes."""
+ANSWER_TOKENS = 32
+"""Tokens of an answer that count."""
+_ANSWERED = 64
+"""Control prompts that are answered, spread over all."""
+
+
+@dataclass(frozen=True)
+class TrainPrompts:
+    """What a bank is made from: a model, what writes in it, train prompts as tokens."""
+
+    loaded: LoadedModel
+    anatomy: Anatomy
+    runner: Runner
+    target: Sequence[Sequence[int]]
+    control: Sequence[Sequence[int]]
+
+    def residuals(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """[prompt, layer, d] at the last prompt token."""
+        model, layers = self.loaded.model, self.anatomy.layers
+        return self.runner.in_rows(
+            lambda rows: residuals(model, layers, prompts, rows, dimension=self.anatomy.dimension)
+        )
+
+    def streams(self) -> tuple[Residuals, Residuals]:
+        """What takes in the residual streams of the target and the control prompts."""
+        layers, size = self.anatomy.layers, self.anatomy.dimension
+        return (
+            Residuals(layers, len(self.target), size),
+            Residuals(layers, len(self.control), size),
+        )
+
+    def ends(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: int,
+        *,
+        all_tokens: Accumulator | None = None,
+        last_tokens: Accumulator | None = None,
+        last_weight: float = 1.0,
+        stream: Residuals | None = None,
+    ) -> EndStatistics:
+        """Statistics of writers' outputs at the last prompt token; moments fill as tokens pass."""
+        return writer_statistics(
+            self.loaded.model,
+            self.anatomy.names,
+            prompts,
+            rows,
+            dimension=self.anatomy.dimension,
+            all_tokens=all_tokens,
+            last_tokens=last_tokens,
+            last_weight=last_weight,
+            residual=stream,
+        )
+
+
+def accumulator(source: TrainPrompts) -> Moments:
+    """Empty second moments, exact if those of all writers fit into their share of memory."""
+    writers, size = len(source.anatomy.names), source.anatomy.dimension
+    budget = max(_MOMENTS_SHARE * source.loaded.bytes, _LEAST_MEMORY)
+    model = source.loaded.model
+    devices = [execution_device(model.get_submodule(name)) for name in source.anatomy.names]
+    if writers * size * size * 8 <= budget:
+        return ExactMoments(writers, size, devices)
+    rows = max(_LEAST_ROWS, int(budget // (writers * size * 4)))
+    return SketchedMoments(writers, size, rows, devices=devices)
+
+
+def answered(source: TrainPrompts, rows: int) -> list[list[int]]:
+    """Some control prompts, each with the model's answer to it."""
+    step = max(1, len(source.control) // _ANSWERED)
+    prompts = source.control[::step][:_ANSWERED]
+    model = source.loaded.model
+    # Not by what is free at the moment: rounding, and with it an answer, may depend on the number of slots.
+    budget = batch_memory(source.loaded.bytes)
+    fitting = slots_within(budget, model, prompts, ANSWER_TOKENS)
+    most = within_positions(model, prompts, ANSWER_TOKENS)
+    answers = greedy(model, prompts, max_new_tokens=most, slots=min(rows, fitting))
+    return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Statistics of the train prompts.
+
+    moments: of each writer's output, with S weighted as damage is measured: half of it from the last tokens
+    of control prompts, where answers begin, half from all tokens of the prompts and their answers. target,
+    control: statistics at the last prompt token. streams: residual streams [prompt, layer, d] of both sets;
+    empty if they were not asked for.
+    """
+
+    moments: Moments
+    target: EndStatistics
+    control: EndStatistics
+    streams: tuple[Tensor, ...]
+
+
+def measured(source: TrainPrompts, rows: int, with_residuals: bool) -> Measured:
+    """Everything that the train prompts are asked for; each set passes through the model once."""
+    moments = accumulator(source)
+    streams = source.streams() if with_residuals else (None, None)
+    target = source.ends(source.target, rows, stream=streams[0])
+    spoken = answered(source, rows)
+    control = source.ends(
+        source.control,
+        rows,
+        last_tokens=moments,
+        # As many as all tokens of the answered prompts together.
+        last_weight=sum(map(len, spoken)) / len(source.control),
+        stream=streams[1],
+    )
+    source.ends(spoken, rows, all_tokens=moments)
+    values = tuple(stream.values for stream in streams if stream is not None)
+    return Measured(moments, target, control, values)

@@ -1,0 +1,229 @@
+"""Second moments of writers' outputs, streamed, and linear systems in them.
+
+Two forms. Exact: S as sums of outer products, d² numbers a writer. Sketched: a matrix of a few rows
+whose Gram matrix is S in expectation (the count sketch of Charikar et al. 2002, as a sketch of matrices
+in Clarkson and Woodruff 2013, arXiv 1207.6365), for models whose S would not fit. Whatever is asked of
+them afterwards is asked in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from excise.devices.doubles import doubles, doubles_device
+
+Device = torch.device | str
+
+
+class Moments(ABC):
+    """Sums over tokens: counts, and what the second moment S is made from.
+
+    Sums are kept on the device where their writer's outputs lie; nothing goes to the host before it is asked
+    for.
+    """
+
+    def __init__(
+        self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
+    ) -> None:
+        """devices: where each writer's outputs lie; one for all, or one for each."""
+        self.writers, self._dimension = writers, dimension
+        given = [devices] * writers if isinstance(devices, (str, torch.device)) else devices
+        self._devices = [torch.device(device) for device in given]
+        self._counts = [0.0] * writers
+        self._heard = [0] * writers
+        self._powers = _zeros([doubles_device(each) for each in self._devices], dtype=torch.float64)
+
+    def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
+        """Add `tokens` [n, d] of a writer, each counted `weight` times."""
+        tokens = tokens.to(torch.float32)
+        self._counts[index] += weight * len(tokens)
+        self._heard[index] += len(tokens)
+        power = doubles(tokens).square().sum()
+        self._powers[index] += weight * power.to(self._powers[index].device)
+        self._add_products(index, tokens, weight)
+
+    def count(self, index: int) -> float:
+        """Tokens of a writer, each as often as it counts."""
+        return self._counts[index]
+
+    def heard(self, index: int) -> int:
+        """Tokens that were added of a writer, whatever they count: what there is to estimate from."""
+        return self._heard[index]
+
+    @abstractmethod
+    def system(self, index: int) -> System:
+        """Linear systems in the second moment of a writer, as it is now."""
+
+    @abstractmethod
+    def _add_products(self, index: int, tokens: Tensor, weight: float) -> None: ...
+
+    def _known(self, index: int) -> tuple[float, float]:
+        """What a system is made from: mean of the diagonal of S, and the count."""
+        count = max(1.0, self._counts[index])
+        power = float(self._powers[index] / count)
+        return max(0.0, power) / self._dimension, count
+
+
+class System(ABC):
+    """Linear systems in the second moment S of one writer.
+
+    What costs most of a solution, and does not depend on the ridge, is worked out once. All is done where
+    the writer's outputs lie (on the host, if that device knows no float64), and answers stay there.
+    """
+
+    def __init__(self, variance: float, kept: Tensor) -> None:
+        """variance: mean of the diagonal of S. kept: what S is made from, float64."""
+        self.variance, self._kept = variance, kept
+
+    def solve(self, right: Tensor, ridge: float) -> Tensor:
+        """(S + ρ·mean(diag S)·I)⁻¹ right, float64.
+
+        right: [d]. A writer that was silent has S = 0: any ridge then gives a multiple of `right`.
+        """
+        shift = ridge * self.variance if self.variance > 0 else 1.0
+        right = right.to(self._kept.device).to(torch.float64)
+        return self._solve(right.unsqueeze(1), shift).squeeze(1)
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """S whole: [d, d], float64."""
+
+    @abstractmethod
+    def effective_dimension(self, ridge: float) -> float:
+        """tr S (S + ρ·mean(diag S)·I)⁻¹: the directions in which S outweighs the ridge.
+
+        Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, eq. 3.50.
+        """
+
+    @abstractmethod
+    def _solve(self, right: Tensor, shift: float) -> Tensor:
+        """(S + shift·I)⁻¹ right for right [d, k]."""
+
+
+class ExactMoments(Moments):
+    """Sums of outer products: products in float32, sums in float64, because sums are what loses digits."""
+
+    def __init__(
+        self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
+    ) -> None:
+        super().__init__(writers, dimension, devices)
+        places = [doubles_device(device) for device in self._devices]
+        self._products = _zeros(places, dimension, dimension, dtype=torch.float64)
+
+    def system(self, index: int) -> System:
+        """See `Moments`."""
+        variance, count = self._known(index)
+        return _ExactSystem(variance, self._products[index] / count)
+
+    def _add_products(self, index: int, tokens: Tensor, weight: float) -> None:
+        products = (tokens.T @ tokens).to(self._products[index].device)
+        self._products[index].add_(products, alpha=weight)
+
+
+class _ExactSystem(System):
+    """kept: S itself, [d, d]."""
+
+    def effective_dimension(self, ridge: float) -> float:
+        """See `System`."""
+        shift = ridge * self.variance
+        factor = self._factor(shift)
+        return len(self._kept) - shift * float(torch.cholesky_inverse(factor).trace())
+
+    def matrix(self) -> Tensor:
+        """See `System`."""
+        return self._kept
+
+    def _factor(self, shift: float) -> Tensor:
+        shifted = self._kept.clone()
+        shifted.diagonal().add_(shift)
+        factor: Tensor = torch.linalg.cholesky(shifted)
+        return factor
+
+    def _solve(self, right: Tensor, shift: float) -> Tensor:
+        solved: Tensor = torch.cholesky_solve(right, self._factor(shift))
+        return solved
+
+
+class SketchedMoments(Moments):
+    """Each token is added, with a random sign, to one of `rows` rows.
+
+    The error of a quadratic form falls as 1/√rows, and heavy tokens are never missed, as a sample of tokens
+    would miss them. Memory: rows × d float32 numbers a writer. S stands for its sketch in every answer.
+    """
+
+    def __init__(
+        self,
+        writers: int,
+        dimension: int,
+        rows: int,
+        seed: int = 0,
+        devices: Device | Sequence[Device] = "cpu",
+    ) -> None:
+        super().__init__(writers, dimension, devices)
+        self._rows = rows
+        self._sketch = _zeros(self._devices, rows, dimension, dtype=torch.float32)
+        # Drawn on the host, so that a sketch is the same one whatever the device.
+        self._generators = [torch.Generator().manual_seed(seed + index) for index in range(writers)]
+
+    def system(self, index: int) -> System:
+        """See `Moments`."""
+        variance, count = self._known(index)
+        return _SketchedSystem(variance, doubles(self._sketch[index]) / math.sqrt(count))
+
+    def _add_products(self, index: int, tokens: Tensor, weight: float) -> None:
+        generator, sketch = self._generators[index], self._sketch[index]
+        buckets = torch.randint(0, self._rows, (len(tokens),), generator=generator)
+        signs = torch.randint(0, 2, (len(tokens), 1), generator=generator) * 2.0 - 1.0
+        buckets = buckets.to(sketch.device)
+        signed = (tokens * signs.to(tokens.device) * weight**0.5).to(sketch.device)
+        if sketch.device.type == "cpu":
+            sketch.index_add_(0, buckets, signed)
+        else:
+            # Where many threads add, index_add_ adds in another order each time; this one sorts first.
+            sketch.index_put_((buckets,), signed, accumulate=True)
+
+
+class _SketchedSystem(System):
+    """kept: [row, d], whose Gram matrix of columns stands for S."""
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        return self._kept @ self._kept.T
+
+    def effective_dimension(self, ridge: float) -> float:
+        """See `System`."""
+        gram, shift = self._gram, ridge * self.variance
+        identity = torch.eye(len(gram), device=gram.device)
+        return float(torch.linalg.solve(gram + shift * identity, gram).trace())
+
+    def matrix(self) -> Tensor:
+        """See `System`."""
+        return self._kept.T @ self._kept
+
+    def _solve(self, right: Tensor, shift: float) -> Tensor:
+        # Woodbury 1950: a system as large as the sketch has rows, not as the output is wide.
+        gram = self._gram.clone()
+        gram.diagonal().add_(shift)
+        inner = torch.cholesky_solve(self._kept @ right, torch.linalg.cholesky(gram))
+        solved: Tensor = (right - self._kept.T @ inner) / shift
+        return solved
+
+
+def _zeros(devices: Sequence[torch.device], *shape: int, dtype: torch.dtype) -> list[Tensor]:
+    """Zeros of `shape` for each writer on its device, all of a device in one piece that is taken once.
+
+    These are the largest thing that a search ever allocates, and one large piece goes back to the system.
+    """
+    found: list[Tensor | None] = [None] * len(devices)
+    for device in dict.fromkeys(devices):
+        members = [index for index, one in enumerate(devices) if one == device]
+        piece = torch.zeros(len(members), *shape, dtype=dtype, device=device)
+        for place, index in enumerate(members):
+            found[index] = piece[place]
+    return [one for one in found if one is not None]
