@@ -39,7 +39,8 @@ def old(finished_run: Path, tmp_path: Path) -> Path:
     """A run directory whose records are of format 4."""
     folder = Path(shutil.copytree(finished_run, tmp_path / "old"))
     for name in ("run.json", "result.json"):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        text = (folder / name).read_text(encoding="utf-8")
+        content = json.loads(text.replace('"discriminant"', '"discriminant_weighted"'))
         del content["sha256"]
         (folder / name).write_text(json.dumps(content | {"format": 4}), encoding="utf-8")
     return folder
