@@ -20,7 +20,7 @@ from excise.prompts.splits import PromptParts
 from excise.scorers.damage import is_empty, is_loop
 from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, answer_divergences
 from excise.scorers.refusals import Refusals
-from excise.store.record import Answered
+from excise.store.outcome import Answered
 
 Switch = Callable[[bool], None]
 """Puts a change of the model in force, or takes it off."""

@@ -39,11 +39,31 @@ class Runner:
         markers: Sequence[str],
         max_new_tokens: int,
         slots: int,
+        rows: int = 32,
         emit: Emit,
     ) -> None:
-        self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
+        self.model, self.chat, self.slots, self.rows = model, chat, slots, rows
         self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
         self._watch = Watch(chat.decode, self._markers)
+
+    def with_chat(self, chat: Chat) -> Runner:
+        """The same model, asked by another chat."""
+        return self._like(chat, self.slots, self.rows)
+
+    def with_batch(self, slots: int, rows: int) -> Runner:
+        """The same, in other batches."""
+        return self._like(self.chat, slots, rows)
+
+    def _like(self, chat: Chat, slots: int, rows: int) -> Runner:
+        return Runner(
+            self.model,
+            chat,
+            markers=self._markers,
+            max_new_tokens=self._max_new_tokens,
+            slots=slots,
+            rows=rows,
+            emit=self._emit,
+        )
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
@@ -119,53 +139,3 @@ class Runner:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
         result, self.slots = with_halving(self.slots, work, self.emit_halved)
         return result
-
-
-@dataclass(frozen=True)
-class Part:
-    """Target and control prompts of one part, as tokens, and what the original model makes of them.
-
-    original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. early: what early layers make of both sets.
-    """
-
-    target: tuple[Tokens, ...]
-    control: tuple[Tokens, ...]
-    original: Tensor
-    answered: Refusals
-    early: EarlyPart | None = None
-
-    @property
-    def refusals(self) -> int:
-        """How many target prompts the original model refuses."""
-        return self.answered.count
-
-    def divergences(self, runner: Runner) -> list[float]:
-        """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
-        return runner.divergences(self.control, self.original)
-
-
-def measure_original(
-    runner: Runner,
-    target: PromptSet,
-    control: PromptSet,
-    room: Callable[[Sequence[Tokens], Sequence[Tokens]], EarlyPart | None] = lambda *_: None,
-) -> Part:
-    """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
-    target_tokens = tuple(runner.chat.encode(target.prompts))
-    control_tokens = tuple(runner.chat.encode(control.prompts))
-    early = room(target_tokens, control_tokens)
-    part = Part(
-        target=target_tokens,
-        control=control_tokens,
-        original=runner.log_probabilities(
-            control_tokens, early.control.recording() if early else None
-        ),
-        answered=runner.refusals(
-            target_tokens, assignment=Assignment(early=early.target.recording() if early else None)
-        ),
-        early=early,
-    )
-    if early is not None:
-        early.prove(runner.model, target_tokens, control_tokens)
-    return part

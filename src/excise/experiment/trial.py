@@ -14,41 +14,9 @@ from excise.engine.assignment import Assignment
 from excise.engine.decode import Pool, pool_for
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
-from excise.scorers.refusals import Hearing, Refusals
+from excise.scorers.refusals import Hearing
 from excise.search.front import Point, refusals_to_beat
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A candidate's scores.
-
-    kl: nats, first answer token, mean over control prompts. answered: verdicts on target prompts; None if
-    KL alone rules the candidate out. dominated: a trial before it is at least as good in both; its
-    refusals are then a lower bound.
-    """
-
-    kl: float
-    answered: Refusals | None
-    dominated: bool
-
-    @property
-    def refusals(self) -> int:
-        """Certain refusals."""
-        return 0 if self.answered is None else self.answered.count
-
-
-@dataclass(frozen=True)
-class Contest:
-    """What decides how much of a trial is waited for.
-
-    to_beat: trials finished before. urgency: of each target prompt, how often it was refused before: asked
-    first, these rule a bad candidate out soonest. exhaustive: wait for every verdict and run every layer all
-    the same; the scores that come out are alike.
-    """
-
-    to_beat: tuple[Point, ...] = ()
-    urgency: tuple[float, ...] | None = None
-    exhaustive: bool = False
+from excise.search.scoring import Contest, Scored
 
 
 @dataclass
@@ -58,6 +26,7 @@ class _UnderWay:
     seat: int
     contest: Contest
     to_beat: list[Point]
+    divergences: tuple[float, ...] = ()
     kl: float = 0.0
     hearing: Hearing | None = None
     error: TrialError | None = None
@@ -124,9 +93,10 @@ class Scoring:
         self._under_way.append(one)
         target, control = self._assignments(edit, one)
         try:
-            one.kl = mean(
+            one.divergences = tuple(
                 self._runner.divergences(self._part.control, self._part.original, control)
             )
+            one.kl = mean(one.divergences)
         except TrialError as error:
             one.error = error
         else:
@@ -175,14 +145,14 @@ class Scoring:
             self._pool = None
             self._edits.use(None)
         if one.hearing is None:
-            return one.error or Scored(one.kl, None, dominated=True), one.seconds
+            return one.error or Scored(one.kl, None, True, one.divergences), one.seconds
         asked = one.hearing.asked
         seconds = one.seconds + asked.seconds
         if asked.failure is not None:
             return asked.failure, seconds
         verdicts = one.hearing.verdicts()
         dominated = one.limit is not None and verdicts.count >= one.limit
-        return Scored(one.kl, verdicts, dominated), seconds
+        return Scored(one.kl, verdicts, dominated, one.divergences), seconds
 
     def _sit_down(self, edit: Edit) -> int:
         """Put the edit in force beside the others; returns its number."""

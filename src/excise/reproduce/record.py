@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from excise.checkpoint.folder import RECORD
-from excise.config import Settings, stored_digest, study_settings
+from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
 from excise.kinds import KINDS, current_name, with_current_kind
+from excise.store.identity import stored_digest
 from excise.system.json_files import first_fault, read_json_object
 
 FORMAT = 2
