@@ -43,6 +43,7 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     from excise.app.model import open_model
     from excise.checkpoint.source import resolve
     from excise.config import gather
+    from excise.config.prompt_sources import prompt_sources
     from excise.demo.model import materialise
     from excise.demo.settings import demo_flags
     from excise.events import ignore
@@ -58,7 +59,7 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     settings = gather(flags, {}, Path(os.devnull))
     loaded, anatomy, _, runner = open_model(settings, resolve(settings.model), ignore)
     runner.rows = rows
-    bank = build_bank(settings, loaded, anatomy, runner, load_parts(settings))
+    bank = build_bank(settings, loaded, anatomy, runner, load_parts(prompt_sources(settings)))
     found: dict[str, torch.Tensor] = {}
     for kind, ridge in bank_keys():
         operator = bank.operator(Candidate(kind, ridge=ridge))  # type: ignore[arg-type]

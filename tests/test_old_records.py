@@ -22,6 +22,7 @@ from excise.cli.render import Renderer
 from excise.cli.resume import where_to_run
 from excise.cli.stored import figures, open_run_named
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
 from excise.prompts.splits import load_parts
 from excise.saving.reproduction import reproduction_of
@@ -76,7 +77,10 @@ def readers(folder: Path) -> list[Callable[[], object]]:
     stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
     settings = Settings.model_validate({**stored, "run_dir": folder})
     screen = Renderer(Console(file=StringIO()))
-    source, prompts = resolve(settings.model, None), prompts_digest(load_parts(settings))
+    source, prompts = (
+        resolve(settings.model, None),
+        prompts_digest(load_parts(prompt_sources(settings))),
+    )
     run = open_run_named(str(folder), {}, {})
     directory = run.directory
 

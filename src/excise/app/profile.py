@@ -17,6 +17,7 @@ from excise.app.model import open_model
 from excise.app.settle import settle
 from excise.checkpoint.source import resolve
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.devices.memory import device_memory, devices_of, peak_memory
 from excise.edits.virtual import VirtualEdits
 from excise.engine.rate import synchronise
@@ -80,7 +81,7 @@ def profile(settings: Settings, emit: Emit) -> Profile:
 
     Raises ExciseError for what the user can mend.
     """
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     started = time.perf_counter()
     loaded, anatomy, _, runner = open_model(settings, source, emit)

@@ -15,14 +15,15 @@ from excise.app.prepare import Prepared, prepare
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, Stored, gather
+from excise.config.prompt_sources import prompt_sources
 from excise.devices.device import input_device
+from excise.devices.environment import hardware, versions
 from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note, StageStarted
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
 from excise.models.load import LoadedModel
-from excise.prompts.splits import PromptParts, load_parts, named_sets
-from excise.reproduce.environment import hardware, versions
+from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
 from excise.search.loop import open_study, search
@@ -90,7 +91,7 @@ def rebuild(
 def _found(settings: Settings) -> tuple[PromptParts, ModelSource]:
     """The prompts and the model that the settings name. Raises ReproductionError."""
     try:
-        prompts = load_parts(settings)
+        prompts = load_parts(prompt_sources(settings))
     except PromptError as error:
         raise ReproductionError(
             f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
@@ -142,7 +143,7 @@ def settings_of(
 
 def _named_by(settings: Settings) -> str:
     """What the record makes excise read, in one line."""
-    named = [settings.model, *named_sets(settings)]
+    named = [settings.model, *prompt_sources(settings).names()]
     if settings.chat_template is not None:
         named.append(str(settings.chat_template))
     return (

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
+from excise.checkpoint.folder import RECORD
 from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
 from excise.system.json_files import first_fault, read_json_object
 
 FORMAT = 1
-NAME = "reproduce.json"
+NAME = RECORD
 
 
 class _Record(BaseModel):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
 from excise.devices.device import input_device
+from excise.devices.environment import devices_digest, hardware, versions
 from excise.devices.memory import devices_of
 from excise.engine.generation import asked_for
-from excise.reproduce.environment import devices_digest, hardware, versions
 from excise.scorers.divergence import UNRECORDED, AnswerTokens
 from excise.scorers.interval import Estimate
 from excise.search.front import Point
