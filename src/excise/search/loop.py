@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
-from excise.app.metering import Metering
 from excise.app.prepare import Prepared
 from excise.devices.memory import devices_of, peak_memory
 from excise.edits.virtual import VirtualEdits
-from excise.engine.answers import end_tokens
-from excise.engine.meter import ended_early
+from excise.engine.tokens import TokenCounter
 from excise.errors import ExciseError, TrialError
 from excise.events import Emit
 from excise.experiment.bank import edit_of
 from excise.experiment.trial import Contest, Scored, Scoring
-from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 from excise.search.front import Point
 from excise.search.space import Candidate, propose
 from excise.search.start import start_points
@@ -27,6 +25,8 @@ from excise.store.front import write_front
 
 _FAILURES_IN_A_ROW = 10
 """After so many failed trials the fault is not the trials'."""
+_REPORT_SECONDS = 2.0
+"""How often tokens a second are told while a trial is scored."""
 _REFUSED = "refused"
 """Under this name a trial keeps which target prompts were certainly refused."""
 
@@ -64,9 +64,9 @@ def search(
     names = prepared.anatomy.names * prepared.settings.directions
     with (
         VirtualEdits(model, names) as edits,
-        Metering(prepared.loaded, prepared.anatomy, emit) as meter,
+        TokenCounter(model) as tokens,
     ):
-        loop = _Loop(prepared, study, emit, edits, meter, trials or prepared.settings.trials)
+        loop = _Loop(prepared, study, emit, edits, tokens, trials or prepared.settings.trials)
         why = loop.run(stop)
         front = loop.front or front
     emit(SearchEnded(why, tuple(front)))
@@ -97,17 +97,15 @@ class _Loop:
         study: Study,
         emit: Emit,
         edits: VirtualEdits,
-        meter: Metering,
+        tokens: TokenCounter,
         budget: int,
     ) -> None:
         self._prepared, self._study, self._emit = prepared, study, emit
-        self._meter, self._budget = meter, budget
+        self._tokens, self._budget = tokens, budget
         self._interrupted = study.in_hand()
-        self._scoring = Scoring(
-            prepared.runner, edits, prepared.search_part, prepared.candidates, meter.stage
-        )
+        self._scoring = Scoring(prepared.runner, edits, prepared.search_part, prepared.candidates)
         self._in_hand: list[_InHand] = []
-        self._started = time.perf_counter()
+        self._started = self._reported = time.perf_counter()
         self._done_before = study.done()
         self._failures, self._reason = 0, ""
         self.front: list[Point] = []
@@ -139,8 +137,12 @@ class _Loop:
                         )
                     return "failing"
             else:
-                self._scoring.advance(more=bool(waiting) and not why)
+                self._scoring.advance(
+                    more=bool(waiting) and not why, seconds=self._seconds_to_report()
+                )
                 between = False
+            if self._seconds_to_report() <= 0:
+                self._report_work()
 
     def _why_to_stop(self, stop: Callable[[], bool]) -> str:
         if stop():
@@ -156,9 +158,8 @@ class _Loop:
     def _propose(self) -> _InHand:
         started = time.perf_counter()
         prepared = self._prepared
-        with self._meter.stage("proposal"):
-            trial = self._interrupted.pop(0) if self._interrupted else self._study.new()
-            candidate = propose(trial, prepared.settings.kinds, prepared.anatomy)
+        trial = self._interrupted.pop(0) if self._interrupted else self._study.new()
+        candidate = propose(trial, prepared.settings.kinds, prepared.anatomy)
         return _InHand(trial, candidate, time.perf_counter() - started)
 
     def _begin(self, one: _InHand) -> None:
@@ -167,7 +168,6 @@ class _Loop:
         prepared = self._prepared
         edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
         self._scoring.begin(edit, _contest(prepared, self._study))
-        self._meter.candidates = max(1, len(self._scoring))
 
     def _end(self, one: _InHand) -> None:
         scored, seconds = self._scoring.take()
@@ -179,16 +179,27 @@ class _Loop:
             self._failures = 0
             self._learn(one.trial.number, scored)
         self.front = write_front(self._prepared, self._study, self._study.points())
-        self._meter.emit()
+        self._report_work()
         self._tell_finished(one.trial, scored, seconds)
 
     def _learn(self, number: int, scored: Scored) -> None:
         if not scored.dominated:
             self._scoring.learn(Point(number, scored.refusals, scored.kl))
-        if scored.answered is not None:
-            ends = end_tokens(self._prepared.loaded.model)
-            most = self._prepared.settings.max_new_tokens
-            self._meter.ended_early(ended_early(scored.answered.tokens, ends, most))
+
+    def _seconds_to_report(self) -> float:
+        return self._reported + _REPORT_SECONDS - time.perf_counter()
+
+    def _report_work(self) -> None:
+        now = time.perf_counter()
+        self._emit(
+            WorkDone(
+                tokens=self._tokens.take(),
+                seconds=now - self._reported,
+                candidates=len(self._scoring),
+                prompts=self._scoring.prompts,
+            )
+        )
+        self._reported = now
 
     def _tell_finished(self, trial: Trial, scored: Scored | TrialError, seconds: float) -> None:
         good = None if isinstance(scored, TrialError) else scored
