@@ -49,10 +49,10 @@ from excise.demo.settings import PROMPTS, demo_flags
 from excise.devices.device import input_device
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.engine.rate import matrix_rate
 from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.trial import Contest, Scored, score
+from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
 

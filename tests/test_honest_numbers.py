@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,7 +121,8 @@ def test_too_few_prompts_for_the_ridge_say_how_many_would_do(
     few = ExactMoments(1, 64)
     # However much each counts, there are six of them.
     few.add(0, tokens[:6], 5.0)
-    monkeypatch.setattr(few, "effective_dimension", lambda index, ridge: needed)
+    system = SimpleNamespace(effective_dimension=lambda ridge: needed)
+    monkeypatch.setattr(few, "system", lambda index: system)
     with pytest.raises(PromptError, match=r"5 train prompts have 6 diff.*at least 2\d prompts"):
         require_enough_tokens(few, (0.1,), 5)
 

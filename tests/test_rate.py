@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.engine.rate import matrix_rate
+from excise.models.rate import matrix_rate
 
 
 @pytest.mark.parametrize(("per_second", "sizes"), [(1e10, 2), (1e12, 4), (1e16, 5)])
@@ -21,7 +21,7 @@ def test_the_matrix_rate_is_that_of_the_fastest_product(
         taken.append((size, seconds))
         return seconds
 
-    monkeypatch.setattr("excise.engine.rate._product", product)
+    monkeypatch.setattr("excise.models.rate._product", product)
     rate = matrix_rate(torch.float32, torch.device("cpu"), seconds=0.3)
     assert rate == pytest.approx(per_second)
     assert sorted({size for size, _ in taken}) == [256 * 2**index for index in range(sizes)]

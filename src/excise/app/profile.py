@@ -20,7 +20,6 @@ from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.devices.memory import device_memory, devices_of, peak_memory
 from excise.edits.virtual import VirtualEdits
-from excise.engine.rate import synchronise
 from excise.engine.tokens import TokenCounter
 from excise.errors import TrialError
 from excise.events import Emit, StageStarted
@@ -29,6 +28,7 @@ from excise.experiment.build_bank import build_bank
 from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import measure_original
 from excise.experiment.trial import Contest, Scoring
+from excise.models.rate import synchronise
 from excise.prompts.splits import load_parts
 from excise.search.start import closed_form_of
 
