@@ -8,15 +8,9 @@ import json
 import pytest
 from rich.console import Console
 
-from excise.app.events import (
-    Chosen,
-    DeviceFound,
-    Examined,
-    ModelLoaded,
-    PromptsLoaded,
-    SeedsCompared,
-)
-from excise.app.seeds import SeedResult, spread
+from excise.app.events import Chosen, DeviceFound, ModelLoaded, PromptsLoaded, SeedsCompared
+from excise.experiment.events import Examined
+from excise.app.spread import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
 from excise.cli.interrupt import STOPPING
@@ -43,7 +37,7 @@ from excise.search.events import (
     WorkDone,
 )
 from excise.search.front import Point
-from excise.store.record import Answered, Outcome
+from excise.store.outcome import Answered, Outcome
 
 PARAMETERS = {
     "kind": "discriminant",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from excise.app.spread import SeedResult, Spread
 from excise.events import Event
-from excise.store.record import Outcome
-
-if TYPE_CHECKING:
-    from excise.app.seeds import SeedResult, Spread
+from excise.store.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -38,15 +35,6 @@ class ModelLoaded(Event):
     seconds: float
     attempts: tuple[str, ...]
     places: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Examined(Event):
-    """Layers, matrices of each component, and coverage of each layer."""
-
-    layers: int
-    matrices: Mapping[str, int]
-    coverage: tuple[float, ...]
 
 
 @dataclass(frozen=True)

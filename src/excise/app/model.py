@@ -1,11 +1,12 @@
-"""The model that the settings name: loaded, ready to be asked, its writers found and covered."""
+"""The model that the settings name, and the experiment with it."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 
 from excise.anatomy.writers import Anatomy, examine
-from excise.app.events import DeviceFound, Examined, ModelLoaded
+from excise.app.events import DeviceFound, ModelLoaded
 from excise.checkpoint.foreign import code_of
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
@@ -13,11 +14,15 @@ from excise.config.memory import memory_limits
 from excise.devices.memory import device_memory, devices_for
 from excise.events import Emit, Note, StageStarted
 from excise.experiment.coverage import Coverage, measure
-from excise.experiment.runner import Runner
+from excise.experiment.events import Examined
+from excise.experiment.experiment import Experiment
+from excise.experiment.options import Options
+from excise.experiment.settle import Settled
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
 from excise.models.storage import packed_as
 from excise.models.tokenizer import load_tokenizer
+from excise.prompts.splits import PromptParts
 
 
 def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
@@ -32,13 +37,14 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
 
 def open_model(
     settings: Settings, source: ModelSource, emit: Emit
-) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
-    """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
-    loaded, runner = load_runner(settings, source, emit)
+) -> tuple[LoadedModel, Anatomy, Coverage]:
+    """Load a model, find its writers and measure coverage, without prompts. Raises ModelError."""
+    loaded = load_model(settings, source, emit)
     anatomy = examine(loaded.model, settings.writers)
-    coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
+    hello = Chat(loaded.tokenizer, "", loaded.call).hello(settings.system_prompt)
+    coverage = measure(loaded.model, anatomy, hello)
     emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
-    return loaded, anatomy, coverage, runner
+    return loaded, anatomy, coverage
 
 
 def given_template(settings: Settings, source: ModelSource) -> str | None:
@@ -57,8 +63,8 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
     ).given
 
 
-def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
-    """Load a model, ready to be asked. Raises ModelError."""
+def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedModel:
+    """Load the model that the settings name. Raises ModelError."""
     for found in devices_found(settings):
         emit(found)
     if settings.trust_remote_code and (code := code_of(source)):
@@ -89,15 +95,35 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
     )
     for note in loaded.notes:
         emit(Note(note))
-    runner = Runner(
+    return loaded
+
+
+def experiment_of(
+    settings: Settings,
+    loaded: LoadedModel,
+    prompts: PromptParts,
+    emit: Emit,
+    *,
+    known: Settled | None = None,
+    rows: int = Options.rows,
+) -> Experiment:
+    """The experiment that the settings describe. known: what a run found out before; rows: see `Options`."""
+    return Experiment(
         loaded.model,
-        Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
-        markers=settings.markers,
-        max_new_tokens=settings.max_new_tokens,
-        slots=settings.batch_size or 1,
+        loaded.tokenizer,
+        prompts,
+        options_of(settings, rows),
+        chat=Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
+        known=known,
         emit=emit,
     )
-    return loaded, runner
+
+
+def options_of(settings: Settings, rows: int = Options.rows) -> Options:
+    """The options that the settings name alike. Whoever made them asks about an absent behaviour."""
+    names = [field.name for field in fields(Options) if field.name in type(settings).model_fields]
+    given = {name: getattr(settings, name) for name in names}
+    return Options(**{**given, "rows": rows, "allow_absent": True})
 
 
 def devices_found(settings: Settings) -> list[DeviceFound]:

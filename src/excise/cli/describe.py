@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
-from excise.app.events import (
-    Chosen,
-    DeviceFound,
-    Examined,
-    ModelLoaded,
-    PromptsLoaded,
-    SeedsCompared,
-)
+from excise.app.events import Chosen, DeviceFound, ModelLoaded, PromptsLoaded, SeedsCompared
 from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
@@ -22,6 +15,7 @@ from excise.experiment.events import (
     BatchReduced,
     BatchSizeFound,
     DirectionsFound,
+    Examined,
     ResponsePrefixFound,
 )
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from excise.anatomy.writers import examine
-from excise.app.model import given_template, load_runner
+from excise.app.model import given_template, load_model
 from excise.checkpoint.source import resolve
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
@@ -162,7 +162,7 @@ def write(
     if save is None and adapter is None:
         return
     # Numbers that only loading unpacks.
-    loaded, _ = load_runner(settings, source, screen)
+    loaded = load_model(settings, source, screen)
     if save is not None:
         save_model(loaded, edit, save, text, screen, declared=settings.writers, known=known)
     if adapter is not None:

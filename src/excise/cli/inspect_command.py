@@ -35,7 +35,7 @@ def inspect(settings: Settings) -> int:
             from excise.app.model import open_model
 
             source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
-            loaded, anatomy, coverage, _ = open_model(settings, source, screen)
+            loaded, anatomy, coverage = open_model(settings, source, screen)
             dtype: str | None = loaded.dtype
         else:
             model = blueprint(settings.model, folder, trust_remote_code=settings.trust_remote_code)

@@ -27,9 +27,7 @@ from excise.search.space import RIDGES
 from excise.search.start import closed_form_of
 
 
-def build_bank(
-    options: Options, anatomy: Anatomy, runner: Runner, prompts: PromptParts
-) -> Bank:
+def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: PromptParts) -> Bank:
     """Every direction and operator that the search may ask for, from the train prompts.
 
     Raises PromptError if target and control prompts cannot be told apart, or are too few for the ridge.
@@ -87,9 +85,7 @@ def _ends_of(residual: Tensor) -> EndStatistics:
     return EndStatistics(values.mean(0), values.var(0, correction=0).sum(-1), len(values))
 
 
-def _next_bank(
-    options: Options, source: TrainPrompts, bank: Bank, moments: Moments | None
-) -> Bank:
+def _next_bank(options: Options, source: TrainPrompts, bank: Bank, moments: Moments | None) -> Bank:
     """The next direction: what still separates the prompts while the directions before it are removed.
 
     From each new δ the part along the earlier directions is taken as their operators see it, δ − u (vᵀδ).

@@ -6,15 +6,13 @@ from excise.devices.device import input_device
 from excise.devices.environment import devices_digest, hardware
 from excise.devices.memory import devices_of
 from excise.engine.generation import asked_for
-from excise.experiment.experiment import Experiment
+from excise.experiment.measurements import Measurements
 from excise.models.blocked import is_blocked
 from excise.store.description import Execution, Origin, RunDescription
 from excise.store.identity import Identity
 
 
-def description_of(
-    experiment: Experiment, identity: Identity, origin: Origin
-) -> RunDescription:
+def description_of(experiment: Measurements, identity: Identity, origin: Origin) -> RunDescription:
     """Everything of a run but its trials, as it is now: memory may have run out since it began."""
     runner, part = experiment.runner, experiment.search_part
     return RunDescription(
@@ -31,7 +29,7 @@ def description_of(
     )
 
 
-def _execution(experiment: Experiment, origin: Origin) -> Execution:
+def _execution(experiment: Measurements, origin: Origin) -> Execution:
     model, runner = experiment.model, experiment.runner
     return Execution(
         dtype=str(model.dtype).removeprefix("torch."),
@@ -44,7 +42,7 @@ def _execution(experiment: Experiment, origin: Origin) -> Execution:
     )
 
 
-def _asked_with(experiment: Experiment) -> dict[str, object]:
+def _asked_with(experiment: Measurements) -> dict[str, object]:
     """How prompts were put and answers chosen, as far as there is something to say.
 
     response_prefix: what all answers begin with. template_arguments: given and found ones.

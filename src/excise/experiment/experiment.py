@@ -1,198 +1,54 @@
-"""An experiment: a model in memory and prompts. It knows no disk and no settings."""
+"""The experiment: a model in memory and prompts, edits and their scores, and the search for them."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Callable
 
-from optuna.trial import BaseTrial
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from excise.anatomy.writers import Anatomy, examine
-from excise.edits.edit import Edit
-from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.events import Emit, Note, StageStarted, ignore
-from excise.experiment.bank import Bank, edit_of, per_matrix
-from excise.experiment.baseline import Part, measure_original
-from excise.experiment.build_bank import build_bank
-from excise.experiment.cached_prefix import room_for_early
-from excise.experiment.coverage import Coverage, measure
-from excise.experiment.events import BaselineMeasured, DirectionsFound, Examined
-from excise.experiment.figures import HeldOut, measure_held_out
-from excise.experiment.options import Options
-from excise.experiment.runner import Runner
-from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
-from excise.experiment.trial import Scoring
-from excise.models.chat import Chat
-from excise.models.template import settled as settled_template
-from excise.prompts.splits import PromptParts
+from excise.experiment.describe import description_of
+from excise.experiment.measurements import Measurements
 from excise.search.loop import Limits, Objective, search
-from excise.search.space import propose
-from excise.search.start import start_points
-from excise.search.study import OptunaStudy, Proposals
+from excise.search.study import OptunaStudy
+from excise.store.description import RunDescription
+from excise.store.stored_study import StoredStudy
 
 
-class Experiment:
-    """A model and prompts: what the model does, the directions in it, edits and their scores.
+class Experiment(Measurements):
+    """A model and prompts: what the model does, the directions in it, edits and their scores."""
 
-    Whatever takes passes through the model is worked out when it is first asked for, and kept. The model is
-    never changed but for the time of a measurement.
-    """
-
-    def __init__(
+    def search(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: PromptParts,
-        options: Options = Options(),
+        trials: int = 30,
         *,
-        chat: Chat | None = None,
-        known: Settled | None = None,
-        emit: Emit = ignore,
+        store: StoredStudy | None = None,
+        seconds: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """chat: how prompts become tokens; by default by the tokenizer's chat template. known: what an
-        experiment with the same model found out before. emit: takes the events of the work.
+        """Search for edits with few refusals and little KL, until the study holds `trials`.
 
-        Raises ModelError if the tokenizer has no chat template, or one that loses prompts.
+        store: where the study is kept, by default in memory. seconds: no trial is proposed after so many.
+        stop: asked between trials. Raises ModelError if the model hardly shows the behaviour, ExciseError if
+        no trial can be scored.
         """
-        self.model, self.prompts, self.options = model, prompts, options
-        self.chat = chat if chat is not None else _chat(tokenizer, options)
-        self.seconds: dict[str, float] = {}
-        self._known, self._emit = known, emit
-
-    def with_seed(self, seed: int) -> Experiment:
-        """The same experiment, with all that is known of it, and another seed."""
-        other = copy.copy(self)
-        other.options = replace(self.options, seed=seed)
-        return other
-
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        """The model's layers, and what writes to its residual stream. Raises ModelError."""
-        return examine(self.model, self.options.writers)
-
-    @cached_property
-    def coverage(self) -> Coverage:
-        """Covered share of what each layer writes, measured along a random direction."""
-        hello = self.chat.hello(self.options.system_prompt)
-        coverage = measure(self.model, self.anatomy, hello)
-        self._emit(
-            Examined(len(self.anatomy.layers), self.anatomy.matrices(), coverage.per_layer)
-        )
-        return coverage
-
-    @cached_property
-    def runner(self) -> Runner:
-        """The model, ready to be asked: the beginning of its answers and its batch size are known."""
-        options = self.options
-        runner = Runner(
-            self.model,
-            self.chat,
-            markers=options.markers,
-            max_new_tokens=options.max_new_tokens,
-            slots=options.batch_size or 1,
-            rows=options.rows,
-            emit=self._emit,
-        )
-        return settle(runner, options, self.prompts, self._emit, self._known)
-
-    @cached_property
-    def candidates(self) -> int:
-        """How many edits are scored side by side."""
-        return candidates_for(self.runner, self.options, self.prompts, self._known)
-
-    @cached_property
-    def search_part(self) -> Part:
-        """The original model on the prompts of the search."""
-        with self._stage("baseline", "Asking the original model"):
-            part = measure_original(
-                self.runner,
-                self.prompts.target.search,
-                self.prompts.control.search,
-                partial(room_for_early, self.model, self.anatomy),
-            )
-            self._emit(BaselineMeasured("search", part.refusals, len(part.target)))
-            note = unfinished_note(self.runner.chat, part.answered.tokens)
-            if note is not None:
-                self._emit(Note(note))
-        return part
-
-    @cached_property
-    def bank(self) -> Bank:
-        """Every direction and operator that the search may ask for, from the train prompts.
-
-        Raises ModelError if not every layer is covered, PromptError if the prompts cannot be told apart.
-        """
-        if not self.options.allow_partial:
-            self.coverage.require_complete()
-        runner, kinds = self.runner, self.options.kinds
-        with self._stage("directions", "Finding the direction of each layer"):
-            bank = build_bank(self.options, self.anatomy, runner, self.prompts)
-        self._emit(DirectionsFound(kinds, self.seconds["directions"]))
-        blocks = [block for kind in kinds for block in per_matrix(kind, self.anatomy)]
-        if blocks:
-            text = (
-                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
-                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
-                "kind for each expert"
-            )
-            self._emit(Note(text))
-        return bank
-
-    @cached_property
-    def held_out(self) -> HeldOut:
-        """The original model on held-out prompts."""
-        runner = self.runner
-        self._emit(StageStarted("held_out", "Asking held-out prompts that the search never saw"))
-        held_out = measure_held_out(runner, self.prompts)
-        refusals = held_out.to_target.count
-        self._emit(BaselineMeasured("held_out", refusals, len(held_out.target)))
-        return held_out
-
-    def edit_of_trial(self, trial: BaseTrial) -> Edit:
-        """The edit that a trial of the search stands for; a new trial is asked for its parameters."""
-        return edit_of(propose(trial, self.options.kinds, self.anatomy), self.bank, self.anatomy)
-
-    @property
-    def proposals(self) -> Proposals:
-        """How a search of this experiment proposes its trials."""
-        options = self.options
-        count, seed = options.startup_trials, options.seed
-        return Proposals(
-            seed, count, tuple(start_points(options.kinds, self.anatomy, count, seed))
-        )
-
-    @contextmanager
-    def scoring(self, candidates: int) -> Iterator[Scoring]:
-        """A scope in which so many edits are scored side by side on the prompts of the search."""
-        names = self.anatomy.names * self.options.directions
-        with VirtualEdits(self.model, names) as edits:
-            yield Scoring(self.runner, edits, self.search_part, candidates)
-
-    def _run(
-        self,
-        study: OptunaStudy,
-        trials: int,
-        *,
-        seconds: float | None,
-        stop: Callable[[], bool],
-        save: Callable[[], None],
-        emit: Emit,
-    ) -> None:
         if not self.options.allow_absent:
-            self._require_behaviour()
+            self.require_behaviour()
+
+        def save() -> None:
+            if store is not None:
+                store.save(self.describe(store), self.edit_of_trial)
+
         objective = Objective(
             self.model, len(self.search_part.target), self.edit_of_trial, self.scoring
         )
         limits = Limits(trials, self.candidates, seconds, self.options.exhaustive)
-        search(study, objective, limits, emit, stop=stop, save=save)
+        study = store.study if store is not None else OptunaStudy(self.proposals)
+        search(study, objective, limits, self.emit, stop=stop, save=save)
 
-    def _require_behaviour(self) -> None:
+    def describe(self, store: StoredStudy) -> RunDescription:
+        """What is written of this experiment into a run directory."""
+        return description_of(self, store.identity, store.origin)
+
+    def require_behaviour(self) -> None:
         """Raise ModelError if there is next to nothing to remove."""
         absence = self.search_part.absence()
         if absence is not None:
@@ -200,18 +56,3 @@ class Experiment:
                 f"{absence}: there is hardly anything to remove; give other target prompts or markers, or "
                 "search all the same with --allow-absent"
             )
-
-    @contextmanager
-    def _stage(self, name: str, text: str) -> Iterator[None]:
-        self._emit(StageStarted(name, text))
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
-
-
-def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:
-    """Prompts put by the tokenizer's own chat template."""
-    call, _ = settled_template(
-        tokenizer, None, options.template_arguments, options.system_prompt
-    )
-    return Chat(tokenizer, options.response_prefix or "", call)

@@ -24,9 +24,9 @@ class Options:
     system_prompt, template_arguments: given to the chat template.
 
     seed: of everything that is random. startup_trials: trials around the closed forms before the search
-    learns. batch_size: prompts that decode at a time, candidates: edits scored side by side; 0 finds them out.
-    rows: prompts of one forward pass without decoding; figures depend on it by rounding. exhaustive: wait for
-    every verdict and run every layer; the front is the same.
+    learns. batch_size: prompts that decode at a time; candidates: edits scored side by side; 0 finds both
+    out. rows: prompts of one forward pass without decoding; figures depend on it by rounding. exhaustive:
+    wait for every verdict and run every layer; the front is the same.
 
     writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: go on
     although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.
@@ -51,3 +51,6 @@ class Options:
     writers: tuple[str, ...] = ()
     allow_partial: bool = False
     allow_absent: bool = False
+
+
+DEFAULTS = Options()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor
@@ -11,13 +10,11 @@ from transformers import PreTrainedModel
 
 from excise.engine.assignment import ALONE, Assignment, Early
 from excise.engine.batch_size import with_halving
-from excise.engine.early import EarlyPart
 from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
-from excise.prompts.sets import PromptSet
 from excise.scorers.refusals import Hearing, Judging, Refusals, judge
 from excise.scorers.watch import Watch
 

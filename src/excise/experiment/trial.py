@@ -13,7 +13,8 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
 from excise.engine.decode import Pool, pool_for
 from excise.errors import TrialError
-from excise.experiment.runner import Part, Runner
+from excise.experiment.baseline import Part
+from excise.experiment.runner import Runner
 from excise.scorers.refusals import Hearing
 from excise.search.front import Point, refusals_to_beat
 from excise.search.scoring import Contest, Scored

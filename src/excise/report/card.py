@@ -13,7 +13,7 @@ from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.interval import counted
-from excise.store.record import Outcome, outcome_in
+from excise.store.outcome import Outcome, outcome_in
 
 _RECORDED = """
 `reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce

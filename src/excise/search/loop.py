@@ -47,8 +47,8 @@ class Objective:
 class Limits:
     """How far a search goes, and how.
 
-    trials: the study holds so many in the end. candidates: how many are scored side by side. seconds: no trial
-    is proposed after so many. exhaustive: take no short cut, see `Contest`.
+    trials: the study holds so many in the end. candidates: how many are scored side by side. seconds: no
+    trial is proposed after so many. exhaustive: take no short cut, see `Contest`.
     """
 
     trials: int

@@ -47,8 +47,8 @@ class RunDescription:
     """Everything of a run but its trials and its chosen edit.
 
     response_prefix: what every answer begins with. asked_with: how prompts were put and answers chosen.
-    coverage: of each layer. uncovered: the modules that still write, by layer. refusals: of the original model
-    on the target prompts of the search. seconds: of each stage.
+    coverage: of each layer. uncovered: the modules that still write, by layer. refusals: of the original
+    model on the target prompts of the search. seconds: of each stage.
     """
 
     identity: Identity

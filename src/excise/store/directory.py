@@ -139,9 +139,7 @@ def default_path(settings: Mapping[str, object]) -> Path:
     assert isinstance(kinds, list)
     name = directory_name(last_part(model) if names_a_path(model) else model)
     former = {**settings, "kinds": [former_name(kind) for kind in kinds]}
-    now, then = (
-        DEFAULT_ROOT / f"{name}-{stored_digest(each)[:8]}" for each in (settings, former)
-    )
+    now, then = (DEFAULT_ROOT / f"{name}-{stored_digest(each)[:8]}" for each in (settings, former))
     return then if then.exists() and not now.exists() else now
 
 

@@ -29,7 +29,9 @@ class Identity(Shape):
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, model: str, settings: Mapping[str, object], *, weights: str, prompts: str) -> Identity:
+    def of(
+        cls, model: str, settings: Mapping[str, object], *, weights: str, prompts: str
+    ) -> Identity:
         """The identity of a study. weights, prompts: their digests."""
         return cls(
             model=model,

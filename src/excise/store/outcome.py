@@ -118,11 +118,13 @@ def _answered(stored: Mapping[str, Any]) -> Answered:
 
 
 def counts(answered: Answered, outcome: Outcome) -> dict[str, object]:
+    """One model's answers as JSON. outcome: knows how many prompts there were."""
     prompts = {"prompts": outcome.prompts, "control_prompts": outcome.control_prompts}
     return {**asdict(answered), **prompts}
 
 
 def chosen_json(outcome: Outcome) -> Mapping[str, object]:
+    """What `outcome_of` reads under "chosen"."""
     return {
         "trial": outcome.trial,
         "search": {
@@ -135,6 +137,7 @@ def chosen_json(outcome: Outcome) -> Mapping[str, object]:
 
 
 def held_out_json(outcome: Outcome) -> dict[str, object]:
+    """The edited model on held-out prompts."""
     return {
         **counts(outcome.edited, outcome),
         "kl": asdict(outcome.kl),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from excise.devices.environment import versions
+from excise.devices.environment import hardware_digest, versions
 from excise.prompts.splits import PromptParts
 from excise.search.front import Point
 from excise.search.study import Trial
@@ -67,6 +68,28 @@ def chosen_before(directory: RunDirectory, front: Sequence[Point]) -> Outcome | 
     outcome = outcome_of(directory.record())
     on_front = outcome is not None and outcome.trial in {point.number for point in front}
     return outcome if on_front else None
+
+
+def settled_facts(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the run found out about its model, by the names of `excise.experiment.settle.Settled`.
+
+    None for a run of an excise that recorded less.
+    """
+    known = record.get("circumstances")
+    if known is None:
+        return None
+    device = record.get("device")
+    if device is None and known.get("hardware"):
+        # Of an excise that recorded no digest.
+        device = hardware_digest([known["hardware"]])
+    return {
+        "batch_size": int(record["batch_size"]),
+        "rows": int(known["rows"]),
+        "candidates": int(record["candidates"]),
+        "device": device,
+        "response_prefix": str(known["response_prefix"]),
+        "template_arguments": dict(known.get("template_arguments", {})),
+    }
 
 
 def _origins(prompts: PromptParts) -> Mapping[str, object]:
