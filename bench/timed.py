@@ -10,8 +10,10 @@ from math import inf
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
-from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Contest, Scored, Scoring, score_all
+from excise.experiment.baseline import Part
+from excise.experiment.runner import Runner
+from excise.experiment.trial import Scoring, score_all
+from excise.search.scoring import Contest, Scored
 
 
 class TimedScoring(Scoring):

@@ -29,7 +29,7 @@ from bench.heretic_edits import LowRank
 from bench.machine import described
 from bench.peers import HereticRun, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import Settings
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
@@ -43,11 +43,12 @@ from excise.experiment.figures import (
     measure_edit,
     measure_held_out,
 )
-from excise.experiment.trial import Contest, score
+from excise.experiment.trial import score
 from excise.kinds import KINDS
 from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
-from excise.search.loop import open_study, search
+from excise.search.loop import search
+from excise.search.scoring import Contest
 from excise.search.start import closed_form_of
 
 HERETIC_TRIALS = 60
@@ -73,7 +74,7 @@ class Row:
     held_out: dict[str, object] | None = None
 
 
-def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], list[Point]]:
+def excise_rows(settings: Settings, tool: str) -> tuple[Run, list[Row], list[Point]]:
     """One whole run: its trials with the processor time at which each was there, and its front."""
     started = time.process_time()
     stamps = settings.run_dir.with_suffix(".json")  # type: ignore[union-attr]
@@ -100,29 +101,32 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], lis
             )
 
     prepared = prepare(settings, listen)
-    study = open_study(prepared)
+    study = prepared.study
     search(prepared, study, listen)
     return prepared, [Row(**row) for row in known], pareto_front(study.points())  # type: ignore[arg-type]
 
 
-def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
+def closed_forms(prepared: Run, tool: str) -> list[Row]:
     """The closed form of every kind that the bank holds, scored on the search prompts."""
     rows: list[Row] = []
-    anatomy = prepared.anatomy
+    anatomy = prepared.experiment.anatomy
     writers = anatomy.names * prepared.settings.directions
     with VirtualEdits(prepared.loaded.model, writers) as edits:
         for kind in prepared.settings.kinds:
-            edit = edit_of(closed_form_of(kind, anatomy), prepared.bank, anatomy)
+            edit = edit_of(closed_form_of(kind, anatomy), prepared.experiment.bank, anatomy)
             rows.append(_scored(prepared, edits, edit, tool))
     return rows
 
 
-def ablated(prepared: Prepared, tool: str) -> list[Row]:
+def ablated(prepared: Run, tool: str) -> list[Row]:
     """The closed form of the discriminant with the operators of each ablation, scored likewise."""
     rows: list[Row] = []
-    anatomy, form = prepared.anatomy, closed_form_of("discriminant", prepared.anatomy)
+    anatomy, form = (
+        prepared.experiment.anatomy,
+        closed_form_of("discriminant", prepared.experiment.anatomy),
+    )
     assert form.ridge is not None
-    edit = edit_of(form, prepared.bank, anatomy)
+    edit = edit_of(form, prepared.experiment.bank, anatomy)
     with VirtualEdits(prepared.loaded.model, anatomy.names) as edits:
         for kind in ABLATIONS:
             operator = ablation(prepared, kind, form.ridge)
@@ -131,9 +135,9 @@ def ablated(prepared: Prepared, tool: str) -> list[Row]:
     return rows
 
 
-def _scored(prepared: Prepared, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
-    part = prepared.search_part
-    (scored,) = score(prepared.runner, edits, [edit], part, Contest())
+def _scored(prepared: Run, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
+    part = prepared.experiment.search_part
+    (scored,) = score(prepared.experiment.runner, edits, [edit], part, Contest())
     if isinstance(scored, TrialError):
         raise scored
     print(f"{tool} {edit.kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)
@@ -162,19 +166,21 @@ def held_out_figures(measured: Measured) -> dict[str, object]:
 
 
 def measured_rows(
-    prepared: Prepared, held_out: HeldOut, rows: Sequence[Row], points: Sequence[Point]
+    prepared: Run, held_out: HeldOut, rows: Sequence[Row], points: Sequence[Point]
 ) -> list[Row]:
     """The rows of these points of an excise run, with held-out figures."""
     found: list[Row] = []
     for point in points:
         row = next(row for row in rows if row.label == str(point.number))
-        measured = measure_edit(prepared.runner, held_out, prepared.directory.edit(point.number))
+        measured = measure_edit(
+            prepared.experiment.runner, held_out, prepared.directory.edit(point.number)
+        )
         found.append(Row(**{**asdict(row), "held_out": held_out_figures(measured)}))
         print(f"{row.tool} {row.label} held out: {found[-1].held_out}", flush=True)
     return found
 
 
-def heretic_rows(prepared: Prepared, held_out: HeldOut, run: HereticRun, prompts: int) -> list[Row]:
+def heretic_rows(prepared: Run, held_out: HeldOut, run: HereticRun, prompts: int) -> list[Row]:
     """heretic's trials, those on its front with held-out figures measured by excise's code."""
     clock = run.start_processor_seconds
     rows: dict[int, Row] = {}
@@ -186,7 +192,7 @@ def heretic_rows(prepared: Prepared, held_out: HeldOut, run: HereticRun, prompts
     front = pareto_front([Point(trial.number, trial.refusals, trial.kl) for trial in run.trials])
     for point in thinned(front, prompts):
         change = LowRank(prepared.loaded.model, run.trials[point.number].matrices)
-        measured = measure_changed(prepared.runner, held_out, change.switch)
+        measured = measure_changed(prepared.experiment.runner, held_out, change.switch)
         row = rows[point.number]
         rows[point.number] = Row(**{**asdict(row), "held_out": held_out_figures(measured)})
         print(f"heretic {row.label} held out: {rows[point.number].held_out}", flush=True)
@@ -202,8 +208,8 @@ def run_case(case: Case, environment: Path) -> None:
     heretic = heretic_run(case, environment)
     tpe = settings_of(case, model, heretic.markers, "tpe", trials=TRIALS)
     prepared, rows, front = excise_rows(tpe, "excise, TPE")
-    held_out = measure_held_out(prepared.runner, prepared.prompts)
-    part = prepared.search_part
+    held_out = measure_held_out(prepared.experiment.runner, prepared.experiment.prompts)
+    part = prepared.experiment.search_part
     kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target), 0))]
     kept += heretic_rows(prepared, held_out, heretic, len(part.target))
     if case.every_kind:

@@ -42,7 +42,7 @@ from bench.timed import timed_score
 from bench.trial_page import CONTESTED, Round, page
 from bench.whole_run import whole_run
 from excise.app.events import ModelLoaded
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
@@ -51,10 +51,11 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
-from excise.experiment.trial import Contest, Scored, score
+from excise.experiment.trial import score
 from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
+from excise.search.scoring import Contest, Scored
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "trial"
@@ -64,10 +65,12 @@ HERETIC_TRIALS = 200
 
 
 def our_way(
-    prepared: Prepared, edits: VirtualEdits, edit: Edit, contest: Contest
+    prepared: Run, edits: VirtualEdits, edit: Edit, contest: Contest
 ) -> tuple[Scored, Mapping[str, float]]:
     started = time.perf_counter()
-    (scored,), seconds = timed_score(prepared.runner, edits, [edit], prepared.search_part, contest)
+    (scored,), seconds = timed_score(
+        prepared.experiment.runner, edits, [edit], prepared.experiment.search_part, contest
+    )
     if isinstance(scored, TrialError):
         raise scored
     return scored, {**seconds, "excise": time.perf_counter() - started}
@@ -92,7 +95,7 @@ def nothing(names: Sequence[str], dimension: int) -> Edit:
 
 
 def one_round(
-    prepared: Prepared,
+    prepared: Run,
     edits: VirtualEdits,
     heretic: SteppedHeretic,
     *,
@@ -101,12 +104,15 @@ def one_round(
     markers: Sequence[str],
 ) -> Round:
     trial = heretic.trial()
-    model, names = prepared.loaded.model, prepared.anatomy.names
+    model, names = prepared.loaded.model, prepared.experiment.anatomy.names
     weights: LowRank | None = None
     if rows == "none":
         edit = as_edit(trial.matrices, names, model)
     else:
-        edit, weights = nothing(names, prepared.anatomy.dimension), LowRank(model, trial.matrices)
+        edit, weights = (
+            nothing(names, prepared.experiment.anatomy.dimension),
+            LowRank(model, trial.matrices),
+        )
         weights.switch(True)
     verdicts: dict[str, Sequence[bool]] = {}
     kl = {"heretic": trial.kl}
@@ -131,7 +137,7 @@ def one_round(
     seconds |= ours
     dominated = False
     if weights is None:
-        contest = contest_after(before, len(prepared.search_part.target))
+        contest = contest_after(before, len(prepared.experiment.search_part.target))
         contested, ours = our_way(prepared, edits, edit, contest)
         seconds[CONTESTED] = ours["excise"]
         kl[CONTESTED], dominated = contested.kl, contested.dominated
@@ -145,7 +151,10 @@ def one_round(
     said = trial.verdicts()
     verdicts["heretic"] = [verdict for _, verdict in said]
     verdicts["excise"] = answered.refused
-    part, costs = prepared.search_part, costs_of(model, prepared.anatomy.layers)
+    part, costs = (
+        prepared.experiment.search_part,
+        costs_of(model, prepared.experiment.anatomy.layers),
+    )
     first = [[0]] * len(part.control)
     floors, whole = (
         {
@@ -168,13 +177,15 @@ def one_round(
     )
 
 
-def side_by_side(prepared: Prepared, edits: VirtualEdits, done: Sequence[Round]) -> str:
+def side_by_side(prepared: Run, edits: VirtualEdits, done: Sequence[Round]) -> str:
     """All edits again, under way together as the candidates of a search are, every verdict waited for."""
     made = [one.edit for one in done if one.edit is not None]
     if not made:
         return ""
     started = time.perf_counter()
-    scores = score(prepared.runner, edits, made, prepared.search_part, Contest())
+    scores = score(
+        prepared.experiment.runner, edits, made, prepared.experiment.search_part, Contest()
+    )
     seconds = (time.perf_counter() - started) / len(made)
     verdicts = [
         None if isinstance(one, TrialError) or one.answered is None else one.answered.refused
@@ -205,7 +216,7 @@ def measure(
     rates: list[float] = []
     model = prepared.loaded.model
     dtype, device = getattr(torch, prepared.loaded.dtype), input_device(model)
-    with VirtualEdits(model, prepared.anatomy.names) as edits:
+    with VirtualEdits(model, prepared.experiment.anatomy.names) as edits:
         for _ in range(rounds):
             rates.append(matrix_rate(dtype, device, seconds=1.0))
             done.append(

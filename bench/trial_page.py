@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.machine import described
-from excise.app.prepare import Prepared
+from excise.app.run import Run
 from excise.edits.edit import Edit
 
 STAGES = ("kl", "refusals")
@@ -39,7 +39,7 @@ class Round:
 
 
 def page(
-    prepared: Prepared,
+    prepared: Run,
     done: Sequence[Round],
     rate: float,
     memory: Mapping[str, int],
@@ -48,7 +48,7 @@ def page(
     *,
     rows: str,
 ) -> str:
-    part = prepared.search_part
+    part = prepared.experiment.search_part
 
     def seconds(way: str) -> float:
         return statistics.median(one.seconds[way] for one in done)
@@ -62,7 +62,7 @@ def page(
         f"{described()}. {prepared.settings.model}, {prepared.loaded.dtype}, {len(part.target)} "
         f"target and {len(part.control)} control prompts, {prepared.settings.max_new_tokens} new "
         f"tokens, heretic 1.4.0 with row_normalization = {rows!r}, {len(done)} of its edits scored by "
-        f"all in turn; {prepared.runner.slots} slots.",
+        f"all in turn; {prepared.experiment.runner.slots} slots.",
         "",
         "| | seconds a trial, median | range | times excise | refusals | KL (nats) |",
         "|---|---|---|---|---|---|",

@@ -6,11 +6,11 @@ import statistics
 import time
 
 from excise.app.outcome import ask_held_out, confirm
-from excise.app.prepare import prepare
+from excise.app.run import prepare
 from excise.config import Settings
 from excise.events import ignore
 from excise.search.front import pareto_front, select
-from excise.search.loop import open_study, search
+from excise.search.loop import search
 
 
 def whole_run(settings: Settings) -> tuple[float, float, str]:
@@ -21,7 +21,7 @@ def whole_run(settings: Settings) -> tuple[float, float, str]:
     started = time.perf_counter()
     prepared = prepare(settings, ignore)
     ready = time.perf_counter()
-    study = open_study(prepared)
+    study = prepared.study
     search(prepared, study, ignore)
     searched = time.perf_counter()
     front = pareto_front(study.points())
@@ -38,8 +38,8 @@ def whole_run(settings: Settings) -> tuple[float, float, str]:
     left = sum(record.state == "pruned" for record in records)
     said = (
         f"Preparation {ready - started:.0f} s, trials {searched - ready:.0f} s, held-out report "
-        f"{ended - searched:.0f} s. {prepared.runner.slots} prompts and "
-        f"{prepared.candidates} candidates at a time, as excise finds them. A trial took "
+        f"{ended - searched:.0f} s. {prepared.experiment.runner.slots} prompts and "
+        f"{prepared.experiment.candidates} candidates at a time, as excise finds them. A trial took "
         f"{min(seconds):.1f} to {max(seconds):.1f} s, its share of the passes that it ran in; {left} of "
         f"{len(records)} were left early. Refusals and KL of the front: "
         + ", ".join(f"{one.refusals}: {one.kl:.3f}" for one in front)

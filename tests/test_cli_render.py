@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from excise.app.events import Chosen, DeviceFound, ModelLoaded, PromptsLoaded, SeedsCompared
-from excise.experiment.events import Examined
 from excise.app.spread import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
@@ -24,6 +23,7 @@ from excise.experiment.events import (
     BatchReduced,
     BatchSizeFound,
     DirectionsFound,
+    Examined,
     ResponsePrefixFound,
 )
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted

@@ -11,7 +11,7 @@ import torch
 
 import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
-from excise.app.prepare import prepare
+from excise.app.run import prepare
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
@@ -19,7 +19,6 @@ from excise.events import ignore
 from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load
-from excise.search.loop import open_study, search
 from excise.store.directory import RunDirectory
 
 DEFAULT = ("auto", "float16", "bfloat16", "float32")
@@ -82,10 +81,10 @@ def test_a_run_keeps_the_type_that_it_had(
     }
     settings: Settings = gather(flags, {}, None)
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(1.0, 2.0),))
-    prepared = prepare(settings, ignore)
-    assert prepared.loaded.dtype == "float32"
-    search(prepared, open_study(prepared), ignore)
-    prepared.directory.close()
+    run = prepare(settings, ignore)
+    assert run.loaded.dtype == "float32"
+    run.search()
+    run.directory.close()
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
     assert load(half, dtypes=DEFAULT).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import optuna
 from optuna.storages import JournalStorage
@@ -40,13 +41,8 @@ class StoredStudy:
     def open(
         cls, directory: OpenRun, proposals: Proposals, identity: Identity, origin: Origin
     ) -> StoredStudy:
-        """The study in the directory's journal, new or as it was left.
-
-        Raises RunError if the journal is damaged, SaveError if it cannot be written.
-        """
-        with translated(RunError, f"{directory.journal}: damaged", *_OF_DAMAGE):
-            study = OptunaStudy(proposals, JournalStorage(Journal(directory.journal)))
-        return cls(directory, study, identity, origin)
+        """The study in the directory's journal, see `open_study`."""
+        return cls(directory, open_study(directory.journal, proposals), identity, origin)
 
     def save(self, run: RunDescription, edit: Callable[[BaseTrial], Edit]) -> None:
         """Bring the run directory up to date. edit: makes the edit of a finished trial.
@@ -80,6 +76,15 @@ class StoredStudy:
         replace(edit, facts=facts).save(self.directory.edit_path(outcome.trial))
         front = pareto_front(self.study.points())
         write_result(self.directory, run, self.study.trials(), front, outcome)
+
+
+def open_study(journal: Path, proposals: Proposals) -> OptunaStudy:
+    """The study in a journal, new or as it was left.
+
+    Raises RunError if the journal is damaged, SaveError if it cannot be written.
+    """
+    with translated(RunError, f"{journal}: damaged", *_OF_DAMAGE):
+        return OptunaStudy(proposals, JournalStorage(Journal(journal)))
 
 
 def _facts(run: RunDescription, point: Point, chosen: Outcome | None) -> dict[str, object]:
