@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from excise.app.run import Run
+from excise.experiment.measurements import Measurements
 from excise.experiment.train_statistics import TrainPrompts, accumulator, answered
 from excise.kinds import FormerKind
 from excise.operators.discriminant import discriminant, oblique
@@ -104,14 +104,13 @@ ABLATIONS: Mapping[FormerKind, Callable[[TrainPrompts, int, float], Operator]] =
 }
 
 
-def ablation(prepared: Run, kind: FormerKind, ridge: float) -> Operator:
+def ablation(experiment: Measurements, kind: FormerKind, ridge: float) -> Operator:
     """The operator of an ablation, [writer, d], from the train prompts. ridge: LEACE has none."""
-    encode, prompts = prepared.experiment.runner.chat.encode, prepared.experiment.prompts
+    prompts, runner = experiment.prompts, experiment.runner
     source = TrainPrompts(
-        prepared.loaded,
-        prepared.experiment.anatomy,
-        prepared.experiment.runner,
-        encode(prompts.target.train.prompts),
-        encode(prompts.control.train.prompts),
+        experiment.anatomy,
+        runner,
+        runner.chat.encode(prompts.target.train.prompts),
+        runner.chat.encode(prompts.control.train.prompts),
     )
-    return prepared.experiment.runner.in_rows(lambda rows: ABLATIONS[kind](source, rows, ridge))
+    return runner.in_rows(lambda rows: ABLATIONS[kind](source, rows, ridge))

@@ -65,11 +65,11 @@ HERETIC_TRIALS = 200
 
 
 def our_way(
-    prepared: Run, edits: VirtualEdits, edit: Edit, contest: Contest
+    run: Run, edits: VirtualEdits, edit: Edit, contest: Contest
 ) -> tuple[Scored, Mapping[str, float]]:
     started = time.perf_counter()
     (scored,), seconds = timed_score(
-        prepared.experiment.runner, edits, [edit], prepared.experiment.search_part, contest
+        run.experiment.runner, edits, [edit], run.experiment.search_part, contest
     )
     if isinstance(scored, TrialError):
         raise scored
@@ -95,7 +95,7 @@ def nothing(names: Sequence[str], dimension: int) -> Edit:
 
 
 def one_round(
-    prepared: Run,
+    run: Run,
     edits: VirtualEdits,
     heretic: SteppedHeretic,
     *,
@@ -104,13 +104,13 @@ def one_round(
     markers: Sequence[str],
 ) -> Round:
     trial = heretic.trial()
-    model, names = prepared.loaded.model, prepared.experiment.anatomy.names
+    model, names = run.loaded.model, run.experiment.anatomy.names
     weights: LowRank | None = None
     if rows == "none":
         edit = as_edit(trial.matrices, names, model)
     else:
         edit, weights = (
-            nothing(names, prepared.experiment.anatomy.dimension),
+            nothing(names, run.experiment.anatomy.dimension),
             LowRank(model, trial.matrices),
         )
         weights.switch(True)
@@ -121,7 +121,7 @@ def one_round(
     def simple() -> None:
         edits.use(edit)
         started = time.perf_counter()
-        verdicts["simple"], kl["simple"] = simple_way(prepared, markers)
+        verdicts["simple"], kl["simple"] = simple_way(run, markers)
         seconds["simple"] = time.perf_counter() - started
 
     simple_first = bool(len(before) % 2)
@@ -130,15 +130,15 @@ def one_round(
     forget_peak()
     # Changed weights are no edit's: then nothing that was kept of the original model holds.
     contest = Contest(exhaustive=weights is not None)
-    scored, ours = our_way(prepared, edits, edit, contest)
+    scored, ours = our_way(run, edits, edit, contest)
     peak = peak_resident()
     answered, kl["excise"] = scored.answered, scored.kl
     assert answered is not None, "with nothing to beat, every verdict is waited for"
     seconds |= ours
     dominated = False
     if weights is None:
-        contest = contest_after(before, len(prepared.experiment.search_part.target))
-        contested, ours = our_way(prepared, edits, edit, contest)
+        contest = contest_after(before, len(run.experiment.search_part.target))
+        contested, ours = our_way(run, edits, edit, contest)
         seconds[CONTESTED] = ours["excise"]
         kl[CONTESTED], dominated = contested.kl, contested.dominated
         verdicts[CONTESTED] = () if contested.answered is None else contested.answered.refused
@@ -152,8 +152,8 @@ def one_round(
     verdicts["heretic"] = [verdict for _, verdict in said]
     verdicts["excise"] = answered.refused
     part, costs = (
-        prepared.experiment.search_part,
-        costs_of(model, prepared.experiment.anatomy.layers),
+        run.experiment.search_part,
+        costs_of(model, run.experiment.anatomy.layers),
     )
     first = [[0]] * len(part.control)
     floors, whole = (
@@ -177,15 +177,13 @@ def one_round(
     )
 
 
-def side_by_side(prepared: Run, edits: VirtualEdits, done: Sequence[Round]) -> str:
+def side_by_side(run: Run, edits: VirtualEdits, done: Sequence[Round]) -> str:
     """All edits again, under way together as the candidates of a search are, every verdict waited for."""
     made = [one.edit for one in done if one.edit is not None]
     if not made:
         return ""
     started = time.perf_counter()
-    scores = score(
-        prepared.experiment.runner, edits, made, prepared.experiment.search_part, Contest()
-    )
+    scores = score(run.experiment.runner, edits, made, run.experiment.search_part, Contest())
     seconds = (time.perf_counter() - started) / len(made)
     verdicts = [
         None if isinstance(one, TrialError) or one.answered is None else one.answered.refused
@@ -210,18 +208,18 @@ def measure(
             memory["loaded model"] = resident()
             forget_peak()
 
-    prepared = prepare(settings.model_copy(update={"markers": tuple(markers)}), listen)
+    run = prepare(settings.model_copy(update={"markers": tuple(markers)}), listen)
     memory["peak while preparing"] = peak_resident()
     done: list[Round] = []
     rates: list[float] = []
-    model = prepared.loaded.model
-    dtype, device = getattr(torch, prepared.loaded.dtype), input_device(model)
-    with VirtualEdits(model, prepared.experiment.anatomy.names) as edits:
+    model = run.loaded.model
+    dtype, device = getattr(torch, run.loaded.dtype), input_device(model)
+    with VirtualEdits(model, run.experiment.anatomy.names) as edits:
         for _ in range(rounds):
             rates.append(matrix_rate(dtype, device, seconds=1.0))
             done.append(
                 one_round(
-                    prepared,
+                    run,
                     edits,
                     heretic,
                     rows=rows,
@@ -233,11 +231,9 @@ def measure(
                 " · ".join(f"{way} {each:.1f} s" for way, each in done[-1].seconds.items()),
                 flush=True,
             )
-        together = side_by_side(prepared, edits, done)
+        together = side_by_side(run, edits, done)
     memory["peak during a trial"] = max(one.peak for one in done)
-    text = page(
-        prepared, done, max(rates), memory, peak_resident(heretic.pid), start_seconds, rows=rows
-    )
+    text = page(run, done, max(rates), memory, peak_resident(heretic.pid), start_seconds, rows=rows)
     return done, text + together
 
 

@@ -19,7 +19,6 @@ from excise.events import ignore
 from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load
-from excise.store.directory import RunDirectory
 
 DEFAULT = ("auto", "float16", "bfloat16", "float32")
 
@@ -114,7 +113,7 @@ def test_packed_weights_go_on_with_the_types_that_packing_decides(
         asked.append(how["dtypes"])
         raise ModelError("enough")
 
-    monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")
+    monkeypatch.setattr("excise.app.run.known_of", lambda directory: ("float16", None))
     monkeypatch.setattr("excise.app.model.load", load_nothing)
     with pytest.raises(ModelError, match="enough"):
         prepare(settings, ignore)
