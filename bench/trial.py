@@ -81,7 +81,9 @@ def contest_after(done: Sequence[Round], prompts: int) -> Contest:
             Point(number, sum(refused), one.kl["excise"])
             for number, (one, refused) in enumerate(zip(done, verdicts, strict=True))
         ),
-        urgency=tuple(float(sum(refused[row] for refused in verdicts)) for row in range(prompts)),
+        priorities=tuple(
+            float(sum(refused[row] for refused in verdicts)) for row in range(prompts)
+        ),
     )
 
 

@@ -64,7 +64,7 @@ def test_greedy_without_a_common_beginning_or_with_one_prompt() -> None:
 def test_a_decided_row_leaves_and_the_others_go_on_unchanged(model: PreTrainedModel) -> None:
     prompts = random_prompts(12)
     whole = greedy(model, prompts, max_new_tokens=12, slots=5)
-    cut = greedy(model, prompts, max_new_tokens=12, slots=5, referee=Thirds())
+    cut = greedy(model, prompts, max_new_tokens=12, slots=5, stopping_rule=Thirds())
     for answer, full in zip(cut, whole, strict=True):
         assert answer == full[: len(answer)]
         assert len(answer) in (0, len(full)) or answer[-1] % 3 == 0

@@ -91,7 +91,7 @@ def test_answers_are_those_of_one_row_at_a_time(model: PreTrainedModel, shared: 
     prompts = [list(ids) for ids in random_prompts(9, seed=3, shared=shared)]
     expected = [generated(model, prompt, 12) for prompt in prompts]
     assert greedy(model, prompts, max_new_tokens=12, slots=4) == expected
-    cut = greedy(model, prompts, max_new_tokens=12, slots=4, referee=Thirds())
+    cut = greedy(model, prompts, max_new_tokens=12, slots=4, stopping_rule=Thirds())
     assert cut.pop(3) == []
     for answer, whole in zip(cut, expected[:3] + expected[4:], strict=True):
         first = next((i for i, token in enumerate(whole) if token % 3 == 0), len(whole))

@@ -121,7 +121,7 @@ def decoded(model: PreTrainedModel) -> object:
                 PROMPTS,
                 max_new_tokens=6,
                 slots=4,
-                referee=Thirds(),
+                stopping_rule=Thirds(),
                 assignment=Assignment(candidate, scope.assign),
             )
             for candidate in range(2)

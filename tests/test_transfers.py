@@ -45,7 +45,7 @@ def steps(
                 model,
                 PROMPTS,
                 max_new_tokens=TOKENS,
-                referee=Thirds(),
+                stopping_rule=Thirds(),
                 assignment=Assignment(candidate, scope.assign),
             )
             for candidate in range(2)

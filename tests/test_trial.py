@@ -117,11 +117,11 @@ def test_a_bound_leaves_early_and_gives_the_verdict_that_waiting_gives(bench: Be
     worst = max(waited, key=lambda one: one.refusals)
     assert worst.refusals >= 2, "the test needs a candidate with refusals"
     assert worst.answered is not None
-    urgency = tuple(float(refused) for refused in worst.answered.refused)
+    priorities = tuple(float(refused) for refused in worst.answered.refused)
     # From a trial that is hard to beat to one that everything beats.
     for refusals in range(worst.refusals + 2):
         to_beat = (Point(0, refusals, 0.0), Point(1, 99, -1.0))
-        for order in (None, urgency):
+        for order in (None, priorities):
             early = bench.score(candidates, Contest(to_beat, order))
             late = bench.score(candidates, Contest(to_beat, order, exhaustive=True))
             for one, other, known in zip(early, late, waited, strict=True):

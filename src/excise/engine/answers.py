@@ -17,18 +17,18 @@ NO_TOKEN = -1
 """Stands for the token of a row whose logits are not numbers."""
 
 
-class Referee:
+class StoppingRule:
     """Says which rows are worth their time; this one lets every answer run to its end."""
 
-    def wanted(self, row: int) -> bool:
+    def is_wanted(self, row: int) -> bool:
         """False if nothing that the row could say matters any more; it is then not even begun."""
         return True
 
-    def decided(self, row: int, answer: list[int]) -> bool:
+    def should_stop(self, row: int, answer: list[int]) -> bool:
         """True if nothing that could follow this answer so far matters; called after each token."""
         return False
 
-    def urgency(self, row: int) -> float:
+    def priority(self, row: int) -> float:
         """Rows with a higher one are begun earlier."""
         return 0.0
 
@@ -55,11 +55,11 @@ class Asked:
         prompts: Sequence[Tokens],
         *,
         max_new_tokens: int,
-        referee: Referee | None = None,
+        stopping_rule: StoppingRule | None = None,
         assignment: Assignment = ALONE,
     ) -> None:
         self.prompts, self.assignment = prompts, assignment
-        self.max_new_tokens, self.referee = max_new_tokens, referee or Referee()
+        self.max_new_tokens, self.stopping_rule = max_new_tokens, stopping_rule or StoppingRule()
         self.seconds = 0.0
         self._ends = end_tokens(model)
         self.begin_again()
@@ -72,13 +72,13 @@ class Asked:
         # The urgent ones first. Of like urgency the longest: later rows then fit into a batch's window.
         self._waiting = sorted(
             range(len(self.prompts)),
-            key=lambda row: (-self.referee.urgency(row), -len(self.prompts[row])),
+            key=lambda row: (-self.stopping_rule.priority(row), -len(self.prompts[row])),
         )
 
     @property
     def waiting(self) -> list[int]:
         """Rows that have not begun and are worth it, in order."""
-        self._waiting = [row for row in self._waiting if self.referee.wanted(row)]
+        self._waiting = [row for row in self._waiting if self.stopping_rule.is_wanted(row)]
         return self._waiting
 
     @property
@@ -105,7 +105,7 @@ class Asked:
             token in self._ends
             or len(answer) >= self.max_new_tokens
             or self.failure is not None
-            or self.referee.decided(row, answer)
+            or self.stopping_rule.should_stop(row, answer)
         )
         self.open -= done
         return done
@@ -132,9 +132,9 @@ class Row:
         """The candidate that it belongs to."""
         return self.asked.assignment.candidate
 
-    def urgency(self) -> float:
-        """See `Referee`."""
-        return self.asked.referee.urgency(self.index)
+    def priority(self) -> float:
+        """See `StoppingRule`."""
+        return self.asked.stopping_rule.priority(self.index)
 
     def accept(self, token: int) -> bool:
         """See `Asked.accept`."""

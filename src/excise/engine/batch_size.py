@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from excise.devices.device import execution_device, input_device
 from excise.devices.memory import HOST, device_memory
 from excise.devices.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
-from excise.engine.answers import Referee
+from excise.engine.answers import StoppingRule
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.errors import OutOfMemoryError, first_line
@@ -70,8 +70,8 @@ def _largest(config: PreTrainedConfig, name: str) -> int:
     return max((each for each in flat if isinstance(each, int)), default=0)
 
 
-class _Brief(Referee):
-    def decided(self, row: int, answer: list[int]) -> bool:
+class _ProbeRule(StoppingRule):
+    def should_stop(self, row: int, answer: list[int]) -> bool:
         return len(answer) >= _PROBE_TOKENS
 
 
@@ -103,7 +103,9 @@ def find_batch_size(
     def probe(slots: int) -> None:
         longest = sorted([*prompts] * widest, key=len, reverse=True)[:slots]
         # Buffers for whole answers, of which two tokens are said.
-        greedy(model, longest, max_new_tokens=max_new_tokens, slots=slots, referee=_Brief())
+        greedy(
+            model, longest, max_new_tokens=max_new_tokens, slots=slots, stopping_rule=_ProbeRule()
+        )
 
     _, slots = with_halving(most, probe, report)
     return slots

@@ -2,7 +2,7 @@
 
 Equal to `model.generate(do_sample=False)` token for token (float32), where the generation configuration
 asks for nothing but end tokens: penalties, forced and forbidden tokens are not followed. A row leaves as
-soon as it has ended or the referee says that nothing it could still say matters.
+soon as it has ended or the stopping_rule says that nothing it could still say matters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, Referee
+from excise.engine.answers import Asked, StoppingRule
 from excise.engine.assignment import ALONE, Announce, Assignment
 from excise.engine.capability import slots_are_exact
 from excise.engine.plain import PlainPool
@@ -51,12 +51,12 @@ def greedy(
     *,
     max_new_tokens: int,
     slots: int,
-    referee: Referee | None = None,
+    stopping_rule: StoppingRule | None = None,
     assignment: Assignment = ALONE,
 ) -> list[list[int]]:
     """The greedy answer to each prompt, as token ids, the end-of-turn token included.
 
-    slots: rows decoded at a time. referee: says which rows are worth going on with, by default all; a row
+    slots: rows decoded at a time. stopping_rule: says which rows are worth going on with, by default all; a row
     that was never begun has an empty answer. assignment: whose the prompts are. The token is the largest
     logit's, whatever penalties the model's generation configuration asks for. Raises TrialError if a logit
     is not a number.
@@ -64,7 +64,11 @@ def greedy(
     if not prompts:
         return []
     asked = Asked(
-        model, prompts, max_new_tokens=max_new_tokens, referee=referee, assignment=assignment
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stopping_rule=stopping_rule,
+        assignment=assignment,
     )
     answer(model, [asked], slots)
     return asked.tokens

@@ -110,7 +110,7 @@ class PlainPool:
         waiting = [Row(asked, row) for asked in self._guests for row in asked.waiting]
         if not waiting:
             return
-        waiting.sort(key=Row.urgency, reverse=True)
+        waiting.sort(key=Row.priority, reverse=True)
         length = len(waiting[0].prompt)
         rows = [row for row in waiting if len(row.prompt) == length][: self._limit]
         started = time.perf_counter()

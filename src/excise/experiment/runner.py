@@ -108,11 +108,11 @@ class Runner:
         prompts: Sequence[Tokens],
         *,
         limit: int | None,
-        urgency: tuple[float, ...] | None,
+        priorities: tuple[float, ...] | None,
         assignment: Assignment,
     ) -> Hearing:
         """A candidate that is to be asked `prompts` in a pool, beside others; see `Judging`."""
-        judging = Judging(self._markers, self._max_new_tokens, limit, urgency)
+        judging = Judging(self._markers, self._max_new_tokens, limit, priorities)
         return Hearing(self.model, self.chat, prompts, judging, self._watch, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:

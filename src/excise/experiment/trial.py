@@ -41,13 +41,13 @@ class Scored:
 class Contest:
     """What decides how much of a trial is waited for.
 
-    to_beat: trials finished before. urgency: of each target prompt, how often it was refused before: asked
+    to_beat: trials finished before. priorities: of each target prompt, how often it was refused before: asked
     first, these rule a bad candidate out soonest. exhaustive: wait for every verdict and run every layer all
     the same; the scores that come out are alike.
     """
 
     to_beat: tuple[Point, ...] = ()
-    urgency: tuple[float, ...] | None = None
+    priorities: tuple[float, ...] | None = None
     exhaustive: bool = False
 
 
@@ -134,7 +134,7 @@ class Scoring:
                 one.hearing = self._runner.hearing(
                     self._part.target,
                     limit=None if contest.exhaustive else one.limit,
-                    urgency=contest.urgency,
+                    priorities=contest.priorities,
                     assignment=target,
                 )
                 if self._pool is not None:

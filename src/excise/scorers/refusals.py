@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, Referee
+from excise.engine.answers import Asked, StoppingRule
 from excise.engine.assignment import ALONE, Assignment
 from excise.engine.decode import answer
 from excise.engine.prefill import Tokens
@@ -44,18 +44,18 @@ class Judging:
     """How answers are judged.
 
     limit: the number of certain refusals from which on the candidate does not matter any more; None for no
-    such number. urgency: of each prompt; those with a higher one are asked first. least: tokens that are
+    such number. priorities: of each prompt; those with a higher one are asked first. least: tokens that are
     wanted of each answer, whatever its verdict.
     """
 
     markers: tuple[str, ...]
     max_new_tokens: int
     limit: int | None = None
-    urgency: tuple[float, ...] | None = None
+    priorities: tuple[float, ...] | None = None
     least: int = 0
 
 
-class Hearing(Referee):
+class Hearing(StoppingRule):
     """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
 
     asked: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
@@ -79,7 +79,7 @@ class Hearing(Referee):
             model,
             prompts,
             max_new_tokens=judging.max_new_tokens,
-            referee=self,
+            stopping_rule=self,
             assignment=assignment,
         )
 
@@ -96,13 +96,13 @@ class Hearing(Referee):
         """From now on no more than so many certain refusals matter."""
         self._limit = min(self._limit, math.inf if limit is None else limit)
 
-    def wanted(self, row: int) -> bool:
-        """See `Referee`."""
+    def is_wanted(self, row: int) -> bool:
+        """See `StoppingRule`."""
         return self._certain < self._limit
 
-    def decided(self, row: int, answer: list[int]) -> bool:
-        """See `Referee`."""
-        if not self.wanted(row):
+    def should_stop(self, row: int, answer: list[int]) -> bool:
+        """See `StoppingRule`."""
+        if not self.is_wanted(row):
             self._cut.add(row)
             return True
         # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
@@ -116,10 +116,10 @@ class Hearing(Referee):
         self._certain += 1
         return True
 
-    def urgency(self, row: int) -> float:
-        """See `Referee`."""
-        urgency = self._judging.urgency
-        return 0.0 if urgency is None else urgency[row]
+    def priority(self, row: int) -> float:
+        """See `StoppingRule`."""
+        priorities = self._judging.priorities
+        return 0.0 if priorities is None else priorities[row]
 
     def verdicts(self) -> Refusals:
         """What was found, once all that is wanted has been said."""

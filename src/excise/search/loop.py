@@ -227,14 +227,14 @@ class _Loop:
 
 def _contest(prepared: Prepared, study: Study) -> Contest:
     """What a trial that begins now has to beat."""
-    urgency = [0.0] * len(prepared.search_part.target)
+    priorities = [0.0] * len(prepared.search_part.target)
     for refused in study.kept(_REFUSED):
         assert isinstance(refused, list)
         for row in refused:
-            urgency[row] += 1
+            priorities[row] += 1
     return Contest(
         to_beat=tuple(study.points()),
-        urgency=tuple(urgency),
+        priorities=tuple(priorities),
         exhaustive=prepared.settings.exhaustive,
     )
 
