@@ -117,7 +117,7 @@ def test_a_marker_inside_a_thought_decides_nothing(
     hearing = _Hearing(tiny_model(), chat, prompt, judging, Watch(chat.decode, ("i can't",)))
     (tokens,) = chat.tokens([answer])
     assert hearing.say(tokens) is certain
-    hearing.asked.tokens = [tokens]
+    hearing.request.tokens = [tokens]
     assert hearing.verdicts().refused == (certain,)
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from conftest import Thirds, random_prompts, tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.virtual import VirtualEdits
-from excise.engine.answers import NO_TOKEN, Asked, largest
+from excise.engine.answers import NO_TOKEN, Request, largest
 from excise.engine.assignment import Assignment
 from excise.engine.decode import pool_for
 from spread import spread
@@ -40,8 +40,8 @@ def steps(
     with VirtualEdits(model, anatomy.names) as scope:
         scope.use_several(late_edits(anatomy, 0, 2))
         pool = pool_for(model, 2 * len(PROMPTS), 40, scope.assign)
-        asked = [
-            Asked(
+        request = [
+            Request(
                 model,
                 PROMPTS,
                 max_new_tokens=TOKENS,
@@ -50,13 +50,13 @@ def steps(
             )
             for candidate in range(2)
         ]
-        for each in asked:
+        for each in request:
             pool.add(each)
-        while not all(each.done for each in asked):
+        while not all(each.done for each in request):
             with devices.watched() as crossed:
                 pool.step()
             seen.append(crossed)
-    return seen, [tokens for each in asked for tokens in each.tokens]
+    return seen, [tokens for each in request for tokens in each.tokens]
 
 
 @pytest.mark.parametrize("place", [one_device, two_devices])
@@ -75,12 +75,12 @@ def test_a_step_of_mixed_candidates_brings_one_tensor_to_the_host(place) -> None
 def test_a_group_of_generate_reads_its_tokens_once_a_step() -> None:
     with VirtualDevices() as devices:
         model = tiny("mamba").to("cuda")
-        asked = Asked(model, [[5, 6, 7]] * 3, max_new_tokens=TOKENS)
+        request = Request(model, [[5, 6, 7]] * 3, max_new_tokens=TOKENS)
         pool = pool_for(model, 3, 20)
-        pool.add(asked)
+        pool.add(request)
         with devices.watched() as seen:
             pool.step()
-        assert asked.done
+        assert request.done
     # One is ours; the other is `generate`'s own, which looks whether all rows are done. Two come before them.
     assert seen.to_host.count("aten._to_copy.default") == TOKENS
     assert len(seen.to_host) <= 2 * TOKENS + 2

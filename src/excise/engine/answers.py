@@ -41,7 +41,7 @@ def end_tokens(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([declared] if isinstance(declared, int) else declared)
 
 
-class Asked:
+class Request:
     """Prompts that one candidate is asked, on their way to answers.
 
     tokens: the answers so far, as token ids, the end-of-turn token included; a row that was never begun has
@@ -119,26 +119,26 @@ class Asked:
 class Row:
     """One of the prompts that somebody was asked."""
 
-    asked: Asked
+    request: Request
     index: int
 
     @property
     def prompt(self) -> Tokens:
         """The prompt itself."""
-        return self.asked.prompts[self.index]
+        return self.request.prompts[self.index]
 
     @property
     def candidate(self) -> int:
         """The candidate that it belongs to."""
-        return self.asked.assignment.candidate
+        return self.request.assignment.candidate
 
     def priority(self) -> float:
         """See `StoppingRule`."""
-        return self.asked.stopping_rule.priority(self.index)
+        return self.request.stopping_rule.priority(self.index)
 
     def accept(self, token: int) -> bool:
-        """See `Asked.accept`."""
-        return self.asked.accept(self.index, token)
+        """See `Request.accept`."""
+        return self.request.accept(self.index, token)
 
 
 def largest(logits: Tensor) -> Tensor:
@@ -155,4 +155,4 @@ def fail_without_numbers(rows: Sequence[Row], tokens: Sequence[int]) -> None:
     """Fail those who were asked a row of logits that are not numbers; tokens: as `largest` gives them."""
     for row, token in zip(rows, tokens, strict=True):
         if token == NO_TOKEN:
-            row.asked.fail(TrialError(NO_NUMBERS))
+            row.request.fail(TrialError(NO_NUMBERS))

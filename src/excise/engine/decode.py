@@ -12,7 +12,7 @@ from typing import Protocol
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, StoppingRule
+from excise.engine.answers import Request, StoppingRule
 from excise.engine.assignment import ALONE, Announce, Assignment
 from excise.engine.capability import slots_are_exact
 from excise.engine.plain import PlainPool
@@ -26,7 +26,7 @@ class Pool(Protocol):
     def ready(self, prompts: int) -> bool:
         """True if somebody who is asked so many prompts would begin at once and keep nobody waiting."""
 
-    def add(self, asked: Asked) -> None:
+    def add(self, request: Request) -> None:
         """Let these prompts be answered too."""
 
     def step(self) -> None:
@@ -63,31 +63,31 @@ def greedy(
     """
     if not prompts:
         return []
-    asked = Asked(
+    request = Request(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
         stopping_rule=stopping_rule,
         assignment=assignment,
     )
-    answer(model, [asked], slots)
-    return asked.tokens
+    answer(model, [request], slots)
+    return request.tokens
 
 
-def answer(model: PreTrainedModel, sets: Sequence[Asked], slots: int) -> None:
+def answer(model: PreTrainedModel, sets: Sequence[Request], slots: int) -> None:
     """Answer sets of prompts side by side, all of one candidate, to their end.
 
     Raises TrialError if a logit is not a number.
     """
     if not sets:
         return
-    slots = min(slots, sum(len(asked.prompts) for asked in sets))
-    longest = max(asked.longest for asked in sets)
+    slots = min(slots, sum(len(request.prompts) for request in sets))
+    longest = max(request.longest for request in sets)
     pool = pool_for(model, slots, longest, sets[0].assignment.announce)
-    for asked in sets:
-        pool.add(asked)
-    while not all(asked.done for asked in sets):
+    for request in sets:
+        pool.add(request)
+    while not all(request.done for request in sets):
         pool.step()
-    for asked in sets:
-        if asked.failure is not None:
-            raise asked.failure
+    for request in sets:
+        if request.failure is not None:
+            raise request.failure

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from excise.devices.device import generation_device, input_device
-from excise.engine.answers import NO_TOKEN, Asked, Row, fail_without_numbers, largest
+from excise.engine.answers import NO_TOKEN, Request, Row, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.generation import following
@@ -93,21 +93,21 @@ class PlainPool:
     def __init__(self, model: PreTrainedModel, limit: int, announce: Announce) -> None:
         self._model, self._announce = model, announce
         self._limit = limit if decodes_batches(model) else 1
-        self._guests: list[Asked] = []
+        self._guests: list[Request] = []
 
     def ready(self, prompts: int) -> bool:
         """See `Pool`. Those who are asked together share groups, so everybody may come."""
         return True
 
-    def add(self, asked: Asked) -> None:
+    def add(self, request: Request) -> None:
         """See `Pool`."""
-        self._guests.append(asked)
+        self._guests.append(request)
 
     @torch.inference_mode()
     def step(self) -> None:
         """Take the group of the most urgent row, rows of one length, to its end."""
-        self._guests = [asked for asked in self._guests if not asked.done]
-        waiting = [Row(asked, row) for asked in self._guests for row in asked.waiting]
+        self._guests = [request for request in self._guests if not request.done]
+        waiting = [Row(request, row) for request in self._guests for row in request.waiting]
         if not waiting:
             return
         waiting.sort(key=Row.priority, reverse=True)
@@ -115,17 +115,17 @@ class PlainPool:
         rows = [row for row in waiting if len(row.prompt) == length][: self._limit]
         started = time.perf_counter()
         for row in rows:
-            row.asked.begin([row.index])
+            row.request.begin([row.index])
         ids = torch.tensor([list(row.prompt) for row in rows], device=input_device(self._model))
         group = _Group(rows)
         # A lone token is taken by some (recurrent_gemma, rwkv) for the next one of the sequence before.
         if decodes_from_cache(self._model) and ids.shape[1] > 1:
             self._announce(group.candidates)
-            _generate(self._model, ids, group, max(row.asked.max_new_tokens for row in rows))
+            _generate(self._model, ids, group, max(row.request.max_new_tokens for row in rows))
         else:
             _recompute(self._model, ids, group, self._announce)
         for row in rows:
-            row.asked.seconds += (time.perf_counter() - started) / len(rows)
+            row.request.seconds += (time.perf_counter() - started) / len(rows)
 
 
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
@@ -133,7 +133,7 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
     watch = _Watch(group)
     # The slots know nothing of penalties and forbidden tokens, and a comparison of models should compare what
-    # they say, not what was done to it. End tokens are left out too: Asked knows them.
+    # they say, not what was done to it. End tokens are left out too: Request knows them.
     with following(model, settings):
         model.generate(
             ids,

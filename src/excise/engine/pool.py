@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from excise.devices.device import input_device
-from excise.engine.answers import Asked, Row, fail_without_numbers, largest
+from excise.engine.answers import Request, Row, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.prefill import (
     Prefix,
@@ -33,7 +33,7 @@ from excise.errors import TrialError
 class _Guest:
     """Somebody who is asked, and the beginning of his prompts, once it has run."""
 
-    asked: Asked
+    request: Request
     prefix: Prefix | None = None
     slack: int = 0
 
@@ -62,18 +62,20 @@ class SlotPool:
 
     def ready(self, prompts: int) -> bool:
         """See `Pool`."""
-        return self._few_enough(prompts) and not any(guest.asked.waiting for guest in self._guests)
+        return self._few_enough(prompts) and not any(
+            guest.request.waiting for guest in self._guests
+        )
 
-    def add(self, asked: Asked) -> None:
+    def add(self, request: Request) -> None:
         """See `Pool`."""
-        self._guests.append(_Guest(asked))
+        self._guests.append(_Guest(request))
 
     @torch.inference_mode()
     def step(self) -> None:
         """Run prompts for which there are slots, and decode one token of every row."""
-        self._guests = [guest for guest in self._guests if not guest.asked.done]
+        self._guests = [guest for guest in self._guests if not guest.request.done]
         for guest in self._guests:
-            waiting = guest.asked.waiting
+            waiting = guest.request.waiting
             if waiting and self._few_enough(len(waiting)):
                 self._admit(guest, waiting[: self._cache.free])
         if self.rows:
@@ -87,29 +89,29 @@ class SlotPool:
         return not self.rows or self._cache.free >= min(max(1, self._cache.slots // 4), waiting)
 
     def _admit(self, guest: _Guest, rows: Sequence[int]) -> None:
-        asked, started = guest.asked, time.perf_counter()
+        request, started = guest.request, time.perf_counter()
         try:
             if guest.prefix is None:
-                beginning = asked.prompts[0][: common_prefix_length(asked.prompts)]
-                guest.prefix = run_prefix(self._model, beginning, asked.assignment)
-                guest.slack = padding_slack(self._model, asked.prompts, guest.prefix)
-            for group in length_groups(asked.prompts, rows, self._cache.slots, guest.slack):
-                self._admit_group(asked, group, guest.prefix)
+                beginning = request.prompts[0][: common_prefix_length(request.prompts)]
+                guest.prefix = run_prefix(self._model, beginning, request.assignment)
+                guest.slack = padding_slack(self._model, request.prompts, guest.prefix)
+            for group in length_groups(request.prompts, rows, self._cache.slots, guest.slack):
+                self._admit_group(request, group, guest.prefix)
         except TrialError as error:
-            asked.fail(error)
-        asked.seconds += time.perf_counter() - started
+            request.fail(error)
+        request.seconds += time.perf_counter() - started
 
-    def _admit_group(self, asked: Asked, rows: Sequence[int], prefix: Prefix) -> None:
+    def _admit_group(self, request: Request, rows: Sequence[int], prefix: Prefix) -> None:
         group = run_group(
-            self._model, asked.prompts, rows, prefix, assignment=asked.assignment, checked=False
+            self._model, request.prompts, rows, prefix, assignment=request.assignment, checked=False
         )
-        asked.begin(rows)
+        request.begin(rows)
         tokens = largest(group.logits[:, -1]).tolist()
-        fail_without_numbers([Row(asked, row) for row in rows], tokens)
+        fail_without_numbers([Row(request, row) for row in rows], tokens)
         staying = [
             place
             for place, (row, token) in enumerate(zip(rows, tokens, strict=True))
-            if not asked.accept(row, token)
+            if not request.accept(row, token)
         ]
         if not staying:
             return
@@ -117,14 +119,14 @@ class SlotPool:
         if len(staying) < len(rows):
             _keep_rows(group.cache, staying)
         stayed = [rows[place] for place in staying]
-        lengths = [len(asked.prompts[row]) for row in stayed]
+        lengths = [len(request.prompts[row]) for row in stayed]
         self._cache.admit(group.cache, lengths, prefix.length)
-        self.rows += [Row(asked, row) for row in stayed]
+        self.rows += [Row(request, row) for row in stayed]
 
     def _decode(self) -> None:
         started = time.perf_counter()
         newest = torch.tensor(
-            [[row.asked.tokens[row.index][-1]] for row in self.rows],
+            [[row.request.tokens[row.index][-1]] for row in self.rows],
             device=input_device(self._model),
         )
         self._announce([row.candidate for row in self.rows])
@@ -137,7 +139,7 @@ class SlotPool:
         share = (time.perf_counter() - started) / len(self.rows)
         leaving: list[int] = []
         for slot, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
-            row.asked.seconds += share
+            row.request.seconds += share
             if row.accept(token):
                 leaving.append(slot)
         for source, target in self._cache.release(leaving):

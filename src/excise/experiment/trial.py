@@ -70,7 +70,7 @@ class _UnderWay:
 
     @property
     def done(self) -> bool:
-        return self.hearing is None or self.hearing.asked.done
+        return self.hearing is None or self.hearing.request.done
 
 
 class Scoring:
@@ -105,7 +105,7 @@ class Scoring:
     @property
     def prompts(self) -> int:
         """How many of their prompts are being answered."""
-        return sum(one.hearing.asked.open for one in self._under_way if one.hearing is not None)
+        return sum(one.hearing.request.open for one in self._under_way if one.hearing is not None)
 
     @property
     def ready(self) -> bool:
@@ -138,7 +138,7 @@ class Scoring:
                     assignment=target,
                 )
                 if self._pool is not None:
-                    self._pool.add(one.hearing.asked)
+                    self._pool.add(one.hearing.request)
         one.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
@@ -176,10 +176,10 @@ class Scoring:
             self._edits.use(None)
         if one.hearing is None:
             return one.error or Scored(one.kl, None, dominated=True), one.seconds
-        asked = one.hearing.asked
-        seconds = one.seconds + asked.seconds
-        if asked.failure is not None:
-            return asked.failure, seconds
+        request = one.hearing.request
+        seconds = one.seconds + request.seconds
+        if request.failure is not None:
+            return request.failure, seconds
         verdicts = one.hearing.verdicts()
         dominated = one.limit is not None and verdicts.count >= one.limit
         return Scored(one.kl, verdicts, dominated), seconds
@@ -218,12 +218,12 @@ class Scoring:
             self._pool = pool_for(
                 self._runner.model,
                 min(slots, self._seats * len(self._part.target)),
-                hearings[0].asked.longest,
+                hearings[0].request.longest,
                 self._edits.assign,
             )
             self._pool_slots = slots
             for hearing in hearings:
-                self._pool.add(hearing.asked)
+                self._pool.add(hearing.request)
         return self._pool
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, StoppingRule
+from excise.engine.answers import Request, StoppingRule
 from excise.engine.assignment import ALONE, Assignment
 from excise.engine.decode import answer
 from excise.engine.prefill import Tokens
@@ -58,7 +58,7 @@ class Judging:
 class Hearing(StoppingRule):
     """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
 
-    asked: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
+    request: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
     hearings before.
     """
 
@@ -75,7 +75,7 @@ class Hearing(StoppingRule):
         self._limit = math.inf
         self.lower(judging.limit)
         self._forget(len(prompts))
-        self.asked = Asked(
+        self.request = Request(
             model,
             prompts,
             max_new_tokens=judging.max_new_tokens,
@@ -89,8 +89,8 @@ class Hearing(StoppingRule):
 
     def begin_again(self) -> None:
         """Forget all that was said."""
-        self._forget(len(self.asked.prompts))
-        self.asked.begin_again()
+        self._forget(len(self.request.prompts))
+        self.request.begin_again()
 
     def lower(self, limit: int | None) -> None:
         """From now on no more than so many certain refusals matter."""
@@ -123,7 +123,7 @@ class Hearing(StoppingRule):
 
     def verdicts(self) -> Refusals:
         """What was found, once all that is wanted has been said."""
-        tokens = self.asked.tokens
+        tokens = self.request.tokens
         # A row that was never begun has not even a first token.
         unknown = self._cut | {row for row, answer in enumerate(tokens) if not answer}
         texts = tuple(self._chat.answer(answer) for answer in tokens)
@@ -150,5 +150,5 @@ def judge(
     """
     watch = watch or Watch(chat.decode, judging.markers)
     hearings = [Hearing(model, chat, prompts, judging, watch, assignment) for prompts in sets]
-    answer(model, [hearing.asked for hearing in hearings if hearing.asked.prompts], slots)
+    answer(model, [hearing.request for hearing in hearings if hearing.request.prompts], slots)
     return [hearing.verdicts() for hearing in hearings]
