@@ -116,7 +116,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenSequence:
     """One of the prompts that somebody was asked."""
 
     request: Request
@@ -151,7 +151,7 @@ def largest(logits: Tensor) -> Tensor:
     return tokens.masked_fill(~torch.isfinite(values), NO_TOKEN)
 
 
-def fail_without_numbers(rows: Sequence[Row], tokens: Sequence[int]) -> None:
+def fail_without_numbers(rows: Sequence[TokenSequence], tokens: Sequence[int]) -> None:
     """Fail those who were asked a row of logits that are not numbers; tokens: as `largest` gives them."""
     for row, token in zip(rows, tokens, strict=True):
         if token == NO_TOKEN:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from excise.devices.device import generation_device, input_device
-from excise.engine.answers import NO_TOKEN, Request, Row, fail_without_numbers, largest
+from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.generation import following
@@ -32,11 +32,11 @@ from excise.engine.prefill import last_logits
 class _Group:
     """A group while it is decoded. open: the places in it whose rows are not done."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[TokenSequence]) -> None:
         self._rows, self.open = tuple(rows), list(range(len(rows)))
 
     @property
-    def open_rows(self) -> list[Row]:
+    def open_rows(self) -> list[TokenSequence]:
         """The rows that are not done."""
         return [self._rows[place] for place in self.open]
 
@@ -107,10 +107,12 @@ class PlainPool:
     def step(self) -> None:
         """Take the group of the most urgent row, rows of one length, to its end."""
         self._guests = [request for request in self._guests if not request.done]
-        waiting = [Row(request, row) for request in self._guests for row in request.waiting]
+        waiting = [
+            TokenSequence(request, row) for request in self._guests for row in request.waiting
+        ]
         if not waiting:
             return
-        waiting.sort(key=Row.priority, reverse=True)
+        waiting.sort(key=TokenSequence.priority, reverse=True)
         length = len(waiting[0].prompt)
         rows = [row for row in waiting if len(row.prompt) == length][: self._limit]
         started = time.perf_counter()

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from excise.devices.device import input_device
-from excise.engine.answers import Request, Row, fail_without_numbers, largest
+from excise.engine.answers import Request, TokenSequence, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.prefill import (
     Prefix,
@@ -58,7 +58,7 @@ class SlotPool:
         self._model, self._announce = model, announce
         self._cache = SlotCache(layers, slots, longest)
         self._guests: list[_Guest] = []
-        self.rows: list[Row] = []
+        self.rows: list[TokenSequence] = []
 
     def ready(self, prompts: int) -> bool:
         """See `Pool`."""
@@ -107,7 +107,7 @@ class SlotPool:
         )
         request.begin(rows)
         tokens = largest(group.logits[:, -1]).tolist()
-        fail_without_numbers([Row(request, row) for row in rows], tokens)
+        fail_without_numbers([TokenSequence(request, row) for row in rows], tokens)
         staying = [
             place
             for place, (row, token) in enumerate(zip(rows, tokens, strict=True))
@@ -121,7 +121,7 @@ class SlotPool:
         stayed = [rows[place] for place in staying]
         lengths = [len(request.prompts[row]) for row in stayed]
         self._cache.admit(group.cache, lengths, prefix.length)
-        self.rows += [Row(request, row) for row in stayed]
+        self.rows += [TokenSequence(request, row) for row in stayed]
 
     def _decode(self) -> None:
         started = time.perf_counter()
