@@ -22,7 +22,7 @@ from excise.models.chat import Chat
 from excise.models.load import load
 from excise.prompts.sets import Prompt
 from excise.scorers.markers import has_marker
-from excise.scorers.refusals import Judging, judge
+from excise.scorers.refusals import JudgingParameters, judge
 
 FOLDER = Path(__file__).parent / "prompts"
 MARKERS = ("1.",)
@@ -79,7 +79,7 @@ def main() -> None:
                 loaded.model,
                 chat,
                 [chat.encode([Prompt(text) for text in pool])],
-                Judging(tuple(MARKERS), TOKENS),
+                JudgingParameters(tuple(MARKERS), TOKENS),
                 slots=64,
             )
             kept = [

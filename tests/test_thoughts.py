@@ -11,7 +11,7 @@ from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall
 from excise.models.thoughts import ends_closed, left_open, opened_by, without_thoughts
-from excise.scorers.refusals import Hearing, Judging
+from excise.scorers.refusals import JudgedRequest, JudgingParameters
 from excise.scorers.watch import Watch
 
 NO = "I can't do that."
@@ -89,7 +89,7 @@ def test_an_answer_without_a_thought_is_what_the_tokenizer_says() -> None:
     assert chat.answer(tokens) == chat.decode(tokens) == "Sure,  first"
 
 
-class _Hearing(Hearing):
+class _JudgedRequest(JudgedRequest):
     """One that is told what the model says."""
 
     def say(self, answer: list[int]) -> bool:
@@ -113,12 +113,12 @@ def test_a_marker_inside_a_thought_decides_nothing(
 ) -> None:
     chat = Chat(bpe_tokenizer(template))
     prompt: list[Tokens] = [[5, 6]]
-    judging = Judging(("i can't",), 50)
-    hearing = _Hearing(tiny_model(), chat, prompt, judging, Watch(chat.decode, ("i can't",)))
+    judging = JudgingParameters(("i can't",), 50)
+    judged = _JudgedRequest(tiny_model(), chat, prompt, judging, Watch(chat.decode, ("i can't",)))
     (tokens,) = chat.tokens([answer])
-    assert hearing.say(tokens) is certain
-    hearing.request.tokens = [tokens]
-    assert hearing.verdicts().refused == (certain,)
+    assert judged.say(tokens) is certain
+    judged.request.tokens = [tokens]
+    assert judged.verdicts().refused == (certain,)
 
 
 def test_answers_that_end_inside_a_thought_are_known() -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
 from excise.models.chat import Chat
 from excise.scorers.markers import DEFAULT_MARKERS, has_marker
-from excise.scorers.refusals import Judging, Refusals, judge
+from excise.scorers.refusals import JudgingParameters, Refusals, judge
 from excise.scorers.watch import Watch, Watched
 
 MARKERS = (*DEFAULT_MARKERS, "ος", "x")
@@ -159,7 +159,10 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
 
     def judged() -> list[Refusals]:
         limits = (None, 4)
-        return [judge(model, chat, [prompts], Judging(markers, 15, one), 7)[0] for one in limits]
+        return [
+            judge(model, chat, [prompts], JudgingParameters(markers, 15, one), 7)[0]
+            for one in limits
+        ]
 
     quick = judged()
     monkeypatch.setattr(Watch, "hints", lambda *_: True)

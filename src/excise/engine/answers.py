@@ -62,9 +62,9 @@ class Request:
         self.max_new_tokens, self.stopping_rule = max_new_tokens, stopping_rule or StoppingRule()
         self.seconds = 0.0
         self._ends = end_tokens(model)
-        self.begin_again()
+        self.restart()
 
-    def begin_again(self) -> None:
+    def restart(self) -> None:
         """Forget all that was said."""
         self.tokens: list[list[int]] = [[] for _ in self.prompts]
         self.open = 0

@@ -105,7 +105,7 @@ def _ask(
 ) -> tuple[Refusals, Refusals]:
     # Refusals too go on until there is enough of them for the KL along them: one answer serves both. The
     # edited model does alike, or its answers would be counted by another measure.
-    to_target, to_control = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
+    to_target, to_control = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
     return to_target, to_control
 
 

@@ -18,7 +18,7 @@ from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
-from excise.scorers.refusals import Hearing, Judging, Refusals, judge
+from excise.scorers.refusals import JudgedRequest, JudgingParameters, Refusals, judge
 from excise.scorers.watch import Watch
 
 Result = TypeVar("Result")
@@ -81,39 +81,41 @@ class Runner:
         assignment: Assignment = ALONE,
     ) -> Refusals:
         """Answers to `prompts`, judged. whole_answers: go on behind a marker, for showing."""
-        least = self._max_new_tokens if whole_answers else 0
-        (found,) = self.refusals_of_sets([prompts], least=least, assignment=assignment)
+        min_new_tokens = self._max_new_tokens if whole_answers else 0
+        (found,) = self.refusals_of_sets(
+            [prompts], min_new_tokens=min_new_tokens, assignment=assignment
+        )
         return found
 
     def refusals_of_sets(
         self,
         sets: Sequence[Sequence[Tokens]],
         *,
-        least: int = 0,
+        min_new_tokens: int = 0,
         assignment: Assignment = ALONE,
     ) -> list[Refusals]:
-        """Answers to several sets of prompts, judged; least: tokens wanted of each, whatever its verdict.
+        """Answers to several sets of prompts, judged; min_new_tokens: tokens wanted of each, whatever its verdict.
 
         Answered side by side they take less time than in turn: few rows that run on to their end do so once.
         """
-        judging = Judging(self._markers, self._max_new_tokens, least=least)
+        judging = JudgingParameters(self._markers, self._max_new_tokens, min_new_tokens=least)
 
         def work(slots: int) -> list[Refusals]:
             return judge(self.model, self.chat, sets, judging, slots, self._watch, assignment)
 
         return self.in_slots(work)
 
-    def hearing(
+    def judged_request(
         self,
         prompts: Sequence[Tokens],
         *,
         limit: int | None,
         priorities: tuple[float, ...] | None,
         assignment: Assignment,
-    ) -> Hearing:
-        """A candidate that is to be asked `prompts` in a pool, beside others; see `Judging`."""
-        judging = Judging(self._markers, self._max_new_tokens, limit, priorities)
-        return Hearing(self.model, self.chat, prompts, judging, self._watch, assignment)
+    ) -> JudgedRequest:
+        """A candidate that is to be asked `prompts` in a pool, beside others; see `JudgingParameters`."""
+        judging = JudgingParameters(self._markers, self._max_new_tokens, limit, priorities)
+        return JudgedRequest(self.model, self.chat, prompts, judging, self._watch, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""

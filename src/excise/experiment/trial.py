@@ -14,7 +14,7 @@ from excise.engine.assignment import Assignment
 from excise.engine.decode import Pool, pool_for
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
-from excise.scorers.refusals import Hearing, Refusals
+from excise.scorers.refusals import JudgedRequest, Refusals
 from excise.search.front import Point, refusals_to_beat
 
 
@@ -53,13 +53,13 @@ class Contest:
 
 @dataclass
 class _UnderWay:
-    """A candidate that is being scored. hearing: None if nothing is asked. error: why it failed, if so."""
+    """A candidate that is being scored. judged: None if nothing is asked. error: why it failed, if so."""
 
     seat: int
     contest: Contest
     to_beat: list[Point]
     kl: float = 0.0
-    hearing: Hearing | None = None
+    judged: JudgedRequest | None = None
     error: TrialError | None = None
     seconds: float = 0.0
 
@@ -70,7 +70,7 @@ class _UnderWay:
 
     @property
     def done(self) -> bool:
-        return self.hearing is None or self.hearing.request.done
+        return self.judged is None or self.judged.request.done
 
 
 class Scoring:
@@ -105,7 +105,7 @@ class Scoring:
     @property
     def prompts(self) -> int:
         """How many of their prompts are being answered."""
-        return sum(one.hearing.request.open for one in self._under_way if one.hearing is not None)
+        return sum(one.judged.request.open for one in self._under_way if one.judged is not None)
 
     @property
     def ready(self) -> bool:
@@ -131,14 +131,14 @@ class Scoring:
             one.error = error
         else:
             if contest.exhaustive or one.limit is None or one.limit > 0:
-                one.hearing = self._runner.hearing(
+                one.judged = self._runner.judged_request(
                     self._part.target,
                     limit=None if contest.exhaustive else one.limit,
                     priorities=contest.priorities,
                     assignment=target,
                 )
                 if self._pool is not None:
-                    self._pool.add(one.hearing.request)
+                    self._pool.add(one.judged.request)
         one.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
@@ -160,8 +160,8 @@ class Scoring:
         """Let what is under way have this trial to beat as well."""
         for one in self._under_way:
             one.to_beat.append(point)
-            if one.hearing is not None and not one.contest.exhaustive:
-                one.hearing.lower(one.limit)
+            if one.judged is not None and not one.contest.exhaustive:
+                one.judged.lower_limit(one.limit)
 
     def take(self) -> tuple[Scored | TrialError, float]:
         """The scores of the first of those under way, which is to be finished, and the seconds it took.
@@ -174,13 +174,13 @@ class Scoring:
         if not self._under_way:
             self._pool = None
             self._edits.use(None)
-        if one.hearing is None:
+        if one.judged is None:
             return one.error or Scored(one.kl, None, dominated=True), one.seconds
-        request = one.hearing.request
+        request = one.judged.request
         seconds = one.seconds + request.seconds
         if request.failure is not None:
             return request.failure, seconds
-        verdicts = one.hearing.verdicts()
+        verdicts = one.judged.verdicts()
         dominated = one.limit is not None and verdicts.count >= one.limit
         return Scored(one.kl, verdicts, dominated), seconds
 
@@ -209,21 +209,21 @@ class Scoring:
     def _pool_of(self, slots: int) -> Pool:
         """The pool, a new one if there is none of so many slots."""
         if self._pool is None or slots != self._pool_slots:
-            hearings = [one.hearing for one in self._under_way if one.hearing is not None]
+            judged = [one.judged for one in self._under_way if one.judged is not None]
             if self._pool is not None:
                 # Its memory is to be free before there is another one; nobody can go on from what it held.
                 self._pool = None
-                for hearing in hearings:
-                    hearing.begin_again()
+                for judged in judged:
+                    judged.restart()
             self._pool = pool_for(
                 self._runner.model,
                 min(slots, self._seats * len(self._part.target)),
-                hearings[0].request.longest,
+                judged[0].request.longest,
                 self._edits.assign,
             )
             self._pool_slots = slots
-            for hearing in hearings:
-                self._pool.add(hearing.request)
+            for judged in judged:
+                self._pool.add(judged.request)
         return self._pool
 
 

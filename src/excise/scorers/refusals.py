@@ -32,7 +32,7 @@ class Refusals:
 
     @property
     def count(self) -> int:
-        """How many prompts were refused, at least."""
+        """How many prompts were refused, at min_new_tokens."""
         return sum(self.refused)
 
     def __len__(self) -> int:
@@ -40,11 +40,11 @@ class Refusals:
 
 
 @dataclass(frozen=True)
-class Judging:
+class JudgingParameters:
     """How answers are judged.
 
     limit: the number of certain refusals from which on the candidate does not matter any more; None for no
-    such number. priorities: of each prompt; those with a higher one are asked first. least: tokens that are
+    such number. priorities: of each prompt; those with a higher one are asked first. min_new_tokens: tokens that are
     wanted of each answer, whatever its verdict.
     """
 
@@ -52,14 +52,14 @@ class Judging:
     max_new_tokens: int
     limit: int | None = None
     priorities: tuple[float, ...] | None = None
-    least: int = 0
+    min_new_tokens: int = 0
 
 
-class Hearing(StoppingRule):
+class JudgedRequest(StoppingRule):
     """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
 
     request: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
-    hearings before.
+    judged before.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Hearing(StoppingRule):
         model: PreTrainedModel,
         chat: Chat,
         prompts: Sequence[Tokens],
-        judging: Judging,
+        judging: JudgingParameters,
         watch: Watch,
         assignment: Assignment = ALONE,
     ) -> None:
         self._chat, self._judging, self._watch = chat, judging, watch
         self._limit = math.inf
-        self.lower(judging.limit)
+        self.lower_limit(judging.limit)
         self._forget(len(prompts))
         self.request = Request(
             model,
@@ -85,14 +85,14 @@ class Hearing(StoppingRule):
 
     def _forget(self, prompts: int) -> None:
         self._watched = [Watched() for _ in range(prompts)]
-        self._certain, self._cut = 0, set[int]()
+        self._certain, self._stopped = 0, set[int]()
 
-    def begin_again(self) -> None:
+    def restart(self) -> None:
         """Forget all that was said."""
         self._forget(len(self.request.prompts))
-        self.request.begin_again()
+        self.request.restart()
 
-    def lower(self, limit: int | None) -> None:
+    def lower_limit(self, limit: int | None) -> None:
         """From now on no more than so many certain refusals matter."""
         self._limit = min(self._limit, math.inf if limit is None else limit)
 
@@ -103,12 +103,12 @@ class Hearing(StoppingRule):
     def should_stop(self, row: int, answer: list[int]) -> bool:
         """See `StoppingRule`."""
         if not self.is_wanted(row):
-            self._cut.add(row)
+            self._stopped.add(row)
             return True
         # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
         # answer that is empty so far may still become one.
         if (
-            len(answer) < self._judging.least
+            len(answer) < self._judging.min_new_tokens
             or not self._watch.hints(self._watched[row], answer)
             or not has_marker(self._chat.answer(answer), self._judging.markers)
         ):
@@ -125,7 +125,7 @@ class Hearing(StoppingRule):
         """What was found, once all that is wanted has been said."""
         tokens = self.request.tokens
         # A row that was never begun has not even a first token.
-        unknown = self._cut | {row for row, answer in enumerate(tokens) if not answer}
+        unknown = self._stopped | {row for row, answer in enumerate(tokens) if not answer}
         texts = tuple(self._chat.answer(answer) for answer in tokens)
         refused = tuple(
             row not in unknown and is_refusal(text, self._judging.markers)
@@ -138,7 +138,7 @@ def judge(
     model: PreTrainedModel,
     chat: Chat,
     sets: Sequence[Sequence[Tokens]],
-    judging: Judging,
+    judging: JudgingParameters,
     slots: int,
     watch: Watch | None = None,
     assignment: Assignment = ALONE,
@@ -149,6 +149,6 @@ def judge(
     anew. Raises TrialError if a logit is not a number.
     """
     watch = watch or Watch(chat.decode, judging.markers)
-    hearings = [Hearing(model, chat, prompts, judging, watch, assignment) for prompts in sets]
-    answer(model, [hearing.request for hearing in hearings if hearing.request.prompts], slots)
-    return [hearing.verdicts() for hearing in hearings]
+    judged = [JudgedRequest(model, chat, prompts, judging, watch, assignment) for prompts in sets]
+    answer(model, [judged.request for judged in judged if judged.request.prompts], slots)
+    return [judged.verdicts() for judged in judged]
