@@ -38,15 +38,15 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Bound:
     """What decides how much of a trial is waited for.
 
-    to_beat: trials finished before. priorities: of each target prompt, how often it was refused before: asked
+    points: trials finished before. priorities: of each target prompt, how often it was refused before: asked
     first, these rule a bad candidate out soonest. exhaustive: wait for every verdict and run every layer all
     the same; the scores that come out are alike.
     """
 
-    to_beat: tuple[Point, ...] = ()
+    points: tuple[Point, ...] = ()
     priorities: tuple[float, ...] | None = None
     exhaustive: bool = False
 
@@ -56,8 +56,8 @@ class _UnderWay:
     """A candidate that is being scored. judged: None if nothing is asked. error: why it failed, if so."""
 
     seat: int
-    contest: Contest
-    to_beat: list[Point]
+    bound: Bound
+    points: list[Point]
     kl: float = 0.0
     judged: JudgedRequest | None = None
     error: TrialError | None = None
@@ -66,7 +66,7 @@ class _UnderWay:
     @property
     def limit(self) -> int | None:
         """Certain refusals from which on it is dominated; None if nothing has so little KL."""
-        return refusals_to_beat(self.to_beat, self.kl)
+        return refusals_to_beat(self.points, self.kl)
 
     @property
     def done(self) -> bool:
@@ -117,10 +117,10 @@ class Scoring:
         """True if the first of those under way can be taken."""
         return bool(self._under_way) and self._under_way[0].done
 
-    def begin(self, edit: Edit, contest: Contest) -> None:
+    def begin(self, edit: Edit, bound: Bound) -> None:
         """Measure a candidate's KL, and let it be asked the target prompts if they can matter."""
         started = time.perf_counter()
-        one = _UnderWay(self._sit_down(edit), contest, list(contest.to_beat))
+        one = _UnderWay(self._sit_down(edit), bound, list(bound.points))
         self._under_way.append(one)
         target, control = self._assignments(edit, one)
         try:
@@ -130,11 +130,11 @@ class Scoring:
         except TrialError as error:
             one.error = error
         else:
-            if contest.exhaustive or one.limit is None or one.limit > 0:
+            if bound.exhaustive or one.limit is None or one.limit > 0:
                 one.judged = self._runner.judged_request(
                     self._part.target,
-                    limit=None if contest.exhaustive else one.limit,
-                    priorities=contest.priorities,
+                    limit=None if bound.exhaustive else one.limit,
+                    priorities=bound.priorities,
                     assignment=target,
                 )
                 if self._pool is not None:
@@ -159,8 +159,8 @@ class Scoring:
     def learn(self, point: Point) -> None:
         """Let what is under way have this trial to beat as well."""
         for one in self._under_way:
-            one.to_beat.append(point)
-            if one.judged is not None and not one.contest.exhaustive:
+            one.points.append(point)
+            if one.judged is not None and not one.bound.exhaustive:
                 one.judged.lower_limit(one.limit)
 
     def take(self) -> tuple[Scored | TrialError, float]:
@@ -196,7 +196,7 @@ class Scoring:
     def _assignments(self, edit: Edit, one: _UnderWay) -> tuple[Assignment, Assignment]:
         """How target and control prompts are asked: with what is known of layers before the edited ones."""
         early = self._part.early
-        cut = 0 if early is None or one.contest.exhaustive else early.cut(edit.changed)
+        cut = 0 if early is None or one.bound.exhaustive else early.cut(edit.changed)
         if early is None or cut == 0:
             both = Assignment(one.seat, self._edits.assign)
             return both, both
@@ -232,14 +232,14 @@ def score(
     edits: VirtualEdits,
     candidates: Sequence[Edit],
     part: Part,
-    contest: Contest,
+    bound: Bound,
 ) -> list[Scored | TrialError]:
     """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
-    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, contest)
+    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, bound)
 
 
 def score_all(
-    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], contest: Contest
+    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:
     """Take all candidates through `scoring`, as many side by side as it has seats."""
     found: list[Scored | TrialError] = []
@@ -247,7 +247,7 @@ def score_all(
     try:
         while waiting or len(scoring):
             if waiting and scoring.ready:
-                scoring.begin(waiting.pop(0), contest)
+                scoring.begin(waiting.pop(0), bound)
             elif scoring.finished:
                 found.append(scoring.take()[0])
             else:
