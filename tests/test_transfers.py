@@ -13,7 +13,7 @@ from excise.anatomy.writers import examine
 from excise.edits.virtual import VirtualEdits
 from excise.engine.answers import NO_TOKEN, Request, largest
 from excise.engine.assignment import Assignment
-from excise.engine.decode import pool_for
+from excise.engine.decode import scheduler_for
 from spread import spread
 from test_early import late_edits
 from virtual_devices import Crossings, VirtualDevices
@@ -39,7 +39,7 @@ def steps(
     seen: list[Crossings] = []
     with VirtualEdits(model, anatomy.names) as scope:
         scope.use_several(late_edits(anatomy, 0, 2))
-        pool = pool_for(model, 2 * len(PROMPTS), 40, scope.assign)
+        scheduler = scheduler_for(model, 2 * len(PROMPTS), 40, scope.assign)
         request = [
             Request(
                 model,
@@ -51,10 +51,10 @@ def steps(
             for candidate in range(2)
         ]
         for each in request:
-            pool.add(each)
+            scheduler.add(each)
         while not all(each.done for each in request):
             with devices.watched() as crossed:
-                pool.step()
+                scheduler.step()
             seen.append(crossed)
     return seen, [tokens for each in request for tokens in each.tokens]
 
@@ -76,10 +76,10 @@ def test_a_group_of_generate_reads_its_tokens_once_a_step() -> None:
     with VirtualDevices() as devices:
         model = tiny("mamba").to("cuda")
         request = Request(model, [[5, 6, 7]] * 3, max_new_tokens=TOKENS)
-        pool = pool_for(model, 3, 20)
-        pool.add(request)
+        scheduler = scheduler_for(model, 3, 20)
+        scheduler.add(request)
         with devices.watched() as seen:
-            pool.step()
+            scheduler.step()
         assert request.done
     # One is ours; the other is `generate`'s own, which looks whether all rows are done. Two come before them.
     assert seen.to_host.count("aten._to_copy.default") == TOKENS

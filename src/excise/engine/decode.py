@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from excise.engine.answers import Request, StoppingRule
 from excise.engine.assignment import ALONE, Announce, Assignment
 from excise.engine.capability import slots_are_exact
-from excise.engine.plain import PlainPool
-from excise.engine.pool import SlotPool
+from excise.engine.plain import PlainScheduler
 from excise.engine.prefill import Tokens
+from excise.engine.scheduler import SlotScheduler
 
 
-class Pool(Protocol):
+class Scheduler(Protocol):
     """Where rows of all who are asked decode together."""
 
     def ready(self, prompts: int) -> bool:
@@ -33,16 +33,16 @@ class Pool(Protocol):
         """Take the answers one step on. Does nothing if there is nothing to answer."""
 
 
-def pool_for(
+def scheduler_for(
     model: PreTrainedModel, slots: int, longest: int, announce: Announce = ALONE.announce
-) -> Pool:
-    """A pool for rows of up to `longest` tokens, prompt and answer: of slots if the model allows them.
+) -> Scheduler:
+    """A scheduler for rows of up to `longest` tokens, prompt and answer: of slots if the model allows them.
 
     slots: rows decoded at a time. announce: called before every pass with the candidate of each row.
     """
     if slots_are_exact(model):
-        return SlotPool(model, slots, longest, announce)
-    return PlainPool(model, slots, announce)
+        return SlotScheduler(model, slots, longest, announce)
+    return PlainScheduler(model, slots, announce)
 
 
 def greedy(
@@ -83,11 +83,11 @@ def answer(model: PreTrainedModel, sets: Sequence[Request], slots: int) -> None:
         return
     slots = min(slots, sum(len(request.prompts) for request in sets))
     longest = max(request.longest for request in sets)
-    pool = pool_for(model, slots, longest, sets[0].assignment.announce)
+    scheduler = scheduler_for(model, slots, longest, sets[0].assignment.announce)
     for request in sets:
-        pool.add(request)
+        scheduler.add(request)
     while not all(request.done for request in sets):
-        pool.step()
+        scheduler.step()
     for request in sets:
         if request.failure is not None:
             raise request.failure

@@ -87,28 +87,28 @@ class _Collect(StoppingCriteria):  # type: ignore[misc]
         return done.to(input_ids.device)
 
 
-class PlainPool:
-    """See `Pool`. A step takes one group of rows to their end; all who wait by then may be in it."""
+class PlainScheduler:
+    """See `Scheduler`. A step takes one group of rows to their end; all who wait by then may be in it."""
 
     def __init__(self, model: PreTrainedModel, limit: int, announce: Announce) -> None:
         self._model, self._announce = model, announce
         self._limit = limit if decodes_batches(model) else 1
-        self._guests: list[Request] = []
+        self._requests: list[Request] = []
 
     def ready(self, prompts: int) -> bool:
-        """See `Pool`. Those who are asked together share groups, so everybody may come."""
+        """See `Scheduler`. Those who are asked together share groups, so everybody may come."""
         return True
 
     def add(self, request: Request) -> None:
-        """See `Pool`."""
-        self._guests.append(request)
+        """See `Scheduler`."""
+        self._requests.append(request)
 
     @torch.inference_mode()
     def step(self) -> None:
         """Take the group of the most urgent row, rows of one length, to its end."""
-        self._guests = [request for request in self._guests if not request.done]
+        self._requests = [request for request in self._requests if not request.done]
         waiting = [
-            TokenSequence(request, row) for request in self._guests for row in request.waiting
+            TokenSequence(request, row) for request in self._requests for row in request.waiting
         ]
         if not waiting:
             return

@@ -113,7 +113,7 @@ class Runner:
         priorities: tuple[float, ...] | None,
         assignment: Assignment,
     ) -> JudgedRequest:
-        """A candidate that is to be asked `prompts` in a pool, beside others; see `JudgingParameters`."""
+        """A candidate that is to be asked `prompts` in a scheduler, beside others; see `JudgingParameters`."""
         judging = JudgingParameters(self._markers, self._max_new_tokens, limit, priorities)
         return JudgedRequest(self.model, self.chat, prompts, judging, self._watch, assignment)
 

@@ -11,7 +11,7 @@ from statistics import mean
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
-from excise.engine.decode import Pool, pool_for
+from excise.engine.decode import Scheduler, scheduler_for
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
 from excise.scorers.refusals import JudgedRequest, Refusals
@@ -95,8 +95,8 @@ class Scoring:
         self._free = list(range(seats))
         self._seats = seats
         self._under_way: list[_UnderWay] = []
-        self._pool: Pool | None = None
-        self._pool_slots = 0
+        self._scheduler: Scheduler | None = None
+        self._scheduler_slots = 0
 
     def __len__(self) -> int:
         """How many are under way."""
@@ -110,7 +110,9 @@ class Scoring:
     @property
     def ready(self) -> bool:
         """True if another candidate can begin and nobody has to wait for slots."""
-        return bool(self._free) and (self._pool is None or self._pool.ready(len(self._part.target)))
+        return bool(self._free) and (
+            self._scheduler is None or self._scheduler.ready(len(self._part.target))
+        )
 
     @property
     def finished(self) -> bool:
@@ -137,8 +139,8 @@ class Scoring:
                     priorities=bound.priorities,
                     assignment=target,
                 )
-                if self._pool is not None:
-                    self._pool.add(one.judged.request)
+                if self._scheduler is not None:
+                    self._scheduler.add(one.judged.request)
         one.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
@@ -150,9 +152,9 @@ class Scoring:
         until = time.perf_counter() + seconds
 
         def work(slots: int) -> None:
-            pool = self._pool_of(slots)
+            scheduler = self._scheduler_of(slots)
             while not self.finished and not (more and self.ready) and time.perf_counter() < until:
-                pool.step()
+                scheduler.step()
 
         self._runner.in_slots(work)
 
@@ -172,7 +174,7 @@ class Scoring:
         one = self._under_way.pop(0)
         self._free.append(one.seat)
         if not self._under_way:
-            self._pool = None
+            self._scheduler = None
             self._edits.use(None)
         if one.judged is None:
             return one.error or Scored(one.kl, None, dominated=True), one.seconds
@@ -206,25 +208,25 @@ class Scoring:
             Assignment(one.seat, self._edits.assign, control),
         )
 
-    def _pool_of(self, slots: int) -> Pool:
-        """The pool, a new one if there is none of so many slots."""
-        if self._pool is None or slots != self._pool_slots:
+    def _scheduler_of(self, slots: int) -> Scheduler:
+        """The scheduler, a new one if there is none of so many slots."""
+        if self._scheduler is None or slots != self._scheduler_slots:
             judged = [one.judged for one in self._under_way if one.judged is not None]
-            if self._pool is not None:
+            if self._scheduler is not None:
                 # Its memory is to be free before there is another one; nobody can go on from what it held.
-                self._pool = None
+                self._scheduler = None
                 for judged in judged:
                     judged.restart()
-            self._pool = pool_for(
+            self._scheduler = scheduler_for(
                 self._runner.model,
                 min(slots, self._seats * len(self._part.target)),
                 judged[0].request.longest,
                 self._edits.assign,
             )
-            self._pool_slots = slots
+            self._scheduler_slots = slots
             for judged in judged:
-                self._pool.add(judged.request)
-        return self._pool
+                self._scheduler.add(judged.request)
+        return self._scheduler
 
 
 def score(

@@ -58,7 +58,7 @@ class JudgingParameters:
 class JudgedRequest(StoppingRule):
     """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
 
-    request: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
+    request: the prompts, for a scheduler to answer. watch: one for these markers, which may know tokens from
     judged before.
     """
 

@@ -30,7 +30,7 @@ from excise.errors import TrialError
 
 
 @dataclass
-class _Guest:
+class _Admission:
     """Somebody who is asked, and the beginning of his prompts, once it has run."""
 
     request: Request
@@ -48,8 +48,8 @@ def _keep_rows(cache: DynamicCache, rows: Sequence[int]) -> None:
         layer.batch_select_indices(indices[device])
 
 
-class SlotPool:
-    """See `Pool`. rows: those being decoded, in slot order."""
+class SlotScheduler:
+    """See `Scheduler`. rows: those being decoded, in slot order."""
 
     def __init__(
         self, model: PreTrainedModel, slots: int, longest: int, announce: Announce
@@ -57,27 +57,27 @@ class SlotPool:
         layers = model.config.get_text_config().num_hidden_layers
         self._model, self._announce = model, announce
         self._cache = SlotCache(layers, slots, longest)
-        self._guests: list[_Guest] = []
+        self._requests: list[_Admission] = []
         self.rows: list[TokenSequence] = []
 
     def ready(self, prompts: int) -> bool:
-        """See `Pool`."""
+        """See `Scheduler`."""
         return self._few_enough(prompts) and not any(
-            guest.request.waiting for guest in self._guests
+            admission.request.waiting for admission in self._requests
         )
 
     def add(self, request: Request) -> None:
-        """See `Pool`."""
-        self._guests.append(_Guest(request))
+        """See `Scheduler`."""
+        self._requests.append(_Admission(request))
 
     @torch.inference_mode()
     def step(self) -> None:
         """Run prompts for which there are slots, and decode one token of every row."""
-        self._guests = [guest for guest in self._guests if not guest.request.done]
-        for guest in self._guests:
-            waiting = guest.request.waiting
+        self._requests = [admission for admission in self._requests if not admission.request.done]
+        for admission in self._requests:
+            waiting = admission.request.waiting
             if waiting and self._few_enough(len(waiting)):
-                self._admit(guest, waiting[: self._cache.free])
+                self._admit(admission, waiting[: self._cache.free])
         if self.rows:
             self._decode()
 
@@ -88,15 +88,15 @@ class SlotPool:
         """
         return not self.rows or self._cache.free >= min(max(1, self._cache.slots // 4), waiting)
 
-    def _admit(self, guest: _Guest, rows: Sequence[int]) -> None:
-        request, started = guest.request, time.perf_counter()
+    def _admit(self, admission: _Admission, rows: Sequence[int]) -> None:
+        request, started = admission.request, time.perf_counter()
         try:
-            if guest.prefix is None:
+            if admission.prefix is None:
                 beginning = request.prompts[0][: common_prefix_length(request.prompts)]
-                guest.prefix = run_prefix(self._model, beginning, request.assignment)
-                guest.slack = padding_slack(self._model, request.prompts, guest.prefix)
-            for group in length_groups(request.prompts, rows, self._cache.slots, guest.slack):
-                self._admit_group(request, group, guest.prefix)
+                admission.prefix = run_prefix(self._model, beginning, request.assignment)
+                admission.slack = padding_slack(self._model, request.prompts, admission.prefix)
+            for group in length_groups(request.prompts, rows, self._cache.slots, admission.slack):
+                self._admit_group(request, group, admission.prefix)
         except TrialError as error:
             request.fail(error)
         request.seconds += time.perf_counter() - started
