@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.assignment import ALONE, Assignment
+from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.prefill import NO_NUMBERS, Tokens
 from excise.errors import TrialError
 
@@ -56,7 +56,7 @@ class Request:
         *,
         max_new_tokens: int,
         stopping_rule: StoppingRule | None = None,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> None:
         self.prompts, self.assignment = prompts, assignment
         self.max_new_tokens, self.stopping_rule = max_new_tokens, stopping_rule or StoppingRule()

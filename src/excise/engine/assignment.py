@@ -9,12 +9,12 @@ from typing import Protocol
 
 from transformers import DynamicCache
 
-Announce = Callable[[Sequence[int]], None]
+AssignRows = Callable[[Sequence[int]], None]
 """Told before every pass which candidate each of its rows belongs to."""
 
 
-def nobody(candidates: Sequence[int]) -> None:
-    """The `Announce` of those who ask one candidate alone."""
+def no_edits(candidates: Sequence[int]) -> None:
+    """The `AssignRows` of those who ask one candidate alone."""
     return
 
 
@@ -34,12 +34,12 @@ class Early(Protocol):
 class Assignment:
     """The candidate that prompts belong to.
 
-    announce: called before every pass through the model with the candidate of each of its rows, so that
+    assign_rows: called before every pass through the model with the candidate of each of its rows, so that
     whoever edits the model knows which edit a row meets. early: what goes around each pass over prompts.
     """
 
     candidate: int = 0
-    announce: Announce = nobody
+    assign_rows: AssignRows = no_edits
     early: Early | None = None
 
     def around(
@@ -49,9 +49,9 @@ class Assignment:
         return nullcontext() if self.early is None else self.early.around(cache, rows, lengths)
 
     def before_pass(self, rows: int) -> None:
-        """Announce a pass of so many rows."""
-        self.announce([self.candidate] * rows)
+        """AssignRows a pass of so many rows."""
+        self.assign_rows([self.candidate] * rows)
 
 
-ALONE = Assignment()
+ONE_CANDIDATE = Assignment()
 """There is one candidate, and nobody has to be told."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from transformers import PreTrainedModel
 
 from excise.engine.answers import Request, StoppingRule
-from excise.engine.assignment import ALONE, Announce, Assignment
+from excise.engine.assignment import ONE_CANDIDATE, Assignment, AssignRows
 from excise.engine.capability import slots_are_exact
 from excise.engine.plain import PlainScheduler
 from excise.engine.prefill import Tokens
@@ -34,15 +34,18 @@ class Scheduler(Protocol):
 
 
 def scheduler_for(
-    model: PreTrainedModel, slots: int, longest: int, announce: Announce = ALONE.announce
+    model: PreTrainedModel,
+    slots: int,
+    longest: int,
+    assign_rows: AssignRows = ONE_CANDIDATE.assign_rows,
 ) -> Scheduler:
     """A scheduler for rows of up to `longest` tokens, prompt and answer: of slots if the model allows them.
 
-    slots: rows decoded at a time. announce: called before every pass with the candidate of each row.
+    slots: rows decoded at a time. assign_rows: called before every pass with the candidate of each row.
     """
     if slots_are_exact(model):
-        return SlotScheduler(model, slots, longest, announce)
-    return PlainScheduler(model, slots, announce)
+        return SlotScheduler(model, slots, longest, assign_rows)
+    return PlainScheduler(model, slots, assign_rows)
 
 
 def greedy(
@@ -52,7 +55,7 @@ def greedy(
     max_new_tokens: int,
     slots: int,
     stopping_rule: StoppingRule | None = None,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
 ) -> list[list[int]]:
     """The greedy answer to each prompt, as token ids, the end-of-turn token included.
 
@@ -83,7 +86,7 @@ def answer(model: PreTrainedModel, sets: Sequence[Request], slots: int) -> None:
         return
     slots = min(slots, sum(len(request.prompts) for request in sets))
     longest = max(request.longest for request in sets)
-    scheduler = scheduler_for(model, slots, longest, sets[0].assignment.announce)
+    scheduler = scheduler_for(model, slots, longest, sets[0].assignment.assign_rows)
     for request in sets:
         scheduler.add(request)
     while not all(request.done for request in sets):

@@ -23,7 +23,7 @@ from transformers import (
 
 from excise.devices.device import generation_device, input_device
 from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_without_numbers, largest
-from excise.engine.assignment import Announce
+from excise.engine.assignment import AssignRows
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.generation import following
 from excise.engine.prefill import last_logits
@@ -90,8 +90,8 @@ class _Collect(StoppingCriteria):  # type: ignore[misc]
 class PlainScheduler:
     """See `Scheduler`. A step takes one group of rows to their end; all who wait by then may be in it."""
 
-    def __init__(self, model: PreTrainedModel, limit: int, announce: Announce) -> None:
-        self._model, self._announce = model, announce
+    def __init__(self, model: PreTrainedModel, limit: int, assign_rows: AssignRows) -> None:
+        self._model, self._assign_rows = model, assign_rows
         self._limit = limit if decodes_batches(model) else 1
         self._requests: list[Request] = []
 
@@ -122,10 +122,10 @@ class PlainScheduler:
         group = _Group(rows)
         # A lone token is taken by some (recurrent_gemma, rwkv) for the next one of the sequence before.
         if decodes_from_cache(self._model) and ids.shape[1] > 1:
-            self._announce(group.candidates)
+            self._assign_rows(group.candidates)
             _generate(self._model, ids, group, max(row.request.max_new_tokens for row in rows))
         else:
-            _recompute(self._model, ids, group, self._announce)
+            _recompute(self._model, ids, group, self._assign_rows)
         for row in rows:
             row.request.seconds += (time.perf_counter() - started) / len(rows)
 
@@ -146,9 +146,9 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
         )
 
 
-def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, announce: Announce) -> None:
+def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, assign_rows: AssignRows) -> None:
     while group.open:
-        announce(group.candidates)
+        assign_rows(group.candidates)
         tokens = largest(last_logits(model, ids)[:, -1]).to(ids.device)
         ids = torch.cat([ids, tokens.unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from excise.devices.device import input_device
-from excise.engine.assignment import ALONE, Assignment
+from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.capability import accepts, slots_are_exact
 from excise.errors import TrialError
 
@@ -131,7 +131,9 @@ def right_aligned(lengths: Sequence[int]) -> Tensor:
     return torch.arange(max(lengths)) >= padding
 
 
-def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ALONE) -> Prefix:
+def run_prefix(
+    model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ONE_CANDIDATE
+) -> Prefix:
     """Run the common beginning of all prompts; an empty prefix where it cannot be shared."""
     if not tokens or not slots_are_exact(model):
         return Prefix(0, None)
@@ -149,7 +151,7 @@ def run_group(
     rows: Sequence[int],
     prefix: Prefix,
     keep: int = 1,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
     *,
     cached: bool = True,
     checked: bool = True,
@@ -222,7 +224,7 @@ def run_all(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     limit: int,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
     *,
     checked: bool = True,
 ) -> Iterator[Group]:
@@ -245,7 +247,7 @@ def first_token_logits(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     limit: int,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
 ) -> Tensor:
     """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host.
 

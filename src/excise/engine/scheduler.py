@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from excise.devices.device import input_device
 from excise.engine.answers import Request, TokenSequence, fail_without_numbers, largest
-from excise.engine.assignment import Announce
+from excise.engine.assignment import AssignRows
 from excise.engine.prefill import (
     Prefix,
     common_prefix_length,
@@ -52,10 +52,10 @@ class SlotScheduler:
     """See `Scheduler`. rows: those being decoded, in slot order."""
 
     def __init__(
-        self, model: PreTrainedModel, slots: int, longest: int, announce: Announce
+        self, model: PreTrainedModel, slots: int, longest: int, assign_rows: AssignRows
     ) -> None:
         layers = model.config.get_text_config().num_hidden_layers
-        self._model, self._announce = model, announce
+        self._model, self._assign_rows = model, assign_rows
         self._cache = SlotCache(layers, slots, longest)
         self._requests: list[_Admission] = []
         self.rows: list[TokenSequence] = []
@@ -129,7 +129,7 @@ class SlotScheduler:
             [[row.request.tokens[row.index][-1]] for row in self.rows],
             device=input_device(self._model),
         )
-        self._announce([row.candidate for row in self.rows])
+        self._assign_rows([row.candidate for row in self.rows])
         mask, positions = self._cache.prepare_step(newest.device)
         logits: Tensor = self._model(
             newest, attention_mask=mask, position_ids=positions, past_key_values=self._cache

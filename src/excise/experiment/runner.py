@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.assignment import ALONE, Assignment, Early
+from excise.engine.assignment import ONE_CANDIDATE, Assignment, Early
 from excise.engine.batch_size import with_halving
 from excise.engine.early import EarlyPart
 from excise.engine.prefill import Tokens
@@ -63,7 +63,7 @@ class Runner:
         self,
         prompts: Sequence[Tokens],
         original: Tensor,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> list[float]:
         """KL(original ‖ model) of the first answer token for each prompt, nats.
 
@@ -78,7 +78,7 @@ class Runner:
         prompts: Sequence[Tokens],
         *,
         whole_answers: bool = False,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> Refusals:
         """Answers to `prompts`, judged. whole_answers: go on behind a marker, for showing."""
         min_new_tokens = self._max_new_tokens if whole_answers else 0
@@ -92,7 +92,7 @@ class Runner:
         sets: Sequence[Sequence[Tokens]],
         *,
         min_new_tokens: int = 0,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> list[Refusals]:
         """Answers to several sets of prompts, judged; min_new_tokens: tokens wanted of each, whatever its verdict.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from excise.engine.answers import Request, StoppingRule
-from excise.engine.assignment import ALONE, Assignment
+from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.decode import answer
 from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
@@ -69,7 +69,7 @@ class JudgedRequest(StoppingRule):
         prompts: Sequence[Tokens],
         judging: JudgingParameters,
         watch: Watch,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> None:
         self._chat, self._judging, self._watch = chat, judging, watch
         self._limit = math.inf
@@ -141,7 +141,7 @@ def judge(
     judging: JudgingParameters,
     slots: int,
     watch: Watch | None = None,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
 ) -> list[Refusals]:
     """Greedy answers to the prompts of each set, judged; all sets are answered side by side.
 
