@@ -23,7 +23,7 @@ from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted
 from excise.experiment.bank import Bank, per_matrix
 from excise.experiment.build_bank import build_bank
-from excise.experiment.cached_prefix import room_for_early
+from excise.experiment.cached_prefix import room_for_cached_layers
 from excise.experiment.coverage import Coverage
 from excise.experiment.events import BaselineMeasured, DirectionsFound
 from excise.experiment.runner import Part, Runner, measure_original
@@ -181,7 +181,7 @@ def _baseline(
         runner,
         prompts.target.search,
         prompts.control.search,
-        partial(room_for_early, loaded, anatomy),
+        partial(room_for_cached_layers, loaded, anatomy),
     )
     emit(BaselineMeasured("search", part.refusals, len(part.target)))
     note = unfinished_note(runner.chat, part.answered.tokens)

@@ -18,8 +18,8 @@ def no_edits(candidates: Sequence[int]) -> None:
     return
 
 
-class Early(Protocol):
-    """Keeps what early layers make of prompts, or gives it back; see `excise.engine.early`."""
+class LayerCache(Protocol):
+    """Keeps what early layers make of prompts, or gives it back; see `excise.engine.cached_layers`."""
 
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
@@ -35,18 +35,22 @@ class Assignment:
     """The candidate that prompts belong to.
 
     assign_rows: called before every pass through the model with the candidate of each of its rows, so that
-    whoever edits the model knows which edit a row meets. early: what goes around each pass over prompts.
+    whoever edits the model knows which edit a row meets. cached_layers: what goes around each pass over prompts.
     """
 
     candidate: int = 0
     assign_rows: AssignRows = no_edits
-    early: Early | None = None
+    cached_layers: LayerCache | None = None
 
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """See `Early`."""
-        return nullcontext() if self.early is None else self.early.around(cache, rows, lengths)
+        """See `LayerCache`."""
+        return (
+            nullcontext()
+            if self.cached_layers is None
+            else self.cached_layers.around(cache, rows, lengths)
+        )
 
     def before_pass(self, rows: int) -> None:
         """AssignRows a pass of so many rows."""

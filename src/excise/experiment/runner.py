@@ -9,9 +9,9 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.assignment import ONE_CANDIDATE, Assignment, Early
+from excise.engine.assignment import ONE_CANDIDATE, Assignment, LayerCache
 from excise.engine.batch_size import with_halving
-from excise.engine.early import EarlyPart
+from excise.engine.cached_layers import CachedPart
 from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
@@ -54,9 +54,11 @@ class Runner:
         """Say that memory ran out, and how many rows run at a time from now on."""
         self._emit(BatchReduced(size))
 
-    def log_probabilities(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
+    def log_probabilities(
+        self, prompts: Sequence[Tokens], cached_layers: LayerCache | None = None
+    ) -> Tensor:
         """Of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
-        assignment = Assignment(early=early)
+        assignment = Assignment(cached_layers=cached_layers)
         return self.in_rows(lambda rows: log_probabilities(self.model, prompts, rows, assignment))
 
     def divergences(
@@ -128,14 +130,14 @@ class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. early: what early layers make of both sets.
+    answered: the original model's answers to target prompts. cached_layers: what early layers make of both sets.
     """
 
     target: tuple[Tokens, ...]
     control: tuple[Tokens, ...]
     original: Tensor
     answered: Refusals
-    early: EarlyPart | None = None
+    cached_layers: CachedPart | None = None
 
     @property
     def refusals(self) -> int:
@@ -151,23 +153,26 @@ def measure_original(
     runner: Runner,
     target: PromptSet,
     control: PromptSet,
-    room: Callable[[Sequence[Tokens], Sequence[Tokens]], EarlyPart | None] = lambda *_: None,
+    room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
 ) -> Part:
     """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
     target_tokens = tuple(runner.chat.encode(target.prompts))
     control_tokens = tuple(runner.chat.encode(control.prompts))
-    early = room(target_tokens, control_tokens)
+    cached_layers = room(target_tokens, control_tokens)
     part = Part(
         target=target_tokens,
         control=control_tokens,
         original=runner.log_probabilities(
-            control_tokens, early.control.recording() if early else None
+            control_tokens, cached_layers.control.recording() if cached_layers else None
         ),
         answered=runner.refusals(
-            target_tokens, assignment=Assignment(early=early.target.recording() if early else None)
+            target_tokens,
+            assignment=Assignment(
+                cached_layers=cached_layers.target.recording() if cached_layers else None
+            ),
         ),
-        early=early,
+        cached_layers=cached_layers,
     )
-    if early is not None:
-        early.prove(runner.model, target_tokens, control_tokens)
+    if cached_layers is not None:
+        cached_layers.prove(runner.model, target_tokens, control_tokens)
     return part

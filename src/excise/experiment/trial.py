@@ -197,12 +197,18 @@ class Scoring:
 
     def _assignments(self, edit: Edit, one: _UnderWay) -> tuple[Assignment, Assignment]:
         """How target and control prompts are asked: with what is known of layers before the edited ones."""
-        early = self._part.early
-        cut = 0 if early is None or one.bound.exhaustive else early.cut(edit.changed)
-        if early is None or cut == 0:
+        cached_layers = self._part.cached_layers
+        start_layer = (
+            0
+            if cached_layers is None or one.bound.exhaustive
+            else cached_layers.start_layer(edit.changed)
+        )
+        if cached_layers is None or start_layer == 0:
             both = Assignment(one.seat, self._edits.assign)
             return both, both
-        target, control = (each.replaying(cut) for each in (early.target, early.control))
+        target, control = (
+            each.replaying(start_layer) for each in (cached_layers.target, cached_layers.control)
+        )
         return (
             Assignment(one.seat, self._edits.assign, target),
             Assignment(one.seat, self._edits.assign, control),

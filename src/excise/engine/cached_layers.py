@@ -1,8 +1,8 @@
 """Layers before the first edited one: what they make of fixed prompts is computed once for all candidates.
 
-While the original model answers the prompts, the hidden states that enter a few layers, the cuts, are kept,
-with the keys and values of all layers before the deepest cut. A candidate whose first edited layer lies
-behind a cut then begins there: for one pass the layers before it hand on what is kept in place of running.
+While the original model answers the prompts, the hidden states that enter a few layers, the start_layers, are kept,
+with the keys and values of all layers before the deepest start_layer. A candidate whose first edited layer lies
+behind a start_layer then begins there: for one pass the layers before it hand on what is kept in place of running.
 Any stack of layers will do whose members take hidden states and return them; whether a model has one is
 not declared but proven, on its own logits.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from excise.engine.assignment import Assignment, Early
+from excise.engine.assignment import Assignment, LayerCache
 from excise.engine.prefill import (
     Group,
     Tokens,
@@ -37,17 +37,17 @@ _CLOSE = 64
 class _Kept:
     """What is kept of one prompt, or of the beginning of all, on the host.
 
-    states: by cut, [token, d]. keys: by layer, keys and values [head, token, head_dim].
+    states: by start_layer, [token, d]. keys: by layer, keys and values [head, token, head_dim].
     """
 
     states: dict[int, Tensor] = field(default_factory=dict)
     keys: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
-class EarlyLayers:
+class CachedLayers:
     """The kept states of one set of prompts.
 
-    layers: names of the model's layers. cuts: indices of layers that a pass may begin at. with_keys: whether
+    layers: names of the model's layers. start_layers: indices of layers that a pass may begin at. with_keys: whether
     answers are to go on from the passes; a forward pass alone needs no keys.
     """
 
@@ -55,42 +55,45 @@ class EarlyLayers:
         self,
         model: PreTrainedModel,
         layers: Sequence[str],
-        cuts: Sequence[int],
+        start_layers: Sequence[int],
         *,
         with_keys: bool,
     ) -> None:
-        self.cuts, self._with_keys = tuple(sorted(cuts)), with_keys
-        self._modules = [model.get_submodule(name) for name in layers[: self.cuts[-1]]]
+        self.start_layers, self._with_keys = tuple(sorted(start_layers)), with_keys
+        self._modules = [model.get_submodule(name) for name in layers[: self.start_layers[-1]]]
         self._in_tuples = [False] * len(self._modules)
         # Where each layer's keys and values lay: its weights may be elsewhere between passes.
         self._devices = [torch.device("cpu")] * len(self._modules)
         self._beginning, self._rows = _Kept(), dict[int, _Kept]()
 
     def deepest(self, first_edited: int) -> int:
-        """The deepest cut at or before a layer; 0 if there is none."""
-        return max((cut for cut in self.cuts if cut <= first_edited), default=0)
+        """The deepest start_layer at or before a layer; 0 if there is none."""
+        return max(
+            (start_layer for start_layer in self.start_layers if start_layer <= first_edited),
+            default=0,
+        )
 
-    def recording(self) -> Early:
+    def recording(self) -> LayerCache:
         """Keep what passes of the original model show."""
         return _Recording(self)
 
-    def replaying(self, cut: int) -> Early:
-        """Begin passes at `cut`."""
-        return _Replay(self, cut)
+    def replaying(self, start_layer: int) -> LayerCache:
+        """Begin passes at `start_layer`."""
+        return _Replay(self, start_layer)
 
-    def forget(self, cut: int) -> None:
+    def forget(self, start_layer: int) -> None:
         """Begin no pass there any more."""
-        self.cuts = tuple(one for one in self.cuts if one != cut)
+        self.start_layers = tuple(one for one in self.start_layers if one != start_layer)
 
-    def proven(self, model: PreTrainedModel, prompts: Sequence[Tokens], cut: int) -> bool:
-        """True if passes that begin at `cut` give what whole passes give, on a few prompts.
+    def proven(self, model: PreTrainedModel, prompts: Sequence[Tokens], start_layer: int) -> bool:
+        """True if passes that begin at `start_layer` give what whole passes give, on a few prompts.
 
         That is logits and, where answers are to go on from them, keys and values of every layer.
         """
         found: list[Group] = []
         with torch.inference_mode():
-            for early in (None, self.replaying(cut)):
-                assignment = Assignment(early=early)
+            for cached_layers in (None, self.replaying(start_layer)):
+                assignment = Assignment(cached_layers=cached_layers)
                 shared = prompts[0][: common_prefix_length(prompts)]
                 prefix = run_prefix(model, shared, assignment)
                 slack = padding_slack(model, prompts, prefix)
@@ -124,26 +127,26 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 class _Recording:
-    def __init__(self, early: EarlyLayers) -> None:
-        self._early = early
+    def __init__(self, cached_layers: CachedLayers) -> None:
+        self._layers = cached_layers
 
     @contextmanager
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> Iterator[None]:
-        """See `Early`."""
-        early, newest = self._early, dict[int, Tensor]()
+        """See `LayerCache`."""
+        cached_layers, newest = self._layers, dict[int, Tensor]()
 
         def listen(index: int):  # type: ignore[no-untyped-def]
             def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor]) -> None:
-                early._in_tuples[index] = isinstance(output, tuple)
+                cached_layers._in_tuples[index] = isinstance(output, tuple)
                 newest[index + 1] = output[0] if isinstance(output, tuple) else output
 
             return hook
 
         handles = [
             module.register_forward_hook(listen(index))
-            for index, module in enumerate(early._modules)
+            for index, module in enumerate(cached_layers._modules)
         ]
         try:
             yield
@@ -151,15 +154,17 @@ class _Recording:
             for handle in handles:
                 handle.remove()
         # Whole tensors come to the host, not one row after the other: each is waited for.
-        states = {cut: newest[cut].to("cpu") for cut in early.cuts}
+        states = {
+            start_layer: newest[start_layer].to("cpu") for start_layer in cached_layers.start_layers
+        }
         keys: list[tuple[Tensor, Tensor]] = []
-        if early._with_keys or rows is None:
-            for index, layer in enumerate(cache.layers[: len(early._modules)]):
-                early._devices[index] = layer.keys.device
+        if cached_layers._with_keys or rows is None:
+            for index, layer in enumerate(cache.layers[: len(cached_layers._modules)]):
+                cached_layers._devices[index] = layer.keys.device
                 keys.append((layer.keys.to("cpu"), layer.values.to("cpu")))
         for place, length in enumerate(lengths):
             kept = _Kept(
-                {cut: _own(each[place], length) for cut, each in states.items()},
+                {start_layer: _own(each[place], length) for start_layer, each in states.items()},
                 [
                     (
                         _own(each[place].transpose(0, 1), length).transpose(0, 1),
@@ -169,9 +174,9 @@ class _Recording:
                 ],
             )
             if rows is None:
-                early._beginning = kept
+                cached_layers._beginning = kept
             else:
-                early._rows[rows[place]] = kept
+                cached_layers._rows[rows[place]] = kept
 
 
 def _own(states: Tensor, length: int) -> Tensor:
@@ -180,30 +185,30 @@ def _own(states: Tensor, length: int) -> Tensor:
 
 
 class _Replay:
-    def __init__(self, early: EarlyLayers, cut: int) -> None:
-        self._early, self._cut = early, cut
+    def __init__(self, cached_layers: CachedLayers, start_layer: int) -> None:
+        self._layers, self._start_layer = cached_layers, start_layer
 
     @contextmanager
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> Iterator[None]:
-        """See `Early`."""
-        early, last = self._early, self._cut - 1
+        """See `LayerCache`."""
+        cached_layers, last = self._layers, self._start_layer - 1
         kept = (
-            [early._beginning] * len(lengths)
+            [cached_layers._beginning] * len(lengths)
             if rows is None
-            else [early._rows[row] for row in rows]
+            else [cached_layers._rows[row] for row in rows]
         )
-        states = _padded([one.states[self._cut] for one in kept])
+        states = _padded([one.states[self._start_layer] for one in kept])
 
         def handing_on(index: int):  # type: ignore[no-untyped-def]
             def forward(hidden_states: Tensor, *others: object, **named: object) -> object:
                 handed = states.to(hidden_states.device) if index == last else hidden_states
-                return (handed,) if early._in_tuples[index] else handed
+                return (handed,) if cached_layers._in_tuples[index] else handed
 
             return forward
 
-        modules = early._modules[: self._cut]
+        modules = cached_layers._modules[: self._start_layer]
         # An accelerate hook has put a forward of its own on the instance: that one comes back.
         own = [vars(module).get("forward") for module in modules]
         for index, module in enumerate(modules):
@@ -216,12 +221,12 @@ class _Replay:
                     del module.forward
                 else:
                     module.forward = former
-        if early._with_keys or rows is None:
+        if cached_layers._with_keys or rows is None:
             for index in range(len(modules)):
                 keys, values = (
                     _padded([one.keys[index][which].transpose(0, 1) for one in kept])
                     .transpose(1, 2)
-                    .to(early._devices[index])
+                    .to(cached_layers._devices[index])
                     for which in (0, 1)
                 )
                 cache.update(keys, values, index)
@@ -236,7 +241,7 @@ def _padded(parts: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def cuts_within(
+def start_layers_within(
     budget: float,
     layers: int,
     tokens: tuple[int, int],
@@ -251,28 +256,28 @@ def cuts_within(
     one token in one layer; size: bytes of a number.
     """
     target, control = tokens
-    cuts: tuple[int, ...] = ()
+    start_layers: tuple[int, ...] = ()
     for share in (6, 3, 2):
-        cut = layers // share
-        more = (*cuts, cut)
-        if cut == 0 or cut in cuts:
+        start_layer = layers // share
+        more = (*start_layers, start_layer)
+        if start_layer == 0 or start_layer in start_layers:
             continue
         states = (target + control) * width * size * len(more)
-        if states + target * key_value_bytes * cut > budget:
+        if states + target * key_value_bytes * start_layer > budget:
             break
-        cuts = more
-    return cuts
+        start_layers = more
+    return start_layers
 
 
 @dataclass(frozen=True)
-class EarlyPart:
+class CachedPart:
     """Kept states of target and of control prompts, and the layer that each writer writes in."""
 
-    target: EarlyLayers
-    control: EarlyLayers
+    target: CachedLayers
+    control: CachedLayers
     layer_of: Mapping[str, int]
 
-    def cut(self, changed: Sequence[str]) -> int:
+    def start_layer(self, changed: Sequence[str]) -> int:
         """Where passes may begin that edit these writers; 0 for at the beginning."""
         first = min((self.layer_of[name] for name in changed), default=len(self.layer_of))
         return self.control.deepest(first)
@@ -280,9 +285,11 @@ class EarlyPart:
     def prove(
         self, model: PreTrainedModel, target: Sequence[Tokens], control: Sequence[Tokens]
     ) -> None:
-        """Forget the cuts at which a pass of the original model does not give its own logits."""
-        for cut in self.control.cuts:
+        """Forget the start_layers at which a pass of the original model does not give its own logits."""
+        for start_layer in self.control.start_layers:
             sets = ((self.target, target), (self.control, control))
-            if not all(early.proven(model, prompts, cut) for early, prompts in sets):
-                for early, _ in sets:
-                    early.forget(cut)
+            if not all(
+                cached_layers.proven(model, prompts, start_layer) for cached_layers, prompts in sets
+            ):
+                for cached_layers, _ in sets:
+                    cached_layers.forget(start_layer)
