@@ -17,8 +17,10 @@ from excise.experiment.trial import Bound, Scored, Scoring, score_all
 class TimedScoring(Scoring):
     """Adds up wall seconds of the stages "kl", which puts the edit in force too, and "refusals"."""
 
-    def __init__(self, runner: Runner, edits: VirtualEdits, part: Part, seats: int) -> None:
-        super().__init__(runner, edits, part, seats)
+    def __init__(
+        self, runner: Runner, edits: VirtualEdits, part: Part, candidate_slots: int
+    ) -> None:
+        super().__init__(runner, edits, part, candidate_slots)
         self.seconds: Counter[str] = Counter()
 
     def begin(self, edit: Edit, bound: Bound) -> None:

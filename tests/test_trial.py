@@ -187,7 +187,7 @@ def test_a_candidate_begins_as_soon_as_others_leave_it_slots_and_stays_itself(be
     candidates = bench.edits(5)
     alone = [bench.score([candidate], Bound(exhaustive=True))[0] for candidate in candidates]
     with VirtualEdits(bench.model, bench.anatomy.names) as edits:
-        scoring = Scoring(bench.runner, edits, bench.part, seats=3)
+        scoring = Scoring(bench.runner, edits, bench.part, candidate_slots=3)
         waiting, most, found = list(candidates), 0, []
         while waiting or len(scoring):
             if waiting and scoring.ready:
@@ -213,7 +213,7 @@ def test_what_an_earlier_trial_scores_rules_out_what_is_under_way(bench: Bench) 
     assert waited.refusals >= 2, "the test needs a candidate with refusals"
     for exhaustive in (False, True):
         with VirtualEdits(bench.model, bench.anatomy.names) as edits:
-            scoring = Scoring(bench.runner, edits, bench.part, seats=2)
+            scoring = Scoring(bench.runner, edits, bench.part, candidate_slots=2)
             scoring.begin(candidate, Bound(exhaustive=exhaustive))
             scoring.learn(Point(0, 1, 0.0))
             scoring.advance(more=False)

@@ -103,7 +103,7 @@ def profile(settings: Settings, emit: Emit) -> Profile:
         with stage("edit"):
             edit = edit_of(closed_form_of(settings.kinds[0], anatomy), bank, anatomy)
         with VirtualEdits(model, anatomy.names * settings.directions) as edits:
-            scoring = Scoring(runner, edits, part, seats=1)
+            scoring = Scoring(runner, edits, part, candidate_slots=1)
             with stage("kl"):
                 scoring.begin(edit, Bound())
             with stage("refusals"):

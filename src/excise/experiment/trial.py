@@ -52,10 +52,10 @@ class Bound:
 
 
 @dataclass
-class _UnderWay:
+class _RunningTrial:
     """A candidate that is being scored. judged: None if nothing is asked. error: why it failed, if so."""
 
-    seat: int
+    candidate_slot: int
     bound: Bound
     points: list[Point]
     kl: float = 0.0
@@ -74,7 +74,7 @@ class _UnderWay:
 
 
 class Scoring:
-    """Candidates being scored, up to `seats` of them under way at a time, each as if it were alone.
+    """Candidates being scored, up to `candidate_slots` of them under way at a time, each as if it were alone.
 
     KL comes first: it takes one forward pass, and tells how many refusals a candidate may have at most to
     be better than all before it. Once so many are certain its other answers are not waited for: whatever
@@ -88,24 +88,24 @@ class Scoring:
         runner: Runner,
         edits: VirtualEdits,
         part: Part,
-        seats: int,
+        candidate_slots: int,
     ) -> None:
         self._runner, self._edits, self._part = runner, edits, part
         self._edits_of: list[Edit] = []
-        self._free = list(range(seats))
-        self._seats = seats
-        self._under_way: list[_UnderWay] = []
+        self._free = list(range(candidate_slots))
+        self._candidate_slots = candidate_slots
+        self._running: list[_RunningTrial] = []
         self._scheduler: Scheduler | None = None
         self._scheduler_slots = 0
 
     def __len__(self) -> int:
         """How many are under way."""
-        return len(self._under_way)
+        return len(self._running)
 
     @property
     def prompts(self) -> int:
         """How many of their prompts are being answered."""
-        return sum(one.judged.request.open for one in self._under_way if one.judged is not None)
+        return sum(one.judged.request.open for one in self._running if one.judged is not None)
 
     @property
     def ready(self) -> bool:
@@ -117,13 +117,13 @@ class Scoring:
     @property
     def finished(self) -> bool:
         """True if the first of those under way can be taken."""
-        return bool(self._under_way) and self._under_way[0].done
+        return bool(self._running) and self._running[0].done
 
     def begin(self, edit: Edit, bound: Bound) -> None:
         """Measure a candidate's KL, and let it be asked the target prompts if they can matter."""
         started = time.perf_counter()
-        one = _UnderWay(self._sit_down(edit), bound, list(bound.points))
-        self._under_way.append(one)
+        one = _RunningTrial(self._assign_slot(edit), bound, list(bound.points))
+        self._running.append(one)
         target, control = self._assignments(edit, one)
         try:
             one.kl = mean(
@@ -160,7 +160,7 @@ class Scoring:
 
     def learn(self, point: Point) -> None:
         """Let what is under way have this trial to beat as well."""
-        for one in self._under_way:
+        for one in self._running:
             one.points.append(point)
             if one.judged is not None and not one.bound.exhaustive:
                 one.judged.lower_limit(one.limit)
@@ -171,9 +171,9 @@ class Scoring:
         Those are its share of the passes in which it ran beside others. A candidate with a logit that is not
         a number gives the error.
         """
-        one = self._under_way.pop(0)
-        self._free.append(one.seat)
-        if not self._under_way:
+        one = self._running.pop(0)
+        self._free.append(one.candidate_slot)
+        if not self._running:
             self._scheduler = None
             self._edits.use(None)
         if one.judged is None:
@@ -186,16 +186,16 @@ class Scoring:
         dominated = one.limit is not None and verdicts.count >= one.limit
         return Scored(one.kl, verdicts, dominated), seconds
 
-    def _sit_down(self, edit: Edit) -> int:
+    def _assign_slot(self, edit: Edit) -> int:
         """Put the edit in force beside the others; returns its number."""
-        seat = min(self._free)
-        self._free.remove(seat)
+        candidate_slot = min(self._free)
+        self._free.remove(candidate_slot)
         # Seats from the lowest on are taken first, so there is never a gap before a new one.
-        self._edits_of[seat : seat + 1] = [edit]
+        self._edits_of[candidate_slot : candidate_slot + 1] = [edit]
         self._edits.use_several(self._edits_of)
-        return seat
+        return candidate_slot
 
-    def _assignments(self, edit: Edit, one: _UnderWay) -> tuple[Assignment, Assignment]:
+    def _assignments(self, edit: Edit, one: _RunningTrial) -> tuple[Assignment, Assignment]:
         """How target and control prompts are asked: with what is known of layers before the edited ones."""
         cached_layers = self._part.cached_layers
         start_layer = (
@@ -204,20 +204,20 @@ class Scoring:
             else cached_layers.start_layer(edit.changed)
         )
         if cached_layers is None or start_layer == 0:
-            both = Assignment(one.seat, self._edits.assign)
+            both = Assignment(one.candidate_slot, self._edits.assign)
             return both, both
         target, control = (
             each.replaying(start_layer) for each in (cached_layers.target, cached_layers.control)
         )
         return (
-            Assignment(one.seat, self._edits.assign, target),
-            Assignment(one.seat, self._edits.assign, control),
+            Assignment(one.candidate_slot, self._edits.assign, target),
+            Assignment(one.candidate_slot, self._edits.assign, control),
         )
 
     def _scheduler_of(self, slots: int) -> Scheduler:
         """The scheduler, a new one if there is none of so many slots."""
         if self._scheduler is None or slots != self._scheduler_slots:
-            judged = [one.judged for one in self._under_way if one.judged is not None]
+            judged = [one.judged for one in self._running if one.judged is not None]
             if self._scheduler is not None:
                 # Its memory is to be free before there is another one; nobody can go on from what it held.
                 self._scheduler = None
@@ -225,7 +225,7 @@ class Scoring:
                     judged.restart()
             self._scheduler = scheduler_for(
                 self._runner.model,
-                min(slots, self._seats * len(self._part.target)),
+                min(slots, self._candidate_slots * len(self._part.target)),
                 judged[0].request.longest,
                 self._edits.assign,
             )
@@ -249,7 +249,7 @@ def score(
 def score_all(
     scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:
-    """Take all candidates through `scoring`, as many side by side as it has seats."""
+    """Take all candidates through `scoring`, as many side by side as it has candidate_slots."""
     found: list[Scored | TrialError] = []
     waiting = list(candidates)
     try:
