@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from test_early import late_edits
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.virtual import VirtualEdits
-from excise.engine.answers import NO_TOKEN, Request, largest
+from excise.engine.answers import NO_TOKEN, Request, greedy_tokens
 from excise.engine.assignment import Assignment
 from excise.engine.decode import scheduler_for
 from spread import spread
-from test_early import late_edits
 from virtual_devices import Crossings, VirtualDevices
 from zoo import tiny
 
@@ -91,4 +91,4 @@ def test_the_largest_logit_says_whether_it_is_a_number() -> None:
     logits = torch.tensor(
         [[1.0, 3.0, 2.0], [nothing, 3.0, 2.0], [1.0, endless, 2.0], [-endless, 1.0, 0.0]]
     )
-    assert largest(logits).tolist() == [1, NO_TOKEN, NO_TOKEN, 1]
+    assert greedy_tokens(logits).tolist() == [1, NO_TOKEN, NO_TOKEN, 1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.engine.assignment import ONE_CANDIDATE, Assignment
-from excise.engine.prefill import NO_NUMBERS, Tokens
+from excise.engine.prefill import NOT_FINITE, Tokens
 from excise.errors import TrialError
 
 NO_TOKEN = -1
@@ -141,7 +141,7 @@ class TokenSequence:
         return self.request.accept(self.index, token)
 
 
-def largest(logits: Tensor) -> Tensor:
+def greedy_tokens(logits: Tensor) -> Tensor:
     """The token of the largest logit of each row [row, vocabulary]; `NO_TOKEN` where that is not a number.
 
     It is none if any of the row's logits is not a number, or positive infinity. Both in one tensor: whatever
@@ -151,8 +151,8 @@ def largest(logits: Tensor) -> Tensor:
     return tokens.masked_fill(~torch.isfinite(values), NO_TOKEN)
 
 
-def fail_without_numbers(rows: Sequence[TokenSequence], tokens: Sequence[int]) -> None:
-    """Fail those who were asked a row of logits that are not numbers; tokens: as `largest` gives them."""
+def fail_not_finite(rows: Sequence[TokenSequence], tokens: Sequence[int]) -> None:
+    """Fail those who were asked a row of logits that are not numbers; tokens: as `greedy_tokens` gives them."""
     for row, token in zip(rows, tokens, strict=True):
         if token == NO_TOKEN:
-            row.request.fail(TrialError(NO_NUMBERS))
+            row.request.fail(TrialError(NOT_FINITE))

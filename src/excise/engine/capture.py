@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from excise.devices.doubles import doubles
 from excise.devices.transfers import on_host
-from excise.engine.numbers import are_numbers, gathered
+from excise.engine.finite import all_finite, gather_finite
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -182,10 +182,10 @@ def writer_statistics(
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
             own = _Own(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
             group = run_group(model, prompts, rows, prefix, cached=False, checked=False)
-            numbers.append(are_numbers(group.logits))
+            numbers.append(all_finite(group.logits))
             if residual is not None:
                 residual.store(rows)
-    found = gathered([*(one.sums for one in ends), *(one.powers for one in ends)], numbers)
+    found = gather_finite([*(one.sums for one in ends), *(one.powers for one in ends)], numbers)
     sums, powers = torch.stack(found[: len(ends)]), torch.stack(found[len(ends) :])
     # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
     heard = torch.tensor([one.count for one in ends], dtype=torch.float64).clamp_min(1)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from excise.devices.device import generation_device, input_device
-from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_without_numbers, largest
+from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_not_finite, greedy_tokens
 from excise.engine.assignment import AssignRows
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.generation import following
@@ -50,7 +50,7 @@ class _Group:
 
         Fails those with a token that stands for logits that are not numbers.
         """
-        fail_without_numbers(self.open_rows, newest)
+        fail_not_finite(self.open_rows, newest)
         done = [row.accept(token) for row, token in zip(self.open_rows, newest, strict=True)]
         staying = [index for index, ended in enumerate(done) if not ended]
         self.open = [self.open[index] for index in staying]
@@ -149,6 +149,6 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
 def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, assign_rows: AssignRows) -> None:
     while group.open:
         assign_rows(group.candidates)
-        tokens = largest(last_logits(model, ids)[:, -1]).to(ids.device)
+        tokens = greedy_tokens(last_logits(model, ids)[:, -1]).to(ids.device)
         ids = torch.cat([ids, tokens.unsqueeze(1)], dim=1)
         ids = ids[group.collect(tokens.tolist())]

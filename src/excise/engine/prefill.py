@@ -22,7 +22,7 @@ from excise.errors import TrialError
 
 Tokens = Sequence[int]
 
-NO_NUMBERS = "logits are not numbers (NaN or infinite)"
+NOT_FINITE = "logits are not numbers (NaN or infinite)"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def run_group(
     if not slots_are_exact(model):
         whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
         logits = last_logits(model, whole, keep)
-        return Group(tuple(rows), require_numbers(logits) if checked else logits, None, None)
+        return Group(tuple(rows), require_finite(logits) if checked else logits, None, None)
     suffixes = [list(prompts[row][prefix.length :]) for row in rows]
     lengths = list(map(len, suffixes))
     cache = prefix.cache_for(len(rows), kept=cached)
@@ -191,7 +191,7 @@ def run_group(
             **{name: mask.to(ids.device) for name, mask in masks.items()},
         ).logits[:, -keep:]
     if checked:
-        require_numbers(logits)
+        require_finite(logits)
     return Group(tuple(rows), logits, cache if cached else None, present)
 
 
@@ -255,7 +255,7 @@ def first_token_logits(
     """
     result: Tensor | None = None
     for group in run_all(model, prompts, limit, assignment, checked=False):
-        last = require_numbers(group.logits[:, -1].cpu())
+        last = require_finite(group.logits[:, -1].cpu())
         if result is None:
             result = last.new_empty(len(prompts), last.shape[-1])
         result[list(group.rows)] = last
@@ -264,8 +264,8 @@ def first_token_logits(
     return result
 
 
-def require_numbers(logits: Tensor) -> Tensor:
+def require_finite(logits: Tensor) -> Tensor:
     """`logits` if all of them are finite; raises TrialError otherwise."""
     if not torch.isfinite(logits).all():
-        raise TrialError(NO_NUMBERS)
+        raise TrialError(NOT_FINITE)
     return logits

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from excise.devices.device import input_device
-from excise.engine.answers import Request, TokenSequence, fail_without_numbers, largest
+from excise.engine.answers import Request, TokenSequence, fail_not_finite, greedy_tokens
 from excise.engine.assignment import AssignRows
 from excise.engine.prefill import (
     Prefix,
@@ -106,8 +106,8 @@ class SlotScheduler:
             self._model, request.prompts, rows, prefix, assignment=request.assignment, checked=False
         )
         request.begin(rows)
-        tokens = largest(group.logits[:, -1]).tolist()
-        fail_without_numbers([TokenSequence(request, row) for row in rows], tokens)
+        tokens = greedy_tokens(group.logits[:, -1]).tolist()
+        fail_not_finite([TokenSequence(request, row) for row in rows], tokens)
         staying = [
             place
             for place, (row, token) in enumerate(zip(rows, tokens, strict=True))
@@ -134,8 +134,8 @@ class SlotScheduler:
         logits: Tensor = self._model(
             newest, attention_mask=mask, position_ids=positions, past_key_values=self._cache
         ).logits[:, -1]
-        tokens = largest(logits).tolist()
-        fail_without_numbers(self.rows, tokens)
+        tokens = greedy_tokens(logits).tolist()
+        fail_not_finite(self.rows, tokens)
         share = (time.perf_counter() - started) / len(self.rows)
         leaving: list[int] = []
         for slot, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
-from excise.engine.numbers import are_numbers, gathered
+from excise.engine.finite import all_finite, gather_finite
 from excise.engine.prefill import Tokens
 from excise.engine.teacher import forced_groups
 from excise.experiment.runner import Runner
@@ -140,13 +140,13 @@ def _divergences(
             after = next(changed, None)
             if before is None or after is None:
                 # Figures alone leave the device, when the last group has run.
-                by_row = dict(zip(order, gathered(found, numbers), strict=True))
+                by_row = dict(zip(order, gather_finite(found, numbers), strict=True))
                 return [by_row[row] for row in range(len(prompts))]
             order += before.rows
             found += answer_divergences(
                 before.log_probabilities, after.log_probabilities, before.lengths
             )
-            numbers += [are_numbers(one.log_probabilities) for one in (before, after)]
+            numbers += [all_finite(one.log_probabilities) for one in (before, after)]
 
     # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
     # has to be halved here says nothing of other passes.

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from excise.devices.doubles import doubles_device
 from excise.devices.memory import place_for
 from excise.engine.assignment import Assignment
-from excise.engine.numbers import are_numbers, gathered
+from excise.engine.finite import all_finite, gather_finite
 from excise.engine.prefill import Tokens, run_all
 from excise.scorers.divergence import kl_divergence
 
@@ -64,8 +64,8 @@ def divergences(
         found = _log_probabilities(group.logits)
         rows += group.rows
         values.append(kl_divergence(original[list(group.rows)], found))
-        numbers.append(are_numbers(group.logits))
-    by_prompt = dict(zip(rows, torch.cat(gathered(values, numbers)).tolist(), strict=True))
+        numbers.append(all_finite(group.logits))
+    by_prompt = dict(zip(rows, torch.cat(gather_finite(values, numbers)).tolist(), strict=True))
     return [by_prompt[row] for row in range(len(prompts))]
 
 
