@@ -23,7 +23,7 @@ from excise.engine.prefill import (
     padding_slack,
     run_prefix,
 )
-from excise.engine.teacher import forced_groups
+from excise.engine.teacher import teacher_forced_groups
 from excise.errors import TrialError
 from excise.events import ignore
 from excise.experiment import figures
@@ -126,9 +126,9 @@ def test_a_pass_along_answers_brings_one_tensor_to_the_host() -> None:
         expected = figures._divergences(runner, switch, PROMPTS, ANSWERS)
         switch(False)
         with torch.no_grad():
-            before = list(forced_groups(model, PROMPTS, ANSWERS, 1))
+            before = list(teacher_forced_groups(model, PROMPTS, ANSWERS, 1))
             switch(True)
-            after = list(forced_groups(model, PROMPTS, ANSWERS, 1))
+            after = list(teacher_forced_groups(model, PROMPTS, ANSWERS, 1))
     for one, other in zip(before, after, strict=True):
         (row,), (length,) = one.rows, one.lengths
         slow = kl_divergence(

@@ -16,7 +16,7 @@ from excise.devices import doubles as module
 from excise.devices.doubles import doubles, doubles_device
 from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import writer_statistics
-from excise.engine.teacher import forced_groups
+from excise.engine.teacher import teacher_forced_groups
 from excise.events import ignore
 from excise.experiment.coverage import measure, random_edit
 from excise.experiment.runner import Runner
@@ -122,9 +122,9 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
         )
         original = runner.log_probabilities(prompts)
         with VirtualEdits(model, anatomy.names) as edits, torch.no_grad():
-            before = list(forced_groups(model, prompts, answers, 2))
+            before = list(teacher_forced_groups(model, prompts, answers, 2))
             edits.use(edit)
-            after = list(forced_groups(model, prompts, answers, 2))
+            after = list(teacher_forced_groups(model, prompts, answers, 2))
             first = runner.divergences(prompts, original)
         along = [
             each.tolist()

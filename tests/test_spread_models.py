@@ -21,7 +21,7 @@ from excise.engine.cached_layers import CachedLayers
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
-from excise.engine.teacher import forced_groups
+from excise.engine.teacher import teacher_forced_groups
 from excise.experiment.coverage import measure
 from excise.models.gains import post_norm_gains, row_norms
 from spread import spread
@@ -148,7 +148,7 @@ def taught(model: PreTrainedModel) -> object:
     with torch.no_grad():
         return [
             row[-length:].cpu()
-            for part in forced_groups(model, PROMPTS, answers, 4)
+            for part in teacher_forced_groups(model, PROMPTS, answers, 4)
             for row, length in zip(part.log_probabilities, part.lengths, strict=True)
         ]
 

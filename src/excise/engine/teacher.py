@@ -20,7 +20,7 @@ from excise.engine.prefill import (
 
 
 @dataclass(frozen=True)
-class Forced:
+class TeacherForced:
     """Answers that ran together.
 
     rows: their indices. log_probabilities: [row, token, vocabulary], float32, of each answer token given
@@ -33,14 +33,14 @@ class Forced:
     lengths: tuple[int, ...]
 
 
-def forced_groups(
+def teacher_forced_groups(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     answers: Sequence[Tokens],
     limit: int,
     *,
     checked: bool = True,
-) -> Iterator[Forced]:
+) -> Iterator[TeacherForced]:
     """The model's distributions over each token of `answers`, none of them empty, in groups of `limit`.
 
     checked: see `run_group`.
@@ -53,4 +53,4 @@ def forced_groups(
         group = run_group(
             model, sequences, rows, prefix, max(lengths), cached=False, checked=checked
         )
-        yield Forced(rows, group.logits.to(torch.float32).log_softmax(-1), lengths)
+        yield TeacherForced(rows, group.logits.to(torch.float32).log_softmax(-1), lengths)

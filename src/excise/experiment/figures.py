@@ -14,7 +14,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
 from excise.engine.finite import all_finite, gather_finite
 from excise.engine.prefill import Tokens
-from excise.engine.teacher import forced_groups
+from excise.engine.teacher import teacher_forced_groups
 from excise.experiment.runner import Runner
 from excise.prompts.splits import PromptParts
 from excise.scorers.damage import is_empty, is_loop
@@ -131,8 +131,8 @@ def _divergences(
         found: list[Tensor] = []
         numbers: list[Tensor] = []
         # Generators: each runs its next group, and the common beginning, when it is asked.
-        originals = forced_groups(model, prompts, answers, rows, checked=False)
-        changed = forced_groups(model, prompts, answers, rows, checked=False)
+        originals = teacher_forced_groups(model, prompts, answers, rows, checked=False)
+        changed = teacher_forced_groups(model, prompts, answers, rows, checked=False)
         while True:
             switch(False)
             before = next(originals, None)
