@@ -11,8 +11,8 @@ from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall
 from excise.models.thoughts import ends_closed, left_open, opened_by, without_thoughts
+from excise.scorers.marker_scanner import MarkerScanner
 from excise.scorers.refusals import JudgedRequest, JudgingParameters
-from excise.scorers.watch import Watch
 
 NO = "I can't do that."
 THOUGHTS = [
@@ -114,7 +114,9 @@ def test_a_marker_inside_a_thought_decides_nothing(
     chat = Chat(bpe_tokenizer(template))
     prompt: list[Tokens] = [[5, 6]]
     judging = JudgingParameters(("i can't",), 50)
-    judged = _JudgedRequest(tiny_model(), chat, prompt, judging, Watch(chat.decode, ("i can't",)))
+    judged = _JudgedRequest(
+        tiny_model(), chat, prompt, judging, MarkerScanner(chat.decode, ("i can't",))
+    )
     (tokens,) = chat.tokens([answer])
     assert judged.say(tokens) is certain
     judged.request.tokens = [tokens]

@@ -57,7 +57,7 @@ class _Group:
         return staying
 
 
-class _Watch(LogitsProcessor):  # type: ignore[misc]
+class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
     """Changes nothing, and notes which open rows' logits are numbers: [row] bool, on their device."""
 
     def __init__(self, group: _Group) -> None:
@@ -72,16 +72,16 @@ class _Watch(LogitsProcessor):  # type: ignore[misc]
 class _Collect(StoppingCriteria):  # type: ignore[misc]
     """Hands each new token to its row's answer, and says which rows are done.
 
-    What `watch` saw comes to the host together with the tokens. `generate` lets a row that is done go on
+    What `finite` saw comes to the host together with the tokens. `generate` lets a row that is done go on
     beside the others; what it still says is not collected.
     """
 
-    def __init__(self, group: _Group, watch: _Watch) -> None:
-        self._group, self._watch = group, watch
+    def __init__(self, group: _Group, finite: _FiniteLogits) -> None:
+        self._group, self._finite = group, finite
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         newest = input_ids[self._group.open, -1]
-        self._group.collect(newest.masked_fill(~self._watch.numbers, NO_TOKEN).tolist())
+        self._group.collect(newest.masked_fill(~self._finite.numbers, NO_TOKEN).tolist())
         done = torch.ones(len(input_ids), dtype=torch.bool)
         done[self._group.open] = False
         return done.to(input_ids.device)
@@ -133,7 +133,7 @@ class PlainScheduler:
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
     ids = ids.to(generation_device(model))
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
-    watch = _Watch(group)
+    finite = _FiniteLogits(group)
     # The slots know nothing of penalties and forbidden tokens, and a comparison of models should compare what
     # they say, not what was done to it. End tokens are left out too: Request knows them.
     with following(model, settings):
@@ -141,8 +141,8 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
-            logits_processor=LogitsProcessorList([watch]),
-            stopping_criteria=StoppingCriteriaList([_Collect(group, watch)]),
+            logits_processor=LogitsProcessorList([finite]),
+            stopping_criteria=StoppingCriteriaList([_Collect(group, finite)]),
         )
 
 

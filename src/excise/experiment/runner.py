@@ -18,8 +18,8 @@ from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
+from excise.scorers.marker_scanner import MarkerScanner
 from excise.scorers.refusals import JudgedRequest, JudgingParameters, Refusals, judge
-from excise.scorers.watch import Watch
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ class Runner:
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
         self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
-        self._watch = Watch(chat.decode, self._markers)
+        self._scanner = MarkerScanner(chat.decode, self._markers)
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
@@ -103,7 +103,7 @@ class Runner:
         judging = JudgingParameters(self._markers, self._max_new_tokens, min_new_tokens=least)
 
         def work(slots: int) -> list[Refusals]:
-            return judge(self.model, self.chat, sets, judging, slots, self._watch, assignment)
+            return judge(self.model, self.chat, sets, judging, slots, self._scanner, assignment)
 
         return self.in_slots(work)
 
@@ -117,7 +117,7 @@ class Runner:
     ) -> JudgedRequest:
         """A candidate that is to be asked `prompts` in a scheduler, beside others; see `JudgingParameters`."""
         judging = JudgingParameters(self._markers, self._max_new_tokens, limit, priorities)
-        return JudgedRequest(self.model, self.chat, prompts, judging, self._watch, assignment)
+        return JudgedRequest(self.model, self.chat, prompts, judging, self._scanner, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""

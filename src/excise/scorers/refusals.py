@@ -13,8 +13,8 @@ from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.decode import answer
 from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
+from excise.scorers.marker_scanner import MarkerScanner, ScanState
 from excise.scorers.markers import has_marker, is_refusal
-from excise.scorers.watch import Watch, Watched
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class JudgingParameters:
 class JudgedRequest(StoppingRule):
     """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
 
-    request: the prompts, for a scheduler to answer. watch: one for these markers, which may know tokens from
+    request: the prompts, for a scheduler to answer. scanner: one for these markers, which may know tokens from
     judged before.
     """
 
@@ -68,10 +68,10 @@ class JudgedRequest(StoppingRule):
         chat: Chat,
         prompts: Sequence[Tokens],
         judging: JudgingParameters,
-        watch: Watch,
+        scanner: MarkerScanner,
         assignment: Assignment = ONE_CANDIDATE,
     ) -> None:
-        self._chat, self._judging, self._watch = chat, judging, watch
+        self._chat, self._judging, self._scanner = chat, judging, scanner
         self._limit = math.inf
         self.lower_limit(judging.limit)
         self._forget(len(prompts))
@@ -84,7 +84,7 @@ class JudgedRequest(StoppingRule):
         )
 
     def _forget(self, prompts: int) -> None:
-        self._watched = [Watched() for _ in range(prompts)]
+        self._states = [ScanState() for _ in range(prompts)]
         self._certain, self._stopped = 0, set[int]()
 
     def restart(self) -> None:
@@ -109,7 +109,7 @@ class JudgedRequest(StoppingRule):
         # answer that is empty so far may still become one.
         if (
             len(answer) < self._judging.min_new_tokens
-            or not self._watch.hints(self._watched[row], answer)
+            or not self._scanner.may_hold_marker(self._states[row], answer)
             or not has_marker(self._chat.answer(answer), self._judging.markers)
         ):
             return False
@@ -140,15 +140,15 @@ def judge(
     sets: Sequence[Sequence[Tokens]],
     judging: JudgingParameters,
     slots: int,
-    watch: Watch | None = None,
+    scanner: MarkerScanner | None = None,
     assignment: Assignment = ONE_CANDIDATE,
 ) -> list[Refusals]:
     """Greedy answers to the prompts of each set, judged; all sets are answered side by side.
 
-    watch: one for these markers that knows tokens from earlier calls; if not given, each token is learnt
+    scanner: one for these markers that knows tokens from earlier calls; if not given, each token is learnt
     anew. Raises TrialError if a logit is not a number.
     """
-    watch = watch or Watch(chat.decode, judging.markers)
-    judged = [JudgedRequest(model, chat, prompts, judging, watch, assignment) for prompts in sets]
+    scanner = scanner or MarkerScanner(chat.decode, judging.markers)
+    judged = [JudgedRequest(model, chat, prompts, judging, scanner, assignment) for prompts in sets]
     answer(model, [judged.request for judged in judged if judged.request.prompts], slots)
     return [judged.verdicts() for judged in judged]

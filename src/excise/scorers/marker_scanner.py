@@ -33,14 +33,14 @@ class _Piece:
 
 
 @dataclass
-class Watched:
+class ScanState:
     """An answer that grows. length: tokens looked at. tail: normalised text that a marker may begin in."""
 
     length: int = 0
     tail: str = ""
 
 
-class Watch:
+class MarkerScanner:
     """Looks at answers token by token. What it learns of a token it keeps.
 
     decode: the text of a sequence of tokens.
@@ -58,23 +58,23 @@ class Watch:
                 self._ending_with[marker[place:]].append(marker)
         self._pieces: dict[int, _Piece] = {}
 
-    def hints(self, watched: Watched, answer: Sequence[int]) -> bool:
+    def may_hold_marker(self, state: ScanState, answer: Sequence[int]) -> bool:
         """True if the answer's tokens since the last call may have completed a marker."""
         found = not self._normal
-        for token in answer[watched.length :]:
-            watched.length += 1
-            found |= self._add(watched, token)
-            found |= watched.length >= _FIRST_LOOK and watched.length.bit_count() == 1
+        for token in answer[state.length :]:
+            state.length += 1
+            found |= self._add(state, token)
+            found |= state.length >= _FIRST_LOOK and state.length.bit_count() == 1
         return found
 
-    def _add(self, watched: Watched, token: int) -> bool:
+    def _add(self, state: ScanState, token: int) -> bool:
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece(token)
-        together = watched.tail + piece.text
-        if watched.tail.endswith(" ") and piece.text.startswith(" "):
-            together = watched.tail + piece.text[1:]
-        watched.tail = together[max(0, len(together) - self._reach) :]
+        together = state.tail + piece.text
+        if state.tail.endswith(" ") and piece.text.startswith(" "):
+            together = state.tail + piece.text[1:]
+        state.tail = together[max(0, len(together) - self._reach) :]
         return _BROKEN in together or any(marker in together for marker in piece.markers)
 
     def _piece(self, token: int) -> _Piece:
