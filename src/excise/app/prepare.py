@@ -18,7 +18,7 @@ from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
-from excise.engine.batch_size import side_by_side
+from excise.engine.batch_size import concurrent_candidates
 from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted
 from excise.experiment.bank import Bank, per_matrix
@@ -170,7 +170,7 @@ def _settled(
         return settings.candidates
     if known is not None:
         return known.candidates
-    return side_by_side(runner.slots, len(prompts.target.search.prompts), loaded.model)
+    return concurrent_candidates(runner.slots, len(prompts.target.search.prompts), loaded.model)
 
 
 def _baseline(

@@ -87,7 +87,7 @@ def find_batch_size(
 
     More rows a step never cost throughput where it was measured, so memory decides, and not a clock. What
     is found is recorded, so that a resumed run has the same slots, and with them the same rounding.
-    candidates: how many will be asked `prompts` side by side; 0 for as many as `side_by_side` may say.
+    candidates: how many will be asked `prompts` side by side; 0 for as many as `concurrent_candidates` may say.
     `report` is called with each smaller number that had to be tried.
     """
     # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
@@ -111,7 +111,7 @@ def find_batch_size(
     return slots
 
 
-def still_fit(
+def slots_fit(
     model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, slots: int
 ) -> bool:
     """True if so many slots fit into the memory that is free now, whatever share of it a batch may take."""
@@ -147,7 +147,7 @@ def slots_within(
     return max(1, int(budget // key_value_bytes(model, prompts, max_new_tokens)))
 
 
-def side_by_side(slots: int, prompts: int, model: PreTrainedModel) -> int:
+def concurrent_candidates(slots: int, prompts: int, model: PreTrainedModel) -> int:
     """How many candidates to have under way at a time.
 
     An accelerator's steps wait for memory: rows of further candidates ride along for nothing, as long as

@@ -153,9 +153,9 @@ def writer_statistics(
     last_weight: how often each last token counts. residual: takes in the residual stream on the way.
     Raises TrialError if a logit is not a number.
     """
-    ends = [_Ends(dimension) for _ in writers]
+    ends = [_EndSums(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common beginning runs.
-    own: _Own | None = None
+    own: _TokenColumns | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
@@ -180,7 +180,7 @@ def writer_statistics(
         prefix = run_prefix(model, prompts[0][:prefix_length])
         slack = padding_slack(model, prompts, prefix)
         for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-            own = _Own(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
+            own = _TokenColumns(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
             group = run_group(model, prompts, rows, prefix, cached=False, checked=False)
             numbers.append(all_finite(group.logits))
             if residual is not None:
@@ -194,7 +194,7 @@ def writer_statistics(
     return EndStatistics(means, spreads.clamp_min(0), len(prompts))
 
 
-class _Ends:
+class _EndSums:
     """Sums over one writer's outputs at the last prompt token, float64, where they lie."""
 
     def __init__(self, dimension: int) -> None:
@@ -209,7 +209,7 @@ class _Ends:
         self.count += len(last)
 
 
-class _Own:
+class _TokenColumns:
     """Picks the tokens of a pass that are no padding.
 
     By their numbers, which are known on the host: a device that is given a mask has to be waited for, because

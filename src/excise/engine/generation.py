@@ -43,7 +43,7 @@ Sampling is left out: whoever samples knows that answers differ.
 _SHOWN = 60
 
 
-def asked_for(configuration: GenerationConfig | None) -> dict[str, str]:
+def settings_not_followed(configuration: GenerationConfig | None) -> dict[str, str]:
     """What a generation configuration asks for that scores do not follow: name to value, as text."""
     if configuration is None:
         return {}
@@ -57,7 +57,7 @@ def asked_for(configuration: GenerationConfig | None) -> dict[str, str]:
     return found
 
 
-def in_words(asked: Mapping[str, str]) -> str:
+def settings_text(asked: Mapping[str, str]) -> str:
     """`repetition_penalty 1.3, num_beams 4`."""
     return ", ".join(f"{name} {value}" for name, value in asked.items())
 

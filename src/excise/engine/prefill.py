@@ -41,7 +41,7 @@ class Group:
     present: Tensor | None
 
 
-class _Passing(DynamicLayer):  # type: ignore[misc]
+class _TransientLayer(DynamicLayer):  # type: ignore[misc]
     """Keeps the keys and values that it began with; those that come are seen behind them, and let go."""
 
     def update(
@@ -69,7 +69,7 @@ class Prefix:
         kept: whether it keeps what comes. If not, one layer's keys and values are held at a time.
         """
         cache = DynamicCache()
-        cache.layer_class_to_replicate = DynamicLayer if kept else _Passing
+        cache.layer_class_to_replicate = DynamicLayer if kept else _TransientLayer
         for layer in () if self.cache is None else self.cache.layers:
             assert isinstance(layer, DynamicLayer)
             own = cache.layer_class_to_replicate()
