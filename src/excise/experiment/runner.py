@@ -100,7 +100,7 @@ class Runner:
 
         Answered side by side they take less time than in turn: few rows that run on to their end do so once.
         """
-        judging = JudgingParameters(self._markers, self._max_new_tokens, min_new_tokens=least)
+        judging = JudgingParameters(self._markers, self._max_new_tokens, min_new_tokens=min_new_tokens)
 
         def work(slots: int) -> list[Refusals]:
             return judge(self.model, self.chat, sets, judging, slots, self._scanner, assignment)

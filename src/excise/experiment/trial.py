@@ -221,8 +221,8 @@ class Scoring:
             if self._scheduler is not None:
                 # Its memory is to be free before there is another one; nobody can go on from what it held.
                 self._scheduler = None
-                for judged in judged:
-                    judged.restart()
+                for each in judged:
+                    each.restart()
             self._scheduler = scheduler_for(
                 self._runner.model,
                 min(slots, self._candidate_slots * len(self._part.target)),
@@ -230,8 +230,8 @@ class Scoring:
                 self._edits.assign,
             )
             self._scheduler_slots = slots
-            for judged in judged:
-                self._scheduler.add(judged.request)
+            for each in judged:
+                self._scheduler.add(each.request)
         return self._scheduler
 
 
