@@ -171,14 +171,14 @@ def random_prompts(count: int, seed: int = 0, shared: int = 3) -> list[list[int]
 class Thirds(StoppingRule):
     """Has seen enough at a token that three divides, and asks nothing of the fourth prompt."""
 
-    def is_wanted(self, row: int) -> bool:
-        return row != 3
+    def is_wanted(self, index: int) -> bool:
+        return index != 3
 
-    def should_stop(self, row: int, answer: list[int]) -> bool:
+    def should_stop(self, index: int, answer: list[int]) -> bool:
         return answer[-1] % 3 == 0
 
-    def priority(self, row: int) -> float:
-        return row % 5
+    def priority(self, index: int) -> float:
+        return index % 5
 
 
 @pytest.fixture(params=sorted(CONFIGS))

@@ -79,7 +79,7 @@ def test_passes_that_begin_at_a_cut_give_what_whole_passes_give(name: str, share
         assert not torch.allclose(*whole, atol=1e-2)
         assert said[0] == said[1]
         assert said[2] == said[3]
-        assert cached_layers.proven(model, prompts, start_layer)
+        assert cached_layers.is_exact(model, prompts, start_layer)
 
 
 def test_layers_before_the_cut_do_not_run_and_come_back() -> None:
@@ -146,12 +146,13 @@ def test_a_model_whose_layers_share_more_than_hidden_states_fails_the_proof() ->
         assignment=Assignment(cached_layers=cached_layers.recording()),
     )
     part = CachedPart(cached_layers, cached_layers, {})
-    part.prove(model, prompts, prompts)
+    part.verify(model, prompts, prompts)
     assert cached_layers.start_layers == ()
 
 
 def test_as_many_cuts_as_memory_holds() -> None:
-    # 10 tokens of 4 numbers of 2 bytes: 80 bytes a start_layer; keys and values of 6 of them, 3 bytes a layer.
+    # 10 tokens of 4 numbers of 2 bytes: 80 bytes a start_layer; keys and values of 6 of them, 3 bytes a
+    # layer.
     assert start_layers_within(1e9, 12, (6, 4), 4, 3, 2) == (2, 4, 6)
     assert start_layers_within(80 * 2 + 6 * 3 * 4, 12, (6, 4), 4, 3, 2) == (2, 4)
     assert start_layers_within(80, 12, (6, 4), 4, 3, 2) == ()

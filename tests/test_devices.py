@@ -117,7 +117,7 @@ def command(aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found and wrote, and what its model then said. replays: passes that began at a start_layer."""
+    """What a run found and wrote, and what its model then said. replays: passes from a start layer."""
 
     record: dict[str, Any]
     saved: dict[str, torch.Tensor]

@@ -13,7 +13,7 @@ from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
 from excise.models.chat import Chat
 from excise.scorers.marker_scanner import MarkerScanner, ScanState
 from excise.scorers.markers import DEFAULT_MARKERS, has_marker
-from excise.scorers.refusals import JudgingParameters, Refusals, judge
+from excise.scorers.refusals import JudgingParameters, MarkerJudge, Refusals
 
 MARKERS = (*DEFAULT_MARKERS, "ος", "x")
 TEXTS = (
@@ -160,8 +160,8 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
     def judged() -> list[Refusals]:
         limits = (None, 4)
         return [
-            judge(model, chat, [prompts], JudgingParameters(markers, 15, one), 7)[0]
-            for one in limits
+            MarkerJudge(model, chat, markers).answer([prompts], JudgingParameters(15, limit), 7)[0]
+            for limit in limits
         ]
 
     quick = judged()

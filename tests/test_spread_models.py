@@ -20,8 +20,8 @@ from excise.engine.assignment import Assignment
 from excise.engine.cached_layers import CachedLayers
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
+from excise.engine.distributions import distributions
 from excise.engine.prefill import first_token_logits
-from excise.engine.teacher import teacher_forced_groups
 from excise.experiment.coverage import measure
 from excise.models.gains import post_norm_gains, row_norms
 from spread import spread
@@ -148,7 +148,7 @@ def taught(model: PreTrainedModel) -> object:
     with torch.no_grad():
         return [
             row[-length:].cpu()
-            for part in teacher_forced_groups(model, PROMPTS, answers, 4)
+            for part in distributions(model, PROMPTS, 4, answers=answers)
             for row, length in zip(part.log_probabilities, part.lengths, strict=True)
         ]
 
@@ -185,7 +185,7 @@ def test_passes_that_begin_at_a_cut_decode(place: Placed, tmp_path: Path) -> Non
         assert expected == greedy(model, PROMPTS, max_new_tokens=6, slots=4, assignment=recording)
         for start_layer in (1, 2, 3):
             replaying = Assignment(cached_layers=cached_layers.replaying(start_layer))
-            assert cached_layers.proven(model, PROMPTS, start_layer)
+            assert cached_layers.is_exact(model, PROMPTS, start_layer)
             assert expected == greedy(
                 model, PROMPTS, max_new_tokens=6, slots=4, assignment=replaying
             )
@@ -201,12 +201,12 @@ def test_the_proof_looks_at_keys_and_values_too() -> None:
         slots=4,
         assignment=Assignment(cached_layers=cached_layers.recording()),
     )
-    assert cached_layers.proven(model, PROMPTS, 2)
+    assert cached_layers.is_exact(model, PROMPTS, 2)
     for kept in cached_layers._rows.values():
         keys, values = kept.keys[0]
         kept.keys[0] = (keys, 1.5 * values)
     # The passes' own logits are those of whole passes all the same: only decoding looks at these.
-    assert not cached_layers.proven(model, PROMPTS, 2)
+    assert not cached_layers.is_exact(model, PROMPTS, 2)
 
 
 @spread_out

@@ -11,8 +11,7 @@ from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall
 from excise.models.thoughts import ends_closed, left_open, opened_by, without_thoughts
-from excise.scorers.marker_scanner import MarkerScanner
-from excise.scorers.refusals import JudgedRequest, JudgingParameters
+from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge
 
 NO = "I can't do that."
 THOUGHTS = [
@@ -94,7 +93,7 @@ class _JudgedRequest(JudgedRequest):
 
     def say(self, answer: list[int]) -> bool:
         """Whether it has heard enough before the answer's end."""
-        return any(self.decided(0, answer[: length + 1]) for length in range(len(answer)))
+        return any(self.should_stop(0, answer[: length + 1]) for length in range(len(answer)))
 
 
 @pytest.mark.parametrize(
@@ -113,10 +112,8 @@ def test_a_marker_inside_a_thought_decides_nothing(
 ) -> None:
     chat = Chat(bpe_tokenizer(template))
     prompt: list[Tokens] = [[5, 6]]
-    judging = JudgingParameters(("i can't",), 50)
-    judged = _JudgedRequest(
-        tiny_model(), chat, prompt, judging, MarkerScanner(chat.decode, ("i can't",))
-    )
+    judge = MarkerJudge(tiny_model(), chat, ("i can't",))
+    judged = _JudgedRequest(judge, prompt, JudgingParameters(50))
     (tokens,) = chat.tokens([answer])
     assert judged.say(tokens) is certain
     judged.request.tokens = [tokens]

@@ -41,8 +41,8 @@ def chat(
         if asked and generation != _OWN:
             screen(
                 Note(
-                    f"the model's generation configuration asks for {settings_text(asked)}, which is not followed "
-                    f"here; --generation-config {_OWN} follows all of it"
+                    f"the model's generation configuration asks for {settings_text(asked)}, which is not "
+                    f"followed here; --generation-config {_OWN} follows all of it"
                 )
             )
         screen(Note(about))

@@ -1,10 +1,10 @@
-"""Layers before the first edited one: what they make of fixed prompts is computed once for all candidates.
+"""Layers before the first edited one: their output on fixed prompts is computed once for all candidates.
 
-While the original model answers the prompts, the hidden states that enter a few layers, the start_layers, are kept,
-with the keys and values of all layers before the deepest start_layer. A candidate whose first edited layer lies
-behind a start_layer then begins there: for one pass the layers before it hand on what is kept in place of running.
-Any stack of layers will do whose members take hidden states and return them; whether a model has one is
-not declared but proven, on its own logits.
+While the original model answers the prompts, the hidden states that enter a few layers, the start layers, are
+stored, with the keys and values of all layers before the last start layer. A candidate whose first edited
+layer is at or behind a start layer begins its passes there: the layers before it return stored states and do
+not run. This needs layers that take hidden states and return hidden states. Whether a model has such layers
+is not declared but measured, on its own logits.
 """
 
 from __future__ import annotations
@@ -18,26 +18,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from excise.engine.assignment import Assignment, LayerCache
-from excise.engine.prefill import (
-    Group,
-    Tokens,
-    common_prefix_length,
-    length_groups,
-    padding_slack,
-    run_group,
-    run_prefix,
-)
+from excise.engine.prefill import Group, Prefill, Tokens
 
 _PROOF_ROWS = 8
 _CLOSE = 64
-"""Logits may differ by so many units in the last place of the largest: kept states ran in other groups."""
+"""Logits may differ by so many units in the last place of the largest: stored states ran in other groups."""
 
 
 @dataclass
-class _Kept:
-    """What is kept of one prompt, or of the beginning of all, on the host.
+class _Stored:
+    """Stored states of one prompt, or of the common prefix, on the host.
 
-    states: by start_layer, [token, d]. keys: by layer, keys and values [head, token, head_dim].
+    states: by start layer, [token, d]. keys: by layer, keys and values [head, token, head_dim].
     """
 
     states: dict[int, Tensor] = field(default_factory=dict)
@@ -45,10 +37,10 @@ class _Kept:
 
 
 class CachedLayers:
-    """The kept states of one set of prompts.
+    """The stored states of one set of prompts.
 
-    layers: names of the model's layers. start_layers: indices of layers that a pass may begin at. with_keys: whether
-    answers are to go on from the passes; a forward pass alone needs no keys.
+    layers: names of the model's layers. start_layers: indices of layers at which a pass may begin. with_keys:
+    whether answers decode from the passes; a forward pass alone needs no keys.
     """
 
     def __init__(
@@ -64,17 +56,14 @@ class CachedLayers:
         self._in_tuples = [False] * len(self._modules)
         # Where each layer's keys and values lay: its weights may be elsewhere between passes.
         self._devices = [torch.device("cpu")] * len(self._modules)
-        self._beginning, self._rows = _Kept(), dict[int, _Kept]()
+        self._prefix, self._rows = _Stored(), dict[int, _Stored]()
 
-    def deepest(self, first_edited: int) -> int:
-        """The deepest start_layer at or before a layer; 0 if there is none."""
-        return max(
-            (start_layer for start_layer in self.start_layers if start_layer <= first_edited),
-            default=0,
-        )
+    def last_start(self, first_edited: int) -> int:
+        """The last start layer at or before a layer; 0 if every start layer is behind it."""
+        return max((start for start in self.start_layers if start <= first_edited), default=0)
 
     def recording(self) -> LayerCache:
-        """Keep what passes of the original model show."""
+        """Store the states of passes of the original model."""
         return _Recording(self)
 
     def replaying(self, start_layer: int) -> LayerCache:
@@ -82,39 +71,36 @@ class CachedLayers:
         return _Replay(self, start_layer)
 
     def forget(self, start_layer: int) -> None:
-        """Begin no pass there any more."""
-        self.start_layers = tuple(one for one in self.start_layers if one != start_layer)
+        """Begin no pass at `start_layer` any more."""
+        self.start_layers = tuple(each for each in self.start_layers if each != start_layer)
 
-    def proven(self, model: PreTrainedModel, prompts: Sequence[Tokens], start_layer: int) -> bool:
-        """True if passes that begin at `start_layer` give what whole passes give, on a few prompts.
+    def is_exact(self, model: PreTrainedModel, prompts: Sequence[Tokens], start_layer: int) -> bool:
+        """True if passes that begin at `start_layer` give the results of whole passes, on a few prompts.
 
-        That is logits and, where answers are to go on from them, keys and values of every layer.
+        The results are logits and, if answers decode from the passes, keys and values of every layer.
         """
         found: list[Group] = []
         with torch.inference_mode():
             for cached_layers in (None, self.replaying(start_layer)):
                 assignment = Assignment(cached_layers=cached_layers)
-                shared = prompts[0][: common_prefix_length(prompts)]
-                prefix = run_prefix(model, shared, assignment)
-                slack = padding_slack(model, prompts, prefix)
-                rows = length_groups(prompts, range(len(prompts)), _PROOF_ROWS, slack)[0]
-                found.append(run_group(model, prompts, rows, prefix, assignment=assignment))
-        whole, begun = found
-        return _close(whole.logits, begun.logits) and (
-            not self._with_keys or _same_keys(whole, begun)
+                prefill = Prefill.start(model, prompts, assignment)
+                found.append(prefill.run(prefill.groups(_PROOF_ROWS)[0]))
+        whole, replayed = found
+        return _close(whole.logits, replayed.logits) and (
+            not self._with_keys or _same_keys(whole, replayed)
         )
 
 
-def _same_keys(whole: Group, begun: Group) -> bool:
+def _same_keys(whole: Group, replayed: Group) -> bool:
     """True if two passes over the same rows left the same keys and values, each on the same device."""
-    assert whole.cache is not None, "early layers want slots"
-    assert begun.cache is not None, "early layers want slots"
-    assert whole.present is not None, "a pass with a cache says what is padding"
-    for one, other in zip(whole.cache.layers, begun.cache.layers, strict=True):
+    assert whole.cache is not None, "cached layers need slots"
+    assert replayed.cache is not None, "cached layers need slots"
+    assert whole.present is not None, "a pass with a cache marks its padding"
+    for one, other in zip(whole.cache.layers, replayed.cache.layers, strict=True):
         for states, handed in ((one.keys, other.keys), (one.values, other.values)):
             if states.device != handed.device or states.shape != handed.shape:
                 return False
-            # What stands at padding means nothing.
+            # States at padding have no meaning.
             own = whole.present.to(states.device)
             if not _close(states.transpose(1, 2)[own], handed.transpose(1, 2)[own]):
                 return False
@@ -127,44 +113,42 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 class _Recording:
-    def __init__(self, cached_layers: CachedLayers) -> None:
-        self._layers = cached_layers
+    def __init__(self, layers: CachedLayers) -> None:
+        self._layers = layers
 
     @contextmanager
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> Iterator[None]:
-        """See `LayerCache`."""
-        cached_layers, newest = self._layers, dict[int, Tensor]()
+        """See `LayerCache.around`."""
+        layers, newest = self._layers, dict[int, Tensor]()
 
         def listen(index: int):  # type: ignore[no-untyped-def]
             def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor]) -> None:
-                cached_layers._in_tuples[index] = isinstance(output, tuple)
+                layers._in_tuples[index] = isinstance(output, tuple)
                 newest[index + 1] = output[0] if isinstance(output, tuple) else output
 
             return hook
 
         handles = [
             module.register_forward_hook(listen(index))
-            for index, module in enumerate(cached_layers._modules)
+            for index, module in enumerate(layers._modules)
         ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-        # Whole tensors come to the host, not one row after the other: each is waited for.
-        states = {
-            start_layer: newest[start_layer].to("cpu") for start_layer in cached_layers.start_layers
-        }
+        # Whole tensors are copied to the host, not one row after the other: the host waits for each copy.
+        states = {start: newest[start].to("cpu") for start in layers.start_layers}
         keys: list[tuple[Tensor, Tensor]] = []
-        if cached_layers._with_keys or rows is None:
-            for index, layer in enumerate(cache.layers[: len(cached_layers._modules)]):
-                cached_layers._devices[index] = layer.keys.device
+        if layers._with_keys or rows is None:
+            for index, layer in enumerate(cache.layers[: len(layers._modules)]):
+                layers._devices[index] = layer.keys.device
                 keys.append((layer.keys.to("cpu"), layer.values.to("cpu")))
         for place, length in enumerate(lengths):
-            kept = _Kept(
-                {start_layer: _own(each[place], length) for start_layer, each in states.items()},
+            stored = _Stored(
+                {start: _own(each[place], length) for start, each in states.items()},
                 [
                     (
                         _own(each[place].transpose(0, 1), length).transpose(0, 1),
@@ -174,9 +158,9 @@ class _Recording:
                 ],
             )
             if rows is None:
-                cached_layers._beginning = kept
+                layers._prefix = stored
             else:
-                cached_layers._rows[rows[place]] = kept
+                layers._rows[rows[place]] = stored
 
 
 def _own(states: Tensor, length: int) -> Tensor:
@@ -185,34 +169,32 @@ def _own(states: Tensor, length: int) -> Tensor:
 
 
 class _Replay:
-    def __init__(self, cached_layers: CachedLayers, start_layer: int) -> None:
-        self._layers, self._start_layer = cached_layers, start_layer
+    def __init__(self, layers: CachedLayers, start_layer: int) -> None:
+        self._layers, self._start_layer = layers, start_layer
 
     @contextmanager
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> Iterator[None]:
-        """See `LayerCache`."""
-        cached_layers, last = self._layers, self._start_layer - 1
-        kept = (
-            [cached_layers._beginning] * len(lengths)
-            if rows is None
-            else [cached_layers._rows[row] for row in rows]
+        """See `LayerCache.around`."""
+        layers, last = self._layers, self._start_layer - 1
+        stored = (
+            [layers._prefix] * len(lengths) if rows is None else [layers._rows[row] for row in rows]
         )
-        states = _padded([one.states[self._start_layer] for one in kept])
+        states = _padded([each.states[self._start_layer] for each in stored])
 
-        def handing_on(index: int):  # type: ignore[no-untyped-def]
+        def replaced(index: int):  # type: ignore[no-untyped-def]
             def forward(hidden_states: Tensor, *others: object, **named: object) -> object:
-                handed = states.to(hidden_states.device) if index == last else hidden_states
-                return (handed,) if cached_layers._in_tuples[index] else handed
+                result = states.to(hidden_states.device) if index == last else hidden_states
+                return (result,) if layers._in_tuples[index] else result
 
             return forward
 
-        modules = cached_layers._modules[: self._start_layer]
-        # An accelerate hook has put a forward of its own on the instance: that one comes back.
+        modules = layers._modules[: self._start_layer]
+        # An accelerate hook puts a forward of its own on the instance, which is restored afterwards.
         own = [vars(module).get("forward") for module in modules]
         for index, module in enumerate(modules):
-            module.forward = handing_on(index)  # type: ignore[method-assign]
+            module.forward = replaced(index)  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -221,12 +203,12 @@ class _Replay:
                     del module.forward
                 else:
                     module.forward = former
-        if cached_layers._with_keys or rows is None:
+        if layers._with_keys or rows is None:
             for index in range(len(modules)):
                 keys, values = (
-                    _padded([one.keys[index][which].transpose(0, 1) for one in kept])
+                    _padded([each.keys[index][which].transpose(0, 1) for each in stored])
                     .transpose(1, 2)
-                    .to(cached_layers._devices[index])
+                    .to(layers._devices[index])
                     for which in (0, 1)
                 )
                 cache.update(keys, values, index)
@@ -249,47 +231,45 @@ def start_layers_within(
     key_value_bytes: int,
     size: int,
 ) -> tuple[int, ...]:
-    """Cuts at a sixth, a third and half of the layers, as many of them as `budget` bytes hold.
+    """Start layers at a sixth, a third and half of the layers, as many of them as `budget` bytes hold.
 
     Search spaces begin to edit in the first half, if not with the first layer. tokens: of target and of
-    control prompts, without their beginning; only the former's keys and values are kept. key_value_bytes: of
-    one token in one layer; size: bytes of a number.
+    control prompts, without their common prefix; keys and values are stored of target prompts only. width:
+    of a hidden state. key_value_bytes: of one token in one layer. size: bytes of a number.
     """
     target, control = tokens
-    start_layers: tuple[int, ...] = ()
+    chosen: tuple[int, ...] = ()
     for share in (6, 3, 2):
-        start_layer = layers // share
-        more = (*start_layers, start_layer)
-        if start_layer == 0 or start_layer in start_layers:
+        start = layers // share
+        more = (*chosen, start)
+        if start == 0 or start in chosen:
             continue
         states = (target + control) * width * size * len(more)
-        if states + target * key_value_bytes * start_layer > budget:
+        if states + target * key_value_bytes * start > budget:
             break
-        start_layers = more
-    return start_layers
+        chosen = more
+    return chosen
 
 
 @dataclass(frozen=True)
 class CachedPart:
-    """Kept states of target and of control prompts, and the layer that each writer writes in."""
+    """Stored states of target and of control prompts, and the layer that each writer belongs to."""
 
     target: CachedLayers
     control: CachedLayers
     layer_of: Mapping[str, int]
 
     def start_layer(self, changed: Sequence[str]) -> int:
-        """Where passes may begin that edit these writers; 0 for at the beginning."""
+        """The layer at which passes may begin if these writers are edited; 0 for whole passes."""
         first = min((self.layer_of[name] for name in changed), default=len(self.layer_of))
-        return self.control.deepest(first)
+        return self.control.last_start(first)
 
-    def prove(
+    def verify(
         self, model: PreTrainedModel, target: Sequence[Tokens], control: Sequence[Tokens]
     ) -> None:
-        """Forget the start_layers at which a pass of the original model does not give its own logits."""
+        """Forget the start layers from which the original model does not give its own logits."""
         for start_layer in self.control.start_layers:
             sets = ((self.target, target), (self.control, control))
-            if not all(
-                cached_layers.proven(model, prompts, start_layer) for cached_layers, prompts in sets
-            ):
-                for cached_layers, _ in sets:
-                    cached_layers.forget(start_layer)
+            if not all(layers.is_exact(model, prompts, start_layer) for layers, prompts in sets):
+                for layers, _ in sets:
+                    layers.forget(start_layer)

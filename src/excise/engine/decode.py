@@ -1,14 +1,13 @@
 """Greedy decoding of many prompts, of one candidate or of several side by side.
 
-Equal to `model.generate(do_sample=False)` token for token (float32), where the generation configuration
-asks for nothing but end tokens: penalties, forced and forbidden tokens are not followed. A row leaves as
-soon as it has ended or the stopping_rule says that nothing it could still say matters.
+Equal to `model.generate(do_sample=False)` token for token (float32), if the generation configuration sets
+nothing but end tokens: penalties, forced and forbidden tokens are ignored. A sequence leaves as soon as it
+has ended or its stopping rule stops it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from transformers import PreTrainedModel
 
@@ -17,20 +16,7 @@ from excise.engine.assignment import ONE_CANDIDATE, Assignment, AssignRows
 from excise.engine.capability import slots_are_exact
 from excise.engine.plain import PlainScheduler
 from excise.engine.prefill import Tokens
-from excise.engine.scheduler import SlotScheduler
-
-
-class Scheduler(Protocol):
-    """Where rows of all who are asked decode together."""
-
-    def ready(self, prompts: int) -> bool:
-        """True if somebody who is asked so many prompts would begin at once and keep nobody waiting."""
-
-    def add(self, request: Request) -> None:
-        """Let these prompts be answered too."""
-
-    def step(self) -> None:
-        """Take the answers one step on. Does nothing if there is nothing to answer."""
+from excise.engine.scheduler import Scheduler, SlotScheduler
 
 
 def scheduler_for(
@@ -39,9 +25,10 @@ def scheduler_for(
     longest: int,
     assign_rows: AssignRows = ONE_CANDIDATE.assign_rows,
 ) -> Scheduler:
-    """A scheduler for rows of up to `longest` tokens, prompt and answer: of slots if the model allows them.
+    """A scheduler for sequences of up to `longest` tokens, prompt and answer.
 
-    slots: rows decoded at a time. assign_rows: called before every pass with the candidate of each row.
+    slots: sequences that decode at a time. assign_rows: called before every forward pass with the candidate
+    of each row.
     """
     if slots_are_exact(model):
         return SlotScheduler(model, slots, longest, assign_rows)
@@ -59,10 +46,10 @@ def greedy(
 ) -> list[list[int]]:
     """The greedy answer to each prompt, as token ids, the end-of-turn token included.
 
-    slots: rows decoded at a time. stopping_rule: says which rows are worth going on with, by default all; a row
-    that was never begun has an empty answer. assignment: whose the prompts are. The token is the largest
-    logit's, whatever penalties the model's generation configuration asks for. Raises TrialError if a logit
-    is not a number.
+    slots: sequences that decode at a time. stopping_rule: decides which answers go on, by default all; an
+    answer that never started is empty. assignment: the candidate that the prompts belong to. Each token is
+    that of the largest logit, whatever penalties the model's generation configuration sets. Raises TrialError
+    if a logit is not finite.
     """
     if not prompts:
         return []
@@ -73,24 +60,24 @@ def greedy(
         stopping_rule=stopping_rule,
         assignment=assignment,
     )
-    answer(model, [request], slots)
+    run_requests(model, [request], slots)
     return request.tokens
 
 
-def answer(model: PreTrainedModel, sets: Sequence[Request], slots: int) -> None:
-    """Answer sets of prompts side by side, all of one candidate, to their end.
+def run_requests(model: PreTrainedModel, requests: Sequence[Request], slots: int) -> None:
+    """Answer requests side by side, all of one candidate, to their end.
 
-    Raises TrialError if a logit is not a number.
+    Raises TrialError if a logit is not finite.
     """
-    if not sets:
+    if not requests:
         return
-    slots = min(slots, sum(len(request.prompts) for request in sets))
-    longest = max(request.longest for request in sets)
-    scheduler = scheduler_for(model, slots, longest, sets[0].assignment.assign_rows)
-    for request in sets:
+    slots = min(slots, sum(len(request.prompts) for request in requests))
+    longest = max(request.longest for request in requests)
+    scheduler = scheduler_for(model, slots, longest, requests[0].assignment.assign_rows)
+    for request in requests:
         scheduler.add(request)
-    while not all(request.done for request in sets):
+    while not all(request.done for request in requests):
         scheduler.step()
-    for request in sets:
+    for request in requests:
         if request.failure is not None:
             raise request.failure

@@ -1,4 +1,4 @@
-"""What a pass over many prompts measured, brought to the host together, with the word that it is numbers."""
+"""Measurements of many passes, copied to the host together with the check that all logits are finite."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from excise.engine.prefill import NOT_FINITE
 from excise.errors import TrialError
 
 
-def gather_finite(values: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
-    """`values`, float64, on the host: by one transfer, if all lie on one device.
+def gather_finite(values: Sequence[Tensor], finite: Sequence[Tensor]) -> list[Tensor]:
+    """`values`, float64, on the host: by one copy, if all lie on one device.
 
-    logits: for each group that ran unchecked, whether its logits are finite, as `all_finite` says it.
-    Raises TrialError if those of any are not.
+    finite: the result of `all_finite` for each group that ran unchecked. Raises TrialError if one is False.
     """
-    *found, numbers = on_host([*values, doubles(torch.stack(list(logits)).to(torch.float32))])
-    if not numbers.all():
+    *found, checks = on_host([*values, doubles(torch.stack(list(finite)).to(torch.float32))])
+    if not checks.all():
         raise TrialError(NOT_FINITE)
     return found
 
 
 def all_finite(logits: Tensor) -> Tensor:
-    """Whether all of `logits` are finite: one bool, where they lie, which nobody has waited for yet."""
+    """Whether all of `logits` are finite: one bool on their device, which the host does not wait for."""
     return torch.isfinite(logits).all()

@@ -18,8 +18,7 @@ from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
-from excise.scorers.marker_scanner import MarkerScanner
-from excise.scorers.refusals import JudgedRequest, JudgingParameters, Refusals, judge
+from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge, Refusals
 
 Result = TypeVar("Result")
 
@@ -42,8 +41,8 @@ class Runner:
         emit: Emit,
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
-        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
-        self._scanner = MarkerScanner(chat.decode, self._markers)
+        self._max_new_tokens, self._emit = max_new_tokens, emit
+        self._judge = MarkerJudge(model, chat, markers)
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
@@ -96,16 +95,13 @@ class Runner:
         min_new_tokens: int = 0,
         assignment: Assignment = ONE_CANDIDATE,
     ) -> list[Refusals]:
-        """Answers to several sets of prompts, judged; min_new_tokens: tokens wanted of each, whatever its verdict.
+        """Answers to several sets of prompts, judged. min_new_tokens: see `JudgingParameters`.
 
-        Answered side by side they take less time than in turn: few rows that run on to their end do so once.
+        All sets decode side by side: only the last answers of all sets run in steps of few sequences.
         """
-        judging = JudgingParameters(self._markers, self._max_new_tokens, min_new_tokens=min_new_tokens)
+        judging = JudgingParameters(self._max_new_tokens, min_new_tokens=min_new_tokens)
 
-        def work(slots: int) -> list[Refusals]:
-            return judge(self.model, self.chat, sets, judging, slots, self._scanner, assignment)
-
-        return self.in_slots(work)
+        return self.in_slots(lambda slots: self._judge.answer(sets, judging, slots, assignment))
 
     def judged_request(
         self,
@@ -115,9 +111,9 @@ class Runner:
         priorities: tuple[float, ...] | None,
         assignment: Assignment,
     ) -> JudgedRequest:
-        """A candidate that is to be asked `prompts` in a scheduler, beside others; see `JudgingParameters`."""
-        judging = JudgingParameters(self._markers, self._max_new_tokens, limit, priorities)
-        return JudgedRequest(self.model, self.chat, prompts, judging, self._scanner, assignment)
+        """A request for a scheduler, judged; see `JudgingParameters`."""
+        judging = JudgingParameters(self._max_new_tokens, limit, priorities)
+        return JudgedRequest(self._judge, prompts, judging, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
@@ -130,7 +126,8 @@ class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. cached_layers: what early layers make of both sets.
+    answered: the original model's answers to target prompts. cached_layers: what early layers make of both
+    sets.
     """
 
     target: tuple[Tokens, ...]
@@ -174,5 +171,5 @@ def measure_original(
         cached_layers=cached_layers,
     )
     if cached_layers is not None:
-        cached_layers.prove(runner.model, target_tokens, control_tokens)
+        cached_layers.verify(runner.model, target_tokens, control_tokens)
     return part

@@ -11,7 +11,8 @@ from statistics import mean
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
-from excise.engine.decode import Scheduler, scheduler_for
+from excise.engine.decode import scheduler_for
+from excise.engine.scheduler import Scheduler
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
 from excise.scorers.refusals import JudgedRequest, Refusals
@@ -105,7 +106,7 @@ class Scoring:
     @property
     def prompts(self) -> int:
         """How many of their prompts are being answered."""
-        return sum(one.judged.request.open for one in self._running if one.judged is not None)
+        return sum(one.judged.request.running for one in self._running if one.judged is not None)
 
     @property
     def ready(self) -> bool:

@@ -119,8 +119,8 @@ def asked_with_lines(told: object) -> list[str]:
         )
     if isinstance(unfollowed := told.get("generation_config"), Mapping):
         lines.append(
-            f"The model's generation configuration asks for {code(settings_text(unfollowed))}: `generate` and "
-            "servers follow that, the figures do not."
+            f"The model's generation configuration asks for {code(settings_text(unfollowed))}: "
+            "`generate` and servers follow that, the figures do not."
         )
     return lines
 

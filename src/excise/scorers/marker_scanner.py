@@ -1,13 +1,12 @@
-"""When an answer is worth judging: as soon as its newest token may have completed a marker.
+"""Finds the tokens after which an answer has to be judged: those that may have completed a marker.
 
-Judging decodes and searches the whole answer. Done after every token it costs more with each of them, and an
-accelerator waits meanwhile. Here a token costs what is known of it by itself: its text, and the few markers
-that can end in it.
+To judge an answer means to decode it and search it for markers. After every token this would cost more with
+each token, while an accelerator waits. The scanner does little work for each token: it keeps the token's text
+and the few markers that can end in it.
 
-Nothing is decided here, so nothing can be decided wrongly: whoever gets a hint judges the whole text. Where
-a text is its tokens' texts one after the other, as with byte-level tokenizers, no hint is missed. Others may
-join tokens in ways that this does not foresee; a hint comes then at the latest when an answer has become
-twice as long.
+The scanner decides no verdict: the whole text is judged whenever a marker may be complete. If a text is the
+concatenation of its tokens' texts, as with byte-level tokenizers, the scanner misses no marker. Other
+tokenizers may join tokens differently; their answers are judged at each doubling of the length at the latest.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 from excise.scorers.markers import normalise, plain
 
 _FIRST_LOOK = 8
-"""Tokens after which an answer is judged whatever they say; then at each doubling of its length."""
+"""Number of tokens after which an answer is always judged, and again at each doubling of its length."""
 _BROKEN = "\ufffd"
-"""What bytes decode to that are no character by themselves."""
+"""The character to which incomplete bytes decode."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,21 @@ class _Piece:
 
 @dataclass
 class ScanState:
-    """An answer that grows. length: tokens looked at. tail: normalised text that a marker may begin in."""
+    """The scan of an answer. length: tokens scanned. tail: normalised text in which a marker may begin."""
 
     length: int = 0
     tail: str = ""
 
 
 class MarkerScanner:
-    """Looks at answers token by token. What it learns of a token it keeps.
+    """Scans answers token by token. It keeps the text of each token that it has seen.
 
-    decode: the text of a sequence of tokens.
+    decode: returns the text of a sequence of tokens.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], markers: Sequence[str]) -> None:
         self._decode = decode
-        # Others may hold what normalised text never has at its end; only the whole text tells then.
+        # Other markers may end in characters that `_add` strips; then the whole text is judged each time.
         self._normal = all(marker == normalise(marker) for marker in markers)
         self._markers = tuple(_folded(marker) for marker in markers)
         self._reach = max(map(len, self._markers), default=1) - 1
@@ -78,10 +77,10 @@ class MarkerScanner:
         return _BROKEN in together or any(marker in together for marker in piece.markers)
 
     def _piece(self, token: int) -> _Piece:
-        # Behind itself: many tokenizers leave out the space before the first word of a text.
+        # Decoded behind itself, because many tokenizers drop the space before the first word of a text.
         once, twice = self._decode([token]), self._decode([token, token])
         text = _folded(plain(twice[len(once) :])) if twice.startswith(once) else _BROKEN
-        # A marker that ends in it ends with a beginning of it, or lies in it whole.
+        # A marker that ends in this text ends with a beginning of the text, or lies in the text whole.
         ending = {
             marker
             for place in range(len(text))
@@ -91,5 +90,5 @@ class MarkerScanner:
 
 
 def _folded(text: str) -> str:
-    # The one letter whose lower case depends on what follows.
+    # The lower case of sigma depends on what follows; no other letter's does.
     return text.replace("ς", "σ")
