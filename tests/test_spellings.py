@@ -26,7 +26,7 @@ def test_a_folder_made_of_a_gguf_file_names_its_rotary_base_and_its_tokenizer_fo
     tmp_path: Path,
 ) -> None:
     packed.write_gguf(tmp_path / "model.gguf", tokenizer=True, rotary_base=BASE)
-    loaded = load(resolve(str(tmp_path / "model.gguf")), dtypes=("float32",), blocks=False)
+    loaded = load(resolve(str(tmp_path / "model.gguf")), dtypes=("float32",), prepack=False)
     folder = tmp_path / "plain"
     folder.mkdir()
     assert write_plain(loaded, folder) == []

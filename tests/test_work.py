@@ -202,7 +202,7 @@ def test_the_matrix_rate_is_that_of_the_fastest_product(
     """On a machine of a known rate, on which every other product is held up."""
     taken: list[tuple[int, float]] = []
 
-    def product(left: torch.Tensor, right: torch.Tensor, in_blocks: bool) -> float:
+    def product(left: torch.Tensor, right: torch.Tensor, prepacked: bool) -> float:
         size = len(left)
         seconds = 2 * size**3 / per_second * (3 if len(taken) % 2 == 0 else 1)
         taken.append((size, seconds))

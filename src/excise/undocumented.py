@@ -74,20 +74,20 @@ def fetched(module: str, name: str) -> Any:
         raise ImportError(f"{module} has no {name} in this version") from error
 
 
-def blocks_layout() -> torch.layout:
-    """The layout of tensors whose numbers lie in oneDNN's blocks."""
+def prepacked_layout() -> torch.layout:
+    """The layout of weights that oneDNN has prepacked."""
     layout: torch.layout = torch._mkldnn  # type: ignore[attr-defined]
     return layout
 
 
-def reordered(weight: Tensor) -> Tensor:
-    """A copy of a matrix [out, in] on the CPU, in oneDNN's blocks. Raises RuntimeError without oneDNN."""
+def prepack_linear_weight(weight: Tensor) -> Tensor:
+    """A copy of a matrix [out, in] on the CPU, prepacked by oneDNN. Raises RuntimeError without oneDNN."""
     result: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     return result
 
 
-def product(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """values [..., in] times a matrix [out, in] in blocks, plus bias: [..., out]."""
+def prepacked_linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` with a prepacked weight [out, in]: values [..., in] to [..., out]."""
     output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
     return output
 

@@ -82,6 +82,6 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(next(iter(package.submodule_search_locations)))
     source = ModelSource(_PACKAGE, folder, _GGUF, None)
     # An adapter is to be merged into it, or it is to be trained.
-    loaded = load(source, dtypes=("float32",), device="cpu", blocks=False)
+    loaded = load(source, dtypes=("float32",), device="cpu", prepack=False)
     unmark_gguf(loaded.model)
     return loaded.model, loaded.tokenizer

@@ -23,7 +23,7 @@ MEMORY_SHARE = 0.1
 """Share of the model's own size that a batch's keys and values may take."""
 LEAST_MEMORY = 384 * 2**20
 """What a batch may take in any case. A tenth of a small model is a handful of rows, and in steps of few rows
-each costs several times what it does in steps of many (bench/layout.py)."""
+each costs several times what it does in steps of many (bench/prepacked.py)."""
 MOST_CANDIDATES = 8
 """More of them side by side would leave too few trials to learn from."""
 CANDIDATES_ON_A_CPU = 4

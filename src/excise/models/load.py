@@ -21,6 +21,7 @@ from excise.checkpoint.source import ModelSource
 from excise.data_types import Quantization
 from excise.devices.memory import devices_for
 from excise.devices.out_of_memory import is_out_of_memory, release_memory
+from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError, first_line
 from excise.models.attempt import (
     FAILURES,
@@ -30,10 +31,9 @@ from excise.models.attempt import (
     tested_model,
     was_unpacked,
 )
-from excise.models.blocked import is_blocked
 from excise.models.data_type import fastest_first
 from excise.models.fitting import smaller, too_large
-from excise.models.layout import lay_out
+from excise.models.prepack import prepack_if_equal
 from excise.models.storage import (
     describe,
     packed_as,
@@ -72,9 +72,9 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     @property
-    def in_blocks(self) -> bool:
-        """True if weights lie as this processor's products read them."""
-        return any(map(is_blocked, self.model.parameters()))
+    def prepacked(self) -> bool:
+        """True if some weights are prepacked for this processor."""
+        return any(map(is_prepacked, self.model.parameters()))
 
     @property
     def bytes(self) -> int:
@@ -104,7 +104,7 @@ def load(
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
-    blocks: bool = True,
+    prepack: bool = True,
 ) -> LoadedModel:
     """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
 
@@ -113,8 +113,8 @@ def load(
     quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
     max_memory: bytes of weights that each device may hold; the rest is offloaded, at last to disk, where
     weights go to `offload_folder` unless the checkpoint's own files serve.
-    blocks: on a CPU, whether weights may lie as its products read them; not if they are to be trained, or an
-    adapter merged into them.
+    prepack: whether weights may be prepacked on a CPU; False if they are to be trained, or if an
+    adapter is to be merged into them.
     Raises ModelError that says why each data type failed, that weights are damaged, that a package is
     missing, that there is no such device, or that there is no chat template; OutOfMemoryError if the model
     fits in none of the types.
@@ -146,7 +146,7 @@ def load(
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, tuple(dtypes))
-    trial = _Trial(source, auto, words, arguments, packing, quantization, blocks)
+    trial = _Trial(source, auto, words, arguments, packing, quantization, prepack)
     return _in_first_type(trial, worth_trying(tuple(dtypes), packing), devices)
 
 
@@ -160,7 +160,7 @@ class _Trial:
     arguments: Mapping[str, Any]
     packing: str | None
     quantization: Quantization
-    blocks: bool
+    prepack: bool
 
     def load(self, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]] | _Failure:
         """The model in a data type, and what is to be noted of it; or why not.
@@ -175,8 +175,8 @@ class _Trial:
                 self.source, self.auto, self.words, dtype, {**self.arguments, **how}
             )
             slower = None
-            if self.blocks and (self.packing is None or was_unpacked(model)):
-                slower = lay_out(model, self.words.hello())
+            if self.prepack and (self.packing is None or was_unpacked(model)):
+                slower = prepack_if_equal(model, self.words.hello())
         except FAILURES as error:
             raise_if_no_type_helps(self.source, self.packing, error)
             return _Failure(first_line(error), is_out_of_memory(error))

@@ -18,8 +18,8 @@ from accelerate.hooks import ModelHook
 from torch import Tensor, nn
 
 from excise.devices.out_of_memory import is_out_of_memory
+from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError
-from excise.models.blocked import is_blocked
 from excise.undocumented import fetched, hook_of, is_traceable_wrapper_subclass
 
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
@@ -105,7 +105,7 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
     if isinstance(tensor, Tensor):
         if tensor.is_meta:
             raise _not_readable(module, name, "is on the meta device, its numbers elsewhere")
-        if is_blocked(tensor):
+        if is_prepacked(tensor):
             in_order: Tensor = tensor.to_dense()
             return in_order
         if _is_ordinary(tensor):
