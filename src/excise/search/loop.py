@@ -8,18 +8,16 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
-from excise.app.metering import Metering
 from excise.app.prepare import Prepared
 from excise.devices.memory import devices_of, peak_memory
 from excise.edits.virtual import VirtualEdits
-from excise.engine.answers import end_tokens
-from excise.engine.meter import ended_early
+from excise.engine.tokens import TokenCounter
 from excise.errors import ExciseError, TrialError
 from excise.events import Emit
 from excise.experiment.bank import edit_of
 from excise.experiment.trial import Contest, Scored, Scoring
 from excise.scorers.openings import openings_of
-from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 from excise.search.front import Point
 from excise.search.proposals import OPENINGS, Proposals
 from excise.search.space import Candidate
@@ -29,6 +27,8 @@ from excise.store.front import write_front
 
 _FAILURES_IN_A_ROW = 10
 """After so many failed trials the fault is not the trials'."""
+_REPORT_SECONDS = 2.0
+"""How often tokens a second are told while a trial is scored."""
 _REFUSED = "refused"
 """Under this name a trial keeps which target prompts were certainly refused."""
 
@@ -66,9 +66,9 @@ def search(
     names = prepared.anatomy.names * prepared.settings.directions
     with (
         VirtualEdits(model, names) as edits,
-        Metering(prepared.loaded, prepared.anatomy, emit) as meter,
+        TokenCounter(model) as tokens,
     ):
-        loop = _Loop(prepared, study, emit, edits, meter, trials or prepared.settings.trials)
+        loop = _Loop(prepared, study, emit, edits, tokens, trials or prepared.settings.trials)
         why = loop.run(stop)
         front = loop.front or front
     emit(SearchEnded(why, tuple(front)))
@@ -94,17 +94,15 @@ class _Loop:
         study: Study,
         emit: Emit,
         edits: VirtualEdits,
-        meter: Metering,
+        tokens: TokenCounter,
         budget: int,
     ) -> None:
         self._prepared, self._study, self._emit = prepared, study, emit
-        self._meter, self._budget = meter, budget
+        self._tokens, self._budget = tokens, budget
         self._proposals = Proposals(prepared, study, edits)
-        self._scoring = Scoring(
-            prepared.runner, edits, prepared.search_part, prepared.candidates, meter.stage
-        )
+        self._scoring = Scoring(prepared.runner, edits, prepared.search_part, prepared.candidates)
         self._in_hand: list[_InHand] = []
-        self._started = time.perf_counter()
+        self._started = self._reported = time.perf_counter()
         self._done_before = study.done()
         self._failures, self._reason = 0, ""
         self.front: list[Point] = []
@@ -136,8 +134,12 @@ class _Loop:
                         )
                     return "failing"
             else:
-                self._scoring.advance(more=bool(waiting) and not why)
+                self._scoring.advance(
+                    more=bool(waiting) and not why, seconds=self._seconds_to_report()
+                )
                 between = False
+            if self._seconds_to_report() <= 0:
+                self._report_work()
 
     def _why_to_stop(self, stop: Callable[[], bool]) -> str:
         if stop():
@@ -150,12 +152,11 @@ class _Loop:
         started = time.perf_counter()
         candidate: Candidate | None = None
         error: TrialError | None = None
-        with self._meter.stage("proposal"):
-            try:
-                candidate = self._proposals.candidate(trial)
-            except TrialError as found:
-                # A descent that ran into logits that are no numbers.
-                error = found
+        try:
+            candidate = self._proposals.candidate(trial)
+        except TrialError as found:
+            # A descent that ran into logits that are no numbers.
+            error = found
         return _InHand(trial, candidate, error, time.perf_counter() - started)
 
     def _begin(self, one: _InHand) -> None:
@@ -165,7 +166,6 @@ class _Loop:
             prepared = self._prepared
             edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
             self._scoring.begin(edit, _contest(prepared, self._study))
-        self._meter.candidates = max(1, len(self._scoring))
 
     def _end(self, one: _InHand) -> None:
         scored: Scored | TrialError
@@ -182,16 +182,27 @@ class _Loop:
             self._failures = 0
             self._learn(one.trial.number, scored)
         self.front = write_front(self._prepared, self._study, self._study.points())
-        self._meter.emit()
+        self._report_work()
         self._tell_finished(one.trial, scored, seconds)
 
     def _learn(self, number: int, scored: Scored) -> None:
         if not scored.dominated:
             self._scoring.learn(Point(number, scored.refusals, scored.kl))
-        if scored.answered is not None:
-            ends = end_tokens(self._prepared.loaded.model)
-            most = self._prepared.settings.max_new_tokens
-            self._meter.ended_early(ended_early(scored.answered.tokens, ends, most))
+
+    def _seconds_to_report(self) -> float:
+        return self._reported + _REPORT_SECONDS - time.perf_counter()
+
+    def _report_work(self) -> None:
+        now = time.perf_counter()
+        self._emit(
+            WorkDone(
+                tokens=self._tokens.take(),
+                seconds=now - self._reported,
+                candidates=len(self._scoring),
+                prompts=self._scoring.prompts,
+            )
+        )
+        self._reported = now
 
     def _tell_finished(self, trial: Trial, scored: Scored | TrialError, seconds: float) -> None:
         good = None if isinstance(scored, TrialError) else scored
