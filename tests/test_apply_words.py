@@ -18,9 +18,9 @@ from excise.cli.main import main
 from excise.edits.matrices import removed
 from excise.errors import SaveError
 from excise.reproduce.record import Reproduction
-from excise.rewrite.numbers import Stored
 from excise.rewrite.plan import make_plan
-from excise.rewrite.stream import rewrite_file
+from excise.rewrite.rewrite_file import rewrite_file
+from excise.rewrite.tensor_data import Stored
 from excise.rewrite.verify import Kept, verify_file
 from excise.rewrite.write import write_checkpoint
 from excise.saving.reproduction import model_record

@@ -22,7 +22,7 @@ from excise.engine.early import EarlyLayers
 from excise.engine.prefill import first_token_logits, run_group, run_prefix
 from excise.engine.teacher import branched, forced_groups
 from excise.experiment.coverage import measure
-from excise.models.gains import post_norm_gains, row_norms
+from excise.models.norms import post_norm_gains, row_norms
 from spread import spread
 from test_early import late_edits
 from virtual_devices import VirtualDevices

@@ -17,7 +17,7 @@ from excise.cli.main import main
 from excise.errors import ModelError
 from excise.models.chat import Chat
 from excise.models.load import load
-from excise.models.survival import holds
+from excise.models.lost_text import holds
 from excise.models.template import TemplateCall, literals, settled, template_text, variables
 from excise.models.tokenizer import load_tokenizer
 from excise.prompts.sets import Prompt

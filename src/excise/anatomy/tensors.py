@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy, Writer, WriterTensor
-from excise.checkpoint.names import spellings
+from excise.checkpoint.names import possible_names
 from excise.errors import SaveError
 from excise.undocumented import (
     WeightConverter,
@@ -60,7 +60,7 @@ def layout_by_names(
     for name, parameter in model.named_parameters(remove_duplicate=False):
         places.setdefault(id(parameter), []).append(name)
     same = {name: group for group in places.values() for name in group}
-    known = {variant for name in names for variant in spellings(name)}
+    known = {variant for name in names for variant in possible_names(name)}
 
     def of_tensor(tensor: WriterTensor) -> Iterator[StoredTensor]:
         for name in same[tensor.name]:

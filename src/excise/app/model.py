@@ -6,8 +6,8 @@ import time
 
 from excise.anatomy.writers import Anatomy, examine
 from excise.app.events import DeviceFound, Examined, ModelLoaded
-from excise.checkpoint.foreign import code_of
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import remote_code_of
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.devices.memory import device_memory, devices_for
@@ -16,7 +16,7 @@ from excise.experiment.coverage import Coverage, measure
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
-from excise.models.storage import packed_as
+from excise.models.quantization import packed_as
 from excise.models.tokenizer import load_tokenizer
 
 
@@ -61,7 +61,7 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
     """Load a model, ready to be asked. Raises ModelError."""
     for found in devices_found(settings):
         emit(found)
-    if settings.trust_remote_code and (code := code_of(source)):
+    if settings.trust_remote_code and (code := remote_code_of(source)):
         emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()

@@ -19,9 +19,9 @@ from excise.edits.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
 from excise.events import Note
 from excise.report.card import figures_in
-from excise.rewrite.numbers import rounding_of
 from excise.rewrite.plan import Form, Plan
-from excise.rewrite.workplace import require_place
+from excise.rewrite.resumable_folder import require_place
+from excise.rewrite.tensor_data import rounding_of
 from excise.saving.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.store.directory import RunDirectory
 from excise.system.paths import expanded

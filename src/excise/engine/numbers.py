@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from excise.devices.doubles import doubles
+from excise.devices.float64 import as_float64
 from excise.devices.transfers import on_host
 from excise.engine.prefill import NO_NUMBERS
 from excise.errors import TrialError
@@ -19,7 +19,7 @@ def gathered(values: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]
     logits: for each group that ran unchecked, whether its logits are finite, as `are_numbers` says it.
     Raises TrialError if those of any are not.
     """
-    *found, numbers = on_host([*values, doubles(torch.stack(list(logits)).to(torch.float32))])
+    *found, numbers = on_host([*values, as_float64(torch.stack(list(logits)).to(torch.float32))])
     if not numbers.all():
         raise TrialError(NO_NUMBERS)
     return found

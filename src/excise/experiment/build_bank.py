@@ -17,8 +17,8 @@ from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
 from excise.experiment.train_statistics import Moment, TrainPrompts, measured
 from excise.kinds import FACTS, Kind
-from excise.models.gains import post_norm_gains, row_norms
 from excise.models.load import LoadedModel
+from excise.models.norms import post_norm_gains, row_norms
 from excise.operators.kinds import local_operators
 from excise.operators.operator import Operator
 from excise.operators.residual import difference, geometric_median, mean, winsorise

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from excise.models.chat import Chat
-from excise.models.switch import closed, switched_off, wants_thoughts
+from excise.models.thinking_switch import closed, switched_off, wants_thoughts
 from excise.models.thoughts import left_open, opened_by
 from excise.prompts.sets import Prompt
 from excise.scorers.markers import normalise

@@ -13,17 +13,17 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from excise.checkpoint.foreign import own_code
-from excise.checkpoint.given import read_object
-from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.auto_class import auto_class
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import remote_code_error
 from excise.data_types import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.models.configuration import configuration
-from excise.models.missing import reported, require_scales, require_whole
+from excise.models.missing_keys import reported, require_scales, require_whole
 from excise.models.positions import require_known
-from excise.models.storage import describe, require_package
+from excise.models.quantization import describe, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
 
 _TEST_TOKENS = 3
@@ -128,7 +128,7 @@ def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exce
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
     if needs_its_own_code(error):
-        raise own_code(source.name, source.folder) from error
+        raise remote_code_error(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"

@@ -9,7 +9,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from excise.errors import ModelError, translated
-from excise.models.survival import require_encoded, require_rendered
+from excise.models.lost_text import require_encoded, require_rendered
 from excise.models.template import Message, TemplateCall, render, turns
 from excise.models.thoughts import left_open, opened_by, unfinished, without_thoughts
 from excise.prompts.sets import Prompt

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from excise.checkpoint.foreign import require_trust
+from excise.checkpoint.trust import require_trust
 from excise.errors import ModelError, translated
 
 _CONFIG = "config.json"

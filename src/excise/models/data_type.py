@@ -13,8 +13,8 @@ import torch
 
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.source import ModelSource
+from excise.models.quantization import stored_dtype
 from excise.models.rate import matrix_rate
-from excise.models.storage import stored_dtype
 
 _HALVES = ("bfloat16", "float16")
 _ROOM = 0.5

@@ -13,11 +13,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from excise.checkpoint.foreign import (
-    require_offload_folder,
-    require_own_files,
-)
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import (
+    require_offload_folder,
+    require_sound_files,
+)
 from excise.data_types import Quantization
 from excise.devices.memory import devices_for
 from excise.devices.out_of_memory import is_out_of_memory, release_memory
@@ -32,9 +32,9 @@ from excise.models.attempt import (
     was_unpacked,
 )
 from excise.models.data_type import fastest_first
-from excise.models.fitting import smaller, too_large
+from excise.models.memory_fit import smaller, too_large
 from excise.models.prepack import prepack_if_equal
-from excise.models.storage import (
+from excise.models.quantization import (
     describe,
     packed_as,
     quantize_arguments,
@@ -43,7 +43,7 @@ from excise.models.storage import (
 )
 from excise.models.template import TemplateCall
 from excise.models.tokenizer import LoadedTokenizer, load_tokenizer
-from excise.models.weights import stored_bytes, stored_places
+from excise.models.weights import bytes_by_device, stored_bytes
 from excise.system.quiet import quiet_libraries
 from excise.undocumented import use_conversions
 
@@ -84,7 +84,7 @@ class LoadedModel:
     @property
     def places(self) -> dict[str, int]:
         """The same by place: "cuda:0", "cpu", …, or "offloaded"."""
-        return stored_places(self.model)
+        return bytes_by_device(self.model)
 
     @property
     def precision(self) -> str:
@@ -120,7 +120,7 @@ def load(
     fits in none of the types.
     """
     quiet_libraries()
-    require_own_files(source)
+    require_sound_files(source)
     if offload_folder is not None:
         require_offload_folder(offload_folder)
     auto = auto_for(source, trust_remote_code=trust_remote_code)

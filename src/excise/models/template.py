@@ -12,9 +12,9 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError, first_line, translated
-from excise.models.survival import holds
+from excise.models.lost_text import holds
 from excise.system.paths import expanded
 
 _PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from excise.checkpoint.foreign import own_code
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.words import require_fetched_words, require_objects
+from excise.checkpoint.tokenizer_files import require_fetched_tokenizer, require_json_files
+from excise.checkpoint.trust import remote_code_error
 from excise.errors import ModelError, first_line
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall, settled, template_file
@@ -52,7 +52,7 @@ def load_tokenizer(
     Raises ModelError if there is no tokenizer or no template, or it does not take prompts.
     """
     if source.gguf is None:
-        require_fetched_words(source.folder)
+        require_fetched_tokenizer(source.folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
@@ -60,9 +60,9 @@ def load_tokenizer(
     except Exception as error:
         # The library in Rust raises nothing narrower for a damaged file.
         if needs_its_own_code(error):
-            raise own_code(source.name, source.folder) from error
+            raise remote_code_error(source.name, source.folder) from error
         if source.gguf is None:
-            require_objects(source.folder)
+            require_json_files(source.folder)
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
     _require_words(source, tokenizer)
     try:

@@ -48,10 +48,10 @@ def stored_bytes(model: nn.Module) -> int:
 
     Offloaded weights count too: they have to be moved for every pass.
     """
-    return sum(stored_places(model).values())
+    return sum(bytes_by_device(model).values())
 
 
-def stored_places(model: nn.Module) -> dict[str, int]:
+def bytes_by_device(model: nn.Module) -> dict[str, int]:
     """The same by place: "cuda:0", "cpu", …, or "offloaded" for what is moved in for every pass."""
     counted: set[int] = set()
     places = Counter[str]()

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from excise.devices.doubles import doubles, doubles_device
+from excise.devices.float64 import as_float64, float64_device
 
 Device = torch.device | str
 
@@ -37,7 +37,7 @@ class Moments(ABC):
         self._devices = [torch.device(device) for device in given]
         self._counts = [0.0] * writers
         self._heard = [0] * writers
-        exact = [doubles_device(device) for device in self._devices]
+        exact = [float64_device(device) for device in self._devices]
         self._sums = _zeros(exact, dimension, dtype=torch.float64)
         self._powers = _zeros(exact, dtype=torch.float64)
 
@@ -46,7 +46,7 @@ class Moments(ABC):
         tokens = tokens.to(torch.float32)
         self._counts[index] += weight * len(tokens)
         self._heard[index] += len(tokens)
-        exact, place = doubles(tokens), self._sums[index].device
+        exact, place = as_float64(tokens), self._sums[index].device
         self._sums[index] += weight * exact.sum(0).to(place)
         self._powers[index] += weight * exact.square().sum().to(place)
         self._add_products(index, tokens, weight)
@@ -155,7 +155,7 @@ class ExactMoments(Moments):
         self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
     ) -> None:
         super().__init__(writers, dimension, devices)
-        places = [doubles_device(device) for device in self._devices]
+        places = [float64_device(device) for device in self._devices]
         self._products = _zeros(places, dimension, dimension, dtype=torch.float64)
 
     def system(self, index: int) -> System:
@@ -217,7 +217,7 @@ class SketchedMoments(Moments):
     def system(self, index: int) -> System:
         """See `Moments`."""
         mean, power, count = self._known(index)
-        return _SketchedSystem(mean, power, doubles(self._sketch[index]) / math.sqrt(count))
+        return _SketchedSystem(mean, power, as_float64(self._sketch[index]) / math.sqrt(count))
 
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None:
         generator, sketch = self._generators[index], self._sketch[index]

@@ -24,9 +24,9 @@ from excise.checkpoint.tensors import (
 )
 from excise.edits.matrices import blocks_of
 from excise.errors import SaveError
-from excise.rewrite.numbers import Edits, Steps, Stored, steps_for
 from excise.rewrite.plan import Plan, Rewrite
-from excise.rewrite.stream import BLOCK, Advance, blocks
+from excise.rewrite.rewrite_file import BLOCK, Advance, blocks
+from excise.rewrite.tensor_data import Edits, Steps, Stored, steps_for
 
 _READERS: Mapping[str, Callable[[Path], WeightsFile]] = {
     "safetensors": read_safetensors,
@@ -125,7 +125,7 @@ def _shared(entry: Entry, file: WeightsFile, plan: Plan) -> bool:
     """True if an edited tensor lies at the same place, as tied ones do in PyTorch files."""
     return file.kind == "pytorch" and any(
         one.file is file and one.entry.start < entry.end and entry.start < one.entry.end
-        for one in plan.sides.get(file.path, plan.rewrites).values()
+        for one in plan.companion_weights.get(file.path, plan.rewrites).values()
     )
 
 

@@ -21,8 +21,8 @@ from excise.edits.served import unservable
 from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
 from excise.events import Emit, Note, StageStarted
-from excise.models.blueprint import blueprint
-from excise.models.storage import describe, packed_as
+from excise.models.meta_model import meta_model
+from excise.models.quantization import describe, packed_as
 from excise.report.card import model_card
 from excise.report.terms import terms_of
 from excise.reproduce.record import NAME, Reproduction
@@ -89,7 +89,7 @@ def save_stored_adapter(
 
     known: what the edit was made from, for the `reproduce.json` beside the adapter.
     """
-    model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
+    model = meta_model(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
     edit = spelt_for(edit, anatomy)
     require_fit(source.name, edit, anatomy)

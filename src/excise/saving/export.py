@@ -14,7 +14,7 @@ from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Anatomy
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.spellings import add_older_spellings
+from excise.checkpoint.transformers4 import add_version4_keys
 from excise.devices.prepacked import plain_weights
 from excise.edits.adapter import adapter_base, save_adapter
 from excise.edits.edit import Edit
@@ -176,7 +176,7 @@ def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
     with plain_weights(loaded.model):
         loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
-    return add_older_spellings(folder)
+    return add_version4_keys(folder)
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:

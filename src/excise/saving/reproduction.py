@@ -28,8 +28,8 @@ from excise.reproduce.record import (
     Reproduction,
     Trial,
 )
-from excise.rewrite.numbers import Stored, steps_for
 from excise.rewrite.plan import Plan, Rewrite
+from excise.rewrite.tensor_data import Stored, steps_for
 from excise.search.study import DONE
 from excise.store.directory import RunDirectory
 from excise.system.json_files import first_fault

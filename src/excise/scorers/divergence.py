@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from excise.devices.doubles import doubles, doubles_device
+from excise.devices.float64 import as_float64, float64_device
 
 _AT_ONCE = 2**22
 """Numbers of a distribution that an accelerator is given at a time: 32 MiB each of what is made of them."""
@@ -48,13 +48,13 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     log-probabilities [prompt, vocabulary]. All is done where `edited` lies, or on the host if that device
     knows no float64. Source: Kullback and Leibler 1951.
     """
-    place = doubles_device(edited.device)
+    place = float64_device(edited.device)
     original, edited = original.to(place), edited.to(place)
     # In float64, all rows of a large vocabulary at once would be gigabytes. An accelerator takes several,
     # because each call costs it a launch; a CPU one, which its caches hold and no thread divides otherwise.
     rows = 1 if place.type == "cpu" else max(1, _AT_ONCE // original.shape[1])
     pieces = zip(torch.split(original, rows), torch.split(edited, rows), strict=True)
-    found = torch.cat([_rows(doubles(p), doubles(q)) for p, q in pieces])
+    found = torch.cat([_rows(as_float64(p), as_float64(q)) for p, q in pieces])
     # Adding 0 takes the sign off a negative zero.
     return found.clamp_min(0.0) + 0.0
 

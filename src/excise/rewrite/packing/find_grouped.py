@@ -15,10 +15,10 @@ from math import prod
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.tensors import Entry, WeightsFile
 from excise.errors import SaveError
-from excise.models.storage import describe
+from excise.models.quantization import describe
 from excise.rewrite.packing.formats import Packed
 from excise.rewrite.packing.grouped import GroupedIntegers
-from excise.rewrite.packing.words import WORD, Words
+from excise.rewrite.packing.packed_integers import WORD, Words
 
 Tensors = Mapping[str, tuple[WeightsFile, Entry]]
 CODES = {"gptq": "qweight", "awq": "qweight", "compressed-tensors": "weight_packed"}

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from excise.errors import SaveError
+from excise.rewrite.packing.packed_integers import Words
 from excise.rewrite.packing.rounding import to_integers
-from excise.rewrite.packing.words import Words
 
 _BEYOND = 0.5
 """Of a step: how far a number may lie beyond the ends of its grid, where it is then put."""

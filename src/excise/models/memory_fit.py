@@ -12,7 +12,7 @@ from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import DTYPES, ORDINARY
 from excise.devices.memory import DeviceMemory, device_memory
 from excise.errors import OutOfMemoryError
-from excise.models.storage import describe, stored_dtype
+from excise.models.quantization import describe, stored_dtype
 
 _FLOAT32_BYTES = 4
 

@@ -10,8 +10,8 @@ from excise.checkpoint.gguf_file import gguf_header
 from excise.checkpoint.pytorch_file import renew_checksums
 from excise.checkpoint.tensors import WeightsFile, safetensors_header
 from excise.errors import ModelError
-from excise.rewrite.numbers import Edits
 from excise.rewrite.plan import Plan
+from excise.rewrite.tensor_data import Edits
 
 BLOCK = 1 << 20
 """Bytes that are copied, or compared, at a time: few enough for the processor's cache."""

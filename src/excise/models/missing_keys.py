@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from excise.devices.out_of_memory import tells_of_it
+from excise.devices.out_of_memory import mentions_out_of_memory
 from excise.errors import ModelError
 
 _REPORT = "LOAD REPORT"
@@ -116,7 +116,7 @@ def reported(name: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         lines = [line.strip() for text in reports.texts for line in text.splitlines()]
-        for line in filter(tells_of_it, lines):
+        for line in filter(mentions_out_of_memory, lines):
             raise MemoryError(line) from error
         failed = [key for text in reports.texts for key in _CONVERSION.findall(text)]
         if failed:

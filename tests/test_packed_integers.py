@@ -19,7 +19,7 @@ from excise.anatomy.writers import examine
 from excise.edits.matrices import removed
 from excise.errors import SaveError
 from excise.rewrite.packing.grouped import GroupedIntegers
-from excise.rewrite.packing.words import Words
+from excise.rewrite.packing.packed_integers import Words
 from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 from word_formats import FORMS, Form, edit_of, kept_in

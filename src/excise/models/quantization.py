@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
 from excise.data_types import Quantization
 from excise.errors import ModelError

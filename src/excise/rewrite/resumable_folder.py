@@ -17,7 +17,7 @@ _UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ResumableFolder:
     """The folder being written. finished: files that an interrupted call left whole."""
 
     folder: Path
@@ -96,7 +96,7 @@ def _marked(destination: Path) -> bool:
 
 
 @contextmanager
-def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
+def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFolder]:
     """A folder beside `destination` that takes its name when the block ends well.
 
     identity: what is being written. What a killed call with the same identity finished is kept, that of
@@ -113,7 +113,7 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
         with _alone(destination):
             try:
                 finished = _prepared(folder, mark, identity)
-                yield Workplace(folder, finished)
+                yield ResumableFolder(folder, finished)
                 take_name(folder, destination)
                 # All is done; if that fails, whoever comes next does it.
                 with suppress(OSError):
