@@ -57,7 +57,7 @@ DIRECTION = Group(
 )
 SEARCH = Group(
     "The search",
-    ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
+    ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
 )
 SCORES = Group(
     "Scoring",

@@ -16,11 +16,9 @@ from excise.errors import ExciseError, TrialError
 from excise.events import Emit
 from excise.experiment.bank import edit_of
 from excise.experiment.trial import Contest, Scored, Scoring
-from excise.scorers.openings import openings_of
 from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 from excise.search.front import Point
-from excise.search.proposals import OPENINGS, Proposals
-from excise.search.space import Candidate
+from excise.search.space import Candidate, propose
 from excise.search.start import start_points
 from excise.search.study import Study
 from excise.store.front import write_front
@@ -76,17 +74,22 @@ def search(
 
 @dataclass
 class _InHand:
-    """A trial that is proposed and not told yet. candidate: None if it could not be made."""
+    """A trial that is proposed and has no result yet. seconds: what the proposal took."""
 
     trial: Trial
-    candidate: Candidate | None
-    error: TrialError | None
+    candidate: Candidate
     seconds: float
     begun: bool = False
 
 
 class _Loop:
-    """The search while it runs."""
+    """The search while it runs.
+
+    `Prepared.candidates` trials are in hand at a time: trial n is proposed when exactly the trials up to
+    n − candidates have results, however long each of them takes. A search is therefore the same whether it
+    waits for every verdict or not. (Trials that are proposed after a restart know of all before them.) The
+    journal of an interrupted study holds the trials that were in hand; they come first.
+    """
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class _Loop:
     ) -> None:
         self._prepared, self._study, self._emit = prepared, study, emit
         self._tokens, self._budget = tokens, budget
-        self._proposals = Proposals(prepared, study, edits)
+        self._interrupted = study.in_hand()
         self._scoring = Scoring(prepared.runner, edits, prepared.search_part, prepared.candidates)
         self._in_hand: list[_InHand] = []
         self._started = self._reported = time.perf_counter()
@@ -116,15 +119,15 @@ class _Loop:
             if why and (between or not begun):
                 return why
             # What is told next decides what the trials behind know: first those are proposed that may not.
-            while trial := self._proposals.next(len(self._in_hand), self._budget):
-                self._in_hand.append(self._make(trial))
+            while self._may_propose():
+                self._in_hand.append(self._propose())
             waiting = [one for one in self._in_hand if not one.begun]
             if not self._in_hand:
                 return "done"
-            if waiting and not why and (waiting[0].candidate is None or self._scoring.ready):
+            if waiting and not why and self._scoring.ready:
                 self._begin(waiting[0])
                 between = False
-            elif begun and (begun[0].candidate is None or self._scoring.finished):
+            elif begun and self._scoring.finished:
                 self._end(self._in_hand.pop(0))
                 between = True
                 if self._failures >= _FAILURES_IN_A_ROW:
@@ -148,32 +151,26 @@ class _Loop:
         elapsed = time.perf_counter() - self._started
         return "time" if limit is not None and elapsed >= limit else ""
 
-    def _make(self, trial: Trial) -> _InHand:
+    def _may_propose(self) -> bool:
+        in_hand = len(self._in_hand)
+        return in_hand < self._prepared.candidates and self._study.done() + in_hand < self._budget
+
+    def _propose(self) -> _InHand:
         started = time.perf_counter()
-        candidate: Candidate | None = None
-        error: TrialError | None = None
-        try:
-            candidate = self._proposals.candidate(trial)
-        except TrialError as found:
-            # A descent that ran into logits that are no numbers.
-            error = found
-        return _InHand(trial, candidate, error, time.perf_counter() - started)
+        prepared = self._prepared
+        trial = self._interrupted.pop(0) if self._interrupted else self._study.new()
+        candidate = propose(trial, prepared.settings.kinds, prepared.anatomy)
+        return _InHand(trial, candidate, time.perf_counter() - started)
 
     def _begin(self, one: _InHand) -> None:
         one.begun = True
         self._emit(TrialStarted(one.trial.number, one.trial.params))
-        if one.candidate is not None:
-            prepared = self._prepared
-            edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
-            self._scoring.begin(edit, _contest(prepared, self._study))
+        prepared = self._prepared
+        edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
+        self._scoring.begin(edit, _contest(prepared, self._study))
 
     def _end(self, one: _InHand) -> None:
-        scored: Scored | TrialError
-        if one.candidate is None:
-            assert one.error is not None
-            scored, seconds = one.error, 0.0
-        else:
-            scored, seconds = self._scoring.take()
+        scored, seconds = self._scoring.take()
         seconds += one.seconds
         _store(self._study, one.trial, scored, seconds)
         if isinstance(scored, TrialError):
@@ -254,7 +251,6 @@ def _store(study: Study, trial: Trial, scored: Scored | TrialError, seconds: flo
         study.prune(trial, scored.refusals, scored.kl, seconds)
         return
     assert answered is not None
-    study.keep(trial, OPENINGS, openings_of(answered.tokens, answered.refused))
     study.tell(trial, scored.refusals, scored.kl, seconds)
 
 

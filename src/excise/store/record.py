@@ -205,7 +205,6 @@ def _origins(prepared: Prepared) -> Mapping[str, object]:
 
 def _circumstances(prepared: Prepared) -> Mapping[str, object]:
     known: dict[str, object] = {
-        "search": prepared.settings.search,
         "rows": prepared.runner.rows,
         "in_blocks": prepared.loaded.prepacked,
         "response_prefix": prepared.runner.chat.response_prefix,
