@@ -15,9 +15,9 @@ from excise.cli.main import main
 from excise.errors import SaveError
 from excise.rewrite.resumable_folder import (
     mark_path,
+    partial_file,
     partial_path,
     resumable_folder,
-    unfinished_file,
 )
 
 pytest_plugins = ["cli_support"]
@@ -51,7 +51,7 @@ def test_what_a_killed_call_left_is_not_cleared_through_a_link(mine: Path, tmp_p
     assert (mine / "letter.txt").read_text() == "dear"
     mark_path(destination).unlink()
     partial_path(destination).symlink_to(mine / "letter.txt")
-    with pytest.raises(SaveError, match="is a link"), unfinished_file(destination):
+    with pytest.raises(SaveError, match="is a link"), partial_file(destination):
         pass
     assert (mine / "letter.txt").read_text() == "dear"
 

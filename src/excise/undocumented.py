@@ -61,10 +61,10 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
     ("torchao.quantization.quantize_.workflows", "Int4PackingFormat"),
     ("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"),
 )
-"""Module and name of what is imported only when it is needed, see `fetched`."""
+"""Module and name of what is imported only when it is needed, see `import_undocumented`."""
 
 
-def fetched(module: str, name: str) -> Any:
+def import_undocumented(module: str, name: str) -> Any:
     """An entry of `ELSEWHERE`. Raises ImportError, also where this version no longer has the name."""
     if (module, name) not in ELSEWHERE:
         raise ValueError(f"{module}.{name} is not in the list of undocumented interfaces")

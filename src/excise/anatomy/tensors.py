@@ -52,7 +52,7 @@ def layout_by_names(
     as when it loads the checkpoint. A matrix that a model uses in several places may be stored under the
     name of each. Raises SaveError.
     """
-    take_conversions(model, names)
+    use_stored_names(model, names)
     found = [writer for writer in anatomy.writers if writer.name in writers]
     for writer in found:
         require_matrices(writer)
@@ -74,7 +74,7 @@ def layout_by_names(
     }
 
 
-def take_conversions(model: PreTrainedModel, names: Collection[str]) -> None:
+def use_stored_names(model: PreTrainedModel, names: Collection[str]) -> None:
     """Let `model` stand for a checkpoint that stores `names`: of the conversions that transformers knows for
     it, those count that some name asks for, as if it had been loaded from there.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from safetensors import SafetensorError
 
-LESS_MEMORY = (
+MEMORY_ADVICE = (
     "pack the weights (--quantization bnb_4bit), let some of them lie elsewhere (--max-memory 0=…,cpu=… "
     "--offload-folder DIR), or allow shorter answers (--max-new-tokens)"
 )

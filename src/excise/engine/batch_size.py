@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from excise.devices.device import execution_device, input_device
 from excise.devices.memory import HOST, device_memory
-from excise.devices.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
+from excise.devices.out_of_memory import MEMORY_ADVICE, is_out_of_memory, release_memory
 from excise.engine.answers import Referee
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
@@ -176,7 +176,7 @@ def with_halving(
                 raise
             if slots == 1:
                 raise OutOfMemoryError(
-                    f"memory ran out with a single prompt at a time ({first_line(error)}); {LESS_MEMORY}"
+                    f"memory ran out with a single prompt at a time ({first_line(error)}); {MEMORY_ADVICE}"
                 ) from error
         # Outside the except block: the traceback, and the tensors that it keeps alive, are gone here.
         slots //= 2

@@ -25,21 +25,21 @@ from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError, first_line
 from excise.models.attempt import (
     FAILURES,
-    auto_for,
+    loading_class,
     raise_if_no_type_helps,
     require_loadable,
     tested_model,
     was_unpacked,
 )
 from excise.models.data_type import fastest_first
-from excise.models.memory_fit import smaller, too_large
+from excise.models.memory_fit import smaller_dtypes, too_large_error
 from excise.models.prepack import prepack_if_equal
 from excise.models.quantization import (
     describe,
-    packed_as,
+    dtypes_to_try,
     quantize_arguments,
+    stored_quantization,
     unpack_arguments,
-    worth_trying,
 )
 from excise.models.template import TemplateCall
 from excise.models.tokenizer import LoadedTokenizer, load_tokenizer
@@ -123,11 +123,11 @@ def load(
     require_sound_files(source)
     if offload_folder is not None:
         require_offload_folder(offload_folder)
-    auto = auto_for(source, trust_remote_code=trust_remote_code)
-    packed = packed_as(source)
+    auto = loading_class(source, trust_remote_code=trust_remote_code)
+    packed = stored_quantization(source)
     require_loadable(source, packed, quantization)
     devices = devices_for(device, max_memory)
-    words = load_tokenizer(
+    tokenizer = load_tokenizer(
         source,
         trust_remote_code=trust_remote_code,
         chat_template=chat_template,
@@ -146,8 +146,8 @@ def load(
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, tuple(dtypes))
-    trial = _Trial(source, auto, words, arguments, packing, quantization, prepack)
-    return _in_first_type(trial, worth_trying(tuple(dtypes), packing), devices)
+    trial = _Trial(source, auto, tokenizer, arguments, packing, quantization, prepack)
+    return _in_first_type(trial, dtypes_to_try(tuple(dtypes), packing), devices)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class _Trial:
 
     source: ModelSource
     auto: Any
-    words: LoadedTokenizer
+    tokenizer: LoadedTokenizer
     arguments: Mapping[str, Any]
     packing: str | None
     quantization: Quantization
@@ -172,11 +172,11 @@ class _Trial:
         )
         try:
             model, note = tested_model(
-                self.source, self.auto, self.words, dtype, {**self.arguments, **how}
+                self.source, self.auto, self.tokenizer, dtype, {**self.arguments, **how}
             )
             slower = None
             if self.prepack and (self.packing is None or was_unpacked(model)):
-                slower = prepack_if_equal(model, self.words.hello())
+                slower = prepack_if_equal(model, self.tokenizer.test_prompt())
         except FAILURES as error:
             raise_if_no_type_helps(self.source, self.packing, error)
             return _Failure(first_line(error), is_out_of_memory(error))
@@ -205,9 +205,11 @@ def _in_first_type(
             attempts.append(f"{dtype}: {found.why}")
             if found.memory_ran_out:
                 # The type suits, but for its size: larger ones, and others of that size, fit no better.
-                untried = () if packing else smaller(untried, dtype, source)
+                untried = () if packing else smaller_dtypes(untried, dtype, source)
                 if not untried:
-                    raise too_large(source, dtype, packing, devices, limits, "; ".join(attempts))
+                    raise too_large_error(
+                        source, dtype, packing, devices, limits, "; ".join(attempts)
+                    )
             continue
         model, notes = found
         unpacked = packing is not None and was_unpacked(model)
@@ -216,12 +218,12 @@ def _in_first_type(
             use_conversions(model, None)
         return LoadedModel(
             model,
-            trial.words.tokenizer,
+            trial.tokenizer.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            trial.words.call,
-            trial.words.given,
+            trial.tokenizer.call,
+            trial.tokenizer.custom_template,
             None if packing is None or unpacked else describe(packing),
             trial.quantization,
             notes,

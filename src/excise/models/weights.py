@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from excise.devices.out_of_memory import is_out_of_memory
 from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError
-from excise.undocumented import fetched, hook_of, is_traceable_wrapper_subclass
+from excise.undocumented import hook_of, import_undocumented, is_traceable_wrapper_subclass
 
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 _FLOAT8 = frozenset((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz))
@@ -172,7 +172,7 @@ def _mxfp4_parts(module: nn.Module) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {}
     for name in ("gate_up_proj", "down_proj"):
         if not isinstance(getattr(module, name), Tensor):
-            reverse = fetched(_MXFP4, "Mxfp4ReverseDeserialize")(None)
+            reverse = import_undocumented(_MXFP4, "Mxfp4ReverseDeserialize")(None)
             parts |= reverse.convert({}, model=module, full_layer_name=f"{name}_blocks")
     return parts
 
@@ -181,7 +181,7 @@ def _mxfp4(module: nn.Module, name: str) -> Tensor:
     parts = _mxfp4_parts(module)
     if f"{name}_blocks" not in parts:
         raise _not_readable(module, name, "is not among the MXFP4 weights")
-    unpacked: Tensor = fetched(_MXFP4, "convert_moe_packed_tensors")(
+    unpacked: Tensor = import_undocumented(_MXFP4, "convert_moe_packed_tensors")(
         parts[f"{name}_blocks"], parts[f"{name}_scales"], dtype=torch.float32
     )
     return unpacked

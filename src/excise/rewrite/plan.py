@@ -52,9 +52,9 @@ class Rewrite:
     beside: frozenset[str] = frozenset()
 
     @property
-    def moved(self) -> Mapping[str, Entry]:
+    def changed_scales(self) -> Mapping[str, Entry]:
         """The scales that may change with the codes, by what the format calls them."""
-        keys = () if self.repacking is None else self.repacking.moved
+        keys = () if self.repacking is None else self.repacking.changed_scales
         return {key: self.scales[key][1] for key in keys if key in self.scales}
 
     @property
@@ -92,8 +92,12 @@ class Plan:
     @cached_property
     def changes(self) -> Mapping[str, Rewrite]:
         """By the stored name of everything that may change: `rewrites`, and scales that move with codes."""
-        moved = {entry.name: one for one in self.rewrites.values() for entry in one.moved.values()}
-        return {**moved, **self.rewrites}
+        changed_scales = {
+            entry.name: one
+            for one in self.rewrites.values()
+            for entry in one.changed_scales.values()
+        }
+        return {**changed_scales, **self.rewrites}
 
     def outputs(self, file: WeightsFile) -> Iterator[tuple[Entry, Entry, Rewrite | None]]:
         """What a file will hold, in order: the output, the original entry, and how it is rewritten."""

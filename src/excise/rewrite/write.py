@@ -14,7 +14,7 @@ from excise.checkpoint.json_files import read_object
 from excise.edits.edit import Edit
 from excise.errors import SaveError
 from excise.rewrite.plan import Plan
-from excise.rewrite.resumable_folder import ResumableFolder, resumable_folder, unfinished_file
+from excise.rewrite.resumable_folder import ResumableFolder, partial_file, resumable_folder
 from excise.rewrite.rewrite_file import Advance, rewrite_file
 from excise.rewrite.verify import Kept, require_kept, same_bytes, verify_file
 from excise.system.files import FurtherFiles
@@ -65,7 +65,7 @@ def write_checkpoint(
 def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
     """The same for a GGUF file, to the new file `destination`; a killed call is begun anew."""
     (file,) = plan.checkpoint.files
-    with unfinished_file(destination) as path:
+    with partial_file(destination) as path:
         _require_room(destination, plan, path.parent, frozenset())
         rewrite_file(plan, file, path, _counted("write", plan, progress))
         kept = Kept()
