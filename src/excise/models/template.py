@@ -106,9 +106,9 @@ def choose_template(
     arguments: Mapping[str, Any],
     system_prompt: str | None,
 ) -> tuple[TemplateCall, str | None]:
-    """How to call the chat template, and the template's text if it came from a file.
+    """How to call the chat template, and the text of a template file.
 
-    template: the name of one of the model's templates, or a Jinja file, which becomes the tokenizer's template.
+    template: the name of one of the model's templates, or a Jinja file, which replaces them.
     Content is passed as text if the template renders it, else as a list of parts. Raises ModelError if there
     is no template, if several have no default, or if the template leaves out content.
     """

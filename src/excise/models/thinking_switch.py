@@ -85,8 +85,8 @@ def _is_off(plain: Chat, off: Chat, prompt: Prompt, name: str, value: JsonValue)
     if ends_closed(after) or left_open(before) is not None:
         return True
     if isinstance(value, bool):
-        # The switch changes an earlier part, such as the system prompt. It is off if the opposite value is the
-        # default.
+        # The switch changes an earlier part, such as the system prompt; it is off if the opposite value is
+        # the default.
         on = replace(plain, call=plain.call.with_arguments({name: not value}))
         return on.text(prompt) == plain.text(prompt)
     return isinstance(value, str)
