@@ -206,7 +206,7 @@ def _origins(prepared: Prepared) -> Mapping[str, object]:
 def _circumstances(prepared: Prepared) -> Mapping[str, object]:
     known: dict[str, object] = {
         "rows": prepared.runner.rows,
-        "in_blocks": prepared.loaded.in_blocks,
+        "in_blocks": prepared.loaded.prepacked,
         "response_prefix": prepared.runner.chat.response_prefix,
         **asked_with(prepared),
         "versions": versions(),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 
 Config = dict[str, Any]
 
@@ -21,21 +21,21 @@ _OF_THIS_MACHINE = ("backend", "is_local", "local_files_only")
 _LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
-def add_older_spellings(folder: Path) -> list[str]:
+def add_version4_keys(folder: Path) -> list[str]:
     """Rewrite `config.json` and `tokenizer_config.json` of a folder that transformers 5 wrote.
 
     Returns what version 4 has no words for, one line each. Raises ModelError if a file is no JSON object.
     """
     unsaid: list[str] = []
     path = folder / "config.json"
-    _write(path, config_for_both(read_object(path), unsaid))
+    _write(path, config_for_both_versions(read_object(path), unsaid))
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        _write(path, tokenizer_for_both(read_object(path)))
+        _write(path, tokenizer_for_both_versions(read_object(path)))
     return unsaid
 
 
-def config_for_both(config: Mapping[str, Any], unsaid: list[str]) -> Config:
+def config_for_both_versions(config: Mapping[str, Any], unsaid: list[str]) -> Config:
     """The content of a config.json with the older keys beside the newer ones.
 
     unsaid: is added to for what has no older key.
@@ -56,11 +56,11 @@ def config_for_both(config: Mapping[str, Any], unsaid: list[str]) -> Config:
             both.setdefault(key, value)
     for key, inner in both.items():
         if key.endswith("_config") and isinstance(inner, dict):
-            both[key] = config_for_both(inner, unsaid)
+            both[key] = config_for_both_versions(inner, unsaid)
     return both
 
 
-def tokenizer_for_both(config: Mapping[str, Any]) -> Config:
+def tokenizer_for_both_versions(config: Mapping[str, Any]) -> Config:
     """The content of a tokenizer_config.json that both versions read, beside a tokenizer.json."""
     both = {key: value for key, value in config.items() if key not in _OF_THIS_MACHINE}
     if both.get("tokenizer_class") == _BACKEND:

@@ -1,8 +1,7 @@
-"""Switching thinking off the way a model's own chat template does it.
+"""Switches thinking off by the variable that a model's own chat template has for it.
 
-Hybrid models have templates with a variable for it (`enable_thinking`, `thinking`, `reasoning_effort`, a
-budget, …). Which one, and which value, is found by trying: what a template renders with and without says
-more than any list of names.
+Templates of hybrid models have a variable such as `enable_thinking`, `thinking`, `reasoning_effort` or a
+budget. The variable and its value are found by rendering the template with candidates.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ _OFF_WORDS = ("none", "off", "no", "disabled", "disable", "nothink", "no_think",
 _REASONING, _ANSWER = "What was thought, 7.", "What was answered, 8."
 
 
-def wants_thoughts(arguments: Mapping[str, JsonValue]) -> bool:
-    """True if thinking was asked for by template arguments."""
+def asks_for_thinking(arguments: Mapping[str, JsonValue]) -> bool:
+    """True if template arguments switch thinking on."""
     return any(
         value is True and _ABOUT_THOUGHTS.search(name) and not _AGAINST_THOUGHTS.search(name)
         for name, value in arguments.items()
     )
 
 
-def switched_off(chat: Chat, prompts: Sequence[Prompt]) -> Chat | None:
+def without_thinking(chat: Chat, prompts: Sequence[Prompt]) -> Chat | None:
     """`chat` with thinking switched off by the template; None if the template has no switch.
 
-    The response prefix holds what the template then adds at the end of prompts, if that is all that changes;
-    otherwise the template is called with the switch. Prompts come out the same either way.
+    If the switch only appends text to the prompts, that text becomes the response prefix; otherwise the
+    template is called with the switch. Both ways give the same prompts.
     """
     plain = replace(chat, response_prefix="")
     before = [plain.text(prompt) for prompt in prompts]
     for name, value in _candidates(chat):
-        off = replace(plain, call=plain.call.given({name: value}))
+        off = replace(plain, call=plain.call.with_arguments({name: value}))
         try:
             after = [off.text(prompt) for prompt in prompts]
             if after == before or not _is_off(plain, off, prompts[0], name, value):
@@ -56,14 +55,14 @@ def switched_off(chat: Chat, prompts: Sequence[Prompt]) -> Chat | None:
     return None
 
 
-def closed(chat: Chat, mark: Mark, said: str) -> str:
-    """What closes a thought at once that `said` has opened, written as the template writes it."""
+def closing_text(chat: Chat, mark: Mark, said: str) -> str:
+    """The text that closes the chain of thought that `said` has opened, in the template's own form."""
     text = template_text(chat.tokenizer, chat.call)
     return closing_of(mark, said, (*literals(text), *_from_history(chat)))
 
 
 def _candidates(chat: Chat) -> Iterator[tuple[str, JsonValue]]:
-    """Variables of the template with values that may mean "off", likely ones first."""
+    """Variables of the template, with values that may switch thinking off; likely values first."""
     text = template_text(chat.tokenizer, chat.call)
     names = sorted(
         name
@@ -79,21 +78,22 @@ def _candidates(chat: Chat) -> Iterator[tuple[str, JsonValue]]:
 
 
 def _is_off(plain: Chat, off: Chat, prompt: Prompt, name: str, value: JsonValue) -> bool:
-    """True if the template, called with the switch, does not think."""
-    before, after = plain.beginning(prompt), off.beginning(prompt)
+    """True if the template, called with the switch, does not start a chain of thought."""
+    before, after = plain.generation_prompt(prompt), off.generation_prompt(prompt)
     if left_open(after) is not None:
         return False
     if ends_closed(after) or left_open(before) is not None:
         return True
     if isinstance(value, bool):
-        # Something earlier changes: a line of the system prompt. It is off if on is what there is without.
-        on = replace(plain, call=plain.call.given({name: not value}))
+        # The switch changes an earlier part, such as the system prompt; it is off if the opposite value is
+        # the default.
+        on = replace(plain, call=plain.call.with_arguments({name: not value}))
         return on.text(prompt) == plain.text(prompt)
     return isinstance(value, str)
 
 
 def _from_history(chat: Chat) -> tuple[str, ...]:
-    """A thought that was closed at once, as the template shows earlier turns; nothing if it shows none."""
+    """An empty chain of thought as the template renders it in earlier turns; empty if it renders none."""
     plain = replace(chat, response_prefix="")
     try:
         shown = plain.transcript("Hello", reasoning=_REASONING, answer=_ANSWER)

@@ -1,4 +1,4 @@
-"""What stands around a writer's weights: gains of the norms behind it, norms of its rows."""
+"""Gains of the post-norms of writers, and norms of the rows of writers' matrices."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from excise.models.weights import dense
 
 
 def post_norm_gains(model: nn.Module, writers: Sequence[Writer], dimension: int) -> Tensor:
-    """γ of the norms behind each writer, ones where there are none: [writer, d], float32.
+    """γ of the post-norms of each writer, ones for a writer without post-norm: [writer, d], float32.
 
-    Read off by passing ones through the norms: an RMSNorm maps them to γ / √(1 + ε), whichever way it
-    stores γ (Gemma keeps γ − 1), and a second norm multiplies by its own γ. The common factor does not
-    matter to a direction.
+    Measured by passing ones through the norms. An RMSNorm maps them to γ / √(1 + ε), however it stores γ
+    (Gemma stores γ − 1); a second norm multiplies by its own γ. A common factor does not change a direction.
     """
     gains = torch.ones(len(writers), dimension)
     for index, writer in enumerate(writers):
@@ -25,7 +24,7 @@ def post_norm_gains(model: nn.Module, writers: Sequence[Writer], dimension: int)
             for name in writer.post_norms:
                 norm = model.get_submodule(name)
                 parameter = next(norm.parameters(), values)
-                # An offloaded norm brings its input to where it computes.
+                # The hook of an offloaded norm moves the input to the norm's device.
                 device = values.device if parameter.is_meta else parameter.device
                 values = norm(values.to(device, parameter.dtype))
         gains[index] = values[0].to("cpu", torch.float32)
@@ -35,8 +34,8 @@ def post_norm_gains(model: nn.Module, writers: Sequence[Writer], dimension: int)
 def row_norms(model: nn.Module, writers: Sequence[Writer], dimension: int) -> Tensor:
     """Euclidean norms of the rows of each writer's matrix: [writer, d], float32.
 
-    Ones for a writer of several matrices, whose rows have several norms: on the output of the whole,
-    the row-normalised operator is then the orthogonal one.
+    Ones for a writer of several matrices: the row-normalised operator on their common output is then the
+    orthogonal operator.
     """
     norms = torch.ones(len(writers), dimension)
     for index, writer in enumerate(writers):

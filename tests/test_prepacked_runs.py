@@ -1,4 +1,4 @@
-"""Whole models whose weights lie in blocks: loaded, edited, saved, searched."""
+"""Whole models with prepacked weights: loaded, edited, saved, searched."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from conftest import tiny_tokenizer, wide_model, write_edited, write_prompts
 from excise.app.prepare import prepare
 from excise.checkpoint.source import resolve
 from excise.config import Settings, gather
+from excise.devices.prepacked import (
+    PrepackedLinear,
+    can_prepack,
+    is_prepacked,
+    prepack,
+)
 from excise.edits.adapter import save_adapter
 from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
@@ -23,19 +29,13 @@ from excise.engine.prefill import first_token_logits
 from excise.errors import OutOfMemoryError
 from excise.events import ignore
 from excise.experiment.bank import edit_of
-from excise.models.blocked import (
-    BlockedLinear,
-    block,
-    blocked,
-    is_blocked,
-    works,
-)
 from excise.models.load import load
 from excise.saving.export import write_plain
 from excise.search.start import closed_form_of
+from excise.undocumented import prepack_linear_weight
 
 pytestmark = pytest.mark.skipif(
-    not works(torch.float32), reason="this processor has no products with weights in blocks"
+    not can_prepack(torch.float32), reason="this processor has no products of prepacked weights"
 )
 
 
@@ -49,7 +49,7 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_loaded_model_answers_as_the_ordinary_one(wide_folder: Path) -> None:
     loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
-    assert isinstance(loaded.model.get_submodule("model.layers.3.mlp.up_proj"), BlockedLinear)
+    assert isinstance(loaded.model.get_submodule("model.layers.3.mlp.up_proj"), PrepackedLinear)
     prompts = [[2, 9, 17, 4], [2, 30, 4], [2, 11, 12, 13, 14, 4]]
     ordinary = wide_model()
     torch.testing.assert_close(
@@ -76,9 +76,9 @@ def test_a_layer_that_looks_into_its_weights_keeps_them(
 
     monkeypatch.setattr(LlamaMLP, "forward", looking)
     loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
-    assert not any(is_blocked(parameter) for parameter in loaded.model.parameters())
+    assert not any(is_prepacked(parameter) for parameter in loaded.model.parameters())
     (note,) = loaded.notes
-    assert note.startswith("weights lie in PyTorch's order")
+    assert note.startswith("weights are not prepacked")
     assert torch.isfinite(first_token_logits(loaded.model, [[2, 9, 4]], 1)).all()
 
 
@@ -87,14 +87,14 @@ def test_a_layer_that_looks_into_its_weights_keeps_them(
 def test_another_sum_is_not_taken_for_rounding(
     wide_folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, wrong: float
 ) -> None:
-    right = BlockedLinear.forward
+    right = PrepackedLinear.forward
     factor = wrong if dtype == "float32" else 10 * wrong
-    monkeypatch.setattr(BlockedLinear, "forward", lambda self, input: right(self, input) * factor)
-    assert block(wide_model()) > 0
+    monkeypatch.setattr(PrepackedLinear, "forward", lambda self, input: right(self, input) * factor)
+    assert prepack(wide_model()) > 0
     loaded = load(resolve(str(wide_folder), None), dtypes=(dtype,))
     assert loaded.dtype == dtype
     assert len(loaded.notes) == 1
-    assert not any(isinstance(module, BlockedLinear) for module in loaded.model.modules())
+    assert not any(isinstance(module, PrepackedLinear) for module in loaded.model.modules())
 
 
 def test_memory_that_runs_out_is_said_and_nothing_stays_half_done(
@@ -106,21 +106,21 @@ def test_memory_that_runs_out_is_said_and_nothing_stays_half_done(
         calls.append(1)
         if len(calls) > 5:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return blocked(weight)
+        return prepack_linear_weight(weight)
 
-    monkeypatch.setattr("excise.models.blocked.blocked", scarce)
+    monkeypatch.setattr("excise.devices.prepacked.prepack_linear_weight", scarce)
     with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
         load(resolve(str(wide_folder), None), dtypes=("float32",))
 
 
 def test_the_base_of_training_and_merging_is_ordinary(wide_folder: Path) -> None:
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",), blocks=False)
-    assert not any(is_blocked(parameter) for parameter in loaded.model.parameters())
+    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",), prepack=False)
+    assert not any(is_prepacked(parameter) for parameter in loaded.model.parameters())
 
 
 @pytest.fixture
-def everything_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("excise.models.blocked._SMALLEST", 1)
+def everything_prepacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("excise.devices.prepacked._SMALLEST", 1)
 
 
 def run_settings(folder: Path, tmp_path: Path, **more: object) -> Settings:
@@ -139,15 +139,15 @@ def run_settings(folder: Path, tmp_path: Path, **more: object) -> Settings:
     return gather(flags, {}, None)
 
 
-@pytest.mark.usefixtures("everything_in_blocks")
+@pytest.mark.usefixtures("everything_prepacked")
 @pytest.mark.parametrize("kind", ["discriminant", "row_normalised"])
-def test_virtual_baked_and_adapter_agree_on_a_model_in_blocks(
+def test_virtual_baked_and_adapter_agree_on_a_prepacked_model(
     model_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     settings = run_settings(model_folder, tmp_path, kinds=(kind,))
     prepared = prepare(settings, ignore)
     loaded, names = prepared.loaded, prepared.anatomy.names
-    assert isinstance(loaded.model.get_submodule(names[0]), BlockedLinear)
+    assert isinstance(loaded.model.get_submodule(names[0]), PrepackedLinear)
     edit = edit_of(closed_form_of(kind, prepared.anatomy), prepared.bank, prepared.anatomy)
     prompts = [[2, 9, 17, 4], [2, 30, 4]]
     with VirtualEdits(loaded.model, names) as edits:
@@ -163,14 +163,14 @@ def test_virtual_baked_and_adapter_agree_on_a_model_in_blocks(
         torch.testing.assert_close(found, virtual, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.usefixtures("everything_in_blocks")
-def test_a_model_in_blocks_is_saved_to_the_bit_and_stays_in_use(
+@pytest.mark.usefixtures("everything_prepacked")
+def test_a_prepacked_model_is_saved_to_the_bit_and_stays_in_use(
     model_folder: Path, tmp_path: Path
 ) -> None:
     loaded = load(resolve(str(model_folder), None), dtypes=("float32",))
     (tmp_path / "plain").mkdir()
     write_plain(loaded, tmp_path / "plain")
-    assert any(isinstance(module, BlockedLinear) for module in loaded.model.modules())
+    assert any(isinstance(module, PrepackedLinear) for module in loaded.model.modules())
     saved, original = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "plain", model_folder)
     )

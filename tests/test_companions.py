@@ -138,7 +138,7 @@ def test_the_weights_once_more_are_left_out_whatever_they_are_called(
     found = open_checkpoint(folder)
     assert found.left_out == (Path(name),)
     assert Path(name) not in found.others
-    assert not found.sides
+    assert not found.companion_weights
 
 
 def test_copies_in_several_files_are_judged_together_and_their_index_goes_with_them(

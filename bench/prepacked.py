@@ -1,4 +1,4 @@
-"""Weights in blocks beside weights as PyTorch has them: `python bench/layout.py`.
+"""Prepacked weights compared with PyTorch's own layout: `python bench/prepacked.py`.
 
 The demonstration model, float32 and bfloat16: a forward pass over 100 prompts, and a decoding step of more
 and more rows, which also says what slots are worth. Both ways take turns in one process.
@@ -25,14 +25,14 @@ from bench.machine import described
 from excise.checkpoint.source import resolve
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS
+from excise.devices.prepacked import prepack, undo_prepacking
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
-from excise.models.blocked import block, unblock
 from excise.models.chat import Chat
 from excise.models.load import load
 from excise.prompts.sets import Prompt
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "layout.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "prepacked.md"
 ROWS = (1, 4, 8, 16, 21, 32, 53, 100)
 STEPS = 16
 
@@ -65,17 +65,17 @@ def table(dtype: str, repeats: int) -> list[str]:
     )
     seconds: dict[tuple[bool, int], list[float]] = {}
     for _ in range(repeats):
-        for in_blocks, switch in ((True, block), (False, unblock)):
+        for prepacked, switch in ((True, prepack), (False, undo_prepacking)):
             switch(model)
-            seconds.setdefault((in_blocks, 0), []).append(one_pass(model, prompts))
+            seconds.setdefault((prepacked, 0), []).append(one_pass(model, prompts))
             for rows in ROWS:
                 step = one_step(model, prompts[:rows])
-                seconds.setdefault((in_blocks, rows), []).append(step / rows)
-    lines = [f"| {dtype} | ordinary | in blocks | times as fast |", "|---|---|---|---|"]
+                seconds.setdefault((prepacked, rows), []).append(step / rows)
+    lines = [f"| {dtype} | ordinary | prepacked | times as fast |", "|---|---|---|---|"]
     for rows in (0, *ROWS):
         unit, scale = ("ms a row", 1e3) if rows else ("s", 1.0)
         ordinary, ours = (
-            scale * statistics.median(seconds[in_blocks, rows]) for in_blocks in (False, True)
+            scale * statistics.median(seconds[prepacked, rows]) for prepacked in (False, True)
         )
         what = f"decoding, {rows} rows a step" if rows else f"a pass over {len(prompts)} prompts"
         lines.append(
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
     lines = [
-        "# Weights in blocks",
+        "# Prepacked weights",
         "",
         f"`python {' '.join(sys.argv)}`. {described()}. The demonstration model; median of "
         f"{options.repeats}.",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy
 from excise.devices.device import input_device
-from excise.devices.doubles import doubles
+from excise.devices.float64 import as_float64
 from excise.errors import ModelError
 
 _SAME = 1e-2
@@ -109,7 +109,7 @@ class StreamProbe:
         return stream.reshape(*stream.shape[:-1], -1, len(self._r))
 
     def _measure(self, index: int, stream: Tensor) -> None:
-        hidden = self._streams(doubles(stream.cpu()))
+        hidden = self._streams(as_float64(stream.cpu()))
         r = self._r.to(torch.float64)
         self._squares[index].append((hidden @ r).square().mean().item())
         # Each component of the stream is rounded by up to ε/2 of itself at every add (two to four a
@@ -178,7 +178,7 @@ def norms_on_the_stream(
         return torch.zeros_like(output)
 
     def entering(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        states[:] = [doubles(stream_of(args, kwargs).cpu())]
+        states[:] = [as_float64(stream_of(args, kwargs).cpu())]
 
     def listen(name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -190,7 +190,7 @@ def norms_on_the_stream(
                 return
             if _in_span(given, states):
                 found.add(name)
-                states.append(doubles(output.cpu()))
+                states.append(as_float64(output.cpu()))
 
         return hook
 
@@ -217,7 +217,7 @@ def _may_be_norm(module: nn.Module, width: int) -> bool:
 
 def _in_span(given: Tensor, states: Sequence[Tensor]) -> bool:
     """True if `given` [..., d] is, at every token, a combination of streams of one of the states."""
-    hidden = doubles(given.cpu())
+    hidden = as_float64(given.cpu())
     if not hidden.any():
         return False
     for state in states:

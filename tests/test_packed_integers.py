@@ -19,7 +19,7 @@ from excise.anatomy.writers import examine
 from excise.edits.matrices import removed
 from excise.errors import SaveError
 from excise.rewrite.packing.grouped import GroupedIntegers
-from excise.rewrite.packing.words import Words
+from excise.rewrite.packing.packed_integers import PackedIntegers
 from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 from word_formats import FORMS, Form, edit_of, kept_in
@@ -37,10 +37,10 @@ def test_integers_in_words(bits: int) -> None:
     generator = torch.Generator().manual_seed(bits)
     numbers = torch.randint(0, 1 << bits, (96, 5), generator=generator)
     expected = torch.tensor([words.to_words(one, bits) for one in numbers.T.tolist()]).T
-    packed_ = Words(bits).pack(numbers.to(torch.int16))
+    packed_ = PackedIntegers(bits).pack(numbers.to(torch.int16))
     assert packed_.dtype == torch.int32
     torch.testing.assert_close(packed_.long(), expected)
-    torch.testing.assert_close(Words(bits).unpack(packed_), numbers.float())
+    torch.testing.assert_close(PackedIntegers(bits).unpack(packed_), numbers.float())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -48,16 +48,19 @@ def test_integers_in_words(bits: int) -> None:
 def test_grids_at_the_edges(symmetric: bool, offset: int) -> None:
     """Zeros, one sign, a negative scale, numbers far beyond: each group keeps its grid or gets one."""
     packing = GroupedIntegers(
-        "GPTQ", 64, 32, Words(4), offset=offset, symmetric=symmetric, transposed=False
+        "GPTQ", 64, 32, PackedIntegers(4), offset=offset, symmetric=symmetric, transposed=False
     )
     generator = torch.Generator().manual_seed(0)
     integers = torch.randint(1, 15, (64, 32), generator=generator)
     integers[:, 0] = 8  # Where there is no step, all lie on the zero point.
-    codes = Words(4).pack(integers)
+    codes = PackedIntegers(4).pack(integers)
     scale = torch.full((2, 32), 0.125, dtype=torch.float16)
     scale[:, 0] = 0
     scale[:, 1] = -0.125
-    scales = {"scale": scale, "zero": Words(4).pack(torch.full((32, 2), 8 - offset)).T.contiguous()}
+    scales = {
+        "scale": scale,
+        "zero": PackedIntegers(4).pack(torch.full((32, 2), 8 - offset)).T.contiguous(),
+    }
     values = packing.decode(codes, scales)
     assert not values[:, 0].any()
     kept = {name: one.clone() for name, one in scales.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from excise.checkpoint.folder import weight_files
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import read_safetensors
@@ -20,7 +20,7 @@ _MOST_LAYERS = 10_000
 """More than any model has by far. Each is built as Python objects, before a number is read."""
 
 
-def code_in(folder: Path) -> list[str]:
+def remote_code_in(folder: Path) -> list[str]:
     """The code that a model brings, as its files name it: `file.Class`, or `owner/name--file.Class`.
 
     Raises ModelError for a configuration that cannot be read.
@@ -37,16 +37,16 @@ def code_in(folder: Path) -> list[str]:
     return sorted(set(found))
 
 
-def code_of(source: ModelSource) -> str:
+def remote_code_of(source: ModelSource) -> str:
     """The code that a model brings and where from, in words; empty if it brings none."""
-    found = code_in(source.folder)
+    found = remote_code_in(source.folder)
     commit = f" (commit {source.revision})" if source.revision and found else ""
     return ", ".join(found) + commit
 
 
-def own_code(name: str, folder: Path) -> ModelError:
-    """The refusal to run what `code_in` names."""
-    code = ", ".join(code_in(folder)) or "named in its configuration"
+def remote_code_error(name: str, folder: Path) -> ModelError:
+    """The refusal to run what `remote_code_in` names."""
+    code = ", ".join(remote_code_in(folder)) or "named in its configuration"
     return ModelError(
         f"{name} brings code of its own ({code}); read it, and give --trust-remote-code to run it"
     )
@@ -73,10 +73,10 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
             )
     known = str(config.get("model_type")) in CONFIG_MAPPING_NAMES
     if "auto_map" in config and not trust_remote_code and not known:
-        raise own_code(name, folder)
+        raise remote_code_error(name, folder)
 
 
-def require_own_files(source: ModelSource) -> None:
+def require_sound_files(source: ModelSource) -> None:
     """Raise ModelError if weights of `source` are damaged, or transformers would load something else.
 
     So it does with an adapter beside them: of its base model, wherever that is, or put upon these; and with

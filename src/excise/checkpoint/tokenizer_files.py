@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError
 from excise.system.lfs import require_fetched
 
@@ -20,7 +20,7 @@ _VOCABULARIES = ("*.model", "*.tiktoken", "vocab.*", "merges.txt", "tekken.json"
 """What a tokenizer is made from where there is no `tokenizer.json`."""
 
 
-def require_fetched_words(folder: Path) -> None:
+def require_fetched_tokenizer(folder: Path) -> None:
     """Raise ModelError if a file that the tokenizer is made from is a Git LFS pointer.
 
     Some of them would be read as the vocabulary that they stand for.
@@ -33,7 +33,7 @@ def require_fetched_words(folder: Path) -> None:
             require_fetched(path, ModelError)
 
 
-def require_objects(folder: Path) -> None:
+def require_json_files(folder: Path) -> None:
     """Raise ModelError that names the file among a tokenizer's that is no JSON object, if one is not."""
     for name in _OBJECTS:
         if (folder / name).exists():

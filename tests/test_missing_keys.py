@@ -62,7 +62,7 @@ def experts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_head_that_nothing_is_tied_to(model_folder: Path, tmp_path: Path) -> None:
     text = refusal(changed(model_folder, without("lm_head.weight"), tmp_path / "m"))
-    assert "the checkpoint lacks lm_head.weight, which would be random" in text
+    assert "the checkpoint lacks lm_head.weight, which would be initialised at random" in text
     assert '"tie_word_embeddings": true' in text
 
 
@@ -78,7 +78,9 @@ def test_a_prefix_before_every_name(model_folder: Path, tmp_path: Path) -> None:
         lambda tensors: {f"base_model.model.{k}": v for k, v in tensors.items()},
         tmp_path / "m",
     )
-    assert "it holds base_model.model.lm_head.weight, which fits nothing" in refusal(folder)
+    assert "it holds base_model.model.lm_head.weight, which the model does not use" in refusal(
+        folder
+    )
 
 
 def test_another_shape(model_folder: Path, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_experts(experts_folder: Path, tmp_path: Path) -> None:
             tmp_path / "cut",
         )
     )
-    assert "parts of model.layers.1.mlp.experts.down_proj do not go together" in text
+    assert "parts of model.layers.1.mlp.experts.down_proj do not fit together" in text
 
 
 def test_old_pytorch_files(model_folder: Path, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_weights_that_are_packed_while_loading(tmp_path: Path) -> None:
     packed.require("bnb_4bit")
     folder = changed(packed.save("llama", tmp_path / "plain"), without(DOWN), tmp_path / "m")
     text = refusal(folder, quantization="bnb_4bit")
-    assert f"lacks {DOWN}, or it cannot be packed while loading" in text
+    assert f"lacks {DOWN}, or it cannot be quantised while loading" in text
 
 
 def test_the_scales_of_packed_weights(tmp_path: Path) -> None:

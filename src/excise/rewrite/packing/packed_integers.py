@@ -14,7 +14,7 @@ WORD = 32
 
 
 @dataclass(frozen=True)
-class Words:
+class PackedIntegers:
     """How integers of `bits` bits lie in words: one after the other, from the lowest bit on.
 
     Where `bits` does not divide 32, an integer may begin in one word and end in the next (3 bits: 32 of them
@@ -31,7 +31,7 @@ class Words:
 
     @property
     def width(self) -> int:
-        """Words that so many take."""
+        """PackedIntegers that so many take."""
         return self.bits * self.period // WORD
 
     def _places(self) -> Iterator[tuple[int, int, int]]:
@@ -40,7 +40,7 @@ class Words:
             yield number, *divmod(place * self.bits, WORD)
 
     def unpack(self, words: Tensor) -> Tensor:
-        """Words [word, column], int32, as integers [number, column], float32."""
+        """PackedIntegers [word, column], int32, as integers [number, column], float32."""
         count, columns = words.shape[0] // self.width, words.shape[1]
         groups = words.reshape(count, self.width, columns)
         numbers = torch.empty(count, self.period, columns)

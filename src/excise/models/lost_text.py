@@ -1,8 +1,7 @@
-"""Is a prompt's text still there once it was rendered and encoded?
+"""Checks that a prompt's text survives the chat template and the tokenizer.
 
-Templates may leave content out, and tokenizers whose files are missing drop all that they do not know: what
-is measured then has nothing to do with the prompts. Normal forms, letters' case, white space and how a
-tokenizer spells bytes do not count as losses.
+A template may leave out content, and a tokenizer with missing files drops unknown text. Measurements would
+then not depend on the prompts. Unicode normalisation, case and white space may change.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from excise.errors import ModelError
 
 _INVISIBLE = ("Z", "C")
-"""Unicode categories (first letter) that tokenizers may drop or exchange: separators, control and format."""
+"""First letters of Unicode categories that tokenizers may drop or replace: separators, control, format."""
 _MOST_UNKNOWN = 0.5
-"""Share of a text's characters that may be unknown to the tokenizer; beyond it the model cannot read it."""
+"""The largest share of a text's characters that may become unknown tokens."""
 _SHOWN = 40
 
 
-def folded(text: str) -> str:
-    """A text without what normalisation changes: compatibility form, no case, no accents, no white space."""
+def normalised(text: str) -> str:
+    """A text in compatibility form, without case, accents and white space."""
     letters = unicodedata.normalize("NFKD", text).casefold()
     return "".join(
         letter
@@ -34,12 +33,12 @@ def folded(text: str) -> str:
 
 
 def holds(whole: str, text: str) -> bool:
-    """True if `text` stands in `whole`."""
-    return text in whole or folded(text) in folded(whole)
+    """True if `whole` contains `text`, up to normalisation."""
+    return text in whole or normalised(text) in normalised(whole)
 
 
 def require_rendered(text: str, rendered: str) -> None:
-    """Raise ModelError if a chat template has lost the text of a prompt."""
+    """Raise ModelError if the rendered prompt does not contain the prompt's text."""
     if not holds(rendered, text):
         raise ModelError(
             f"the chat template leaves out the text of the prompt {_quoted(text)}; give another one with "
@@ -50,10 +49,9 @@ def require_rendered(text: str, rendered: str) -> None:
 def require_encoded(
     tokenizer: PreTrainedTokenizerBase, text: str, rendered: str, tokens: Sequence[int]
 ) -> None:
-    """Raise ModelError if `tokens`, of the rendered prompt, have lost the text of the prompt.
+    """Raise ModelError if the tokens of the rendered prompt do not contain the prompt's text.
 
-    Words that the tokenizer maps to its unknown token are lost too, but a few of them are ordinary where a
-    vocabulary is small; where they are the larger part of a text, it is lost.
+    Unknown tokens are accepted up to half of the text, because a small vocabulary has some.
     """
     decoded = tokenizer.decode(
         list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -72,14 +70,14 @@ def require_encoded(
 
 
 def _uncovered(tokenizer: PreTrainedTokenizerBase, text: str, rendered: str) -> tuple[int, float]:
-    """Of the text's visible characters: how many no token covers, and the share that unknown ones cover."""
+    """Of the text's visible characters: the number without a token, and the share of unknown tokens."""
     encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
     known, unknown = set[int](), set[int]()
     for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         (unknown if token == tokenizer.unk_token_id else known).update(range(start, end))
     start = rendered.rfind(text.strip())
     if start < 0:
-        # The template has changed white space or the like; the whole of it stands for the prompt.
+        # The template has changed white space: check the whole rendered prompt.
         start, text = 0, rendered
     places = [
         start + place
@@ -94,9 +92,9 @@ def _uncovered(tokenizer: PreTrainedTokenizerBase, text: str, rendered: str) -> 
 def _missing_words(
     tokenizer: PreTrainedTokenizerBase, text: str, decoded: str
 ) -> tuple[int, float]:
-    """The same by words, for tokenizers that do not say where a token's text stood."""
-    words = [folded(word) for word in text.split()]
-    whole = folded(decoded)
+    """The same, counted in words, for tokenizers without offsets."""
+    words = [normalised(word) for word in text.split()]
+    whole = normalised(decoded)
     missing = [word for word in words if word not in whole]
     share = sum(map(len, missing)) / max(1, sum(map(len, words)))
     has_unknown = tokenizer.unk_token is not None and tokenizer.unk_token in decoded

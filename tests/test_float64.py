@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.devices import doubles as module
-from excise.devices.doubles import doubles, doubles_device
+from excise.devices import float64 as module
+from excise.devices.float64 import as_float64, float64_device
 from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import Accumulators, writer_statistics
 from excise.engine.distributions import distributions
@@ -21,7 +21,7 @@ from excise.events import ignore
 from excise.experiment.coverage import measure, random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
-from excise.models.gains import post_norm_gains
+from excise.models.norms import post_norm_gains
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.scorers.divergence import answer_divergences
 
@@ -64,9 +64,9 @@ def elsewhere(lacking: None) -> Iterator[PreTrainedModel]:
 
 
 def test_where_doubles_lie() -> None:
-    assert doubles_device("mps") == doubles_device(torch.device("mps", 0)) == torch.device("cpu")
-    assert doubles_device("cuda:1") == torch.device("cuda", 1)
-    assert doubles(torch.ones(2)).dtype == torch.float64
+    assert float64_device("mps") == float64_device(torch.device("mps", 0)) == torch.device("cpu")
+    assert float64_device("cuda:1") == torch.device("cuda", 1)
+    assert as_float64(torch.ones(2)).dtype == torch.float64
 
 
 def test_the_stand_in_raises_as_the_device_would(lacking: None) -> None:
@@ -79,8 +79,8 @@ def test_the_stand_in_raises_as_the_device_would(lacking: None) -> None:
     ):
         with pytest.raises(TypeError, match="no float64"):
             convert()
-    assert type(doubles(tensor)) is Tensor
-    assert doubles(tensor).dtype == torch.float64
+    assert type(as_float64(tensor)) is Tensor
+    assert as_float64(tensor).dtype == torch.float64
 
 
 @pytest.mark.parametrize(

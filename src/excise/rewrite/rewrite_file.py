@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from excise.checkpoint.gguf_file import gguf_header
-from excise.checkpoint.pytorch_file import renew_checksums
+from excise.checkpoint.pytorch_file import update_checksums
 from excise.checkpoint.tensors import WeightsFile, safetensors_header
 from excise.errors import ModelError
-from excise.rewrite.numbers import Edits
 from excise.rewrite.plan import Plan
+from excise.rewrite.tensor_data import EditedTensors
 
 BLOCK = 1 << 20
 """Bytes that are copied, or compared, at a time: few enough for the processor's cache."""
@@ -23,7 +23,7 @@ Advance = Callable[[int], None]
 def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) -> None:
     """Write the edited form of `file` under `path`. Raises ModelError if the original ends too early."""
     changed = [(entry, one) for _, entry, one in plan.outputs(file) if one is not None]
-    edits = Edits(plan)
+    edits = EditedTensors(plan)
     with file.path.open("rb", buffering=0) as source, path.open("wb", buffering=0) as target:
         if plan.keeps_layout(file):
             place = 0
@@ -49,10 +49,10 @@ def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) ->
                     _write(target, edits.of(change)[output.name], advance)
                 _write(target, bytes(-output.size % alignment), advance)
     if file.kind == "pytorch":
-        renew_checksums(path, [entry for entry, _ in changed])
+        update_checksums(path, [entry for entry, _ in changed])
 
 
-def blocks(file: BinaryIO, start: int, end: int, buffer: bytearray) -> Iterator[memoryview]:
+def read_blocks(file: BinaryIO, start: int, end: int, buffer: bytearray) -> Iterator[memoryview]:
     """Bytes [start, end) of an unbuffered file, through `buffer`. Raises ModelError if it ends before."""
     view = memoryview(buffer)
     file.seek(start)
@@ -66,7 +66,7 @@ def blocks(file: BinaryIO, start: int, end: int, buffer: bytearray) -> Iterator[
 
 def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int, advance: Advance) -> None:
     buffer = bytearray(min(BLOCK, max(0, end - start)))
-    for block in blocks(source, start, end, buffer):
+    for block in read_blocks(source, start, end, buffer):
         _write(target, block, advance)
 
 

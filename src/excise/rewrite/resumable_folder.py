@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.errors import SaveError
-from excise.system.files import flush, require_free, take_name, unwritten
+from excise.system.files import flush, move_into_place, require_free, write_error
 from excise.system.lock import Busy, ProcessLock
 
 _UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ResumableFolder:
     """The folder being written. finished: files that an interrupted call left whole."""
 
     folder: Path
@@ -31,11 +31,11 @@ class Workplace:
         temporary = path.with_name(f"{path.name}{_UNFINISHED}")
         yield temporary
         flush(temporary)
-        take_name(temporary, path)
+        move_into_place(temporary, path)
 
 
 @contextmanager
-def unfinished_file(destination: Path) -> Iterator[Path]:
+def partial_file(destination: Path) -> Iterator[Path]:
     """A path beside `destination` for one file that takes that name when the block ends well.
 
     It is the same path each time, so that what a killed call left is written over by the next one.
@@ -51,12 +51,12 @@ def unfinished_file(destination: Path) -> Iterator[Path]:
             try:
                 yield path
                 flush(path)
-                take_name(path, destination)
+                move_into_place(path, destination)
             finally:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
     except OSError as error:
-        raise unwritten(destination, error, path) from error
+        raise write_error(destination, error, path) from error
 
 
 def partial_path(destination: Path) -> Path:
@@ -74,7 +74,7 @@ def lock_path(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.partial.lock")
 
 
-def require_place(destination: Path) -> None:
+def require_new_folder(destination: Path) -> None:
     """Raise SaveError if `destination` exists and is not an empty folder.
 
     If a call that wrote it was killed before it could take its mark and its lock away, that is done here.
@@ -96,7 +96,7 @@ def _marked(destination: Path) -> bool:
 
 
 @contextmanager
-def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
+def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFolder]:
     """A folder beside `destination` that takes its name when the block ends well.
 
     identity: what is being written. What a killed call with the same identity finished is kept, that of
@@ -105,7 +105,7 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
     Raises SaveError if `destination` exists and is not empty, if another process writes it, or if it
     cannot be written.
     """
-    require_place(destination)
+    require_new_folder(destination)
     folder, mark = partial_path(destination), mark_path(destination)
     try:
         _require_ours(folder, mark)
@@ -113,8 +113,8 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
         with _alone(destination):
             try:
                 finished = _prepared(folder, mark, identity)
-                yield Workplace(folder, finished)
-                take_name(folder, destination)
+                yield ResumableFolder(folder, finished)
+                move_into_place(folder, destination)
                 # All is done; if that fails, whoever comes next does it.
                 with suppress(OSError):
                     mark.unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[Workplace]:
                     mark.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise unwritten(destination, error, folder) from error
+        raise write_error(destination, error, folder) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A model without its weights: built from the configuration alone, on the meta device."""
+"""Models on the meta device, built from the configuration without reading weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.auto_class import auto_class
 from excise.errors import ModelError, translated
 from excise.models.configuration import configuration, gguf_configuration
 from excise.undocumented import no_init_weights
@@ -25,11 +25,11 @@ _UNBUILDABLE = (
     RuntimeError,
     StrictDataclassError,
 )
-"""What the classes of transformers raise for sizes that do not go together."""
+"""What transformers' model classes raise for an inconsistent configuration."""
 
 
-def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
-    """The model that `config.json` in `folder` describes: names and shapes, no numbers, no memory.
+def meta_model(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The model that `config.json` in `folder` describes, on the meta device.
 
     name: as the user gave it. Raises ModelError if transformers cannot build it.
     """
@@ -37,8 +37,8 @@ def blueprint(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrained
     return _built(name, config, trust_remote_code=trust_remote_code)
 
 
-def gguf_blueprint(path: Path) -> PreTrainedModel:
-    """The same for the model that a GGUF file's metadata describe. Raises ModelError."""
+def gguf_meta_model(path: Path) -> PreTrainedModel:
+    """The model that a GGUF file's metadata describe, on the meta device. Raises ModelError."""
     return _built(path.name, gguf_configuration(path), trust_remote_code=False)
 
 

@@ -1,4 +1,4 @@
-"""How weights are packed: what a checkpoint says of itself, and what to ask transformers for."""
+"""Quantisation: what a checkpoint declares, and the arguments for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
 from excise.data_types import Quantization
 from excise.errors import ModelError
-from excise.undocumented import fetched
+from excise.undocumented import import_undocumented
 
 _DESCRIPTIONS: dict[str, str] = {
     "bnb_4bit": "bitsandbytes 4-bit",
@@ -25,7 +25,7 @@ _DESCRIPTIONS: dict[str, str] = {
     "gptq": "GPTQ",
     "awq": "AWQ",
 }
-"""Settings' names, and transformers' names of methods, in words. Methods not listed stand for themselves."""
+"""Names for people, by our settings' names and transformers' names of methods."""
 
 _PACKAGES: dict[str, str] = {
     "bnb_4bit": "bitsandbytes",
@@ -37,17 +37,17 @@ _PACKAGES: dict[str, str] = {
     "awq": "gptqmodel",
     "compressed-tensors": "compressed_tensors",
 }
-"""The package that each of them needs, as it is imported."""
+"""The package that each quantisation needs, by its import name."""
 
 _IN_THE_EXTRA = ("bitsandbytes", "torchao")
 _INT4_GROUP = 64
 
 
-def packed_as(source: ModelSource) -> str | None:
-    """The name of the quantisation that the checkpoint is stored in; None if its numbers are ordinary.
+def stored_quantization(source: ModelSource) -> str | None:
+    """The quantisation that the checkpoint is stored in; None if it is not quantised.
 
-    A name of `Quantization` where there is one, else transformers' name of the method. A GGUF file counts
-    as ordinary, because it is unpacked while loading.
+    A name of `Quantization` if one fits, else transformers' name of the method. None for a GGUF file, because
+    transformers dequantises it while loading.
     """
     found = _quantization_config(_config(source))
     if found is None:
@@ -61,12 +61,12 @@ def packed_as(source: ModelSource) -> str | None:
 
 
 def stored_dtype(source: ModelSource) -> str | None:
-    """The data type that the checkpoint's configuration names; None if it names none, and of a GGUF file."""
+    """The data type in the checkpoint's configuration; None without that entry, and for a GGUF file."""
     return named_dtype(_config(source))
 
 
 def named_dtype(config: object) -> str | None:
-    """The data type that a config.json names, for itself or for the text model in it."""
+    """The data type that a config.json names, for the model or its text model."""
     if not isinstance(config, Mapping):
         return None
     named = config.get("dtype") or config.get("torch_dtype")
@@ -74,7 +74,7 @@ def named_dtype(config: object) -> str | None:
 
 
 def describe(name: str) -> str:
-    """A quantisation in words: "bitsandbytes 4-bit" for `bnb_4bit`."""
+    """The name for people: "bitsandbytes 4-bit" for `bnb_4bit`."""
     return _DESCRIPTIONS.get(name, name)
 
 
@@ -91,10 +91,7 @@ def require_package(name: str) -> None:
 
 
 def quantize_arguments(name: Quantization, dtype: str, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the rest to quantise while loading.
-
-    dtype: the data type that will be tried, or "auto". device: where the weights go.
-    """
+    """Arguments of `from_pretrained` that quantise the weights while loading."""
     if name == "none":
         return {}
     from transformers import BitsAndBytesConfig, TorchAoConfig
@@ -119,30 +116,30 @@ def quantize_arguments(name: Quantization, dtype: str, device: str) -> dict[str,
 
 
 def unpack_arguments(source: ModelSource) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the rest to unpack a GGUF file while loading.
+    """Arguments of `from_pretrained` that dequantise a GGUF file while loading.
 
-    Some versions keep its blocks where a kernel for them can be had; an edited model could then not be
-    written, because there would be no plain tensors to write.
+    Some versions of transformers keep the quantised blocks if a kernel for them is installed. An edited model
+    could then not be saved, because it has no plain tensors.
     """
     if source.gguf is None:
         return {}
     try:
         from transformers import GgufConfig
     except ImportError:
-        return {}  # Older versions always unpack.
+        return {}  # Older versions always dequantise.
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def worth_trying(dtypes: tuple[str, ...], name: str | None) -> tuple[str, ...]:
-    """The data types of `dtypes` that can make a difference to weights packed as `name`.
+def dtypes_to_try(dtypes: tuple[str, ...], name: str | None) -> tuple[str, ...]:
+    """The `dtypes` worth trying for weights with the quantisation `name`.
 
-    A single one is what the user asked for, and is tried. Of several, float16 goes: packed weights stay
-    as they are, and what is left has more range in the others.
+    A single data type is the user's choice and is kept. From several, float16 is dropped: quantised weights
+    stay as they are, and the other tensors have more range in the other types.
     """
     if name is None or len(dtypes) == 1:
         return dtypes
     if name == "int4":
-        return ("bfloat16",)  # The kernels for this packing know no other.
+        return ("bfloat16",)  # The only type that the int4 kernels support.
     return tuple(dtype for dtype in dtypes if dtype != "float16") or dtypes
 
 
@@ -150,13 +147,17 @@ def _int4(device: str) -> Any:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         from torchao.quantization import Int4WeightOnlyConfig
 
-        packing = fetched("torchao.quantization.quantize_.workflows", "Int4PackingFormat")
-        # The one layout whose kernel comes with PyTorch.
+        packing = import_undocumented(
+            "torchao.quantization.quantize_.workflows", "Int4PackingFormat"
+        )
+        # The only layout whose kernel is part of PyTorch.
         return Int4WeightOnlyConfig(
             group_size=_INT4_GROUP, int4_packing_format=packing.TILE_PACKED_TO_4D
         )
     try:
-        config = fetched("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig")
+        config = import_undocumented(
+            "torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"
+        )
     except ImportError as error:
         raise ModelError(
             "this version of torchao has no int4 for the CPU; use bnb_4bit (--quantization)"
@@ -165,17 +166,17 @@ def _int4(device: str) -> Any:
 
 
 def _config(source: ModelSource) -> object:
-    """What config.json holds; None if it cannot be read, and of a GGUF file."""
+    """The content of config.json; None if it cannot be read, and for a GGUF file."""
     if source.gguf is not None:
         return None
     try:
         return read_object(source.folder / "config.json")
     except ModelError:
-        return None  # Loading says what is wrong with it.
+        return None  # Loading the model reports the damage.
 
 
 def _quantization_config(config: object) -> dict[str, Any] | None:
-    """The entry of a config.json, or of the text model in it."""
+    """The quantisation entry of a config.json, or of its text model."""
     if not isinstance(config, dict):
         return None
     found = config.get("quantization_config") or config.get("compression_config")

@@ -18,7 +18,7 @@ from excise.rewrite.plan import Plan, Rewrite
 Steps = Sequence[tuple[Operator, float]]
 
 
-class Stored:
+class TensorData:
     """A stored tensor, read. The numbers of packed ones are unpacked one matrix at a time."""
 
     def __init__(self, rewrite: Rewrite, held: Mapping[str, bytearray] | None = None) -> None:
@@ -62,16 +62,18 @@ class Stored:
         # Of the same form: the codes are replaced where they lie.
         data = self.data if output == rewrite.entry else bytearray(output.size)
         result = as_tensor(data, output.dtype, output.shape)
-        dice = self._dice()
+        rng = self._rng()
         for (codes, scales), there in zip(self._packed(), self._each(result), strict=True):
             values = self._decoded(packing, codes, scales)
             edit_in_place(self._turned(values), next(steps))
             if repacking is None:
                 there.copy_(values.T if packing.transposed else values)
             else:
-                there.copy_(repacking.encode(values, codes, scales, dice))
-        moved = {one.name: self._scale_data[key] for key, one in rewrite.moved.items()}
-        return {output.name: data, **moved}
+                there.copy_(repacking.encode(values, codes, scales, rng))
+        changed_scales = {
+            one.name: self._scale_data[key] for key, one in rewrite.changed_scales.items()
+        }
+        return {output.name: data, **changed_scales}
 
     def sample(self, steps: Steps) -> tuple[Tensor, Tensor]:
         """The first matrix of a packed tensor, edited: as it should be, and as it will be stored; float32.
@@ -87,7 +89,7 @@ class Stored:
             return values, values.to(DTYPES[self.rewrite.output.dtype]).to(torch.float32)
         wanted = values.clone()
         return wanted, repacking.decode(
-            repacking.encode(values, codes, scales, self._dice()), scales
+            repacking.encode(values, codes, scales, self._rng()), scales
         )
 
     def _decoded(self, packing: Packing, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
@@ -96,7 +98,7 @@ class Stored:
         with translated(ModelError, where, RuntimeError, *UNREADABLE):
             return packing.decode(codes, scales)
 
-    def _dice(self) -> torch.Generator:
+    def _rng(self) -> torch.Generator:
         """Always the same choice for the same tensor, so that the result can be made again."""
         return torch.Generator().manual_seed(zlib.crc32(self.rewrite.entry.name.encode()))
 
@@ -119,7 +121,7 @@ class Stored:
         yield from [tensor] if len(self.rewrite.stored.shape) == 2 else tensor
 
 
-class Edits:
+class EditedTensors:
     """The edited bytes of a plan's tensors, made when they are asked for.
 
     Scales that change with their codes come of the same work and lie beside them in most files, so that the
@@ -131,11 +133,11 @@ class Edits:
         self._last: tuple[Rewrite, dict[str, bytearray]] | None = None
 
     def of(self, rewrite: Rewrite) -> Mapping[str, bytearray]:
-        """What `Stored.edit` makes of it."""
+        """What `TensorData.edit` makes of it."""
         if self._last is not None and self._last[0] is rewrite:
             return self._last[1]
         self._last = None
-        made = Stored(rewrite).edit(steps_for(self._plan, rewrite))
+        made = TensorData(rewrite).edit(steps_for(self._plan, rewrite))
         if len(made) > 1:
             self._last = rewrite, made
         return made
@@ -152,7 +154,7 @@ def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
 def rounding_of(plan: Plan) -> float:
     """‖W' as stored − W'‖ / ‖W'‖ (Frobenius) of the first packed matrix that a plan rewrites."""
     first = next(one for one in plan.rewrites.values() if one.packing is not None)
-    wanted, stored = Stored(first).sample(next(steps_for(plan, first)))
+    wanted, stored = TensorData(first).sample(next(steps_for(plan, first)))
     off = float(torch.linalg.vector_norm(stored.sub_(wanted)))
     return off / max(float(torch.linalg.vector_norm(wanted)), torch.finfo(torch.float32).tiny)
 
@@ -161,7 +163,7 @@ def _matrix(plan: Plan, writer: str, number: int) -> Tensor:
     """One of a writer's matrices, unedited, wherever it is stored."""
     for one in plan.rewrites.values():
         if one.writer == writer and not one.stored.bias and 0 <= number - one.first < one.count:
-            for index, matrix in enumerate(Stored(one).matrices()):
+            for index, matrix in enumerate(TensorData(one).matrices()):
                 if index == number - one.first:
                     return matrix
     raise AssertionError(f"{writer} has no matrix {number}")

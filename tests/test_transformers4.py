@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import packed_models as packed
 from excise.checkpoint.source import resolve
-from excise.checkpoint.spellings import config_for_both, tokenizer_for_both
+from excise.checkpoint.transformers4 import config_for_both_versions, tokenizer_for_both_versions
 from excise.models.load import load
 from excise.saving.export import write_plain
 
@@ -26,7 +26,7 @@ def test_a_folder_made_of_a_gguf_file_names_its_rotary_base_and_its_tokenizer_fo
     tmp_path: Path,
 ) -> None:
     packed.write_gguf(tmp_path / "model.gguf", tokenizer=True, rotary_base=BASE)
-    loaded = load(resolve(str(tmp_path / "model.gguf")), dtypes=("float32",), blocks=False)
+    loaded = load(resolve(str(tmp_path / "model.gguf")), dtypes=("float32",), prepack=False)
     folder = tmp_path / "plain"
     folder.mkdir()
     assert write_plain(loaded, folder) == []
@@ -82,7 +82,7 @@ def test_scaled_positions_have_the_older_keys_and_version_5_reads_the_same(
     config.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     unsaid: list[str] = []
-    both = config_for_both(json.loads(path.read_text()), unsaid)
+    both = config_for_both_versions(json.loads(path.read_text()), unsaid)
     assert unsaid == []
     assert {key: both[key] for key in older} == older
     path.write_text(json.dumps(both))
@@ -92,21 +92,21 @@ def test_scaled_positions_have_the_older_keys_and_version_5_reads_the_same(
 def test_what_version_4_has_no_words_for_is_said() -> None:
     unsaid: list[str] = []
     kinds = {"full_attention": {"rope_theta": 1.0}, "sliding_attention": {"rope_theta": 2.0}}
-    both = config_for_both({"model_type": "new", "rope_parameters": kinds}, unsaid)
+    both = config_for_both_versions({"model_type": "new", "rope_parameters": kinds}, unsaid)
     assert "rope_theta" not in both
     assert (
         "no words for rotary positions of each kind of layer (full_attention, sliding_att"
         in unsaid[0]
     )
     inner = {"text_config": {"rope_parameters": {"rope_theta": 3.0}, "dtype": "float16"}}
-    text = config_for_both(inner, unsaid)["text_config"]
+    text = config_for_both_versions(inner, unsaid)["text_config"]
     assert (text["rope_theta"], text["torch_dtype"], len(unsaid)) == (3.0, "float16", 1)
 
 
 def test_special_tokens_in_a_list_have_the_name_that_both_read() -> None:
-    both = tokenizer_for_both(
+    both = tokenizer_for_both_versions(
         {"tokenizer_class": "GemmaTokenizer", "extra_special_tokens": ["<a>"]}
     )
     assert both == {"tokenizer_class": "GemmaTokenizer", "additional_special_tokens": ["<a>"]}
     table = {"extra_special_tokens": {"image_token": "<i>"}}
-    assert tokenizer_for_both(table) == table
+    assert tokenizer_for_both_versions(table) == table

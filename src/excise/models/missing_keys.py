@@ -1,7 +1,6 @@
-"""What a checkpoint lacks of its model. transformers draws such weights at random and goes on.
+"""Tensors that a checkpoint lacks: transformers initialises them at random; excise refuses the checkpoint.
 
-A tensor that it takes from elsewhere (a tied one) or that its classes declare as not needed is not among
-what it reports.
+transformers does not report tied tensors and tensors that the model class declares as optional.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from excise.devices.out_of_memory import tells_of_it
+from excise.devices.out_of_memory import mentions_out_of_memory
 from excise.errors import ModelError
 
 _REPORT = "LOAD REPORT"
@@ -23,23 +22,22 @@ _LOGGER = "transformers.modeling_utils"
 _OUTPUT = "lm_head"
 
 
-def require_whole(name: str, info: Mapping[str, Any], *, packing: bool = False) -> str | None:
-    """What is to be noted of a load: tensors that the model has no place for. None if there are none.
+def require_complete(name: str, info: Mapping[str, Any], *, packing: bool = False) -> str | None:
+    """Raise ModelError for missing tensors and wrong shapes; returns a note about unused tensors, if any.
 
-    info: what `from_pretrained` gives with `output_loading_info`. packing: whether weights were packed while
-    they were loaded, which transformers cannot do with every tensor that it converts. Raises ModelError that
-    names what the checkpoint lacks, or has in another shape.
+    info: from `from_pretrained(..., output_loading_info=True)`. packing: whether weights were quantised while
+    loading, which transformers cannot do with every tensor that it converts.
     """
     unexpected = sorted(info["unexpected_keys"])
     missing = sorted(info["missing_keys"])
     if missing and packing:
         raise ModelError(
-            f"{name}: the checkpoint lacks {_counted(missing)}, or it cannot be packed while loading; it "
-            "would be random numbers; leave out --quantization, or choose another"
+            f"{name}: the checkpoint lacks {_counted(missing)}, or it cannot be quantised while loading; it "
+            "would be initialised at random; leave out --quantization, or choose another"
         )
     if missing:
         raise ModelError(
-            f"{name}: the checkpoint lacks {_counted(missing)}, which would be random numbers; "
+            f"{name}: the checkpoint lacks {_counted(missing)}, which would be initialised at random; "
             f"{_hint(missing, unexpected)}"
         )
     if mismatched := sorted(info["mismatched_keys"]):
@@ -55,9 +53,9 @@ def require_whole(name: str, info: Mapping[str, Any], *, packing: bool = False) 
 
 
 def require_scales(name: str, model: nn.Module) -> None:
-    """Raise ModelError if a weight of a model that was unpacked while loading is packed still.
+    """Raise ModelError if a weight of a dequantised model is still packed.
 
-    transformers leaves the codes as they are where what they have to be multiplied with is missing.
+    transformers leaves the codes unchanged if the checkpoint lacks their scales.
     """
     for key, tensor in model.named_parameters():
         if tensor.is_floating_point() and tensor.itemsize == 1:
@@ -74,12 +72,9 @@ def _counted(keys: Collection[str]) -> str:
 def _hint(missing: Collection[str], unexpected: Collection[str]) -> str:
     if unexpected:
         first = min(unexpected)
-        return f"it holds {first}, which fits nothing: names of another tool, or a model of another type"
+        return f"it holds {first}, which the model does not use: another tool's names, or another model type"
     if all(key.startswith(_OUTPUT) for key in missing):
-        return (
-            'if its output matrix is that of its embeddings, config.json has to say "tie_word_embeddings": '
-            "true"
-        )
+        return 'if output matrix and embeddings are tied, config.json needs "tie_word_embeddings": true'
     return "download it again, or save it again with all its tensors"
 
 
@@ -88,7 +83,7 @@ def _shape(shape: Collection[int]) -> str:
 
 
 class _Reports(logging.Filter):
-    """Takes transformers' tables of what did not fit out of its log, and keeps them."""
+    """Removes transformers' load reports from its log, and collects them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,11 +99,12 @@ class _Reports(logging.Filter):
 
 
 @contextmanager
-def reported(name: str) -> Iterator[None]:
-    """Within, a load prints no table of what did not fit; tensors that cannot be converted raise ModelError.
+def captured_report(name: str) -> Iterator[None]:
+    """Within the context, load reports are not printed, and failed conversions raise a named error.
 
-    transformers names those (experts of different shapes, say) in that table only, and raises RuntimeError.
-    Memory that ran out while it converted one is told there too, and raises MemoryError.
+    transformers raises a RuntimeError for a tensor that it cannot convert (experts of different shapes, say),
+    and names the tensor only in its load report. Here this is a ModelError, and MemoryError if the report
+    says that memory ran out.
     """
     reports, logger = _Reports(), logging.getLogger(_LOGGER)
     logger.addFilter(reports)
@@ -116,13 +112,13 @@ def reported(name: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         lines = [line.strip() for text in reports.texts for line in text.splitlines()]
-        for line in filter(tells_of_it, lines):
+        for line in filter(mentions_out_of_memory, lines):
             raise MemoryError(line) from error
         failed = [key for text in reports.texts for key in _CONVERSION.findall(text)]
         if failed:
             raise ModelError(
-                f"{name}: the checkpoint's parts of {_counted(failed)} do not go together; it is damaged "
-                "or of another model"
+                f"{name}: the checkpoint's parts of {_counted(failed)} do not fit together; it is damaged "
+                "or belongs to another model"
             ) from error
         raise
     finally:

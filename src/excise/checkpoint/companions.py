@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.copies import group_of, is_copy, shapes_of
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import WeightsFile, read_safetensors
 from excise.errors import ModelError
@@ -28,7 +28,7 @@ _INDEX = ".index.json"
 
 
 @dataclass(frozen=True)
-class Beside:
+class Companions:
     """Paths are relative to the folder.
 
     copied: what goes along. tensors: those of it that hold tensors, read. left_out: what holds the weights
@@ -42,12 +42,12 @@ class Beside:
     linked: tuple[Path, ...]
 
 
-def beside(
+def find_companions(
     folder: Path,
     weights: Sequence[WeightsFile],
     index: str | None,
     allowed: Callable[[Path], None],
-) -> Beside:
+) -> Companions:
     """Look over what lies beside `weights`. index: the name of their index.
 
     allowed: raises for a file that may not be copied.
@@ -78,7 +78,7 @@ def beside(
     copied = tuple(path for path in paths if path not in left_out | unread)
     for path in copied:
         allowed(folder / path)
-    return Beside(
+    return Companions(
         copied,
         tuple(file for path, file in read.items() if path in copied and file.tensors),
         tuple(sorted(left_out)),

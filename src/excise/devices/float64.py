@@ -9,13 +9,13 @@ WITHOUT_FLOAT64 = frozenset({"mps"})
 """Types of devices that raise where a float64 number would come to lie on them."""
 
 
-def doubles_device(device: torch.device | str) -> torch.device:
+def float64_device(device: torch.device | str) -> torch.device:
     """Where float64 numbers that belong to `device` are kept."""
     device = torch.device(device)
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
-def doubles(tensor: Tensor) -> Tensor:
+def as_float64(tensor: Tensor) -> Tensor:
     """`tensor` as float64, on its own device if it can be."""
     # In two steps: a move that converts as well converts where the tensor lies.
-    return tensor.to(doubles_device(tensor.device)).to(torch.float64)
+    return tensor.to(float64_device(tensor.device)).to(torch.float64)
