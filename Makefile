@@ -2,7 +2,7 @@
 # make test   set up and run all tests, the slow ones too
 # make test-lowest   the tests of what we use of libraries, with the lowest versions that are allowed
 # make fuzz   5,000 damaged files of each kind; make test has 200
-# make sweep  check every architecture, write docs/architectures.md
+# make sweep  check every architecture, write docs/reference/architectures.md
 # make check  formatter, linter, type checker, then the tests
 
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""docs/architectures.md, made from the sweep's rows."""
+"""docs/reference/architectures.md, made from the sweep's rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import transformers
 
 from sweep import CANNOT_BUILD, COVERED, NOT_COVERED, NOTED, Row
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "architectures.md"
 
 _INTRODUCTION = """\
 # Architectures

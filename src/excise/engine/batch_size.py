@@ -27,7 +27,7 @@ each costs several times what it does in steps of many (bench/layout.py)."""
 MOST_CANDIDATES = 8
 """More of them side by side would leave too few trials to learn from."""
 CANDIDATES_ON_A_CPU = 4
-"""So many keep the slots full while the last answers of each run on to their end (docs/speed.md)."""
+"""So many keep the slots full while the last answers of each run on to their end (docs/guides/speed.md)."""
 _PROBE_TOKENS = 2
 _WITH_OWN_MEMORY = frozenset(("cuda", "xpu"))
 """Types of devices whose memory nobody else is likely to need."""
