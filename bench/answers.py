@@ -35,25 +35,25 @@ from bench.answers_page import Group, for_comparison, page, table
 from bench.gguf_copy import write_f16
 from bench.machine import described, environment
 from bench.said import Exact, Rounding, Said, Way, ask, largest, same, virtual
+from excise.anatomy.roles import ATTENTION
+from excise.app.model import open_model
+from excise.checkpoint.source import resolve
 from excise.cli.main import main as excise
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
-from excise.edit.base import Base
-from excise.edit.edit import load_edit
+from excise.edits.base import Base
+from excise.edits.edit import load_edit
 from excise.engine.answers import end_tokens
 from excise.engine.prefill import Tokens
-from excise.model.chat import Chat
-from excise.model.roles import ATTENTION
-from excise.model.source import resolve
+from excise.events import ignore
+from excise.experiment.bank import edit_of
+from excise.experiment.build_bank import build_bank
+from excise.models.chat import Chat
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import load_parts
-from excise.quiet import quiet_libraries
-from excise.run.bank import build_bank
-from excise.run.events import ignore
-from excise.run.model import open_model
-from excise.search.bank import edit_of
 from excise.search.start import closed_form_of
+from excise.system.quiet import quiet_libraries
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "answers"

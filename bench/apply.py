@@ -27,13 +27,13 @@ import torch
 from transformers import LlamaConfig
 
 from bench.machine import described
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import Entry, safetensors_header
-from excise.edit.base import Base
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.model.blueprint import blueprint
-from excise.model.source import resolve
-from excise.model.writers import examine
+from excise.edits.base import Base
+from excise.edits.edit import Edit
+from excise.models.blueprint import blueprint
+from excise.operators.operator import orthogonal, unit
 
 SHARD = 10**9
 WIDTH = 4096

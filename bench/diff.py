@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import save_file
 
 from bench.machine import cost, described
+from excise.anatomy.writers import WriterTensor
 from excise.diff.checkpoint import open_compared
 from excise.diff.compare import Report, compare
 from excise.diff.layout import Place
-from excise.edit.operator import unit
-from excise.model.writers import WriterTensor
+from excise.operators.operator import unit
 
 D, K, STRENGTH = 4096, 14336, 0.9
 NAME = "model.layers.0.mlp.down_proj"

@@ -32,15 +32,15 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from bench.machine import described
+from excise.app.prepare import Prepared, prepare
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import demo_flags
-from excise.edit.virtual import VirtualEdits
-from excise.run.events import ignore
-from excise.run.prepare import Prepared, prepare
-from excise.run.proposals import Proposals
-from excise.run.search import open_study
-from excise.search.bank import edit_of
+from excise.edits.virtual import VirtualEdits
+from excise.events import ignore
+from excise.experiment.bank import edit_of
+from excise.search.loop import open_study
+from excise.search.proposals import Proposals
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "drafts.md"
 LENGTHS = (2, 4, 8)

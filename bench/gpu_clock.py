@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.machine import forget_peak, peak_resident, resident
-from excise.engine.out_of_memory import is_out_of_memory
+from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.rate import synchronise
 
 HEAD = (

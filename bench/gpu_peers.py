@@ -15,8 +15,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from bench.gpu_clock import Clock, Row
 from bench.random_trials import STRENGTH
-from excise.edit.operator import unit
-from excise.model.writers import Anatomy
+from excise.anatomy.writers import Anatomy
+from excise.operators.operator import unit
 
 RANK = 3
 

@@ -17,12 +17,12 @@ if not __package__:
 from pathlib import Path
 
 from bench.refusing_model import save_base
-from excise.model.chat import Chat
-from excise.model.load import load
-from excise.model.source import resolve
+from excise.checkpoint.source import resolve
+from excise.models.chat import Chat
+from excise.models.load import load
 from excise.prompts.sets import Prompt
-from excise.scores.markers import has_marker
-from excise.scores.refusals import Judging, judge
+from excise.scorers.markers import has_marker
+from excise.scorers.refusals import Judging, judge
 
 FOLDER = Path(__file__).parent / "prompts"
 MARKERS = ("1.",)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from excise.edit.edit import Edit
-from excise.model.blocked import blocked, is_blocked
-from excise.model.weights import dense
+from excise.edits.edit import Edit
+from excise.models.blocked import blocked, is_blocked
+from excise.models.weights import dense
 
 
 def as_edit(matrices: Path, writers: Sequence[str], model: nn.Module) -> Edit:

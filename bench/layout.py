@@ -22,14 +22,14 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from bench.machine import described
+from excise.checkpoint.source import resolve
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
-from excise.model.blocked import block, unblock
-from excise.model.chat import Chat
-from excise.model.load import load
-from excise.model.source import resolve
+from excise.models.blocked import block, unblock
+from excise.models.chat import Chat
+from excise.models.load import load
 from excise.prompts.sets import Prompt
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "layout.md"

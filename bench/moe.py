@@ -31,9 +31,9 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from bench.machine import Cost, cost, described
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
+from excise.operators.operator import orthogonal, unit
 
 TOKENS, TOP = 1024, 4
 STRENGTH = 0.8

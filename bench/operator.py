@@ -24,11 +24,11 @@ import torch
 from torch import nn
 
 from bench.machine import Cost, cost, described
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
-from excise.model.roles import ATTENTION, MLP
-from excise.model.writers import Anatomy, Writer
-from excise.search.bank import Bank, edit_of, residual_bank
+from excise.anatomy.roles import ATTENTION, MLP
+from excise.anatomy.writers import Anatomy, Writer
+from excise.edits.virtual import VirtualEdits
+from excise.experiment.bank import Bank, edit_of, residual_bank
+from excise.operators.operator import orthogonal, unit
 from excise.search.space import RIDGES, Candidate, Kernel
 
 LAYERS, EXPERTS, EXPERT_WIDTH = 30, 60, 512

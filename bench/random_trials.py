@@ -10,18 +10,19 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import Anatomy
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.meter import Stages, unmeasured
 from excise.engine.prefill import Tokens
 from excise.errors import TrialError
-from excise.model.chat import Chat
-from excise.model.writers import Anatomy
-from excise.run.events import BatchReduced, Event
-from excise.run.runner import Part, Runner
-from excise.run.trial import Contest, Scored, score
-from excise.scores.markers import DEFAULT_MARKERS
+from excise.events import Event
+from excise.experiment.events import BatchReduced
+from excise.experiment.runner import Part, Runner
+from excise.experiment.trial import Contest, Scored, score
+from excise.models.chat import Chat
+from excise.operators.operator import orthogonal, unit
+from excise.scorers.markers import DEFAULT_MARKERS
 
 STRENGTH = 0.8
 _LETTERS = "bcdfghjklmnpqrtvwxz"
@@ -105,7 +106,7 @@ def random_trial(
     ran out, which is told on standard output too.
     """
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         if isinstance(event, BatchReduced):
             print(f"out of memory: {event.slots} rows at a time from now on", flush=True)
 
@@ -115,7 +116,7 @@ def random_trial(
         markers=DEFAULT_MARKERS,
         max_new_tokens=tokens,
         slots=slots,
-        tell=tell,
+        emit=emit,
     )
     asked = tuple(prompts)
     return RandomTrial(

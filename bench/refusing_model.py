@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from excise.demo.model import load_base
-from excise.files import new_folder
+from excise.system.files import new_folder
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "bench" / "refusing-model"

@@ -40,15 +40,15 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
 
 def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     """What strength 1 takes off each writer's matrix: [writer, 2, …] as its factors u and vᵀW."""
+    from excise.app.model import open_model
+    from excise.checkpoint.source import resolve
     from excise.config import gather
     from excise.demo.model import materialise
     from excise.demo.settings import demo_flags
-    from excise.model.source import resolve
-    from excise.model.weights import dense
+    from excise.events import ignore
+    from excise.experiment.build_bank import build_bank
+    from excise.models.weights import dense
     from excise.prompts.splits import load_parts
-    from excise.run.bank import build_bank
-    from excise.run.events import ignore
-    from excise.run.model import open_model
     from excise.search.space import Candidate
 
     flags = demo_flags(materialise(lambda text: None))

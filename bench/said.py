@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens, first_token_logits, last_logits
 

@@ -31,9 +31,9 @@ import torch
 from bench.machine import Stages, described
 from bench.random_models import llama, random_model, random_prompts
 from bench.random_trials import TimedEdits, new_edit, random_trial
+from excise.anatomy.writers import examine
 from excise.engine.costs import costs_of
 from excise.engine.stopwatch import Stopwatch, after_each
-from excise.model.writers import examine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "scaling.md"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from excise.run.prepare import Prepared
-from excise.scores.divergence import kl_divergence
-from excise.scores.markers import is_refusal
+from excise.app.prepare import Prepared
+from excise.scorers.divergence import kl_divergence
+from excise.scorers.markers import is_refusal
 
 
 def padded(prompts: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:

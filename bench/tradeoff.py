@@ -28,17 +28,24 @@ from bench.heretic_edits import LowRank
 from bench.machine import described
 from bench.peers import HereticRun, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
+from excise.app.prepare import Prepared, prepare
 from excise.config import Settings
-from excise.edit.virtual import VirtualEdits
+from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
+from excise.events import Event, ignore
+from excise.experiment.bank import edit_of
+from excise.experiment.figures import (
+    HeldOut,
+    Measured,
+    measure_changed,
+    measure_edit,
+    measure_held_out,
+)
+from excise.experiment.trial import Contest, score
 from excise.kinds import Kind
-from excise.run import events
-from excise.run.figures import HeldOut, Measured, measure_changed, measure_edit, measure_held_out
-from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, search
-from excise.run.trial import Contest, score
-from excise.search.bank import edit_of
+from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
+from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
 
 HERETIC_TRIALS = 60
@@ -78,8 +85,8 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], lis
     known: list[dict[str, object]] = json.loads(stamps.read_text()) if stamps.exists() else []
     before = float(str(known[-1]["processor_seconds"])) if known else 0.0
 
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.TrialFinished) and event.refusals is not None:
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.refusals is not None:
             assert event.kl is not None
             took = before + time.process_time() - started
             row = Row(
@@ -189,10 +196,10 @@ def run_case(case: Case, environment: Path) -> None:
         alike = settings_of(
             case, model, heretic.markers, f"kinds-{kinds[0]}", kinds=",".join(kinds)
         )
-        kept += closed_forms(prepare(alike, events.ignore), "closed form")
+        kept += closed_forms(prepare(alike, ignore), "closed form")
     if case.every_kind:
         pair = settings_of(case, model, heretic.markers, "pair", directions=2)
-        kept += closed_forms(prepare(pair, events.ignore), "closed form, two directions")
+        kept += closed_forms(prepare(pair, ignore), "closed form, two directions")
     content = {
         "case": case.name,
         "title": case.title,

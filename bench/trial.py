@@ -39,19 +39,20 @@ from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.trial_page import CONTESTED, Round, page
 from bench.whole_run import whole_run
+from excise.app.events import ModelLoaded
+from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
+from excise.devices.device import input_device
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.costs import costs_of
-from excise.engine.device import input_device
 from excise.engine.rate import matrix_rate
 from excise.errors import TrialError
-from excise.run import events
-from excise.run.prepare import Prepared, prepare
-from excise.run.trial import Contest, Scored, score
-from excise.scores.markers import is_refusal
+from excise.events import Event
+from excise.experiment.trial import Contest, Scored, score
+from excise.scorers.markers import is_refusal
 from excise.search.front import Point
 
 ROOT = Path(__file__).parents[1]
@@ -193,8 +194,8 @@ def measure(
     start_seconds, markers = heretic.started()
     memory: dict[str, int] = {}
 
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.ModelLoaded):
+    def listen(event: Event) -> None:
+        if isinstance(event, ModelLoaded):
             memory["loaded model"] = resident()
             forget_peak()
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.machine import described
-from excise.edit.edit import Edit
-from excise.run.prepare import Prepared
+from excise.app.prepare import Prepared
+from excise.edits.edit import Edit
 
 STAGES = ("kl", "refusals")
 CONTESTED = "excise, in turn"

@@ -34,9 +34,10 @@ from zoo import MODEL_TYPES
 
 CACHE = ROOT / ".sweep"
 _DEPENDS_ON = (
-    "src/excise/edit",
+    "src/excise/anatomy",
+    "src/excise/edits",
     "src/excise/engine",
-    "src/excise/model",
+    "src/excise/models",
     "tests/zoo*.py",
     "tests/sweep.py",
 )

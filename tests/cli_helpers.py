@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from excise.cli.main import main
-from excise.run.directory import write_json
+from excise.store.directory import write_json
 
 
 class Script:

@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from excise.checkpoint.folder import open_checkpoint
-from excise.checkpoint.plan import Form, make_plan
-from excise.checkpoint.verify import Kept
-from excise.checkpoint.write import write_checkpoint
-from excise.edit.edit import Edit
+from excise.edits.edit import Edit
 from excise.engine.answers import Referee
+from excise.rewrite.plan import Form, make_plan
+from excise.rewrite.verify import Kept
+from excise.rewrite.write import write_checkpoint
 
 # Tiny models gain nothing from more threads, and lose much where tests share the machine.
 torch.set_num_threads(1)

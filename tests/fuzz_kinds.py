@@ -17,12 +17,12 @@ from transformers import AutoTokenizer
 
 import fuzz_mutators
 from excise.checkpoint.gguf_file import read_gguf
-from excise.config.source import PromptSource
 from excise.hub.folder import examined
-from excise.model.chat import Chat
-from excise.model.template import settled
+from excise.models.chat import Chat
+from excise.models.template import settled
 from excise.prompts.read import Shared, read
 from excise.prompts.sets import Prompt
+from excise.prompts.source import PromptSource
 from excise.search.study import Study
 from fuzz_guard import Outcome, called, ran
 from fuzz_mutators import Mutator

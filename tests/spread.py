@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import dispatch_model
 from transformers import PreTrainedModel
 
-from excise.model.writers import examine
+from excise.anatomy.writers import examine
 
 Place = int | str
 """A GPU's number, "cpu" or "disk"."""

@@ -19,16 +19,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conftest import write_edited
-from excise.directions.kinds import local_operator
-from excise.directions.moments import ExactMoments
-from excise.edit.adapter import save_adapter
-from excise.edit.edit import Edit
-from excise.edit.operator import unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import Anatomy, examine
+from excise.edits.adapter import save_adapter
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import ModelError, SaveError
-from excise.model.coverage import THRESHOLD, Coverage, measure
-from excise.model.writers import Anatomy, examine
+from excise.experiment.coverage import THRESHOLD, Coverage, measure
+from excise.operators.kinds import local_operator
+from excise.operators.moments import ExactMoments
+from excise.operators.operator import unit
 from zoo import CannotBuild, tiny
 
 COVERED, NOTED, NOT_COVERED, CANNOT_BUILD = (

@@ -21,15 +21,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 
 from conftest import SHAPE, fill, random_prompts, tiny_model, tiny_tokenizer, write_edited
-from excise.checkpoint.workplace import mark_path, partial_path, resumable_folder
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edit.base import Base
-from excise.edit.edit import Edit, load_edit
-from excise.edit.operator import orthogonal, row_normalised, unit
-from excise.edit.virtual import VirtualEdits
+from excise.edits.base import Base
+from excise.edits.edit import Edit, load_edit
+from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError, SaveError
-from excise.model.source import resolve
-from excise.model.writers import examine
+from excise.operators.operator import orthogonal, row_normalised, unit
+from excise.rewrite.workplace import mark_path, partial_path, resumable_folder
 from test_realisations import logits, random_edit
 
 pytest_plugins = ["cli_support"]
@@ -230,7 +230,7 @@ def test_an_interrupted_call_is_taken_up_and_another_edit_starts_clean(
     model, edit = made
     out = elsewhere / "out"
     written: list[str] = []
-    from excise.checkpoint import write
+    from excise.rewrite import write
 
     rewrite_file = write.rewrite_file
 
@@ -272,7 +272,7 @@ def test_damage_after_writing_is_found_and_nothing_stays(
 ) -> None:
     """A bit that flips on its way to the disk, in an untouched tensor and in an edited one."""
     model, edit = made
-    from excise.checkpoint import write
+    from excise.rewrite import write
 
     rewrite_file = write.rewrite_file
     for wanted, what in (("embed_tokens", "numbers of"), ("o_proj", "edited numbers of")):

@@ -12,14 +12,14 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import packed_models as packed
-from excise.checkpoint.packing.gguf_blocks import GgufBlocks, written_as
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edit.base import Base
-from excise.edit.edit import Edit
-from excise.edit.matrices import removed
-from excise.edit.virtual import VirtualEdits
-from excise.model.source import resolve
-from excise.model.writers import examine
+from excise.edits.base import Base
+from excise.edits.edit import Edit
+from excise.edits.matrices import removed
+from excise.edits.virtual import VirtualEdits
+from excise.rewrite.packing.gguf_blocks import GgufBlocks, written_as
 from sweep import random_edit
 
 pytest_plugins = ["cli_support"]

@@ -13,19 +13,19 @@ from transformers import AutoModelForCausalLM
 import packed_models as packed
 from cli_helpers import Script
 from conftest import tiny_tokenizer, write_edited
+from excise.anatomy.writers import examine
 from excise.checkpoint.folder import open_checkpoint
-from excise.checkpoint.packing.formats import FLOAT8_LEVELS, Float8, ascending
-from excise.checkpoint.packing.rounding import to_integers, to_levels
+from excise.checkpoint.source import resolve
 from excise.cli.apply_command import apply
 from excise.cli.main import main
-from excise.edit.edit import Edit
-from excise.edit.matrices import removed
+from excise.edits.edit import Edit
+from excise.edits.matrices import removed
 from excise.errors import ModelError, SaveError
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.weights import dense
-from excise.model.writers import examine
-from excise.quiet import quiet_libraries
+from excise.models.load import load
+from excise.models.weights import dense
+from excise.rewrite.packing.formats import FLOAT8_LEVELS, Float8, ascending
+from excise.rewrite.packing.rounding import to_integers, to_levels
+from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 from test_apply import save_edit
 
@@ -109,7 +109,7 @@ def test_blocks_that_are_as_many_as_rows_are_blocks() -> None:
         ("bnb_8bit", "SCB", torch.ones(3)),
     ],
 )
-def test_scales_that_do_not_fit_are_told(
+def test_scales_that_do_not_fit_are_progress(
     form: str, part: str, damage: torch.Tensor, tmp_path: Path
 ) -> None:
     folder = make(form, tmp_path / form)

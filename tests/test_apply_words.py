@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 import word_formats as words
 from conftest import write_edited
 from excise.checkpoint.folder import open_checkpoint
-from excise.checkpoint.numbers import Stored
-from excise.checkpoint.plan import make_plan
-from excise.checkpoint.stream import rewrite_file
-from excise.checkpoint.verify import Kept, verify_file
-from excise.checkpoint.write import write_checkpoint
 from excise.cli.main import main
-from excise.edit.matrices import removed
+from excise.edits.matrices import removed
 from excise.errors import SaveError
-from excise.quiet import quiet_libraries
 from excise.reproduce.record import Reproduction
-from excise.run.reproduction import model_record
+from excise.rewrite.numbers import Stored
+from excise.rewrite.plan import make_plan
+from excise.rewrite.stream import rewrite_file
+from excise.rewrite.verify import Kept, verify_file
+from excise.rewrite.write import write_checkpoint
+from excise.saving.reproduction import model_record
+from excise.system.quiet import quiet_libraries
 from test_apply import save_edit
 from word_formats import FORMS, edit_of, edited_modules, kept_in
 

@@ -11,17 +11,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from conftest import fill, tiny_model, write_edited
-from excise.edit.edit import Edit
-from excise.edit.layout import layout_by_names
-from excise.edit.matrices import removed
-from excise.edit.operator import orthogonal, row_normalised, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.tensors import layout_by_names
+from excise.anatomy.writers import Anatomy, examine
+from excise.edits.edit import Edit
+from excise.edits.matrices import removed
+from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.model.blueprint import blueprint
-from excise.model.coverage import measure, random_edit
-from excise.model.gains import post_norm_gains
-from excise.model.stream import forward
-from excise.model.writers import Anatomy, examine
+from excise.experiment.coverage import measure, random_edit
+from excise.models.blueprint import blueprint
+from excise.models.gains import post_norm_gains
+from excise.models.stream import forward
+from excise.operators.operator import orthogonal, row_normalised, unit
 from sweep import require_realisations
 
 TOKENS = [5, 9, 12, 40, 7, 33]

@@ -11,14 +11,14 @@ import pytest
 
 from cli_helpers import rewrite
 from conftest import TEMPLATE
+from excise.app.model import load_runner
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
-from excise.model.chat import Chat
+from excise.events import ignore
+from excise.models.chat import Chat
 from excise.reproduce.record import read_reproduction
-from excise.run.directory import RunDirectory
-from excise.run.events import ignore
-from excise.run.model import load_runner
+from excise.store.directory import RunDirectory
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -16,10 +16,10 @@ from bench.answers_page import page
 from bench.gguf_copy import write_f16
 from bench.said import Exact, Rounding, ask, largest, logits_of, partings, spacing, virtual
 from conftest import random_prompts, tiny_model
-from excise.edit.base import Base
-from excise.model.source import resolve
-from excise.model.writers import examine
-from excise.run.export import unmark_gguf
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
+from excise.edits.base import Base
+from excise.saving.export import unmark_gguf
 from sweep import random_edit
 
 pytest_plugins = ["cli_support"]

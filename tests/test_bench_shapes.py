@@ -15,9 +15,9 @@ from bench.gpu_clock import Clock
 from bench.gpu_peers import Asked, ask, dense, fitted, lora
 from bench.random_models import SHAPES, random_model, random_prompts
 from bench.random_trials import STRENGTH, TimedEdits, new_edit, random_trial, tokenizer_of
-from excise.edit.operator import unit
-from excise.model.writers import examine
-from excise.scores.markers import has_marker
+from excise.anatomy.writers import examine
+from excise.operators.operator import unit
+from excise.scorers.markers import has_marker
 
 CPU = torch.device("cpu")
 

@@ -15,9 +15,9 @@ from bench.heretic_edits import LowRank, as_edit
 from bench.peers import SteppedHeretic
 from bench.whole_run import whole_run
 from conftest import random_prompts, tiny_model, write_prompts
+from excise.anatomy.writers import examine
 from excise.config import Settings, gather
-from excise.edit.virtual import VirtualEdits
-from excise.model.writers import examine
+from excise.edits.virtual import VirtualEdits
 
 STAND_IN = """
 import json, pathlib, shutil, sys

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import tiny_model, tiny_tokenizer
+from excise.anatomy.writers import examine
 from excise.checkpoint.copies import draft_tensors
 from excise.checkpoint.folder import open_checkpoint
 from excise.cli.main import main
-from excise.edit.edit import Edit
-from excise.model.writers import examine
+from excise.edits.edit import Edit
 
 Tensors = dict[str, Tensor]
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from conftest import wide_model
-from excise.model.blocked import (
+from excise.models.blocked import (
     BlockedLinear,
     SharedLinear,
     block,
@@ -20,7 +20,7 @@ from excise.model.blocked import (
     unblock,
     works,
 )
-from excise.model.weights import dense, stored_bytes
+from excise.models.weights import dense, stored_bytes
 
 pytestmark = pytest.mark.skipif(
     not works(torch.float32), reason="this processor has no products with weights in blocks"
@@ -182,5 +182,5 @@ def test_wrong_products_are_found_out(dtype: torch.dtype, monkeypatch: pytest.Mo
         lambda values, weight, bias: linear(values, weight, bias) * 1.5,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr("excise.model.blocked.linear", wrong)
+            patch.setattr("excise.models.blocked.linear", wrong)
             assert not works(dtype)

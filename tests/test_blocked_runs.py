@@ -13,26 +13,26 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from conftest import tiny_tokenizer, wide_model, write_edited, write_prompts
+from excise.app.prepare import prepare
+from excise.checkpoint.source import resolve
 from excise.config import Settings, gather
-from excise.edit.adapter import save_adapter
-from excise.edit.virtual import VirtualEdits
+from excise.edits.adapter import save_adapter
+from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
 from excise.errors import OutOfMemoryError
-from excise.model.blocked import (
+from excise.events import ignore
+from excise.experiment.bank import edit_of
+from excise.models.blocked import (
     BlockedLinear,
     block,
     blocked,
     is_blocked,
     works,
 )
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.run.events import ignore
-from excise.run.export import write_plain
-from excise.run.prepare import prepare
-from excise.run.search import open_study, search
-from excise.search.bank import edit_of
+from excise.models.load import load
+from excise.saving.export import write_plain
+from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
 
 pytestmark = pytest.mark.skipif(
@@ -109,7 +109,7 @@ def test_memory_that_runs_out_is_said_and_nothing_stays_half_done(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return blocked(weight)
 
-    monkeypatch.setattr("excise.model.blocked.blocked", scarce)
+    monkeypatch.setattr("excise.models.blocked.blocked", scarce)
     with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
         load(resolve(str(wide_folder), None), dtypes=("float32",))
 
@@ -121,7 +121,7 @@ def test_the_base_of_training_and_merging_is_ordinary(wide_folder: Path) -> None
 
 @pytest.fixture
 def everything_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("excise.model.blocked._SMALLEST", 1)
+    monkeypatch.setattr("excise.models.blocked._SMALLEST", 1)
 
 
 def run_settings(folder: Path, tmp_path: Path, **more: object) -> Settings:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from excise.edit.edit import Edit
-from excise.model.source import ModelSource
-from excise.run.card import figures_in, model_card
-from excise.run.front_matter import original_card
+from excise.checkpoint.source import ModelSource
+from excise.edits.edit import Edit
+from excise.report.card import figures_in, model_card
+from excise.report.front_matter import original_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ORIGINAL = """---

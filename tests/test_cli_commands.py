@@ -10,12 +10,12 @@ import pytest
 
 from cli_helpers import Script, json_lines, result
 from conftest import tiny_model, tiny_tokenizer
+from excise.app.outcome import Comparison
 from excise.cli import demo_command
 from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation, converse
 from excise.cli.demo_command import demo_settings
 from excise.cli.main import main
-from excise.run.outcome import Comparison
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -15,7 +15,8 @@ from excise.cli.parser import parse
 from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
 from excise.config import gather
-from excise.run import events
+from excise.events import Event
+from excise.search.events import TrialFinished
 from excise.search.study import DONE
 
 pytest_plugins = ["cli_support"]
@@ -28,9 +29,9 @@ class InterruptedAfter(JsonLines):
     def __init__(self, times: int) -> None:
         self._times = times
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: Event) -> None:
         super().__call__(event)
-        if isinstance(event, events.TrialFinished):
+        if isinstance(event, TrialFinished):
             for _ in range(self._times):
                 signal.raise_signal(signal.SIGINT)
 
@@ -81,7 +82,7 @@ def test_interrupted_elsewhere_is_status_130_and_one_line(
     def interrupted(settings: object, source: object, screen: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("excise.run.model.open_model", interrupted)
+    monkeypatch.setattr("excise.app.model.open_model", interrupted)
     assert main(["inspect", small[0]]) == 130
     assert capsys.readouterr().err == "excise: interrupted\n"
 

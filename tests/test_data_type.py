@@ -11,16 +11,16 @@ import torch
 
 import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.app.prepare import prepare
+from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
-from excise.model import data_type
-from excise.model.data_type import fastest_first
-from excise.model.load import load
-from excise.model.source import ModelSource, resolve
-from excise.run.directory import RunDirectory
-from excise.run.events import ignore
-from excise.run.prepare import prepare
-from excise.run.search import open_study, search
+from excise.events import ignore
+from excise.models import data_type
+from excise.models.data_type import fastest_first
+from excise.models.load import load
+from excise.search.loop import open_study, search
+from excise.store.directory import RunDirectory
 
 DEFAULT = ("auto", "float16", "bfloat16", "float32")
 
@@ -116,7 +116,7 @@ def test_packed_weights_go_on_with_the_types_that_packing_decides(
         raise ModelError("enough")
 
     monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")
-    monkeypatch.setattr("excise.run.model.load", load_nothing)
+    monkeypatch.setattr("excise.app.model.load", load_nothing)
     with pytest.raises(ModelError, match="enough"):
         prepare(settings, ignore)
     assert asked == [("float16",) if how == "plain" else settings.dtypes]

@@ -20,22 +20,22 @@ from transformers import (
 )
 
 from conftest import tiny_model, tiny_tokenizer
+from excise.anatomy.writers import examine
+from excise.app.evaluate import evaluate
+from excise.app.model import load_runner
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.config import gather
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import PROMPTS, demo_flags
-from excise.edit.edit import load_edit
-from excise.edit.operator import unit
-from excise.edit.virtual import VirtualEdits
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.writers import examine
+from excise.edits.edit import load_edit
+from excise.edits.virtual import VirtualEdits
+from excise.events import ignore
+from excise.models.load import load
+from excise.operators.operator import unit
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import load_parts
-from excise.run.evaluate import evaluate
-from excise.run.events import ignore
-from excise.run.export import save_model
-from excise.run.model import load_runner
+from excise.saving.export import save_model
 
 SIZES = {"train": 400, "search": 100, "held_out": 100}
 

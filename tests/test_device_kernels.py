@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.directions.kinds import local_operators
-from excise.directions.moments import ExactMoments, Moments, SketchedMoments
-from excise.edit.virtual import VirtualEdits
-from excise.engine import device_memory
+from excise.anatomy.writers import examine
+from excise.devices import memory as device_memory
+from excise.devices.transfers import on_host
+from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import Residuals, writer_statistics
 from excise.engine.prefill import (
     common_prefix_length,
@@ -25,16 +25,16 @@ from excise.engine.prefill import (
 )
 from excise.engine.teacher import forced_groups
 from excise.errors import TrialError
-from excise.model.chat import Chat
-from excise.model.coverage import random_edit
-from excise.model.gains import post_norm_gains
-from excise.model.writers import examine
-from excise.run import figures
-from excise.run.events import ignore
-from excise.run.runner import Runner
-from excise.scores import divergence
-from excise.scores.divergence import kl_divergence
-from excise.transfers import on_host
+from excise.events import ignore
+from excise.experiment import figures
+from excise.experiment.coverage import random_edit
+from excise.experiment.runner import Runner
+from excise.models.chat import Chat
+from excise.models.gains import post_norm_gains
+from excise.operators.kinds import local_operators
+from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.scorers import divergence
+from excise.scorers.divergence import kl_divergence
 from virtual_devices import VirtualDevices
 from zoo import tiny
 
@@ -44,7 +44,7 @@ ANSWERS = [[7, 8, 9, 10], [5], [6, 7], [9] * 6] * 2 + [[4, 5, 6]] * 3
 
 def runner_of(model: PreTrainedModel, rows: int = 4) -> Runner:
     made = Runner(
-        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=3, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=3, emit=ignore
     )
     made.rows = rows
     return made

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 
 from cli_helpers import result
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.config.memory import memory_limits
 from excise.engine import early
-from excise.model.load import load
-from excise.model.source import resolve
+from excise.models.load import load
 from virtual_devices import VirtualDevices
 
 pytest_plugins = ["cli_support"]

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from conftest import SHAPE, fill, tiny_model, write_edited
+from excise.anatomy.writers import examine
 from excise.diff import matrix
 from excise.diff.checkpoint import open_compared
 from excise.diff.compare import Report, compare, shared_directions
@@ -25,11 +26,10 @@ from excise.diff.layout import layout_of
 from excise.diff.matrix import LowRank, Pair, change_of
 from excise.diff.rounding import coarser, half_step, noise_norm
 from excise.diff.undo import recovered_edit, save_undo
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
+from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.model.blueprint import blueprint
-from excise.model.writers import examine
+from excise.models.blueprint import blueprint
+from excise.operators.operator import orthogonal, unit
 from test_realisations import random_edit
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -198,7 +198,7 @@ def test_the_difference_kept_as_an_edit_makes_it_again(dtype: torch.dtype, tmp_p
     assert largest <= (1e-6 if dtype == torch.float32 else 2**-7)
 
 
-def test_one_direction_of_all_layers_is_told(tmp_path: Path) -> None:
+def test_one_direction_of_all_layers_is_progress(tmp_path: Path) -> None:
     model = tiny_model()
     count = len(examine(model).names)
     r = unit(torch.randn(32, generator=torch.Generator().manual_seed(3)))

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import tiny_model, write_edited
+from excise.anatomy.writers import examine
 from excise.cli.main import main
-from excise.edit.edit import load_edit
-from excise.model.writers import examine
+from excise.edits.edit import load_edit
 from test_realisations import random_edit
 
 pytest_plugins = ["cli_support"]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from excise.directions.residual import (
+from excise.operators.residual import (
     at_fractional_layer,
     difference,
     geometric_median,

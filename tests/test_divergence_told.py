@@ -13,12 +13,12 @@ import torch
 from cli_helpers import result
 from excise.cli.main import main
 from excise.cli.tables import kl_text
-from excise.edit.edit import load_edit
-from excise.run.card import figures_in, figures_of
-from excise.run.record import outcome_of
-from excise.scores.divergence import AnswerTokens, kl_divergence
-from excise.scores.interval import Estimate
+from excise.edits.edit import load_edit
+from excise.report.card import figures_in, figures_of
+from excise.scorers.divergence import AnswerTokens, kl_divergence
+from excise.scorers.interval import Estimate
 from excise.search.front import Point, reason
+from excise.store.record import outcome_of
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -11,19 +11,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise import doubles as module
-from excise.directions.moments import ExactMoments, Moments, SketchedMoments
-from excise.doubles import doubles, doubles_device
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import examine
+from excise.devices import doubles as module
+from excise.devices.doubles import doubles, doubles_device
+from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import writer_statistics
 from excise.engine.teacher import forced_groups
-from excise.model.chat import Chat
-from excise.model.coverage import measure, random_edit
-from excise.model.gains import post_norm_gains
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.runner import Runner
-from excise.scores.divergence import answer_divergences
+from excise.events import ignore
+from excise.experiment.coverage import measure, random_edit
+from excise.experiment.runner import Runner
+from excise.models.chat import Chat
+from excise.models.gains import post_norm_gains
+from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.scorers.divergence import answer_divergences
 
 
 class Elsewhere(Tensor):
@@ -121,7 +121,7 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
             model, anatomy.names, prompts, 4, dimension=anatomy.dimension, all_tokens=moments
         )
         runner = Runner(
-            model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=2, slots=3, tell=ignore
+            model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=2, slots=3, emit=ignore
         )
         original = runner.log_probabilities(prompts)
         with VirtualEdits(model, anatomy.names) as edits, torch.no_grad():

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from excise.checkpoint.download import main_files, small_files
 from excise.errors import ModelError
-from excise.model.download import main_files, small_files
 from hub_stand_in import HubStandIn, run_python
 
 FETCH = """
 import shutil, sys
 from excise.errors import ExciseError
-from excise.model import source
+from excise.checkpoint import source
 {before}
 for arguments in {calls!r}:
     try:

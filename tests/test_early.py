@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import Anatomy, examine
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
 from excise.engine.decode import greedy
 from excise.engine.early import EarlyLayers, EarlyPart, cuts_within
 from excise.engine.prefill import first_token_logits
-from excise.model.writers import Anatomy, examine
+from excise.operators.operator import orthogonal, unit
 from zoo import tiny
 
 CUTS = (1, 3)

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
-from excise.directions.moments import ExactMoments
+from excise.anatomy.writers import examine
 from excise.engine.batch_size import (
     LEAST_MEMORY,
     find_batch_size,
@@ -28,7 +28,7 @@ from excise.engine.prefill import (
 )
 from excise.engine.slots import SlotCache
 from excise.errors import OutOfMemoryError, TrialError
-from excise.model.writers import examine
+from excise.operators.moments import ExactMoments
 
 
 def generate(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[int]:

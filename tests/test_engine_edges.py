@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
 
 from conftest import random_prompts, tiny_model
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
+from excise.devices.device import input_device
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import key_value_bytes
 from excise.engine.capture import listening
 from excise.engine.decode import greedy
-from excise.engine.device import input_device
 from excise.engine.prefill import first_token_logits, run_group, run_prefix
 from excise.errors import TrialError
 from test_engine_plain import ENDS, build

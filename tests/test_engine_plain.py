@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from conftest import Thirds, random_prompts
-from excise.directions.moments import ExactMoments
+from excise.anatomy.writers import examine
 from excise.engine.capability import decodes_from_cache, slots_are_exact
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
-from excise.model.writers import examine
+from excise.operators.moments import ExactMoments
 from zoo import tiny
 
 SLOTS = (

@@ -11,11 +11,11 @@ import pytest
 from transformers import PreTrainedModel
 
 from conftest import write_prompts
+from excise.app import model as loading
+from excise.app.evaluate import evaluate
 from excise.config import gather
-from excise.model.load import LoadedModel, load
-from excise.run import model as loading
-from excise.run.evaluate import evaluate
-from excise.run.events import ignore
+from excise.events import ignore
+from excise.models.load import LoadedModel, load
 
 
 @pytest.mark.parametrize("spread", [False, True], ids=["whole", "spread by accelerate"])

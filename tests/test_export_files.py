@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from conftest import TEMPLATE
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.writers import examine
-from excise.run.directory import RunDirectory
-from excise.run.export import save_model, save_model_adapter
+from excise.models.load import load
+from excise.saving.export import save_model, save_model_adapter
+from excise.store.directory import RunDirectory
 
 pytest_plugins = ["cli_support"]
 

@@ -11,9 +11,9 @@ import pytest
 
 from cli_helpers import failure, result, rewrite
 from conftest import tiny_model
-from excise.checkpoint.workplace import mark_path, partial_path, resumable_folder, unfinished_file
 from excise.cli.main import main
 from excise.errors import SaveError
+from excise.rewrite.workplace import mark_path, partial_path, resumable_folder, unfinished_file
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -12,9 +12,9 @@ import torch
 
 from cli_helpers import configured, failure
 from conftest import tiny_model, tiny_tokenizer
+from excise.checkpoint.source import resolve
 from excise.errors import ModelError
-from excise.model.load import load
-from excise.model.source import resolve
+from excise.models.load import load
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

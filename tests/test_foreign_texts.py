@@ -20,21 +20,21 @@ from huggingface_hub import ModelCard
 from rich.table import Table
 from rich.text import Text
 
+from excise.checkpoint.source import ModelSource
 from excise.cli import printable as module
 from excise.cli.conversation import to_standard_output
 from excise.cli.main import main
 from excise.cli.printable import PrintableConsole, PrintableRecord, ask_person, printable
 from excise.cli.screen import write_json
-from excise.config.source import PromptSource
-from excise.edit.edit import Edit, load_edit
-from excise.edit.profile import place
+from excise.edits.edit import Edit, load_edit
 from excise.errors import PromptError, RunError, SaveError
-from excise.model.source import ModelSource
 from excise.prompts import files
 from excise.prompts.read import Shared, read
-from excise.run.card import figures_in, model_card
-from excise.run.front_matter import original_card
-from excise.run.terms import terms_of
+from excise.prompts.source import PromptSource
+from excise.report.card import figures_in, model_card
+from excise.report.front_matter import original_card
+from excise.report.profile import place
+from excise.report.terms import terms_of
 
 FIGURES: Mapping[str, object] = {
     "refusals": 1,

@@ -12,11 +12,11 @@ import torch
 
 import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import read_safetensors
 from excise.cli.main import main
 from excise.errors import ModelError, first_line
-from excise.model.load import load
-from excise.model.source import resolve
+from excise.models.load import load
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 POINTER = (

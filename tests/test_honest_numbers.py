@@ -10,24 +10,24 @@ import torch
 
 from cli_helpers import Script, json_lines
 from conftest import random_prompts, tiny_model, tiny_tokenizer, write_prompts
+from excise.anatomy.writers import examine
 from excise.cli.main import main
 from excise.cli.run_command import run_attended
 from excise.cli.screen import make_screen
 from excise.config import gather
-from excise.directions.moments import ExactMoments
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import EndStatistics
 from excise.engine.decode import greedy
 from excise.errors import ModelError, PromptError
-from excise.model.chat import Chat
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.figures import ANSWER_TOKENS, HeldOut, measure_edit
-from excise.run.runner import Runner
-from excise.run.separation import require_enough_tokens, require_separable, separation
-from excise.scores.divergence import kl_divergence
+from excise.events import ignore
+from excise.experiment.figures import ANSWER_TOKENS, HeldOut, measure_edit
+from excise.experiment.runner import Runner
+from excise.experiment.separation import require_enough_tokens, require_separable, separation
+from excise.models.chat import Chat
+from excise.operators.moments import ExactMoments
+from excise.operators.operator import orthogonal, unit
+from excise.scorers.divergence import kl_divergence
 from excise.search.front import Point, hypervolume, reason
 
 pytest_plugins = ["cli_support"]
@@ -39,7 +39,7 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     anatomy = examine(model)
     target, control = random_prompts(5, seed=1), random_prompts(6, seed=2)
     runner = Runner(
-        model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, emit=ignore
     )
     asked = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
     held_out = HeldOut(tuple(target), tuple(control), *asked, seconds=0.0)
@@ -129,7 +129,7 @@ def test_a_behaviour_that_is_not_there_is_said_before_the_search(
     small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A random model ends some answers at once, and an empty answer is a refusal.
-    monkeypatch.setattr("excise.run.prepare._SHOWN", 1.1)
+    monkeypatch.setattr("excise.app.prepare._SHOWN", 1.1)
     wary = [argument for argument in small if argument != "--allow-absent"]
     assert main([*wary, "--yes"]) == 2
     captured = capsys.readouterr()
@@ -142,7 +142,7 @@ def test_a_behaviour_that_is_not_there_is_said_before_the_search(
 def test_a_person_is_asked_whether_to_go_on(
     model_folder: Path, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("excise.run.prepare._SHOWN", 1.1)
+    monkeypatch.setattr("excise.app.prepare._SHOWN", 1.1)
     flags = {"trials": 1, "startup_trials": 1, "max_new_tokens": 2, "batch_size": 8}
     prompts = write_prompts(tmp_path / "prompts", 8)
     settings = gather(

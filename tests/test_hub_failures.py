@@ -22,7 +22,7 @@ ASK = """
 import json, sys
 from excise.config import PromptSource
 from excise.errors import ExciseError
-from excise.model.source import resolve
+from excise.checkpoint.source import resolve
 from excise.prompts.read import Shared, read
 said = []
 for kind, name in {names!r}:

@@ -23,16 +23,16 @@ from transformers import (
 
 import packed_models as packed
 from conftest import TEMPLATE, tiny_tokenizer, write_edited
+from excise.anatomy.writers import examine
+from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.model.load import load
-from excise.model.mapping import auto_class
-from excise.model.source import resolve
-from excise.model.writers import examine
-from excise.run.adapter import save_stored_adapter
-from excise.run.directory import RunDirectory
+from excise.models.load import load
+from excise.saving.adapter import save_stored_adapter
+from excise.store.directory import RunDirectory
 from sweep import random_edit
 from zoo import tiny, tiny_config
 

@@ -11,8 +11,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from excise.errors import RunError
-from excise.search.journal import Journal, mend
 from excise.search.study import Study
+from excise.store.journal import Journal, mend
 
 RECORDS = [{"op_code": number, "worker_id": "a", "value": 0.1 * number} for number in range(4)]
 

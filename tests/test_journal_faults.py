@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import json_lines, result
 from excise.cli.main import main
 from excise.errors import SaveError
-from excise.search.journal import Journal
+from excise.store.journal import Journal
 from faulty_disk import FaultyDisk
 
 pytest_plugins = ["cli_support"]

@@ -9,10 +9,10 @@ from typing import get_args
 import pytest
 import torch
 
-from excise.directions.kinds import LOCAL_OPERATORS, local_operator, local_operators
-from excise.directions.moments import ExactMoments, Moments, SketchedMoments
-from excise.edit.operator import apply, unit
 from excise.kinds import FACTS, KINDS, Kind, Statistics
+from excise.operators.kinds import LOCAL_OPERATORS, local_operator, local_operators
+from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.operators.operator import apply, unit
 
 D = 12
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from conftest import TEMPLATE, tiny_model
+from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError
-from excise.model.load import load
-from excise.model.source import resolve
+from excise.models.load import load
 from hub_stand_in import HubStandIn, run_python
 
 
@@ -113,8 +113,8 @@ def test_no_chat_template_and_one_from_a_file(model_folder: Path, tmp_path: Path
 LOAD = textwrap.dedent(
     """
     from excise.errors import ExciseError
-    from excise.model.load import load
-    from excise.model.source import resolve
+    from excise.models.load import load
+    from excise.checkpoint.source import resolve
     try:
         source = resolve("someone/tiny")
         loaded = load(source, dtypes=("float32",))

@@ -21,8 +21,8 @@ from excise.cli.run_command import run_attended
 from excise.cli.screen import JsonLines
 from excise.config import gather
 from excise.errors import RunError
-from excise.lock import Busy, ProcessLock
 from excise.search.study import DONE
+from excise.system.lock import Busy, ProcessLock
 from faulty_disk import FaultyDisk, forked, status_of
 
 pytest_plugins = ["cli_support"]
@@ -32,7 +32,7 @@ _HOLD = """
 import sys, time
 if {blocked}: sys.modules["fcntl"] = None
 from pathlib import Path
-from excise.lock import ProcessLock
+from excise.system.lock import ProcessLock
 lock = ProcessLock(Path({path!r}))
 lock.acquire()
 print("held", flush=True)
@@ -42,7 +42,7 @@ _TAKE = """
 import sys
 sys.modules["fcntl"] = None
 from pathlib import Path
-from excise.lock import ProcessLock
+from excise.system.lock import ProcessLock
 with ProcessLock(Path({path!r})):
     print("taken")
 """

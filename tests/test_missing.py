@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 import packed_models as packed
 from conftest import SHAPE, fill, tiny_model, tiny_tokenizer, write_prompts
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError
-from excise.model.load import LoadedModel, load
-from excise.model.source import resolve
+from excise.models.load import LoadedModel, load
 
 Tensors = dict[str, Tensor]
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,19 +14,19 @@ import pytest
 from rich.console import Console
 
 from cli_helpers import rewrite
+from excise.app.batch import batch_of
+from excise.app.settle import beginning_of
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.cli.render import Renderer
 from excise.cli.resume import where_to_run
 from excise.cli.stored import figures, open_run_named
 from excise.config import Settings
 from excise.errors import RunError
-from excise.model.source import resolve
 from excise.prompts.splits import load_parts
-from excise.run.batch import batch_of
-from excise.run.directory import prompts_digest
-from excise.run.opening import open_run
-from excise.run.reproduction import reproduction_of
-from excise.run.settle import beginning_of
+from excise.saving.reproduction import reproduction_of
+from excise.store.directory import prompts_digest
+from excise.store.opening import open_run
 
 pytest_plugins = ["cli_support"]
 

@@ -12,8 +12,8 @@ from cli_helpers import json_lines
 from conftest import write_prompts
 from excise.cli.main import main
 from excise.config import differences, gather, settings_digest, study_settings
-from excise.run.directory import RunDirectory
 from excise.search.study import Study
+from excise.store.directory import RunDirectory
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-format-4"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.directions.kinds import local_operator
-from excise.directions.moments import ExactMoments
-from excise.edit.operator import (
+from excise.operators.kinds import local_operator
+from excise.operators.moments import ExactMoments
+from excise.operators.operator import (
     Operator,
     apply,
     orthogonal,

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from transformers.core_model_loading import MergeModulelist
 
 from conftest import tiny_tokenizer
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
+from excise.devices.memory import DeviceMemory
+from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.batch_size import with_halving
-from excise.engine.device_memory import DeviceMemory
-from excise.engine.out_of_memory import is_out_of_memory
 from excise.errors import ModelError, OutOfMemoryError
-from excise.model import attempt, fitting, load, weights
-from excise.model.source import resolve
+from excise.models import attempt, fitting, load, weights
 from zoo import tiny
 
 GIB = 2**30

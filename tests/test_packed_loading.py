@@ -12,15 +12,15 @@ from torch import nn
 
 import packed_models as packed
 from conftest import write_prompts
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError, SaveError
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.weights import dense, stored_bytes
-from excise.model.writers import examine
-from excise.quiet import quiet_libraries
-from excise.run.events import ignore
-from excise.run.export import require_rewritable, save_model
+from excise.events import ignore
+from excise.models.load import load
+from excise.models.weights import dense, stored_bytes
+from excise.saving.export import require_rewritable, save_model
+from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 
 quiet_libraries()
@@ -105,7 +105,7 @@ def test_checkpoints_that_are_unpacked_while_loading_are_saved_packed(
 def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("excise.run.model.load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("excise.app.model.load", lambda *_, **__: pytest.fail("it was loaded"))
     folder = packed.save("llama", tmp_path / "torchao")
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "torchao"}

@@ -6,15 +6,15 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.cli.stored import split_trial
 from excise.config import gather
-from excise.config.source import PromptSource, parse_source
 from excise.errors import HubError, ModelError, PromptError, SettingsError
-from excise.model.source import resolve
-from excise.paths import RESERVED, directory_name, names_a_path
 from excise.prompts.read import Shared, read
-from excise.run.directory import default_path
+from excise.prompts.source import PromptSource, parse_source
+from excise.store.directory import default_path
+from excise.system.paths import RESERVED, directory_name, names_a_path
 
 WINDOWS = [
     r"C:\models\x",

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from conftest import tiny_model
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import Origin, resolve, snapshot_origin
 from excise.cli.main import main
-from excise.edit.base import Base
-from excise.edit.edit import Edit
-from excise.model.source import Origin, resolve, snapshot_origin
-from excise.model.writers import examine
+from excise.edits.base import Base
+from excise.edits.edit import Edit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import excise
-from excise import platform
+from excise.system import platform
 
 SOURCES = Path(excise.__file__).parent
 

@@ -10,12 +10,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from chat_templates import bpe_tokenizer
 from conftest import fill, tiny_model, tiny_tokenizer, write_prompts
+from excise.checkpoint.source import resolve
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.errors import ModelError
-from excise.model.load import load
-from excise.model.positions import position_limit, require_known, require_positions
-from excise.model.source import resolve
+from excise.models.load import load
+from excise.models.positions import position_limit, require_known, require_positions
 from zoo import tiny
 
 VOCABULARY = len(tiny_tokenizer())

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from chat_templates import FAMILIES, HYBRID, OPENS, PLAIN, bpe_tokenizer
-from excise.model.chat import Chat
-from excise.model.prefix import with_common_beginning
-from excise.model.template import TemplateCall
+from excise.experiment.response_prefix import with_common_beginning
+from excise.models.chat import Chat
+from excise.models.template import TemplateCall
 from excise.prompts.sets import Prompt
-from excise.scores.markers import DEFAULT_MARKERS
+from excise.scorers.markers import DEFAULT_MARKERS
 
 PROMPTS = [Prompt(text) for text in ("Tell me how to bake a cake.", "What is the best way?")]
 

@@ -10,16 +10,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer, write_edited
-from excise.directions.kinds import local_operator
-from excise.directions.moments import ExactMoments
-from excise.edit.adapter import adapter_tensors, edit_changes, loaded_weights, save_adapter
-from excise.edit.edit import Edit, load_edit
-from excise.edit.matrices import MatrixOperators, removed
-from excise.edit.operator import orthogonal, row_normalised, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import Anatomy, examine
+from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights, save_adapter
+from excise.edits.edit import Edit, load_edit
+from excise.edits.matrices import MatrixOperators, removed
+from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
-from excise.model.gains import row_norms
-from excise.model.writers import Anatomy, examine
+from excise.models.gains import row_norms
+from excise.operators.kinds import local_operator
+from excise.operators.moments import ExactMoments
+from excise.operators.operator import orthogonal, row_normalised, unit
 
 KINDS = ("discriminant", "orthogonal", "row_normalised", "two directions")
 
@@ -256,7 +256,7 @@ def test_nothing_half_written_stays_when_the_disk_is_full(
 
     writings = {
         "shutil.copyfile": lambda: write_edited(edit, tmp_path / "original", tmp_path / "out"),
-        "excise.edit.adapter.save_file": lambda: save_adapter(
+        "excise.edits.adapter.save_file": lambda: save_adapter(
             edit, model, anatomy.writers, "base", tmp_path / "out", "card"
         ),
     }

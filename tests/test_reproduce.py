@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from cli_helpers import rewrite
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.app.rebuild import settings_of
 from excise.cli.main import main
 from excise.cli.reproduce_command import lines
 from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare
 from excise.reproduce.fingerprint import fingerprint, sketch
 from excise.reproduce.record import Reproduction, read_reproduction
-from excise.run.rebuild import settings_of
 
 pytest_plugins = ["cli_support"]
 PARTS = ("train", "search", "held_out")

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 
 import packed_models as packed
 from conftest import write_edited, write_prompts
+from excise.anatomy.writers import examine
 from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import read_bytes
 from excise.cli.main import main
-from excise.edit.edit import load_edit
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.weights import dense
-from excise.model.writers import examine
-from excise.quiet import quiet_libraries
+from excise.edits.edit import load_edit
+from excise.models.load import load
+from excise.models.weights import dense
 from excise.reproduce.record import read_reproduction
+from excise.system.quiet import quiet_libraries
 from test_apply_packed import edit_of, make
 
 pytest_plugins = ["cli_support"]
@@ -222,7 +222,7 @@ def test_what_a_killed_call_left_is_not_taken_over_by_another_command(
     out = tmp_path / "out"
 
     with monkeypatch.context() as patch:
-        patch.setattr("excise.files.os.replace", _only_files)
+        patch.setattr("excise.system.files.os.replace", _only_files)
         assert main(["export", str(finished_run), "--save", str(out)]) == 130
     assert (out.with_name(".out.partial") / "reproduce.json").is_file()
     assert main(["apply", str(finished_run), str(model_folder), str(out)]) == 0

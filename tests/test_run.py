@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.app.outcome import ask_held_out, confirm
+from excise.app.prepare import Prepared, prepare
+from excise.app.stand_in import StandIn
 from excise.config import Settings, gather
-from excise.edit.virtual import VirtualEdits
+from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
-from excise.run import events
-from excise.run import search as search_module
-from excise.run.events import Event, ignore
-from excise.run.outcome import ask_held_out, confirm
-from excise.run.prepare import Prepared, prepare
-from excise.run.search import open_study, search
-from excise.run.stand_in import StandIn
-from excise.run.trial import Contest, Scored, Scoring, score
+from excise.events import Event, ignore
+from excise.experiment.trial import Contest, Scored, Scoring, score
+from excise.search import loop as search_module
+from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
+from excise.search.loop import open_study, search
 from excise.search.space import WEIGHT, propose
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")
@@ -76,7 +76,7 @@ def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
     finished: list[Event] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, events.TrialFinished):
+        if isinstance(event, TrialFinished):
             finished.append(event)
 
     first = prepare(settings, ignore)
@@ -305,7 +305,7 @@ def test_time_ends_a_search(settings: Settings) -> None:
     told: list[Event] = []
     prepared = prepare(with_(settings, search_seconds=1e-9), ignore)
     search(prepared, open_study(prepared), told.append)
-    assert [event.why for event in told if isinstance(event, events.SearchEnded)] == ["time"]
+    assert [event.why for event in told if isinstance(event, SearchEnded)] == ["time"]
     assert result(settings)["trials"] == []
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from cli_helpers import result
+from excise.app import metering, outcome, prepare
 from excise.cli.main import main
-from excise.edit.edit import load_edit
-from excise.run import metering, outcome, prepare, record
+from excise.edits.edit import load_edit
+from excise.store import record
 from faulty_disk import FaultyDisk, forked, status_of
 
 pytest_plugins = ["cli_support"]

@@ -15,15 +15,15 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 import packed_models as packed
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edit.edit import load_edit
+from excise.edits.edit import load_edit
 from excise.errors import SaveError
-from excise.files import new_folder, replacing, take_name
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.export import save_model
+from excise.events import ignore
+from excise.models.load import load
+from excise.saving.export import save_model
+from excise.system.files import new_folder, replacing, take_name
 from faulty_disk import FaultyDisk
 from sweep import random_edit
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.model.chat import Chat
+from excise.models.chat import Chat
 from excise.prompts.sets import Prompt
-from excise.scores.damage import is_empty, is_loop
-from excise.scores.divergence import kl_divergence
-from excise.scores.interval import Estimate, bootstrap, counted, wilson
-from excise.scores.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
-from excise.scores.paired import mcnemar, sign_flips
-from excise.scores.refusals import Judging, judge
+from excise.scorers.damage import is_empty, is_loop
+from excise.scorers.divergence import kl_divergence
+from excise.scorers.interval import Estimate, bootstrap, counted, wilson
+from excise.scorers.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
+from excise.scorers.paired import mcnemar, sign_flips
+from excise.scorers.refusals import Judging, judge
 
 
 @pytest.mark.parametrize(

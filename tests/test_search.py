@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from excise.edit.operator import Operator, orthogonal, unit
+from excise.anatomy.roles import ATTENTION, MLP
+from excise.anatomy.writers import Anatomy, Writer
 from excise.errors import SettingsError
+from excise.experiment.bank import Bank, edit_of, residual_bank
 from excise.kinds import FACTS, KINDS, Kind
-from excise.model.roles import ATTENTION, MLP
-from excise.model.writers import Anatomy, Writer
-from excise.search.bank import Bank, edit_of, residual_bank
+from excise.operators.operator import Operator, orthogonal, unit
 from excise.search.front import Point, check_selection, knee, pareto_front, select
 from excise.search.space import (
     RIDGE_INDEX,

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edit.adapter import save_adapter
-from excise.edit.base import Base
-from excise.edit.edit import Edit
-from excise.edit.operator import unit
-from excise.edit.served import unservable
-from excise.edit.virtual import VirtualEdits
-from excise.model.source import resolve
-from excise.model.writers import examine
+from excise.edits.adapter import save_adapter
+from excise.edits.base import Base
+from excise.edits.edit import Edit
+from excise.edits.served import unservable
+from excise.edits.virtual import VirtualEdits
+from excise.operators.operator import unit
 from packed_models import marked
 from test_diff import gpt2_model, moe_model
 from test_realisations import logits, random_edit

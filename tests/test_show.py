@@ -12,10 +12,10 @@ import torch
 from cli_helpers import result
 from excise.cli.charts import bars, layer_chart
 from excise.cli.main import main
-from excise.edit.base import Base
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.profile import place, profiles
+from excise.edits.base import Base
+from excise.edits.edit import Edit
+from excise.operators.operator import orthogonal, unit
+from excise.report.profile import place, profiles
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

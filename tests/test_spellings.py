@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import packed_models as packed
+from excise.checkpoint.source import resolve
 from excise.checkpoint.spellings import config_for_both, tokenizer_for_both
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.run.export import write_plain
+from excise.models.load import load
+from excise.saving.export import write_plain
 
 BASE = 54321.0
 

@@ -12,17 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model, tiny_tokenizer
+from excise.anatomy.writers import examine
 from excise.cli.conversation import Conversation
-from excise.edit.virtual import VirtualEdits
+from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.early import EarlyLayers
 from excise.engine.prefill import first_token_logits, run_group, run_prefix
 from excise.engine.teacher import branched, forced_groups
-from excise.model.coverage import measure
-from excise.model.gains import post_norm_gains, row_norms
-from excise.model.writers import examine
+from excise.experiment.coverage import measure
+from excise.models.gains import post_norm_gains, row_norms
 from spread import spread
 from test_early import late_edits
 from virtual_devices import VirtualDevices

@@ -7,9 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import examine
+from excise.app.stand_in import StandIn
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine import prefill
 from excise.engine.prefill import (
     common_prefix_length,
@@ -19,13 +20,12 @@ from excise.engine.prefill import (
     run_prefix,
 )
 from excise.engine.teacher import branched, forced_groups
-from excise.model.chat import Chat
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.runner import Runner
-from excise.run.stand_in import StandIn
-from excise.scores.divergence import answer_divergences, kl_divergence
-from excise.scores.openings import merged, opening_mass, openings_of, stems_of
+from excise.events import ignore
+from excise.experiment.runner import Runner
+from excise.models.chat import Chat
+from excise.operators.operator import orthogonal, unit
+from excise.scorers.divergence import answer_divergences, kl_divergence
+from excise.scorers.openings import merged, opening_mass, openings_of, stems_of
 
 ANSWERS = [[7], [8, 9, 10, 11], [12, 13], [7, 7, 8, 9], [20, 21, 22, 23], [9, 8], [30]]
 
@@ -119,7 +119,7 @@ def test_divergences_along_answers_are_those_of_each_answers_own_tokens() -> Non
 def stand_in() -> tuple[StandIn, VirtualEdits, Edit]:
     model = tiny_model()
     runner = Runner(
-        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=4, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=4, emit=ignore
     )
     anatomy = examine(model)
     generator = torch.Generator().manual_seed(3)

@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_templates import DROPS_CONTENT, DROPS_SYSTEM, PLAIN, WANTS_PARTS, bpe_tokenizer
 from conftest import tiny_tokenizer
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError
-from excise.model.chat import Chat
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.survival import holds
-from excise.model.template import TemplateCall, literals, settled, template_text, variables
-from excise.model.tokenizer import load_tokenizer
+from excise.models.chat import Chat
+from excise.models.load import load
+from excise.models.survival import holds
+from excise.models.template import TemplateCall, literals, settled, template_text, variables
+from excise.models.tokenizer import load_tokenizer
 from excise.prompts.sets import Prompt
 
 PROMPT = Prompt("Tell me how to bake a cake.", "Be brief.")

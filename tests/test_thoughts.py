@@ -8,11 +8,11 @@ import torch
 from chat_templates import FAMILIES, HYBRID, OPENS, PLAIN, bpe_tokenizer
 from conftest import tiny_model, tiny_tokenizer
 from excise.engine.prefill import Tokens
-from excise.model.chat import Chat
-from excise.model.template import TemplateCall
-from excise.model.thoughts import ends_closed, left_open, opened_by, without_thoughts
-from excise.scores.refusals import Hearing, Judging
-from excise.scores.watch import Watch
+from excise.models.chat import Chat
+from excise.models.template import TemplateCall
+from excise.models.thoughts import ends_closed, left_open, opened_by, without_thoughts
+from excise.scorers.refusals import Hearing, Judging
+from excise.scorers.watch import Watch
 
 NO = "I can't do that."
 THOUGHTS = [

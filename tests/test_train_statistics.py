@@ -10,22 +10,22 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import ModelSource
 from excise.engine.capture import residuals
 from excise.engine.decode import greedy
-from excise.model.chat import Chat
-from excise.model.load import LoadedModel
-from excise.model.source import ModelSource
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.runner import Runner
-from excise.run.train_statistics import TrainPrompts, measured
+from excise.events import ignore
+from excise.experiment.runner import Runner
+from excise.experiment.train_statistics import TrainPrompts, measured
+from excise.models.chat import Chat
+from excise.models.load import LoadedModel
 
 
 @pytest.fixture
 def source() -> TrainPrompts:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.generation_config.eos_token_id = list(range(0, 96, 6))
-    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, tell=ignore)
+    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, emit=ignore)
     loaded = LoadedModel(
         model,
         tokenizer,
@@ -58,7 +58,7 @@ def second_moment(tokens: torch.Tensor) -> torch.Tensor:
 def test_half_of_the_weighted_moment_is_of_last_tokens(
     source: TrainPrompts, answered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("excise.run.train_statistics._ANSWERED", answered)
+    monkeypatch.setattr("excise.experiment.train_statistics._ANSWERED", answered)
     found = measured(source, {"weighted", "tokens", "ends"}, 4, False)
     control = [list(prompt) for prompt in source.control]
     asked = control[:: max(1, 9 // answered)][:answered]
@@ -103,11 +103,11 @@ def test_what_memory_is_free_changes_nothing_of_how_control_prompts_are_answered
         asked.append(slots)
         return greedy(*given, slots=slots, **named)
 
-    monkeypatch.setattr("excise.run.train_statistics.greedy", noting)
+    monkeypatch.setattr("excise.experiment.train_statistics.greedy", noting)
     measured(source, {"answers"}, 4, False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
     measured(source, {"answers"}, 4, False)
     # Where a slot is large, the memory of a batch bounds them.
-    monkeypatch.setattr("excise.run.train_statistics.slots_within", lambda *_: 2)
+    monkeypatch.setattr("excise.experiment.train_statistics.slots_within", lambda *_: 2)
     measured(source, {"answers"}, 4, False)
     assert asked == [4, 4, 2]

@@ -9,11 +9,11 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import examine
+from excise.edits.virtual import VirtualEdits
 from excise.engine.answers import NO_TOKEN, Asked, largest
 from excise.engine.assignment import Assignment
 from excise.engine.decode import pool_for
-from excise.model.writers import examine
 from spread import spread
 from test_early import late_edits
 from virtual_devices import Crossings, VirtualDevices

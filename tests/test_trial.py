@@ -11,16 +11,16 @@ import torch
 from transformers import PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
-from excise.edit.edit import Edit
-from excise.edit.operator import orthogonal, unit
-from excise.edit.virtual import VirtualEdits
+from excise.anatomy.writers import examine
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import TrialError
-from excise.model.chat import Chat
-from excise.model.writers import examine
-from excise.run.events import ignore
-from excise.run.runner import Part, Runner
-from excise.run.trial import Contest, Scored, Scoring, score
+from excise.events import ignore
+from excise.experiment.runner import Part, Runner
+from excise.experiment.trial import Contest, Scored, Scoring, score
+from excise.models.chat import Chat
+from excise.operators.operator import orthogonal, unit
 from excise.search.front import Point, refusals_to_beat
 from zoo import tiny
 
@@ -51,7 +51,7 @@ class Bench:
             answers = greedy(self.model, target[:5], max_new_tokens=8, slots=7)
         markers = tuple({chat.decode(answer[-3:]) for answer in answers} - {""})
         self.runner = Runner(
-            self.model, chat, markers=markers, max_new_tokens=8, slots=7, tell=ignore
+            self.model, chat, markers=markers, max_new_tokens=8, slots=7, emit=ignore
         )
         self.part = Part(
             tuple(target),
@@ -160,7 +160,7 @@ def replace_markers(runner: Runner, markers: tuple[str, ...]) -> Runner:
         markers=markers,
         max_new_tokens=8,
         slots=runner.slots,
-        tell=ignore,
+        emit=ignore,
     )
 
 

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
-from excise.model.chat import Chat
-from excise.scores.markers import DEFAULT_MARKERS, has_marker
-from excise.scores.refusals import Judging, Refusals, judge
-from excise.scores.watch import Watch, Watched
+from excise.models.chat import Chat
+from excise.scorers.markers import DEFAULT_MARKERS, has_marker
+from excise.scorers.refusals import Judging, Refusals, judge
+from excise.scorers.watch import Watch, Watched
 
 MARKERS = (*DEFAULT_MARKERS, "ος", "x")
 TEXTS = (

@@ -15,17 +15,17 @@ from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
 import packed_models as packed
 from conftest import tiny_model
-from excise.edit.adapter import adapter_tensors, edit_changes, loaded_weights
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
-from excise.engine.device import input_device
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
+from excise.devices.device import input_device
+from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.model.gains import post_norm_gains, row_norms
-from excise.model.load import load
-from excise.model.source import resolve
-from excise.model.weights import dense, stored_bytes
-from excise.model.writers import examine
-from excise.quiet import quiet_libraries
+from excise.models.gains import post_norm_gains, row_norms
+from excise.models.load import load
+from excise.models.weights import dense, stored_bytes
+from excise.system.quiet import quiet_libraries
 
 quiet_libraries()
 

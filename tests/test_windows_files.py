@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 import packed_models as packed
 from cli_helpers import result
 from conftest import tiny_model
+from excise.anatomy.writers import examine
+from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edit.base import Base
-from excise.model.source import resolve
-from excise.model.writers import examine
+from excise.edits.base import Base
 from sweep import random_edit
 from windows_files import windows_files
 

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, GPT2Config
 import packed_models as packed
 import word_formats as words
 from conftest import write_edited
-from excise.checkpoint.packing.grouped import GroupedIntegers
-from excise.checkpoint.packing.words import Words
-from excise.edit.matrices import removed
+from excise.anatomy.writers import examine
+from excise.edits.matrices import removed
 from excise.errors import SaveError
-from excise.model.writers import examine
-from excise.quiet import quiet_libraries
+from excise.rewrite.packing.grouped import GroupedIntegers
+from excise.rewrite.packing.words import Words
+from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 from word_formats import FORMS, Form, edit_of, kept_in
 

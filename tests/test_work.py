@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from conftest import random_prompts, tiny_model
+from excise.anatomy.writers import examine
 from excise.engine.answers import Referee, end_tokens
 from excise.engine.costs import Costs, LayerCost, costs_of, pairs
 from excise.engine.decode import greedy
@@ -17,7 +18,6 @@ from excise.engine.meter import Meter, ended_early, unmeasured
 from excise.engine.prefill import first_token_logits
 from excise.engine.rate import matrix_rate
 from excise.engine.work import Work
-from excise.model.writers import examine
 from zoo import tiny, tiny_config
 
 

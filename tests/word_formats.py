@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import packed_models as packed
-from excise.edit.edit import Edit
-from excise.model.writers import examine
+from excise.anatomy.writers import examine
+from excise.edits.edit import Edit
 from sweep import random_edit
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -1,6 +1,6 @@
 """The kinds of operator: what each is, what it is made from, where it comes from.
 
-A new kind is a row here and a function in `excise.directions.kinds`. Nothing heavy may be imported in
+A new kind is a row here and a function in `excise.operators.kinds`. Nothing heavy may be imported in
 here: the command line's help is built from it.
 """
 

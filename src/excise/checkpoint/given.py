@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError, translated
-from excise.json_files import read_json_object
+from excise.system.json_files import read_json_object
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.checkpoint.numbers import rounding_of
-from excise.checkpoint.plan import Form, Plan
-from excise.checkpoint.workplace import require_place
+from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
@@ -17,14 +15,16 @@ from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
 from excise.cli.streams import is_attended
 from excise.config import Settings, Stored, gather
-from excise.edit.edit import Edit, load_edit
+from excise.edits.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
-from excise.model.source import ModelSource, resolve
-from excise.paths import expanded
-from excise.run import events
-from excise.run.apply import apply_edit, apply_to_gguf, plan_for, require_base
-from excise.run.card import figures_in
-from excise.run.directory import RunDirectory
+from excise.events import Note
+from excise.report.card import figures_in
+from excise.rewrite.numbers import rounding_of
+from excise.rewrite.plan import Form, Plan
+from excise.rewrite.workplace import require_place
+from excise.saving.apply import apply_edit, apply_to_gguf, plan_for, require_base
+from excise.store.directory import RunDirectory
+from excise.system.paths import expanded
 
 _TRUST = ("trust_remote_code",)
 
@@ -61,7 +61,7 @@ def apply(
     with make_screen(settings) as screen:
         require_place(destination)
         source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
-        require_base(given.edit, source, force=force, tell=screen)
+        require_base(given.edit, source, force=force, emit=screen)
         if source.gguf is not None:
             if "packed" in flags:
                 raise SettingsError(
@@ -138,7 +138,7 @@ def _chosen(
     except SaveError as error:
         choices = f"{settings.packed} {_cost(plan)}; {error}"
     screen(
-        events.Note(
+        Note(
             f"writers are stored as {plan.packed}. --packed: {choices}. An adapter leaves them alone: "
             "excise export RUN --adapter DIR"
         )

@@ -7,14 +7,14 @@ from dataclasses import asdict
 
 from rich.table import Table
 
+from excise.app.profile import TRIAL_STAGES, Profile, Stage, profile
 from excise.cli.demo_command import demo_settings
 from excise.cli.human import duration, plural, rate, size, sizes
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.config import Settings
 from excise.demo.model import cache_folder, materialise
-from excise.run import events
-from excise.run.profile import TRIAL_STAGES, Profile, Stage, profile
+from excise.events import StageStarted
 
 BUILT_IN = "demo"
 """The word that stands for the built-in model and its prompts."""
@@ -37,7 +37,7 @@ def _bench(settings: Settings, *, built_in: bool) -> int:
     # With --json, standard output belongs to the one object.
     with Renderer(make_console(to_errors=settings.json_lines)) as screen:
         if built_in:
-            materialise(lambda text: screen(events.StageStarted("load", text)))
+            materialise(lambda text: screen(StageStarted("load", text)))
         found = profile(settings, screen)
         if settings.json_lines:
             write_json(as_json(found), indent=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from excise.app.model import load_runner
+from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.conversation import Conversation, converse
 from excise.cli.printable import ask_person
 from excise.cli.render import Renderer
@@ -11,13 +13,10 @@ from excise.cli.screen import make_console
 from excise.cli.session import Ask
 from excise.cli.stored import open_run_named, split_trial
 from excise.config import Settings, gather
-from excise.edit.edit import Edit
+from excise.edits.edit import Edit
+from excise.engine.generation import asked_for, in_words
 from excise.errors import SettingsError
-from excise.model.generation import asked_for, in_words
-from excise.model.source import ModelSource, resolve
-from excise.run import events
-from excise.run.events import Tell
-from excise.run.model import load_runner
+from excise.events import Emit, Note
 
 _GREEDY, _OWN = "greedy", "model"
 
@@ -41,24 +40,24 @@ def chat(
         asked = asked_for(loaded.model.generation_config)
         if asked and generation != _OWN:
             screen(
-                events.Note(
+                Note(
                     f"the model's generation configuration asks for {in_words(asked)}, which is not followed "
                     f"here; --generation-config {_OWN} follows all of it"
                 )
             )
-        screen(events.Note(about))
+        screen(Note(about))
     converse(Conversation.of(settings, loaded, own=generation == _OWN), edit, ask)
     return 0
 
 
 def _what(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str], tell: Tell
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str], emit: Emit
 ) -> tuple[Settings, ModelSource, Edit | None, str]:
     if (split_trial(word)[0] / "run.json").is_file():
         run = open_run_named(word, flags, environment)
         number = run.choice()
         edit = run.directory.edit(number)
-        return run.settings, run.source(tell), edit, f"with the edit of trial {number} of {word}"
+        return run.settings, run.source(emit), edit, f"with the edit of trial {number} of {word}"
     if "select" in flags:
         raise SettingsError(f"--select: {word} is a model, not a run, and has nothing to choose")
     settings = gather({**flags, "model": word}, environment, None)

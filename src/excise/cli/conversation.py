@@ -20,16 +20,16 @@ from transformers import (
 from excise.cli.printable import printable
 from excise.cli.session import Ask
 from excise.config import Settings
-from excise.edit.edit import Edit
-from excise.edit.virtual import VirtualEdits
-from excise.engine.device import generation_device
+from excise.devices.device import generation_device
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
+from excise.engine.generation import following
 from excise.errors import ModelError, translated
-from excise.model.chat import Chat
-from excise.model.generation import following
-from excise.model.load import LoadedModel
-from excise.model.positions import require_known, require_position
-from excise.model.template import TemplateCall
-from excise.platform import end_of_input
+from excise.models.chat import Chat
+from excise.models.load import LoadedModel
+from excise.models.positions import require_known, require_position
+from excise.models.template import TemplateCall
+from excise.system.platform import end_of_input
 
 LEAST_NEW_TOKENS = 512
 """A conversation's answers may be longer than those that are only scored."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from excise.app.outcome import Comparison, side_by_side
 from excise.cli.run_command import DEFAULT_SELECTION, Finished, run_unattended
 from excise.cli.screen import Screen, make_screen, write_json
 from excise.cli.tables import comparison_table
@@ -16,10 +17,9 @@ from excise.config import Settings, gather
 from excise.config.flags import field_names
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import demo_flags
-from excise.files import next_free
-from excise.run import events
-from excise.run.outcome import Comparison, side_by_side
-from excise.scores.markers import is_refusal
+from excise.events import StageStarted
+from excise.scorers.markers import is_refusal
+from excise.system.files import next_free
 
 _ASKED = 12
 _SHOWN = 3
@@ -30,7 +30,7 @@ def demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     # Made before the model is, so that a wrong flag is told at once.
     settings = demo_settings(cache_folder(), flags, environment)
     with make_screen(settings) as screen:
-        materialise(lambda text: screen(events.StageStarted("load", text)))
+        materialise(lambda text: screen(StageStarted("load", text)))
         finished = run_unattended(settings, screen, otherwise=DEFAULT_SELECTION)
         comparisons = _comparisons(finished)
         if settings.json_lines:

@@ -10,9 +10,9 @@ from rich.text import Text
 from excise.cli.conversation import Conversation, converse
 from excise.cli.session import Ask, Session
 from excise.errors import ExciseError
-from excise.paths import expanded
-from excise.run.record import Outcome
 from excise.search.front import select
+from excise.store.record import Outcome
+from excise.system.paths import expanded
 
 _TRIAL = "Trial (its number, knee, fewest, refusals<=N, kl<=X), [m]ore trials, [q]uit [knee]: "
 _ACTION = (

@@ -23,12 +23,12 @@ from excise.diff.compare import Report, TensorChange, WriterChange, compare, sha
 from excise.diff.layout import Layout, layout_of
 from excise.diff.names import listed
 from excise.diff.undo import recovered_edit, save_undo
-from excise.edit.profile import place
 from excise.errors import ModelError, SaveError
-from excise.files import require_free
 from excise.kinds import facts_of
-from excise.model.blueprint import blueprint
-from excise.paths import expanded
+from excise.models.blueprint import blueprint
+from excise.report.profile import place
+from excise.system.files import require_free
+from excise.system.paths import expanded
 
 _NAMED = 8
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from excise.app.evaluate import evaluate as compare
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.tables import evaluation_table
 from excise.config import Settings
 from excise.errors import SettingsError
-from excise.run.evaluate import evaluate as compare
 
 
 def evaluate(settings: Settings, against: str | None) -> int:

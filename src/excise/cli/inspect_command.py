@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from excise.anatomy.writers import Anatomy, examine
+from excise.checkpoint.source import resolve, resolve_configuration
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.tables import anatomy_table
 from excise.config import Settings
-from excise.model.blueprint import blueprint
-from excise.model.coverage import Coverage
-from excise.model.source import resolve, resolve_configuration
-from excise.model.writers import Anatomy, examine
+from excise.experiment.coverage import Coverage
+from excise.models.blueprint import blueprint
 
 _UNMEASURED = (
     "From the configuration alone: names and shapes. Coverage is measured on the weights; give a model "
@@ -32,7 +32,7 @@ def inspect(settings: Settings) -> int:
         )
         if folder is None:
             # Only here: it brings in all that a run needs, which takes seconds.
-            from excise.run.model import open_model
+            from excise.app.model import open_model
 
             source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
             loaded, anatomy, coverage, _ = open_model(settings, source, screen)

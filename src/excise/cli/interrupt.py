@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
-from excise.platform import interrupt_signals
+from excise.system.platform import interrupt_signals
 
 _Handler = signal.Handlers | Callable[[int, FrameType | None], object] | int | None
 

@@ -35,8 +35,8 @@ from excise.cli.parser import CommandLine, parse
 from excise.cli.streams import take_any_text
 from excise.config import Settings, gather
 from excise.errors import ExciseError, first_line
-from excise.platform import interrupt_signals, is_broken_pipe
-from excise.quiet import quiet_libraries
+from excise.system.platform import interrupt_signals, is_broken_pipe
+from excise.system.quiet import quiet_libraries
 
 MENDABLE = 2
 INTERRUPTED = 130
@@ -222,7 +222,7 @@ def _text(line: CommandLine, flag: str) -> str | None:
 
 def _failed(error: Exception) -> int:
     """Say that memory ran out, or what the system refused. Raises `error` if it is another one."""
-    from excise.engine.out_of_memory import LESS_MEMORY, is_out_of_memory
+    from excise.devices.out_of_memory import LESS_MEMORY, is_out_of_memory
 
     if is_out_of_memory(error):
         _say(f"memory ran out ({first_line(error)}); {LESS_MEMORY}")

@@ -7,14 +7,14 @@ from dataclasses import asdict
 
 from rich.text import Text
 
+from excise.app.rebuild import rebuild, settings_of
 from excise.cli.human import plural
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
-from excise.files import require_free
-from excise.paths import expanded
 from excise.reproduce.compare import Comparison, Difference, compare
 from excise.reproduce.record import Reproduction, read_reproduction
-from excise.run.rebuild import rebuild, settings_of
+from excise.system.files import require_free
+from excise.system.paths import expanded
 
 STATUS: Mapping[str, int] = {"same": 0, "within rounding": 3, "different": 4}
 """Exit status by what came of it. 2 is a mistake, as everywhere."""

@@ -15,10 +15,10 @@ from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import front_of, wants_json
 from excise.errors import RunError
-from excise.paths import expanded
-from excise.run.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.search.front import Point, knee
 from excise.search.study import DONE
+from excise.store.directory import DEFAULT_ROOT, RunDirectory, all_runs
+from excise.system.paths import expanded
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import edit_path, wants_json
 from excise.cli.tables import outcome_table
-from excise.edit.edit import Edit, load_edit
-from excise.edit.plot import plot_edit, require_plots
-from excise.edit.profile import Profile, place, profiles
+from excise.edits.edit import Edit, load_edit
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import facts_of
-from excise.paths import expanded
-from excise.run.card import asked_with_lines
-from excise.run.record import outcome_in
+from excise.report.card import asked_with_lines
+from excise.report.plot import plot_edit, require_plots
+from excise.report.profile import Profile, place, profiles
+from excise.store.record import outcome_in
+from excise.system.paths import expanded
 
 
 def show(

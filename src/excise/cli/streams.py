@@ -10,7 +10,7 @@ import codecs
 import io
 import sys
 
-from excise.platform import is_console
+from excise.system.platform import is_console
 
 READABLE = "excise.readable"
 """Name of the error handler that spells out what an encoding lacks."""

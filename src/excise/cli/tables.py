@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
-from excise.model.coverage import THRESHOLD, Coverage
-from excise.model.writers import Anatomy, Writer
-from excise.run.card import rows_of
+from excise.experiment.coverage import THRESHOLD, Coverage
+from excise.report.card import rows_of
 from excise.search.front import VISIBLE_DAMAGE, Point, knee
 
 if TYPE_CHECKING:
     # A run's machinery takes seconds to import, and `inspect --config-only` answers in less.
-    from excise.run.compare import Difference
-    from excise.run.evaluate import Evaluation
-    from excise.run.outcome import Comparison
-    from excise.run.record import Outcome
-    from excise.run.seeds import SeedResult, Spread
+    from excise.app.compare import Difference
+    from excise.app.evaluate import Evaluation
+    from excise.app.outcome import Comparison
+    from excise.app.seeds import SeedResult, Spread
+    from excise.store.record import Outcome
 
 
 def kl_text(kl: float) -> Text:

@@ -14,11 +14,11 @@ from excise.cli.stored import StoredRun, open_named
 from excise.cli.streams import is_attended
 from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
+from excise.events import Note
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
-from excise.paths import expanded
 from excise.reproduce.record import NAME, read_reproduction
-from excise.run import events
+from excise.system.paths import expanded
 
 _FORMS = ("model", "adapter")
 
@@ -61,7 +61,7 @@ def upload(
         what = examined(folder, hardware=not settings.no_hardware)
         if what.record is None:
             screen(
-                events.Note(
+                Note(
                     f"{folder} has no {NAME}: nobody will be able to make it again from its record"
                 )
             )
@@ -123,5 +123,5 @@ def _written(run: StoredRun, form: str, screen: Screen) -> Path:
         raise SaveError(
             f"{folder}: is not the {form} of trial {number}; move it away, or upload it by its name"
         )
-    screen(events.Note(f"taking the {form} of trial {number} that lies in {folder}"))
+    screen(Note(f"taking the {form} of trial {number} that lies in {folder}"))
     return folder

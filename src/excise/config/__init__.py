@@ -9,7 +9,7 @@ from excise.config.digest import differences, settings_digest, study_settings
 from excise.config.flags import Flag, flag_name, flags
 from excise.config.gather import Stored, gather
 from excise.config.settings import Settings
-from excise.config.source import PromptSource
+from excise.prompts.source import PromptSource
 
 __all__ = [
     "Flag",

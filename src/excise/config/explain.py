@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from excise.config.flags import choices, flag_name
-from excise.config.source import PromptSource
+from excise.prompts.source import PromptSource
 
 _LONGEST_VALUE = 80
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from excise.config.settings import Settings
-from excise.config.source import PromptSource
 from excise.config.template import as_text
+from excise.prompts.source import PromptSource
 
 # `json` would shadow a method of pydantic's models; `--kind` takes one or several.
 _PUBLIC_NAMES = {"json_lines": "json", "kinds": "kind"}

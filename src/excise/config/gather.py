@@ -21,11 +21,11 @@ from excise.config.flags import (
     variable_name,
 )
 from excise.config.settings import Settings
-from excise.config.source import PromptSource
 from excise.config.template import read_arguments
 from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped, without_trust
 from excise.errors import SettingsError, first_line
-from excise.json_files import parse_json
+from excise.prompts.source import PromptSource
+from excise.system.json_files import parse_json
 
 TOML_NAME = "excise.toml"
 _VARIABLE_PREFIX = "EXCISE_"

@@ -16,11 +16,11 @@ from pydantic import (
 
 from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
-from excise.config.source import PromptSource
 from excise.config.template import require_arguments
 from excise.kinds import FACTS, Kind
-from excise.paths import expanded
-from excise.scores.markers import DEFAULT_MARKERS, normalise
+from excise.prompts.source import PromptSource
+from excise.scorers.markers import DEFAULT_MARKERS, normalise
+from excise.system.paths import expanded
 
 DataType = Literal["auto", "float16", "bfloat16", "float32"]
 Quantization = Literal["none", "bnb_4bit", "bnb_8bit", "int8", "int4"]

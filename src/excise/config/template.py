@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from excise.json_files import parse_json
+from excise.system.json_files import parse_json
 
 _WORDS: Mapping[str, JsonValue] = {"true": True, "false": False, "none": None, "null": None}
 """Written in any case: Python and Jinja say True, JSON says true."""

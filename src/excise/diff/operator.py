@@ -10,8 +10,8 @@ from torch import Tensor
 
 from excise.diff.matrix import EXPLAINED, MatrixChange, Pair, outside_of
 from excise.diff.rounding import half_step
-from excise.edit.operator import Operator, orthogonal, row_normalised, unit
 from excise.kinds import EditKind
+from excise.operators.operator import Operator, orthogonal, row_normalised, unit
 
 _PARALLEL = 0.99
 _RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12)
@@ -71,7 +71,7 @@ def recognise(
     """The operator that explains the changes of all a writer's matrices, None if there is no one.
 
     biases: before and after, [d] or [expert, d]; where they changed they are further columns to find v from.
-    Source of each form: the kinds of operator in `excise.edit.operator`; any other (u, v) is solved for.
+    Source of each form: the kinds of operator in `excise.operators.operator`; any other (u, v) is solved for.
     """
     if not changes or any(each.rank != 1 or each.factors is None for each in changes):
         return None

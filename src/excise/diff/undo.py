@@ -12,17 +12,17 @@ from excise.checkpoint.reader import Reader
 from excise.diff.checkpoint import Compared
 from excise.diff.compare import Report, TensorChange
 from excise.diff.names import listed
-from excise.edit.adapter import (
+from excise.edits.adapter import (
     ParameterChange,
     adapter_base,
     rank_of,
     require_form,
     write_adapter,
 )
-from excise.edit.base import Base
-from excise.edit.edit import Edit
+from excise.edits.base import Base
+from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.paths import expanded
+from excise.system.paths import expanded
 
 
 def require_comparable(report: Report, what: str) -> None:

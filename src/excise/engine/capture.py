@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.doubles import doubles
+from excise.devices.doubles import doubles
+from excise.devices.transfers import on_host
 from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import (
     Tokens,
@@ -27,7 +28,6 @@ from excise.engine.prefill import (
     run_group,
     run_prefix,
 )
-from excise.transfers import on_host
 
 Listener = Callable[[int, Tensor], None]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from excise.anatomy.roles import TOWERS
 from excise.engine.prefill import Tokens, common_prefix_length
-from excise.model.roles import TOWERS
 
 Window = int | None
 """How many tokens a token looks at, itself included; None: all before it."""

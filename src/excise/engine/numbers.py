@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from excise.doubles import doubles
+from excise.devices.doubles import doubles
+from excise.devices.transfers import on_host
 from excise.engine.prefill import NO_NUMBERS
 from excise.errors import TrialError
-from excise.transfers import on_host
 
 
 def gathered(values: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:

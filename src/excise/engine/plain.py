@@ -21,12 +21,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from excise.devices.device import generation_device, input_device
 from excise.engine.answers import NO_TOKEN, Asked, Row, fail_without_numbers, largest
 from excise.engine.assignment import Announce
 from excise.engine.capability import decodes_batches, decodes_from_cache
-from excise.engine.device import generation_device, input_device
+from excise.engine.generation import following
 from excise.engine.prefill import last_logits
-from excise.model.generation import following
 
 
 class _Group:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from excise.devices.device import input_device
 from excise.engine.answers import Asked, Row, fail_without_numbers, largest
 from excise.engine.assignment import Announce
-from excise.engine.device import input_device
 from excise.engine.prefill import (
     Prefix,
     common_prefix_length,

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from excise.devices.device import input_device
 from excise.engine.assignment import ALONE, Assignment
 from excise.engine.capability import accepts, slots_are_exact
-from excise.engine.device import input_device
 from excise.errors import TrialError
 
 Tokens = Sequence[int]

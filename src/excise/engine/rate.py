@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from excise.model.blocked import blocked, linear, works
+from excise.models.blocked import blocked, linear, works
 
 _SMALLEST, _LARGEST = 256, 4096
 _REPEATS = 5

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.device import input_device
+from excise.devices.device import input_device
 from excise.engine.prefill import (
     Group,
     Prefix,

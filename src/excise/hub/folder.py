@@ -11,9 +11,9 @@ from typing import Literal
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError, SaveError
-from excise.json_files import read_json_object
-from excise.paths import last_part, names_a_path
 from excise.reproduce.record import NAME, Reproduction, as_text, read_reproduction
+from excise.system.json_files import read_json_object
+from excise.system.paths import last_part, names_a_path
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _WEIGHTS = (".safetensors", ".bin")

@@ -16,11 +16,11 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from excise.config.source import FILE_SUFFIXES
 from excise.errors import PromptError
-from excise.json_files import parse_json
-from excise.lfs import require_fetched
 from excise.prompts.columns import check_column
+from excise.prompts.source import FILE_SUFFIXES
+from excise.system.json_files import parse_json
+from excise.system.lfs import require_fetched
 
 MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 30
 """Most that is read of a parquet file's column."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from excise.config.settings import Settings
-from excise.config.source import FILE_SUFFIXES, PromptSource
 from excise.errors import PromptError
-from excise.paths import expanded
 from excise.prompts.columns import texts_of
 from excise.prompts.files import read_file
 from excise.prompts.saved import read_saved
 from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.slices import Split, parse_split
+from excise.prompts.source import FILE_SUFFIXES, PromptSource
+from excise.system.paths import expanded
 
 Shareable = TypeVar("Shareable", str, str | None)
 

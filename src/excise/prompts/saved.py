@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow  # type: ignore[import-untyped]
 
 from excise.errors import PromptError, first_line, translated
-from excise.json_files import read_json_object
 from excise.prompts.columns import check_column
 from excise.prompts.slices import Split
+from excise.system.json_files import read_json_object
 
 _MARKS = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` leaves in the folder: of several splits, of one data set."""

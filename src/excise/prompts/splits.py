@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass, replace
 
 from excise.config.settings import Settings
-from excise.config.source import PromptSource
 from excise.errors import PromptError
 from excise.prompts.read import Shared, read
 from excise.prompts.sets import Prompt, PromptSet
+from excise.prompts.source import PromptSource
 
 _SPLIT_SEED = 0
 """Whatever `--seed` says: searches that differ in it alone are measured on the same held-out prompts."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
-from excise.json_files import first_fault, read_json_object
+from excise.system.json_files import first_fault, read_json_object
 
 FORMAT = 1
 NAME = "reproduce.json"

@@ -15,9 +15,9 @@ import torch
 from optuna.trial import BaseTrial
 from torch import Tensor
 
+from excise.anatomy.roles import ATTENTION
+from excise.anatomy.writers import Anatomy
 from excise.kinds import FACTS, Kind
-from excise.model.roles import ATTENTION
-from excise.model.writers import Anatomy
 
 RIDGES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
 """The ridges ρ that are solved for before the search starts, so that a trial only looks one up."""

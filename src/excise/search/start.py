@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from optuna.trial import FixedTrial
 
+from excise.anatomy.roles import ATTENTION
+from excise.anatomy.writers import Anatomy
 from excise.kinds import FACTS, Kind
-from excise.model.roles import ATTENTION
-from excise.model.writers import Anatomy
 from excise.search.space import (
     DIRECTION_INDEX,
     RIDGE_INDEX,

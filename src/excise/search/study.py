@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from excise.errors import RunError, translated
 from excise.search.front import Point
-from excise.search.journal import Journal
+from excise.store.journal import Journal
 from excise.undocumented import trial_id
 
 _STUDY_NAME = "excise"

@@ -1,0 +1,227 @@
+"""Declared knowledge: which names inside a decoder layer belong to what writes to the residual stream.
+
+Two sorts of it: patterns that hold across model types, because transformers names modules by role, and
+exceptions. Names are a claim; `excise.experiment.coverage` proves or refutes it by number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ATTENTION = "attn.o_proj"
+MLP = "mlp.down_proj"
+COMPONENTS = (ATTENTION, MLP)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a name inside a decoder layer is. pattern: of the whole name, relative to the layer."""
+
+    pattern: re.Pattern[str]
+    component: str
+
+
+def _roles(component: str, *patterns: str) -> tuple[Role, ...]:
+    return tuple(Role(re.compile(pattern), component) for pattern in patterns)
+
+
+LINEAR_ROLES: tuple[Role, ...] = (
+    *_roles(
+        MLP,
+        r"(.+\.)?(down_proj|fc2|w2|dense_4h_to_h|fc_out|w_out|output_linear|proj_down)",
+        r"(mlp|ffn|feed_forward)\.(c_proj|Wo|2|output\.dense|output)",
+        r"output\.dense",  # BERT and its kin: a sibling of attention.output.dense
+        r"mlp\.post_expert_proj",  # Muse Spark: its experts run in a narrower space
+        r"per_layer_projection",  # Gemma 3n and 4: what the per-layer embedding adds
+        r"ff\.layer_2",
+        r"output\.adapter_modules\.\w+\.dense2",  # X-MOD: a residual adapter for each language
+    ),
+    *_roles(
+        ATTENTION,
+        # Softmax attention, Mamba, linear attention, short convolutions: the projection out of the mixer.
+        r"(.+\.)?(o_proj|out_proj|o_b_proj|attention_out|linear_out)(\.linear)?",
+        r"(self_attn|self_attention|attention|attn|multi_head_attention)\.(dense|c_proj|Wo)",
+        r"attention\.output\.dense",
+        r"laurel\.linear_right",  # Gemma 3n: a low-rank path beside attention
+    ),
+)
+"""Linear layers that write."""
+
+BLOCK_ROLES: tuple[Role, ...] = _roles(MLP, r"(.+\.)?experts")
+"""Modules that hold the matrices of all experts in one parameter, and put out their weighted sum."""
+
+EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear.weight")
+EXPERT_BIASES = ("down_proj_bias", "w2_bias")
+"""Names of parameters in such a module: [expert, d, k] or [expert, k, d], and [expert, d]."""
+
+BYSTANDERS = re.compile(
+    r"(.+\.)?("
+    r"encoder_attn|crossattention"  # run only where an encoder's output comes in
+    r"|indexer|compressor|router|gate|forget_gate|output_gate|qkv_proj"  # feed the mixer or router
+    r"|shared_transf|shared_transformer"  # Zamba: enters the Mamba mixer, not the stream
+    r"|.*norm\.mlp"  # A.X K2: makes the gain of a norm
+    r"|altup|attn_hc|ffn_hc"  # mixes streams by scalars, adds nothing
+    r")(\..+)?"
+)
+"""Parts of a layer whose projections do not write, whatever their names."""
+
+TOWERS = re.compile(
+    r"(.*[._])?(vision|visual|audio|image|video|speech|mtp|patcher)([._].*|\d*)?"
+    r"|.*(vision|audio)_(tower|model|encoder|embed_tokens_extend).*"
+)
+"""Modules of multimodal models that are not the language model."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A module whose output is edited as a whole, with the parameters that make it up.
+
+    module, weights, biases: names relative to the layer.
+    """
+
+    module: str
+    component: str
+    weights: tuple[str, ...]
+    biases: tuple[str, ...] = ()
+
+
+BLOCKS: dict[str, tuple[Block, ...]] = {
+    # All experts' matrices one below the other: [expert · k, d].
+    "dbrx": (
+        Block("norm_attn_norm.attn.out_proj", ATTENTION, ("norm_attn_norm.attn.out_proj.weight",)),
+        Block("ffn.experts", MLP, ("ffn.experts.mlp.w2",)),
+    ),
+    # Experts of two matrices each; the second one's output is sorted by expert, and the bias comes last.
+    "jetmoe": (
+        Block("self_attention", ATTENTION, ("self_attention.experts.output_linear.weight",),
+              ("self_attention.experts.bias",)),
+        Block("mlp", MLP, ("mlp.output_linear.weight",), ("mlp.bias",)),
+    ),
+    # In the last layer, attention hands its bias out beside what it writes, to be added later.
+    "gpt_neox_japanese": (
+        Block("attention", ATTENTION, ("attention.dense.weight",), ("attention.dense_bias",)),
+        Block("mlp.dense_4h_to_h", MLP, ("mlp.dense_4h_to_h.weight",)),
+    ),
+    # Some of its experts have no weights and put out what comes in; the edit takes that along, and no
+    # matrix can.
+    "longcat_flash": (
+        Block("self_attn.0.o_proj", ATTENTION, ("self_attn.0.o_proj.weight",)),
+        Block("self_attn.1.o_proj", ATTENTION, ("self_attn.1.o_proj.weight",)),
+        Block("mlps.0.down_proj", MLP, ("mlps.0.down_proj.weight",)),
+        Block("mlps.1.down_proj", MLP, ("mlps.1.down_proj.weight",)),
+        Block("mlp.experts", MLP, ()),
+    ),
+    # A gate from the stream multiplies each component behind the projection; no matrix can be edited to
+    # the same effect, but the block's output can.
+    "rwkv": (
+        Block("attention", ATTENTION, ("attention.output.weight",)),
+        Block("feed_forward", MLP, ()),
+    ),
+    # A convolution along the tokens, another one for each component, stands behind every writer.
+    "inkling_text": (Block("attn_sconv", ATTENTION, ()), Block("mlp_sconv", MLP, ())),
+    "inkling2_text": (
+        Block("post_attention_convolution", ATTENTION, ()),
+        Block("post_mlp_convolution", MLP, ()),
+    ),
+}  # fmt: skip
+"""Model types whose writers no pattern finds: all of them, so that no pattern is used."""
+
+
+@dataclass(frozen=True)
+class PostNorms:
+    """A family of layers in which norms stand between writers and the residual add.
+
+    present: names that tell the family. behind: (pattern of writers' names, names of the norms that
+    their output passes, in order); the first pattern that matches holds.
+    """
+
+    present: tuple[str, ...]
+    behind: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
+
+    def of(self, writer: str) -> tuple[str, ...]:
+        """Norms behind a writer, both named relative to the layer."""
+        for pattern, norms in self.behind:
+            if pattern.fullmatch(writer):
+                return norms
+        return ()
+
+
+_MIXER = r"(self_attn|linear_attn|attn|conv|mamba|self_attention)\..+"
+_FEED_FORWARD = r"(mlp|feed_forward|moe|block_sparse_moe|experts)(\..+)?"
+
+
+def _family(*present: str, **behind: tuple[str, ...]) -> PostNorms:
+    patterns = {"mixer": _MIXER, "feed_forward": _FEED_FORWARD}
+    return PostNorms(
+        present,
+        tuple((re.compile(patterns.get(name, name)), norms) for name, norms in behind.items()),
+    )
+
+
+POST_NORMS: tuple[PostNorms, ...] = (
+    # Gemma 4 with experts: their sum with the dense MLP is normed again.
+    PostNorms(
+        ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2"),
+        (
+            (
+                re.compile(r"mlp\..+"),
+                ("post_feedforward_layernorm_1", "post_feedforward_layernorm"),
+            ),
+            (
+                re.compile(r"(experts|moe)(\..+)?"),
+                ("post_feedforward_layernorm_2", "post_feedforward_layernorm"),
+            ),
+            (re.compile(_MIXER), ("post_attention_layernorm",)),
+            (re.compile("per_layer_projection"), ("post_per_layer_input_norm",)),
+        ),
+    ),
+    # Gemma 2, 3, 3n and 4, OLMo 2 and 3, EXAONE 4: the second name says that the first is a post-norm.
+    _family(
+        "post_feedforward_layernorm",
+        "post_attention_layernorm",
+        mixer=("post_attention_layernorm",),
+        feed_forward=("post_feedforward_layernorm",),
+        **{
+            r"laurel\.linear_right": ("laurel.post_laurel_norm",),
+            "per_layer_projection": ("post_per_layer_input_norm",),
+        },
+    ),
+    # GLM 4.
+    _family(
+        "post_self_attn_layernorm",
+        "post_mlp_layernorm",
+        mixer=("post_self_attn_layernorm",),
+        feed_forward=("post_mlp_layernorm",),
+    ),
+    # AFMoE.
+    _family(
+        "pre_mlp_layernorm",
+        "post_mlp_layernorm",
+        mixer=("post_attention_layernorm",),
+        feed_forward=("post_mlp_layernorm",),
+    ),
+    # LFM 3.
+    _family(
+        "post_operator_norm",
+        "post_ffn_norm",
+        mixer=("post_operator_norm",),
+        feed_forward=("post_ffn_norm",),
+    ),
+    # HyperCLOVA X.
+    _family("post_norm1", "post_norm2", mixer=("post_norm1",), feed_forward=("post_norm2",)),
+    # A.X K1.
+    _family("mlp.post_mlp_layernorm", feed_forward=("mlp.post_mlp_layernorm",)),
+)
+"""Families of post-norms; the first one whose names are all in a layer holds for that layer."""
+
+
+def role_of(name: str, roles: Sequence[Role]) -> str | None:
+    """The component of a name relative to its layer, None if it has no such role."""
+    if BYSTANDERS.fullmatch(name):
+        return None
+    for role in roles:
+        if role.pattern.fullmatch(name):
+            return role.component
+    return None

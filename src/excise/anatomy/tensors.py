@@ -1,0 +1,160 @@
+"""The checkpoint's layout: under which names, and which way round, writers' parameters are stored.
+
+transformers fuses experts into one parameter while it loads, renames modules and transposes matrices,
+and undoes all of it while it saves. Asking it to undo that for a probe whose numbers say where they
+stand tells the stored names, and which axis of each stored tensor runs over the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from excise.anatomy.writers import Anatomy, Writer, WriterTensor
+from excise.errors import SaveError
+from excise.undocumented import (
+    WeightConverter,
+    WeightRenaming,
+    get_model_conversion_mapping,
+    rename_source_key,
+    revert_weight_conversion,
+    use_conversions,
+)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint. axis: the one that runs over the residual stream. shape: unpacked."""
+
+    name: str
+    axis: int
+    bias: bool
+    shape: tuple[int, ...]
+
+
+Layout = Mapping[str, tuple[StoredTensor, ...]]
+"""Writer's name → its stored tensors, matrices before biases, experts in order."""
+
+
+def layout_by_names(
+    model: PreTrainedModel, anatomy: Anatomy, writers: Collection[str], names: Collection[str]
+) -> Layout:
+    """How a checkpoint that stores `names` keeps the tensors of `writers`.
+
+    model: needs no weights, and should be a model that nothing else uses.
+
+    Of the conversions that transformers knows for the model, those count that some stored name asks for,
+    as when it loads the checkpoint. A matrix that a model uses in several places may be stored under the
+    name of each. Raises SaveError.
+    """
+    take_conversions(model, names)
+    found = [writer for writer in anatomy.writers if writer.name in writers]
+    for writer in found:
+        require_matrices(writer)
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    same = {name: group for group in places.values() for name in group}
+    known = {variant for name in names for variant in spellings(name)}
+
+    def of_tensor(tensor: WriterTensor) -> Iterator[StoredTensor]:
+        for name in same[tensor.name]:
+            stored = stored_tensors(model, replace(tensor, name=name))
+            if name == tensor.name or all(one.name in known for one in stored):
+                yield from stored
+
+    return {
+        writer.name: tuple(stored for tensor in writer.tensors for stored in of_tensor(tensor))
+        for writer in found
+    }
+
+
+def take_conversions(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Let `model` stand for a checkpoint that stores `names`: of the conversions that transformers knows for
+    it, those count that some name asks for, as if it had been loaded from there.
+
+    Checkpoints of one type are spelt in several ways, image-text ones above all.
+    """
+    conversions = get_model_conversion_mapping(model)
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    held = model.state_dict()
+    for name in names:
+        rename_source_key(name, renamings, converters, model.base_model_prefix, held)
+    use_conversions(model, [one for one in conversions if one.was_used()])
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The names that a checkpoint may store a tensor under: with and without the leading `model.`.
+
+    Checkpoints of base models leave it out, others have it where the model has not.
+    """
+    return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
+
+
+def stored_name(name: str, held: Container[str]) -> str | None:
+    """The one of a name's spellings that a checkpoint holds, None if it holds none."""
+    return next((one for one in spellings(name) if one in held), None)
+
+
+def unsavable(writer: Writer) -> str:
+    """Why a writer without tensors cannot be saved, in one line."""
+    return (
+        f"{writer.name}: no stored matrix can be changed to the effect of this edit; searching, comparing "
+        "and chatting work, saving does not"
+    )
+
+
+def require_matrices(writer: Writer) -> None:
+    """Raise SaveError if there is nothing stored that could be changed to the edit's effect."""
+    if not writer.tensors:
+        raise SaveError(unsavable(writer))
+
+
+def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[StoredTensor, ...]:
+    """What one parameter is stored as, in order. Raises SaveError if that cannot be told."""
+    width = tensor.shape[tensor.axis]
+    probe = {tensor.name: _probe(tensor)}
+    try:
+        found = revert_weight_conversion(model, probe)
+    except ValueError:
+        # Stored together with others of its kind (experts for text with those for images).
+        found = revert_weight_conversion(model, {**_siblings(model, tensor.name), **probe})
+    return tuple(
+        StoredTensor(name, _axis_of(stored, name, width), tensor.bias, tuple(stored.shape))
+        for name, stored in found.items()
+        if int(stored.max()) >= 0
+    )
+
+
+def _siblings(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
+    """Parameters of the same module, but for its first part, and name: nothing of them is wanted."""
+    block, _, *ends = name.rsplit(".", 3)
+    return {
+        other: torch.full((1,), -1, dtype=torch.int16).expand(parameter.shape)
+        for other, parameter in model.named_parameters()
+        if other.startswith(f"{block}.") and other != name and other.rsplit(".", 3)[2:] == ends
+    }
+
+
+def _probe(tensor: WriterTensor) -> Tensor:
+    """Numbers that say which component of the residual stream they belong to; hardly any memory."""
+    width = tensor.shape[tensor.axis]
+    shape = [1] * len(tensor.shape)
+    shape[tensor.axis] = width
+    return torch.arange(width, dtype=torch.int16).view(shape).expand(tensor.shape)
+
+
+def _axis_of(stored: Tensor, name: str, width: int) -> int:
+    for axis, size in enumerate(stored.shape):
+        line = stored
+        for other in reversed(range(stored.dim())):
+            if other != axis:
+                line = line.select(other, 0)
+        if size == width and torch.equal(line, torch.arange(width, dtype=stored.dtype)):
+            return axis
+    raise SaveError(f"{name}: cannot tell how the checkpoint stores this tensor; save an adapter")

@@ -1,0 +1,287 @@
+"""Writers: the modules that add to the residual stream, found by declared names (`excise.anatomy.roles`).
+
+Works on a model whose weights are on the meta device: only names and shapes are looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from excise.anatomy import roles
+from excise.anatomy.layers import decoder_layers, residual_width
+from excise.anatomy.roles import Role
+from excise.errors import ModelError
+
+
+@dataclass(frozen=True)
+class WriterTensor:
+    """One parameter of a writer.
+
+    name: inside the model. shape: of all of it. axis: which of its axes runs over the residual stream,
+    counted from the front. bias: True for a vector (of each expert), False for a matrix.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One module that adds to the residual stream.
+
+    name: of the module whose output is edited, inside the model. layer: index of its decoder layer.
+    shape: (d, k) of its weight, or of each of its experts' weights. matrices: how many it holds.
+    post_norms: names of the norms its output passes before it is added, in order.
+    tensors: its parameters; none where they are stored in a form that cannot be told.
+    """
+
+    name: str
+    component: str
+    layer: int
+    shape: tuple[int, int]
+    matrices: int
+    post_norms: tuple[str, ...]
+    tensors: tuple[WriterTensor, ...]
+
+    @property
+    def post_norm(self) -> str | None:
+        """The norms as one text, None if there are none."""
+        return " + ".join(self.post_norms) or None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What excise knows of a model: its decoder layers and their writers, in order.
+
+    layers: module names of the decoder layers. dimension: d, the width of the residual stream.
+    """
+
+    layers: tuple[str, ...]
+    writers: tuple[Writer, ...]
+    dimension: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Module names of the writers."""
+        return tuple(writer.name for writer in self.writers)
+
+    def first_writers(self) -> dict[int, str]:
+        """The first writer of each layer that has one of its own: it runs whenever the layer does."""
+        return {writer.layer: writer.name for writer in reversed(self.writers)}
+
+    def matrices(self) -> dict[str, int]:
+        """Number of matrices of each component, components without any left out."""
+        counts: Counter[str] = Counter()
+        for writer in self.writers:
+            counts[writer.component] += writer.matrices
+        return dict(counts)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A writer as found in one layer; names relative to the layer."""
+
+    module: str
+    component: str
+    weights: tuple[str, ...]
+    biases: tuple[str, ...]
+
+
+def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
+    """Find the decoder layers and writers of `model`.
+
+    declared: the user's own claims, "PATTERN=COMPONENT" with PATTERN a module name inside a decoder
+    layer in which * stands for any part; COMPONENT may be "none", which takes a module off the list.
+    Raises ModelError if the decoder layers cannot be told, none of them has a known writer, or a claim
+    of the user's fits nothing.
+    """
+    own = [_claim(text) for text in declared]
+    width = residual_width(model)
+    model_type = model.config.get_text_config(decoder=True).model_type
+    names = decoder_layers(model, lambda layer: bool(_find(layer, model_type, width, own)))
+    writers: list[Writer] = []
+    seen: set[int] = set()
+    fitted: set[str] = set()
+    for index, layer_name in enumerate(names):
+        layer = model.get_submodule(layer_name)
+        for found in _find(layer, model_type, width, own):
+            fitted.update(
+                text for text, role in zip(declared, own, strict=True) if _fits(role, found)
+            )
+            module = layer.get_submodule(found.module)
+            # A block that several layers share is one writer: editing it twice would edit it twice.
+            if id(module) not in seen:
+                seen.add(id(module))
+                writers.append(_writer(layer, layer_name, index, found, width))
+        fitted.update(
+            text
+            for text, role in zip(declared, own, strict=True)
+            if role.component == "none"
+            and any(role.pattern.fullmatch(name) for name, _ in layer.named_modules())
+        )
+    for text in declared:
+        if text not in fitted:
+            raise ModelError(
+                f"--writers {text}: no decoder layer has a linear layer or experts of that name that "
+                f"put out the residual stream's {width} numbers"
+            )
+    if not writers:
+        raise ModelError(
+            f"{model_type}: found no module that writes to the residual stream; name one with "
+            "--writers, such as --writers 'mixer.out=attn.o_proj'"
+        )
+    return Anatomy(layers=names, writers=tuple(writers), dimension=width)
+
+
+def _claim(text: str) -> Role:
+    pattern, _, component = text.partition("=")
+    if not pattern or component not in (*roles.COMPONENTS, "none"):
+        raise ModelError(
+            f"--writers {text}: say PATTERN=COMPONENT, with COMPONENT one of "
+            f"{', '.join(roles.COMPONENTS)} or none"
+        )
+    return Role(re.compile(re.escape(pattern).replace(r"\*", ".*")), component)
+
+
+def _fits(role: Role, found: _Found) -> bool:
+    return role.pattern.fullmatch(found.module) is not None
+
+
+def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) -> list[_Found]:
+    """The writers of one layer, in the order of its modules."""
+    modules = {name for name, _ in layer.named_modules()}
+    held = {name for name, _ in layer.named_parameters()}
+    declared = [block for block in roles.BLOCKS.get(model_type, ()) if block.module in modules]
+    found = [
+        _Found(
+            block.module,
+            block.component,
+            block.weights,
+            tuple(name for name in block.biases if name in held),
+        )
+        for block in declared
+    ]
+    if model_type in roles.BLOCKS and not own:
+        return found
+    taken = [block.module for block in declared]
+    for name, module in layer.named_modules():
+        if any(name == one or name.startswith(f"{one}.") for one in taken):
+            continue
+        component = _component(name, own)
+        if component is None:
+            continue
+        parameters = {key: value.shape for key, value in module.named_parameters(recurse=False)}
+        weights = tuple(key for key in roles.EXPERT_WEIGHTS if key in parameters)
+        if weights and len(parameters[weights[0]]) == 3:
+            # Some experts run in a space of their own, and a projection out of it writes.
+            if width not in parameters[weights[0]][1:]:
+                continue
+            biases = tuple(key for key in roles.EXPERT_BIASES if key in parameters)
+            found.append(_Found(name, component, _under(name, weights), _under(name, biases)))
+            taken.append(name)
+        elif (rows := _rows(module)) is not None and rows == width:
+            biases = ("bias",) if "bias" in parameters else ()
+            found.append(_Found(name, component, (f"{name}.weight",), _under(name, biases)))
+        elif _is_packed_experts(name, parameters):
+            found.append(_Found(name, component, (), ()))
+            taken.append(name)
+    return _gathered(found)
+
+
+def _component(name: str, own: Sequence[Role]) -> str | None:
+    for role in own:
+        if role.pattern.fullmatch(name):
+            return None if role.component == "none" else role.component
+    return roles.role_of(name, (*roles.BLOCK_ROLES, *roles.LINEAR_ROLES))
+
+
+def _under(module: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}" for name in names)
+
+
+def _rows(module: nn.Module) -> int | None:
+    """Width of a linear layer's output, None if the module is none. Subclasses hold packed weights."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, Conv1D):
+        return int(module.nf)
+    return None
+
+
+def _is_packed_experts(name: str, parameters: Mapping[str, torch.Size]) -> bool:
+    """True for fused experts in a quantised form: `down_proj_blocks`, `down_proj_scales` and the like."""
+    return name.endswith("experts") and any(key.startswith("down_proj") for key in parameters)
+
+
+def _gathered(found: Sequence[_Found]) -> list[_Found]:
+    """Experts that are modules of their own, with shared ones beside them, become one writer.
+
+    Each of them sees an arbitrary part of the tokens; what they are part of sees all, in order.
+    """
+    expert = re.compile(r"(?P<block>.+)\.experts\.\d+\..+")
+    blocks = {match["block"] for one in found if (match := expert.fullmatch(one.module))}
+    result = [one for one in found if not any(one.module.startswith(f"{b}.") for b in blocks)]
+    for block in sorted(blocks):
+        parts = [one for one in found if one.module.startswith(f"{block}.")]
+        weights = tuple(name for part in parts for name in part.weights)
+        biases = tuple(name for part in parts for name in part.biases)
+        result.append(_Found(block, roles.MLP, weights, biases))
+    return result
+
+
+def _writer(layer: nn.Module, prefix: str, index: int, found: _Found, width: int) -> Writer:
+    modules = {name for name, _ in layer.named_modules()}
+    family = next((one for one in roles.POST_NORMS if modules.issuperset(one.present)), None)
+    norms = () if family is None else family.of(found.module)
+    tensors = tuple(_tensors(layer, found, width))
+    matrices = [tensor for tensor in tensors if not tensor.bias]
+    named = tuple(
+        WriterTensor(f"{prefix}.{one.name}", one.shape, one.axis, one.bias) for one in tensors
+    )
+    # The last two axes of a matrix are d and k, in one order or the other.
+    inner = sum(matrices[0].shape[-2:]) - width if matrices else 0
+    return Writer(
+        name=f"{prefix}.{found.module}",
+        component=found.component,
+        layer=index,
+        shape=(width, inner),
+        matrices=sum(prod(one.shape[:-2]) for one in matrices),
+        post_norms=tuple(f"{prefix}.{norm}" for norm in norms if norm in modules),
+        tensors=named,
+    )
+
+
+def _tensors(layer: nn.Module, found: _Found, width: int) -> Iterator[WriterTensor]:
+    """A writer's parameters, named relative to the layer."""
+    for name in found.weights:
+        module = layer.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, nn.Linear):
+            # Not the stored tensor's shape: quantised weights are stored packed.
+            yield WriterTensor(name, (module.out_features, module.in_features), 0, False)
+            continue
+        shape = tuple(layer.get_parameter(name).shape)
+        yield WriterTensor(name, shape, _axis(module, shape, width), False)
+    for name in found.biases:
+        shape = tuple(layer.get_parameter(name).shape)
+        yield WriterTensor(name, shape, len(shape) - 1, True)
+
+
+def _axis(module: nn.Module, shape: tuple[int, ...], width: int) -> int:
+    """Which of the last two axes of a matrix is the residual stream's."""
+    rows, columns = len(shape) - 2, len(shape) - 1
+    if shape[rows] == shape[columns]:
+        # A square one: Conv1D, gpt-oss and Llama 4 store the transposed matrix; the module says so.
+        transposed = isinstance(module, Conv1D) or getattr(module, "is_transposed", False)
+        return columns if transposed else rows
+    return rows if shape[rows] == width else columns

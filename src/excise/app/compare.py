@@ -1,0 +1,78 @@
+"""Two edits of one model on the same held-out prompts: do they differ by more than chance?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from excise.app.model import load_runner
+from excise.app.settle import settle
+from excise.checkpoint.source import ModelSource
+from excise.config import Settings
+from excise.edits.edit import Edit
+from excise.events import Emit, StageStarted
+from excise.experiment.events import BaselineMeasured
+from excise.experiment.figures import Measured, measure_edit, measure_held_out
+from excise.prompts.splits import load_parts
+from excise.scorers.divergence import AnswerTokens
+from excise.scorers.interval import bootstrap, counted
+from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of both edits. chance: probability that chance alone makes them differ as much."""
+
+    what: str
+    first: str
+    second: str
+    chance: float
+
+    @property
+    def differs(self) -> bool:
+        """True if it is more than chance (5 %)."""
+        return self.chance < SIGNIFICANT
+
+
+def compare(
+    settings: Settings, source: ModelSource, first: Edit, second: Edit, emit: Emit
+) -> list[Difference]:
+    """Measure both edits on the held-out prompts of `settings`, and test each figure in pairs.
+
+    Raises ExciseError for whatever the user can mend.
+    """
+    prompts = load_parts(settings)
+    loaded, runner = load_runner(settings, source, emit)
+    settle(runner, settings, loaded, prompts, emit)
+    emit(StageStarted("held_out", "Asking held-out prompts"))
+    held_out = measure_held_out(runner, prompts)
+    emit(BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
+    measured = [measure_edit(runner, held_out, edit) for edit in (first, second)]
+    return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)
+
+
+def differences(
+    first: Measured, second: Measured, *, tokens: AnswerTokens, seed: int
+) -> list[Difference]:
+    """Each figure of two edits, with a paired test of their difference.
+
+    tokens: over how many of an answer KL was averaged.
+    """
+
+    def mean(what: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
+        first, second = (str(bootstrap(values, seed)) for values in (one, other))
+        return Difference(what, first, second, sign_flips(one, other, seed))
+
+    return [
+        Difference(
+            "target prompts refused",
+            counted(sum(first.refused), len(first.refused)),
+            counted(sum(second.refused), len(second.refused)),
+            mcnemar(first.refused, second.refused),
+        ),
+        mean("KL, first answer token (nats)", first.divergences, second.divergences),
+        mean(
+            f"{tokens.title} (nats)",
+            first.answer_divergences,
+            second.answer_divergences,
+        ),
+    ]

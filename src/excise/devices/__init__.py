@@ -1,0 +1,1 @@
+"""Where tensors lie, what memory there is, and in what precision sums run."""

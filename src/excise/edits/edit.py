@@ -1,0 +1,176 @@
+"""The edit file: directions, strengths and how to apply them. Small, versioned, plain safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from excise.edits.base import Base
+from excise.errors import RunError, first_line
+from excise.kinds import KINDS, EditKind
+from excise.system.files import write_bytes
+from excise.system.json_files import parse_json
+from excise.system.lfs import require_fetched
+
+FORMAT = 4
+"""2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
+with its index, and the settings' digest have places of their own; 4 since the file holds a checksum of its
+own contents. docs/reference/edit-file.md describes it."""
+
+_TENSORS = ("u", "v", "strengths")
+_CHECKED_SINCE = 4
+_CHECKSUM = "sha256"
+
+_FACTS_OF_BASE = frozenset(("model", "model_digest"))
+"""Facts of format 2 that have become the base."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One rank-1 operator for each writer: y' = y − α u (vᵀ y).
+
+    writers: module names inside the model, one a row of the tensors. An edit of several directions names
+    each writer several times; its operators apply one after the other, in the order of the rows.
+    u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
+    per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
+    operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
+    is all that a virtual edit sees, u and v hold as they are.
+    parameters: the search parameters it was made from. facts: figures and what they were measured under,
+    see docs/reference/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
+    """
+
+    kind: EditKind
+    writers: tuple[str, ...]
+    u: Tensor
+    v: Tensor
+    strengths: Tensor
+    per_matrix: tuple[str, ...] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    base: Base | None = None
+    settings_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.writers)
+        if self.u.shape != self.v.shape or self.u.shape[0] != count:
+            raise ValueError(f"u {tuple(self.u.shape)}, v {tuple(self.v.shape)}, {count} writers")
+        if self.strengths.shape != (count,):
+            raise ValueError(f"strengths {tuple(self.strengths.shape)}, {count} writers")
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The writers of non-zero strength, each once."""
+        pairs = zip(self.writers, self.strengths.tolist(), strict=True)
+        return tuple(dict.fromkeys(writer for writer, strength in pairs if strength != 0))
+
+    @property
+    def directions(self) -> int:
+        """How many operators a writer has at most: the rank of the edit."""
+        return max(Counter(self.writers).values(), default=0)
+
+    def save(self, path: Path) -> None:
+        """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
+        header = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "base": asdict(self.base) if self.base else None,
+            "settings_digest": self.settings_digest,
+            "writers": list(self.writers),
+            "per_matrix": list(self.per_matrix),
+            "parameters": dict(self.parameters),
+            "facts": dict(self.facts),
+        }
+        # Copies: u and v may be one tensor, or a row repeated, which a file cannot hold.
+        tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
+        # One key of metadata: safetensors writes several in any order, and bytes are to be the same.
+        checked = {**header, _CHECKSUM: _checksum(header, tensors)}
+        write_bytes(path, save(tensors, metadata={"excise": json.dumps(checked)}))
+
+
+def load_edit(path: Path) -> Edit:
+    """Read an edit file, of this format or an older one.
+
+    Raises RunError if it is missing, damaged, or of a newer format.
+    """
+    if path.exists():
+        require_fetched(path, RunError)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = parse_json((file.metadata() or {})["excise"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        _check(path, header)
+        found = header.pop(_CHECKSUM, None)
+        if header["format"] < _CHECKED_SINCE and found is None:
+            return _edit_of(header, tensors)
+        if found != _checksum(header, tensors):
+            raise RunError(
+                f"{path}: damaged: its contents do not match their checksum; take another copy of it"
+            )
+        return _edit_of(header, tensors)
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no such edit file") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
+
+
+def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
+    """The edit that a file holds. Raises KeyError, TypeError, ValueError or AttributeError."""
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError("some of its numbers are not finite")
+    facts = dict(header["facts"])
+    base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)
+    # Copied, because the file's own memory lies at any address, on which sums depend in their last bit: an
+    # edit that was read would give other weights than the same one just found.
+    u, v, strengths = (tensors[name].to(torch.float32, copy=True) for name in _TENSORS)
+    return Edit(
+        kind=header["kind"],
+        writers=_names(header["writers"]),
+        u=u,
+        v=v,
+        strengths=strengths,
+        per_matrix=_names(header.get("per_matrix", [])),
+        parameters=dict(header["parameters"]),
+        facts={name: value for name, value in facts.items() if name not in _FACTS_OF_BASE},
+        base=base,
+        settings_digest=header.get("settings_digest"),
+    )
+
+
+def _names(listed: object) -> tuple[str, ...]:
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise TypeError("writers are no list of names")
+    return tuple(listed)
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header as JSON, then name, type, shape and bytes of each tensor."""
+    found = hashlib.sha256(json.dumps(header).encode())
+    for name in _TENSORS:
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _check(path: Path, header: Mapping[str, Any]) -> None:
+    """Raise RunError for what this version cannot read."""
+    version = header["format"]
+    if not isinstance(version, int):
+        raise TypeError(f"format {version!r} is no number")
+    if version > FORMAT:
+        raise RunError(
+            f"{path}: edit format {version} is newer than this excise reads ({FORMAT}); install a newer "
+            "excise"
+        )
+    if header["kind"] not in (*KINDS, "recovered"):
+        raise RunError(f"{path}: unknown kind {header['kind']!r}; known are {', '.join(KINDS)}")

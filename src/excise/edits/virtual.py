@@ -1,0 +1,151 @@
+"""Virtual edits: hooks on the writers' outputs. No weight is read, written, copied or reloaded.
+
+Hooks are registered once, when the context is entered; going from one candidate to the next only
+replaces small tensors of shape [writer, d]. That makes an edit cost O(writers·d) to switch and O(d) a
+token to apply, whatever the weights are: quantised, offloaded or shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from excise.edits.edit import Edit
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Operators of all candidates on one device. minus_alpha_u, v: [candidate, writer, d], float32."""
+
+    minus_alpha_u: Tensor
+    v: Tensor
+
+
+class VirtualEdits:
+    """A scope in which the named writers of a model carry edits; leaving it restores the model.
+
+    A writer named several times carries as many operators, one after the other. Inside, `use` makes one
+    edit apply to every row of a batch; after `use_several`, `assign` says which of the edits each row of the
+    next batches meets; and `use(None)` is the original model again, bit for bit.
+    """
+
+    def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:
+        self._writers = tuple(writers)
+        self._modules = [model.get_submodule(name) for name in self._writers]
+        self._handles: list[RemovableHandle] = []
+        self._active = [False] * len(self._writers)
+        self._stacks: dict[torch.device, _Stack] = {}
+        self._only = 0
+        self._rows: tuple[int, ...] = ()
+        self._rows_on: dict[torch.device, Tensor] = {}
+        self._edits: tuple[Edit, ...] = ()
+
+    def __enter__(self) -> Self:
+        for index, module in enumerate(self._modules):
+            self._handles.append(module.register_forward_hook(self._hook(index)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.use(None)
+
+    def use(self, edit: Edit | None) -> None:
+        """Apply `edit` to every row; None takes all edits off."""
+        self._set(() if edit is None else (edit,))
+
+    def use_several(self, edits: Sequence[Edit]) -> None:
+        """Hold `edits` ready for `assign`; until it is called, the first applies to every row."""
+        self._set(tuple(edits))
+
+    def assign(self, rows: Sequence[int]) -> None:
+        """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
+        # Rows of one edit need no looking up: the plain product is cheaper.
+        self._only = rows[0]
+        mixed = () if all(row == self._only for row in rows) else tuple(rows)
+        if mixed != self._rows:
+            # What lies on a device stays there as long as it says the same, from one step to the next.
+            self._rows, self._rows_on = mixed, {}
+
+    def _set(self, edits: tuple[Edit, ...]) -> None:
+        for edit in edits:
+            if edit.writers != self._writers:
+                raise ValueError("the edit was made for other writers than this scope holds")
+        self._edits, self._stacks = edits, {}
+        self._only, self._rows, self._rows_on = 0, (), {}
+        if edits:
+            strengths = torch.stack([edit.strengths for edit in edits])
+            # Where gradients are asked for, a strength of zero has one too.
+            active = (strengths != 0).any(0) | strengths.requires_grad
+            self._active = active.tolist()
+        else:
+            self._active = [False] * len(self._writers)
+
+    def _stack(self, device: torch.device) -> _Stack:
+        # Made on first use on each device: a model may be spread over several.
+        stack = self._stacks.get(device)
+        if stack is None:
+            scaled = torch.stack([edit.u * -edit.strengths.unsqueeze(-1) for edit in self._edits])
+            v = torch.stack([edit.v for edit in self._edits])
+            stack = self._stacks[device] = _Stack(scaled.to(device), v.to(device))
+        return stack
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+        def edited(
+            module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+        ) -> Tensor | tuple[Tensor, ...] | None:
+            if not self._active[index]:
+                return None
+            if isinstance(output, Tensor):
+                return self._apply(index, output)
+            # Beside what it writes, a module may hand out its bias, to be added later.
+            width = output[0].shape[-1:]
+            return (
+                self._apply(index, output[0]),
+                *(self._apply(index, one) if _is_bias(one, width) else one for one in output[1:]),
+            )
+
+        return edited
+
+    def _apply(self, index: int, output: Tensor) -> Tensor:
+        """The edit of one writer on its output [row, token, d], or [row·token, d] as experts have it."""
+        stack = self._stack(output.device)
+        hidden = output.to(torch.float32)
+        if not self._rows:
+            amount = hidden @ stack.v[self._only, index]
+            minus_alpha_u = stack.minus_alpha_u[self._only, index]
+        else:
+            rows = self._rows_on.get(output.device)
+            if rows is None:
+                # Once a pass and device, not once a writer: each copy is waited for.
+                rows = torch.tensor(self._rows, device=output.device)
+                self._rows_on[output.device] = rows
+            if hidden.dim() == 1:
+                raise ValueError(f"{self._writers[index]} hands out a bias that all rows share")
+            if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):
+                raise ValueError(
+                    f"{self._writers[index]} puts out {tuple(output.shape)}: not a multiple of the "
+                    f"{len(rows)} rows that edits were given for"
+                )
+            # Row-major: the tokens of a row lie together, and each row meets its own candidate's vectors.
+            hidden = hidden.reshape(len(rows), -1, hidden.shape[-1])
+            amount = (hidden * stack.v[rows, index].unsqueeze(1)).sum(-1)
+            minus_alpha_u = stack.minus_alpha_u[rows, index].unsqueeze(1)
+        applied = torch.addcmul(hidden, amount.unsqueeze(-1), minus_alpha_u)
+        return applied.view(output.shape).to(output.dtype)
+
+
+def _is_bias(value: object, width: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == width

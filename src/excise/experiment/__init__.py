@@ -1,0 +1,1 @@
+"""A model and prompts: statistics, operators, scores."""

@@ -1,0 +1,103 @@
+"""The bank: everything about directions that a search needs, computed once, small, and then only read.
+
+A trial's edit is looked up or made from it with a few operations on [writer, d] arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from excise.anatomy.writers import Anatomy
+from excise.edits.edit import Edit
+from excise.kinds import FACTS, Kind
+from excise.operators.operator import Operator, orthogonal, row_normalised, through_post_norm
+from excise.operators.residual import at_fractional_layer
+from excise.search.space import Candidate
+
+
+@dataclass(frozen=True)
+class ResidualBank:
+    """Directions of the residual stream, for the orthogonal and the row-normalised kind.
+
+    directions: [layer, d], float32. layer_of: [writer], each writer's layer. gains: [writer, d], γ of
+    the post-norms. row_norms: [writer, d] if the row-normalised kind is wanted, else None.
+    """
+
+    directions: Tensor
+    layer_of: Tensor
+    gains: Tensor
+    row_norms: Tensor | None
+
+    def operator(self, kind: Kind, direction_index: float | None) -> Operator:
+        """Each writer's own layer's direction, or one for all from a fractional layer index."""
+        if direction_index is None:
+            directions = self.directions[self.layer_of]
+        else:
+            shared = at_fractional_layer(self.directions, direction_index)
+            directions = shared.expand(len(self.layer_of), -1)
+        directions = through_post_norm(directions, self.gains)
+        if kind == "orthogonal":
+            return orthogonal(directions)
+        assert self.row_norms is not None
+        return row_normalised(directions, self.row_norms)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What gives a candidate its operators.
+
+    residual: for kinds of residual directions. local: solved operators by kind and ridge (None for kinds
+    without one). further: the banks of the second direction, the third, …; each was measured with those
+    before it removed, and is applied after them.
+    """
+
+    residual: ResidualBank | None = None
+    local: Mapping[tuple[Kind, float | None], Operator] = field(default_factory=dict)
+    further: tuple[Bank, ...] = ()
+
+    def operator(self, candidate: Candidate) -> Operator:
+        """(u, v), [directions · writer, d] float32: for every direction in turn, all writers."""
+        if FACTS[candidate.kind].of_residuals:
+            assert self.residual is not None
+            first = self.residual.operator(candidate.kind, candidate.direction_index)
+        else:
+            first = self.local[candidate.kind, candidate.ridge]
+        operators = [first, *(bank.operator(candidate) for bank in self.further)]
+        if len(operators) == 1:
+            return first
+        return Operator(
+            torch.cat([each.u for each in operators]), torch.cat([each.v for each in operators])
+        )
+
+
+def residual_bank(
+    directions: Tensor, anatomy: Anatomy, gains: Tensor, row_norms: Tensor | None
+) -> ResidualBank:
+    """A bank of residual `directions` [layer, d]."""
+    layer_of = torch.tensor([writer.layer for writer in anatomy.writers])
+    return ResidualBank(directions.to(torch.float32), layer_of, gains, row_norms)
+
+
+def edit_of(candidate: Candidate, bank: Bank, anatomy: Anatomy) -> Edit:
+    """The edit that a candidate stands for: of every direction, with the same strengths."""
+    operator = bank.operator(candidate)
+    directions = 1 + len(bank.further)
+    return Edit(
+        kind=candidate.kind,
+        writers=anatomy.names * directions,
+        u=operator.u,
+        v=operator.v,
+        strengths=candidate.strengths(anatomy).repeat(directions),
+        per_matrix=per_matrix(candidate.kind, anatomy),
+    )
+
+
+def per_matrix(kind: Kind, anatomy: Anatomy) -> tuple[str, ...]:
+    """Writers for whose each matrix the kind makes another operator: experts, row-normalised."""
+    if kind != "row_normalised":
+        return ()
+    return tuple(writer.name for writer in anatomy.writers if writer.matrices > 1)

@@ -1,0 +1,142 @@
+"""The bank of a run: statistics of the train prompts, and every direction and operator made from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from excise.anatomy.writers import Anatomy
+from excise.config import Settings
+from excise.edits.virtual import VirtualEdits
+from excise.engine.capture import EndStatistics
+from excise.experiment.bank import Bank, ResidualBank, edit_of, residual_bank
+from excise.experiment.runner import Runner
+from excise.experiment.separation import require_enough_tokens, require_separable, separation
+from excise.experiment.train_statistics import Moment, TrainPrompts, measured
+from excise.kinds import FACTS, Kind
+from excise.models.gains import post_norm_gains, row_norms
+from excise.models.load import LoadedModel
+from excise.operators.kinds import local_operators
+from excise.operators.operator import Operator
+from excise.operators.residual import difference, geometric_median, mean, winsorise
+from excise.prompts.splits import PromptParts
+from excise.search.space import RIDGES
+from excise.search.start import closed_form_of
+
+
+def build_bank(
+    settings: Settings,
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    runner: Runner,
+    prompts: PromptParts,
+) -> Bank:
+    """Every direction and operator that the search may ask for, from the train prompts.
+
+    Raises PromptError if target and control prompts cannot be told apart, or are too few for the ridge.
+    """
+    source = TrainPrompts(
+        loaded,
+        anatomy,
+        runner,
+        runner.chat.encode(prompts.target.train.prompts),
+        runner.chat.encode(prompts.control.train.prompts),
+    )
+    kinds = settings.kinds
+    residual_kinds = [kind for kind in kinds if FACTS[kind].of_residuals]
+    local_kinds = [kind for kind in kinds if not FACTS[kind].of_residuals]
+    residual: ResidualBank | None = None
+    local: dict[tuple[Kind, float | None], Operator] = {}
+    moments: Moment = {}
+    streams: tuple[Tensor, ...] = ()
+    if local_kinds:
+        wanted = {FACTS[kind].statistics for kind in local_kinds}
+        # Sums begin anew if memory runs out on the way.
+        found = runner.in_rows(lambda rows: measured(source, wanted, rows, bool(residual_kinds)))
+        moments, streams = found.moments, found.streams
+        target, control = found.target, found.control
+        require_separable(separation(target, control))
+        for statistics, sums in moments.items():
+            if statistics != "ends":
+                require_enough_tokens(sums, RIDGES, control.prompts)
+        chosen = [
+            (kind, ridge)
+            for kind in local_kinds
+            for ridge in (RIDGES if FACTS[kind].ridge else (None,))
+        ]
+        local = local_operators(dict.fromkeys(chosen, target.means - control.means), moments)
+    elif residual_kinds:
+        streams = source.residuals(source.target), source.residuals(source.control)
+        require_separable(separation(*map(_ends_of, streams)))
+    if streams:
+        residual = residual_bank(
+            _residual_directions(settings, *streams),
+            anatomy,
+            post_norm_gains(loaded.model, anatomy.writers, anatomy.dimension),
+            row_norms(loaded.model, anatomy.writers, anatomy.dimension)
+            if "row_normalised" in kinds
+            else None,
+        )
+    bank = Bank(residual, local)
+    for _ in range(settings.directions - 1):
+        bank = replace(bank, further=(*bank.further, _next_bank(settings, source, bank, moments)))
+    return bank
+
+
+def _residual_directions(settings: Settings, target: Tensor, control: Tensor) -> Tensor:
+    """Unit directions [layer, d] from residual streams [prompt, layer, d], float64."""
+    centre = geometric_median if settings.direction_from == "geometric_median" else mean
+    return difference(
+        centre(winsorise(target, settings.winsorise)),
+        centre(winsorise(control, settings.winsorise)),
+        orthogonalise=settings.orthogonalise,
+    )
+
+
+def _ends_of(residual: Tensor) -> EndStatistics:
+    values = residual.to(torch.float64)
+    return EndStatistics(values.mean(0), values.var(0, correction=0).sum(-1), len(values))
+
+
+def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Moment) -> Bank:
+    """The next direction: what still separates the prompts while the directions before it are removed.
+
+    From each new δ the part along the earlier directions is taken as their operators see it, δ − u (vᵀδ).
+    With v a solution for u in S, the new pair neither sees the earlier u nor is seen by the earlier v, so
+    that all together are the oblique projector away from all of them, in whatever order they apply.
+    """
+    anatomy = source.anatomy
+    kinds = settings.kinds
+    first = closed_form_of(kinds[0], anatomy)
+    edit = edit_of(first, bank, anatomy)
+    residual: ResidualBank | None = None
+    local: dict[tuple[Kind, float | None], Operator] = {}
+    with VirtualEdits(source.loaded.model, edit.writers) as edits:
+        edits.use(edit)
+        if bank.residual is not None:
+            streams = source.residuals(source.target), source.residuals(source.control)
+            directions = _residual_directions(settings, *streams)
+            earlier = [bank.residual, *(each.residual for each in bank.further if each.residual)]
+            for one in earlier:
+                known = one.directions.to(torch.float64)
+                directions = directions - known * (known * directions).sum(-1, keepdim=True)
+            directions = torch.nn.functional.normalize(directions, dim=-1)
+            residual = replace(bank.residual, directions=directions.to(torch.float32))
+        if bank.local:
+            target, control = (
+                source.runner.in_rows(partial(source.ends, prompts))
+                for prompts in (source.target, source.control)
+            )
+            remaining: dict[tuple[Kind, float | None], Tensor] = {}
+            for chosen in bank.local:
+                difference = target.means - control.means
+                for before in (bank, *bank.further):
+                    pair = before.local[chosen]
+                    u, v = pair.u.to(torch.float64), pair.v.to(torch.float64)
+                    difference = difference - u * (v * difference).sum(-1, keepdim=True)
+                remaining[chosen] = difference
+            local = local_operators(remaining, moments)
+    return Bank(residual, local)

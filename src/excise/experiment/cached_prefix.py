@@ -1,0 +1,43 @@
+"""What early layers make of the search prompts: room for it, and the proof that it may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from excise.anatomy.writers import Anatomy
+from excise.engine.batch_size import key_value_bytes
+from excise.engine.capability import slots_are_exact
+from excise.engine.early import EarlyLayers, EarlyPart, cuts_within
+from excise.engine.prefill import Tokens, common_prefix_length
+from excise.models.load import LoadedModel
+
+_SHARE, _LEAST = 0.05, 64 * 2**20
+"""Share of the model's size that kept states may take, and what they may take in any case."""
+
+
+def room_for_early(
+    loaded: LoadedModel, anatomy: Anatomy, target: Sequence[Tokens], control: Sequence[Tokens]
+) -> EarlyPart | None:
+    """Empty room for the kept states of both sets; None if the model or the memory allows none."""
+    model = loaded.model
+    if not slots_are_exact(model):
+        return None
+    cuts = cuts_within(
+        max(_SHARE * loaded.bytes, _LEAST),
+        len(anatomy.layers),
+        (_own_tokens(target), _own_tokens(control)),
+        anatomy.dimension,
+        key_value_bytes(model, [[0]], 0) // len(anatomy.layers),
+        model.dtype.itemsize,
+    )
+    if not cuts:
+        return None
+    return EarlyPart(
+        EarlyLayers(model, anatomy.layers, cuts, with_keys=True),
+        EarlyLayers(model, anatomy.layers, cuts, with_keys=False),
+        {writer.name: writer.layer for writer in anatomy.writers},
+    )
+
+
+def _own_tokens(prompts: Sequence[Tokens]) -> int:
+    return sum(map(len, prompts)) - len(prompts) * common_prefix_length(prompts)

@@ -1,0 +1,154 @@
+"""What is measured of an edit on prompts that nothing was fitted to, and how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
+from excise.engine.batch_size import with_halving
+from excise.engine.numbers import are_numbers, gathered
+from excise.engine.prefill import Tokens
+from excise.engine.teacher import forced_groups
+from excise.experiment.runner import Runner
+from excise.prompts.splits import PromptParts
+from excise.scorers.damage import is_empty, is_loop
+from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, answer_divergences
+from excise.scorers.refusals import Refusals
+from excise.store.record import Answered
+
+Switch = Callable[[bool], None]
+"""Puts a change of the model in force, or takes it off."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The original model on held-out prompts; asked once, whatever number of edits is compared to it.
+
+    target, control: the prompts, as tokens. to_target, to_control: its answers. seconds: what it took.
+    """
+
+    target: tuple[Tokens, ...]
+    control: tuple[Tokens, ...]
+    to_target: Refusals
+    to_control: Refusals
+    seconds: float
+
+    @property
+    def answered(self) -> Answered:
+        """Its answers, counted."""
+        return _answered(self.to_target, self.to_control)
+
+    @property
+    def answers(self) -> list[Tokens]:
+        """The first 32 tokens of its answers to control prompts; none of them is empty."""
+        return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
+
+    @property
+    def answer_tokens(self) -> AnswerTokens:
+        """Over how many of them KL is averaged."""
+        return AnswerTokens.of(self.answers)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An edit on held-out prompts, prompt by prompt.
+
+    refused: verdicts on target prompts. divergences: KL of the first answer token of each control prompt,
+    answer_divergences: its mean over the first 32 tokens of the original model's answer; nats.
+    """
+
+    answered: Answered
+    refused: tuple[bool, ...]
+    divergences: tuple[float, ...]
+    answer_divergences: tuple[float, ...]
+
+
+def measure_held_out(runner: Runner, prompts: PromptParts) -> HeldOut:
+    """Ask the original model the held-out prompts."""
+    started = time.perf_counter()
+    target, control = (
+        tuple(runner.chat.encode(each.held_out.prompts))
+        for each in (prompts.target, prompts.control)
+    )
+    to_target, to_control = _ask(runner, target, control)
+    return HeldOut(target, control, to_target, to_control, time.perf_counter() - started)
+
+
+def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
+    """Ask the edited model the same."""
+    with VirtualEdits(runner.model, edit.writers) as edits:
+        return measure_changed(runner, held_out, lambda on: edits.use(edit if on else None))
+
+
+def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measured:
+    """Ask a model that was changed in whatever way; `switch(False)` makes it the original again."""
+    switch(True)
+    to_target, to_control = _ask(runner, held_out.target, held_out.control)
+    along = _divergences(runner, switch, held_out.control, held_out.answers)
+    switch(False)
+    return Measured(
+        _answered(to_target, to_control),
+        to_target.refused,
+        tuple(float(each[0]) for each in along),
+        tuple(float(each.mean()) for each in along),
+    )
+
+
+def _ask(
+    runner: Runner, target: Sequence[Tokens], control: Sequence[Tokens]
+) -> tuple[Refusals, Refusals]:
+    # Refusals too go on until there is enough of them for the KL along them: one answer serves both. The
+    # edited model does alike, or its answers would be counted by another measure.
+    to_target, to_control = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
+    return to_target, to_control
+
+
+def _answered(target: Refusals, control: Refusals) -> Answered:
+    texts, tokens = (*target.answers, *control.answers), (*target.tokens, *control.tokens)
+    return Answered(
+        target.count, control.count, sum(map(is_empty, texts)), sum(map(is_loop, tokens))
+    )
+
+
+@torch.no_grad()
+def _divergences(
+    runner: Runner,
+    switch: Switch,
+    prompts: Sequence[Tokens],
+    answers: Sequence[Tokens],
+) -> list[Tensor]:
+    """KL at each answer's tokens, [token] each; one group of both models' distributions is held at a time."""
+    model = runner.model
+
+    def measure(rows: int) -> list[Tensor]:
+        order: list[int] = []
+        found: list[Tensor] = []
+        numbers: list[Tensor] = []
+        # Generators: each runs its next group, and the common beginning, when it is asked.
+        originals = forced_groups(model, prompts, answers, rows, checked=False)
+        changed = forced_groups(model, prompts, answers, rows, checked=False)
+        while True:
+            switch(False)
+            before = next(originals, None)
+            switch(True)
+            after = next(changed, None)
+            if before is None or after is None:
+                # Figures alone leave the device, when the last group has run.
+                by_row = dict(zip(order, gathered(found, numbers), strict=True))
+                return [by_row[row] for row in range(len(prompts))]
+            order += before.rows
+            found += answer_divergences(
+                before.log_probabilities, after.log_probabilities, before.lengths
+            )
+            numbers += [are_numbers(one.log_probabilities) for one in (before, after)]
+
+    # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
+    # has to be halved here says nothing of other passes.
+    found, _ = with_halving(max(1, runner.rows // 8), measure, runner.emit_halved)
+    return found

@@ -1,0 +1,56 @@
+"""Whether the prompts suffice: can target be told from control, and are there enough tokens for a ridge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from excise.engine.capture import EndStatistics
+from excise.errors import PromptError
+from excise.operators.moments import Moments
+
+_CLEAR = 1.5
+"""Below so many times the squared distance that chance alone gives, two means are not told apart."""
+_LOOKED_AT = 3
+"""Writers whose effective dimension is worked out: it takes an inverse each."""
+
+
+def separation(target: EndStatistics, control: EndStatistics) -> float:
+    """Squared distance of the two means over what chance alone gives, the largest over writers or layers.
+
+    Two samples of one distribution have means whose squared distance is tr Σ/n₁ + tr Σ/n₂ in expectation
+    (compare Hotelling 1931, Annals of Mathematical Statistics 2; traces in place of the inverse, because
+    there are fewer prompts than dimensions).
+    """
+    apart = (target.means - control.means).square().sum(-1)
+    chance: Tensor = target.spreads / target.prompts + control.spreads / control.prompts
+    return float((apart / chance.clamp_min(1e-30)).max()) if bool((apart > 0).any()) else 0.0
+
+
+def require_separable(ratio: float) -> None:
+    """Raise PromptError if target and control prompts look like two samples of the same."""
+    if ratio < _CLEAR:
+        raise PromptError(
+            "target and control prompts cannot be told apart inside the model: the squared distance of "
+            f"their means is {ratio:.2f} times what chance alone gives, and at least {_CLEAR:g} is needed; "
+            "give sets that differ in the behaviour, or more prompts"
+        )
+
+
+def require_enough_tokens(moments: Moments, ridges: Sequence[float], prompts: int) -> None:
+    """Raise PromptError if there are fewer tokens than the least ridge leaves dimensions to estimate.
+
+    prompts: the number of control prompts that the moments are from. The message says how many would do.
+    """
+    writers = moments.writers
+    picked = sorted({0, writers // 2, writers - 1})[:_LOOKED_AT]
+    needed = max(moments.effective_dimension(index, min(ridges)) for index in picked)
+    tokens = min(moments.heard(index) for index in picked)
+    if tokens < needed:
+        enough = math.ceil(needed / tokens * prompts)
+        raise PromptError(
+            f"control: {prompts} train prompts have {tokens} different tokens, too few for the ridge "
+            f"{min(ridges):g}, which needs {needed:.0f}; give at least {enough} prompts"
+        )

@@ -1,0 +1,145 @@
+"""One attempt to load a model in one data type, and what can be known before and told after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from excise.checkpoint.foreign import own_code
+from excise.checkpoint.given import read_object
+from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.source import ModelSource
+from excise.config.settings import Quantization
+from excise.engine.decode import greedy
+from excise.errors import ModelError, TrialError, first_line
+from excise.models.configuration import configuration
+from excise.models.missing import reported, require_scales, require_whole
+from excise.models.positions import require_known
+from excise.models.storage import describe, require_package
+from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
+
+_TEST_TOKENS = 3
+_GENERATION = "generation_config.json"
+FAILURES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    ImportError,
+    # Kernels for packed weights check what they are given in these ways.
+    TypeError,
+    AssertionError,
+    SafetensorError,
+    MemoryError,
+    # Sizes in a configuration that do not go together.
+    AttributeError,
+    ArithmeticError,
+    StrictDataclassError,
+)
+"""What loading a model, or its first steps, can raise for a data type that does not suit it."""
+
+
+def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
+    """The auto class to load it with. Raises ModelError for a damaged configuration, or if none can."""
+    if source.gguf is not None:
+        # A GGUF file holds the language model alone, whatever else the model has.
+        return AutoModelForCausalLM
+    generation = source.folder / _GENERATION
+    if generation.exists():
+        # transformers goes on without a damaged one, or with a wrong entry, and so with other end tokens.
+        ends = read_object(generation).get("eos_token_id")
+        for one in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+            if type(one) is not int:
+                raise ModelError(f"{generation}: eos_token_id is no token: {one!r:.60}")
+    config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
+    return auto_class(source.name, config)
+
+
+def _model(
+    source: ModelSource, auto: Any, dtype: str, arguments: Mapping[str, Any]
+) -> tuple[PreTrainedModel, str | None]:
+    """The whole model, and what is to be noted of it. Raises ModelError if tensors are missing."""
+    # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
+    # switch, and standard error is where it goes; errors come as exceptions, not that way.
+    transformers_logging.disable_progress_bar()
+    model: PreTrainedModel
+    with redirect_stderr(StringIO()) if source.gguf else nullcontext(), reported(source.name):
+        model, info = auto.from_pretrained(
+            source.folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            output_loading_info=True,
+            # They would raise without their names; they are refused with them.
+            ignore_mismatched_sizes=True,
+            **arguments,
+        )
+    note = require_whole(
+        source.name, info, packing="quantization_config" in arguments and source.gguf is None
+    )
+    if was_unpacked(model):
+        require_scales(source.name, model)
+    return model.eval().requires_grad_(False), note
+
+
+def tested_model(
+    source: ModelSource,
+    auto: Any,
+    words: LoadedTokenizer,
+    dtype: str,
+    arguments: Mapping[str, Any],
+) -> tuple[PreTrainedModel, str | None]:
+    """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
+
+    In a function of its own, so that a model that fails is gone before the next type is tried.
+    """
+    model, note = _model(source, auto, dtype, arguments)
+    require_known(model, words.hello())
+    try:
+        greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
+    except TrialError as error:
+        raise ValueError(f"in a test generation, {error}") from error
+    return model, note
+
+
+def require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
+    """Raise ModelError for what can be known before a weight is read."""
+    if quantization != "none":
+        if source.gguf is not None:
+            raise ModelError(
+                f"{source.name} is a GGUF file, which is unpacked while loading; leave out --quantization"
+            )
+        if packed is not None:
+            raise ModelError(
+                f"{source.name} is stored as {describe(packed)} already; leave out --quantization"
+            )
+        require_package(quantization)
+    elif packed is not None:
+        require_package(packed)
+
+
+def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
+    """Raise ModelError for a failure that another data type would only repeat."""
+    text = first_line(error)
+    if needs_its_own_code(error):
+        raise own_code(source.name, source.folder) from error
+    if "offload_folder" in str(error):
+        raise ModelError(
+            f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
+        ) from error
+    if packing is not None and isinstance(error, ImportError):
+        raise ModelError(
+            f"{source.name} as {describe(packing)} cannot be loaded: {text}"
+        ) from error
+
+
+def was_unpacked(model: PreTrainedModel) -> bool:
+    """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
+    # It takes the entry off then, because the model is an ordinary one from there on.
+    return getattr(model.config, "quantization_config", None) is None

@@ -1,0 +1,131 @@
+"""Prompts as the model sees them: chat template, generation prompt, and the start of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from excise.errors import ModelError, translated
+from excise.models.survival import require_encoded, require_rendered
+from excise.models.template import Message, TemplateCall, render, turns
+from excise.models.thoughts import left_open, opened_by, unfinished, without_thoughts
+from excise.prompts.sets import Prompt
+
+_HELLO = "Hello"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How prompts become token ids, and answers text.
+
+    response_prefix: text that every answer begins with; it is given to the model and not counted.
+    call: how the chat template is called.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    response_prefix: str = ""
+    call: TemplateCall = field(default_factory=TemplateCall)
+
+    def text(self, prompt: Prompt) -> str:
+        """The prompt in the model's chat template, up to where the answer is judged from.
+
+        Raises ModelError if the template fails, or leaves out the prompt's text or the system prompt.
+        """
+        messages = turns(prompt.text, prompt.system_prompt)
+        rendered = render(self.tokenizer, messages, self.call)
+        for message in messages:
+            require_rendered(message["content"], rendered)
+        return rendered + self.response_prefix
+
+    def conversation(self, messages: Sequence[Message]) -> str:
+        """Turns in the model's chat template, up to where the next answer starts.
+
+        Raises ModelError if the template fails, or leaves out the text of the last turn.
+        """
+        rendered = render(self.tokenizer, messages, self.call)
+        require_rendered(messages[-1]["content"], rendered)
+        return rendered
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt. The template brings the special tokens; none are added.
+
+        Raises ModelError as `text` does, and if the tokenizer loses a prompt's text.
+        """
+        texts = [self.text(prompt) for prompt in prompts]
+        encoded = self.tokens(texts)
+        for prompt, text, tokens in zip(prompts, texts, encoded, strict=True):
+            require_encoded(self.tokenizer, prompt.text, text, tokens)
+        return encoded
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered texts."""
+        if not texts:
+            return []
+        # Tokenizers in Rust raise nothing narrower.
+        with translated(ModelError, "the tokenizer fails on a prompt", Exception):
+            encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [list(ids) for ids in encoded]
+
+    def hello(self, system_prompt: str | None = None) -> list[int]:
+        """Token ids of a short prompt of nobody's, to try a model with."""
+        return self.tokens([render(self.tokenizer, turns(_HELLO, system_prompt), self.call)])[0]
+
+    def decode(self, tokens: Sequence[int], *, special_tokens: bool = False) -> str:
+        """What was said, thoughts and all, special tokens left out unless they are asked for."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not special_tokens))
+
+    def behind(self, context: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text that `tokens` add behind `context`, special tokens included.
+
+        By themselves they may have another one: many tokenizers leave out the space before the first word.
+        """
+        before, whole = self._exact(context), self._exact([*context, *tokens])
+        return whole[len(before) :] if whole.startswith(before) else self._exact(tokens)
+
+    def _exact(self, tokens: Sequence[int]) -> str:
+        return str(
+            self.tokenizer.decode(
+                list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    @cached_property
+    def added_tokens(self) -> frozenset[int]:
+        """Tokens that stand for one text each, special or not; no other token ever joins with them."""
+        return frozenset((*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids))
+
+    def transcript(self, prompt: str, *, reasoning: str, answer: str) -> str:
+        """A turn and its answer, with what was thought before it, as the template shows them."""
+        said = {"role": "assistant", "content": answer, "reasoning_content": reasoning}
+        return render(
+            self.tokenizer, [*turns(prompt, None), said], self.call, generation_prompt=False
+        )
+
+    def answer(self, tokens: Sequence[int]) -> str:
+        """The text of an answer: what was said outside chains of thought, without special tokens."""
+        whole = self.decode(tokens, special_tokens=True)
+        opened = self.thought_open
+        if (text := without_thoughts(whole, opened=opened)) == whole:
+            return self.decode(tokens)
+        for token in sorted(self.tokenizer.all_special_tokens, key=len, reverse=True):
+            text = text.replace(token, "")
+        return text
+
+    def unfinished(self, tokens: Sequence[int]) -> bool:
+        """True if an answer ends before its chain of thought does."""
+        whole = self.decode(tokens, special_tokens=True)
+        thinks = self.thought_open or opened_by(whole) is not None
+        return thinks and unfinished(whole, opened=self.thought_open)
+
+    @cached_property
+    def thought_open(self) -> bool:
+        """True if prompts end in the middle of a thought: answers begin with its rest."""
+        return left_open(self.beginning(Prompt(_HELLO))) is not None
+
+    def beginning(self, prompt: Prompt) -> str:
+        """What the template and the response prefix put between the prompt's text and its answer."""
+        rendered = render(self.tokenizer, turns(prompt.text, prompt.system_prompt), self.call)
+        return rendered.rpartition(prompt.text.strip())[2] + self.response_prefix

@@ -1,0 +1,96 @@
+"""What a model has room for: positions, whose tables end where rotary angles do not, and tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from excise.anatomy.roles import TOWERS
+from excise.errors import ModelError
+
+_TABLE = re.compile(
+    r"(.+\.)?(wpe|embed_positions|position_embeddings|positions_embed|pos_encoding)(\.weight)?"
+)
+"""Names of parameters and buffers that hold a row for each position."""
+_DECLARED = {"mpt": "max_seq_len", "reformer": "max_position_embeddings"}
+"""Model types that make their table while they run: the name of its length in their configuration."""
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model can run at once; None where no table of positions ends.
+
+    A table may have rows in front that no token uses, which the configuration does not count; others begin
+    to count behind the padding token's id (RoBERTa and its kin).
+    """
+    config = model.config.get_text_config(decoder=True)
+    if config.model_type in _DECLARED:
+        return int(getattr(config, _DECLARED[config.model_type]))
+    limits: list[int] = []
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not _TABLE.fullmatch(name) or tensor.dim() != 2 or TOWERS.fullmatch(name):
+            continue
+        module = model.get_submodule(name.rpartition(".")[0])
+        rows = tensor.shape[0]
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            rows -= module.padding_idx + 1
+        declared = (getattr(config, length, None) for length in _LENGTHS)
+        limits.append(min([rows, *(length for length in declared if isinstance(length, int))]))
+    return min(limits, default=None)
+
+
+def require_known(model: PreTrainedModel, tokens: Iterable[int]) -> None:
+    """Raise ModelError if a tokenizer has put out tokens that the model does not have."""
+    count = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+    largest = max(tokens, default=0)
+    if isinstance(count, int) and largest >= count:
+        raise ModelError(
+            f"the tokenizer puts out token {largest}, but the model has {count} tokens: the two do not "
+            "belong together"
+        )
+
+
+def require_position(model: PreTrainedModel, tokens: int) -> int | None:
+    """How many tokens can follow so many; None for any number. Raises ModelError if none can."""
+    limit = position_limit(model)
+    if limit is None:
+        return None
+    # The last token of an answer is never run itself.
+    room = limit - tokens + 1
+    if room < 1:
+        raise ModelError(
+            f"the conversation has {tokens} tokens, but the model has a table of {limit} positions; begin a "
+            "new one"
+        )
+    return room
+
+
+def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """How many tokens, at most `most` and at least one, every one of `prompts` can be answered with.
+
+    All of them can be run again behind their prompt.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return most
+    return max(1, min(most, limit - max(map(len, prompts))))
+
+
+def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int) -> None:
+    """Raise ModelError if a prompt of `longest` tokens and its answer take more positions than there are."""
+    limit = position_limit(model)
+    if limit is None or longest + max_new_tokens <= limit:
+        return
+    room = limit - longest
+    mend = (
+        f"give --max-new-tokens {room} or less"
+        if room > 0
+        else f"leave out prompts of {limit} tokens and more"
+    )
+    raise ModelError(
+        f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "
+        f"a table of {limit} positions; {mend}"
+    )

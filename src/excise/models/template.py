@@ -1,0 +1,201 @@
+"""A model's chat template: which one of several, how it is called, and what it makes of messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
+
+from excise.checkpoint.given import read_object
+from excise.errors import ModelError, first_line, translated
+from excise.models.survival import holds
+from excise.system.paths import expanded
+
+_PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"
+_IN_PARTS = (
+    frozenset[str](),
+    frozenset(("system", "user", "assistant")),
+    frozenset(("user", "assistant")),
+)
+"""Roles whose content is a list of parts, in the order in which they are tried."""
+_LONGEST = 1 << 20
+"""Bytes of a template that was given as a file. Without a bound a device would be read for ever."""
+_OF_PROCESSORS = ("chat_template.json", "processor_config.json")
+_OTHER = "give another one with --chat-template FILE"
+
+_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
+"""transformers' own tag around what a model said; it means nothing else."""
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TemplateCall:
+    """How a chat template is called.
+
+    name: which one of a model's named templates; None for its default one. arguments: given to it beside the
+    messages. in_parts: roles whose content it wants as a list of parts.
+    """
+
+    name: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    in_parts: frozenset[str] = frozenset()
+
+    def given(self, arguments: Mapping[str, Any]) -> TemplateCall:
+        """The same call with these arguments too."""
+        return replace(self, arguments={**self.arguments, **arguments})
+
+
+def turns(text: str, system_prompt: str | None) -> list[Message]:
+    """One user turn, behind the system prompt if there is one."""
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [*system, {"role": "user", "content": text}]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    call: TemplateCall,
+    *,
+    generation_prompt: bool = True,
+) -> str:
+    """`messages` in the chat template, up to where the answer starts.
+
+    A template is a program of the model's: whatever it raises is raised as ModelError.
+    """
+    conversation = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if message["role"] in call.in_parts
+        else dict(message)
+        for message in messages
+    ]
+    try:
+        rendered = tokenizer.apply_chat_template(
+            conversation,
+            chat_template=call.name,
+            add_generation_prompt=generation_prompt,
+            tokenize=False,
+            **call.arguments,
+        )
+    except Exception as error:
+        says = first_line(error)
+        if not isinstance(error, TemplateError):
+            says = f"{type(error).__name__}: {says}"
+        raise ModelError(
+            f"the chat template does not take such prompts ({says}); {_OTHER}, or no system prompt"
+        ) from error
+    return str(rendered)
+
+
+def _text_of(path: Path) -> str:
+    """What the file holds. Raises OSError, or ValueError for what is no text or cannot be a template."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > _LONGEST):
+        raise ValueError("no file, or too large to be a template")
+    return path.read_text(encoding="utf-8")
+
+
+def settled(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str | None,
+    arguments: Mapping[str, Any],
+    system_prompt: str | None,
+) -> tuple[TemplateCall, str | None]:
+    """How to call the model's chat template, and the text of the file if one was given in its place.
+
+    template: the name of one of the model's own, or a Jinja file, which becomes the tokenizer's template.
+    Content goes to the template as a text if that survives, else in parts. Raises ModelError if there is no
+    template, none of several is the default, or it leaves out what it is given.
+    """
+    own = tokenizer.chat_template
+    named = own if isinstance(own, dict) else {}
+    text = None
+    if template is not None and template not in named:
+        where = f"--chat-template {template}"
+        names = f", and the model has no template of this name ({_listed(named)})" if named else ""
+        with translated(ModelError, f"{where}: cannot be read{names}", OSError, ValueError):
+            text = _text_of(expanded(template))
+        tokenizer.chat_template = text
+    elif own is None:
+        raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")
+    elif named and template is None and "default" not in named:
+        raise ModelError(
+            f"several chat templates ({_listed(named)}) and no default; choose one with --chat-template NAME"
+        )
+    call = TemplateCall(None if text is not None else template, arguments)
+    return _surviving(tokenizer, call, system_prompt), text
+
+
+def _surviving(
+    tokenizer: PreTrainedTokenizerBase, call: TemplateCall, system_prompt: str | None
+) -> TemplateCall:
+    """`call` with content in the form that the template does not lose."""
+    messages = turns(_PROBE, None if system_prompt is None else _SYSTEM_PROBE)
+    failure: ModelError | None = None
+    for in_parts in _IN_PARTS:
+        tried = replace(call, in_parts=in_parts)
+        try:
+            rendered = render(tokenizer, messages, tried)
+        except ModelError as error:
+            failure = failure or error
+            continue
+        if all(holds(rendered, message["content"]) for message in messages):
+            return tried
+    if failure is not None:
+        raise failure
+    plain = render(tokenizer, messages, call)
+    what = "a system prompt" if holds(plain, _PROBE) else "the text of prompts"
+    raise ModelError(f"the chat template leaves out {what}, given as a text or in parts; {_OTHER}")
+
+
+def template_text(tokenizer: PreTrainedTokenizerBase, call: TemplateCall) -> str:
+    """The Jinja text of the template that is in use."""
+    return str(tokenizer.get_chat_template(call.name))
+
+
+def variables(text: str) -> frozenset[str]:
+    """The variables that a template looks at and does not set itself; none if it cannot be parsed."""
+    tree = _parsed(text)
+    return frozenset() if tree is None else frozenset(meta.find_undeclared_variables(tree))
+
+
+def literals(text: str) -> tuple[str, ...]:
+    """The texts that stand in a template: those in quotes, and those between its tags."""
+    tree = _parsed(text)
+    if tree is None:
+        return ()
+    found: list[str] = [node.data for node in tree.find_all(nodes.TemplateData)]
+    values = [node.value for node in tree.find_all(nodes.Const)]
+    return (*(value for value in values if isinstance(value, str)), *found)
+
+
+def _parsed(text: str) -> nodes.Template | None:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    try:
+        return environment.parse(_GENERATION.sub("", text))
+    except TemplateError:
+        return None
+
+
+def template_file(folder: Path) -> str | None:
+    """The template that a checkpoint keeps for its processor of images; None if there is none.
+
+    Processors had it in a file of their own, or in their configuration, before they had a Jinja file.
+    Raises ModelError if one of these is damaged.
+    """
+    for name in _OF_PROCESSORS:
+        path = folder / name
+        if path.is_file() and isinstance(text := read_object(path).get("chat_template"), str):
+            return text
+    return None
+
+
+def _listed(named: Mapping[str, str]) -> str:
+    return ", ".join(sorted(named))

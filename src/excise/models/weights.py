@@ -1,0 +1,263 @@
+"""Weights as they are stored: read as plain numbers, counted in bytes, whatever holds them.
+
+A search never reads a weight. The row-normalised kind and adapters do, one matrix at a time, and a
+matrix may be packed (bitsandbytes, torchao, FP8, MXFP4, GPTQ, …) or lie elsewhere (offloaded by
+accelerate to the processor's memory or to disk, which leaves an empty tensor on the meta device).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from itertools import chain
+
+import torch
+from accelerate.hooks import ModelHook
+from torch import Tensor, nn
+
+from excise.devices.out_of_memory import is_out_of_memory
+from excise.errors import ModelError
+from excise.models.blocked import is_blocked
+from excise.undocumented import fetched, hook_of, is_traceable_wrapper_subclass
+
+_ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
+_FLOAT8 = frozenset((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz))
+_INT8_LARGEST = 127.0
+_MXFP4 = "transformers.integrations.mxfp4"
+_MXFP4_EXPERTS = "Mxfp4GptOssExperts"
+_IDENTITY_ROWS = 512
+"""Rows of the identity that are sent through a layer at a time."""
+
+
+def dense(module: nn.Module, name: str) -> Tensor:
+    """One weight of one module, such as "weight", "bias" or "down_proj", as a float32 tensor on the CPU.
+
+    Shapes are those of the unpacked weight, experts along the first axis as the module has them. It is
+    not to be written to: a float32 weight on the CPU is returned itself.
+    Raises ModelError, with the module's class and how the weight is stored, if it cannot be unpacked.
+    """
+    with _in_memory(module), torch.no_grad():
+        tensor = _unpacked(module, name)
+        return tensor.detach().to("cpu", torch.float32)
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes that the weights take as they are stored, scales included and tied ones counted once.
+
+    Offloaded weights count too: they have to be moved for every pass.
+    """
+    return sum(stored_places(model).values())
+
+
+def stored_places(model: nn.Module) -> dict[str, int]:
+    """The same by place: "cuda:0", "cpu", …, or "offloaded" for what is moved in for every pass."""
+    counted: set[int] = set()
+    places = Counter[str]()
+    for module in model.modules():
+        for tensor in module.parameters(recurse=False):
+            if id(tensor) not in counted:
+                counted.add(id(tensor))
+                places[_place(tensor)] += _tensor_bytes(tensor)
+        # GPTQ and AWQ keep packed weights as buffers; other buffers are small, and made anew.
+        for buffer in module.buffers(recurse=False):
+            if not buffer.is_floating_point() and buffer.dim() > 1:
+                places[_place(buffer)] += _tensor_bytes(buffer)
+        if type(module).__name__ == _MXFP4_EXPERTS:
+            for part in _mxfp4_parts(module).values():
+                places[_place(part)] += _tensor_bytes(part)
+    return dict(places)
+
+
+def _place(tensor: Tensor) -> str:
+    return "offloaded" if tensor.is_meta else str(tensor.device)
+
+
+@contextmanager
+def _in_memory(module: nn.Module) -> Iterator[None]:
+    """Within, the weights of an offloaded module are there: what accelerate does around a forward."""
+    hook = hook_of(module)
+    offloaded = any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers()))
+    if not offloaded or not isinstance(hook, ModelHook):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.dtype in _ORDINARY
+    )
+
+
+def _unpacked(module: nn.Module, name: str) -> Tensor:
+    """The weight's numbers, on any device and in any floating-point type."""
+    if type(module).__name__ == _MXFP4_EXPERTS and not isinstance(
+        getattr(module, name, None), Tensor
+    ):
+        return _mxfp4(module, name)
+    tensor = getattr(module, name, None)
+    if isinstance(tensor, Tensor):
+        if tensor.is_meta:
+            raise _not_readable(module, name, "is on the meta device, its numbers elsewhere")
+        if is_blocked(tensor):
+            in_order: Tensor = tensor.to_dense()
+            return in_order
+        if _is_ordinary(tensor):
+            return tensor
+        # bitsandbytes is an optional package, so its classes are told by their names.
+        kind = type(tensor).__name__
+        if kind == "Params4bit":
+            return _bitsandbytes_4bit(module, tensor)
+        if kind == "Int8Params":
+            return _bitsandbytes_8bit(module, tensor)
+        scale = getattr(module, f"{name}_scale_inv", None)
+        if tensor.dtype in _FLOAT8 and isinstance(scale, Tensor):
+            return _blockwise(tensor, scale, getattr(module, "block_size", None))
+        # Some layouts of torchao are for their own kernel only, and have no way back of their own.
+        if is_traceable_wrapper_subclass(tensor) and (
+            type(tensor).dequantize is not Tensor.dequantize
+        ):
+            unpacked: Tensor = tensor.dequantize()
+            return unpacked
+    if name == "weight":
+        return _through_identity(module, tensor)
+    raise _not_readable(module, name, f"is stored as {_description(tensor)}")
+
+
+def _bitsandbytes_4bit(module: nn.Module, weight: Tensor) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    # After a move between devices the state may be left on the layer alone.
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        state = getattr(module, "quant_state", None)
+    if state is None:
+        raise _not_readable(module, "weight", "is a 4-bit weight without its scales")
+    if getattr(state, "packing_format_for_cpu", False):
+        # The first forward on a processor with AVX512-BF16 lays the weight out anew, for that kernel only.
+        return _through_identity(module, weight)
+    unpacked: Tensor = dequantize_4bit(weight.data, state)
+    return unpacked
+
+
+def _bitsandbytes_8bit(module: nn.Module, weight: Tensor) -> Tensor:
+    # The first forward moves the scales from the weight to the layer's state.
+    scales = getattr(weight, "SCB", None)
+    if scales is None:
+        scales = getattr(getattr(module, "state", None), "SCB", None)
+    if scales is None:
+        raise _not_readable(module, "weight", "is an 8-bit weight without its scales")
+    factors: Tensor = scales.to(torch.float32) / _INT8_LARGEST
+    return weight.data.to(torch.float32) * factors.unsqueeze(-1)
+
+
+def _blockwise(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
+    """FP8 numbers times the scale of their block; one scale for all of a matrix if there are no blocks."""
+    scale = scale.to(torch.float32)
+    if block is not None:
+        rows, columns = weight.shape[-2:]
+        scale = scale.repeat_interleave(block[0], -2).repeat_interleave(block[1], -1)
+        scale = scale[..., :rows, :columns]
+    return weight.to(torch.float32) * scale
+
+
+def _mxfp4_parts(module: nn.Module) -> dict[str, Tensor]:
+    """Blocks and scales of the experts that lie in a kernel's own layout, under checkpoint names."""
+    parts: dict[str, Tensor] = {}
+    for name in ("gate_up_proj", "down_proj"):
+        if not isinstance(getattr(module, name), Tensor):
+            reverse = fetched(_MXFP4, "Mxfp4ReverseDeserialize")(None)
+            parts |= reverse.convert({}, model=module, full_layer_name=f"{name}_blocks")
+    return parts
+
+
+def _mxfp4(module: nn.Module, name: str) -> Tensor:
+    parts = _mxfp4_parts(module)
+    if f"{name}_blocks" not in parts:
+        raise _not_readable(module, name, "is not among the MXFP4 weights")
+    unpacked: Tensor = fetched(_MXFP4, "convert_moe_packed_tensors")(
+        parts[f"{name}_blocks"], parts[f"{name}_scales"], dtype=torch.float32
+    )
+    return unpacked
+
+
+def _through_identity(module: nn.Module, tensor: object) -> Tensor:
+    """The weight of a linear layer of unknown storage: what the layer makes of the identity matrix.
+
+    It costs a forward pass of as many tokens as the layer has inputs, and carries the rounding of the
+    data type that the layer computes in. The class's `forward` is called, so that no hook, and so no
+    edit, sees it.
+    """
+    inputs = getattr(module, "in_features", None)
+    if not isinstance(inputs, int):
+        raise _not_readable(module, "weight", f"is stored as {_description(tensor)}")
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    device = own[0].device if own else torch.device("cpu")
+    dtype = next((one.dtype for one in own if one.dtype in _ORDINARY), torch.bfloat16)
+    layer = _without_bias(module)
+    rows: list[Tensor] = []
+
+    def run(tokens: Tensor) -> Tensor:
+        output: Tensor = type(module).forward(layer, tokens)
+        return output.to(torch.float32)
+
+    try:
+        offset = run(torch.zeros(1, inputs, dtype=dtype, device=device))
+        for start in range(0, inputs, _IDENTITY_ROWS):
+            count = min(_IDENTITY_ROWS, inputs - start)
+            identity = torch.zeros(count, inputs, dtype=dtype, device=device)
+            identity[torch.arange(count), start + torch.arange(count)] = 1
+            rows.append(run(identity) - offset)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        how = f"is stored as {_description(tensor)} and its layer does not run ({error})"
+        raise _not_readable(module, "weight", how) from error
+    return torch.cat(rows).T
+
+
+def _without_bias(module: nn.Module) -> nn.Module:
+    """A second view of the same layer, its bias zero: rounding the sum would lose digits of the weight."""
+    layer = copy(module)
+    for held in ("_parameters", "_buffers"):
+        tensors = dict(getattr(module, held))
+        bias = tensors.get("bias")
+        if bias is not None:
+            zeros = torch.zeros_like(bias)
+            parameter = isinstance(bias, nn.Parameter)
+            tensors["bias"] = nn.Parameter(zeros, requires_grad=False) if parameter else zeros
+        vars(layer)[held] = tensors
+    return layer
+
+
+def _tensor_bytes(tensor: Tensor) -> int:
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(_tensor_bytes(getattr(tensor, name)) for name in names)
+    own = tensor.numel() * tensor.element_size()
+    if type(tensor).__name__ == "Int8Params":
+        return own + 4 * tensor.shape[0]
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        scales = [state.absmax, *([state.state2.absmax] if state.nested else ())]
+        own += sum(scale.numel() * scale.element_size() for scale in scales)
+    return own
+
+
+def _description(tensor: object) -> str:
+    if not isinstance(tensor, Tensor):
+        return "something other than a tensor"
+    return f"{type(tensor).__name__} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _not_readable(module: nn.Module, name: str, how: str) -> ModelError:
+    return ModelError(
+        f"{name} of a {type(module).__name__} {how}: it cannot be read, which adapters and the "
+        "row-normalised kind need; the orthogonal and discriminant kinds do not (--kind)"
+    )

@@ -1,0 +1,1 @@
+"""What is written about an edit for people: model card, tables, plots."""

@@ -1,0 +1,101 @@
+"""Which tensors of a GGUF file belong to an edit's writers, and which type each of them gets."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+from gguf import GGMLQuantizationType as Kind
+from gguf import quant_shape_from_byte_shape, quant_shape_to_byte_shape
+from transformers import PreTrainedModel
+
+from excise.anatomy.tensors import StoredTensor
+from excise.anatomy.writers import WriterTensor, examine
+from excise.checkpoint.folder import Checkpoint
+from excise.checkpoint.gguf_file import open_gguf, read_gguf
+from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
+from excise.edits.edit import Edit
+from excise.edits.spelling import spelt_for
+from excise.errors import SaveError
+from excise.models.blueprint import gguf_blueprint
+from excise.rewrite.packing.gguf_blocks import GgufBlocks, written_as
+from excise.rewrite.plan import Plan, Rewrite, require_fit
+from excise.undocumented import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+
+def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Plan:
+    """Find an edit's tensors in a GGUF file; its numbers are not read.
+
+    Matrices lie there as they are multiplied, [d, k] and experts before them, whichever way the model
+    keeps them; what is reordered (queries and keys of Llama, say) is none of the writers' rows.
+    Raises ModelError for a damaged file or an architecture that transformers does not read from GGUF,
+    SaveError if the edit does not fit.
+    """
+    file = read_gguf(path)
+    model = gguf_blueprint(path)
+    anatomy = examine(model, declared)
+    edit = spelt_for(edit, anatomy)
+    require_fit(path.name, edit, anatomy)
+    names = _names(path, model)
+    tensors = {one.name: one for one in file.tensors}
+    rewrites: dict[str, Rewrite] = {}
+    for writer in anatomy.writers:
+        if writer.name not in edit.changed:
+            continue
+        counts = {False: 0, True: 0}
+        for tensor in writer.tensors:
+            rewrite = _rewrite(file, tensors, writer.name, names, tensor, counts[tensor.bias])
+            rewrites[rewrite.entry.name] = rewrite
+            counts[tensor.bias] += rewrite.count
+    checkpoint = Checkpoint(path.parent, (file,), None, (), ())
+    return Plan(checkpoint, edit, rewrites, frozenset(), None)
+
+
+def _names(path: Path, model: PreTrainedModel) -> dict[str, str]:
+    """The model's names of parameters → the file's, without what it may add at the end."""
+    fields = open_gguf(path).fields
+    architecture = str(fields["general.architecture"].contents())
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
+    return {theirs: own for own, theirs in get_gguf_hf_weights_map(model, processor).items()}
+
+
+def _rewrite(
+    file: WeightsFile,
+    tensors: dict[str, Entry],
+    writer: str,
+    names: dict[str, str],
+    tensor: WriterTensor,
+    first: int,
+) -> Rewrite:
+    name = names.get(tensor.name, tensor.name)
+    suffix = ".bias" if tensor.bias else ".weight"
+    entry = next((tensors[one] for one in (name, f"{name}{suffix}") if one in tensors), None)
+    if entry is None:
+        raise SaveError(
+            f"{file.path.name}: has no tensor for {tensor.name} under a known name; apply the edit to the "
+            "original checkpoint, and convert the result"
+        )
+    kind = Kind[entry.dtype]
+    plain = entry.dtype in ORDINARY
+    shape = entry.shape if plain else quant_shape_from_byte_shape(entry.shape, kind)
+    axis = len(shape) - (1 if tensor.bias else 2)
+    # The width alone: transformers guesses other sizes where a file states what it does not read.
+    if shape[axis] != tensor.shape[tensor.axis]:
+        raise SaveError(
+            f"{file.path.name}: {entry.name} has the shape {shape}, which is not that of {tensor.name}"
+        )
+    stored = StoredTensor(entry.name, axis, tensor.bias, tuple(shape))
+    if plain:
+        return Rewrite(writer, stored, file, entry, None, {}, first, entry, None)
+    packing = GgufBlocks(kind)
+    target = written_as(kind, shape[-1])
+    if target is kind:
+        return Rewrite(writer, stored, file, entry, packing, {}, first, entry, packing)
+    bytes_shape = quant_shape_to_byte_shape(shape, target)
+    # bfloat16 is a plain type to us, and a packed one to the package.
+    if target is Kind.BF16:
+        output = Entry(entry.name, "BF16", tuple(shape), 0, prod(bytes_shape))
+        return Rewrite(writer, stored, file, entry, packing, {}, first, output, None)
+    output = Entry(entry.name, target.name, tuple(bytes_shape), 0, prod(bytes_shape))
+    repacking = GgufBlocks(target, origin=kind)
+    return Rewrite(writer, stored, file, entry, packing, {}, first, output, repacking)

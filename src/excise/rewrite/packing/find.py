@@ -1,0 +1,130 @@
+"""Which packed format a checkpoint keeps a tensor in, told by its configuration and the stored names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from excise.anatomy.tensors import StoredTensor, spellings
+from excise.checkpoint.folder import Checkpoint
+from excise.errors import SaveError
+from excise.rewrite.packing.find_grouped import (
+    CODES,
+    OTHERS,
+    find_grouped,
+    require_known,
+    unwritable,
+)
+from excise.rewrite.packing.formats import BitsAndBytes4, Float8, Int8Rows, Mxfp4, Packed
+
+_METHODS = (
+    "bitsandbytes",
+    "fp8",
+    "fbgemm_fp8",
+    "compressed-tensors",
+    "mxfp4",
+    "gptq",
+    "awq",
+)
+SKIPPED_BY = {
+    "bitsandbytes": "llm_int8_skip_modules",
+    "fp8": "modules_to_not_convert",
+    "fbgemm_fp8": "modules_to_not_convert",
+    "compressed-tensors": "ignore",
+    "awq": "modules_to_not_convert",
+}
+"""Where each method's configuration lists modules that are not packed."""
+_CODES = tuple(f".{one}" for one in dict.fromkeys(CODES.values()))
+_BESIDE = ("_scales", "_scale_inv", ".SCB", *(f".{one}" for one in OTHERS))
+
+
+def method_of(checkpoint: Checkpoint) -> str | None:
+    """transformers' name of the quantisation that config.json states, None if it states none."""
+    found = quantization_of(checkpoint.config)
+    return None if found is None else str(found.get("quant_method", "bitsandbytes"))
+
+
+def quantization_of(config: Mapping[str, object]) -> dict[str, object] | None:
+    """The entry of a config.json, or of the language model's in it; it can be changed."""
+    for key in ("quantization_config", "compression_config"):
+        if isinstance(found := config.get(key), dict):
+            return found
+    inner = config.get("text_config")
+    return quantization_of(inner) if isinstance(inner, dict) else None
+
+
+def logical_name(codes: str) -> str:
+    """The name that a tensor would have if it were not packed."""
+    for ending in _CODES:
+        if codes.endswith(ending):
+            return f"{codes.removesuffix(ending)}.weight"
+    return codes.removesuffix("_blocks")
+
+
+def logical_names(checkpoint: Checkpoint) -> list[str]:
+    """The names that the tensors would have if nothing were packed, as far as writers need them."""
+    return [logical_name(name) for name in checkpoint.tensors if not name.endswith(_BESIDE)]
+
+
+def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
+    """How a tensor is packed; None if it is stored as ordinary numbers.
+
+    Raises SaveError if it is missing, or packed in a way that excise cannot write.
+    """
+    method, tensors = method_of(checkpoint), checkpoint.tensors
+    if method is not None and method not in _METHODS:
+        raise unwritable(method)
+    stored = checkpoint.named(tensor.name)
+    if stored is None:
+        found = _under_another_name(checkpoint, method, tensor)
+        if found is None:
+            raise SaveError(
+                f"the checkpoint has no tensor {tensor.name}; save an adapter instead (--adapter DIR)"
+            )
+        return found
+    entry = tensors[stored][1]
+    if entry.is_ordinary:
+        return None
+    if method == "bitsandbytes" and entry.dtype == "U8":
+        prefix = f"{stored}."
+        scales = {
+            "state" if "quant_state" in key else key.removeprefix(prefix): key
+            for key in tensors
+            if key.startswith(prefix)
+        }
+        if "state" in scales:
+            return Packed(BitsAndBytes4(), stored, scales)
+    base = stored.removesuffix(".weight")
+    if method == "bitsandbytes" and entry.dtype == "I8" and f"{base}.SCB" in tensors:
+        # Beside the scales stands a byte that tells their order in memory.
+        parts = {"scale": f"{base}.SCB", "format": f"{base}.weight_format"}
+        scales = {key: one for key, one in parts.items() if one in tensors}
+        return Packed(Int8Rows(127.0, "bitsandbytes 8-bit"), stored, scales)
+    if entry.dtype in ("F8_E4M3", "F8_E5M2"):
+        for scale_name in (f"{stored}_scale_inv", f"{stored}_scale", f"{base}.scale"):
+            if scale_name in tensors:
+                return Packed(Float8(_block(checkpoint)), stored, {"scale": scale_name})
+    if method == "compressed-tensors" and entry.dtype == "I8" and f"{stored}_scale" in tensors:
+        return Packed(Int8Rows(1.0, "int8"), stored, {"scale": f"{stored}_scale"})
+    raise unwritable(method or entry.dtype)
+
+
+def _under_another_name(
+    checkpoint: Checkpoint, method: str | None, tensor: StoredTensor
+) -> Packed | None:
+    """How a tensor is packed whose codes have a name of their own."""
+    tensors = checkpoint.tensors
+    config = quantization_of(checkpoint.config) or {}
+    require_known(method or "", config)
+    for name in spellings(tensor.name):
+        blocks, exponents = f"{name}_blocks", f"{name}_scales"
+        if blocks in tensors and exponents in tensors:
+            return Packed(Mxfp4(), blocks, {"scale": exponents})
+        module = name.removesuffix(".weight")
+        if method in CODES and f"{module}.{CODES[method]}" in tensors:
+            return find_grouped(method, config, tensors, module, tensor)
+    return None
+
+
+def _block(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    found = (quantization_of(checkpoint.config) or {}).get("weight_block_size")
+    return (found[0], found[1]) if isinstance(found, list) else None

@@ -1,0 +1,244 @@
+"""How GPTQ, AWQ and compressed-tensors store a matrix of integers in words, told by configuration and shapes.
+
+Sources of the formats: AutoGPTQ `qlinear_cuda_old.py` and GPTQModel `utils/model.py` (zero points minus one
+in checkpoint_format gptq, as they are in gptq_v2; `dynamic`), AutoAWQ `modules/linear/gemm.py`,
+compressed-tensors `pack_quantized.py`, and vLLM's readers of the three.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from excise.anatomy.tensors import StoredTensor
+from excise.checkpoint.tensors import Entry, WeightsFile
+from excise.errors import SaveError
+from excise.models.storage import describe
+from excise.rewrite.packing.formats import Packed
+from excise.rewrite.packing.grouped import GroupedIntegers
+from excise.rewrite.packing.words import WORD, Words
+
+Tensors = Mapping[str, tuple[WeightsFile, Entry]]
+CODES = {"gptq": "qweight", "awq": "qweight", "compressed-tensors": "weight_packed"}
+"""What each method calls the codes of a module."""
+OTHERS = (
+    "qzeros",
+    "scales",
+    "g_idx",
+    "weight_scale",
+    "weight_shape",
+    "weight_zero_point",
+    "weight_g_idx",
+)
+"""What the methods call what stands beside them."""
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_GPTQ_BITS, _PACKED_BITS = (2, 3, 4, 8), (4, 8)
+_VARIANTS: Mapping[str, Mapping[str, int]] = {
+    "gptq": {"gptq": 1, "gptq_v2": 0},
+    "awq": {"gemm": 0},
+}
+"""The variants of a method that are known, and what each adds to a stored zero point."""
+_PACKED_FORMATS = ("pack-quantized", "mixed-precision")
+"""Of compressed-tensors; the second one says that modules differ."""
+
+
+def unwritable(method: str) -> SaveError:
+    """The refusal of a format that cannot be written here."""
+    return SaveError(
+        f"its writers are stored as {describe(method)}, which cannot be rewritten; save an adapter instead "
+        "(excise export RUN --adapter DIR)"
+    )
+
+
+def require_known(method: str, config: Mapping[str, object]) -> None:
+    """Raise SaveError for a variant of GPTQ or AWQ that lays its integers out in another way."""
+    if method in _VARIANTS and (variant := _variant(method, config)) not in _VARIANTS[method]:
+        raise unwritable(f"{describe(method)} in the variant {variant}")
+
+
+def find_grouped(
+    method: str, config: Mapping[str, object], tensors: Tensors, module: str, stored: StoredTensor
+) -> Packed:
+    """How the codes of `module` are packed. config: of a known variant. stored: its matrix, unpacked.
+
+    Raises SaveError for bits that are not known, and for tensors that are missing or do not fit.
+    """
+    if len(stored.shape) != 2:
+        raise unwritable(f"{describe(method)} with all experts in one tensor")
+    outputs = stored.shape[stored.axis]
+    inputs = stored.shape[1 - stored.axis]
+    if method == "compressed-tensors":
+        if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
+            raise unwritable(f"{describe(method)} in the variant {form}")
+        return _compressed(tensors, module, inputs, outputs, transposed=stored.axis == 1)
+    return _words(method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0)
+
+
+def _variant(method: str, config: Mapping[str, object]) -> str:
+    if config.get("is_marlin_format"):
+        return "marlin"
+    # Each tool writes it under a name of its own.
+    keys = ("checkpoint_format", "format") if method == "gptq" else ("version", "format")
+    default = next(iter(_VARIANTS[method]))
+    return next((str(config[key]).lower() for key in keys if config.get(key)), default)
+
+
+def _words(
+    method: str,
+    config: Mapping[str, object],
+    tensors: Tensors,
+    module: str,
+    inputs: int,
+    outputs: int,
+    *,
+    transposed: bool,
+) -> Packed:
+    """GPTQ and AWQ, which share their names."""
+    own = {**config, **_overrides(config, module)}
+    bits = own.get("bits", own.get("w_bit"))
+    if bits not in (_GPTQ_BITS if method == "gptq" else (4,)):
+        raise unwritable(f"{describe(method)} with {bits} bits")
+    assert isinstance(bits, int)
+    symmetric = bool(own.get("sym", True)) if method == "gptq" else not own.get("zero_point", True)
+    interleaved = method == "awq"
+    words = Words(bits, _AWQ_ORDER if interleaved else None)
+    codes = (inputs, outputs * bits // WORD) if interleaved else (inputs * bits // WORD, outputs)
+    check = _Parts(tensors, module)
+    check.fits("qweight", "I32", codes, whole=(outputs if interleaved else inputs, bits))
+    scales = {"scale": check.name("scales")}
+    groups = check.groups("scales", axis=0, width=outputs)
+    check.fits("qzeros", "I32", (groups, outputs * bits // WORD), whole=(outputs, bits))
+    scales["zero"] = check.name("qzeros")
+    reordered = method == "gptq" and bool(own.get("desc_act"))
+    if method == "gptq" and check.has("g_idx"):
+        check.fits("g_idx", "I32", (inputs,))
+        scales["group"] = check.name("g_idx")
+    elif reordered:
+        raise SaveError(
+            f"{module}: has no g_idx, which tells the group of each input where desc_act is on; download the "
+            "checkpoint again"
+        )
+    if not reordered:
+        check.even("scales", inputs, groups)
+    packing = GroupedIntegers(
+        name=f"{describe(method)} {bits}-bit",
+        inputs=inputs,
+        outputs=outputs,
+        words=words,
+        across=interleaved,
+        offset=_VARIANTS[method][_variant(method, config)],
+        symmetric=symmetric,
+        transposed=transposed,
+        reordered=reordered,
+    )
+    return Packed(packing, check.name(CODES[method]), scales, check.beside)
+
+
+def _compressed(
+    tensors: Tensors, module: str, inputs: int, outputs: int, *, transposed: bool
+) -> Packed:
+    """compressed-tensors' pack-quantized: the bits are told by the shape."""
+    check = _Parts(tensors, module)
+    dtype, codes = check.entry("weight_packed")
+    bits = next((one for one in _PACKED_BITS if codes == (outputs, -(-inputs * one // WORD))), None)
+    if dtype != "I32" or bits is None:
+        raise unwritable(f"compressed-tensors with weight_packed {dtype} {list(codes)}")
+    groups = check.groups("weight_scale", axis=1, width=outputs)
+    scales = {"scale": check.name("weight_scale")}
+    if check.has("weight_zero_point"):
+        dtype, zeros = check.entry("weight_zero_point")
+        if dtype != "I32":
+            raise unwritable(f"compressed-tensors with weight_zero_point {dtype} {list(zeros)}")
+        check.fits("weight_zero_point", "I32", (-(-outputs * bits // WORD), groups))
+        scales["zero"] = check.name("weight_zero_point")
+    if check.has("weight_g_idx"):
+        check.fits("weight_g_idx", "I32", (inputs,))
+        scales["group"] = check.name("weight_g_idx")
+    check.even("weight_scale", inputs, groups)
+    packing = GroupedIntegers(
+        name=f"compressed-tensors int{bits}",
+        inputs=inputs,
+        outputs=outputs,
+        words=Words(bits),
+        outputs_first=True,
+        symmetric="zero" not in scales,
+        transposed=transposed,
+        reordered="group" in scales,
+    )
+    return Packed(packing, check.name("weight_packed"), scales, check.beside)
+
+
+def _overrides(config: Mapping[str, object], module: str) -> Mapping[str, object]:
+    """What GPTQModel's `dynamic` states for one module: the first expression that matches its name counts."""
+    dynamic = config.get("dynamic")
+    for pattern, own in dynamic.items() if isinstance(dynamic, dict) else ():
+        if re.match(pattern.removeprefix("+:"), module):
+            return own if isinstance(own, dict) else {}
+    return {}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The stored tensors of one module, checked as they are asked for."""
+
+    tensors: Tensors
+    module: str
+
+    def name(self, part: str) -> str:
+        return f"{self.module}.{part}"
+
+    def has(self, part: str) -> bool:
+        return self.name(part) in self.tensors
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return tuple(self.name(part) for part in OTHERS if self.has(part))
+
+    def entry(self, part: str) -> tuple[str, tuple[int, ...]]:
+        if not self.has(part):
+            raise SaveError(
+                f"{self.module}: has no {part} beside its codes; download the checkpoint again"
+            )
+        entry = self.tensors[self.name(part)][1]
+        return entry.dtype, entry.shape
+
+    def fits(
+        self, part: str, dtype: str, shape: tuple[int, ...], whole: tuple[int, int] = (WORD, 1)
+    ) -> None:
+        """Raise SaveError unless a tensor is of this type and shape.
+
+        whole: a count of integers, and their bits, that have to fill words.
+        """
+        count, bits = whole
+        if self.entry(part) != (dtype, shape) or count * bits % WORD:
+            self._refuse(part, f"{dtype} {list(shape)}")
+
+    def groups(self, part: str, axis: int, width: int) -> int:
+        """How many groups there are, by the shape of the scales; `width` is their other axis."""
+        dtype, shape = self.entry(part)
+        if prod(shape) == 1 < width:
+            raise unwritable(f"one scale for a whole matrix ({self.name(part)})")
+        if (
+            len(shape) != 2
+            or shape[1 - axis] != width
+            or not shape[axis]
+            or dtype not in ("F16", "BF16", "F32")
+        ):
+            self._refuse(part, f"a scale for each group of {width} outputs")
+        return shape[axis]
+
+    def even(self, part: str, inputs: int, groups: int) -> None:
+        """Raise SaveError unless the groups are of one size."""
+        if inputs % groups:
+            raise unwritable(
+                f"{groups} groups of {inputs} inputs, the last one smaller ({self.name(part)})"
+            )
+
+    def _refuse(self, part: str, expected: str) -> None:
+        dtype, shape = self.entry(part)
+        raise SaveError(
+            f"{self.name(part)}: is {dtype} {list(shape)}, by config.json it should be {expected}; the "
+            "checkpoint is damaged or of another model"
+        )

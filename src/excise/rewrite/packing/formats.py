@@ -1,0 +1,238 @@
+"""Packed formats of checkpoints: how codes and scales become numbers, and edited numbers codes again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from excise.rewrite.packing.rounding import to_integers, to_levels
+
+
+class Packing(Protocol):
+    """One packed matrix [row, column].
+
+    name: in words. transposed: what is decoded is the transpose of the parameter that the layout means.
+    moved: which of the scales `encode` may change. Experts lie along the leading axis of codes and scales,
+    and are packed one by one.
+    """
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+
+    @property
+    def transposed(self) -> bool:
+        """True where rows and columns have changed places."""
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """By what the format calls them; none where the grid always stays."""
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """The numbers, float32."""
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Codes for `values`, of the form of `codes`; `values` are used up, `moved` ones change in place."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How one stored tensor is packed. codes, scales: stored names; scales by what the format calls them.
+
+    beside: stored names of what else goes with the codes.
+    """
+
+    packing: Packing
+    codes: str
+    scales: Mapping[str, str]
+    beside: tuple[str, ...] = ()
+
+
+FLOAT8_LEVELS = {
+    dtype: torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float32)
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+}
+"""What each byte stands for."""
+
+
+def ascending(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """The finite levels in order, each once, and the code of each."""
+    codes = torch.arange(len(levels))[levels.isfinite()]
+    values, order = levels[codes].sort(stable=True)
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[1:] = values[1:] != values[:-1]  # Zero has two codes.
+    return values[first], codes[order][first]
+
+
+@dataclass(frozen=True)
+class Float8:
+    """FP8 numbers times a scale: of a block (DeepSeek), of a row, or of the whole (compressed-tensors).
+
+    block: rows and columns of a block, where there are blocks.
+    """
+
+    block: tuple[int, int] | None
+    name: str = "FP8"
+    transposed: bool = False
+    moved: tuple[str, ...] = ()
+
+    def _scale(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        scale = scales["scale"].to(torch.float32)
+        rows, columns = codes.shape
+        if self.block is not None:
+            # First: there may be as many blocks as rows.
+            down, across = self.block
+            if scale.shape == (-(-rows // down), -(-columns // across)):
+                whole = scale.repeat_interleave(down, 0).repeat_interleave(across, 1)
+                return whole[:rows, :columns]
+        if scale.numel() == 1:
+            return scale.reshape(1, 1)
+        if scale.numel() == rows:
+            return scale.reshape(rows, 1)
+        raise ValueError(f"FP8 scales of shape {tuple(scale.shape)} for {rows} × {columns}")
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """Number times scale."""
+        return codes.to(torch.float32).mul_(self._scale(codes, scales))
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Between neighbouring FP8 numbers at random."""
+        levels, bytes_of = ascending(FLOAT8_LEVELS[codes.dtype])
+        index = to_levels(values.div_(self._scale(codes, scales)), levels, dice)
+        return bytes_of.to(torch.uint8)[index.to(torch.int32)].view(codes.dtype)
+
+
+@dataclass(frozen=True)
+class Int8Rows:
+    """Integers of 8 bits times a scale for each row, over `divisor` (bitsandbytes keeps row maxima)."""
+
+    divisor: float
+    name: str
+    transposed: bool = False
+    moved: tuple[str, ...] = ()
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """Number times scale."""
+        return codes.to(torch.float32).mul_(self._step(scales))
+
+    def _step(self, scales: Mapping[str, Tensor]) -> Tensor:
+        return scales["scale"].to(torch.float32).reshape(-1, 1) / self.divisor
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Between neighbouring integers at random."""
+        step = self._step(scales).clamp_min(torch.finfo(torch.float32).tiny)
+        return to_integers(values.div_(step), -128, 127, dice).to(torch.int8)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What bitsandbytes stores as JSON beside a 4-bit weight. shape: of the weight."""
+
+    shape: tuple[int, int]
+    blocksize: int
+    nested_blocksize: int
+    nested_offset: float
+
+    @staticmethod
+    def of(scales: Mapping[str, Tensor]) -> _State:
+        found = json.loads(bytes(scales["state"].tolist()))
+        rows, columns = found["shape"]
+        return _State(
+            (rows, columns),
+            found["blocksize"],
+            found.get("nested_blocksize", 0),
+            found.get("nested_offset", 0.0),
+        )
+
+    def factors(self, scales: Mapping[str, Tensor]) -> Tensor:
+        """The factor of each number, flat: the largest magnitude of its block.
+
+        Those may themselves be 8-bit codes of blocks of their own, around an offset.
+        """
+        largest = scales["absmax"]
+        if "nested_absmax" in scales:
+            inner = scales["nested_quant_map"].to(torch.float32)[largest.to(torch.int32)]
+            outer = scales["nested_absmax"].repeat_interleave(self.nested_blocksize)[: len(inner)]
+            largest = inner * outer + self.nested_offset
+        count = self.shape[0] * self.shape[1]
+        return largest.to(torch.float32).repeat_interleave(self.blocksize)[:count]
+
+
+@dataclass(frozen=True)
+class BitsAndBytes4:
+    """NF4 or FP4 of bitsandbytes: two codes a byte, the first in the high half; blocks run along rows."""
+
+    name: str = "bitsandbytes 4-bit"
+    transposed: bool = False
+    moved: tuple[str, ...] = ()
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """Level times the factor of its block."""
+        state, levels = _State.of(scales), scales["quant_map"].to(torch.float32)
+        flat = codes.flatten()
+        values = torch.empty(len(flat), 2)
+        values[:, 0] = levels[(flat >> 4).to(torch.int32)]
+        values[:, 1] = levels[(flat & 15).to(torch.int32)]
+        factors = state.factors(scales)
+        return values.view(-1)[: len(factors)].mul_(factors).view(state.shape)
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Between neighbouring levels at random."""
+        levels, codes_of = ascending(scales["quant_map"].to(torch.float32))
+        factors = _State.of(scales).factors(scales)
+        scaled = values.view(-1).div_(factors.clamp_min_(torch.finfo(torch.float32).tiny))
+        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, dice).to(torch.int32)]
+        if len(found) % 2:
+            found = torch.cat([found, found.new_zeros(1)])
+        return ((found[0::2] << 4) | found[1::2]).view(codes.shape)
+
+
+FP4_LEVELS = torch.tensor(
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+)
+"""E2M1: what each half byte stands for (OCP Microscaling Formats 1.0, table 6)."""
+_SCALE_BIAS = 127
+
+
+@dataclass(frozen=True)
+class Mxfp4:
+    """MXFP4: blocks of 32 numbers of 4 bits along the inputs, the first in the low half, and an exponent.
+
+    Stored [output, block, 16] for a parameter [input, output].
+    """
+
+    name: str = "MXFP4"
+    transposed: bool = True
+    moved: tuple[str, ...] = ()
+
+    def _scale(self, scales: Mapping[str, Tensor]) -> Tensor:
+        return (scales["scale"].to(torch.float32) - _SCALE_BIAS).exp2().unsqueeze(-1)
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """Level times two to the exponent of its block: [output, input]."""
+        values = torch.empty(*codes.shape, 2)
+        values[..., 0] = FP4_LEVELS[(codes & 15).to(torch.int32)]
+        values[..., 1] = FP4_LEVELS[(codes >> 4).to(torch.int32)]
+        return values.flatten(-2).mul_(self._scale(scales)).flatten(-2)
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Between neighbouring levels at random."""
+        levels, codes_of = ascending(FP4_LEVELS)
+        scaled = values.view(*codes.shape[:-1], 2 * codes.shape[-1]).div_(self._scale(scales))
+        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, dice).to(torch.int32)]
+        return found[..., 0::2] | (found[..., 1::2] << 4)

@@ -1,0 +1,132 @@
+"""Blocks of GGUF files: unpacked by the gguf package, packed again with their scales where they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor
+
+from excise.errors import SaveError
+from excise.rewrite.packing.formats import FP4_LEVELS, ascending
+from excise.rewrite.packing.rounding import to_integers, to_levels
+
+Bytes = npt.NDArray[np.uint8]
+
+_NUMBERS = 32
+"""Numbers in a block of the types that are written."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A block of integers: scale (float16), minimum (float16) or none, high bits or none, low bits.
+
+    zero: the integer that stands for 0 where there is no minimum.
+    """
+
+    bits: int
+    zero: int
+    minimum: bool
+
+
+_LAYOUTS = {
+    Kind.Q4_0: _Layout(4, 8, False),
+    Kind.Q4_1: _Layout(4, 0, True),
+    Kind.Q5_0: _Layout(5, 16, False),
+    Kind.Q5_1: _Layout(5, 0, True),
+    Kind.Q8_0: _Layout(8, 0, False),
+}
+_WRITTEN = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.BF16)
+"""Types that others are turned into, smallest first."""
+
+
+def bits_of(kind: Kind) -> float:
+    """Bits that a number takes, scales included."""
+    numbers, size = gguf.GGML_QUANT_SIZES[kind]
+    return float(8 * size / numbers)
+
+
+def written_as(kind: Kind, columns: int) -> Kind:
+    """The type that an edited tensor gets: its own if it can be written, else the nearest larger one."""
+    if kind in _LAYOUTS or kind is Kind.MXFP4:
+        return kind
+    for other in _WRITTEN:
+        if bits_of(other) > bits_of(kind) and columns % gguf.GGML_QUANT_SIZES[other][0] == 0:
+            return other
+    raise SaveError(f"{kind.name} is not a type that tensors of writers have")
+
+
+@dataclass(frozen=True)
+class GgufBlocks:
+    """Rows of blocks of one type. origin: the type that the codes had before, where it was another one."""
+
+    kind: Kind
+    origin: Kind | None = None
+    transposed: bool = False
+    moved: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As the package calls it."""
+        return str(self.kind.name)
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """The package's numbers. Raises SaveError if it does not know the type."""
+        try:
+            values = gguf.quants.dequantize(codes.numpy(), self.kind)
+        except NotImplementedError as error:
+            raise SaveError(f"the gguf package cannot unpack {self.name}") from error
+        return torch.from_numpy(values)
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Between neighbouring numbers of the same blocks at random; by the package from another type."""
+        if self.origin is not None:
+            # Off the old grid: rounding to the nearest takes nothing back.
+            return torch.from_numpy(gguf.quants.quantize(values.numpy(), self.kind))
+        size = gguf.GGML_QUANT_SIZES[self.kind][1]
+        blocks = codes.numpy().reshape(-1, size)
+        numbers = values.view(-1, _NUMBERS)
+        if self.kind is Kind.MXFP4:
+            packed = _mxfp4(numbers, blocks, dice)
+        else:
+            packed = _integers(numbers, blocks, _LAYOUTS[self.kind], dice)
+        return torch.from_numpy(packed.reshape(codes.shape))
+
+
+def _integers(numbers: Tensor, blocks: Bytes, layout: _Layout, dice: torch.Generator) -> Bytes:
+    halves = 2 + 2 * layout.minimum
+    factors = torch.from_numpy(blocks[:, :halves].copy().view(np.float16).astype(np.float32))
+    step = torch.where(factors[:, :1] == 0, 1.0, factors[:, :1])
+    if layout.minimum:
+        numbers.sub_(factors[:, 1:])
+    numbers.div_(step).add_(layout.zero)
+    head = blocks[:, :halves]
+    if layout.bits == 8:
+        signed = to_integers(numbers, -128, 127, dice).numpy().astype(np.int8)
+        return np.concatenate([head, signed.view(np.uint8)], axis=1)
+    largest = (1 << layout.bits) - 1
+    found: Bytes = to_integers(numbers, 0, largest, dice).numpy().astype(np.uint8)
+    if layout.bits == 5:
+        head = np.concatenate([head, np.packbits(found >> 4, axis=1, bitorder="little")], axis=1)
+    return np.concatenate([head, _nibbles(found & np.uint8(15))], axis=1)
+
+
+def _mxfp4(numbers: Tensor, blocks: Bytes, dice: torch.Generator) -> Bytes:
+    # The exponent's byte counts from 127, as everywhere in this format.
+    exponent = torch.from_numpy(blocks[:, :1].astype(np.float32)) - 127
+    levels, codes_of = ascending(FP4_LEVELS)
+    index = to_levels(numbers.div_(exponent.exp2()), levels, dice)
+    found: Bytes = codes_of.to(torch.uint8)[index.to(torch.int32)].numpy()
+    return np.concatenate([blocks[:, :1], _nibbles(found)], axis=1)
+
+
+def _nibbles(codes: Bytes) -> Bytes:
+    """The first half of a block in the low halves of its bytes, the second half in the high ones."""
+    return codes[:, : _NUMBERS // 2] | (codes[:, _NUMBERS // 2 :] << np.uint8(4))

@@ -1,0 +1,185 @@
+"""Integers with a scale and a zero point for each group of inputs: GPTQ, AWQ, compressed-tensors.
+
+A group is some inputs of one output, its numbers are (integer − zero point) · scale. An edit keeps the grid
+of a group whose edited numbers lie between its ends, or up to half a step beyond. Any other group gets a grid
+that holds its numbers: the least scale that does, with the zero point where they have it, or, where the
+format has one for all (symmetric), where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from excise.errors import SaveError
+from excise.rewrite.packing.rounding import to_integers
+from excise.rewrite.packing.words import Words
+
+_BEYOND = 0.5
+"""Of a step: how far a number may lie beyond the ends of its grid, where it is then put."""
+
+
+@dataclass(frozen=True)
+class GroupedIntegers:
+    """One matrix of integers in words.
+
+    inputs, outputs: of the linear layer. Integers lie as [input, output], or the other way round if outputs
+    come first, and so do scales and zero points. Words run along the inputs, or along the outputs if
+    `across`; those of zero points along the outputs. offset: what is added to a stored zero point. symmetric:
+    zero points stay; where none are stored they are in the middle. The scales are "scale", of each group and
+    output, and where they are stored "zero", and "group", the group of each input. reordered: "group" says
+    which inputs belong together; otherwise neighbours do, whatever is stored.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    words: Words
+    across: bool = False
+    outputs_first: bool = False
+    offset: int = 0
+    symmetric: bool = True
+    transposed: bool = True
+    reordered: bool = False
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """What `encode` may change beside the codes."""
+        return ("scale",) if self.symmetric else ("scale", "zero")
+
+    @property
+    def _largest(self) -> int:
+        return (1 << self.words.bits) - 1
+
+    def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """(Integer − zero point) · scale."""
+        numbers = self._integers(codes)
+        scale, zero = self._turned(scales["scale"]), self._zeros(scales)
+        for group, inputs in self._groups(scales):
+            some = numbers[inputs]
+            numbers[inputs] = some.sub_(zero[group]).mul_(scale[group].to(torch.float32))
+        return self._turned(numbers)
+
+    def encode(
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+    ) -> Tensor:
+        """Between neighbouring integers at random; scales and zero points of new grids go into `scales`."""
+        numbers, scale, zero = (
+            self._turned(values),
+            self._turned(scales["scale"]),
+            self._zeros(scales),
+        )
+        padded = codes.shape[1 if self.outputs_first else 0] * self.words.period // self.words.width
+        found = torch.zeros(self.inputs if self.across else padded, self.outputs, dtype=torch.int16)
+        for group, inputs in self._groups(scales):
+            some = numbers[inputs]
+            step, origin = self._grid(some, scale[group], zero[group])
+            safe = torch.where(step == 0, torch.ones_like(step), step)
+            found[inputs] = to_integers(some.div_(safe).add_(origin), 0, self._largest, dice)
+            # A group that keeps its grid gets the same numbers back, to the bit.
+            scale[group] = step
+            zero[group] = origin
+        if not self.symmetric:
+            self._put_zeros(zero, scales["zero"])
+        packed = self.words.pack(found.T).T if self.across else self.words.pack(found)
+        return self._turned(packed)
+
+    def _grid(self, numbers: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, [output], for numbers [input, output] of one group."""
+        step = scale.to(torch.float32)
+        low, high = numbers.amin(0), numbers.amax(0)
+        ends = torch.stack([low, high]) / step + zero
+        # Without a step there is no grid but zero: what lies beside it makes an infinite end.
+        still = (low == 0) & (high == 0)
+        fits = still | (
+            (ends.amin(0) >= -_BEYOND)
+            & (ends.amax(0) <= self._largest + _BEYOND)
+            & ends.isfinite().all(0)
+        )
+        if bool(fits.all()):
+            return step, zero
+        low, high = low.clamp_max(0), high.clamp_min(0)
+        origin = zero
+        if not self.symmetric:
+            origin = (-low * self._largest / (high - low)).round()
+            # A stored zero point cannot be below 0.
+            origin = origin.clamp(self.offset, self._largest)
+        above, below = self._largest - origin, origin
+        wider = torch.maximum(
+            torch.where(above > 0, high / above, 0.0), torch.where(below > 0, -low / below, 0.0)
+        )
+        type_ = torch.finfo(scale.dtype)
+        # Rounded up, so that the ends stay on the grid.
+        wider = (wider * (1 + type_.eps) + type_.smallest_normal * type_.eps).to(scale.dtype)
+        return (
+            torch.where(fits, step, wider.to(torch.float32)),
+            torch.where(fits, zero, origin),
+        )
+
+    def _turned(self, tensor: Tensor) -> Tensor:
+        """Inputs, or groups of them, before outputs; and back."""
+        return tensor.T if self.outputs_first else tensor
+
+    def _integers(self, codes: Tensor) -> Tensor:
+        """[input, output], float32."""
+        words = self._turned(codes)
+        return (
+            self.words.unpack(words.T).T if self.across else self.words.unpack(words)[: self.inputs]
+        )
+
+    def _zeros(self, scales: Mapping[str, Tensor]) -> Tensor:
+        """Zero points [group, output], float32. Raises SaveError where loaders differ on what one means."""
+        if "zero" not in scales:
+            groups = self._turned(scales["scale"]).shape[0]
+            return torch.full((groups, self.outputs), float(1 << (self.words.bits - 1)))
+        stored = self.words.unpack(self._turned(scales["zero"]).T)[: self.outputs].T
+        if self.offset and bool((stored == self._largest).any()):
+            raise SaveError(
+                f"{self.name}: has zero points of 0, which loaders read in different ways in "
+                "checkpoint_format gptq; save an adapter instead (excise export RUN --adapter DIR)"
+            )
+        return stored + self.offset
+
+    def _put_zeros(self, zeros: Tensor, into: Tensor) -> None:
+        """Write zero points [group, output] in place; what pads them stays."""
+        words = self._turned(into).T
+        numbers = self.words.unpack(words)
+        numbers[: self.outputs] = (zeros - self.offset).T
+        words.copy_(self.words.pack(numbers))
+
+    def _groups(self, scales: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor | slice]]:
+        """Each group's number and inputs."""
+        count = self._turned(scales["scale"]).shape[0]
+        size = self.inputs // count
+        stored = scales.get("group")
+        # compressed-tensors writes -1 where inputs are not grouped anew.
+        in_order = stored is None or (self.outputs_first and bool((stored == -1).any()))
+        if stored is not None and not in_order and not self.reordered:
+            # Some tools leave it empty. Anything else is read by some loaders and not by others.
+            own = torch.arange(self.inputs, dtype=stored.dtype) // size
+            if bool(stored.any()) and not torch.equal(stored, own):
+                raise SaveError(
+                    f"{self.name}: its g_idx puts inputs in an order of its own although desc_act is off, "
+                    "which loaders read in different ways; save an adapter instead (excise export RUN "
+                    "--adapter DIR)"
+                )
+            in_order = True
+        if in_order:
+            yield from ((one, slice(one * size, (one + 1) * size)) for one in range(count))
+            return
+        assert stored is not None
+        if bool(((stored < 0) | (stored >= count)).any()):
+            raise SaveError(
+                f"{self.name}: an input belongs to a group that has no scale ({count} groups have one); the "
+                "checkpoint is damaged"
+            )
+        sizes = stored.to(torch.int64).bincount(minlength=count).tolist()
+        if 0 in sizes:
+            raise SaveError(
+                f"{self.name}: {sizes.count(0)} of {count} groups have no inputs by g_idx; the checkpoint is "
+                "damaged"
+            )
+        yield from enumerate(torch.split(stored.argsort(stable=True), sizes))

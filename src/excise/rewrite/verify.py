@@ -1,0 +1,180 @@
+"""What was written, read again: the same as the original but for the edit, and the edit as it should be.
+
+The reference is made anew from the original file, with vᵀ W in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from excise.checkpoint.gguf_file import read_gguf
+from excise.checkpoint.pytorch_file import read_pytorch
+from excise.checkpoint.tensors import (
+    ORDINARY,
+    Entry,
+    WeightsFile,
+    read_bytes,
+    read_safetensors,
+)
+from excise.edits.matrices import blocks_of
+from excise.errors import SaveError
+from excise.rewrite.numbers import Edits, Steps, Stored, steps_for
+from excise.rewrite.plan import Plan, Rewrite
+from excise.rewrite.stream import BLOCK, Advance, blocks
+
+_READERS: Mapping[str, Callable[[Path], WeightsFile]] = {
+    "safetensors": read_safetensors,
+    "pytorch": read_pytorch,
+    "gguf": read_gguf,
+}
+_LEAST_KEPT = 0.5
+"""Share of an edit that a packed format has to keep; less is no edit."""
+_FEW = 4096
+"""Numbers below which that share is left to chance."""
+
+
+@dataclass
+class Kept:
+    """How much of an edit survived packing. wanted: ‖ΔW‖² by the operator; got: ⟨ΔW as written, ΔW⟩."""
+
+    wanted: float = 0.0
+    got: float = 0.0
+    numbers: int = 0
+
+    @property
+    def share(self) -> float:
+        """1 if all of it did."""
+        return self.got / self.wanted if self.wanted else 1.0
+
+
+def verify_file(plan: Plan, file: WeightsFile, path: Path, kept: Kept, advance: Advance) -> None:
+    """Compare the file written under `path` with its original. Raises SaveError that names the tensor.
+
+    kept: is added to for packed tensors.
+    """
+    written = _READERS[file.kind](path)
+    found = {one.name: one for one in written.tensors}
+    edits = Edits(plan)
+    expected = {output.name: (output, entry, one) for output, entry, one in plan.outputs(file)}
+    if found.keys() != expected.keys():
+        raise _wrong(path, "tensors", sorted(found.keys() ^ expected.keys())[0])
+    with file.path.open("rb", buffering=0) as original, path.open("rb", buffering=0) as copy:
+        for name, (output, entry, rewrite) in expected.items():
+            there = found[name]
+            if (there.dtype, there.shape) != (output.dtype, output.shape):
+                raise _wrong(path, "type or shape of", name)
+            if rewrite is not None:
+                _check_edited(plan, edits, rewrite, written, there, kept)
+                advance(there.size)
+            elif not _shared(entry, file, plan):
+                pairs = zip(
+                    blocks(original, entry.start, entry.end, bytearray(BLOCK)),
+                    blocks(copy, there.start, there.end, bytearray(BLOCK)),
+                    strict=True,
+                )
+                if not all(_equal(one, other) for one, other in pairs):
+                    raise _wrong(path, "numbers of", name)
+                advance(there.size)
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """True if two files hold the same."""
+    size = one.stat().st_size
+    if other.stat().st_size != size:
+        return False
+    with one.open("rb", buffering=0) as first, other.open("rb", buffering=0) as second:
+        pairs = zip(
+            blocks(first, 0, size, bytearray(BLOCK)),
+            blocks(second, 0, size, bytearray(BLOCK)),
+            strict=True,
+        )
+        return all(_equal(mine, theirs) for mine, theirs in pairs)
+
+
+def _equal(one: memoryview, other: memoryview) -> bool:
+    # Memory views compare number by number, arrays by the machine's widest words.
+    words = len(one) // 8
+    return np.array_equal(
+        np.frombuffer(one, np.uint64, words), np.frombuffer(other, np.uint64, words)
+    ) and bytes(one[8 * words :]) == bytes(other[8 * words :])
+
+
+def require_kept(kept: Kept, packing: str) -> None:
+    """Raise SaveError if packing took the edit back."""
+    if kept.numbers >= _FEW and kept.share < _LEAST_KEPT:
+        raise SaveError(
+            f"only {kept.share:.0%} of the edit survives in {packing}; give --packed plain, or save an "
+            "adapter"
+        )
+
+
+def _wrong(path: Path, what: str, name: str) -> SaveError:
+    return SaveError(
+        f"{path.name}: {what} {name} are not as they should be after writing; the disk or the memory may be "
+        "faulty, nothing was left behind"
+    )
+
+
+def _shared(entry: Entry, file: WeightsFile, plan: Plan) -> bool:
+    """True if an edited tensor lies at the same place, as tied ones do in PyTorch files."""
+    return file.kind == "pytorch" and any(
+        one.file is file and one.entry.start < entry.end and entry.start < one.entry.end
+        for one in plan.sides.get(file.path, plan.rewrites).values()
+    )
+
+
+def _check_edited(
+    plan: Plan, edits: Edits, rewrite: Rewrite, written: WeightsFile, there: Entry, kept: Kept
+) -> None:
+    held: dict[str, bytearray] = {}
+    if rewrite.repacking is not None:
+        made = edits.of(rewrite)
+        if read_bytes(written.path, there.start, there.end) != made[there.name]:
+            what = "codes" if there.name == rewrite.output.name else "scales"
+            raise _wrong(written.path, f"{what} of", there.name)
+        if there.name != rewrite.output.name:
+            return
+        # What was written is what was made; scales that were may lie in a file that is not written yet.
+        held = dict(made)
+    after = Stored(rewrite.written({there.name: (written, there)}), held)
+    pairs = zip(Stored(rewrite).matrices(), after.matrices(), steps_for(plan, rewrite), strict=True)
+    for old, new, steps in pairs:
+        columns = zip(blocks_of(old), blocks_of(new), strict=True)
+        for old_columns, new_columns in columns:
+            wanted, slack = _reference(old_columns, steps)
+            if rewrite.repacking is None:
+                type_ = torch.finfo(ORDINARY[there.dtype])
+                off = new_columns.to(torch.float32).sub_(wanted).abs_()
+                off.sub_(wanted.abs_(), alpha=type_.eps)
+                slack = slack + type_.smallest_normal * type_.eps
+                if not bool((off.amax(0) <= slack).all()):
+                    raise _wrong(written.path, "edited numbers of", there.name)
+            else:
+                change = wanted.sub_(old_columns)
+                kept.wanted += float(change.square().sum(dtype=torch.float64))
+                kept.got += float((new_columns - old_columns).mul_(change).sum(dtype=torch.float64))
+                kept.numbers += change.numel()
+
+
+def _reference(columns: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+    """W − α u (vᵀ W) of a few columns, vᵀ W in float64; and how far float32 may be off, for each column."""
+    values = columns.to(torch.float32)
+    unit = torch.finfo(torch.float32).eps
+    slack = unit * values.abs().amax(0)
+    for operator, strength in steps:
+        double = values.to(torch.float64)
+        amount = operator.v.to(torch.float64) @ double
+        # |fl(vᵀw) − vᵀw| ≤ d ε ‖v‖ ‖w‖ (Higham 2002, section 3.1), and roundings of what is taken away.
+        lengths = torch.linalg.vector_norm(values, dim=0) * torch.linalg.vector_norm(operator.v)
+        off = len(operator.u) * unit * lengths + 2 * unit * amount.abs()
+        slack = slack + abs(strength) * operator.u.abs().max() * off
+        taken = (-strength * amount).to(torch.float32)
+        change = operator.u * taken if values.dim() == 1 else torch.outer(operator.u, taken)
+        values = change.add_(values)
+    return values, slack

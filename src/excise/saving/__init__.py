@@ -1,0 +1,1 @@
+"""An edit written out: model folder, adapter, other formats."""

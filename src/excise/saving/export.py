@@ -1,0 +1,195 @@
+"""Writing an edited model, or an adapter, from a run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from excise.anatomy.tensors import require_matrices
+from excise.anatomy.writers import Anatomy
+from excise.checkpoint.folder import open_checkpoint
+from excise.checkpoint.source import ModelSource
+from excise.checkpoint.spellings import add_older_spellings
+from excise.edits.adapter import adapter_base, save_adapter
+from excise.edits.edit import Edit
+from excise.errors import SaveError, translated
+from excise.events import Emit, Note, StageStarted
+from excise.models.blocked import in_ordinary_order
+from excise.models.load import LoadedModel
+from excise.report.card import model_card
+from excise.report.terms import terms_of
+from excise.reproduce.record import Reproduction
+from excise.rewrite.plan import Form, require_editable
+from excise.saving.adapter import recorded
+from excise.saving.apply import apply_edit, plan_for
+from excise.saving.events import Saved
+from excise.system.files import require_free
+
+
+def require_rewritable(
+    source: ModelSource, declared: tuple[str, ...], *, trust_remote_code: bool
+) -> None:
+    """Raise SaveError if an edited model can never be written from this checkpoint.
+
+    It reads headers only, so that it can be asked before the work instead of after it. What only the numbers
+    emit (GPTQ zero points that loaders read in different ways) comes up when they are read.
+    """
+    if source.gguf is None:
+        checkpoint = open_checkpoint(source.folder)
+        require_editable(source.name, checkpoint, declared, trust_remote_code=trust_remote_code)
+
+
+def require_writable(anatomy: Anatomy) -> None:
+    """Raise SaveError if some writer has no matrix that could be changed to the edit's effect."""
+    for writer in anatomy.writers:
+        require_matrices(writer)
+
+
+def save_model(
+    loaded: LoadedModel,
+    edit: Edit,
+    destination: Path,
+    figures: str,
+    emit: Emit,
+    *,
+    form: Form = "same",
+    declared: tuple[str, ...] = (),
+    trust_remote_code: bool = False,
+    known: Reproduction | None = None,
+) -> None:
+    """Write the edited model to the new folder `destination`. Raises SaveError.
+
+    known: what the edit was made from, for the `reproduce.json` beside the model; without it there is none.
+    The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
+    model in memory holds unpacked, that model is written first.
+    """
+    source, template = loaded.source, loaded.chat_template
+    if source.gguf is None:
+        save_from_files(
+            source,
+            edit,
+            destination,
+            figures,
+            emit,
+            form=form,
+            declared=declared,
+            trust_remote_code=trust_remote_code,
+            chat_template=template,
+            known=known,
+        )
+        return
+    require_free(destination)
+    with _plain_copy(loaded, destination, emit) as folder:
+        plain = ModelSource(source.name, folder, None, None)
+        plan = plan_for(edit, plain, declared=declared)
+        texts = terms_of(source) | _template_file(template)
+        apply_edit(plan, source, destination, figures, emit, texts, known)
+
+
+def save_from_files(
+    source: ModelSource,
+    edit: Edit,
+    destination: Path,
+    figures: str,
+    emit: Emit,
+    *,
+    form: Form = "same",
+    declared: tuple[str, ...] = (),
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    known: Reproduction | None = None,
+) -> None:
+    """`save_model` from a checkpoint's files alone: no model is loaded. Not of a GGUF file.
+
+    chat_template: the one that the user gave in place of the model's own. Raises SaveError or ModelError.
+    """
+    plan = plan_for(edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code)
+    apply_edit(plan, source, destination, figures, emit, _template_file(chat_template), known)
+
+
+def _template_file(chat_template: str | None) -> dict[str, str]:
+    return {} if chat_template is None else {"chat_template.jinja": chat_template}
+
+
+def save_model_adapter(
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    edit: Edit,
+    destination: Path,
+    figures: str,
+    emit: Emit,
+    known: Reproduction | None = None,
+) -> None:
+    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
+
+    known: as for a model.
+    """
+    emit(StageStarted("save", f"Saving the adapter to {destination}"))
+    card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
+    base, revision = adapter_base(loaded.source)
+    further = recorded(loaded.source, known)
+    save_adapter(
+        edit,
+        loaded.model,
+        anatomy.writers,
+        base,
+        destination,
+        card,
+        further=further,
+        revision=revision,
+    )
+    emit(Saved("adapter", str(destination)))
+
+
+@contextmanager
+def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[Path]:
+    """The model in memory as a folder beside `destination`, for as long as the block lasts."""
+    with (
+        translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
+        ExitStack() as stack,
+    ):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(
+                prefix=f".{destination.name}.",
+                suffix=".partial",
+                dir=destination.parent,
+                ignore_cleanup_errors=True,
+            )
+        )
+        for text in write_plain(loaded, Path(folder)):
+            emit(Note(text))
+        yield Path(folder)
+
+
+def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
+    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5.
+
+    Returns what version 4 cannot be told, one line each. Raises OSError or SafetensorError.
+    """
+    unmark_gguf(loaded.model)
+    with in_ordinary_order(loaded.model):
+        loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return add_older_spellings(folder)
+
+
+def unmark_gguf(model: PreTrainedModel) -> None:
+    """Take off the marks of the GGUF format, which transformers refuses to save; the tensors are plain.
+
+    A model without such marks stays as it is.
+    """
+    config = model.config
+    if getattr(config, "quantization_config", None) is None:
+        return
+    if config.quantization_config.quant_method != "gguf":
+        return
+    del config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.quantization_method

@@ -1,0 +1,32 @@
+"""Answers that show damage whatever they are about: empty ones, and ones that go round in circles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from excise.scorers.markers import normalise
+
+_LONGEST_PERIOD = 16
+_TIMES = 3
+_LEAST_TOKENS = 12
+"""A repetition shorter than this may well be a list or a rhyme."""
+
+
+def is_empty(answer: str) -> bool:
+    """True if there is nothing but white space and emphasis in it."""
+    return not normalise(answer)
+
+
+def is_loop(answer: Sequence[int]) -> bool:
+    """True if the answer, as token ids, ends in the same 1 to 16 tokens at least three times over.
+
+    The repeated part has to be at least 12 tokens in all.
+    """
+    for period in range(1, _LONGEST_PERIOD + 1):
+        needed = max(_TIMES * period, _LEAST_TOKENS)
+        if len(answer) < needed:
+            break
+        tail = answer[len(answer) - needed :]
+        if all(tail[place] == tail[place - period] for place in range(period, needed)):
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""A run directory: lock, journal, record, edits."""

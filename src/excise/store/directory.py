@@ -1,0 +1,145 @@
+"""The run directory: everything a run writes, and what ties it to its model and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from excise.config import Settings, settings_digest
+from excise.edits.edit import Edit, load_edit
+from excise.errors import RunError
+from excise.prompts.sets import PromptSet
+from excise.prompts.splits import PromptParts
+from excise.store.shape import Identity, Record, require_shape
+from excise.system.files import write_bytes
+from excise.system.json_files import read_json_object
+from excise.system.paths import directory_name, last_part, names_a_path
+
+FORMAT = 5
+"""3 since trials that cannot better the front are pruned, and candidates are scored side by side; 4 since
+weights lie in blocks, which rounds otherwise; 5 since each file holds a checksum of its own contents."""
+_OLDEST = 4
+_CHECKED_SINCE = 5
+_CHECKSUM = "sha256"
+DEFAULT_ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A folder with `run.json` (identity), `journal.log` (study), `edit-N.safetensors`, `result.json`.
+
+    It is for reading, which goes on beside a search and writes nothing; see `excise.store.opening`.
+    path: as it was given, for people. folder: the same, absolute, whatever the working directory becomes.
+    """
+
+    path: Path
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.path.absolute())
+
+    @property
+    def is_run(self) -> bool:
+        """Whether there is a run."""
+        return (self.folder / "run.json").exists()
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal."""
+        return self.folder / "journal.log"
+
+    @property
+    def result(self) -> Path:
+        """The record, see `excise.store.record`."""
+        return self.folder / "result.json"
+
+    def edit_path(self, number: int) -> Path:
+        """The edit file of a front trial."""
+        return self.folder / f"edit-{number}.safetensors"
+
+    def edit(self, number: int) -> Edit:
+        """The edit of a front trial. Raises RunError if there is none."""
+        return load_edit(self.edit_path(number))
+
+    def identity(self) -> dict[str, object]:
+        """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""
+        path = self.folder / "run.json"
+        content = read_json(path, "not a run directory")
+        require_shape(path, content, Identity)
+        return content
+
+    def record(self) -> dict[str, object]:
+        """What `result.json` holds. Raises RunError if it is missing or damaged."""
+        content = read_json(self.result, "no result in this run directory yet")
+        require_shape(self.result, content, Record)
+        return content
+
+    def dtype(self) -> str | None:
+        """The data type that the run used so far, None for a new run. Raises RunError."""
+        return str(self.record()["dtype"]) if self.result.exists() else None
+
+
+def read_json(path: Path, absent: str) -> dict[str, object]:
+    """A JSON object of a known format, as it was written. Raises RunError."""
+    try:
+        content = read_json_object(path, RunError)
+    except FileNotFoundError as error:
+        raise RunError(f"{path.parent}: {absent}") from error
+    version = content.get("format")
+    if not isinstance(version, int):
+        raise RunError(f"{path}: damaged: its format is {version!r}")
+    if version > FORMAT:
+        raise RunError(
+            f"{path}: format {version} is newer than this excise reads; install a newer one"
+        )
+    if version < _OLDEST:
+        raise RunError(f"{path}: was written by an older excise; start anew in another folder")
+    found = content.pop(_CHECKSUM, None)
+    if (version >= _CHECKED_SINCE or found is not None) and found != _checksum(content):
+        raise RunError(
+            f"{path}: damaged: its contents do not match their checksum; start anew in another folder"
+        )
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object; the file appears whole or not at all. Raises SaveError."""
+    checked = {**content, _CHECKSUM: _checksum(content)}
+    write_bytes(path, (json.dumps(checked, indent=1) + "\n").encode())
+
+
+def _checksum(content: Mapping[str, object]) -> str:
+    """SHA-256 over a JSON object without its checksum."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def default_path(settings: Settings) -> Path:
+    """runs/<model>-<digest of the settings>: the same command finds its own run again."""
+    model = last_part(settings.model) if names_a_path(settings.model) else settings.model
+    return DEFAULT_ROOT / f"{directory_name(model)}-{settings_digest(settings)[:8]}"
+
+
+def prompts_digest(prompts: PromptParts) -> str:
+    """What tells these prompts from others that may come from files of the same names."""
+    digest = hashlib.sha256()
+    for parts in (prompts.target, prompts.control):
+        for part in (parts.train, parts.search, parts.held_out):
+            digest.update(_canonical(part))
+    return digest.hexdigest()[:16]
+
+
+def set_digest(prompts: PromptSet) -> str:
+    """SHA-256 over the prompts of one set, in order: 64 hexadecimal digits."""
+    return hashlib.sha256(_canonical(prompts)).hexdigest()
+
+
+def _canonical(prompts: PromptSet) -> bytes:
+    return json.dumps([[one.system_prompt, one.text] for one in prompts.prompts]).encode()
+
+
+def all_runs(root: Path = DEFAULT_ROOT) -> list[RunDirectory]:
+    """The run directories under `root`, by name."""
+    return [RunDirectory(path.parent) for path in sorted(root.glob("*/run.json"))]

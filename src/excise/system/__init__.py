@@ -1,0 +1,1 @@
+"""Files, locks, paths and text of the operating system."""
