@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from excise.config import Settings
-from excise.config.source import PromptSource
 
 _INTRODUCTION = """\
 # Settings
@@ -76,13 +76,14 @@ def _type_text(annotation: object) -> str:
         return f"list of {_type_text(arguments[0])}"
     if origin is dict:
         return "table"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "prompt set"
     words: dict[object, str] = {
         bool: "true or false",
         int: "whole number",
         float: "number",
         str: "text",
         Path: "path",
-        PromptSource: "prompt set",
     }
     return words[annotation]
 
