@@ -7,6 +7,7 @@ of these tests also runs. A block behind `<!-- not checked: REASON -->` is left 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -92,7 +94,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained("my-model")
         tiny_tokenizer().save_pretrained("my-model")
         files = write_prompts(folder, 60)
-        for name, part in (("refused", "target"), ("disclaimed", "target"), ("ordinary", "control")):
+        for name, part in (
+            ("refused", "target"),
+            ("disclaimed", "target"),
+            ("ordinary", "control"),
+        ):
             texts = [Path(path).read_text("utf-8") for key, path in files.items() if part in key]
             Path(f"{name}.txt").write_text("".join(texts), "utf-8")
         shutil.copy("ordinary.txt", "questions.txt")
@@ -123,7 +129,7 @@ def test_the_blocks_of_a_page(page: Path, request: pytest.FixtureRequest) -> Non
         if any("--save my-edited-model" in one.text for one in blocks):
             # The page makes this folder itself.
             shutil.rmtree(folder / "my-edited-model")
-        names: dict[str, object] = {"y": torch.linspace(-1, 1, 64)}
+        names: dict[str, object] = {"y": torch.linspace(-1, 1, 32)}
         for block in blocks:
             if block.checked:
                 _check(block, names, folder, f"{page}:{block.line}")
@@ -173,7 +179,9 @@ def _check_excise(arguments: Sequence[str], where: str) -> None:
     """The real command line takes the words; commands on the local files of these tests run."""
     line = parse(arguments)
     gather({"model": "./my-model", **line.flags}, {}, None)
-    remote = [one for one in arguments if _HUB.fullmatch(one) and not Path(one.split(":")[0]).exists()]
+    remote = [
+        one for one in arguments if _HUB.fullmatch(one) and not Path(one.split(":")[0]).exists()
+    ]
     made_up = [one for one in arguments if _PLACEHOLDER.fullmatch(one)]
     if not (remote or made_up or line.command.name in ONLY_PARSED):
         assert main(list(arguments)) == 0, f"{where}: excise {shlex.join(arguments)}"
@@ -182,7 +190,9 @@ def _check_excise(arguments: Sequence[str], where: str) -> None:
 def _check_targets(words: Sequence[str], where: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for word in words:
-        assert "=" in word or re.search(rf"^{word}:", makefile, re.MULTILINE), f"{where}: make {word}"
+        assert "=" in word or re.search(rf"^{word}:", makefile, re.MULTILINE), (
+            f"{where}: make {word}"
+        )
 
 
 def _check_python(words: Sequence[str], where: str) -> None:
@@ -192,7 +202,9 @@ def _check_python(words: Sequence[str], where: str) -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"{where}: {module}"
     for word in words:
         if "/" in word and not word.startswith("-"):
-            assert (ROOT / word.partition("::")[0]).exists(), f"{where}: {word}: there is no such file"
+            assert (ROOT / word.partition("::")[0]).exists(), (
+                f"{where}: {word}: there is no such file"
+            )
 
 
 @pytest.mark.parametrize(
@@ -221,6 +233,60 @@ def test_a_mark_needs_a_reason_and_stands_for_one_block() -> None:
         ("bash", True),
         ("indented", True),
     ]
+
+
+def _script(name: str) -> ModuleType:
+    """A module of scripts/docs, which is no package."""
+    specification = importlib.util.spec_from_file_location(
+        name, ROOT / "scripts" / "docs" / f"{name}.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_pictures_are_what_their_scripts_draw() -> None:
+    run, rooms = _script("run_picture"), _script("rooms_picture")
+    recording = run.RECORDING.read_text(encoding="utf-8")
+    assert run.PICTURE.read_text(encoding="utf-8") == run.picture(recording)
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.picture()
+
+
+def test_the_picture_of_the_rooms_shows_each_room() -> None:
+    shown = [name for names, _ in _script("rooms_picture").ROOMS for name in names]
+    source = ROOT / "src" / "excise"
+    assert {path.parent.name for path in source.glob("*/__init__.py")} <= set(shown)
+    assert [
+        name
+        for name in shown
+        if not (source / name).exists() and not (source / f"{name}.py").exists()
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ('<script src="https://example.com/a.js"></script>', "loads https://example.com/a.js"),
+        ('<link rel="stylesheet" href="//example.com/a.css">', "loads //example.com/a.css"),
+        ('<img src="http://example.com/a.png">', "loads http://example.com/a.png"),
+        (
+            "<style>@font-face { src: url(https://example.com/a.woff) }</style>",
+            "loads https://example.com/a.woff",
+        ),
+        ('<a href="http://example.com">', "links to http://example.com"),
+        ('<a href="https://example">', "links to https://example"),
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_found(page: str, told: str, tmp_path: Path) -> None:
+    check_site = _script("check_site")
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    assert any(told in line for line in check_site.complaints(tmp_path))
+    (tmp_path / "page.html").write_text(
+        '<script src="a.js"></script><a href="https://example.com">'
+    )
+    assert list(check_site.complaints(tmp_path)) == []
 
 
 def test_the_readme_is_short() -> None:

@@ -48,7 +48,9 @@ _LONGEST_DEFAULT = 6
 
 def settings_page() -> str:
     """The page, as Markdown."""
-    return _INTRODUCTION + "".join(_row(name, field) for name, field in Settings.model_fields.items())
+    return _INTRODUCTION + "".join(
+        _row(name, field) for name, field in Settings.model_fields.items()
+    )
 
 
 def _row(name: str, field: FieldInfo) -> str:
