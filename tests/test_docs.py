@@ -227,7 +227,8 @@ def test_a_block_that_is_wrong_fails(text: str, place: Path) -> None:
 
 
 def test_a_mark_needs_a_reason_and_stands_for_one_block() -> None:
-    text = "<!-- not checked: needs a GPU -->\n\n```bash\na\n```\n\n```bash\nb\n```\n<!-- not checked: -->\n\n    c\n"
+    marked = "<!-- not checked: needs a GPU -->\n\n```bash\na\n```\n\n"
+    text = f"{marked}```bash\nb\n```\n<!-- not checked: -->\n\n    c\n"
     assert [(one.language, one.checked) for one in blocks_of(text)] == [
         ("bash", False),
         ("bash", True),

@@ -13,8 +13,9 @@ _COMMAND = re.compile(r"^ *excise (?P<name>[a-z]+)(?: |$)", re.MULTILINE)
 _INTRODUCTION = """\
 # Command line
 
-This page is what `excise --help` and `excise COMMAND --help` print. The site's build makes it from the program.
-A flag under a heading is also an environment variable and a key of `excise.toml`: see [Settings](settings.md).
+This page is what `excise --help` and `excise COMMAND --help` print. The site's build makes it from the
+program. A flag under a heading is also an environment variable and a key of `excise.toml`: see
+[Settings](settings.md).
 
 Exit status: 0 done; 2 a mistake that one line on standard error explains; 130 interrupted.
 `excise reproduce` also returns 3 and 4: see [Reproduce a model](../guides/reproduce.md).

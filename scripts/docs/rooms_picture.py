@@ -1,9 +1,10 @@
-"""docs/images/rooms.svg: the rooms of the code and the way of a prompt: `python scripts/docs/rooms_picture.py`."""
+"""Draw docs/images/rooms.svg, the rooms of the code and the way of a prompt: run this script."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "rooms.svg"
@@ -116,7 +117,7 @@ def _way(steps: Sequence[tuple[str, str]], x: int, width: int, colour: str, name
             f'<rect x="{x}" y="{centre - 14}" width="{width}" height="28" rx="14" fill="#ffffff" '
             f'stroke="{colour}"/>' + _text(x + 12, centre + 5, text, colour)
         )
-    for start, end in zip(centres, centres[1:], strict=False):
+    for start, end in pairwise(centres):
         down = end > start
         first, last = (start + 14, end - 15) if down else (start - 14, end + 15)
         middle = x + width // 2

@@ -1,4 +1,4 @@
-"""docs/images/run.svg, a picture of the recorded run in docs/start/demo-run.md: `python scripts/docs/run_picture.py`.
+"""Draw docs/images/run.svg, a picture of the recorded run in docs/start/demo-run.md: run this script.
 
 The lines are those of the recording. The picture leaves some out, which "…" marks, and cuts what a trial's
 line says about time.

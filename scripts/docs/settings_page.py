@@ -18,11 +18,12 @@ _INTRODUCTION = """\
 
 A setting has one name everywhere. `max_new_tokens` is `--max-new-tokens` on the command line,
 `EXCISE_MAX_NEW_TOKENS` in the environment and `max_new_tokens` in `excise.toml` of the working directory. If
-several of these places give a value, the command line wins over the environment, and the environment over the
-file. A run that is opened again takes the settings that it was made with; the command line still wins over them.
+several of these places give a value, the command line wins over the environment, and the environment over
+the file. A run that is opened again takes the settings that it was made with; only the command line wins
+over them.
 
-A list is separated by commas on the command line and in the environment. There, a table of values is written as
-`KEY=VALUE,KEY=VALUE`. In `excise.toml` both are TOML's own lists and tables:
+A list is separated by commas on the command line and in the environment. There, a table of values is
+written as `KEY=VALUE,KEY=VALUE`. In `excise.toml` both are TOML's own lists and tables:
 
 ```toml
 model = "./my-model"
@@ -35,8 +36,8 @@ markers = ["i'm sorry", "i cannot"]
 enable_thinking = false
 ```
 
-The site's build makes the rest of this page from the program. [Command line](command-line.md) says which commands
-take which setting.
+The site's build makes the rest of this page from the program. [Command line](command-line.md) says which
+commands take which setting.
 
 | setting | type | default | meaning |
 |---|---|---|---|
