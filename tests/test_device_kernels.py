@@ -31,7 +31,7 @@ from excise.experiment.coverage import random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.gains import post_norm_gains
-from excise.operators.kinds import local_operators
+from excise.operators.discriminant import discriminants
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.scorers import divergence
 from excise.scorers.divergence import kl_divergence
@@ -182,15 +182,19 @@ def test_statistics_come_to_the_host_when_all_prompts_have_run(
             assert len(seen.to_host) == (1 + groups if on == "cuda" else 0)
             delta = statistics.means
             with devices.watched() as seen:
-                (made,) = local_operators(
-                    {("discriminant", ridge): delta for ridge in (0.01,)}, {"tokens": moments}
-                ).values()
-            # Two numbers of each writer say what its ridges are; all solutions come together.
+                (made,) = discriminants({0.01: delta}, moments).values()
+            # A number of each writer says what its ridges are; all solutions come together.
             assert len(seen.to_host) == (len(anatomy.names) + 1 if on == "cuda" else 0)
             found.append(
-                (statistics.means, statistics.spreads, stream.values, made.v, moments.mean(0))
+                (
+                    statistics.means,
+                    statistics.spreads,
+                    stream.values,
+                    made.v,
+                    moments._powers[0].cpu(),
+                )
             )
-            assert {one.device.type for one in moments._sums} == {on}
+            assert {one.device.type for one in moments._powers} == {on}
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
 

@@ -22,6 +22,7 @@ from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.config import gather
+from excise.config.prompt_sources import prompt_sources
 from excise.engine.decode import greedy
 from excise.engine.generation import asked_for, in_words
 from excise.errors import ModelError
@@ -160,7 +161,7 @@ def test_a_run_tells_what_its_scores_do_not_follow(
     )
     told: list[Event] = []
     loaded, runner = load_runner(settings, resolve(str(asking)), told.append)
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     settle(runner, settings, loaded, prompts, told.append)
     (note,) = [each.text for each in told if isinstance(each, Note) and "servers" in each.text]
     assert "repetition_penalty 1.3, suppress_tokens [7, 8, 9]" in note or (

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from excise.config import Settings
+from excise.devices.environment import devices_digest, hardware_digest
 from excise.devices.memory import devices_of
 from excise.engine.batch_size import still_fit
 from excise.events import Emit, Note
 from excise.experiment.runner import Runner
 from excise.models.load import LoadedModel
 from excise.prompts.splits import PromptParts
-from excise.reproduce.environment import devices_digest, hardware_digest
 from excise.store.directory import RunDirectory
 
 

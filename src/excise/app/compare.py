@@ -8,6 +8,7 @@ from excise.app.model import load_runner
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.edits.edit import Edit
 from excise.events import Emit, StageStarted
 from excise.experiment.events import BaselineMeasured
@@ -40,7 +41,7 @@ def compare(
 
     Raises ExciseError for whatever the user can mend.
     """
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     loaded, runner = load_runner(settings, source, emit)
     settle(runner, settings, loaded, prompts, emit)
     emit(StageStarted("held_out", "Asking held-out prompts"))

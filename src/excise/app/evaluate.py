@@ -11,6 +11,7 @@ from excise.app.model import in_data_type, load_runner
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.devices.out_of_memory import release_memory
 from excise.errors import ModelError
 from excise.events import Emit, StageStarted
@@ -46,7 +47,7 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
 
     Raises ModelError if the two do not share a vocabulary.
     """
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     original = resolve(against)
     edited_source = resolve(settings.model, settings.revision)
     asked = _ask_original(settings, original, prompts, emit)

@@ -15,6 +15,7 @@ from excise.app.model import in_data_type, open_model
 from excise.app.settle import beginning_of, settle, unfinished_note
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
 from excise.engine.batch_size import side_by_side
@@ -64,7 +65,7 @@ def prepare(
     go_on: asked, with the reason, whether to search although the model hardly shows the behaviour.
     """
     # What can fail on the user's side fails before minutes are spent on the model.
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)

@@ -15,18 +15,19 @@ from excise.app.prepare import Prepared, prepare
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, Stored, gather
+from excise.config.prompt_sources import prompt_sources
 from excise.devices.device import input_device
+from excise.devices.environment import hardware, versions
 from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note, StageStarted
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
 from excise.models.load import LoadedModel
-from excise.prompts.splits import PromptParts, load_parts, named_sets
-from excise.reproduce.environment import hardware, versions
+from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
 from excise.search.loop import open_study, search
-from excise.search.space import Candidate, candidate_of, propose_operator
+from excise.search.space import Candidate, propose, propose_operator
 from excise.search.study import Study
 from excise.store.directory import set_digest
 
@@ -50,6 +51,11 @@ def rebuild(
     repeat_search: the search is repeated too, in a run directory beside `destination`.
     Raises ReproductionError if model or prompts are not those of then, naming which; or SaveError.
     """
+    if repeat_search and recorded.circumstances.search != "tpe":
+        raise ReproductionError(
+            f"excise has no {recorded.circumstances.search} search any more, so that it cannot be repeated; "
+            "leave out --repeat-search to take the recorded parameters"
+        )
     emit(Note(_named_by(settings)))
     prompts, source = _found(settings)
     _require_unmoved(recorded, source, prompts, emit, all_parts=repeat_search)
@@ -90,7 +96,7 @@ def rebuild(
 def _found(settings: Settings) -> tuple[PromptParts, ModelSource]:
     """The prompts and the model that the settings name. Raises ReproductionError."""
     try:
-        prompts = load_parts(settings)
+        prompts = load_parts(prompt_sources(settings))
     except PromptError as error:
         raise ReproductionError(
             f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
@@ -123,7 +129,6 @@ def settings_of(
         "batch_size": then.batch_size,
         "response_prefix": then.response_prefix,
         "template_arguments": {**recorded.settings.template_arguments, **then.template_arguments},
-        "search": then.search,
         "allow_partial": True,
         "allow_absent": True,
     }
@@ -142,7 +147,7 @@ def settings_of(
 
 def _named_by(settings: Settings) -> str:
     """What the record makes excise read, in one line."""
-    named = [settings.model, *named_sets(settings)]
+    named = [settings.model, *prompt_sources(settings).names()]
     if settings.chat_template is not None:
         named.append(str(settings.chat_template))
     return (
@@ -224,7 +229,7 @@ def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, emit:
         )
     if dict(records[number].parameters) != recorded.trial.parameters:
         emit(Note(f"the search took another way: trial {number} has other parameters"))
-    return candidate_of(study.finished(number), prepared.settings.kinds, prepared.anatomy)
+    return propose(study.finished(number), prepared.settings.kinds, prepared.anatomy)
 
 
 def _known(

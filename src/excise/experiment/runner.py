@@ -18,7 +18,6 @@ from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
-from excise.scorers.openings import Opening, openings_of
 from excise.scorers.refusals import Hearing, Judging, Refusals, judge
 from excise.scorers.watch import Watch
 
@@ -140,11 +139,6 @@ class Part:
     def refusals(self) -> int:
         """How many target prompts the original model refuses."""
         return self.answered.count
-
-    @property
-    def openings(self) -> list[Opening]:
-        """How its refusals begin."""
-        return openings_of(self.answered.tokens, self.answered.refused)
 
     def divergences(self, runner: Runner) -> list[float]:
         """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""

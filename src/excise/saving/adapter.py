@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.anatomy.tensors import stored_name, stored_tensors, take_conversions
+from excise.anatomy.tensors import stored_tensors, take_conversions
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index, checkpoint_index
+from excise.checkpoint.names import stored_name
 from excise.checkpoint.reader import Reader
 from excise.checkpoint.source import ModelSource
 from excise.edits.adapter import Weights, adapter_base, save_adapter
