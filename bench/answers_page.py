@@ -70,7 +70,10 @@ def parted(groups: Sequence[Group]) -> list[str]:
     found = [(group, way) for group in groups for way in group.ways if way.partings]
     if not found:
         return ["No answer is another one."]
-    rows = ["| stored in | what | prompt | first other token | gap |", "|---|---|---|---|---|"]
+    rows = [
+        "| stored in | what | prompt | first token that differs | gap |",
+        "|---|---|---|---|---|",
+    ]
     for group, way in found:
         places = [(str(one.prompt), str(one.token), f"{one.gap:.2g}") for one in way.partings]
         if len(places) > FEW:
@@ -107,7 +110,7 @@ def page(groups: Sequence[Group], command: str, measured: str) -> str:
             _filled(f"`{command}`. The demonstration model with {measured}"),
             "\n".join(table(groups)),
             _filled(TERMS),
-            "## Answers that are other ones",
+            "## Answers that differ",
             _filled(PARTED),
             "\n".join(parted(groups)),
             "## For comparison",

@@ -1,4 +1,4 @@
-"""Weights in blocks beside weights as PyTorch has them: `python bench/layout.py`.
+"""Prepacked weights beside weights in PyTorch's order: `python bench/layout.py`.
 
 The demonstration model, float32 and bfloat16: a forward pass over 100 prompts, and a decoding step of more
 and more rows, which also says what slots are worth. Both ways take turns in one process.
@@ -71,7 +71,7 @@ def table(dtype: str, repeats: int) -> list[str]:
             for rows in ROWS:
                 step = one_step(model, prompts[:rows])
                 seconds.setdefault((in_blocks, rows), []).append(step / rows)
-    lines = [f"| {dtype} | ordinary | in blocks | times as fast |", "|---|---|---|---|"]
+    lines = [f"| {dtype} | PyTorch's order | prepacked | times as fast |", "|---|---|---|---|"]
     for rows in (0, *ROWS):
         unit, scale = ("ms a row", 1e3) if rows else ("s", 1.0)
         ordinary, ours = (
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
     lines = [
-        "# Weights in blocks",
+        "# Prepacked weights",
         "",
         f"`python {' '.join(sys.argv)}`. {described()}. The demonstration model; median of "
         f"{options.repeats}.",
