@@ -177,14 +177,20 @@ def _check_command(words: Sequence[str], where: str) -> None:
 
 def _check_excise(arguments: Sequence[str], where: str) -> None:
     """The real command line takes the words; commands on the local files of these tests run."""
-    line = parse(arguments)
-    gather({"model": "./my-model", **line.flags}, {}, None)
+    name = _require_valid(arguments)
     remote = [
         one for one in arguments if _HUB.fullmatch(one) and not Path(one.split(":")[0]).exists()
     ]
     made_up = [one for one in arguments if _PLACEHOLDER.fullmatch(one)]
-    if not (remote or made_up or line.command.name in ONLY_PARSED):
+    if not (remote or made_up or name in ONLY_PARSED):
         assert main(list(arguments)) == 0, f"{where}: excise {shlex.join(arguments)}"
+
+
+def _require_valid(arguments: Sequence[str]) -> str:
+    """Raise unless the command line takes the words and the settings their values; returns the command."""
+    line = parse(arguments)
+    gather({"model": "./my-model", **line.flags}, {}, None)
+    return line.command.name
 
 
 def _check_targets(words: Sequence[str], where: str) -> None:

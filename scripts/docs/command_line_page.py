@@ -9,7 +9,10 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
-_COMMAND = re.compile(r"^ *excise (?P<name>[a-z]+)(?: |$)", re.MULTILINE)
+_COMMAND = re.compile(r"^ {2,4}(?:excise )?(?P<name>[a-z]+)(?: {2,}| [A-Z[])", re.MULTILINE)
+"""A command in the help text: `  excise show EDIT` or `    show  Print …`."""
+_COLUMNS = "82"
+"""Width of the help texts: what fits beside the table of contents."""
 _INTRODUCTION = """\
 # Command line
 
@@ -34,13 +37,14 @@ def command_line_page() -> str:
 
 
 def _section(title: str, text: str) -> str:
-    return f"## {title}\n\n```text\n{text.strip()}\n```\n"
+    lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return f"## {title}\n\n```text\n{lines}\n```\n"
 
 
 def _printed(arguments: Sequence[str]) -> str:
     """What the installed command prints. Raises RuntimeError if it fails."""
     (script,) = entry_points(group="console_scripts", name="excise")
-    os.environ["COLUMNS"] = "88"
+    os.environ["COLUMNS"] = _COLUMNS
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         try:

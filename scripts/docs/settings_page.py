@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from excise.config import Settings
+from excise.config.flags import flag_name
 
 _INTRODUCTION = """\
 # Settings
@@ -56,16 +57,12 @@ def settings_page() -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     cells = (
-        f"`{name}`" + (f" (`{_flag(field.alias)}`)" if field.alias else ""),
+        f"`{flag_name(name).removeprefix('--').replace('-', '_')}`",
         _type_text(field.annotation) + _bounds(field.metadata),
         _default(field),
         field.description or "",
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-
-def _flag(alias: str) -> str:
-    return "--" + alias.replace("_", "-")
 
 
 def _type_text(annotation: object) -> str:
