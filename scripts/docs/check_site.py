@@ -64,6 +64,8 @@ def complaints(site: Path) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         page = _Page()
         page.feed(text)
+        if 'class="arithmatex"' in text:
+            yield f"{path}: holds a formula that is not MathML"
         for address in page.loaded:
             if _ELSEWHERE.match(address):
                 yield f"{path}: loads {address}"
