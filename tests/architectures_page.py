@@ -15,11 +15,11 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "architec
 _INTRODUCTION = """\
 # Architectures
 
-Every type that transformers {version} lists as a causal, image-text or any-to-any language model. `make sweep`
-checked each on a tiny random model of the type and wrote this page. A type is *covered* if, in every layer,
+Every type that transformers {version} lists as a causal, image-text or any-to-any language model.
+`make sweep` checked each on a tiny random model of the type and wrote this page. A type is *covered* if, in every layer,
 
-- coverage is at least 0.999: with strength 1 on all writers and a random direction, the layer adds nothing along
-  the direction to the residual stream;
+- coverage is at least 0.999: with strength 1 on all writers and a random direction, the layer adds nothing
+  along the direction to the residual stream;
 - every writer is needed: without any one of them, coverage is lower;
 
 and if
@@ -33,8 +33,8 @@ Models for images or sound are asked in text alone. Their encoders are loaded, a
 
 {counts}
 
-The column *what writes* names the writers as inside a layer, with the number of matrices if it is more than one.
-*→ norm* means that a norm follows the writer; the direction takes its gain into account. A type that is
+The column *what writes* names the writers as inside a layer, with the number of matrices if there are
+several. *→ norm* means that a norm follows the writer; the direction takes its gain into account. A type that is
 missing here is not in this version of transformers.
 
 | type | | coverage | what writes | notes |

@@ -9,7 +9,9 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
-_COMMAND = re.compile(r"^ {2,4}(?:excise (?![A-Z]))?(?!excise)(?P<name>[a-z]+)(?: {2,}| [A-Z[])", re.MULTILINE)
+_COMMAND = re.compile(
+    r"^ {2,4}(?:excise (?![A-Z]))?(?!excise)(?P<name>[a-z]+)(?: {2,}| [A-Z[])", re.MULTILINE
+)
 """A command in the help text: `  excise show EDIT` or `    show  Print …`."""
 _COLUMNS = "82"
 """Width of the help texts: what fits beside the table of contents."""
