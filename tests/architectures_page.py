@@ -16,7 +16,8 @@ _INTRODUCTION = """\
 # Architectures
 
 Every type that transformers {version} lists as a causal, image-text or any-to-any language model.
-`make sweep` checked each on a tiny random model of the type and wrote this page. A type is *covered* if, in every layer,
+`make sweep` checked each on a tiny random model of the type and wrote this page.
+A type is *covered* if, in every layer,
 
 - coverage is at least 0.999: with strength 1 on all writers and a random direction, the layer adds nothing
   along the direction to the residual stream;
@@ -34,8 +35,8 @@ Models for images or sound are asked in text alone. Their encoders are loaded, a
 {counts}
 
 The column *what writes* names the writers as inside a layer, with the number of matrices if there are
-several. *→ norm* means that a norm follows the writer; the direction takes its gain into account. A type that is
-missing here is not in this version of transformers.
+several. *→ norm* means that a norm follows the writer; the direction takes its gain into account.
+A type that is missing here is not in this version of transformers.
 
 | type | | coverage | what writes | notes |
 |---|---|---|---|---|
