@@ -27,7 +27,7 @@ sequences each costs several times as much as in steps of many (bench/prepacked.
 MOST_CANDIDATES = 8
 """With more candidates side by side, the search would propose too many trials before it learns of results."""
 CANDIDATES_ON_A_CPU = 4
-"""So many candidates keep the slots full while the last answers of each are decoded (docs/guides/speed.md)."""
+"""So many keep all slots busy while the last answers of each are decoded (docs/guides/speed.md)."""
 _PROBE_TOKENS = 2
 _WITH_OWN_MEMORY = frozenset(("cuda", "xpu"))
 """Types of devices whose memory is usually free for one process."""
