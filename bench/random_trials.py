@@ -23,7 +23,7 @@ from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.scorers.markers import DEFAULT_MARKERS
-from excise.search.scoring import Contest, Scored
+from excise.search.scoring import Bound, Scored
 
 STRENGTH = 0.8
 _LETTERS = "bcdfghjklmnpqrtvwxz"
@@ -90,8 +90,8 @@ class RandomTrial:
     ) -> tuple[list[Scored], dict[str, float]]:
         """A trial of all candidates side by side, every verdict waited for; and seconds by stage."""
         found: list[Scored] = []
-        contest = Contest(exhaustive=True)
-        scores, seconds = timed_score(self.runner, edits, candidates, self.part, contest)
+        bound = Bound(exhaustive=True)
+        scores, seconds = timed_score(self.runner, edits, candidates, self.part, bound)
         for one in scores:
             if isinstance(one, TrialError):
                 raise one

@@ -46,7 +46,7 @@ from excise.experiment.trial import score
 from excise.kinds import KINDS
 from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
-from excise.search.scoring import Contest
+from excise.search.scoring import Bound
 from excise.search.start import closed_form_of
 
 HERETIC_TRIALS = 60
@@ -134,7 +134,7 @@ def ablated(run: Run, tool: str) -> list[Row]:
 
 def _scored(run: Run, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
     part = run.experiment.search_part
-    (scored,) = score(run.experiment.runner, edits, [edit], part, Contest())
+    (scored,) = score(run.experiment.runner, edits, [edit], part, Bound())
     if isinstance(scored, TrialError):
         raise scored
     print(f"{tool} {edit.kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)

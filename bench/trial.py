@@ -39,7 +39,7 @@ from bench.machine import forget_peak, peak_resident, resident
 from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.timed import timed_score
-from bench.trial_page import CONTESTED, Round, page
+from bench.trial_page import BOUNDED, Round, page
 from bench.whole_run import whole_run
 from excise.app.events import ModelLoaded
 from excise.app.run import Run, prepare
@@ -55,7 +55,7 @@ from excise.experiment.trial import score
 from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
-from excise.search.scoring import Contest, Scored
+from excise.search.scoring import Bound, Scored
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "trial"
@@ -65,26 +65,28 @@ HERETIC_TRIALS = 200
 
 
 def our_way(
-    run: Run, edits: VirtualEdits, edit: Edit, contest: Contest
+    run: Run, edits: VirtualEdits, edit: Edit, bound: Bound
 ) -> tuple[Scored, Mapping[str, float]]:
     started = time.perf_counter()
     (scored,), seconds = timed_score(
-        run.experiment.runner, edits, [edit], run.experiment.search_part, contest
+        run.experiment.runner, edits, [edit], run.experiment.search_part, bound
     )
     if isinstance(scored, TrialError):
         raise scored
     return scored, {**seconds, "excise": time.perf_counter() - started}
 
 
-def contest_after(done: Sequence[Round], prompts: int) -> Contest:
+def bound_after(done: Sequence[Round], prompts: int) -> Bound:
     """What a search that had scored these edits would go by."""
     verdicts = [one.verdicts["excise"] for one in done]
-    return Contest(
-        to_beat=tuple(
+    return Bound(
+        points=tuple(
             Point(number, sum(refused), one.kl["excise"])
             for number, (one, refused) in enumerate(zip(done, verdicts, strict=True))
         ),
-        urgency=tuple(float(sum(refused[row] for refused in verdicts)) for row in range(prompts)),
+        priorities=tuple(
+            float(sum(refused[row] for refused in verdicts)) for row in range(prompts)
+        ),
     )
 
 
@@ -129,19 +131,19 @@ def one_round(
         simple()
     forget_peak()
     # Changed weights are no edit's: then nothing that was kept of the original model holds.
-    contest = Contest(exhaustive=weights is not None)
-    scored, ours = our_way(run, edits, edit, contest)
+    bound = Bound(exhaustive=weights is not None)
+    scored, ours = our_way(run, edits, edit, bound)
     peak = peak_resident()
     answered, kl["excise"] = scored.answered, scored.kl
     assert answered is not None, "with nothing to beat, every verdict is waited for"
     seconds |= ours
     dominated = False
     if weights is None:
-        contest = contest_after(before, len(run.experiment.search_part.target))
-        contested, ours = our_way(run, edits, edit, contest)
-        seconds[CONTESTED] = ours["excise"]
-        kl[CONTESTED], dominated = contested.kl, contested.dominated
-        verdicts[CONTESTED] = () if contested.answered is None else contested.answered.refused
+        bound = bound_after(before, len(run.experiment.search_part.target))
+        bounded, ours = our_way(run, edits, edit, bound)
+        seconds[BOUNDED] = ours["excise"]
+        kl[BOUNDED], dominated = bounded.kl, bounded.dominated
+        verdicts[BOUNDED] = () if bounded.answered is None else bounded.answered.refused
     if not simple_first:
         simple()
     edits.use(None)
@@ -183,7 +185,7 @@ def side_by_side(run: Run, edits: VirtualEdits, done: Sequence[Round]) -> str:
     if not made:
         return ""
     started = time.perf_counter()
-    scores = score(run.experiment.runner, edits, made, run.experiment.search_part, Contest())
+    scores = score(run.experiment.runner, edits, made, run.experiment.search_part, Bound())
     seconds = (time.perf_counter() - started) / len(made)
     verdicts = [
         None if isinstance(one, TrialError) or one.answered is None else one.answered.refused

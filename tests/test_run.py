@@ -19,7 +19,7 @@ from excise.experiment.trial import Scoring, score
 from excise.search import loop as search_module
 from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
-from excise.search.scoring import Contest, Scored
+from excise.search.scoring import Bound, Scored
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")
 """Markers of which every answer of a random model holds one, so that all count as refusals."""
@@ -174,7 +174,7 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
                 edits,
                 [edit],
                 run.experiment.search_part,
-                Contest(),
+                Bound(),
             )
         assert isinstance(scored, Scored)
         assert (scored.refusals, scored.kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
@@ -225,7 +225,7 @@ def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: S
             edits,
             [sound, broken],
             run.experiment.search_part,
-            Contest(),
+            Bound(),
         )
     # The one beside it is scored all the same.
     assert isinstance(scores[0], Scored)

@@ -123,7 +123,7 @@ def _ask_original(
 
 def _asked_alike(settings: Settings, loaded: LoadedModel, asked: _Asked, emit: Emit) -> Runner:
     """The edited model, ready to be asked the same: the original's answer prefix counts for it too."""
-    call = loaded.call.given(asked.template_arguments)
+    call = loaded.call.with_arguments(asked.template_arguments)
     return Runner(
         loaded.model,
         Chat(loaded.tokenizer, asked.response_prefix, call),

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 from excise.anatomy.writers import Anatomy, examine
 from excise.app.events import DeviceFound, ModelLoaded
-from excise.checkpoint.foreign import code_of
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import remote_code_of
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.devices.memory import device_memory, devices_for
@@ -20,7 +20,7 @@ from excise.experiment.options import Options
 from excise.experiment.settle import Settled
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
-from excise.models.storage import packed_as
+from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
 from excise.prompts.splits import PromptParts
 
@@ -30,7 +30,7 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
 
     Packing decides what products are in, and that is not always the type of what is left unpacked.
     """
-    if settings.quantization != "none" or packed_as(source) is not None:
+    if settings.quantization != "none" or stored_quantization(source) is not None:
         return settings
     return settings.model_copy(update={"dtypes": (dtype,)})
 
@@ -41,7 +41,7 @@ def open_model(
     """Load a model, find its writers and measure coverage, without prompts. Raises ModelError."""
     loaded = load_model(settings, source, emit)
     anatomy = examine(loaded.model, settings.writers)
-    hello = Chat(loaded.tokenizer, "", loaded.call).hello(settings.system_prompt)
+    hello = Chat(loaded.tokenizer, "", loaded.call).test_prompt(settings.system_prompt)
     coverage = measure(loaded.model, anatomy, hello)
     emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage
@@ -60,14 +60,14 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
         chat_template=settings.chat_template,
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
-    ).given
+    ).custom_template
 
 
 def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedModel:
     """Load the model that the settings name. Raises ModelError."""
     for found in devices_found(settings):
         emit(found)
-    if settings.trust_remote_code and (code := code_of(source)):
+    if settings.trust_remote_code and (code := remote_code_of(source)):
         emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()

@@ -24,7 +24,7 @@ from excise.events import Emit, StageStarted
 from excise.experiment.bank import edit_of
 from excise.models.rate import synchronise
 from excise.prompts.splits import load_parts
-from excise.search.scoring import Contest
+from excise.search.scoring import Bound
 from excise.search.start import closed_form_of
 
 TRIAL_STAGES = ("edit", "kl", "refusals")
@@ -98,7 +98,7 @@ def profile(settings: Settings, emit: Emit) -> Profile:
             edit = edit_of(form, bank, experiment.anatomy)
         with experiment.scoring(1) as scoring:
             with stage("kl"):
-                scoring.begin(edit, Contest())
+                scoring.begin(edit, Bound())
             with stage("refusals"):
                 while not scoring.finished:
                     scoring.advance(more=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from excise.engine.assignment import Assignment
-from excise.engine.early import EarlyPart
+from excise.engine.cached_layers import CachedPart
 from excise.engine.prefill import Tokens
 from excise.experiment.runner import Runner
 from excise.prompts.sets import PromptSet
@@ -23,14 +23,15 @@ class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. early: what early layers make of both sets.
+    answered: the original model's answers to target prompts. cached_layers: what early layers make of both
+    sets.
     """
 
     target: tuple[Tokens, ...]
     control: tuple[Tokens, ...]
     original: Tensor
     answered: Refusals
-    early: EarlyPart | None = None
+    cached_layers: CachedPart | None = None
 
     @property
     def refusals(self) -> int:
@@ -55,23 +56,26 @@ def measure_original(
     runner: Runner,
     target: PromptSet,
     control: PromptSet,
-    room: Callable[[Sequence[Tokens], Sequence[Tokens]], EarlyPart | None] = lambda *_: None,
+    room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
 ) -> Part:
     """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
     target_tokens = tuple(runner.chat.encode(target.prompts))
     control_tokens = tuple(runner.chat.encode(control.prompts))
-    early = room(target_tokens, control_tokens)
+    cached_layers = room(target_tokens, control_tokens)
     part = Part(
         target=target_tokens,
         control=control_tokens,
         original=runner.log_probabilities(
-            control_tokens, early.control.recording() if early else None
+            control_tokens, cached_layers.control.recording() if cached_layers else None
         ),
         answered=runner.refusals(
-            target_tokens, assignment=Assignment(early=early.target.recording() if early else None)
+            target_tokens,
+            assignment=Assignment(
+                cached_layers=cached_layers.target.recording() if cached_layers else None
+            ),
         ),
-        early=early,
+        cached_layers=cached_layers,
     )
-    if early is not None:
-        early.prove(runner.model, target_tokens, control_tokens)
+    if cached_layers is not None:
+        cached_layers.verify(runner.model, target_tokens, control_tokens)
     return part

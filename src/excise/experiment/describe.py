@@ -5,9 +5,9 @@ from __future__ import annotations
 from excise.devices.device import input_device
 from excise.devices.environment import devices_digest, hardware
 from excise.devices.memory import devices_of
-from excise.engine.generation import asked_for
+from excise.devices.prepacked import is_prepacked
+from excise.engine.generation import settings_not_followed
 from excise.experiment.measurements import Measurements
-from excise.models.blocked import is_blocked
 from excise.store.description import Execution, Origin, RunDescription
 from excise.store.identity import Identity
 
@@ -37,7 +37,7 @@ def _execution(experiment: Measurements, origin: Origin) -> Execution:
         rows=runner.rows,
         candidates=experiment.candidates,
         device=devices_digest(devices_of(model)),
-        in_blocks=any(map(is_blocked, model.parameters())),
+        in_blocks=any(map(is_prepacked, model.parameters())),
         hardware=hardware(input_device(model)) if origin.hardware else None,
     )
 
@@ -54,6 +54,6 @@ def _asked_with(experiment: Measurements) -> dict[str, object]:
         known["response_prefix"] = chat.response_prefix
     if chat.call.arguments:
         known["template_arguments"] = dict(chat.call.arguments)
-    if unfollowed := asked_for(experiment.model.generation_config):
+    if unfollowed := settings_not_followed(experiment.model.generation_config):
         known["generation_config"] = unfollowed
     return known

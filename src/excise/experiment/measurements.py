@@ -20,7 +20,7 @@ from excise.events import Emit, Note, StageStarted, ignore
 from excise.experiment.bank import Bank, edit_of, per_matrix
 from excise.experiment.baseline import Part, measure_original
 from excise.experiment.build_bank import build_bank
-from excise.experiment.cached_prefix import room_for_early
+from excise.experiment.cached_prefix import room_for_cached_layers
 from excise.experiment.coverage import Coverage, measure
 from excise.experiment.events import BaselineMeasured, DirectionsFound, Examined
 from excise.experiment.figures import HeldOut, measure_held_out
@@ -29,7 +29,7 @@ from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
 from excise.experiment.trial import Scoring
 from excise.models.chat import Chat
-from excise.models.template import settled as settled_template
+from excise.models.template import choose_template
 from excise.prompts.splits import PromptParts
 from excise.search.space import propose
 from excise.search.start import start_points
@@ -78,7 +78,7 @@ class Measurements:
     @cached_property
     def coverage(self) -> Coverage:
         """Covered share of what each layer writes, measured along a random direction."""
-        hello = self.chat.hello(self.options.system_prompt)
+        hello = self.chat.test_prompt(self.options.system_prompt)
         coverage = measure(self.model, self.anatomy, hello)
         self.emit(Examined(len(self.anatomy.layers), self.anatomy.matrices(), coverage.per_layer))
         return coverage
@@ -111,7 +111,7 @@ class Measurements:
                 self.runner,
                 self.prompts.target.search,
                 self.prompts.control.search,
-                partial(room_for_early, self.model, self.anatomy),
+                partial(room_for_cached_layers, self.model, self.anatomy),
             )
             self.emit(BaselineMeasured("search", part.refusals, len(part.target)))
             note = unfinished_note(self.runner.chat, part.answered.tokens)
@@ -179,5 +179,5 @@ class Measurements:
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:
     """Prompts put by the tokenizer's own chat template."""
-    call, _ = settled_template(tokenizer, None, options.template_arguments, options.system_prompt)
+    call, _ = choose_template(tokenizer, None, options.template_arguments, options.system_prompt)
     return Chat(tokenizer, options.response_prefix or "", call)

@@ -9,9 +9,9 @@ from typing import Any
 
 from excise.devices.environment import devices_digest
 from excise.devices.memory import devices_of
-from excise.engine.batch_size import find_batch_size, side_by_side, still_fit
+from excise.engine.batch_size import concurrent_candidates, find_batch_size, slots_fit
 from excise.engine.decode import greedy
-from excise.engine.generation import asked_for, in_words
+from excise.engine.generation import settings_not_followed, settings_text
 from excise.events import Emit, Note
 from excise.experiment.events import BatchReduced, BatchSizeFound, ResponsePrefixFound
 from excise.experiment.options import Options
@@ -54,8 +54,8 @@ def settle(
     kept = known is not None and _is_sound(known, runner, options, prompts, emit)
     if known is not None and kept:
         runner = runner.with_batch(options.batch_size or known.batch_size, known.rows)
-    if unfollowed := asked_for(runner.model.generation_config):
-        text = f"the model's generation configuration asks for {in_words(unfollowed)}"
+    if unfollowed := settings_not_followed(runner.model.generation_config):
+        text = f"the model's generation configuration asks for {settings_text(unfollowed)}"
         emit(Note(f"{text}: generate and servers follow that, scores do not"))
     _require_positions(runner, prompts, options)
     if options.response_prefix is None:
@@ -85,7 +85,7 @@ def candidates_for(
         return options.candidates
     if known is not None:
         return known.candidates
-    return side_by_side(runner.slots, len(prompts.target.search), runner.model)
+    return concurrent_candidates(runner.slots, len(prompts.target.search), runner.model)
 
 
 def found_arguments(chat: Chat, given: Mapping[str, object]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _is_sound(
     model, asked = runner.model, runner.chat.encode(prompts.target.search.prompts)
     if known.device is not None and known.device != devices_digest(devices_of(model)):
         reason = "this run was on another device before"
-    elif not still_fit(model, asked, options.max_new_tokens, known.batch_size):
+    elif not slots_fit(model, asked, options.max_new_tokens, known.batch_size):
         reason = f"{known.batch_size} prompts at a time, as this run had before, do not fit into memory now"
     else:
         return True
@@ -131,7 +131,7 @@ def _beginning(
 ) -> Chat:
     """The chat with what all answers begin with: as before, or found by asking a few prompts."""
     if known is not None:
-        call = runner.chat.call.given(known.template_arguments)
+        call = runner.chat.call.with_arguments(known.template_arguments)
         return replace(runner.chat, call=call, response_prefix=known.response_prefix)
     few = [
         *prompts.target.search.prompts[:_PREFIX_PROMPTS],

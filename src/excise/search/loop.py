@@ -18,7 +18,7 @@ from excise.errors import ExciseError, TrialError
 from excise.events import Emit
 from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 from excise.search.front import Point, pareto_front
-from excise.search.scoring import Contest, EditScoring, Scored
+from excise.search.scoring import Bound, EditScoring, Scored
 from excise.search.study import OptunaStudy
 
 _FAILURES_IN_A_ROW = 10
@@ -48,7 +48,7 @@ class Limits:
     """How far a search goes, and how.
 
     trials: the study holds so many in the end. candidates: how many are scored side by side. seconds: no
-    trial is proposed after so many. exhaustive: take no short cut, see `Contest`.
+    trial is proposed after so many. exhaustive: take no short cut, see `Bound`.
     """
 
     trials: int
@@ -200,16 +200,16 @@ class _Loop:
     def _begin(self, one: _InHand) -> None:
         one.begun = True
         self._reports.emit(TrialStarted(one.trial.number, one.trial.params))
-        self._scoring.begin(one.edit, self._contest())
+        self._scoring.begin(one.edit, self._bound())
 
-    def _contest(self) -> Contest:
+    def _bound(self) -> Bound:
         """What a trial that begins now has to beat."""
-        urgency = [0.0] * self._objective.prompts
+        priorities = [0.0] * self._objective.prompts
         for refused in self._study.kept(_REFUSED):
             assert isinstance(refused, list)
             for row in refused:
-                urgency[row] += 1
-        return Contest(tuple(self._study.points()), tuple(urgency), self._limits.exhaustive)
+                priorities[row] += 1
+        return Bound(tuple(self._study.points()), tuple(priorities), self._limits.exhaustive)
 
     def _end(self, one: _InHand) -> None:
         scored, seconds = self._scoring.take()

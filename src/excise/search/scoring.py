@@ -32,16 +32,16 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Bound:
     """What decides how much of a trial is waited for.
 
-    to_beat: trials finished before. urgency: of each target prompt, how often it was refused before: asked
+    points: trials finished before. priorities: of each target prompt, how often it was refused before: asked
     first, these rule a bad edit out soonest. exhaustive: wait for every verdict and run every layer all the
     same; the scores that come out are alike.
     """
 
-    to_beat: tuple[Point, ...] = ()
-    urgency: tuple[float, ...] | None = None
+    points: tuple[Point, ...] = ()
+    priorities: tuple[float, ...] | None = None
     exhaustive: bool = False
 
 
@@ -67,7 +67,7 @@ class EditScoring(Protocol):
         """True if the first of those under way can be taken."""
         ...
 
-    def begin(self, edit: Edit, contest: Contest) -> None:
+    def begin(self, edit: Edit, bound: Bound) -> None:
         """Begin to score an edit."""
         ...
 
