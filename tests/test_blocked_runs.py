@@ -16,7 +16,8 @@ from conftest import tiny_tokenizer, wide_model, write_edited, write_prompts
 from excise.app.prepare import prepare
 from excise.checkpoint.source import resolve
 from excise.config import Settings, gather
-from excise.edits.adapter import save_adapter
+from excise.edits.peft_folder import AdapterFolder, save_adapter
+from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
@@ -155,7 +156,7 @@ def test_virtual_baked_and_adapter_agree_on_a_model_in_blocks(
         edits.use(edit)
         virtual = first_token_logits(loaded.model, prompts, 2)
     write_edited(edit, model_folder, tmp_path / "baked")
-    save_adapter(edit, loaded.model, prepared.anatomy.writers, "tiny", tmp_path / "adapter", "card")
+    save_adapter(FittedEdit.of(edit, loaded.model), AdapterFolder(tmp_path / "adapter", "tiny"))
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).merge_and_unload()

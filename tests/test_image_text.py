@@ -31,7 +31,6 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.models.load import load
-from excise.saving.adapter import save_stored_adapter
 from excise.store.directory import RunDirectory
 from sweep import random_edit
 from zoo import tiny, tiny_config
@@ -132,7 +131,7 @@ def test_every_spelling_of_the_names_is_saved_from_files(model_type: str, tmp_pa
             == load_file(folder / "model.safetensors").keys()
         )
         torch.testing.assert_close(logits(loaded(out)), expected, atol=1e-4, rtol=1e-4)
-        save_stored_adapter(edit, resolve(str(folder)), adapter, "", lambda _: None)
+        edit.to_peft(adapter, folder, force=True)
         adapted = PeftModel.from_pretrained(loaded(folder), str(adapter)).eval()
         torch.testing.assert_close(logits(adapted), expected, atol=1e-4, rtol=1e-4)
 

@@ -16,10 +16,10 @@ from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError, SaveError
-from excise.events import ignore
 from excise.models.load import load
 from excise.models.weights import dense, stored_bytes
 from excise.saving.export import require_rewritable, save_model
+from excise.saving.options import DescribedEdit
 from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 
@@ -94,7 +94,7 @@ def test_checkpoints_that_are_unpacked_while_loading_are_saved_packed(
     assert loaded.packing is None
     assert loaded.precision == loaded.dtype
     edit = random_edit(examine(loaded.model))
-    save_model(loaded, edit, tmp_path / "saved", "", ignore)
+    save_model(loaded, DescribedEdit(edit, ""), tmp_path / "saved")
     names = {path.name for path in (tmp_path / form).iterdir()}
     assert {path.name for path in (tmp_path / "saved").iterdir()} == names | {"README.md"}
     config = json.loads((tmp_path / "saved" / "config.json").read_text())

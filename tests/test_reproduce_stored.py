@@ -20,7 +20,7 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import read_bytes
 from excise.cli.main import main
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.models.load import load
 from excise.models.weights import dense
 from excise.reproduce.record import read_reproduction
@@ -237,7 +237,7 @@ def test_an_edit_that_was_read_gives_the_weights_of_the_one_that_was_found(tmp_p
     for length in range(1, 65, 9):
         path = tmp_path / "edit.safetensors"
         replace(found, facts={"padding": "x" * length}).save(path)
-        write_edited(load_edit(path), folder, tmp_path / f"read-{length}")
+        write_edited(Edit.load(path), folder, tmp_path / f"read-{length}")
         assert raw(tmp_path / f"read-{length}") == raw(tmp_path / "found")
 
 

@@ -29,7 +29,7 @@ class PromptError(ExciseError):
 
 
 class ModelError(ExciseError):
-    """A model that cannot be found, loaded, or covered."""
+    """A model that cannot be found, loaded, or covered, or that an edit does not fit."""
 
 
 class HubError(ExciseError):

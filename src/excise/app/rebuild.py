@@ -26,6 +26,7 @@ from excise.models.load import LoadedModel
 from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
+from excise.saving.options import DescribedEdit, SaveOptions
 from excise.search.loop import open_study, search
 from excise.search.space import Candidate, candidate_of, propose_operator
 from excise.search.study import Study
@@ -71,20 +72,10 @@ def rebuild(
         facts=recorded.trial.facts,
     )
     known = _known(recorded, loaded, candidate, anatomy, no_hardware=settings.no_hardware)
-    if recorded.made == "model":
-        save_model(
-            loaded,
-            edit,
-            destination,
-            known.figures,
-            emit,
-            form=recorded.packed,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            known=known,
-        )
-    else:
-        save_model_adapter(loaded, anatomy, edit, destination, known.figures, emit, known)
+    described = DescribedEdit(edit, known.figures, known)
+    options = replace(SaveOptions.of(settings), packed=recorded.packed)
+    save = save_model if recorded.made == "model" else save_model_adapter
+    save(loaded, described, destination, options, emit)
     return read_reproduction(destination)
 
 

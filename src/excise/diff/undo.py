@@ -12,15 +12,10 @@ from excise.checkpoint.reader import Reader
 from excise.diff.checkpoint import Compared
 from excise.diff.compare import Report, TensorChange
 from excise.diff.names import listed
-from excise.edits.adapter import (
-    ParameterChange,
-    adapter_base,
-    rank_of,
-    require_form,
-    write_adapter,
-)
+from excise.edits.adapter import ParameterChange, rank_of, require_form
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from excise.edits.peft_folder import AdapterFolder, write_adapter
 from excise.errors import SaveError
 from excise.system.paths import expanded
 
@@ -60,14 +55,12 @@ def save_undo(
     with Reader(first.index) as reader:
         changes = list(_opposites(moved, reader))
     require_form(model, [change.tensor for change in changes], rank_of(changes))
-    base, revision = (
-        (str(expanded(second.name).absolute()), None)
-        if second.source is None
-        else adapter_base(second.source)
-    )
-    write_adapter(
-        model, changes, base, destination, _card(first, second, len(changes)), revision=revision
-    )
+    card = _card(first, second, len(changes))
+    if second.source is None:
+        folder = AdapterFolder(destination, str(expanded(second.name).absolute()), card=card)
+    else:
+        folder = AdapterFolder.of(destination, second.source, card)
+    write_adapter(model, changes, folder)
 
 
 def _undoable(one: TensorChange) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from excise.config import Settings, settings_digest
-from excise.edits.edit import Edit, load_edit
+from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
@@ -62,7 +62,7 @@ class RunDirectory:
 
     def edit(self, number: int) -> Edit:
         """The edit of a front trial. Raises RunError if there is none."""
-        return load_edit(self.edit_path(number))
+        return Edit.load(self.edit_path(number))
 
     def identity(self) -> dict[str, object]:
         """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""
