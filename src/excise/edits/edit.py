@@ -117,8 +117,8 @@ class Edit:
         folder: a new folder. model: the original model in memory, or the name of its files (hub id or local
         folder); without it, the files that `base` names, which are fetched from the hub if this machine lacks
         them. Of files, only the matrices that the edit changes are read. writers: claims about writers,
-        "PATTERN=COMPONENT", that the edit was made with. trust_remote_code: build the model with its own code.
-        force: take other files than those that the edit was made of.
+        "PATTERN=COMPONENT", that the edit was made with. trust_remote_code: build the model with its own
+        code. force: take other files than those that the edit was made of.
 
         Raises SaveError if the files are of another model than the edit was made of, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
