@@ -39,7 +39,6 @@ from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.trial_page import CONTESTED, Round, page
 from bench.whole_run import whole_run
-from excise.app.events import ModelLoaded
 from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
@@ -52,6 +51,7 @@ from excise.engine.rate import matrix_rate
 from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.trial import Contest, Scored, score
+from excise.models.events import ModelLoaded
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
 

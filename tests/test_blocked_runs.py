@@ -32,6 +32,7 @@ from excise.models.blocked import (
     works,
 )
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.saving.export import write_plain
 from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
@@ -50,7 +51,7 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_loaded_model_answers_as_the_ordinary_one(wide_folder: Path) -> None:
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",)))
     assert isinstance(loaded.model.get_submodule("model.layers.3.mlp.up_proj"), BlockedLinear)
     prompts = [[2, 9, 17, 4], [2, 30, 4], [2, 11, 12, 13, 14, 4]]
     ordinary = wide_model()
@@ -77,7 +78,7 @@ def test_a_layer_that_looks_into_its_weights_keeps_them(
         return ordinary(self, values) * scale / scale
 
     monkeypatch.setattr(LlamaMLP, "forward", looking)
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",)))
     assert not any(is_blocked(parameter) for parameter in loaded.model.parameters())
     (note,) = loaded.notes
     assert note.startswith("weights lie in PyTorch's order")
@@ -93,7 +94,7 @@ def test_another_sum_is_not_taken_for_rounding(
     factor = wrong if dtype == "float32" else 10 * wrong
     monkeypatch.setattr(BlockedLinear, "forward", lambda self, input: right(self, input) * factor)
     assert block(wide_model()) > 0
-    loaded = load(resolve(str(wide_folder), None), dtypes=(dtype,))
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=(dtype,)))
     assert loaded.dtype == dtype
     assert len(loaded.notes) == 1
     assert not any(isinstance(module, BlockedLinear) for module in loaded.model.modules())
@@ -112,11 +113,13 @@ def test_memory_that_runs_out_is_said_and_nothing_stays_half_done(
 
     monkeypatch.setattr("excise.models.blocked.blocked", scarce)
     with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
-        load(resolve(str(wide_folder), None), dtypes=("float32",))
+        load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",)))
 
 
 def test_the_base_of_training_and_merging_is_ordinary(wide_folder: Path) -> None:
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",), blocks=False)
+    loaded = load(
+        resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",), prepacked=False)
+    )
     assert not any(is_blocked(parameter) for parameter in loaded.model.parameters())
 
 
@@ -169,7 +172,7 @@ def test_virtual_baked_and_adapter_agree_on_a_model_in_blocks(
 def test_a_model_in_blocks_is_saved_to_the_bit_and_stays_in_use(
     model_folder: Path, tmp_path: Path
 ) -> None:
-    loaded = load(resolve(str(model_folder), None), dtypes=("float32",))
+    loaded = load(resolve(str(model_folder), None), LoadOptions(dtypes=("float32",)))
     (tmp_path / "plain").mkdir()
     write_plain(loaded, tmp_path / "plain")
     assert any(isinstance(module, BlockedLinear) for module in loaded.model.modules())

@@ -19,6 +19,7 @@ from excise.events import ignore
 from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.search.loop import open_study, search
 from excise.store.directory import RunDirectory
 
@@ -87,7 +88,7 @@ def test_a_run_keeps_the_type_that_it_had(
     search(prepared, open_study(prepared), ignore)
     prepared.directory.close()
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
-    assert load(half, dtypes=DEFAULT).dtype == "bfloat16"
+    assert load(half, LoadOptions(dtypes=DEFAULT)).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"
 
 

@@ -33,6 +33,7 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.events import ignore
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.operators.operator import unit
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import load_parts
@@ -197,7 +198,7 @@ def test_a_gguf_file_is_loaded_edited_and_saved_as_a_plain_model(
     assert package is not None
     assert package.submodule_search_locations
     gguf = next(Path(next(iter(package.submodule_search_locations))).glob("*.gguf"))
-    loaded = load(resolve(str(gguf)), dtypes=("float32",))
+    loaded = load(resolve(str(gguf)), LoadOptions(dtypes=("float32",)))
     edit = Edit.load(next((finished / "run").glob("edit-*.safetensors")))
     anatomy = examine(loaded.model)
     assert anatomy.names == edit.writers

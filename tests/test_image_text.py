@@ -31,6 +31,7 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.store.directory import RunDirectory
 from sweep import random_edit
 from zoo import tiny, tiny_config
@@ -180,13 +181,16 @@ def test_chat_templates_of_processors(name: str | None, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     if name is None:
         with pytest.raises(ModelError, match="no chat template; give one"):
-            load(resolve(str(folder)), dtypes=("float32",))
+            load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
         return
     (folder / name).write_text(json.dumps({"chat_template": TEMPLATE}))
-    assert load(resolve(str(folder)), dtypes=("float32",)).tokenizer.chat_template == TEMPLATE
+    assert (
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).tokenizer.chat_template
+        == TEMPLATE
+    )
     (folder / name).write_text('{"chat_template": ')
     with pytest.raises(ModelError, match=f"{name}: damaged"):
-        load(resolve(str(folder)), dtypes=("float32",))
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
 
 
 @pytest.mark.parametrize(

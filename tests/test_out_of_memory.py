@@ -24,6 +24,7 @@ from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.batch_size import with_halving
 from excise.errors import ModelError, OutOfMemoryError
 from excise.models import attempt, fitting, load, weights
+from excise.models.options import LoadOptions
 from zoo import tiny
 
 GIB = 2**30
@@ -202,7 +203,8 @@ def test_a_type_that_fails_and_a_larger_one_that_does_not_fit(
 def test_how_much_is_needed(model_folder: Path) -> None:
     source = resolve(str(model_folder))
     stored = sum(
-        tensor.numel() for tensor in load.load(source, dtypes=("float32",)).model.parameters()
+        tensor.numel()
+        for tensor in load.load(source, LoadOptions(dtypes=("float32",))).model.parameters()
     )
     assert fitting._weights_bytes(source, "float32", None) == 4 * stored
     assert fitting._weights_bytes(source, "auto", None) == 4 * stored

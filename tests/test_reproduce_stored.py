@@ -22,6 +22,7 @@ from excise.checkpoint.tensors import read_bytes
 from excise.cli.main import main
 from excise.edits.edit import Edit
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.models.weights import dense
 from excise.reproduce.record import read_reproduction
 from excise.system.quiet import quiet_libraries
@@ -57,7 +58,7 @@ def raw(folder: Path) -> dict[str, bytes]:
 
 def writer_norms(folder: Path) -> dict[str, float]:
     """The length of what each writer holds, as transformers loads it."""
-    model = load(resolve(str(folder)), dtypes=("float32",)).model
+    model = load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).model
     return {
         writer.name: float(
             torch.cat(

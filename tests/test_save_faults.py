@@ -21,6 +21,7 @@ from excise.cli.main import main
 from excise.edits.edit import Edit
 from excise.errors import SaveError
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.system.files import new_folder, replacing, take_name
@@ -119,7 +120,7 @@ def files_no_longer_than(size: int) -> Iterator[None]:
 
 def test_a_gguf_model_that_does_not_fit_on_the_disk_is_one_line(elsewhere: Path) -> None:
     packed.write_gguf(elsewhere / "model.gguf", Kind.F16, tokenizer=True)
-    loaded = load(resolve(str(elsewhere / "model.gguf")), dtypes=("float32",))
+    loaded = load(resolve(str(elsewhere / "model.gguf")), LoadOptions(dtypes=("float32",)))
     edit = random_edit(examine(loaded.model))
     before = contents(elsewhere)
     with (

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
-from excise.anatomy.writers import Anatomy, examine
-from excise.app.events import DeviceFound, Examined, ModelLoaded
-from excise.checkpoint.foreign import code_of
+from excise.anatomy.writers import Anatomy
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
 from excise.config.memory import memory_limits
-from excise.devices.memory import device_memory, devices_for
-from excise.events import Emit, Note, StageStarted
-from excise.experiment.coverage import Coverage, measure
+from excise.events import Emit
+from excise.experiment.coverage import Coverage
+from excise.experiment.inspection import measured
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
+from excise.models.options import LoadOptions
 from excise.models.storage import packed_as
 from excise.models.tokenizer import load_tokenizer
 
@@ -35,9 +32,7 @@ def open_model(
 ) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, emit)
-    anatomy = examine(loaded.model, settings.writers)
-    coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
-    emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
+    anatomy, coverage = measured(loaded, settings.writers, settings.system_prompt, emit)
     return loaded, anatomy, coverage, runner
 
 
@@ -48,25 +43,12 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
     """
     if settings.chat_template is None:
         return None
-    return load_tokenizer(
-        source,
-        trust_remote_code=settings.trust_remote_code,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        system_prompt=settings.system_prompt,
-    ).given
+    return load_tokenizer(source, load_options(settings)).given
 
 
-def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
-    """Load a model, ready to be asked. Raises ModelError."""
-    for found in devices_found(settings):
-        emit(found)
-    if settings.trust_remote_code and (code := code_of(source)):
-        emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
-    emit(StageStarted("load", f"Loading {source.name}"))
-    started = time.perf_counter()
-    loaded = load(
-        source,
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings say that a model is loaded."""
+    return LoadOptions(
         dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
         device=settings.device,
         quantization=settings.quantization,
@@ -77,18 +59,11 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
     )
-    emit(
-        ModelLoaded(
-            name=source.name,
-            dtype=loaded.precision,
-            bytes=loaded.bytes,
-            seconds=time.perf_counter() - started,
-            attempts=loaded.attempts,
-            places=loaded.places,
-        )
-    )
-    for note in loaded.notes:
-        emit(Note(note))
+
+
+def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
+    """Load a model, ready to be asked. Raises ModelError."""
+    loaded = load(source, load_options(settings), emit=emit)
     runner = Runner(
         loaded.model,
         Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
@@ -98,14 +73,3 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
         emit=emit,
     )
     return loaded, runner
-
-
-def devices_found(settings: Settings) -> list[DeviceFound]:
-    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
-    limits = memory_limits(settings.max_memory)
-    devices = devices_for(settings.device, limits)
-    allowed = list(limits.values()) if limits else [None] * len(devices)
-    return [
-        DeviceFound(known.name, known.total, limit)
-        for known, limit in zip(map(device_memory, devices), allowed, strict=True)
-    ]

@@ -72,7 +72,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
         found = failure(error, request if repository is None else repository.request)
         if repository is None and found.cause in _CACHE_SERVES:
             snapshot = cached_snapshot(name, "model", revision)
-            if snapshot is not None and _is_whole(snapshot.folder, weights=weights):
+            if snapshot is not None and is_whole(snapshot.folder, weights=weights):
                 return snapshot
         if found.cause in ("repository", "revision"):
             raise ModelError(found.text) from None
@@ -85,7 +85,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
     return Snapshot(repository.commit, repository.folder)
 
 
-def _is_whole(folder: Path, *, weights: bool) -> bool:
+def is_whole(folder: Path, *, weights: bool) -> bool:
     """False for what an interrupted download left: small files come first, weights after them."""
     try:
         return (folder / "config.json").is_file() and bool(not weights or weight_files(folder))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from excise.checkpoint_diff.diff import diff as compare
+import excise
 from excise.checkpoint_diff.names import listed
 from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange, shared_directions
 from excise.cli.charts import layer_chart
@@ -51,7 +51,7 @@ def diff(
             require_free(path)
     console = make_console(to_errors=settings.json_lines)
     with console.status("comparing") as status:
-        found = compare(
+        found = excise.diff(
             *words,
             revision=settings.revision,
             writers=settings.writers,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -14,6 +12,7 @@ from excise.checkpoint.source import ModelSource
 from excise.checkpoint.words import require_fetched_words, require_objects
 from excise.errors import ModelError, first_line
 from excise.models.chat import Chat
+from excise.models.options import LoadOptions
 from excise.models.template import TemplateCall, settled, template_file
 
 _SPECIAL = re.compile(r"<(?!0x).*>|\[.*\]", re.DOTALL)
@@ -38,24 +37,16 @@ class LoadedTokenizer:
         return Chat(self.tokenizer, "", self.call).hello(self.system_prompt)
 
 
-def load_tokenizer(
-    source: ModelSource,
-    *,
-    trust_remote_code: bool = False,
-    chat_template: str | None = None,
-    template_arguments: Mapping[str, Any] | None = None,
-    system_prompt: str | None = None,
-) -> LoadedTokenizer:
+def load_tokenizer(source: ModelSource, options: LoadOptions = LoadOptions()) -> LoadedTokenizer:
     """The tokenizer of a model, with its chat template tried.
 
-    chat_template: a Jinja file, or the name of one of the model's own templates.
     Raises ModelError if there is no tokenizer or no template, or it does not take prompts.
     """
     if source.gguf is None:
         require_fetched_words(source.folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
+            source.folder, trust_remote_code=options.trust_remote_code, **source.gguf_arguments
         )
     except Exception as error:
         # The library in Rust raises nothing narrower for a damaged file.
@@ -68,10 +59,12 @@ def load_tokenizer(
     try:
         if tokenizer.chat_template is None and source.gguf is None:
             tokenizer.chat_template = template_file(source.folder)
-        call, given = settled(tokenizer, chat_template, template_arguments or {}, system_prompt)
+        call, given = settled(
+            tokenizer, options.chat_template, options.template_arguments, options.system_prompt
+        )
     except ModelError as error:
         raise ModelError(f"{source.name}: {error}") from error
-    return LoadedTokenizer(tokenizer, call, given, system_prompt)
+    return LoadedTokenizer(tokenizer, call, given, options.system_prompt)
 
 
 def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
