@@ -15,7 +15,7 @@ from excise.app.prepare import prepare
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
-from excise.events import ignore
+from excise.events import Emit, ignore
 from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load
@@ -112,8 +112,8 @@ def test_packed_weights_go_on_with_the_types_that_packing_decides(
     )
     asked: list[object] = []
 
-    def load_nothing(source: ModelSource, **how: object) -> None:
-        asked.append(how["dtypes"])
+    def load_nothing(source: ModelSource, options: LoadOptions, emit: Emit) -> None:
+        asked.append(options.dtypes)
         raise ModelError("enough")
 
     monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")

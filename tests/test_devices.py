@@ -183,7 +183,7 @@ def lies_on(place: Place, model: Path, folder: Path) -> set[str]:
         LoadOptions(
             dtypes=("float32",),
             device="auto" if limits else place.flags[1],
-            max_memory=memory_limits(limits) if limits else None,
+            max_memory=memory_limits(limits),
             offload_folder=folder if limits else None,
         ),
     )

@@ -15,6 +15,7 @@ from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.storage import packed_as
 from excise.models.tokenizer import load_tokenizer
+from excise.saving.options import SaveOptions
 
 
 def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
@@ -58,6 +59,15 @@ def load_options(settings: Settings) -> LoadOptions:
         chat_template=settings.chat_template,
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
+    )
+
+
+def save_options(
+    settings: Settings, *, chat_template: str | None = None, force: bool = False
+) -> SaveOptions:
+    """How the settings say that the files of a model are read and written."""
+    return SaveOptions(
+        settings.packed, settings.writers, settings.trust_remote_code, chat_template, force
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from excise.anatomy.writers import Anatomy
-from excise.app.model import open_model
+from excise.app.model import open_model, save_options
 from excise.app.prepare import Prepared, prepare
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
@@ -26,7 +26,7 @@ from excise.models.load import LoadedModel
 from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
-from excise.saving.options import DescribedEdit, SaveOptions
+from excise.saving.options import DescribedEdit
 from excise.search.loop import open_study, search
 from excise.search.space import Candidate, candidate_of, propose_operator
 from excise.search.study import Study
@@ -73,7 +73,7 @@ def rebuild(
     )
     known = _known(recorded, loaded, candidate, anatomy, no_hardware=settings.no_hardware)
     described = DescribedEdit(edit, known.figures, known)
-    options = replace(SaveOptions.of(settings), packed=recorded.packed)
+    options = replace(save_options(settings), packed=recorded.packed)
     save = save_model if recorded.made == "model" else save_model_adapter
     save(loaded, described, destination, options, emit)
     return read_reproduction(destination)
@@ -230,7 +230,7 @@ def _known(
     """The record of what is made now: as it was then, in the circumstances of now."""
     now = recorded.circumstances.model_dump() | {
         "dtype": loaded.dtype,
-        "in_blocks": loaded.in_blocks,
+        "in_blocks": loaded.prepacked,
         "versions": versions(),
     }
     now["hardware"] = None if no_hardware else hardware(input_device(loaded.model))

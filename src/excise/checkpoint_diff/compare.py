@@ -25,11 +25,15 @@ _SMALLEST_MATRIX = 4
 """Fewest rows and columns of what a rank is told of; kernels of short convolutions are no matrices."""
 
 
+def no_progress(name: str, done: int, of: int) -> None:
+    """The listener that does nothing."""
+
+
 def compare_tensors(
     first: Compared,
     second: Compared,
     layout: Layout,
-    progress: Progress = lambda name, done, of: None,
+    progress: Progress = no_progress,
 ) -> Diff:
     """Compare two checkpoints in memory for a few pieces of a tensor.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from excise.checkpoint_diff.checkpoint import open_compared
-from excise.checkpoint_diff.compare import Progress, compare_tensors
+from excise.checkpoint_diff.compare import Progress, compare_tensors, no_progress
 from excise.checkpoint_diff.layout import layout_of
 from excise.checkpoint_diff.result import Diff
 from excise.errors import ModelError
@@ -21,7 +21,7 @@ def diff(
     revision: str | None = None,
     writers: Sequence[str] = (),
     trust_remote_code: bool = False,
-    progress: Progress = lambda name, done, of: None,
+    progress: Progress = no_progress,
 ) -> Diff:
     """Compare two checkpoints: which tensors differ, at which rank, and which edit made the difference.
 

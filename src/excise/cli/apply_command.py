@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.app.model import save_options
 from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
@@ -21,7 +22,7 @@ from excise.report.card import figures_in
 from excise.rewrite.numbers import rounding_of
 from excise.rewrite.plan import Form, Plan
 from excise.saving.apply import Application, plan_application, resolve_new
-from excise.saving.options import DescribedEdit, SaveOptions
+from excise.saving.options import DescribedEdit
 from excise.store.directory import RunDirectory
 from excise.system.paths import expanded
 
@@ -55,7 +56,7 @@ def apply(
     if given.writers and "writers" not in settings.model_fields_set:
         # Below the environment: the model need not be the run's own.
         settings = settings.model_copy(update={"writers": given.writers})
-    options = SaveOptions.of(settings, force=force)
+    options = save_options(settings, force=force)
     with make_screen(settings) as screen:
         source = resolve_new(settings.model, out, settings.revision, options)
         if source.gguf is not None and "packed" in flags:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from excise.app.model import given_template, load_runner
+from excise.app.model import given_template, load_runner, save_options
 from excise.checkpoint.source import resolve
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
@@ -20,7 +20,7 @@ from excise.events import Note
 from excise.report.card import figures_in
 from excise.saving.adapter import save_stored_adapter
 from excise.saving.export import save_from_files, save_model, save_model_adapter
-from excise.saving.options import DescribedEdit, SaveOptions
+from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.system.paths import expanded
 
@@ -83,7 +83,7 @@ def _export_file(
     with make_screen(settings) as screen:
         if stored is not None:
             tell_named(settings, stored.place, screen)
-        options = SaveOptions.of(settings, force=force)
+        options = save_options(settings, force=force)
         source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
         require_base(edit, source, force=force, emit=screen)
         described = DescribedEdit(edit, figures_in(edit))
@@ -118,7 +118,7 @@ def write(
     known = reproduction_of(run.directory, source, number, text, hardware=hardware)
     screen(Note(f"exporting trial {number}"))
     described = DescribedEdit(edit, text, known)
-    options = SaveOptions.of(settings)
+    options = save_options(settings)
     if save is not None and source.gguf is None:
         given = replace(options, chat_template=given_template(settings, source))
         save_from_files(source, described, save, given, screen)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from excise.app.model import save_options
 from excise.app.outcome import ask_held_out, confirm
 from excise.app.prepare import Prepared
 from excise.cli.interrupt import StopOnInterrupt
@@ -15,7 +16,7 @@ from excise.edits.edit import Edit
 from excise.experiment.figures import HeldOut
 from excise.report.card import figures_of
 from excise.saving.export import save_model, save_model_adapter
-from excise.saving.options import DescribedEdit, SaveOptions
+from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.search.front import Point, pareto_front
 from excise.search.loop import search
@@ -121,10 +122,10 @@ class Session:
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
-        options, loaded = SaveOptions.of(self.prepared.settings), self.prepared.loaded
+        options, loaded = save_options(self.prepared.settings), self.prepared.loaded
         save_model(loaded, self._described(outcome), destination, options, self.screen)
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
-        options, loaded = SaveOptions.of(self.prepared.settings), self.prepared.loaded
+        options, loaded = save_options(self.prepared.settings), self.prepared.loaded
         save_model_adapter(loaded, self._described(outcome), destination, options, self.screen)

@@ -73,7 +73,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     @property
-    def in_blocks(self) -> bool:
+    def prepacked(self) -> bool:
         """True if weights lie as this processor's products read them."""
         return any(map(is_blocked, self.model.parameters()))
 

@@ -46,8 +46,8 @@ def read_prompts(
 
     source: a path or a hub id, with a part of it if not all is wanted: "file.csv[:400]",
     "owner/name:train[10%:20%]". column: the column that holds the text. prefix, suffix: text put around every
-    prompt. system_prompt: of every prompt. revision: commit, tag or branch of a hub data set. Raises PromptError, with file and line where there is
-    a line, or HubError.
+    prompt. system_prompt: of every prompt. revision: commit, tag or branch of a hub data set.
+    Raises PromptError, with file and line where there is a line, or HubError.
     """
     with translated(PromptError, f"{source}: not the name of a prompt set", ValidationError):
         parsed = PromptSource(**parse_source(str(source)), revision=revision)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.config import Settings
 from excise.edits.edit import Edit
 from excise.reproduce.record import Reproduction
 from excise.rewrite.plan import Form
@@ -25,15 +24,6 @@ class SaveOptions:
     trust_remote_code: bool = False
     chat_template: str | None = None
     force: bool = False
-
-    @classmethod
-    def of(
-        cls, settings: Settings, *, chat_template: str | None = None, force: bool = False
-    ) -> SaveOptions:
-        """The options that the settings of a run state."""
-        return cls(
-            settings.packed, settings.writers, settings.trust_remote_code, chat_template, force
-        )
 
 
 @dataclass(frozen=True)

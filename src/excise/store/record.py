@@ -207,7 +207,7 @@ def _circumstances(prepared: Prepared) -> Mapping[str, object]:
     known: dict[str, object] = {
         "search": prepared.settings.search,
         "rows": prepared.runner.rows,
-        "in_blocks": prepared.loaded.in_blocks,
+        "in_blocks": prepared.loaded.prepacked,
         "response_prefix": prepared.runner.chat.response_prefix,
         **asked_with(prepared),
         "versions": versions(),
