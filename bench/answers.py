@@ -60,7 +60,7 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "answers"
 PAGE = ROOT / "docs" / "benchmarks" / "answers.md"
 LLAMA = "llama-cpp-python==0.3.36"
-KIND = "discriminant_weighted"
+KIND = "discriminant"
 EACH, TOKENS = 25, 32
 EDIT = f"its closed-form edit ({KIND}, attention at strength 1, MLP at 0.5: all 60 matrices)"
 MEASURED = (

@@ -10,16 +10,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bench.timed import timed_score
 from excise.anatomy.writers import Anatomy
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.engine.meter import Stages, unmeasured
 from excise.engine.prefill import Tokens
 from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.events import BatchReduced
 from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Contest, Scored, score
+from excise.experiment.trial import Bound, Scored
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.scorers.markers import DEFAULT_MARKERS
@@ -85,16 +85,17 @@ class RandomTrial:
     part: Part
 
     def scores(
-        self, edits: VirtualEdits, candidates: Sequence[Edit], stages: Stages = unmeasured
-    ) -> list[Scored]:
-        """A trial of all candidates side by side, every verdict waited for."""
+        self, edits: VirtualEdits, candidates: Sequence[Edit]
+    ) -> tuple[list[Scored], dict[str, float]]:
+        """A trial of all candidates side by side, every verdict waited for; and seconds by stage."""
         found: list[Scored] = []
-        contest = Contest(exhaustive=True)
-        for one in score(self.runner, edits, candidates, self.part, contest, stages):
+        bound = Bound(exhaustive=True)
+        scores, seconds = timed_score(self.runner, edits, candidates, self.part, bound)
+        for one in scores:
             if isinstance(one, TrialError):
                 raise one
             found.append(one)
-        return found
+        return found, seconds
 
 
 def random_trial(

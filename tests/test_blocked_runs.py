@@ -34,7 +34,6 @@ from excise.models.blocked import (
 from excise.models.load import load
 from excise.models.options import LoadOptions
 from excise.saving.export import write_plain
-from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
 
 pytestmark = pytest.mark.skipif(
@@ -181,14 +180,3 @@ def test_a_model_in_blocks_is_saved_to_the_bit_and_stays_in_use(
     )
     assert saved.keys() == original.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in original.items())
-
-
-@pytest.mark.usefixtures("everything_in_blocks")
-def test_a_descent_by_gradients_runs_on_a_model_in_blocks(
-    model_folder: Path, tmp_path: Path
-) -> None:
-    prepared = prepare(run_settings(model_folder, tmp_path, search="gradient"), ignore)
-    search(prepared, open_study(prepared), ignore)
-    records = open_study(prepared).records()
-    assert len(records) == 2
-    assert all(record.state in ("complete", "pruned") for record in records)

@@ -17,7 +17,6 @@ from excise.cli.live import SearchView
 from excise.cli.parameters import short
 from excise.cli.render import Renderer
 from excise.cli.tables import front_table
-from excise.engine.work import Work
 from excise.events import Event, Note, StageStarted
 from excise.experiment.events import (
     BaselineMeasured,
@@ -32,7 +31,6 @@ from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
 from excise.scorers.interval import Estimate
 from excise.search.events import (
-    RateMeasured,
     SearchEnded,
     SearchStarted,
     TrialFinished,
@@ -101,10 +99,9 @@ ALL = (
     BaselineMeasured("search", 38, 100),
     DirectionsFound(("discriminant", "orthogonal"), 3.0),
     SearchStarted(20, 4),
-    RateMeasured("float32", 118.2e9),
     TrialStarted(4, PARAMETERS),
-    WorkDone(Work(3000, 1500, 10, 4, 50, 10**11, 0, {"kl": 1.0, "refusals": 2.0}), 1, 0.28),
-    WorkDone(Work(0, 500, 0, 0, 20, 10**10, 74, {"refusals": 1.0}), 4, 0.08),
+    WorkDone(tokens=4500, seconds=3.0, candidates=1, prompts=12),
+    WorkDone(tokens=500, seconds=1.0, candidates=4, prompts=48),
     FINISHED,
     TrialStarted(5, PARAMETERS),
     FAILED,
@@ -160,7 +157,6 @@ def test_lines_for_a_file() -> None:
         "coverage 0.999 (worst layer: 1)",
         "400 train · 100 search · 100 held-out prompts, from a.txt",
         "38/100 target prompts refused",
-        "118 GFLOP/s in matrix products (float32, measured)",
         "5/20 · 5/100 refused, KL 0.0500",
         "failed: not numbers",
         "≥5/100 refused, KL 0.0500",
@@ -179,8 +175,7 @@ def test_a_terminal_gets_the_live_view_and_is_left_still() -> None:
     for told in ("5/20 trials", "best trade-offs so far", "last trials", "peak memory 3.0 GiB"):
         assert told in text
     assert text.rstrip().endswith("a note")
-    assert "1,250 tokens/s · 23% of 118 GFLOP/s (float32, measured)" in text
-    assert "74 answers decided early · 4 candidates a batch" in text
+    assert "1,250 tokens/s · 4 candidates and 48 prompts under way" in text
     # The cursor is given back.
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
@@ -193,7 +188,7 @@ def test_the_live_view_says_that_it_stops() -> None:
     assert STOPPING in file.getvalue()
 
 
-def test_the_live_view_looks_at_recent_work_and_counts_all_rows() -> None:
+def test_the_live_view_looks_at_recent_work() -> None:
     view = SearchView(SearchStarted(20, 0))
 
     def line() -> str:
@@ -201,14 +196,11 @@ def test_the_live_view_looks_at_recent_work_and_counts_all_rows() -> None:
         Console(file=file, width=140).print(view.render())
         return next((one for one in file.getvalue().splitlines() if "tokens/s" in one), "")
 
-    view.work_done(WorkDone(Work(10, seconds={"kl": 0.0}), 1, 0.0))
+    view.work_done(WorkDone(tokens=10, seconds=0.0, candidates=1, prompts=1))
     assert line() == ""
-    view.rate_measured(RateMeasured("bfloat16", 2e12))
     for tokens in (10_000, 3000, 6000):
-        work = Work(tokens, operations=12 * 10**11, early_rows=2, seconds={"refusals": 20.0})
-        view.work_done(WorkDone(work, 1, 0.025))
-    assert line().startswith("225 tokens/s · 3% of 2 TFLOP/s (bfloat16, measured)")
-    assert "6 answers decided early · 1 candidate a batch" in line()
+        view.work_done(WorkDone(tokens, seconds=20.0, candidates=1, prompts=1))
+    assert line().startswith("225 tokens/s · 1 candidate and 1 prompt under way")
 
 
 def test_the_front_marks_the_knee_and_visible_damage() -> None:

@@ -26,7 +26,7 @@ from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
 from excise.prompts.splits import load_parts
 from excise.saving.reproduction import reproduction_of
-from excise.store.directory import prompts_digest
+from excise.store.directory import RunDirectory, prompts_digest
 from excise.store.opening import open_run
 
 pytest_plugins = ["cli_support"]
@@ -39,7 +39,8 @@ def old(finished_run: Path, tmp_path: Path) -> Path:
     """A run directory whose records are of format 4."""
     folder = Path(shutil.copytree(finished_run, tmp_path / "old"))
     for name in ("run.json", "result.json"):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        text = (folder / name).read_text(encoding="utf-8")
+        content = json.loads(text.replace('"discriminant"', '"discriminant_weighted"'))
         del content["sha256"]
         (folder / name).write_text(json.dumps(content | {"format": 4}), encoding="utf-8")
     return folder
@@ -74,7 +75,7 @@ def damages(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def readers(folder: Path) -> list[Callable[[], object]]:
     """All that looks into a run's records: to go on with it, and to use what it found."""
-    stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+    stored: Any = RunDirectory(folder).identity()["settings"]
     settings = Settings.model_validate({**stored, "run_dir": folder})
     screen = Renderer(Console(file=StringIO()))
     source, prompts = (

@@ -28,7 +28,7 @@ from excise.reproduce.record import NAME, Circumstances, Reproduction, read_repr
 from excise.saving.export import save_model, save_model_adapter
 from excise.saving.options import DescribedEdit
 from excise.search.loop import open_study, search
-from excise.search.space import Candidate, candidate_of, propose_operator
+from excise.search.space import Candidate, propose, propose_operator
 from excise.search.study import Study
 from excise.store.directory import set_digest
 
@@ -52,6 +52,11 @@ def rebuild(
     repeat_search: the search is repeated too, in a run directory beside `destination`.
     Raises ReproductionError if model or prompts are not those of then, naming which; or SaveError.
     """
+    if repeat_search and recorded.circumstances.search != "tpe":
+        raise ReproductionError(
+            f"excise has no {recorded.circumstances.search} search any more, so that it cannot be repeated; "
+            "leave out --repeat-search to take the recorded parameters"
+        )
     emit(Note(_named_by(settings)))
     prompts, source = _found(settings)
     _require_unmoved(recorded, source, prompts, emit, all_parts=repeat_search)
@@ -115,7 +120,6 @@ def settings_of(
         "batch_size": then.batch_size,
         "response_prefix": then.response_prefix,
         "template_arguments": {**recorded.settings.template_arguments, **then.template_arguments},
-        "search": then.search,
         "allow_partial": True,
         "allow_absent": True,
     }
@@ -216,7 +220,7 @@ def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, emit:
         )
     if dict(records[number].parameters) != recorded.trial.parameters:
         emit(Note(f"the search took another way: trial {number} has other parameters"))
-    return candidate_of(study.finished(number), prepared.settings.kinds, prepared.anatomy)
+    return propose(study.finished(number), prepared.settings.kinds, prepared.anatomy)
 
 
 def _known(

@@ -57,7 +57,7 @@ DIRECTION = Group(
 )
 SEARCH = Group(
     "The search",
-    ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
+    ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
 )
 SCORES = Group(
     "Scoring",
@@ -134,7 +134,7 @@ EVALUATE = Command(
 BENCH = Command(
     "bench",
     "MODEL|demo",
-    "profile a run on this machine: seconds by stage, tokens a second, share of its peak",
+    "measure a run on this machine: seconds, tokens a second and memory of each stage",
     0,
     1,
     _LOADING

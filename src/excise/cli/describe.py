@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
-from excise.cli.human import duration, plural, rate, size, sizes
+from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
 from excise.events import Event, Note, StageStarted
@@ -21,7 +21,7 @@ from excise.experiment.events import (
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
-from excise.search.events import RateMeasured, SearchEnded, SearchStarted, TrialFinished
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,6 @@ def _(event: DirectionsFound) -> tuple[Line, ...]:
 def _(event: SearchStarted) -> tuple[Line, ...]:
     held = f", {event.done} of them done before" if event.done else ""
     return (Line("search", f"{plural(event.trials, 'trial')}{held}"),)
-
-
-@describe.register
-def _(event: RateMeasured) -> tuple[Line, ...]:
-    text = f"{rate(event.operations_per_second)} in matrix products ({event.dtype}, measured)"
-    return (Line("peak", text),)
 
 
 @describe.register

@@ -19,7 +19,7 @@ from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.config import gather
-from excise.kinds import facts_of
+from excise.kinds import FACTS
 from excise.report.profile import place
 from excise.system.files import require_free
 from excise.system.paths import expanded
@@ -185,7 +185,7 @@ def _show_operators(console: Console, diff: Diff) -> None:
     for component, found in by_component.items():
         found = sorted(found, key=lambda one: place(one.writer)[0])
         kinds = dict.fromkeys(one.operator.kind for one in found)
-        told = "; ".join(f"{kind} ({facts_of(kind).text})" for kind in kinds)
+        told = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
         console.print(f"  {component}: {told}")
         strengths = [one.operator.strength for one in found]
         top = max(1.0, *map(abs, strengths))

@@ -115,7 +115,16 @@ def write(
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
-    known = reproduction_of(run.directory, source, number, text, hardware=hardware)
+    known = None
+    if gone := run.directory.former_kinds():
+        screen(
+            Note(
+                "no reproduce.json is written: the run has kinds that excise no longer searches "
+                f"({', '.join(gone)})"
+            )
+        )
+    else:
+        known = reproduction_of(run.directory, source, number, text, hardware=hardware)
     screen(Note(f"exporting trial {number}"))
     described = DescribedEdit(edit, text, known)
     options = save_options(settings)

@@ -17,7 +17,6 @@ from excise.cli.tables import outcome_table
 from excise.events import Event, StageStarted
 from excise.saving.events import Saved
 from excise.search.events import (
-    RateMeasured,
     SearchEnded,
     SearchStarted,
     TrialFinished,
@@ -94,8 +93,6 @@ class Renderer:
                 self._view.trial_started(event)
             case TrialFinished() if self._view is not None:
                 self._view.trial_finished(event)
-            case RateMeasured() if self._view is not None:
-                self._view.rate_measured(event)
             case WorkDone() if self._view is not None:
                 self._view.work_done(event)
             case SearchEnded() | Chosen() | Saved():

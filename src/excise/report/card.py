@@ -8,8 +8,8 @@ from excise import __version__
 from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
 from excise.edits.edit import Edit
-from excise.engine.generation import in_words
-from excise.kinds import facts_of
+from excise.engine.generation import settings_text
+from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.interval import counted
@@ -119,8 +119,8 @@ def asked_with_lines(told: object) -> list[str]:
         )
     if isinstance(unfollowed := told.get("generation_config"), Mapping):
         lines.append(
-            f"The model's generation configuration asks for {code(in_words(unfollowed))}: `generate` and "
-            "servers follow that, the figures do not."
+            f"The model's generation configuration asks for {code(settings_text(unfollowed))}: "
+            "`generate` and servers follow that, the figures do not."
         )
     return lines
 
@@ -133,7 +133,7 @@ def model_card(
     recorded: whether a `reproduce.json` goes with it.
     """
     edited, writers = len(edit.changed), len(set(edit.writers))
-    facts = facts_of(edit.kind)
+    facts = FACTS[edit.kind]
     rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
     form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
     parameters = "\n".join(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from excise.engine.work import Work
 from excise.events import Event
 from excise.search.front import Point
 
@@ -52,24 +51,17 @@ class TrialFinished(Event):
 
 
 @dataclass(frozen=True)
-class RateMeasured(Event):
-    """How fast the machine multiplies matrices in the model's data type: the peak for WorkDone."""
-
-    dtype: str
-    operations_per_second: float
-
-
-@dataclass(frozen=True)
 class WorkDone(Event):
-    """What the model was run on since the last event of this kind: every few seconds, and after every trial.
+    """What a search did since the last event of this kind: every few seconds, and after every trial.
 
-    candidates: how many ran in one batch. share: of the measured matrix rate, counting only the operations
-    that the tokens need.
+    tokens: those that went through the model, prompts and answers, without padding. seconds: wall time.
+    candidates, prompts: how many of them are under way now.
     """
 
-    work: Work
+    tokens: int
+    seconds: float
     candidates: int
-    share: float
+    prompts: int
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
 from excise.models.chat import Chat
+from excise.scorers.marker_scanner import MarkerScanner, ScanState
 from excise.scorers.markers import DEFAULT_MARKERS, has_marker
-from excise.scorers.refusals import Judging, Refusals, judge
-from excise.scorers.watch import Watch, Watched
+from excise.scorers.refusals import JudgingParameters, MarkerJudge, Refusals
 
 MARKERS = (*DEFAULT_MARKERS, "ος", "x")
 TEXTS = (
@@ -63,13 +63,13 @@ def cut_anywhere(texts: Sequence[str], seed: int) -> tuple[Chat, list[list[int]]
 def first_judged(
     decode: Callable[[Sequence[int]], str],
     tokens: Sequence[int],
-    watch: Watch,
+    scanner: MarkerScanner,
     markers: Sequence[str],
 ) -> tuple[int | None, int]:
     """After how many tokens a marker is seen, and how often the whole text was judged until then."""
-    watched, judged = Watched(), 0
+    state, judged = ScanState(), 0
     for length in range(1, len(tokens) + 1):
-        if watch.hints(watched, tokens[:length]):
+        if scanner.may_hold_marker(state, tokens[:length]):
             judged += 1
             if has_marker(decode(tokens[:length]), markers):
                 return length, judged
@@ -92,17 +92,17 @@ def test_bytes_cut_anywhere_are_judged_as_soon_as_the_whole_text_would_be(seed: 
     texts = ["".join(chance.choices(TEXTS, k=chance.randint(1, 3))) for _ in range(8)]
     chat, cut = cut_anywhere(texts, seed)
     markers = [marker for marker in MARKERS if chance.random() < 0.7]
-    watch = Watch(chat.decode, markers)
+    scanner = MarkerScanner(chat.decode, markers)
     for tokens in cut:
         expected = slow_reference(chat.decode, tokens, markers)
-        assert first_judged(chat.decode, tokens, watch, markers)[0] == expected
+        assert first_judged(chat.decode, tokens, scanner, markers)[0] == expected
 
 
 def test_an_ordinary_answer_is_hardly_ever_judged() -> None:
     text = "To bake a good loaf you will need flour, water, salt and yeast, and some patience. " * 4
     chat, (tokens,) = cut_anywhere([text], 0)
     found, judged = first_judged(
-        chat.decode, tokens, Watch(chat.decode, DEFAULT_MARKERS), DEFAULT_MARKERS
+        chat.decode, tokens, MarkerScanner(chat.decode, DEFAULT_MARKERS), DEFAULT_MARKERS
     )
     # At each doubling of its length, and at next to nothing else.
     assert found is None
@@ -113,7 +113,7 @@ def test_an_ordinary_answer_is_hardly_ever_judged() -> None:
 def test_markers_that_are_not_normal_are_judged_at_every_token() -> None:
     chat, (tokens,) = cut_anywhere(["I am sorry\nbut no"], 1)
     markers = ["sorry "]
-    found = first_judged(chat.decode, tokens, Watch(chat.decode, markers), markers)
+    found = first_judged(chat.decode, tokens, MarkerScanner(chat.decode, markers), markers)
     expected = slow_reference(chat.decode, tokens, markers)
     assert expected is not None
     assert found == (expected, expected)
@@ -123,12 +123,12 @@ def test_words_that_a_decoder_joins_with_spaces() -> None:
     chat = Chat(tiny_tokenizer())
     chance = random.Random(0)
     markers = ("can't help", "sorry", "one two three")
-    watch = Watch(chat.decode, markers)
+    scanner = MarkerScanner(chat.decode, markers)
     seen = 0
     for _ in range(60):
         tokens = chat.tokenizer(" ".join(chance.choices(WORDS, k=20)))["input_ids"]
         expected = slow_reference(chat.decode, tokens, markers)
-        assert first_judged(chat.decode, tokens, watch, markers)[0] == expected
+        assert first_judged(chat.decode, tokens, scanner, markers)[0] == expected
         seen += expected is not None
     assert 0 < seen < 60
 
@@ -144,7 +144,7 @@ def test_tokens_that_join_in_unforeseen_ways_are_judged_late_and_no_worse() -> N
     markers = ("am i",)
     tokens = [*range(3, 9), 2, 1, *range(9, 19)]
     expected = slow_reference(decode, tokens, markers)
-    found, _ = first_judged(decode, tokens, Watch(decode, markers), markers)
+    found, _ = first_judged(decode, tokens, MarkerScanner(decode, markers), markers)
     assert expected is not None
     assert found is not None
     assert expected < found <= 2 * expected
@@ -159,13 +159,16 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
 
     def judged() -> list[Refusals]:
         limits = (None, 4)
-        return [judge(model, chat, [prompts], Judging(markers, 15, one), 7)[0] for one in limits]
+        return [
+            MarkerJudge(model, chat, markers).answer([prompts], JudgingParameters(15, limit), 7)[0]
+            for limit in limits
+        ]
 
     quick = judged()
-    monkeypatch.setattr(Watch, "hints", lambda *_: True)
+    monkeypatch.setattr(MarkerScanner, "may_hold_marker", lambda *_: True)
     assert judged() == quick
     # Hints that never come cost tokens, not verdicts.
-    monkeypatch.setattr(Watch, "hints", lambda *_: False)
+    monkeypatch.setattr(MarkerScanner, "may_hold_marker", lambda *_: False)
     whole = judged()[0]
     assert whole.refused == quick[0].refused
     assert sum(map(len, whole.tokens)) > sum(map(len, quick[0].tokens))
@@ -179,7 +182,7 @@ def test_what_is_known_of_tokens_is_kept() -> None:
         decoded.append(len(some))
         return chat.decode(some)
 
-    watch = Watch(decode, DEFAULT_MARKERS)
+    scanner = MarkerScanner(decode, DEFAULT_MARKERS)
     for _ in range(2):
-        first_judged(chat.decode, tokens, watch, DEFAULT_MARKERS)
+        first_judged(chat.decode, tokens, scanner, DEFAULT_MARKERS)
     assert len(decoded) == 2 * len(set(tokens))
