@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # of httpx or httpx2, whichever this version is built on
 )
 
-from excise.errors import HubError
+from excise.errors import HubError, causes, shortened
 from excise.hub_access.refusals import refusal, unknown
 from excise.hub_access.request import AGAIN, Cause, Request
 
@@ -90,9 +89,9 @@ def no_room(needed: int | None = None) -> str:
 
 
 def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
-    if any(map(_is_full, _behind(error))):
+    if any(map(_is_full, causes(error, "all"))):
         return "disk", no_room()
-    chain = list(_causes(error))
+    chain = list(causes(error, "none"))
     cause = _deepest(chain)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
         # datasets has a class of its own by this name.
@@ -131,7 +130,7 @@ def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
 def _connection(error: Exception, request: Request) -> str | None:
     """Why no answer came at all; None if one did, or nothing was asked."""
     failed = "the connection failed" if request.writes else "the hub is out of reach"
-    for one in _behind(error):
+    for one in causes(error, "all"):
         if "CERTIFICATE_VERIFY_FAILED" in str(one):
             return (
                 f"{failed}: its certificate is not trusted ({_in_one_line(one)}); behind a proxy that reads "
@@ -142,7 +141,7 @@ def _connection(error: Exception, request: Request) -> str | None:
                 f"{failed}: no TLS is spoken there ({_in_one_line(one)}); check HF_ENDPOINT and "
                 "HTTPS_PROXY"
             )
-    for one in _causes(error):
+    for one in causes(error, "none"):
         if isinstance(one, _CLIENT.ProxyError):
             return (
                 f"{failed}: the proxy refuses ({_in_one_line(one)}); check HTTPS_PROXY and NO_PROXY"
@@ -180,21 +179,6 @@ def _deepest(chain: list[BaseException]) -> BaseException:
     return found
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
-
-
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """The causes, and what was being dealt with when they came up."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
 def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shortened(text, _LONGEST)

@@ -8,7 +8,6 @@ from io import StringIO
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -20,7 +19,7 @@ from excise.checkpoint.source import ModelSource
 from excise.data_types import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
-from excise.models.configuration import configuration
+from excise.models.configuration import UNFIT, configuration
 from excise.models.missing import reported, require_scales, require_whole
 from excise.models.positions import require_known
 from excise.models.storage import describe, require_package
@@ -28,22 +27,7 @@ from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
 
 _TEST_TOKENS = 3
 _GENERATION = "generation_config.json"
-FAILURES = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    ImportError,
-    # Kernels for packed weights check what they are given in these ways.
-    TypeError,
-    AssertionError,
-    SafetensorError,
-    MemoryError,
-    # Sizes in a configuration that do not go together.
-    AttributeError,
-    ArithmeticError,
-    StrictDataclassError,
-)
+FAILURES = (*UNFIT, SafetensorError, MemoryError)
 """What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
 

@@ -11,16 +11,16 @@ from excise.checkpoint.foreign import require_trust
 from excise.errors import ModelError, translated
 
 _CONFIG = "config.json"
-_DAMAGED = (
+UNFIT = (
     OSError,
     ValueError,
-    KeyError,
-    IndexError,
+    LookupError,
     ImportError,
     AttributeError,
     TypeError,
     ArithmeticError,
-    RecursionError,
+    AssertionError,
+    RuntimeError,
     StrictDataclassError,
 )
 """What transformers raises for numbers and names in a configuration that do not fit together."""
@@ -33,7 +33,7 @@ def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTra
     not allowed to run.
     """
     require_trust(name, folder, trust_remote_code=trust_remote_code)
-    with translated(ModelError, f"{folder / _CONFIG}: is no configuration that works", *_DAMAGED):
+    with translated(ModelError, f"{folder / _CONFIG}: is no configuration that works", *UNFIT):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code
         )
@@ -42,6 +42,6 @@ def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTra
 
 def gguf_configuration(path: Path) -> PreTrainedConfig:
     """The same from a GGUF file's metadata. Raises ModelError."""
-    with translated(ModelError, f"{path}: no model that transformers reads", *_DAMAGED):
+    with translated(ModelError, f"{path}: no model that transformers reads", *UNFIT):
         config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     return config
