@@ -8,7 +8,7 @@ from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.events import Emit
 from excise.experiment.coverage import Coverage
-from excise.experiment.inspection import measured
+from excise.experiment.inspection import examine_and_measure
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
@@ -33,7 +33,7 @@ def open_model(
 ) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, emit)
-    anatomy, coverage = measured(loaded, settings.writers, settings.system_prompt, emit)
+    anatomy, coverage = examine_and_measure(loaded, settings.writers, settings.system_prompt, emit)
     return loaded, anatomy, coverage, runner
 
 

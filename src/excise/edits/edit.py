@@ -125,15 +125,15 @@ class Edit:
         Raises SaveError if the files are of another model than the edit was made of, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
         """
-        from excise.edits.peft_folder import save_from_files, save_from_memory
+        from excise.edits.peft_folder import save_adapter_from_files, save_adapter_from_memory
 
         path = expanded(folder)
         if model is None or isinstance(model, str | Path):
-            save_from_files(
+            save_adapter_from_files(
                 self, path, model, writers, trust_remote_code=trust_remote_code, force=force
             )
         else:
-            save_from_memory(self, path, model, writers)
+            save_adapter_from_memory(self, path, model, writers)
 
     def save(self, path: str | Path) -> None:
         """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""

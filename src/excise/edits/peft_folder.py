@@ -60,7 +60,7 @@ class AdapterFolder:
         return cls(path, base, None if origin is None else origin.revision, card, further)
 
 
-def save_from_memory(
+def save_adapter_from_memory(
     edit: Edit, path: Path, model: PreTrainedModel, writers: tuple[str, ...] = ()
 ) -> None:
     """`Edit.to_peft` of a model in memory."""
@@ -70,7 +70,7 @@ def save_from_memory(
     save_adapter(fitted, AdapterFolder(path, name, revision, _card(edit, name)))
 
 
-def save_from_files(
+def save_adapter_from_files(
     edit: Edit,
     path: Path,
     model: str | Path | None,

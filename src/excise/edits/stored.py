@@ -22,7 +22,7 @@ from excise.edits.matrices import parts
 from excise.edits.served import unservable
 from excise.errors import SaveError
 from excise.models.blueprint import blueprint
-from excise.models.storage import describe, packed_as
+from excise.models.storage import packed_as, packing_in_words
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def from_files(
 def packed_whole(source: ModelSource) -> str | None:
     """How a checkpoint is stored, in words, if its matrices can be read only by loading it; else None."""
     packed = "a GGUF file" if source.gguf else packed_as(source)
-    return None if packed is None else describe(packed)
+    return None if packed is None else packing_in_words(packed)
 
 
 def _stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:

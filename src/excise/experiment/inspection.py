@@ -76,11 +76,11 @@ def inspect(
         built = blueprint(source.name, source.folder, trust_remote_code=trusted)
         return Inspection(str(model), None, examine(built, writers), None)
     loaded = load(source, options, emit=emit)
-    anatomy, coverage = measured(loaded, writers, options.system_prompt, emit)
+    anatomy, coverage = examine_and_measure(loaded, writers, options.system_prompt, emit)
     return Inspection(str(model), loaded.dtype, anatomy, coverage)
 
 
-def measured(
+def examine_and_measure(
     loaded: LoadedModel, writers: tuple[str, ...], system_prompt: str | None, emit: Emit
 ) -> tuple[Anatomy, Coverage]:
     """Layers and writers of a loaded model, and the coverage that a short prompt shows."""

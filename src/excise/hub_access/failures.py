@@ -24,7 +24,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from excise.errors import HubError, causes, shortened
 from excise.hub_access.refusals import refusal, unknown
-from excise.hub_access.request import AGAIN, Cause, Request
+from excise.hub_access.request import AGAIN, Cause, HubRequest
 
 _CLIENT: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])
 """httpx or httpx2: its other errors are not told by huggingface_hub."""
@@ -54,9 +54,9 @@ class Failure:
         return HubError(self.text)
 
 
-def failure(error: Exception, request: Request) -> Failure:
+def failure(error: Exception, request: HubRequest) -> Failure:
     """Which cause `error` has, and what to do about it."""
-    cause, what = _progress(error, request)
+    cause, what = _cause_of(error, request)
     where = f"{request.name}: {request.stage}" if request.stage else request.name
     return Failure(cause, without_secrets(f"{where}: {what}", request.token))
 
@@ -88,7 +88,7 @@ def no_room(needed: int | None = None) -> str:
     )
 
 
-def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
+def _cause_of(error: Exception, request: HubRequest) -> tuple[Cause, str]:
     if any(map(_is_full, causes(error, "all"))):
         return "disk", no_room()
     chain = list(causes(error, "none"))
@@ -127,7 +127,7 @@ def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
     return "other", f"{_in_one_line(cause)}; {AGAIN}"
 
 
-def _connection(error: Exception, request: Request) -> str | None:
+def _connection(error: Exception, request: HubRequest) -> str | None:
     """Why no answer came at all; None if one did, or nothing was asked."""
     failed = "the connection failed" if request.writes else "the hub is out of reach"
     for one in causes(error, "all"):

@@ -22,12 +22,12 @@ from excise.errors import ModelError, TrialError, first_line
 from excise.models.configuration import UNFIT, configuration
 from excise.models.missing import reported, require_scales, require_whole
 from excise.models.positions import require_known
-from excise.models.storage import describe, require_package
+from excise.models.storage import packing_in_words, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
 
 _TEST_TOKENS = 3
 _GENERATION = "generation_config.json"
-FAILURES = (*UNFIT, SafetensorError, MemoryError)
+LOADING_FAILURES = (*UNFIT, SafetensorError, MemoryError)
 """What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
 
@@ -101,7 +101,7 @@ def require_loadable(source: ModelSource, packed: str | None, quantization: Quan
             )
         if packed is not None:
             raise ModelError(
-                f"{source.name} is stored as {describe(packed)} already; leave out --quantization"
+                f"{source.name} is stored as {packing_in_words(packed)} already; leave out --quantization"
             )
         require_package(quantization)
     elif packed is not None:
@@ -119,7 +119,7 @@ def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exce
         ) from error
     if packing is not None and isinstance(error, ImportError):
         raise ModelError(
-            f"{source.name} as {describe(packing)} cannot be loaded: {text}"
+            f"{source.name} as {packing_in_words(packing)} cannot be loaded: {text}"
         ) from error
 
 

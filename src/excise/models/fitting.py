@@ -12,7 +12,7 @@ from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import DTYPES, ORDINARY
 from excise.devices.memory import DeviceMemory, device_memory
 from excise.errors import OutOfMemoryError
-from excise.models.storage import describe, stored_dtype
+from excise.models.storage import packing_in_words, stored_dtype
 
 _FLOAT32_BYTES = 4
 
@@ -36,7 +36,7 @@ def too_large(
     dtype: the last one that was tried. packing: how its weights are or become packed. devices: where it was
     to lie. limits: --max-memory. why: what failed. To be called when what was loaded is gone.
     """
-    as_what = dtype if packing is None else describe(packing)
+    as_what = dtype if packing is None else packing_in_words(packing)
     there = ", ".join(_free(device_memory(device)) for device in devices)
     advice = [] if packing else ["pack its weights (--quantization bnb_4bit)"]
     if packing is None and _number_bytes(dtype, source) == _FLOAT32_BYTES:

@@ -22,7 +22,7 @@ from excise.devices.out_of_memory import is_out_of_memory, release_memory
 from excise.errors import ModelError, first_line
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.models.attempt import (
-    FAILURES,
+    LOADING_FAILURES,
     auto_for,
     raise_if_no_type_helps,
     require_loadable,
@@ -36,8 +36,8 @@ from excise.models.fitting import smaller, too_large
 from excise.models.layout import lay_out
 from excise.models.options import LoadOptions
 from excise.models.storage import (
-    describe,
     packed_as,
+    packing_in_words,
     quantize_arguments,
     unpack_arguments,
     worth_trying,
@@ -201,7 +201,7 @@ class _Trial:
             slower = None
             if self.options.prepacked and (self.packing is None or was_unpacked(model)):
                 slower = lay_out(model, self.words.hello())
-        except FAILURES as error:
+        except LOADING_FAILURES as error:
             raise_if_no_type_helps(self.source, self.packing, error)
             return _Failure(first_line(error), is_out_of_memory(error))
         return model, tuple(one for one in (note, slower) if one is not None)
@@ -246,10 +246,10 @@ def _in_first_type(
             tuple(attempts),
             trial.words.call,
             trial.words.given,
-            None if packing is None or unpacked else describe(packing),
+            None if packing is None or unpacked else packing_in_words(packing),
             trial.options.quantization,
             notes,
         )
-    stored = "" if packing is None else f" as {describe(packing)}"
+    stored = "" if packing is None else f" as {packing_in_words(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

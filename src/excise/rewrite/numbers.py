@@ -18,7 +18,7 @@ from excise.rewrite.plan import Plan, Rewrite
 Steps = Sequence[tuple[Operator, float]]
 
 
-class Stored:
+class StoredNumbers:
     """A stored tensor, read. The numbers of packed ones are unpacked one matrix at a time."""
 
     def __init__(self, rewrite: Rewrite, held: Mapping[str, bytearray] | None = None) -> None:
@@ -131,11 +131,11 @@ class Edits:
         self._last: tuple[Rewrite, dict[str, bytearray]] | None = None
 
     def of(self, rewrite: Rewrite) -> Mapping[str, bytearray]:
-        """What `Stored.edit` makes of it."""
+        """What `StoredNumbers.edit` makes of it."""
         if self._last is not None and self._last[0] is rewrite:
             return self._last[1]
         self._last = None
-        made = Stored(rewrite).edit(steps_for(self._plan, rewrite))
+        made = StoredNumbers(rewrite).edit(steps_for(self._plan, rewrite))
         if len(made) > 1:
             self._last = rewrite, made
         return made
@@ -152,7 +152,7 @@ def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
 def rounding_of(plan: Plan) -> float:
     """‖W' as stored − W'‖ / ‖W'‖ (Frobenius) of the first packed matrix that a plan rewrites."""
     first = next(one for one in plan.rewrites.values() if one.packing is not None)
-    wanted, stored = Stored(first).sample(next(steps_for(plan, first)))
+    wanted, stored = StoredNumbers(first).sample(next(steps_for(plan, first)))
     off = float(torch.linalg.vector_norm(stored.sub_(wanted)))
     return off / max(float(torch.linalg.vector_norm(wanted)), torch.finfo(torch.float32).tiny)
 
@@ -161,7 +161,7 @@ def _matrix(plan: Plan, writer: str, number: int) -> Tensor:
     """One of a writer's matrices, unedited, wherever it is stored."""
     for one in plan.rewrites.values():
         if one.writer == writer and not one.stored.bias and 0 <= number - one.first < one.count:
-            for index, matrix in enumerate(Stored(one).matrices()):
+            for index, matrix in enumerate(StoredNumbers(one).matrices()):
                 if index == number - one.first:
                     return matrix
     raise AssertionError(f"{writer} has no matrix {number}")

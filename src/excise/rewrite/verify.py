@@ -24,7 +24,7 @@ from excise.checkpoint.tensors import (
 )
 from excise.edits.matrices import blocks_of
 from excise.errors import SaveError
-from excise.rewrite.numbers import Edits, Steps, Stored, steps_for
+from excise.rewrite.numbers import Edits, Steps, StoredNumbers, steps_for
 from excise.rewrite.plan import Plan, Rewrite
 from excise.rewrite.stream import BLOCK, Advance, blocks
 
@@ -142,8 +142,10 @@ def _check_edited(
             return
         # What was written is what was made; scales that were may lie in a file that is not written yet.
         held = dict(made)
-    after = Stored(rewrite.written({there.name: (written, there)}), held)
-    pairs = zip(Stored(rewrite).matrices(), after.matrices(), steps_for(plan, rewrite), strict=True)
+    after = StoredNumbers(rewrite.written({there.name: (written, there)}), held)
+    pairs = zip(
+        StoredNumbers(rewrite).matrices(), after.matrices(), steps_for(plan, rewrite), strict=True
+    )
     for old, new, steps in pairs:
         columns = zip(blocks_of(old), blocks_of(new), strict=True)
         for old_columns, new_columns in columns:
