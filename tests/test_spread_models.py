@@ -23,7 +23,7 @@ from excise.engine.decode import greedy
 from excise.engine.distributions import distributions
 from excise.engine.prefill import first_token_logits
 from excise.experiment.coverage import measure
-from excise.models.gains import post_norm_gains, row_norms
+from excise.models.norms import post_norm_gains, row_norms
 from spread import spread
 from virtual_devices import VirtualDevices
 from zoo import tiny

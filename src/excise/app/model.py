@@ -13,7 +13,7 @@ from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
-from excise.models.storage import packed_as
+from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
 from excise.saving.options import SaveOptions
 
@@ -23,7 +23,7 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
 
     Packing decides what products are in, and that is not always the type of what is left unpacked.
     """
-    if settings.quantization != "none" or packed_as(source) is not None:
+    if settings.quantization != "none" or stored_quantization(source) is not None:
         return settings
     return settings.model_copy(update={"dtypes": (dtype,)})
 
@@ -44,7 +44,7 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
     """
     if settings.chat_template is None:
         return None
-    return load_tokenizer(source, load_options(settings)).given
+    return load_tokenizer(source, load_options(settings)).custom_template
 
 
 def load_options(settings: Settings) -> LoadOptions:

@@ -11,7 +11,7 @@ from excise.checkpoint_diff.compare import Progress, compare_tensors, no_progres
 from excise.checkpoint_diff.layout import layout_of
 from excise.checkpoint_diff.result import Diff
 from excise.errors import ModelError
-from excise.models.blueprint import blueprint
+from excise.models.meta_model import meta_model
 
 
 def diff(
@@ -38,7 +38,7 @@ def diff(
     else:
         try:
             folder = described.source.folder
-            model = blueprint(described.name, folder, trust_remote_code=trust_remote_code)
+            model = meta_model(described.name, folder, trust_remote_code=trust_remote_code)
             layout = dict(layout_of(model, other.index, writers))
         except ModelError as error:
             model, why_not = None, str(error)

@@ -19,8 +19,8 @@ from excise.edits.edit import Edit
 from excise.errors import SaveError, SettingsError
 from excise.events import Note
 from excise.report.card import figures_in
-from excise.rewrite.numbers import rounding_of
 from excise.rewrite.plan import Form, Plan
+from excise.rewrite.tensor_data import rounding_of
 from excise.saving.apply import Application, plan_application, resolve_new
 from excise.saving.options import DescribedEdit
 from excise.store.directory import RunDirectory

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.anatomy.tensors import stored_tensors, take_conversions
+from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index, checkpoint_index
 from excise.checkpoint.names import stored_name
@@ -21,8 +21,8 @@ from excise.edits.fitting import fitted
 from excise.edits.matrices import parts
 from excise.edits.served import unservable
 from excise.errors import SaveError
-from excise.models.blueprint import blueprint
-from excise.models.storage import packed_as, packing_in_words
+from excise.models.meta_model import meta_model
+from excise.models.quantization import packing_in_words, stored_quantization
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def from_files(
             f"{source.name} is stored as {packed}, whose matrices are unpacked only by loading the "
             "model; export from the run instead (excise export RUN --adapter DIR)"
         )
-    model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
+    model = meta_model(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
     edit = fitted(edit, anatomy, source.name)
     index = checkpoint_index(source.folder)
@@ -78,13 +78,13 @@ def from_files(
 
 def packed_whole(source: ModelSource) -> str | None:
     """How a checkpoint is stored, in words, if its matrices can be read only by loading it; else None."""
-    packed = "a GGUF file" if source.gguf else packed_as(source)
+    packed = "a GGUF file" if source.gguf else stored_quantization(source)
     return None if packed is None else packing_in_words(packed)
 
 
 def _stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:
     """The weights of a checkpoint's plain tensors, read when they are asked for."""
-    take_conversions(model, index)
+    use_stored_names(model, index)
 
     def read(tensor: WriterTensor) -> Iterator[Tensor]:
         for stored in stored_tensors(model, tensor):

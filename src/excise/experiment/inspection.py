@@ -10,9 +10,9 @@ from excise.checkpoint.source import resolve_to_inspect
 from excise.events import Emit, ignore
 from excise.experiment.coverage import Coverage, measure
 from excise.experiment.events import Examined
-from excise.models.blueprint import blueprint
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
+from excise.models.meta_model import meta_model
 from excise.models.options import LoadOptions
 
 
@@ -73,7 +73,7 @@ def inspect(
     trusted = options.trust_remote_code
     source, measurable = resolve_to_inspect(str(model), revision, weights=weights, code=trusted)
     if not measurable:
-        built = blueprint(source.name, source.folder, trust_remote_code=trusted)
+        built = meta_model(source.name, source.folder, trust_remote_code=trusted)
         return Inspection(str(model), None, examine(built, writers), None)
     loaded = load(source, options, emit=emit)
     anatomy, coverage = examine_and_measure(loaded, writers, options.system_prompt, emit)
@@ -85,7 +85,7 @@ def examine_and_measure(
 ) -> tuple[Anatomy, Coverage]:
     """Layers and writers of a loaded model, and the coverage that a short prompt shows."""
     anatomy = examine(loaded.model, writers)
-    tokens = Chat(loaded.tokenizer, "", loaded.call).hello(system_prompt)
+    tokens = Chat(loaded.tokenizer, "", loaded.call).test_prompt(system_prompt)
     coverage = measure(loaded.model, anatomy, tokens)
     emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return anatomy, coverage

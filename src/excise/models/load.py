@@ -14,37 +14,37 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from excise.checkpoint.foreign import code_of, require_offload_folder, require_own_files
 from excise.checkpoint.source import ModelSource, resolve
+from excise.checkpoint.trust import remote_code_of, require_offload_folder, require_sound_files
 from excise.data_types import Quantization
 from excise.devices.memory import device_memory, devices_for
 from excise.devices.out_of_memory import is_out_of_memory, release_memory
+from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError, first_line
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.models.attempt import (
     LOADING_FAILURES,
-    auto_for,
+    loading_class,
     raise_if_no_type_helps,
     require_loadable,
     tested_model,
     was_unpacked,
 )
-from excise.models.blocked import is_blocked
 from excise.models.data_type import fastest_first
 from excise.models.events import DeviceFound, ModelLoaded
-from excise.models.fitting import smaller, too_large
-from excise.models.layout import lay_out
+from excise.models.memory_fit import smaller_dtypes, too_large_error
 from excise.models.options import LoadOptions
-from excise.models.storage import (
-    packed_as,
+from excise.models.prepack import prepack_if_equal
+from excise.models.quantization import (
+    dtypes_to_try,
     packing_in_words,
     quantize_arguments,
+    stored_quantization,
     unpack_arguments,
-    worth_trying,
 )
 from excise.models.template import TemplateCall
 from excise.models.tokenizer import LoadedTokenizer, load_tokenizer
-from excise.models.weights import stored_bytes, stored_places
+from excise.models.weights import bytes_by_device, stored_bytes
 from excise.system.quiet import quiet_libraries
 from excise.undocumented import use_conversions
 
@@ -74,8 +74,8 @@ class LoadedModel:
 
     @property
     def prepacked(self) -> bool:
-        """True if weights lie as this processor's products read them."""
-        return any(map(is_blocked, self.model.parameters()))
+        """True if some weights are prepacked for this processor."""
+        return any(map(is_prepacked, self.model.parameters()))
 
     @property
     def bytes(self) -> int:
@@ -85,7 +85,7 @@ class LoadedModel:
     @property
     def places(self) -> dict[str, int]:
         """The same by place: "cuda:0", "cpu", …, or "offloaded"."""
-        return stored_places(self.model)
+        return bytes_by_device(self.model)
 
     @property
     def precision(self) -> str:
@@ -115,7 +115,7 @@ def load(
     )
     for found in devices_found(options):
         emit(found)
-    if options.trust_remote_code and (code := code_of(source)):
+    if options.trust_remote_code and (code := remote_code_of(source)):
         emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
@@ -148,15 +148,15 @@ def devices_found(options: LoadOptions) -> list[DeviceFound]:
 
 def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
     quiet_libraries()
-    require_own_files(source)
+    require_sound_files(source)
     if options.offload_folder is not None:
         require_offload_folder(options.offload_folder)
     trusted, quantization = options.trust_remote_code, options.quantization
-    auto = auto_for(source, trust_remote_code=trusted)
-    packed = packed_as(source)
+    auto = loading_class(source, trust_remote_code=trusted)
+    packed = stored_quantization(source)
     require_loadable(source, packed, quantization)
     devices = devices_for(options.device, options.max_memory)
-    words = load_tokenizer(source, options)
+    tokenizer = load_tokenizer(source, options)
     device, limits = options.device, dict(options.max_memory) or None
     if device == "auto":
         device = "auto" if torch.cuda.is_available() or limits else "cpu"
@@ -171,8 +171,8 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, dtypes)
-    trial = _Trial(source, auto, words, arguments, packing, options)
-    return _in_first_type(trial, worth_trying(dtypes, packing), devices)
+    trial = _Trial(source, auto, tokenizer, arguments, packing, options)
+    return _in_first_type(trial, dtypes_to_try(dtypes, packing), devices)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class _Trial:
 
     source: ModelSource
     auto: Any
-    words: LoadedTokenizer
+    tokenizer: LoadedTokenizer
     arguments: Mapping[str, Any]
     packing: str | None
     options: LoadOptions
@@ -196,11 +196,11 @@ class _Trial:
         )
         try:
             model, note = tested_model(
-                self.source, self.auto, self.words, dtype, {**self.arguments, **how}
+                self.source, self.auto, self.tokenizer, dtype, {**self.arguments, **how}
             )
             slower = None
-            if self.options.prepacked and (self.packing is None or was_unpacked(model)):
-                slower = lay_out(model, self.words.hello())
+            if self.options.prepack and (self.packing is None or was_unpacked(model)):
+                slower = prepack_if_equal(model, self.tokenizer.test_prompt())
         except LOADING_FAILURES as error:
             raise_if_no_type_helps(self.source, self.packing, error)
             return _Failure(first_line(error), is_out_of_memory(error))
@@ -229,9 +229,11 @@ def _in_first_type(
             attempts.append(f"{dtype}: {found.why}")
             if found.memory_ran_out:
                 # The type suits, but for its size: larger ones, and others of that size, fit no better.
-                untried = () if packing else smaller(untried, dtype, source)
+                untried = () if packing else smaller_dtypes(untried, dtype, source)
                 if not untried:
-                    raise too_large(source, dtype, packing, devices, limits, "; ".join(attempts))
+                    raise too_large_error(
+                        source, dtype, packing, devices, limits, "; ".join(attempts)
+                    )
             continue
         model, notes = found
         unpacked = packing is not None and was_unpacked(model)
@@ -240,12 +242,12 @@ def _in_first_type(
             use_conversions(model, None)
         return LoadedModel(
             model,
-            trial.words.tokenizer,
+            trial.tokenizer.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            trial.words.call,
-            trial.words.given,
+            trial.tokenizer.call,
+            trial.tokenizer.custom_template,
             None if packing is None or unpacked else packing_in_words(packing),
             trial.options.quantization,
             notes,

@@ -20,7 +20,7 @@ class LoadOptions:
     is offloaded, at last to disk, where weights go to `offload_folder` unless the checkpoint's own files
     serve. trust_remote_code: run code that comes with the model. chat_template: a Jinja file, or the name of
     one of the model's own templates. template_arguments: given to the template beside the messages.
-    system_prompt: goes before every prompt. prepacked: on a CPU, lay weights out as its matrix products read
+    system_prompt: goes before every prompt. prepack: on a CPU, lay weights out as its matrix products read
     them; not if they are to be trained, or an adapter merged into them.
     """
 
@@ -33,4 +33,4 @@ class LoadOptions:
     chat_template: str | None = None
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     system_prompt: str | None = None
-    prepacked: bool = True
+    prepack: bool = True

@@ -24,7 +24,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
-class Shared:
+class PromptDefaults:
     """What holds for every set that does not have its own."""
 
     column: str = "text"
@@ -51,10 +51,10 @@ def read_prompts(
     """
     with translated(PromptError, f"{source}: not the name of a prompt set", ValidationError):
         parsed = PromptSource(**parse_source(str(source)), revision=revision)
-    return read(parsed, Shared(column, prefix, suffix, system_prompt))
+    return read(parsed, PromptDefaults(column, prefix, suffix, system_prompt))
 
 
-def read(source: PromptSource, shared: Shared, name: str = "prompts") -> PromptSet:
+def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") -> PromptSet:
     """Read a file, a folder saved by `datasets`, or else a hub data set.
 
     A slice counts rows of the source, as everywhere: rows without text are dropped after it.

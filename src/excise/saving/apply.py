@@ -17,8 +17,8 @@ from excise.report.card import figures_in, model_card
 from excise.reproduce.record import NAME
 from excise.rewrite.gguf_plan import make_gguf_plan
 from excise.rewrite.plan import Form, Plan, make_plan
+from excise.rewrite.resumable_folder import require_new_folder
 from excise.rewrite.verify import Kept
-from excise.rewrite.workplace import require_place
 from excise.rewrite.write import Progress, write_checkpoint, write_gguf
 from excise.saving.events import Saved, Streamed, Verified
 from excise.saving.options import DescribedEdit, SaveOptions
@@ -56,7 +56,7 @@ def resolve_new(
     model: str | Path, out: str | Path, revision: str | None, options: SaveOptions
 ) -> ModelSource:
     """The files of a model, once it is sure that `out` can be written. Raises ModelError, SaveError."""
-    require_place(expanded(out))
+    require_new_folder(expanded(out))
     return resolve(str(model), revision, code=options.trust_remote_code)
 
 
@@ -194,8 +194,8 @@ def _of_the_folder(plan: Plan) -> Iterator[str]:
     ):
         if left:
             yield f"left out, because {reason}: {', '.join(map(str, left))}"
-    for file in checkpoint.sides:
-        edited = plan.sides.get(file.path)
+    for file in checkpoint.companion_weights:
+        edited = plan.companion_weights.get(file.path)
         what = (
             f"edited in {len(edited)} tensors, which are the model's too; what else it holds is copied"
             if edited

@@ -1,6 +1,6 @@
 """`result.json`: the record of a run, versioned, rewritten whole whenever something was added.
 
-Keys are documented in docs/run-directory.md.
+Keys are documented in docs/reference/run-directory.md.
 """
 
 from __future__ import annotations
