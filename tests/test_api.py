@@ -19,6 +19,7 @@ from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from hub_stand_in import HubStandIn, run_python
 from test_diff import gpt2_model
 from test_realisations import random_edit
 
@@ -170,3 +171,26 @@ def test_prompts_are_a_sequence(tmp_path: Path) -> None:
     assert prompts[:1] == (prompts[0],)
     with pytest.raises(excise.PromptError, match="not the name of a prompt set"):
         excise.read_prompts("")
+
+
+def test_a_model_on_the_hub_is_inspected_without_its_weights(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    code = """
+import excise
+from pathlib import Path
+def look(**named):
+    found = excise.inspect("someone/tiny", excise.LoadOptions(dtypes=("float32",)), **named)
+    weights = list(Path(HOME).rglob("*.safetensors"))
+    print(len(found.layers), found.coverage is not None, len(weights))
+look()
+look(weights=True)
+look()
+look(weights=False)
+"""
+    home = tmp_path / "home"
+    with HubStandIn() as hub:
+        hub.add_model("someone/tiny", model_folder)
+        done = run_python(f"HOME = {str(home)!r}\n{code}", hub.environment(home))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["4 False 0", "4 True 1", "4 True 1", "4 False 1"]
