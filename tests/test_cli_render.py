@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from excise.app.events import Chosen, DeviceFound, ModelLoaded, PromptsLoaded, SeedsCompared
+from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.app.spread import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
@@ -27,6 +27,7 @@ from excise.experiment.events import (
     ResponsePrefixFound,
 )
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
+from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
 from excise.scorers.interval import Estimate
 from excise.search.events import (

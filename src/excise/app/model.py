@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import fields
 
-from excise.anatomy.writers import Anatomy, examine
-from excise.app.events import DeviceFound, ModelLoaded
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.trust import remote_code_of
 from excise.config import Settings
 from excise.config.memory import memory_limits
-from excise.devices.memory import device_memory, devices_for
-from excise.events import Emit, Note, StageStarted
-from excise.experiment.coverage import Coverage, measure
-from excise.experiment.events import Examined
+from excise.events import Emit
 from excise.experiment.experiment import Experiment
 from excise.experiment.options import Options
 from excise.experiment.settle import Settled
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
+from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
 from excise.prompts.splits import PromptParts
+from excise.saving.options import SaveOptions
 
 
 def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
@@ -35,18 +30,6 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
     return settings.model_copy(update={"dtypes": (dtype,)})
 
 
-def open_model(
-    settings: Settings, source: ModelSource, emit: Emit
-) -> tuple[LoadedModel, Anatomy, Coverage]:
-    """Load a model, find its writers and measure coverage, without prompts. Raises ModelError."""
-    loaded = load_model(settings, source, emit)
-    anatomy = examine(loaded.model, settings.writers)
-    hello = Chat(loaded.tokenizer, "", loaded.call).test_prompt(settings.system_prompt)
-    coverage = measure(loaded.model, anatomy, hello)
-    emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
-    return loaded, anatomy, coverage
-
-
 def given_template(settings: Settings, source: ModelSource) -> str | None:
     """The text of the chat template that the user gave a file for. Raises ModelError.
 
@@ -54,25 +37,12 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
     """
     if settings.chat_template is None:
         return None
-    return load_tokenizer(
-        source,
-        trust_remote_code=settings.trust_remote_code,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        system_prompt=settings.system_prompt,
-    ).custom_template
+    return load_tokenizer(source, load_options(settings)).custom_template
 
 
-def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedModel:
-    """Load the model that the settings name. Raises ModelError."""
-    for found in devices_found(settings):
-        emit(found)
-    if settings.trust_remote_code and (code := remote_code_of(source)):
-        emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
-    emit(StageStarted("load", f"Loading {source.name}"))
-    started = time.perf_counter()
-    loaded = load(
-        source,
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings say that a model is loaded."""
+    return LoadOptions(
         dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
         device=settings.device,
         quantization=settings.quantization,
@@ -83,19 +53,20 @@ def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedMod
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
     )
-    emit(
-        ModelLoaded(
-            name=source.name,
-            dtype=loaded.precision,
-            bytes=loaded.bytes,
-            seconds=time.perf_counter() - started,
-            attempts=loaded.attempts,
-            places=loaded.places,
-        )
+
+
+def save_options(
+    settings: Settings, *, chat_template: str | None = None, force: bool = False
+) -> SaveOptions:
+    """How the settings say that the files of a model are read and written."""
+    return SaveOptions(
+        settings.packed, settings.writers, settings.trust_remote_code, chat_template, force
     )
-    for note in loaded.notes:
-        emit(Note(note))
-    return loaded
+
+
+def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedModel:
+    """Load the model that the settings name. Raises ModelError."""
+    return load(source, load_options(settings), emit=emit)
 
 
 def experiment_of(
@@ -124,14 +95,3 @@ def options_of(settings: Settings, rows: int = Options.rows) -> Options:
     names = [field.name for field in fields(Options) if field.name in type(settings).model_fields]
     given = {name: getattr(settings, name) for name in names}
     return Options(**{**given, "rows": rows, "allow_absent": True})
-
-
-def devices_found(settings: Settings) -> list[DeviceFound]:
-    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
-    limits = memory_limits(settings.max_memory)
-    devices = devices_for(settings.device, limits)
-    allowed = list(limits.values()) if limits else [None] * len(devices)
-    return [
-        DeviceFound(known.name, known.total, limit)
-        for known, limit in zip(map(device_memory, devices), allowed, strict=True)
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
-from excise.app.events import Chosen, DeviceFound, ModelLoaded, PromptsLoaded, SeedsCompared
+from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
@@ -19,6 +19,7 @@ from excise.experiment.events import (
     ResponsePrefixFound,
 )
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
+from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
 from excise.search.events import SearchEnded, SearchStarted, TrialFinished
 

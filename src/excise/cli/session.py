@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from excise.app.model import save_options
 from excise.app.run import Run
 from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
 from excise.report.card import figures_of
-from excise.reproduce.record import Reproduction
-from excise.saving.adapter import note_serving
 from excise.saving.export import save_model, save_model_adapter
+from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.store.outcome import Outcome
 
@@ -72,43 +72,24 @@ class Session:
         prompts = len(self.run.experiment.search_part.target)
         self.screen.show(front_table(self.run.front(), parameters, prompts))
 
-    def _figures(self, outcome: Outcome) -> str:
-        return figures_of(outcome, self.run.experiment.coverage.per_layer)
-
-    def _known(self, outcome: Outcome) -> Reproduction:
-        return reproduction_of(
-            self.run.directory,
-            self.run.loaded.source,
+    def _described(self, outcome: Outcome) -> DescribedEdit:
+        run = self.run
+        figures = figures_of(outcome, run.experiment.coverage.per_layer)
+        record = reproduction_of(
+            run.directory,
+            run.loaded.source,
             outcome.trial,
-            self._figures(outcome),
-            hardware=not self.run.settings.no_hardware,
+            figures,
+            hardware=not run.settings.no_hardware,
         )
+        return DescribedEdit(run.edit(outcome.trial), figures, record)
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
-        settings = self.run.settings
-        save_model(
-            self.run.loaded,
-            self.run.edit(outcome.trial),
-            destination,
-            self._figures(outcome),
-            self.screen,
-            form=settings.packed,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            known=self._known(outcome),
-        )
+        options, loaded = save_options(self.run.settings), self.run.loaded
+        save_model(loaded, self._described(outcome), destination, options, self.screen)
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
-        edit, anatomy = self.run.edit(outcome.trial), self.run.experiment.anatomy
-        note_serving(edit, anatomy.writers, self.screen)
-        save_model_adapter(
-            self.run.loaded,
-            anatomy,
-            edit,
-            destination,
-            self._figures(outcome),
-            self.screen,
-            self._known(outcome),
-        )
+        options, loaded = save_options(self.run.settings), self.run.loaded
+        save_model_adapter(loaded, self._described(outcome), destination, options, self.screen)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import gc
 import re
-from collections.abc import Iterator
 
 import torch
 from safetensors import SafetensorError
+
+from excise.errors import causes
 
 MEMORY_ADVICE = (
     "pack the weights (--quantization bnb_4bit), let some of them lie elsewhere (--max-memory 0=…,cpu=… "
@@ -49,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     Libraries wrap what they meet: the errors from which this one was raised are looked at too.
     """
-    return any(map(_says_so, _chain(error)))
+    return any(map(_says_so, causes(error)))
 
 
 def mentions_out_of_memory(text: str) -> bool:
@@ -80,13 +81,3 @@ def _says_so(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError, SafetensorError)) and mentions_out_of_memory(
         str(error)
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it was raised from, each once."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)

@@ -31,7 +31,7 @@ from excise.events import Emit, Note, StageStarted
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.hub.folder import Upload
 from excise.hub_access.failures import FAILURES, failure
-from excise.hub_access.request import Request
+from excise.hub_access.request import HubRequest
 
 _OWN_TO_THE_HUB = frozenset((".gitattributes",))
 """What a repository holds from the start."""
@@ -98,7 +98,7 @@ class _Sender:
             yield
         except FAILURES as error:
             # No cause is kept: its request holds the token, and a traceback might show it.
-            asked = Request(self.name, writes=True, stage=what, token=str(self.api.token))
+            asked = HubRequest(self.name, writes=True, stage=what, token=str(self.api.token))
             raise failure(error, asked).error from None
 
     def repository_for(self, what: Upload, emit: Emit, *, public: bool) -> _Repository:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # of httpx or httpx2, whichever this version is built on
 )
 
-from excise.errors import HubError
+from excise.errors import HubError, causes, shortened
 from excise.hub_access.refusals import not_found, refusal
-from excise.hub_access.request import RETRY_HINT, Cause, Request
+from excise.hub_access.request import RETRY_HINT, Cause, HubRequest
 
 _CLIENT: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])
 """httpx or httpx2: its other errors are not told by huggingface_hub."""
@@ -55,9 +54,9 @@ class Failure:
         return HubError(self.text)
 
 
-def failure(error: Exception, request: Request) -> Failure:
+def failure(error: Exception, request: HubRequest) -> Failure:
     """Which cause `error` has, and what to do about it."""
-    cause, what = _progress(error, request)
+    cause, what = _cause_of(error, request)
     where = f"{request.name}: {request.stage}" if request.stage else request.name
     return Failure(cause, without_secrets(f"{where}: {what}", request.token))
 
@@ -89,10 +88,10 @@ def disk_full(needed: int | None = None) -> str:
     )
 
 
-def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
-    if any(map(_is_full, _behind(error))):
+def _cause_of(error: Exception, request: HubRequest) -> tuple[Cause, str]:
+    if any(map(_is_full, causes(error, "all"))):
         return "disk", disk_full()
-    chain = list(_causes(error))
+    chain = list(causes(error, "none"))
     cause = _deepest(chain)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
         # datasets has a class of its own by this name.
@@ -128,10 +127,10 @@ def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
     return "other", f"{_in_one_line(cause)}; {RETRY_HINT}"
 
 
-def _connection(error: Exception, request: Request) -> str | None:
+def _connection(error: Exception, request: HubRequest) -> str | None:
     """Why no answer came at all; None if one did, or nothing was asked."""
     failed = "the connection failed" if request.writes else "the hub is out of reach"
-    for one in _behind(error):
+    for one in causes(error, "all"):
         if "CERTIFICATE_VERIFY_FAILED" in str(one):
             return (
                 f"{failed}: its certificate is not trusted ({_in_one_line(one)}); behind a proxy that reads "
@@ -142,7 +141,7 @@ def _connection(error: Exception, request: Request) -> str | None:
                 f"{failed}: no TLS is spoken there ({_in_one_line(one)}); check HF_ENDPOINT and "
                 "HTTPS_PROXY"
             )
-    for one in _causes(error):
+    for one in causes(error, "none"):
         if isinstance(one, _CLIENT.ProxyError):
             return (
                 f"{failed}: the proxy refuses ({_in_one_line(one)}); check HTTPS_PROXY and NO_PROXY"
@@ -180,21 +179,6 @@ def _deepest(chain: list[BaseException]) -> BaseException:
     return found
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
-
-
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """The causes, and what was being dealt with when they came up."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
 def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shortened(text, _LONGEST)

@@ -16,7 +16,7 @@ OUT_OF_REACH: frozenset[Cause] = frozenset(("offline", "unreachable", "limit"))
 
 
 @dataclass(frozen=True)
-class Request:
+class HubRequest:
     """What was asked of the hub.
 
     name: of the repository. writes: whether it was to be changed. stage: what was being done, such as

@@ -15,7 +15,7 @@ from math import prod
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.tensors import Entry, WeightsFile
 from excise.errors import SaveError
-from excise.models.quantization import describe
+from excise.models.quantization import packing_in_words
 from excise.rewrite.packing.formats import Packed
 from excise.rewrite.packing.grouped import GroupedIntegers
 from excise.rewrite.packing.packed_integers import WORD, PackedIntegers
@@ -47,15 +47,15 @@ _PACKED_FORMATS = ("pack-quantized", "mixed-precision")
 def unwritable(method: str) -> SaveError:
     """The refusal of a format that cannot be written here."""
     return SaveError(
-        f"its writers are stored as {describe(method)}, which cannot be rewritten; save an adapter instead "
-        "(excise export RUN --adapter DIR)"
+        f"its writers are stored as {packing_in_words(method)}, which cannot be rewritten; save an adapter "
+        "instead (excise export RUN --adapter DIR)"
     )
 
 
-def require_known(method: str, config: Mapping[str, object]) -> None:
+def require_known_variant(method: str, config: Mapping[str, object]) -> None:
     """Raise SaveError for a variant of GPTQ or AWQ that lays its integers out in another way."""
     if method in _VARIANTS and (variant := _variant(method, config)) not in _VARIANTS[method]:
-        raise unwritable(f"{describe(method)} in the variant {variant}")
+        raise unwritable(f"{packing_in_words(method)} in the variant {variant}")
 
 
 def find_grouped(
@@ -66,12 +66,12 @@ def find_grouped(
     Raises SaveError for bits that are not known, and for tensors that are missing or do not fit.
     """
     if len(stored.shape) != 2:
-        raise unwritable(f"{describe(method)} with all experts in one tensor")
+        raise unwritable(f"{packing_in_words(method)} with all experts in one tensor")
     outputs = stored.shape[stored.axis]
     inputs = stored.shape[1 - stored.axis]
     if method == "compressed-tensors":
         if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
-            raise unwritable(f"{describe(method)} in the variant {form}")
+            raise unwritable(f"{packing_in_words(method)} in the variant {form}")
         return _compressed(tensors, module, inputs, outputs, transposed=stored.axis == 1)
     return _gptq_or_awq(
         method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0
@@ -101,7 +101,7 @@ def _gptq_or_awq(
     own = {**config, **_overrides(config, module)}
     bits = own.get("bits", own.get("w_bit"))
     if bits not in (_GPTQ_BITS if method == "gptq" else (4,)):
-        raise unwritable(f"{describe(method)} with {bits} bits")
+        raise unwritable(f"{packing_in_words(method)} with {bits} bits")
     assert isinstance(bits, int)
     symmetric = bool(own.get("sym", True)) if method == "gptq" else not own.get("zero_point", True)
     interleaved = method == "awq"
@@ -125,7 +125,7 @@ def _gptq_or_awq(
     if not reordered:
         check.even("scales", inputs, groups)
     packing = GroupedIntegers(
-        name=f"{describe(method)} {bits}-bit",
+        name=f"{packing_in_words(method)} {bits}-bit",
         inputs=inputs,
         outputs=outputs,
         words=words,
