@@ -82,7 +82,7 @@ def test_interrupted_elsewhere_is_status_130_and_one_line(
     def interrupted(settings: object, source: object, screen: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("excise.app.model.open_model", interrupted)
+    monkeypatch.setattr("excise.app.run.load_model", interrupted)
     assert main(["inspect", small[0]]) == 130
     assert capsys.readouterr().err == "excise: interrupted\n"
 
