@@ -50,8 +50,8 @@ from excise.engine.prefill import Tokens
 from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.models.chat import Chat
+from excise.prompts.load import load_parts
 from excise.prompts.sets import Prompt
-from excise.prompts.splits import load_parts
 from excise.search.start import closed_form_of
 from excise.system.quiet import quiet_libraries
 

@@ -37,8 +37,8 @@ from excise.models.chat import Chat
 from excise.models.load import load
 from excise.models.options import LoadOptions
 from excise.operators.operator import unit
+from excise.prompts.load import load_parts
 from excise.prompts.sets import Prompt
-from excise.prompts.splits import load_parts
 from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 

@@ -11,7 +11,7 @@ from excise.config.prompt_sources import prompt_sources
 from excise.edits.edit import Edit
 from excise.events import Emit
 from excise.experiment.figures import Measured, measure_edit
-from excise.prompts.splits import load_parts
+from excise.prompts.load import load_parts
 from excise.scorers.divergence import AnswerTokens
 from excise.scorers.interval import bootstrap, counted
 from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips

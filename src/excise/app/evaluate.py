@@ -19,7 +19,8 @@ from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
-from excise.prompts.splits import PromptParts, load_parts
+from excise.prompts.load import load_parts
+from excise.prompts.splits import Prompts
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,7 @@ class _Asked:
     template_arguments: Mapping[str, Any]
 
 
-def _ask_original(
-    settings: Settings, source: ModelSource, prompts: PromptParts, emit: Emit
-) -> _Asked:
+def _ask_original(settings: Settings, source: ModelSource, prompts: Prompts, emit: Emit) -> _Asked:
     """In a function of its own, so that nothing holds the model when it returns."""
     loaded = load_model(settings, source, emit)
     runner = experiment_of(settings, loaded, prompts, emit).runner

@@ -16,7 +16,7 @@ from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.saving.options import SaveOptions
 
 
@@ -72,7 +72,7 @@ def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedMod
 def experiment_of(
     settings: Settings,
     loaded: LoadedModel,
-    prompts: PromptParts,
+    prompts: Prompts,
     emit: Emit,
     *,
     known: Settled | None = None,

@@ -21,7 +21,8 @@ from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note
 from excise.experiment.bank import edit_of
 from excise.models.load import LoadedModel
-from excise.prompts.splits import PromptParts, load_parts
+from excise.prompts.load import load_parts
+from excise.prompts.splits import Prompts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
 from excise.saving.options import DescribedEdit
@@ -80,7 +81,7 @@ def rebuild(
     return read_reproduction(destination)
 
 
-def _found(settings: Settings) -> tuple[PromptParts, ModelSource]:
+def _found(settings: Settings) -> tuple[Prompts, ModelSource]:
     """The prompts and the model that the settings name. Raises ReproductionError."""
     try:
         prompts = load_parts(prompt_sources(settings))
@@ -151,7 +152,7 @@ def _pin(settings: dict[str, Any], field: str, revision: str | None) -> None:
 def _require_unmoved(
     recorded: Reproduction,
     source: ModelSource,
-    prompts: PromptParts,
+    prompts: Prompts,
     emit: Emit,
     *,
     all_parts: bool,

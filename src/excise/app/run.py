@@ -22,7 +22,8 @@ from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
-from excise.prompts.splits import Parts, PromptParts, load_parts
+from excise.prompts.load import load_parts
+from excise.prompts.splits import Parts, Prompts
 from excise.saving.export import require_rewritable, require_writable
 from excise.search.front import Point, pareto_front
 from excise.search.study import OptunaStudy
@@ -130,7 +131,7 @@ def prepare(
         raise
 
 
-def identity_of(settings: Settings, source: ModelSource, prompts: PromptParts) -> Identity:
+def identity_of(settings: Settings, source: ModelSource, prompts: Prompts) -> Identity:
     """What makes a run directory this run's."""
     return Identity.of(
         settings.model,
@@ -152,7 +153,7 @@ def known_of(directory: RunDirectory) -> tuple[str | None, Settled | None]:
 def _loaded(
     settings: Settings,
     source: ModelSource,
-    prompts: PromptParts,
+    prompts: Prompts,
     directory: RunDirectory,
     emit: Emit,
 ) -> tuple[LoadedModel, Experiment]:
@@ -184,7 +185,7 @@ def _require_behaviour(experiment: Experiment, go_on: Callable[[str], bool]) -> 
         experiment.require_behaviour()
 
 
-def _prompts_loaded(prompts: PromptParts) -> PromptsLoaded:
+def _prompts_loaded(prompts: Prompts) -> PromptsLoaded:
     kinds = {"target": prompts.target, "control": prompts.control}
     return PromptsLoaded(
         counts={name: _counts(parts) for name, parts in kinds.items()},

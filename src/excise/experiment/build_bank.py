@@ -22,12 +22,12 @@ from excise.operators.discriminant import discriminants
 from excise.operators.moments import Moments
 from excise.operators.operator import Operator
 from excise.operators.residual import difference, geometric_median, mean, winsorise
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.search.space import RIDGES
 from excise.search.start import closed_form_of
 
 
-def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: PromptParts) -> Bank:
+def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prompts) -> Bank:
     """Every direction and operator that the search may ask for, from the train prompts.
 
     Raises PromptError if target and control prompts cannot be told apart, or are too few for the ridge.

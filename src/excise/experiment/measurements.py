@@ -30,7 +30,7 @@ from excise.experiment.settle import Settled, candidates_for, settle, unfinished
 from excise.experiment.trial import Scoring
 from excise.models.chat import Chat
 from excise.models.template import choose_template
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.search.space import propose
 from excise.search.start import start_points
 from excise.search.study import Proposals
@@ -47,7 +47,7 @@ class Measurements:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: PromptParts,
+        prompts: Prompts,
         options: Options = DEFAULTS,
         *,
         chat: Chat | None = None,

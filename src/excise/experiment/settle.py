@@ -20,7 +20,7 @@ from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.positions import require_known, require_positions, within_positions
 from excise.models.weights import stored_bytes
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 
 _PREFIX_PROMPTS = 8
 _PREFIX_TOKENS = 24
@@ -44,7 +44,7 @@ class Settled:
 
 
 def settle(
-    runner: Runner, options: Options, prompts: PromptParts, emit: Emit, known: Settled | None = None
+    runner: Runner, options: Options, prompts: Prompts, emit: Emit, known: Settled | None = None
 ) -> Runner:
     """`runner` with the number of slots and the common beginning of all answers, unless they are given.
 
@@ -78,7 +78,7 @@ def settle(
 
 
 def candidates_for(
-    runner: Runner, options: Options, prompts: PromptParts, known: Settled | None
+    runner: Runner, options: Options, prompts: Prompts, known: Settled | None
 ) -> int:
     """How many edits are scored side by side: as given, as before, or as many as there is room for."""
     if options.candidates:
@@ -106,7 +106,7 @@ def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
 
 
 def _is_sound(
-    known: Settled, runner: Runner, options: Options, prompts: PromptParts, emit: Emit
+    known: Settled, runner: Runner, options: Options, prompts: Prompts, emit: Emit
 ) -> bool:
     """Whether the batch that was found before is kept; says why if another one has to be found.
 
@@ -126,9 +126,7 @@ def _is_sound(
     return False
 
 
-def _beginning(
-    runner: Runner, options: Options, prompts: PromptParts, known: Settled | None
-) -> Chat:
+def _beginning(runner: Runner, options: Options, prompts: Prompts, known: Settled | None) -> Chat:
     """The chat with what all answers begin with: as before, or found by asking a few prompts."""
     if known is not None:
         call = runner.chat.call.with_arguments(known.template_arguments)
@@ -148,7 +146,7 @@ def _beginning(
     return with_common_beginning(runner.chat, few, ask, options.markers)
 
 
-def _require_positions(runner: Runner, prompts: PromptParts, options: Options) -> None:
+def _require_positions(runner: Runner, prompts: Prompts, options: Options) -> None:
     """Raise ModelError if the model lacks a prompt's tokens, or positions for the longest and its answer."""
     sets = (
         one

@@ -9,10 +9,14 @@ from typing import overload
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, as the user's turn of a chat."""
+    """One prompt, as the user's turn of a chat.
+
+    earlier: role and text of the turns before it, the system prompt aside.
+    """
 
     text: str
     system_prompt: str | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Original(_Record):
     digest: str
 
 
-class Prompts(_Record):
+class RecordedPrompts(_Record):
     """One part of the prompts. digest: SHA-256 over the prompts themselves, in order."""
 
     origin: str
@@ -47,9 +47,9 @@ class Prompts(_Record):
 class RecordedParts(_Record):
     """The prompts of one kind."""
 
-    train: Prompts
-    search: Prompts
-    held_out: Prompts
+    train: RecordedPrompts
+    search: RecordedPrompts
+    held_out: RecordedPrompts
 
 
 class PromptSets(_Record):
@@ -58,13 +58,13 @@ class PromptSets(_Record):
     target: RecordedParts
     control: RecordedParts
 
-    def part(self, kind: str, part: str) -> Prompts:
+    def part(self, kind: str, part: str) -> RecordedPrompts:
         """One part of the prompts of one kind."""
-        found: Prompts = getattr(getattr(self, kind), part)
+        found: RecordedPrompts = getattr(getattr(self, kind), part)
         return found
 
 
-class Trial(_Record):
+class RecordedTrial(_Record):
     """The trial that was saved.
 
     parameters: the search's. strengths: of every writer, in order. completed: how many trials the study had
@@ -135,7 +135,7 @@ class Reproduction(_Record):
     settings: Settings
     settings_digest: str
     prompts: PromptSets
-    trial: Trial
+    trial: RecordedTrial
     circumstances: Circumstances
     written_with: dict[str, str]
     figures: str

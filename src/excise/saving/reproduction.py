@@ -25,8 +25,8 @@ from excise.reproduce.record import (
     Circumstances,
     Original,
     PromptSets,
+    RecordedTrial,
     Reproduction,
-    Trial,
 )
 from excise.rewrite.plan import Plan, Rewrite
 from excise.rewrite.tensor_data import TensorData, steps_for
@@ -89,10 +89,10 @@ def reproduction_of(
     )
 
 
-def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> Trial:
+def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> RecordedTrial:
     """The trial that is saved, as its edit and the run's record tell it."""
     writers = len(dict.fromkeys(edit.writers))
-    return Trial(
+    return RecordedTrial(
         number=number,
         parameters=dict(edit.parameters),
         # An edit of several directions repeats them.

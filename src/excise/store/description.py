@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from excise.edits.base import Base
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.store.identity import Identity
 
 
@@ -58,7 +58,7 @@ class RunDescription:
     asked_with: Mapping[str, object]
     coverage: tuple[float, ...]
     uncovered: Mapping[int, str]
-    prompts: PromptParts
+    prompts: Prompts
     refusals: int
     seconds: Mapping[str, float]
 

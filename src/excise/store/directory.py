@@ -13,7 +13,7 @@ from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.kinds import KINDS, current_name, former_name, with_current_kind
 from excise.prompts.sets import PromptSet
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.store.identity import Identity, stored_digest
 from excise.store.shape import ResultShape, require_shape
 from excise.system.files import write_bytes
@@ -143,7 +143,7 @@ def default_path(settings: Mapping[str, object]) -> Path:
     return then if then.exists() and not now.exists() else now
 
 
-def prompts_digest(prompts: PromptParts) -> str:
+def prompts_digest(prompts: Prompts) -> str:
     """What tells these prompts from others that may come from files of the same names."""
     digest = hashlib.sha256()
     for parts in (prompts.target, prompts.control):
@@ -158,7 +158,11 @@ def set_digest(prompts: PromptSet) -> str:
 
 
 def _canonical(prompts: PromptSet) -> bytes:
-    return json.dumps([[one.system_prompt, one.text] for one in prompts.prompts]).encode()
+    told = [
+        [one.system_prompt, one.text, *([one.earlier] if one.earlier else [])]
+        for one in prompts.prompts
+    ]
+    return json.dumps(told).encode()
 
 
 def all_runs(root: Path = DEFAULT_ROOT) -> list[RunDirectory]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from excise.devices.environment import hardware_digest, versions
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.search.front import Point
 from excise.search.study import Trial
 from excise.store.description import RunDescription
@@ -92,7 +92,7 @@ def settled_facts(record: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _origins(prompts: PromptParts) -> Mapping[str, object]:
+def _origins(prompts: Prompts) -> Mapping[str, object]:
     return {
         kind: {
             part: {
