@@ -106,11 +106,6 @@ ABLATIONS: Mapping[FormerKind, Callable[[TrainPrompts, int, float], Operator]] =
 
 def ablation(experiment: Measurements, kind: FormerKind, ridge: float) -> Operator:
     """The operator of an ablation, [writer, d], from the train prompts. ridge: LEACE has none."""
-    prompts, runner = experiment.prompts, experiment.runner
-    source = TrainPrompts(
-        experiment.anatomy,
-        runner,
-        runner.chat.encode(prompts.target.train.prompts),
-        runner.chat.encode(prompts.control.train.prompts),
-    )
+    runner = experiment.runner
+    source = TrainPrompts.of(experiment.anatomy, runner, experiment.prompts)
     return runner.in_rows(lambda rows: ABLATIONS[kind](source, rows, ridge))

@@ -43,4 +43,4 @@ def timed_score(
 ) -> tuple[list[Scored | TrialError], dict[str, float]]:
     """`excise.experiment.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
     scoring = TimedScoring(runner, edits, part, len(candidates))
-    return score_all(scoring, edits, candidates, bound), dict(scoring.seconds)
+    return score_all(scoring, candidates, bound), dict(scoring.seconds)

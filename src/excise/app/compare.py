@@ -13,7 +13,7 @@ from excise.events import Emit
 from excise.experiment.figures import Measured, measure_edit
 from excise.prompts.load import load_parts
 from excise.scorers.divergence import AnswerTokens
-from excise.scorers.interval import bootstrap, counted
+from excise.scorers.interval import Share, bootstrap
 from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
 
 
@@ -61,8 +61,8 @@ def differences(
     return [
         Difference(
             "target prompts refused",
-            counted(sum(first.refused), len(first.refused)),
-            counted(sum(second.refused), len(second.refused)),
+            str(Share(sum(first.refused), len(first.refused))),
+            str(Share(sum(second.refused), len(second.refused))),
             mcnemar(first.refused, second.refused),
         ),
         mean("KL, first answer token (nats)", first.divergences, second.divergences),

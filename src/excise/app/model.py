@@ -11,7 +11,6 @@ from excise.events import Emit
 from excise.experiment.experiment import Experiment
 from excise.experiment.options import Options
 from excise.experiment.settle import Settled
-from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
@@ -79,15 +78,7 @@ def experiment_of(
     rows: int = Options.rows,
 ) -> Experiment:
     """The experiment that the settings describe. known: what a run found out before; rows: see `Options`."""
-    return Experiment(
-        loaded.model,
-        loaded.tokenizer,
-        prompts,
-        options_of(settings, rows),
-        chat=Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
-        known=known,
-        emit=emit,
-    )
+    return Experiment.of(loaded, prompts, options_of(settings, rows), known=known, emit=emit)
 
 
 def options_of(settings: Settings, rows: int = Options.rows) -> Options:

@@ -32,12 +32,7 @@ def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prom
 
     Raises PromptError if target and control prompts cannot be told apart, or are too few for the ridge.
     """
-    source = TrainPrompts(
-        anatomy,
-        runner,
-        runner.chat.encode(prompts.target.train.prompts),
-        runner.chat.encode(prompts.control.train.prompts),
-    )
+    source = TrainPrompts.of(anatomy, runner, prompts)
     kinds = options.kinds
     with_residuals = any(map(of_residuals, kinds))
     residual: ResidualBank | None = None
@@ -57,7 +52,7 @@ def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prom
         require_separable(separation(*map(_ends_of, streams)))
     if streams:
         residual = residual_bank(
-            _residual_directions(options, *streams),
+            residual_directions(options, *streams),
             anatomy,
             post_norm_gains(runner.model, anatomy.writers, anatomy.dimension),
             row_norms(runner.model, anatomy.writers, anatomy.dimension)
@@ -70,7 +65,7 @@ def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prom
     return bank
 
 
-def _residual_directions(options: Options, target: Tensor, control: Tensor) -> Tensor:
+def residual_directions(options: Options, target: Tensor, control: Tensor) -> Tensor:
     """Unit directions [layer, d] from residual streams [prompt, layer, d], float64."""
     centre = geometric_median if options.direction_from == "geometric_median" else mean
     return difference(
@@ -101,7 +96,7 @@ def _next_bank(options: Options, source: TrainPrompts, bank: Bank, moments: Mome
         edits.use(edit)
         if bank.residual is not None:
             streams = source.residuals(source.target), source.residuals(source.control)
-            directions = _residual_directions(options, *streams)
+            directions = residual_directions(options, *streams)
             earlier = [bank.residual, *(each.residual for each in bank.further if each.residual)]
             for one in earlier:
                 known = one.directions.to(torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,6 +14,7 @@ from optuna.trial import BaseTrial
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excise.anatomy.writers import Anatomy, examine
+from excise.edits.base import Base
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.events import Emit, Note, StageStarted, ignore
@@ -24,11 +25,12 @@ from excise.experiment.cached_prefix import room_for_cached_layers
 from excise.experiment.coverage import Coverage, measure
 from excise.experiment.events import BaselineMeasured, DirectionsFound, Examined
 from excise.experiment.figures import HeldOut, measure_held_out
-from excise.experiment.options import DEFAULTS, Options
+from excise.experiment.options import Options
 from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
 from excise.experiment.trial import Scoring
 from excise.models.chat import Chat
+from excise.models.load import LoadedModel
 from excise.models.template import choose_template
 from excise.prompts.splits import Prompts
 from excise.search.space import propose
@@ -48,21 +50,45 @@ class Measurements:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Prompts,
-        options: Options = DEFAULTS,
+        options: Options = Options(),
         *,
         chat: Chat | None = None,
+        base: Base | None = None,
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> None:
-        """chat: how prompts become tokens; by default by the tokenizer's chat template. known: what an
-        experiment with the same model found out before. emit: takes the events of the work.
+        """chat: how prompts become tokens; by default by the tokenizer's chat template. base: the files that
+        the model is of, for the edits. known: what an experiment with the same model found out before. emit:
+        takes the events of the work.
 
         Raises ModelError if the tokenizer has no chat template, or one that loses prompts.
         """
-        self.model, self.prompts, self.options = model, prompts, options
+        self.model, self.prompts, self.options, self.base = model, prompts, options, base
         self.chat = chat if chat is not None else _chat(tokenizer, options)
         self.seconds: dict[str, float] = {}
         self._known, self.emit = known, emit
+
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedModel,
+        prompts: Prompts,
+        options: Options = Options(),
+        *,
+        known: Settled | None = None,
+        emit: Emit = ignore,
+    ) -> Self:
+        """An experiment with a model that `excise.load` has loaded: its edits know the model's files."""
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            prompts,
+            options,
+            chat=Chat(loaded.tokenizer, options.response_prefix or "", loaded.call),
+            base=Base.of(loaded.source),
+            known=known,
+            emit=emit,
+        )
 
     def with_seed(self, seed: int) -> Self:
         """The same experiment, with all that is known of it, and another seed."""
@@ -97,6 +123,11 @@ class Measurements:
             emit=self.emit,
         )
         return settle(runner, options, self.prompts, self.emit, self._known)
+
+    @property
+    def is_settled(self) -> bool:
+        """True if it is known how the model is asked."""
+        return "runner" in self.__dict__
 
     @cached_property
     def candidates(self) -> int:
@@ -163,9 +194,12 @@ class Measurements:
         return Proposals(seed, count, tuple(start_points(options.kinds, self.anatomy, count, seed)))
 
     @contextmanager
-    def scoring(self, candidates: int) -> Iterator[Scoring]:
-        """A scope in which so many edits are scored side by side on the prompts of the search."""
-        names = self.anatomy.names * self.options.directions
+    def scoring(self, candidates: int, writers: Sequence[str] | None = None) -> Iterator[Scoring]:
+        """A scope in which so many edits are scored side by side on the prompts of the search.
+
+        writers: those of the edits, by default the experiment's.
+        """
+        names = self.anatomy.names * self.options.directions if writers is None else writers
         with VirtualEdits(self.model, names) as edits:
             yield Scoring(self.runner, edits, self.search_part, candidates)
 

@@ -51,6 +51,3 @@ class Options:
     writers: tuple[str, ...] = ()
     allow_partial: bool = False
     allow_absent: bool = False
-
-
-DEFAULTS = Options()

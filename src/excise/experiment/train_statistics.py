@@ -23,6 +23,7 @@ from excise.experiment.runner import Runner
 from excise.models.positions import within_positions
 from excise.models.weights import stored_bytes
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.prompts.splits import Prompts
 
 _MOMENTS_SHARE = 0.1
 """Share of the model's size that second moments may take; where exact ones take more, they are sketched."""
@@ -44,6 +45,13 @@ class TrainPrompts:
     runner: Runner
     target: Sequence[Sequence[int]]
     control: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, runner: Runner, prompts: Prompts) -> TrainPrompts:
+        """The train prompts, encoded."""
+        encode = runner.chat.encode
+        target, control = prompts.target.train.prompts, prompts.control.train.prompts
+        return cls(anatomy, runner, encode(target), encode(control))
 
     def residuals(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """[prompt, layer, d] at the last prompt token."""

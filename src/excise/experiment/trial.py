@@ -215,23 +215,23 @@ def score(
     bound: Bound,
 ) -> list[Scored | TrialError]:
     """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
-    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, bound)
+    try:
+        return score_all(Scoring(runner, edits, part, len(candidates)), candidates, bound)
+    finally:
+        edits.use(None)
 
 
 def score_all(
-    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], bound: Bound
+    scoring: Scoring, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:
-    """Take all candidates through `scoring`, as many side by side as it has candidate_slots."""
+    """Take all candidates through `scoring`, as many side by side as it has slots for."""
     found: list[Scored | TrialError] = []
     waiting = list(candidates)
-    try:
-        while waiting or len(scoring):
-            if waiting and scoring.ready:
-                scoring.begin(waiting.pop(0), bound)
-            elif scoring.finished:
-                found.append(scoring.take()[0])
-            else:
-                scoring.advance(more=bool(waiting))
-    finally:
-        edits.use(None)
+    while waiting or len(scoring):
+        if waiting and scoring.ready:
+            scoring.begin(waiting.pop(0), bound)
+        elif scoring.finished:
+            found.append(scoring.take()[0])
+        else:
+            scoring.advance(more=bool(waiting))
     return found

@@ -49,8 +49,8 @@ class Prompts:
         """Prompts from memory.
 
         target, control: a `PromptSet` (see `excise.read_prompts`) or a sequence of prompts, which is shuffled
-        and split three ways as the command line does it; or a mapping from "train", "search" and, unless it is
-        to be cut off the train prompts, "held_out" to such sets. A prompt is a string, a chat message with
+        and split three ways as the command line does it; or a mapping from "train", "search" and, unless it
+        is to be cut off the train prompts, "held_out" to such sets. A prompt is a string, a chat message with
         "role" and "content", or a conversation of such messages that ends with one of the user.
         system_prompt: of prompts that bring none of their own.
         Raises PromptError if a prompt is none of these, or a set has too few.

@@ -18,7 +18,7 @@ class Origin:
     name the hardware. load_seconds: what loading took.
     """
 
-    base: Base
+    base: Base | None
     packing: str | None = None
     hardware: bool = True
     load_seconds: float = 0.0
