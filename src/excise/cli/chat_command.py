@@ -19,7 +19,7 @@ from excise.edits.edit import Edit
 from excise.engine.generation import asked_for, in_words
 from excise.errors import SettingsError
 
-_GREEDY, _OWN = "greedy", "model"
+_OWN = "model"
 
 
 def chat(
@@ -27,14 +27,12 @@ def chat(
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     ask: Ask = ask_person,
-    generation: str | None = None,
+    generation: str = "greedy",
 ) -> int:
     """Chat with what `word` names: a run or one of its trials, or else a model. Returns the exit status.
 
-    generation: "greedy", also if it is None, or "model" to follow the model's own generation configuration.
+    generation: "greedy", or "model" to follow the model's own generation configuration.
     """
-    if generation not in (None, _GREEDY, _OWN):
-        raise SettingsError(f"--generation-config={generation}: must be {_GREEDY} or {_OWN}")
     with Renderer(make_console()) as screen:
         settings, source, edit, about = _what(word, flags, environment, screen)
         loaded, _ = load_runner(settings, source, screen)

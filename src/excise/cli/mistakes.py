@@ -1,0 +1,84 @@
+"""What is wrong with a command line, in one line, and what to type in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
+from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
+
+from excise.cli.command import app
+from excise.config.explain import did_you_mean
+
+
+def command_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the command's name in front, which flags may stand before.
+
+    cyclopts knows a command by the first word alone.
+    """
+    for index, word in enumerate(arguments):
+        if word == "--":
+            break
+        if word.startswith("-") or (index and _takes_value(arguments[index - 1])):
+            continue
+        if word in _commands():
+            return [word, *arguments[:index], *arguments[index + 1 :]]
+        break
+    return list(arguments)
+
+
+def explained(error: CycloptsError) -> str:
+    """One line for what cyclopts found: the place, what is wrong there, what is allowed."""
+    chain = list(error.command_chain or ())
+    known = _flags(app[chain[0]] if chain else app)
+    match error:
+        case UnknownOptionError():
+            name = (error.token.keyword or error.token.value).partition("=")[0]
+            takers = [command for command, one in _commands().items() if name in _flags(one)]
+            if name in _flags(app) and chain:
+                return f"{name}: excise {chain[0]} takes no such flag"
+            if takers:
+                return f"{name}: only excise {', '.join(takers)} takes it"
+            return f"{name}: no such flag{did_you_mean(name, known)}"
+        case MissingArgumentError(argument=argument) if argument is not None:
+            if argument.name not in known:
+                usage = str(app[chain[0]].usage).removeprefix("Usage: ")
+                return f"{chain[0]}: needs more words: {usage}"
+            if not argument.tokens and argument.required and error.keyword is None:
+                return f"{chain[0]}: needs {argument.name} {argument.parameter.metavar}"
+            return f"{error.keyword or argument.name}: needs one argument"
+        case RepeatArgumentError():
+            return f"{error.token.keyword}: given twice; leave one of the two out"
+        case UnusedCliTokensError():
+            # "excise inspct MODEL": the first word was meant to be a command.
+            words = [word for word in error.root_input_tokens or () if not word.startswith("-")]
+            hint = did_you_mean(words[0], _commands()) if words and not chain else ""
+            if hint:
+                return f"{words[0]}: no such command{hint}"
+            return f"{(error.unused_tokens or ['?'])[0]}: one too many"
+    return str(error)
+
+
+def _commands() -> dict[str, App]:
+    return {name: app[name] for name in app if not name.startswith("-")}
+
+
+def _flags(command: App) -> list[str]:
+    arguments = command.assemble_argument_collection()
+    return [
+        "--help",
+        "--version",
+        *(name for one in arguments for name in one.names if name.startswith("--")),
+    ]
+
+
+def _takes_value(flag: str) -> bool:
+    """True if the word behind `flag` is its value, by any command."""
+    if not flag.startswith("--") or "=" in flag:
+        return False
+    arguments = [
+        one
+        for command in (app, *_commands().values())
+        for one in command.assemble_argument_collection()
+    ]
+    return all(one.hint is not bool for one in arguments if flag in one.names)
