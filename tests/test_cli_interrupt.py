@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from cli_helpers import json_lines, read_until, result, start_excise
+from cli_helpers import json_lines, read_until, result, settings_of, start_excise
 from excise.app import events
 from excise.cli.interrupt import STOPPING, StopOnInterrupt
 from excise.cli.main import main
-from excise.cli.parser import parse
 from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
-from excise.config import gather
 from excise.search.study import DONE
 
 pytest_plugins = ["cli_support"]
@@ -33,11 +30,6 @@ class InterruptedAfter(JsonLines):
         if isinstance(event, events.TrialFinished):
             for _ in range(self._times):
                 signal.raise_signal(signal.SIGINT)
-
-
-def settings_of(arguments: list[str]):  # type: ignore[no-untyped-def]
-    line = parse(arguments)
-    return gather({**line.flags, "model": line.words[0]}, {}, Path(os.devnull))
 
 
 def test_first_asks_second_interrupts_and_the_old_handler_returns() -> None:

@@ -6,11 +6,12 @@ cyclopts takes the command line apart and writes the help texts. What the value 
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, Group, Parameter, Token
+from cyclopts import App, Group, Parameter
 from cyclopts.help import DefaultFormatter, PanelSpec
 from rich import box
 
@@ -63,7 +64,6 @@ app = App(
     version_format="plaintext",
     help_format="plaintext",
     help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=box.SIMPLE, padding=(0, 0, 0, 3))),
-    default_parameter=Parameter(negative=(), show_choices=False),
     group_parameters=Group("Flags", sort_key=0),
     group_commands=Group("Commands", sort_key=0),
     suppress_keyboard_interrupt=False,
@@ -71,8 +71,6 @@ app = App(
 
 Word = Annotated[str, Parameter(show=False)]
 """A word after the command's name; the usage line names it."""
-Flag = Annotated[str | None, Parameter()]
-"""A flag that is no setting, and takes a value."""
 
 
 def command(
@@ -93,29 +91,43 @@ def command(
             for field in group
             if field in settings
         ]
-        function.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
+
+        @functools.wraps(function)
+        def call(*words: str, **given: object) -> int:
+            # A list that was given by a flag several times is as if it had been given once.
+            joined = {
+                name: ",".join(one) if isinstance(one, list) else one for name, one in given.items()
+            }
+            return function(*words, **joined)
+
+        call.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
         words = " ".join(word for word in ("Usage: excise", name, usage, "[FLAGS]") if word)
         if name:
-            app.command(function, name=name, usage=words, help_epilogue=" ".join(notes))
+            app.command(call, name=name, usage=words, help_epilogue=" ".join(notes))
         else:
-            app.default(function)
+            app.default(call)
             app.usage, app.help_epilogue = words, " ".join(notes)
         return function
 
     return declare
 
 
+def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
+    """A flag that is no setting. text: for the help text. metavar: what stands there for the value."""
+    return Parameter(name=name, help=text, metavar=metavar or None, negative=(), show_choices=False)
+
+
 def _parameter(field: str, group: Group) -> inspect.Parameter:
-    kind: Any = bool if is_switch(field) else str
     several = is_list(field) or is_table(field)
+    kind: Any = bool if is_switch(field) else list[str] if several else str
     about = Parameter(
         name=flag_name(field),
         help=Settings.model_fields[field].description,
         group=group,
         metavar=metavar(field) or None,
         show_default=default_text(field) or False,
-        allow_repeating=True if several else None,
-        converter=_joined if several else None,
+        json_list=False,
+        negative=(),
     )
     return inspect.Parameter(
         field,
@@ -123,8 +135,3 @@ def _parameter(field: str, group: Group) -> inspect.Parameter:
         default=None,
         annotation=Annotated[kind | None, about],
     )
-
-
-def _joined(_: object, tokens: Sequence[Token]) -> str:
-    """A list that was given by a flag several times, as if it had been given once."""
-    return ",".join(token.value for token in tokens)

@@ -9,8 +9,6 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
 from excise.cli.command import (
     DIRECTION,
     GROUPS,
@@ -23,12 +21,12 @@ from excise.cli.command import (
     SCORES,
     Word,
     command,
+    flag,
 )
 from excise.config import Settings, gather
 
 _ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
-_NOT_OF_A_RECORD = {"revision", "dtypes", "quantization", "system_prompt"}
 _TOKEN = (
     "The token is had through HF_OIDC_RESOURCE if that is set, or else read from HF_TOKEN, "
     "HUGGING_FACE_HUB_TOKEN or what `hf auth login` keeps, or else asked for on a terminal; --yes and --json "
@@ -62,12 +60,10 @@ def inspect(model: Word | None = None, /, **typed: object) -> int:
     return inspect(settings)
 
 
-@command(
-    "bench",
-    "MODEL|demo",
-    {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "seed", "json_lines"},
-    PLACES,
-)
+_PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "seed", "json_lines"}
+
+
+@command("bench", "MODEL|demo", _PROFILED, PLACES)
 def bench(model: Word | None = None, /, **typed: object) -> int:
     """Profile a run on this machine: seconds by stage, tokens a second, share of its peak."""
     from excise.cli.bench_command import BUILT_IN, bench, bench_demo
@@ -77,17 +73,15 @@ def bench(model: Word | None = None, /, **typed: object) -> int:
     return bench(_settings(model, typed))
 
 
-@command(
-    "evaluate",
-    "MODEL --against ORIGINAL",
-    {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"},
-    PLACES,
-)
+_EVALUATED = {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"}
+
+
+@command("evaluate", "MODEL --against ORIGINAL", _EVALUATED, PLACES)
 def evaluate(
     model: Word | None = None,
     /,
     *,
-    against: Annotated[str, Parameter(metavar="ORIGINAL", help="The model to compare with.")],
+    against: Annotated[str, flag("The model to compare with.", "ORIGINAL")],
     **typed: object,
 ) -> int:
     """Compare two models: refusals and KL divergence."""
@@ -97,12 +91,10 @@ def evaluate(
     return evaluate(settings, against)
 
 
-@command(
-    "compare",
-    "RUN[:TRIAL] RUN[:TRIAL]",
-    {*_LOADING, "max_new_tokens", "batch_size", "json_lines"},
-    PLACES,
-)
+_COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
+
+
+@command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)
 def compare(first: Word, second: Word, /, **typed: object) -> int:
     """Tell whether two edits differ by more than chance, on held-out prompts, in pairs."""
     from excise.cli.compare_command import compare
@@ -110,18 +102,14 @@ def compare(first: Word, second: Word, /, **typed: object) -> int:
     return compare((first, second), typed, os.environ)
 
 
-@command("diff", "A B", ("revision", "trust_remote_code", "writers", "json_lines"), PLACES)
+@command("diff", "A B", {"revision", "trust_remote_code", "writers", "json_lines"}, PLACES)
 def diff(
     first: Word,
     second: Word,
     /,
     *,
-    undo: Annotated[
-        str | None, Parameter(metavar="DIR", help="Write an adapter that turns B back into A.")
-    ] = None,
-    edit: Annotated[
-        str | None, Parameter(metavar="FILE", help="Keep the difference as an edit file of A.")
-    ] = None,
+    undo: Annotated[str | None, flag("Write an adapter that turns B into A.", "DIR")] = None,
+    edit: Annotated[str | None, flag("Keep the difference as an edit file of A.", "FILE")] = None,
     **typed: object,
 ) -> int:
     """Show what differs between two checkpoints, at which rank, by which edit."""
@@ -130,18 +118,19 @@ def diff(
     return diff((first, second), typed, os.environ, undo=undo, edit=edit)
 
 
+_DECODING = (
+    "Say the most probable token, as where answers are scored, or follow the model's own generation "
+    "configuration (sampling, penalties, beams), as servers do."
+)
+
+
 @command("chat", "RUN[:TRIAL]|MODEL", {*_LOADING, "max_new_tokens", "select"}, PLACES)
 def chat(
     word: Word,
     /,
     *,
     generation_config: Annotated[
-        Literal["greedy", "model"],
-        Parameter(
-            metavar="greedy|model",
-            help="Say the most probable token, as where answers are scored, or follow the model's own "
-            "generation configuration (sampling, penalties, beams), as servers do.",
-        ),
+        Literal["greedy", "model"], flag(_DECODING, "greedy|model")
     ] = "greedy",
     **typed: object,
 ) -> int:
@@ -151,17 +140,14 @@ def chat(
     return chat(word, typed, os.environ, generation=generation_config)
 
 
-@command("show", "EDIT|RUN[:TRIAL]", ("json_lines",))
+@command("show", "EDIT|RUN[:TRIAL]", {"json_lines"})
 def show(
     word: Word,
     /,
     *,
     plot: Annotated[
         str | None,
-        Parameter(
-            metavar="FILE",
-            help="Plot strengths and directions over layers to this .png or .svg file.",
-        ),
+        flag("Plot strengths and directions over layers to a .png or .svg file.", "FILE"),
     ] = None,
     **typed: object,
 ) -> int:
@@ -171,20 +157,16 @@ def show(
     return show(word, typed, os.environ, plot=plot)
 
 
-@command(
-    "export",
-    "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR",
-    {*_LOADING, *RESULT, "writers", "json_lines"},
-    PLACES,
-)
+_DESTINATIONS = "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR"
+
+
+@command("export", _DESTINATIONS, {*_LOADING, *RESULT, "writers", "json_lines"}, PLACES)
 def export(
     word: Word,
     model: Word | None = None,
     /,
     *,
-    force: Annotated[
-        bool, Parameter(help="Write an edit file's adapter for another model than its own.")
-    ] = False,
+    force: Annotated[bool, flag("Write an edit file's adapter for another model.")] = False,
     **typed: object,
 ) -> int:
     """Write a run's edit as a model or an adapter, or an edit file as an adapter."""
@@ -193,21 +175,17 @@ def export(
     return export(word, model, typed, os.environ, force=force)
 
 
-@command(
-    "apply",
-    "EDIT|RUN[:TRIAL] MODEL OUT",
-    ("revision", "trust_remote_code", "writers", "packed", "yes", "json_lines"),
-    PLACES,
-)
+_APPLIED = {"revision", "trust_remote_code", "writers", "packed", "yes", "json_lines"}
+
+
+@command("apply", "EDIT|RUN[:TRIAL] MODEL OUT", _APPLIED, PLACES)
 def apply(
     edit: Word,
     model: Word,
     out: Word,
     /,
     *,
-    force: Annotated[
-        bool, Parameter(help="Apply to another checkpoint than the edit's own.")
-    ] = False,
+    force: Annotated[bool, flag("Apply to another checkpoint than the edit's own.")] = False,
     **typed: object,
 ) -> int:
     """Write the edited copy of a checkpoint, shard by shard, without loading it."""
@@ -216,30 +194,21 @@ def apply(
     return apply((edit, model, out), typed, os.environ, force=force)
 
 
-@command(
-    "upload",
-    "RUN[:TRIAL]|DIR --to OWNER/NAME",
-    {*_LOADING, "writers", "select", "no_hardware", "yes", "json_lines"},
-    PLACES,
-    _TOKEN,
-)
+_UPLOADED = {*_LOADING, "writers", "select", "no_hardware", "yes", "json_lines"}
+
+
+@command("upload", "RUN[:TRIAL]|DIR --to OWNER/NAME", _UPLOADED, PLACES, _TOKEN)
 def upload(
     word: Word,
     /,
     *,
-    to: Annotated[
-        str, Parameter(metavar="OWNER/NAME", help="The repository; made if it does not exist.")
-    ],
+    to: Annotated[str, flag("The repository; made if it does not exist.", "OWNER/NAME")],
     form: Annotated[
         Literal["model", "adapter"] | None,
-        Parameter(
-            name="--as", metavar="model|adapter", help="What to write of a run. Default: model."
-        ),
+        flag("What to write of a run. Default: model.", "model|adapter", "--as"),
     ] = None,
-    public: Annotated[
-        bool, Parameter(help="Make the new repository public; private without it.")
-    ] = False,
-    force: Annotated[bool, Parameter(help="Replace what the repository holds already.")] = False,
+    public: Annotated[bool, flag("Make the new repository public; else private.")] = False,
+    force: Annotated[bool, flag("Replace what the repository holds already.")] = False,
     **typed: object,
 ) -> int:
     """Put a saved model or adapter, or a run's edit, on the hub."""
@@ -248,26 +217,21 @@ def upload(
     return upload(word, typed, os.environ, to=to, form=form, public=public, force=force)
 
 
-@command(
-    "reproduce",
-    "FILE DIR",
-    {*_LOADING - _NOT_OF_A_RECORD, *PARTS, "target", "control", "no_hardware", "json_lines"},
-)
+_OF_A_RECORD = _LOADING - {"revision", "dtypes", "quantization", "system_prompt"}
+_REPRODUCED = {*_OF_A_RECORD, *PARTS, "target", "control", "no_hardware", "json_lines"}
+
+
+@command("reproduce", "FILE DIR", _REPRODUCED)
 def reproduce(
     file: Word,
     folder: Word,
     /,
     *,
     original: Annotated[
-        str | None,
-        Parameter(
-            name="--from",
-            metavar="MODEL",
-            help="Where the original model lies now, if it has moved.",
-        ),
+        str | None, flag("Where the original model lies now, if it has moved.", "MODEL", "--from")
     ] = None,
     repeat_search: Annotated[
-        bool, Parameter(help="Search again too, instead of taking the trial's parameters.")
+        bool, flag("Search again too, instead of taking the trial's parameters.")
     ] = False,
     **typed: object,
 ) -> int:
@@ -279,7 +243,7 @@ def reproduce(
     )
 
 
-@command("runs", "[ROOT]", ("json_lines",))
+@command("runs", "[ROOT]", {"json_lines"})
 def runs(root: Word | None = None, /, **typed: object) -> int:
     """List the runs on disk."""
     from excise.cli.runs_command import runs

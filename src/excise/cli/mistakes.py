@@ -42,8 +42,8 @@ def explained(error: CycloptsError) -> str:
             return f"{name}: no such flag{did_you_mean(name, known)}"
         case MissingArgumentError(argument=argument) if argument is not None:
             if argument.name not in known:
-                usage = str(app[chain[0]].usage).removeprefix("Usage: ")
-                return f"{chain[0]}: needs more words: {usage}"
+                words = str(app[chain[0]].usage).removeprefix(f"Usage: excise {chain[0]} ")
+                return f"{chain[0]}: needs {words.removesuffix(' [FLAGS]')}; see excise --help"
             if not argument.tokens and argument.required and error.keyword is None:
                 return f"{chain[0]}: needs {argument.name} {argument.parameter.metavar}"
             return f"{error.keyword or argument.name}: needs one argument"
@@ -51,10 +51,10 @@ def explained(error: CycloptsError) -> str:
             return f"{error.token.keyword}: given twice; leave one of the two out"
         case UnusedCliTokensError():
             # "excise inspct MODEL": the first word was meant to be a command.
-            words = [word for word in error.root_input_tokens or () if not word.startswith("-")]
-            hint = did_you_mean(words[0], _commands()) if words and not chain else ""
+            typed = [word for word in error.root_input_tokens or () if not word.startswith("-")]
+            hint = did_you_mean(typed[0], _commands()) if typed and not chain else ""
             if hint:
-                return f"{words[0]}: no such command{hint}"
+                return f"{typed[0]}: no such command{hint}"
             return f"{(error.unused_tokens or ['?'])[0]}: one too many"
     return str(error)
 
