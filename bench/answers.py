@@ -36,17 +36,18 @@ from bench.gguf_copy import write_f16
 from bench.machine import described, environment
 from bench.said import Exact, Rounding, Said, Way, ask, largest, same, virtual
 from excise.anatomy.roles import ATTENTION
-from excise.app.events import ignore
 from excise.app.model import open_model
 from excise.checkpoint.source import resolve
 from excise.cli.main import main as excise
 from excise.config import gather
+from excise.config.prompt_sources import prompt_sources
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
 from excise.edits.base import Base
 from excise.edits.edit import load_edit
 from excise.engine.answers import end_tokens
 from excise.engine.prefill import Tokens
+from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
 from excise.models.chat import Chat
@@ -59,7 +60,7 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "answers"
 PAGE = ROOT / "docs" / "benchmarks" / "answers.md"
 LLAMA = "llama-cpp-python==0.3.36"
-KIND = "discriminant_weighted"
+KIND = "discriminant"
 EACH, TOKENS = 25, 32
 EDIT = f"its closed-form edit ({KIND}, attention at strength 1, MLP at 0.5: all 60 matrices)"
 MEASURED = (
@@ -189,7 +190,7 @@ def closed_form(base: Path, path: Path) -> None:
     settings = gather(demo_flags(base) | {"kinds": [KIND], "batch_size": 32}, {}, Path(os.devnull))
     source = resolve(settings.model)
     loaded, anatomy, _, runner = open_model(settings, source, ignore)
-    bank = build_bank(settings, loaded, anatomy, runner, load_parts(settings))
+    bank = build_bank(settings, loaded, anatomy, runner, load_parts(prompt_sources(settings)))
     strengths = [1.0 if one.component == ATTENTION else 0.5 for one in anatomy.writers]
     candidate = replace(closed_form_of(KIND, anatomy), free=tuple(strengths))
     path.parent.mkdir(parents=True, exist_ok=True)

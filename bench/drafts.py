@@ -32,15 +32,15 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from bench.machine import described
-from excise.app.events import ignore
 from excise.app.prepare import Prepared, prepare
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import demo_flags
 from excise.edits.virtual import VirtualEdits
+from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.search.loop import open_study
-from excise.search.proposals import Proposals
+from excise.search.space import propose
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "drafts.md"
 LENGTHS = (2, 4, 8)
@@ -55,11 +55,9 @@ def answers_of_trials(prepared: Prepared, count: int) -> list[Answers]:
     study = open_study(prepared)
     found: list[Answers] = []
     with VirtualEdits(prepared.loaded.model, prepared.anatomy.names) as edits:
-        proposals = Proposals(prepared, study, edits)
         for number in range(count):
-            trial = proposals.next(0, count)
-            assert trial is not None
-            candidate = proposals.candidate(trial)
+            trial = study.new()
+            candidate = propose(trial, prepared.settings.kinds, prepared.anatomy)
             edits.use(edit_of(candidate, prepared.bank, prepared.anatomy))
             refusals = prepared.runner.refusals(prepared.search_part.target)
             # A start-up trial's scores decide nothing: no further one is proposed by them.

@@ -39,10 +39,10 @@ from bench.gpu_peers import Asked, dense, linear_writers, lora
 from bench.machine import described
 from bench.random_models import LARGE, SHAPES, random_model, random_prompts
 from bench.random_trials import RandomTrial, TimedEdits, new_edit, random_trial
+from bench.stopwatch import Stopwatch, after_each
 from excise.anatomy.writers import Anatomy, examine
 from excise.edits.edit import Edit
-from excise.engine.rate import matrix_rate
-from excise.engine.stopwatch import Stopwatch, after_each
+from excise.models.rate import matrix_rate
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "gpu.md"

@@ -11,7 +11,7 @@ import torch
 
 from bench.machine import forget_peak, peak_resident, resident
 from excise.devices.out_of_memory import is_out_of_memory
-from excise.engine.rate import synchronise
+from excise.models.rate import synchronise
 
 HEAD = (
     "| way | candidates a batch | trials a minute | seconds a trial | operator, share of the trial "

@@ -27,11 +27,12 @@ from transformers import AutoTokenizer
 
 from bench.machine import described, forget_peak, peak_resident, resident
 from bench.random_models import SHAPES, random_model
-from excise.app import events
+from excise.app.events import ModelLoaded
 from excise.app.profile import profile
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import demo_flags
+from excise.events import Event, StageStarted
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "memory.md"
@@ -44,13 +45,13 @@ def stages(model: Path, tokens: int, prompts: int) -> dict[str, int]:
     found: dict[str, int] = {}
     stage = ""
 
-    def listen(event: events.Event) -> None:
+    def listen(event: Event) -> None:
         nonlocal stage
-        if isinstance(event, events.ModelLoaded):
+        if isinstance(event, ModelLoaded):
             found["loaded"] = resident()
             stage = "coverage and batch size"
             forget_peak()
-        elif isinstance(event, events.StageStarted) and stage:
+        elif isinstance(event, StageStarted) and stage:
             found[stage] = peak_resident()
             stage = event.stage
             forget_peak()

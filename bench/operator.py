@@ -64,7 +64,7 @@ def virtual(d: int, discriminant: bool) -> Cost:
     directions = unit(torch.randn(LAYERS, d))
     if discriminant:
         operator = orthogonal(unit(torch.randn(2 * LAYERS, d)))
-        bank = Bank(local={("discriminant", RIDGES[2]): operator})
+        bank = Bank(local={RIDGES[2]: operator})
         candidate = Candidate("discriminant", KERNELS, ridge=RIDGES[2])
     else:
         bank = Bank(residual_bank(directions, anatomy, torch.ones(2 * LAYERS, d), None))

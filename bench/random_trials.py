@@ -10,15 +10,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bench.timed import timed_score
 from excise.anatomy.writers import Anatomy
-from excise.app.events import BatchReduced, Event
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.engine.meter import Stages, unmeasured
 from excise.engine.prefill import Tokens
 from excise.errors import TrialError
+from excise.events import Event
+from excise.experiment.events import BatchReduced
 from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Contest, Scored, score
+from excise.experiment.trial import Contest, Scored
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.scorers.markers import DEFAULT_MARKERS
@@ -84,16 +85,17 @@ class RandomTrial:
     part: Part
 
     def scores(
-        self, edits: VirtualEdits, candidates: Sequence[Edit], stages: Stages = unmeasured
-    ) -> list[Scored]:
-        """A trial of all candidates side by side, every verdict waited for."""
+        self, edits: VirtualEdits, candidates: Sequence[Edit]
+    ) -> tuple[list[Scored], dict[str, float]]:
+        """A trial of all candidates side by side, every verdict waited for; and seconds by stage."""
         found: list[Scored] = []
         contest = Contest(exhaustive=True)
-        for one in score(self.runner, edits, candidates, self.part, contest, stages):
+        scores, seconds = timed_score(self.runner, edits, candidates, self.part, contest)
+        for one in scores:
             if isinstance(one, TrialError):
                 raise one
             found.append(one)
-        return found
+        return found, seconds
 
 
 def random_trial(
@@ -105,7 +107,7 @@ def random_trial(
     ran out, which is told on standard output too.
     """
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         if isinstance(event, BatchReduced):
             print(f"out of memory: {event.slots} rows at a time from now on", flush=True)
 
@@ -115,7 +117,7 @@ def random_trial(
         markers=DEFAULT_MARKERS,
         max_new_tokens=tokens,
         slots=slots,
-        tell=tell,
+        emit=emit,
     )
     asked = tuple(prompts)
     return RandomTrial(

@@ -21,10 +21,12 @@ import torch
 
 from bench.machine import described
 
-KINDS = ("discriminant_weighted", "orthogonal")
-"""One kind of statistics only: of several, second moments may be sketched, and a sketch is another one with
-every other number of prompts a pass."""
-RIDGES = (1e-3, 1e-2)
+KEYS: tuple[tuple[str, float | None], ...] = (
+    ("discriminant", 1e-3),
+    ("discriminant", 1e-2),
+    ("orthogonal", None),
+)
+"""Kinds, with each ridge that is looked at."""
 PLAIN = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
@@ -40,12 +42,13 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
 
 def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     """What strength 1 takes off each writer's matrix: [writer, 2, …] as its factors u and vᵀW."""
-    from excise.app.events import ignore
     from excise.app.model import open_model
     from excise.checkpoint.source import resolve
     from excise.config import gather
+    from excise.config.prompt_sources import prompt_sources
     from excise.demo.model import materialise
     from excise.demo.settings import demo_flags
+    from excise.events import ignore
     from excise.experiment.build_bank import build_bank
     from excise.models.weights import dense
     from excise.prompts.splits import load_parts
@@ -54,13 +57,13 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     flags = demo_flags(materialise(lambda text: None))
     for kind in ("target", "control"):
         flags[f"{kind}_train"] = f"{flags[f'{kind}_train']}[:{prompts}]"
-    flags |= {"kinds": list(KINDS), "batch_size": 32, "dtype": dtype}
+    flags |= {"kinds": ["discriminant", "orthogonal"], "batch_size": 32, "dtype": dtype}
     settings = gather(flags, {}, Path(os.devnull))
     loaded, anatomy, _, runner = open_model(settings, resolve(settings.model), ignore)
     runner.rows = rows
-    bank = build_bank(settings, loaded, anatomy, runner, load_parts(settings))
+    bank = build_bank(settings, loaded, anatomy, runner, load_parts(prompt_sources(settings)))
     found: dict[str, torch.Tensor] = {}
-    for kind, ridge in bank_keys():
+    for kind, ridge in KEYS:
         operator = bank.operator(Candidate(kind, ridge=ridge))  # type: ignore[arg-type]
         for index, writer in enumerate(anatomy.writers):
             owner, _, name = writer.tensors[0].name.rpartition(".")
@@ -69,17 +72,6 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
             found[f"{label}|{index}|u"] = operator.u[index].clone()
             found[f"{label}|{index}|vW"] = operator.v[index] @ weight
     return found
-
-
-def bank_keys() -> list[tuple[str, float | None]]:
-    """Kinds, with each ridge that is looked at of those that have one."""
-    from excise.kinds import FACTS
-
-    return [
-        (kind, ridge)
-        for kind in KINDS
-        for ridge in (RIDGES if FACTS[kind].ridge else (None,))  # type: ignore[index]
-    ]
 
 
 def differences(

@@ -28,12 +28,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.machine import Stages, described
+from bench.costs import costs_of
+from bench.machine import described
 from bench.random_models import llama, random_model, random_prompts
 from bench.random_trials import TimedEdits, new_edit, random_trial
+from bench.stopwatch import Stopwatch, after_each
 from excise.anatomy.writers import examine
-from excise.engine.costs import costs_of
-from excise.engine.stopwatch import Stopwatch, after_each
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "scaling.md"
@@ -98,7 +98,7 @@ def measured(case: Case, repeats: int) -> Measured:
     anatomy = examine(model)
     edited = [model.get_submodule(name) for name in anatomy.names]
     trial = random_trial(model, prompts, case.tokens, SLOTS * case.candidates)
-    operator, passes, stages = Stopwatch(device), Stopwatch(device), Stages()
+    operator, passes = Stopwatch(device), Stopwatch(device)
     found: dict[str, list[float]] = {column: [] for column in COLUMNS}
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(passes.start).remove)
@@ -110,10 +110,11 @@ def measured(case: Case, repeats: int) -> Measured:
             started = time.perf_counter()
             candidates = [new_edit(anatomy, device) for _ in range(case.candidates)]
             making = time.perf_counter() - started
-            scores = trial.scores(edits, candidates, stages)
-            kl, refusals = (stages.seconds[name] for name in ("kl", "refusals"))
-            outside = kl + refusals - passes.take()
-            spent = (kl, refusals, operator.take(), making + edits.take(), outside)
+            scores, stages = trial.scores(edits, candidates)
+            kl, refusals = (stages[name] for name in ("kl", "refusals"))
+            placing = edits.take()
+            outside = kl + refusals - placing - passes.take()
+            spent = (kl, refusals, operator.take(), making + placing, outside)
             if repeat:  # the first one warms up
                 for column, seconds in zip(COLUMNS, spent, strict=True):
                     found[column].append(seconds)

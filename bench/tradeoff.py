@@ -1,7 +1,7 @@
 """Fronts of excise and of heretic on three models, measured on held-out prompts: `python bench/tradeoff.py`.
 
-For each model: heretic's own search (60 trials), excise's search (its other one too on the first model),
-and, on the first model, the closed form of every kind.
+For each model: heretic's own search (60 trials), excise's search, and, on the first model, the closed form of
+every kind and of every ablation (bench/ablations.py).
 Then every edit on a front is measured by the same code on prompts that no search saw. Every stage keeps
 its results under build/bench/tradeoff, so that an interrupted benchmark goes on where it was. The page is
 written by bench/tradeoff_page.py.
@@ -20,19 +20,21 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 
+from bench.ablations import ABLATIONS, ablation
 from bench.heretic_edits import LowRank
 from bench.machine import described
 from bench.peers import HereticRun, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
-from excise.app import events
 from excise.app.prepare import Prepared, prepare
 from excise.config import Settings
+from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
+from excise.events import Event, ignore
 from excise.experiment.bank import edit_of
 from excise.experiment.figures import (
     HeldOut,
@@ -42,20 +44,14 @@ from excise.experiment.figures import (
     measure_held_out,
 )
 from excise.experiment.trial import Contest, score
-from excise.kinds import Kind
+from excise.kinds import KINDS
+from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
 from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
 
 HERETIC_TRIALS = 60
 TRIALS = 30
-ALIKE: tuple[tuple[Kind, ...], ...] = (
-    ("discriminant_weighted", "orthogonal", "row_normalised"),
-    ("discriminant", "discriminant_centred"),
-    ("discriminant_answers",),
-    ("leace",),
-)
-"""Kinds by the statistics that they are made from: of all at once, moments would not fit and be sketched."""
 MEASURED = 8
 """Edits of a front that are measured on held-out prompts, spread over it; our first trial is always one."""
 
@@ -84,8 +80,8 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], lis
     known: list[dict[str, object]] = json.loads(stamps.read_text()) if stamps.exists() else []
     before = float(str(known[-1]["processor_seconds"])) if known else 0.0
 
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.TrialFinished) and event.refusals is not None:
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.refusals is not None:
             assert event.kl is not None
             took = before + time.process_time() - started
             row = Row(
@@ -112,17 +108,36 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], lis
 def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
     """The closed form of every kind that the bank holds, scored on the search prompts."""
     rows: list[Row] = []
-    part, anatomy = prepared.search_part, prepared.anatomy
+    anatomy = prepared.anatomy
     writers = anatomy.names * prepared.settings.directions
     with VirtualEdits(prepared.loaded.model, writers) as edits:
         for kind in prepared.settings.kinds:
             edit = edit_of(closed_form_of(kind, anatomy), prepared.bank, anatomy)
-            (scored,) = score(prepared.runner, edits, [edit], part, Contest())
-            if isinstance(scored, TrialError):
-                raise scored
-            rows.append(Row(tool, kind, scored.refusals, len(part.target), scored.kl, 0.0))
-            print(f"{tool} {kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)
+            rows.append(_scored(prepared, edits, edit, tool))
     return rows
+
+
+def ablated(prepared: Prepared, tool: str) -> list[Row]:
+    """The closed form of the discriminant with the operators of each ablation, scored likewise."""
+    rows: list[Row] = []
+    anatomy, form = prepared.anatomy, closed_form_of("discriminant", prepared.anatomy)
+    assert form.ridge is not None
+    edit = edit_of(form, prepared.bank, anatomy)
+    with VirtualEdits(prepared.loaded.model, anatomy.names) as edits:
+        for kind in ABLATIONS:
+            operator = ablation(prepared, kind, form.ridge)
+            other = replace(edit, kind=kind, u=operator.u, v=operator.v)
+            rows.append(_scored(prepared, edits, other, tool))
+    return rows
+
+
+def _scored(prepared: Prepared, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
+    part = prepared.search_part
+    (scored,) = score(prepared.runner, edits, [edit], part, Contest())
+    if isinstance(scored, TrialError):
+        raise scored
+    print(f"{tool} {edit.kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)
+    return Row(tool, edit.kind, scored.refusals, len(part.target), scored.kl, 0.0)
 
 
 def thinned(front: Sequence[Point], prompts: int, always: int | None = None) -> list[Point]:
@@ -191,14 +206,12 @@ def run_case(case: Case, environment: Path) -> None:
     part = prepared.search_part
     kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target), 0))]
     kept += heretic_rows(prepared, held_out, heretic, len(part.target))
-    for kinds in ALIKE if case.every_kind else ():
-        alike = settings_of(
-            case, model, heretic.markers, f"kinds-{kinds[0]}", kinds=",".join(kinds)
-        )
-        kept += closed_forms(prepare(alike, events.ignore), "closed form")
     if case.every_kind:
+        every = settings_of(case, model, heretic.markers, "kinds", kinds=",".join(KINDS))
+        of_every = prepare(every, ignore)
+        kept += closed_forms(of_every, "closed form") + ablated(of_every, "closed form")
         pair = settings_of(case, model, heretic.markers, "pair", directions=2)
-        kept += closed_forms(prepare(pair, events.ignore), "closed form, two directions")
+        kept += closed_forms(prepare(pair, ignore), "closed form, two directions")
     content = {
         "case": case.name,
         "title": case.title,
@@ -212,28 +225,6 @@ def run_case(case: Case, environment: Path) -> None:
         "tokens": TOKENS,
         "rows": [asdict(row) for row in kept],
     }
-    result.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def run_gradient(case: Case, environment: Path) -> None:
-    """Our other search for as much processor time as TPE took, added to the results of the case."""
-    result = WORK / f"{case.name}.json"
-    content = json.loads(result.read_text(encoding="utf-8"))
-    if any(row["tool"] == "excise, gradient" for row in content["rows"]):
-        return
-    seconds = max(
-        row["processor_seconds"] for row in content["rows"] if row["tool"] == "excise, TPE"
-    )
-    gradient = settings_of(
-        case, case.model(), heretic_run(case, environment).markers, "gradient",
-        # Of processor time, two cores give two seconds in one.
-        trials=TRIALS, search="gradient", startup_trials=6, search_seconds=seconds / 2,
-    )  # fmt: skip
-    prepared, rows, front = excise_rows(gradient, "excise, gradient")
-    held_out = measure_held_out(prepared.runner, prepared.prompts)
-    points = thinned(front, len(prepared.search_part.target))
-    kept = [*rows, *measured_rows(prepared, held_out, rows, points)]
-    content["rows"] += [asdict(row) for row in kept]
     result.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -255,14 +246,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
     parser.add_argument("--heretic", type=Path, default=ROOT / "build" / "bench" / "heretic")
-    parser.add_argument("--no-gradient", action="store_true")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     for case in CASES:
         if case.name in options.cases:
             run_case(case, options.heretic)
-            if case.gradient and not options.no_gradient:
-                run_gradient(case, options.heretic)
 
 
 if __name__ == "__main__":

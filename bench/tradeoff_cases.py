@@ -22,8 +22,7 @@ TOKENS = 32
 class Case:
     """A model and prompts. search: how many of the search prompts are used; held-out ones all are.
 
-    gradient: whether the gradient search is run too, for as long as TPE took. every_kind: whether the
-    closed form of every kind is scored, and that of two directions.
+    every_kind: whether the closed form of every kind and ablation is scored, and that of two directions.
     """
 
     name: str
@@ -32,13 +31,12 @@ class Case:
     prompts: str
     search: int
     markers: Path | None = None
-    gradient: bool = False
     every_kind: bool = False
 
 
 CASES = (
     Case("demo", "Demonstration model (low-rank refusals)", lambda: materialise(print),
-         str(PROMPTS / "{}.txt"), 100, gradient=True, every_kind=True),
+         str(PROMPTS / "{}.txt"), 100, every_kind=True),
     Case("tuned", "Fully fine-tuned refusing model", train_refusing_model,
          str(PROMPTS / "{}.txt"), 50),
     Case("habit", "Numbered lists of the unmodified base model", save_base,

@@ -33,13 +33,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from bench.costs import costs_of
 from bench.heretic_edits import LowRank, as_edit
-from bench.machine import Stages, forget_peak, peak_resident, resident
+from bench.machine import forget_peak, peak_resident, resident
 from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
+from bench.timed import timed_score
 from bench.trial_page import CONTESTED, Round, page
 from bench.whole_run import whole_run
-from excise.app import events
+from excise.app.events import ModelLoaded
 from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
@@ -47,10 +49,10 @@ from excise.demo.settings import PROMPTS, demo_flags
 from excise.devices.device import input_device
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.engine.costs import costs_of
-from excise.engine.rate import matrix_rate
 from excise.errors import TrialError
+from excise.events import Event
 from excise.experiment.trial import Contest, Scored, score
+from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
 
@@ -64,12 +66,11 @@ HERETIC_TRIALS = 200
 def our_way(
     prepared: Prepared, edits: VirtualEdits, edit: Edit, contest: Contest
 ) -> tuple[Scored, Mapping[str, float]]:
-    stages = Stages()
     started = time.perf_counter()
-    (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, contest, stages)
+    (scored,), seconds = timed_score(prepared.runner, edits, [edit], prepared.search_part, contest)
     if isinstance(scored, TrialError):
         raise scored
-    return scored, {**stages.seconds, "excise": time.perf_counter() - started}
+    return scored, {**seconds, "excise": time.perf_counter() - started}
 
 
 def contest_after(done: Sequence[Round], prompts: int) -> Contest:
@@ -193,8 +194,8 @@ def measure(
     start_seconds, markers = heretic.started()
     memory: dict[str, int] = {}
 
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.ModelLoaded):
+    def listen(event: Event) -> None:
+        if isinstance(event, ModelLoaded):
             memory["loaded model"] = resident()
             forget_peak()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 
-from excise.app import events
 from excise.app.outcome import ask_held_out, confirm
 from excise.app.prepare import prepare
 from excise.config import Settings
+from excise.events import ignore
 from excise.search.front import pareto_front, select
 from excise.search.loop import open_study, search
 
@@ -19,18 +19,18 @@ def whole_run(settings: Settings) -> tuple[float, float, str]:
     And the median of its trials, and what there is to say of it.
     """
     started = time.perf_counter()
-    prepared = prepare(settings, events.ignore)
+    prepared = prepare(settings, ignore)
     ready = time.perf_counter()
     study = open_study(prepared)
-    search(prepared, study, events.ignore)
+    search(prepared, study, ignore)
     searched = time.perf_counter()
     front = pareto_front(study.points())
     confirm(
         prepared,
         study,
         select(front, "knee"),
-        ask_held_out(prepared, events.ignore),
-        events.ignore,
+        ask_held_out(prepared, ignore),
+        ignore,
     )
     ended = time.perf_counter()
     records = study.records()

@@ -26,7 +26,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import ModelError, SaveError
 from excise.experiment.coverage import THRESHOLD, Coverage, measure
-from excise.operators.kinds import local_operator
+from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import unit
 from zoo import CannotBuild, tiny
@@ -153,7 +153,7 @@ def random_edit(anatomy: Anatomy, seed: int = 0) -> Edit:
     moments = ExactMoments(count, d)
     for index, tokens in enumerate(outputs):
         moments.add(index, tokens)
-    operator = local_operator("discriminant", directions, moments, 0.1)
+    operator = discriminant(directions, moments, 0.1)
     strengths = torch.rand(count, generator=generator) * 1.5
     if count > 2:
         strengths[0] = 0

@@ -109,7 +109,7 @@ def test_blocks_that_are_as_many_as_rows_are_blocks() -> None:
         ("bnb_8bit", "SCB", torch.ones(3)),
     ],
 )
-def test_scales_that_do_not_fit_are_told(
+def test_scales_that_do_not_fit_are_progress(
     form: str, part: str, damage: torch.Tensor, tmp_path: Path
 ) -> None:
     folder = make(form, tmp_path / form)

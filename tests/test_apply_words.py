@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 import word_formats as words
 from conftest import write_edited
-from excise.app.reproduction import model_record
 from excise.checkpoint.folder import open_checkpoint
 from excise.cli.main import main
 from excise.edits.matrices import removed
@@ -24,6 +23,7 @@ from excise.rewrite.plan import make_plan
 from excise.rewrite.stream import rewrite_file
 from excise.rewrite.verify import Kept, verify_file
 from excise.rewrite.write import write_checkpoint
+from excise.saving.reproduction import model_record
 from excise.system.quiet import quiet_libraries
 from test_apply import save_edit
 from word_formats import FORMS, edit_of, edited_modules, kept_in

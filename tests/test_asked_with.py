@@ -11,11 +11,11 @@ import pytest
 
 from cli_helpers import rewrite
 from conftest import TEMPLATE
-from excise.app.events import ignore
 from excise.app.model import load_runner
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
+from excise.events import ignore
 from excise.models.chat import Chat
 from excise.reproduce.record import read_reproduction
 from excise.store.directory import RunDirectory

@@ -11,11 +11,12 @@ import torch
 
 from cli_helpers import rewrite
 from conftest import write_prompts
-from excise.app import events, settle
+from excise.app import settle
 from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
 from excise.devices.memory import DeviceMemory, device_memory
 from excise.engine import batch_size
+from excise.events import Event, Note, ignore
 from excise.search.loop import open_study, search
 from excise.store.directory import read_json
 
@@ -51,9 +52,9 @@ def changed(settings: Settings, change: Callable[[Record], object]) -> None:
 
 def go_on(settings: Settings) -> tuple[Prepared, list[str]]:
     """What the run has when it is taken up again, and the notes that say why."""
-    told: list[events.Event] = []
+    told: list[Event] = []
     prepared = prepare(settings, told.append)
-    return prepared, [one.text for one in told if isinstance(one, events.Note)]
+    return prepared, [one.text for one in told if isinstance(one, Note)]
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def begun(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return found[-1]
 
     monkeypatch.setattr(settle, "find_batch_size", counted)
-    prepared = prepare(settings, events.ignore)
-    search(prepared, open_study(prepared), events.ignore)
+    prepared = prepare(settings, ignore)
+    search(prepared, open_study(prepared), ignore)
 
     def smaller(record: Record) -> None:
         record["batch_size"] = 2

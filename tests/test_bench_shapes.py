@@ -103,7 +103,7 @@ def test_ways_leave_the_model_as_it_was_and_say_the_same() -> None:
     edits_of_rows = [new_edit(anatomy, CPU) for _ in range(2)]
     trial = random_trial(model, prompts.tolist(), asked.tokens, 6)
     with TimedEdits(model, anatomy.names) as edits:
-        scores = trial.scores(edits, edits_of_rows)
+        scores, _ = trial.scores(edits, edits_of_rows)
         assert edits.take() > 0 == edits.take()
         for edit, scored in zip(edits_of_rows, scores, strict=True):
             edits.use(edit)

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from conftest import tiny_tokenizer, wide_model, write_edited, write_prompts
-from excise.app.events import ignore
 from excise.app.prepare import prepare
 from excise.checkpoint.source import resolve
 from excise.config import Settings, gather
@@ -22,6 +21,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
 from excise.errors import OutOfMemoryError
+from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.models.blocked import (
     BlockedLinear,
@@ -32,7 +32,6 @@ from excise.models.blocked import (
 )
 from excise.models.load import load
 from excise.saving.export import write_plain
-from excise.search.loop import open_study, search
 from excise.search.start import closed_form_of
 
 pytestmark = pytest.mark.skipif(
@@ -177,14 +176,3 @@ def test_a_model_in_blocks_is_saved_to_the_bit_and_stays_in_use(
     )
     assert saved.keys() == original.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in original.items())
-
-
-@pytest.mark.usefixtures("everything_in_blocks")
-def test_a_descent_by_gradients_runs_on_a_model_in_blocks(
-    model_folder: Path, tmp_path: Path
-) -> None:
-    prepared = prepare(run_settings(model_folder, tmp_path, search="gradient"), ignore)
-    search(prepared, open_study(prepared), ignore)
-    records = open_study(prepared).records()
-    assert len(records) == 2
-    assert all(record.state in ("complete", "pruned") for record in records)

@@ -28,29 +28,16 @@ def test_one_object_with_every_stage(
     before = sorted(tmp_path.iterdir())
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
-    assert set(found["rates"]) == {"float32", "bfloat16"}
-    assert all(each > 0 for each in found["rates"].values())
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert list(stages) == STAGES
-    for stage in stages.values():
-        parts = stage["in_model"] + stage["operator"] + stage["waiting"]
-        assert parts == pytest.approx(stage["seconds"])
+    peaks = [stage["peak_bytes"]["cpu"] for stage in stages.values()]
+    assert peaks[0] > 0
+    assert peaks == sorted(peaks)
     for name in ("baseline", "directions", "kl", "refusals"):
-        work = stages[name]["work"]
-        assert work["pass_tokens"] > 0
-        assert work["operations"] > 0
+        assert stages[name]["tokens"] > 0
         assert stages[name]["tokens_per_second"] > 0
-        assert stages[name]["share"] > 0
-        # What was done is what was needed: nothing runs twice, and logits only where a token is chosen
-        # but for the shared beginning's.
-        if (needed := stages[name]["needed"]) is not None:
-            assert needed <= work["operations"] <= 1.1 * needed
-    # A prompt with one token of its own runs as a step does.
-    assert stages["refusals"]["work"]["step_tokens"] > stages["kl"]["work"]["step_tokens"]
-    for name in ("baseline", "directions"):
-        assert stages[name]["operator"] == 0
-    for name in ("kl", "refusals"):
-        assert stages[name]["operator"] > 0
+    # The load is not counted, and an edit is made without the model.
+    assert stages["load"]["tokens"] == stages["edit"]["tokens"] == 0
     trial = [stages[name]["seconds"] for name in ("edit", "kl", "refusals")]
     assert found["trial_seconds"] == pytest.approx(sum(trial))
     # It scored what a run scores first, and left nothing.
@@ -62,7 +49,7 @@ def test_one_object_with_every_stage(
 def test_a_table_for_people(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--kind", "orthogonal", "--trials", "7"]) == 0
     out = capsys.readouterr().out
-    for told in ("directions", "KL", "refusals", "operator", "waiting", "of the peak", "GFLOP/s"):
+    for told in ("directions", "KL", "refusals", "seconds", "tokens/s", "peak memory"):
         assert told in out
     assert "7 trials would take about" in " ".join(out.split())
 

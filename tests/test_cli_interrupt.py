@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import json_lines, read_until, result, settings_of, start_excise
-from excise.app import events
 from excise.cli.interrupt import STOPPING, StopOnInterrupt
 from excise.cli.main import main
 from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
+from excise.events import Event
+from excise.search.events import TrialFinished
 from excise.search.study import DONE
 
 pytest_plugins = ["cli_support"]
@@ -25,9 +26,9 @@ class InterruptedAfter(JsonLines):
     def __init__(self, times: int) -> None:
         self._times = times
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: Event) -> None:
         super().__call__(event)
-        if isinstance(event, events.TrialFinished):
+        if isinstance(event, TrialFinished):
             for _ in range(self._times):
                 signal.raise_signal(signal.SIGINT)
 

@@ -129,7 +129,7 @@ def test_help_names_each_flag_of_its_command_and_no_other(
 ) -> None:
     def shown(*words: str) -> set[str]:
         text = help_text(capsys, *words)
-        rows = [line.strip().removeprefix("* ") for line in text.splitlines()]
+        rows = [line.lstrip(" *") for line in text.splitlines()]
         return {row.split()[0] for row in rows if row.startswith("--")}
 
     everything = {flag_name(field) for group in GROUPS.values() for field in group}

@@ -8,7 +8,14 @@ import json
 import pytest
 from rich.console import Console
 
-from excise.app import events
+from excise.app.events import (
+    Chosen,
+    DeviceFound,
+    Examined,
+    ModelLoaded,
+    PromptsLoaded,
+    SeedsCompared,
+)
 from excise.app.seeds import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
@@ -17,8 +24,24 @@ from excise.cli.live import SearchView
 from excise.cli.parameters import short
 from excise.cli.render import Renderer
 from excise.cli.tables import front_table
-from excise.engine.work import Work
+from excise.events import Event, Note, StageStarted
+from excise.experiment.events import (
+    BaselineMeasured,
+    BatchReduced,
+    BatchSizeFound,
+    DirectionsFound,
+    ResponsePrefixFound,
+)
+from excise.hub.events import FileUploaded, Uploaded, UploadStarted
+from excise.saving.events import Saved, Streamed, Verified
 from excise.scorers.interval import Estimate
+from excise.search.events import (
+    SearchEnded,
+    SearchStarted,
+    TrialFinished,
+    TrialStarted,
+    WorkDone,
+)
 from excise.search.front import Point
 from excise.store.record import Answered, Outcome
 
@@ -35,7 +58,7 @@ PARAMETERS = {
     "writer.mlp.down_proj.min_weight_distance": 2.0,
 }
 FRONT = (Point(3, 1, 0.7), Point(4, 5, 0.05), Point(1, 60, 0.01))
-FINISHED = events.TrialFinished(
+FINISHED = TrialFinished(
     number=4,
     parameters=PARAMETERS,
     refusals=5,
@@ -51,10 +74,10 @@ FINISHED = events.TrialFinished(
     peak_memory={"cpu": 3 * 2**30},
     front=FRONT,
 )
-FAILED = events.TrialFinished(
+FAILED = TrialFinished(
     **{**FINISHED.__dict__, "number": 5, "refusals": None, "kl": None, "reason": "not numbers"}
 )
-DOMINATED = events.TrialFinished(**{**FINISHED.__dict__, "number": 6, "dominated": True})
+DOMINATED = TrialFinished(**{**FINISHED.__dict__, "number": 6, "dominated": True})
 OUTCOME = Outcome(
     trial=4,
     search=FRONT[1],
@@ -68,41 +91,40 @@ OUTCOME = Outcome(
     seconds=12.0,
 )
 ALL = (
-    events.DeviceFound("CPU, 2 threads", int(23.5 * 2**30)),
-    events.StageStarted("load", "Loading a model"),
-    events.ModelLoaded("org/[model]", "bfloat16", 500 * 2**20, 3.0, ("float16: overflow",)),
-    events.Examined(2, {"attn.o_proj": 2, "mlp.down_proj": 2}, (1.0, 0.9994)),
-    events.PromptsLoaded(
+    DeviceFound("CPU, 2 threads", int(23.5 * 2**30)),
+    StageStarted("load", "Loading a model"),
+    ModelLoaded("org/[model]", "bfloat16", 500 * 2**20, 3.0, ("float16: overflow",)),
+    Examined(2, {"attn.o_proj": 2, "mlp.down_proj": 2}, (1.0, 0.9994)),
+    PromptsLoaded(
         {"target": {"train": 400, "search": 100, "held_out": 100}}, {"target": "a.txt"}, ("cut",)
     ),
-    events.ResponsePrefixFound("Sure, "),
-    events.BatchReduced(8),
-    events.BatchSizeFound(8),
-    events.BaselineMeasured("search", 38, 100),
-    events.DirectionsFound(("discriminant", "orthogonal"), 3.0),
-    events.SearchStarted(20, 4),
-    events.RateMeasured("float32", 118.2e9),
-    events.TrialStarted(4, PARAMETERS),
-    events.WorkDone(Work(3000, 1500, 10, 4, 50, 10**11, 0, {"kl": 1.0, "refusals": 2.0}), 1, 0.28),
-    events.WorkDone(Work(0, 500, 0, 0, 20, 10**10, 74, {"refusals": 1.0}), 4, 0.08),
+    ResponsePrefixFound("Sure, "),
+    BatchReduced(8),
+    BatchSizeFound(8),
+    BaselineMeasured("search", 38, 100),
+    DirectionsFound(("discriminant", "orthogonal"), 3.0),
+    SearchStarted(20, 4),
+    TrialStarted(4, PARAMETERS),
+    WorkDone(tokens=4500, seconds=3.0, candidates=1, prompts=12),
+    WorkDone(tokens=500, seconds=1.0, candidates=4, prompts=48),
     FINISHED,
-    events.TrialStarted(5, PARAMETERS),
+    TrialStarted(5, PARAMETERS),
     FAILED,
     DOMINATED,
-    events.SearchEnded("stopped", FRONT),
-    events.StageStarted("held_out", "Asking"),
-    events.BaselineMeasured("held_out", 90, 100),
-    events.Chosen(OUTCOME, "trial 4 is the knee of the front"),
-    events.SeedsCompared(
+    SearchEnded("stopped", FRONT),
+    StageStarted("held_out", "Asking"),
+    BaselineMeasured("held_out", 90, 100),
+    Chosen(OUTCOME, "trial 4 is the knee of the front"),
+    SeedsCompared(
         (SeedResult(0, OUTCOME, 0.9), SeedResult(1, OUTCOME, 0.8)), {"volume": spread([0.9, 0.8])}
     ),
-    events.Streamed("write", 2**30, 4 * 2**30),
-    events.Verified(60, 212, 0.98),
-    events.Saved("model", "out"),
-    events.UploadStarted("someone/edited", 9, 4 * 2**30),
-    events.FileUploaded("model.safetensors", 2**30, 2**30, 4 * 2**30),
-    events.Uploaded("https://hub/someone/edited", "0" * 40, True, False),
-    events.Note("a note"),
+    Streamed("write", 2**30, 4 * 2**30),
+    Verified(60, 212, 0.98),
+    Saved("model", "out"),
+    UploadStarted("someone/edited", 9, 4 * 2**30),
+    FileUploaded("model.safetensors", 2**30, 2**30, 4 * 2**30),
+    Uploaded("https://hub/someone/edited", "0" * 40, True, False),
+    Note("a note"),
 )
 
 
@@ -116,14 +138,14 @@ def rendered(*, terminal: bool) -> str:
 
 
 def test_every_kind_of_event_has_its_line() -> None:
-    kinds = set(events.Event.__subclasses__())
+    kinds = set(Event.__subclasses__())
     assert kinds == {type(event) for event in ALL}
     silent = {type(event) for event in ALL if not describe(event)}
-    assert silent == {events.TrialStarted, events.WorkDone}
+    assert silent == {TrialStarted, WorkDone}
 
 
-def test_a_switch_that_was_found_for_thinking_is_told() -> None:
-    event = events.ResponsePrefixFound("", {"enable_thinking": False})
+def test_a_switch_that_was_found_for_thinking_is_progress() -> None:
+    event = ResponsePrefixFound("", {"enable_thinking": False})
     assert [line.text for line in describe(event)] == [
         "switched off in the chat template by enable_thinking=false",
         "answers begin differently",
@@ -140,7 +162,6 @@ def test_lines_for_a_file() -> None:
         "coverage 0.999 (worst layer: 1)",
         "400 train · 100 search · 100 held-out prompts, from a.txt",
         "38/100 target prompts refused",
-        "118 GFLOP/s in matrix products (float32, measured)",
         "5/20 · 5/100 refused, KL 0.0500",
         "failed: not numbers",
         "≥5/100 refused, KL 0.0500",
@@ -159,36 +180,32 @@ def test_a_terminal_gets_the_live_view_and_is_left_still() -> None:
     for told in ("5/20 trials", "best trade-offs so far", "last trials", "peak memory 3.0 GiB"):
         assert told in text
     assert text.rstrip().endswith("a note")
-    assert "1,250 tokens/s · 23% of 118 GFLOP/s (float32, measured)" in text
-    assert "74 answers decided early · 4 candidates a batch" in text
+    assert "1,250 tokens/s · 4 candidates and 48 prompts under way" in text
     # The cursor is given back.
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
 def test_the_live_view_says_that_it_stops() -> None:
-    view = SearchView(events.SearchStarted(20, 0))
+    view = SearchView(SearchStarted(20, 0))
     view.stopping = True
     file = io.StringIO()
     Console(file=file, width=100).print(view.render())
     assert STOPPING in file.getvalue()
 
 
-def test_the_live_view_looks_at_recent_work_and_counts_all_rows() -> None:
-    view = SearchView(events.SearchStarted(20, 0))
+def test_the_live_view_looks_at_recent_work() -> None:
+    view = SearchView(SearchStarted(20, 0))
 
     def line() -> str:
         file = io.StringIO()
         Console(file=file, width=140).print(view.render())
         return next((one for one in file.getvalue().splitlines() if "tokens/s" in one), "")
 
-    view.work_done(events.WorkDone(Work(10, seconds={"kl": 0.0}), 1, 0.0))
+    view.work_done(WorkDone(tokens=10, seconds=0.0, candidates=1, prompts=1))
     assert line() == ""
-    view.rate_measured(events.RateMeasured("bfloat16", 2e12))
     for tokens in (10_000, 3000, 6000):
-        work = Work(tokens, operations=12 * 10**11, early_rows=2, seconds={"refusals": 20.0})
-        view.work_done(events.WorkDone(work, 1, 0.025))
-    assert line().startswith("225 tokens/s · 3% of 2 TFLOP/s (bfloat16, measured)")
-    assert "6 answers decided early · 1 candidate a batch" in line()
+        view.work_done(WorkDone(tokens, seconds=20.0, candidates=1, prompts=1))
+    assert line().startswith("225 tokens/s · 1 candidate and 1 prompt under way")
 
 
 def test_the_front_marks_the_knee_and_visible_damage() -> None:
@@ -218,7 +235,7 @@ def test_parameters_in_short() -> None:
 
 
 @pytest.mark.parametrize("event", ALL)
-def test_every_event_is_json(event: events.Event) -> None:
+def test_every_event_is_json(event: Event) -> None:
     assert json.loads(json.dumps(event.as_json()))["event"] == type(event).__name__
 
 

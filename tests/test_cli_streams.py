@@ -16,12 +16,12 @@ from rich.console import Console
 
 import excise
 from cli_helpers import json_lines
-from excise.app import events
 from excise.cli.conversation import to_standard_output
 from excise.cli.main import BROKEN_PIPE, main
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.streams import SPELLED, take_any_text
+from excise.events import Note, StageStarted
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -198,8 +198,8 @@ def shown(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100, highlight=False)
     with Renderer(console) as screen:
-        screen(events.StageStarted("load", "Loading"))
-        screen(events.Note("loaded"))
+        screen(StageStarted("load", "Loading"))
+        screen(Note("loaded"))
     return stream.getvalue()
 
 

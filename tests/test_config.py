@@ -167,7 +167,7 @@ def test_the_digest_leaves_out_how_a_study_is_carried_out(given: dict[str, objec
 @pytest.mark.parametrize(
     ("given", "difference"),
     [
-        ({"kind": "orthogonal"}, "kinds: discriminant_weighted only here"),
+        ({"kind": "orthogonal"}, "kinds: discriminant only here"),
         ({"model": "n"}, "model: n there, m here"),
         ({"markers": "sorry,nope"}, "markers: nope only there; "),
         ({"dtype": "float32"}, "dtypes: auto, float16, bfloat16 only here"),

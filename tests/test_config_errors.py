@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         ({"winsorise": "0.5"}, {}, "", "--winsorise=0.5: must be more than 0.5"),
         ({"winsorise": "1.1"}, {}, "", "--winsorise=1.1: must be at most 1"),
         (
-            {"winsorise": "0.9", "kind": "discriminant,leace"},
+            {"winsorise": "0.9", "kind": "discriminant"},
             {},
             "",
             "--winsorise: has an effect on kinds of residual directions only; give kind=orthogonal or "
@@ -61,9 +61,15 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"kind": "row-normalized"},
             {},
             "",
-            "--kind=row-normalized: must be one of discriminant_weighted, discriminant, "
-            "discriminant_centred, discriminant_answers, leace, orthogonal, row_normalised; did you mean "
-            "row_normalised?",
+            "--kind=row-normalized: must be one of discriminant, orthogonal, row_normalised; "
+            "did you mean row_normalised?",
+        ),
+        (
+            {"kind": "discriminant_weighted"},
+            {},
+            "",
+            "--kind=discriminant_weighted: must be one of discriminant, orthogonal, row_normalised; "
+            "did you mean discriminant?",
         ),
         (
             {"dtypes": "auto,float3"},

@@ -11,11 +11,11 @@ import torch
 
 import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
-from excise.app.events import ignore
 from excise.app.prepare import prepare
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
+from excise.events import ignore
 from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load

@@ -22,15 +22,16 @@ from transformers import (
 from conftest import tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
 from excise.app.evaluate import evaluate
-from excise.app.events import ignore
 from excise.app.model import load_runner
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.config import gather
+from excise.config.prompt_sources import prompt_sources
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import PROMPTS, demo_flags
 from excise.edits.edit import load_edit
 from excise.edits.virtual import VirtualEdits
+from excise.events import ignore
 from excise.models.load import load
 from excise.operators.operator import unit
 from excise.prompts.sets import Prompt
@@ -215,7 +216,7 @@ def test_demo_settings_are_settings_and_read_the_prompts_that_come_with_it(tmp_p
     settings = gather(demo_flags(tmp_path), {}, None)
     assert settings.model == str(tmp_path)
     assert (settings.trials, settings.search_seconds) == (60, 180)
-    parts = load_parts(settings)
+    parts = load_parts(prompt_sources(settings))
     for kind in (parts.target, parts.control):
         sets = [
             {one.text for one in part.prompts} for part in (kind.train, kind.search, kind.held_out)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.devices import memory as device_memory
 from excise.devices.transfers import on_host
 from excise.edits.virtual import VirtualEdits
@@ -26,12 +25,13 @@ from excise.engine.prefill import (
 )
 from excise.engine.teacher import forced_groups
 from excise.errors import TrialError
+from excise.events import ignore
 from excise.experiment import figures
 from excise.experiment.coverage import random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.gains import post_norm_gains
-from excise.operators.kinds import local_operators
+from excise.operators.discriminant import discriminants
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.scorers import divergence
 from excise.scorers.divergence import kl_divergence
@@ -44,7 +44,7 @@ ANSWERS = [[7, 8, 9, 10], [5], [6, 7], [9] * 6] * 2 + [[4, 5, 6]] * 3
 
 def runner_of(model: PreTrainedModel, rows: int = 4) -> Runner:
     made = Runner(
-        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=3, tell=ignore
+        model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=4, slots=3, emit=ignore
     )
     made.rows = rows
     return made
@@ -182,15 +182,19 @@ def test_statistics_come_to_the_host_when_all_prompts_have_run(
             assert len(seen.to_host) == (1 + groups if on == "cuda" else 0)
             delta = statistics.means
             with devices.watched() as seen:
-                (made,) = local_operators(
-                    {("discriminant", ridge): delta for ridge in (0.01,)}, {"tokens": moments}
-                ).values()
-            # Two numbers of each writer say what its ridges are; all solutions come together.
+                (made,) = discriminants({0.01: delta}, moments).values()
+            # A number of each writer says what its ridges are; all solutions come together.
             assert len(seen.to_host) == (len(anatomy.names) + 1 if on == "cuda" else 0)
             found.append(
-                (statistics.means, statistics.spreads, stream.values, made.v, moments.mean(0))
+                (
+                    statistics.means,
+                    statistics.spreads,
+                    stream.values,
+                    made.v,
+                    moments._powers[0].cpu(),
+                )
             )
-            assert {one.device.type for one in moments._sums} == {on}
+            assert {one.device.type for one in moments._powers} == {on}
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
 

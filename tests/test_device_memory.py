@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from excise.app import events
+from excise.app.events import ModelLoaded
 from excise.app.model import devices_found
 from excise.cli.describe import describe
 from excise.config import gather
@@ -87,7 +87,7 @@ def test_devices_that_a_model_lies_on_and_what_was_held_there(tmp_path: Path) ->
 
 def test_where_weights_lie_is_told_if_it_is_not_one_place() -> None:
     def told(places: dict[str, int]) -> str:
-        (line,) = describe(events.ModelLoaded("m", "float16", 3 * GIB, 1.0, (), places))
+        (line,) = describe(ModelLoaded("m", "float16", 3 * GIB, 1.0, (), places))
         return line.text
 
     assert told({"cpu": 3 * GIB}).endswith("1.0 s")

@@ -208,24 +208,6 @@ def test_a_run_gives_what_one_on_the_cpu_gives(
     assert found.replays == reference.replays > 0
 
 
-@pytest.mark.parametrize("name", ["layers on two GPUs"])
-def test_descending_on_strengths_gives_what_it_gives_on_the_cpu(
-    name: str, command: list[str], tmp_path: Path
-) -> None:
-    trials: list[Any] = []
-    descending = ("--search", "gradient", "--trials", "3")
-    for place in (Place(("--device", "cpu"), nullcontext, frozenset({"cpu"})), PLACES[name]):
-        directory = tmp_path / str(len(trials))
-        with place.machine():
-            status = main([*command, *descending, *place.flags, "--run-dir", str(directory)])
-        assert status == 0
-        trials.append(
-            [(one["parameters"], one["kl"], one["refusals"]) for one in result(directory)["trials"]]
-        )
-    assert trials[0] == trials[1]
-    assert len(trials[0]) == 3
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", REAL)
 def test_runs_on_a_real_gpu_are_alike_and_close_to_the_one_on_the_cpu(

@@ -198,7 +198,7 @@ def test_the_difference_kept_as_an_edit_makes_it_again(dtype: torch.dtype, tmp_p
     assert largest <= (1e-6 if dtype == torch.float32 else 2**-7)
 
 
-def test_one_direction_of_all_layers_is_told(tmp_path: Path) -> None:
+def test_one_direction_of_all_layers_is_progress(tmp_path: Path) -> None:
     model = tiny_model()
     count = len(examine(model).names)
     r = unit(torch.randn(32, generator=torch.Generator().manual_seed(3)))

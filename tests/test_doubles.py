@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.devices import doubles as module
 from excise.devices.doubles import doubles, doubles_device
 from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import writer_statistics
 from excise.engine.teacher import forced_groups
+from excise.events import ignore
 from excise.experiment.coverage import measure, random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
@@ -91,20 +91,17 @@ def test_moments_are_the_same_to_the_bit(lacking: None, make: Callable[[], Momen
     here, there = make(), make()
     here.add(0, tokens, 2.0)
     there.add(0, tokens.as_subclass(Elsewhere), 2.0)
-    for centred in (False, True):
-        assert torch.equal(here.matrix(0, centred=centred), there.matrix(0, centred=centred))
-        assert here.variance(0, centred=centred) == there.variance(0, centred=centred)
+    assert torch.equal(here.system(0).matrix(), there.system(0).matrix())
+    assert here.system(0).variance == there.system(0).variance
     right = torch.ones(6)
-    assert torch.equal(
-        here.solve(0, right, 0.1, centred=True), there.solve(0, right, 0.1, centred=True)
-    )
+    assert torch.equal(here.system(0).solve(right, 0.1), there.system(0).solve(right, 0.1))
 
 
 def test_sums_of_products_are_kept_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WITHOUT_FLOAT64", frozenset({"meta"}))
     moments = ExactMoments(1, 3, "meta")
     moments.add(0, torch.ones(2, 3))
-    assert moments.matrix(0, centred=False).tolist() == [[1.0] * 3] * 3
+    assert moments.system(0).matrix().tolist() == [[1.0] * 3] * 3
 
 
 def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrainedModel) -> None:
@@ -121,7 +118,7 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
             model, anatomy.names, prompts, 4, dimension=anatomy.dimension, all_tokens=moments
         )
         runner = Runner(
-            model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=2, slots=3, tell=ignore
+            model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=2, slots=3, emit=ignore
         )
         original = runner.log_probabilities(prompts)
         with VirtualEdits(model, anatomy.names) as edits, torch.no_grad():
@@ -141,7 +138,7 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
                 measure(model, anatomy, tokens),
                 ends.means.tolist(),
                 ends.spreads.tolist(),
-                moments.matrix(0, centred=True).tolist(),
+                moments.system(0).matrix().tolist(),
                 first,
                 along,
             )

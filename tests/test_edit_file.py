@@ -24,6 +24,7 @@ from excise.saving.apply import require_base
 from packed_models import write_gguf
 
 ROOT = Path(__file__).parent.parent
+FORMAT_4 = ROOT / "tests" / "fixtures" / "edit-format-4.safetensors"
 FORMAT_3 = ROOT / "tests" / "fixtures" / "edit-format-3.safetensors"
 FORMAT_2 = ROOT / "tests" / "fixtures" / "edit-format-2.safetensors"
 WRITERS = ("model.layers.0.self_attn.o_proj", "model.layers.0.mlp.down_proj")
@@ -59,7 +60,8 @@ def test_a_file_of_format_2_opens() -> None:
     with safe_open(FORMAT_2, framework="pt") as file:
         assert json.loads(file.metadata()["excise"])["format"] == 2 < FORMAT
     edit = load_edit(FORMAT_2)
-    assert edit.kind == "discriminant"
+    # The kind that was called `discriminant` then.
+    assert edit.kind == "discriminant_tokens"
     assert edit.writers[1] == "model.layers.0.mlp.down_proj"
     assert edit.strengths.tolist() == [1.0, 0.5, 0.0, 1.25]
     torch.testing.assert_close((edit.u * edit.v).sum(1), torch.ones(4))
@@ -76,11 +78,56 @@ def test_a_file_of_format_2_opens() -> None:
 def test_a_file_of_format_3_opens() -> None:
     """It has no checksum of its contents."""
     edit = load_edit(FORMAT_3)
-    assert edit.kind == "discriminant_weighted"
+    assert edit.kind == "discriminant"
     assert edit.base == Base(
         "org/model", "c" * 40, "c" * 40, "0123456789abcdef", "fedcba9876543210"
     )
     assert edit.facts["trial"] == 3
+
+
+def test_a_file_of_format_4_is_the_same_edit(tmp_path: Path) -> None:
+    """It is the file of format 3, opened and saved again by an excise that wrote format 4."""
+    with safe_open(FORMAT_4, framework="pt") as file:
+        header = json.loads(file.metadata()["excise"])
+        tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
+    assert (header["format"], header["kind"]) == (4, "discriminant_weighted")
+    assert header["parameters"]["kind"] == "discriminant_weighted"
+    edit = load_edit(FORMAT_4)
+    assert edit.kind == edit.parameters["kind"] == "discriminant"
+    edit.save(tmp_path / "new.safetensors")
+    older, again = load_edit(FORMAT_3), load_edit(tmp_path / "new.safetensors")
+    for other in (older, again):
+        for name in ("kind", "writers", "parameters", "facts", "base", "settings_digest"):
+            assert getattr(other, name) == getattr(edit, name), name
+    for name, tensor in tensors.items():
+        assert all(torch.equal(getattr(one, name), tensor) for one in (edit, older, again))
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("discriminant", "discriminant_tokens"),
+        ("discriminant_centred", "discriminant_centred"),
+        ("discriminant_answers", "discriminant_answers"),
+        ("leace", "leace"),
+        ("row_normalised", "row_normalised"),
+        ("recovered", "recovered"),
+    ],
+)
+def test_kinds_of_older_files_keep_their_meaning(former: str, now: str, tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    small_edit().save(path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["excise"])
+        tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
+    header |= {"format": 3, "kind": former, "parameters": {"kind": former}}
+    del header["sha256"]
+    save_file(tensors, path, {"excise": json.dumps(header)})
+    edit = load_edit(path)
+    assert (edit.kind, edit.parameters) == (now, {"kind": now})
+    # Saved anew, the file holds the name that says what the kind is.
+    edit.save(path)
+    assert load_edit(path).kind == now
 
 
 def test_the_same_edit_has_the_same_bytes(tmp_path: Path) -> None:
@@ -244,15 +291,15 @@ def test_what_an_old_file_cannot_tell_is_said_or_refused(
     local, notes = resolve(str(model_folder)), []
     known = Base.of(as_from_the_hub(model_folder))
     without = replace(known, contents=None)
-    require_base(small_edit(without), local, force=False, tell=notes.append)
+    require_base(small_edit(without), local, force=False, emit=notes.append)
     (note,) = notes
     assert "contents could not be compared" in note.text
     # Format 2 has no index either: then there is nothing to go by.
     bare = replace(without, index=None)
     with pytest.raises(SaveError, match="nothing that could be compared"):
-        require_base(small_edit(bare), local, force=False, tell=notes.append)
-    require_base(small_edit(bare), as_from_the_hub(model_folder), force=False, tell=notes.append)
-    require_base(small_edit(known), local, force=False, tell=notes.append)
+        require_base(small_edit(bare), local, force=False, emit=notes.append)
+    require_base(small_edit(bare), as_from_the_hub(model_folder), force=False, emit=notes.append)
+    require_base(small_edit(known), local, force=False, emit=notes.append)
     assert len(notes) == 1
 
 

@@ -199,7 +199,7 @@ def test_writer_statistics_equal_plain_means_over_all_tokens(model: PreTrainedMo
         for moments, tokens in ((every_token, every), (last_tokens, last)):
             assert moments.count(index) == len(tokens)
             torch.testing.assert_close(
-                moments.matrix(index, centred=False),
+                moments.system(index).matrix(),
                 tokens.T @ tokens / len(tokens),
                 atol=1e-4,
                 rtol=1e-4,

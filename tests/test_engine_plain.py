@@ -165,5 +165,5 @@ def test_statistics_are_those_of_one_row_at_a_time(model: PreTrainedModel) -> No
         moment = every.T @ every / len(every)
         scale = float(moment.abs().max())
         torch.testing.assert_close(
-            moments.matrix(index, centred=False), moment, atol=1e-4 * scale, rtol=1e-3
+            moments.system(index).matrix(), moment, atol=1e-4 * scale, rtol=1e-3
         )

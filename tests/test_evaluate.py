@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from conftest import write_prompts
 from excise.app import model as loading
 from excise.app.evaluate import evaluate
-from excise.app.events import ignore
 from excise.config import gather
+from excise.events import ignore
 from excise.models.load import LoadedModel, load
 
 

@@ -78,7 +78,7 @@ def test_damage_is_said_in_one_line(
             for outcome, wanted in zip(_used(kind, tmp_path, damaged), expected, strict=True):
                 check(outcome)
                 if kind.guarded and outcome.status == 0:
-                    require_told(outcome.result, wanted)
+                    require_progress(outcome.result, wanted)
         except (Exception, Hang) as error:
             (tmp_path / f"{name}-{number}").write_bytes(damaged)
             failures.setdefault(_place(error), []).append(
@@ -91,7 +91,7 @@ def test_damage_is_said_in_one_line(
     assert not failures, f"damaged files are kept in {tmp_path}:\n{report}"
 
 
-def require_told(result: object, wanted: object) -> None:
+def require_progress(result: object, wanted: object) -> None:
     """Raise AssertionError for a result that is not the good file's, and is not said to be damaged."""
     if isinstance(result, list) and isinstance(wanted, list):
         # A journal may end early, as the one of a killed process does, with some trials in hand.

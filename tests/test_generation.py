@@ -15,7 +15,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from chat_templates import bpe_tokenizer
 from cli_helpers import Script
 from conftest import SHAPE, fill, tiny_model, tiny_tokenizer, write_prompts
-from excise.app import events
 from excise.app.model import load_runner
 from excise.app.settle import settle
 from excise.checkpoint.source import resolve
@@ -23,9 +22,11 @@ from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.config import gather
+from excise.config.prompt_sources import prompt_sources
 from excise.engine.decode import greedy
 from excise.engine.generation import asked_for, in_words
 from excise.errors import ModelError
+from excise.events import Event, Note
 from excise.experiment.runner import measure_original
 from excise.models.chat import Chat
 from excise.prompts.splits import load_parts
@@ -57,13 +58,13 @@ ASKING: list[Mapping[str, Any]] = [
 
 
 @pytest.mark.parametrize("asked", SILENT)
-def test_what_changes_no_greedy_answer_is_not_told(asked: Mapping[str, Any]) -> None:
+def test_what_changes_no_greedy_answer_is_not_progress(asked: Mapping[str, Any]) -> None:
     assert asked_for(GenerationConfig(**asked)) == {}
     assert asked_for(None) == {}
 
 
 @pytest.mark.parametrize("asked", ASKING)
-def test_what_changes_greedy_answers_is_told(asked: Mapping[str, Any]) -> None:
+def test_what_changes_greedy_answers_is_progress(asked: Mapping[str, Any]) -> None:
     found = asked_for(GenerationConfig(**asked))
     assert set(found) == set(asked) - {"length_penalty", "early_stopping"}
     assert all(name in in_words(found) for name in found)
@@ -158,13 +159,11 @@ def test_a_run_tells_what_its_scores_do_not_follow(
         {},
         None,
     )
-    told: list[events.Event] = []
+    told: list[Event] = []
     loaded, runner = load_runner(settings, resolve(str(asking)), told.append)
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     settle(runner, settings, loaded, prompts, told.append)
-    (note,) = [
-        each.text for each in told if isinstance(each, events.Note) and "servers" in each.text
-    ]
+    (note,) = [each.text for each in told if isinstance(each, Note) and "servers" in each.text]
     assert "repetition_penalty 1.3, suppress_tokens [7, 8, 9]" in note or (
         "suppress_tokens [7, 8, 9]" in note and "repetition_penalty 1.3" in note
     )

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from cli_helpers import rewrite
 from excise.app.batch import batch_of
-from excise.app.reproduction import reproduction_of
 from excise.app.settle import beginning_of
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
@@ -23,9 +22,11 @@ from excise.cli.render import Renderer
 from excise.cli.resume import where_to_run
 from excise.cli.stored import figures, open_run_named
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
 from excise.prompts.splits import load_parts
-from excise.store.directory import prompts_digest
+from excise.saving.reproduction import reproduction_of
+from excise.store.directory import RunDirectory, prompts_digest
 from excise.store.opening import open_run
 
 pytest_plugins = ["cli_support"]
@@ -38,7 +39,8 @@ def old(finished_run: Path, tmp_path: Path) -> Path:
     """A run directory whose records are of format 4."""
     folder = Path(shutil.copytree(finished_run, tmp_path / "old"))
     for name in ("run.json", "result.json"):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        text = (folder / name).read_text(encoding="utf-8")
+        content = json.loads(text.replace('"discriminant"', '"discriminant_weighted"'))
         del content["sha256"]
         (folder / name).write_text(json.dumps(content | {"format": 4}), encoding="utf-8")
     return folder
@@ -73,10 +75,13 @@ def damages(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def readers(folder: Path) -> list[Callable[[], object]]:
     """All that looks into a run's records: to go on with it, and to use what it found."""
-    stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+    stored: Any = RunDirectory(folder).identity()["settings"]
     settings = Settings.model_validate({**stored, "run_dir": folder})
     screen = Renderer(Console(file=StringIO()))
-    source, prompts = resolve(settings.model, None), prompts_digest(load_parts(settings))
+    source, prompts = (
+        resolve(settings.model, None),
+        prompts_digest(load_parts(prompt_sources(settings))),
+    )
     run = open_run_named(str(folder), {}, {})
     directory = run.directory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.operators.kinds import local_operator
+from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import (
     Operator,
@@ -35,8 +35,7 @@ OPERATORS = {
     "row_normalised": lambda: row_normalised(
         unit(draw(WRITERS, D)), draw(WRITERS, D, seed=1).abs()
     ),
-    "discriminant": lambda: local_operator("discriminant", draw(WRITERS, D), moments(), 0.01),
-    "leace": lambda: local_operator("leace", draw(WRITERS, D), moments(), 0.0),
+    "discriminant": lambda: discriminant(draw(WRITERS, D), moments(), 0.01),
 }
 
 

@@ -13,10 +13,10 @@ from torch import nn
 import packed_models as packed
 from conftest import write_prompts
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError, SaveError
+from excise.events import ignore
 from excise.models.load import load
 from excise.models.weights import dense, stored_bytes
 from excise.saving.export import require_rewritable, save_model

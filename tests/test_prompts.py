@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from excise.config import PromptSource, Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.errors import PromptError
 from excise.prompts.read import Shared, read
 from excise.prompts.sets import Prompt, PromptSet
@@ -334,7 +335,7 @@ def loaded(folder: Path, **sets: list[str]) -> PromptParts:
     if any(name.startswith("control_") for name in sets):
         del sets["control"]
     files = {name: str(write_lines(folder / f"{name}.txt", lines)) for name, lines in sets.items()}
-    return load_parts(Settings.model_validate({"model": "m"} | files))
+    return load_parts(prompt_sources(Settings.model_validate({"model": "m"} | files)))
 
 
 def test_sets_that_are_all_given_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from excise.edits.matrices import MatrixOperators, removed
 from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
 from excise.models.gains import row_norms
-from excise.operators.kinds import local_operator
+from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import orthogonal, row_normalised, unit
 
@@ -38,7 +38,7 @@ def random_edit(model: PreTrainedModel, anatomy: Anatomy, kind: str, seed: int =
         moments = ExactMoments(count, d)
         for index in range(count):
             moments.add(index, torch.randn(64, d, generator=generator))
-        operator = local_operator("discriminant", directions, moments, 0.01)
+        operator = discriminant(directions, moments, 0.01)
     strengths = torch.rand(count, generator=generator) * 1.5
     strengths[0] = 0  # one writer is left alone
     return Edit(kind, anatomy.names, operator.u, operator.v, strengths)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_the_record_says_what_the_model_was_made_from(saved: Path, model_folder:
     assert record.model.name == str(model_folder)
     assert record.model.digest == loaded(saved / "run" / "run.json")["model_digest"]
     assert record.trial.number == run["chosen"]["trial"]
-    assert record.settings.kinds == ("discriminant_weighted", "orthogonal")
+    assert record.settings.kinds == ("discriminant", "orthogonal")
     assert record.prompts.target.train.prompts == 8
     parts = [(kind, part) for kind in ("target", "control") for part in PARTS]
     assert len({record.prompts.part(*one).digest for one in parts}) == 6
@@ -112,21 +112,6 @@ def test_the_search_repeated_finds_the_same_model(
     assert "another way" not in captured.err
     trials = loaded(out.with_name("again-run") / "result.json")["trials"]
     assert len(trials) == read_reproduction(out).trial.completed
-
-
-def test_a_model_found_by_gradients_is_made_again_from_its_strengths(
-    small: list[str], tmp_path: Path
-) -> None:
-    # Vowels count as refusals, so that there is something to descend from.
-    run = tmp_path / "run"
-    arguments = [*small, "--search", "gradient", "--markers", "a,e,i,o,u", "--run-dir", str(run)]
-    assert main([*arguments, "--yes"]) == 0
-    run_record = loaded(run / "result.json")
-    parameters = {trial["number"]: trial["parameters"] for trial in run_record["trials"]}
-    number = next(one for one in run_record["front"] if "refusal_weight" in parameters[one])
-    model = tmp_path / "model"
-    assert main(["export", str(run), "--select", str(number), "--save", str(model)]) == 0
-    assert main(["reproduce", str(model), str(tmp_path / "again")]) == 0
 
 
 def rewritten(record: Reproduction, folder: Path, change: Any) -> Reproduction:
@@ -248,7 +233,6 @@ def _record(tensors: dict[str, Any], size: float) -> Reproduction:
                 "batch_size": 1,
                 "rows": 32,
                 "response_prefix": "",
-                "search": "tpe",
                 "versions": {},
             },
             "written_with": {},
@@ -363,6 +347,25 @@ def test_what_came_from_the_hub_is_read_at_the_recorded_commit(saved: Path) -> N
     assert (str(now.control), now.control_train) == ("all.txt", None)
 
 
+def test_a_record_of_format_1_is_read_with_the_names_of_today(saved: Path, tmp_path: Path) -> None:
+    record = read_reproduction(saved / "model")
+    content = json.loads(record.text())
+    content["format"] = 1
+    content["circumstances"]["search"] = "tpe"
+    content["settings"]["kinds"] = ["discriminant_weighted", "orthogonal"]
+    kind = record.trial.parameters["kind"]
+    content["trial"]["parameters"]["kind"] = {"discriminant": "discriminant_weighted"}.get(
+        kind, kind
+    )
+    old = tmp_path / "reproduce.json"
+    old.write_text(json.dumps(content), encoding="utf-8")
+    assert read_reproduction(old).model_copy(update={"format": 2}) == record
+    content["settings"]["kinds"] = ["discriminant", "leace"]
+    old.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ReproductionError, match=r"\(discriminant_tokens, leace\)"):
+        read_reproduction(old)
+
+
 def test_a_record_that_is_missing_damaged_or_of_another_kind(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,7 +382,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
     assert told(None).endswith("no such file")
     assert "damaged: not JSON" in told("{")
     assert "not a file that excise wrote" in told('{"format": "x"}')
-    assert "format 9 is newer than this excise reads (1)" in told(
+    assert "format 9 is newer than this excise reads (2)" in told(
         json.dumps({**record, "format": 9})
     )
     assert "damaged: seed: " in told(json.dumps({**record, "seed": "many"}))

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
-from excise.app import events
-from excise.app.events import Event, ignore
 from excise.app.outcome import ask_held_out, confirm
 from excise.app.prepare import Prepared, prepare
-from excise.app.stand_in import StandIn
 from excise.config import Settings, gather
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
+from excise.events import Event, ignore
 from excise.experiment.trial import Contest, Scored, Scoring, score
 from excise.search import loop as search_module
+from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
 from excise.search.loop import open_study, search
-from excise.search.space import WEIGHT, propose
+from excise.search.space import propose
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")
 """Markers of which every answer of a random model holds one, so that all count as refusals."""
@@ -76,7 +75,7 @@ def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
     finished: list[Event] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, events.TrialFinished):
+        if isinstance(event, TrialFinished):
             finished.append(event)
 
     first = prepare(settings, ignore)
@@ -143,61 +142,6 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
     again = prepare(settings, ignore)
     search(again, open_study(again), ignore)
     assert told(again) == told(through)
-
-
-def test_a_gradient_search_resumes_as_if_it_had_run_through_and_shares_the_study(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = with_(settings, search="gradient", startup_trials=2, markers=EVERY_ANSWER)
-    through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
-    search(through, open_study(through), ignore)
-    expected = [(r.number, r.parameters, r.point) for r in open_study(through).records()]
-    found = [WEIGHT in parameters for _, parameters, _ in expected]
-    assert found == [False, False, True, True, True]
-
-    first = prepare(settings, ignore)
-
-    def die(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    search(first, open_study(first), ignore, trials=3)
-    # Killed when the trial has its strengths, before it is scored.
-    with monkeypatch.context() as patch:
-        patch.setattr(Scoring, "begin", die)
-        with pytest.raises(KeyboardInterrupt):
-            search(first, open_study(first), ignore)
-    first.directory.close()
-    again = prepare(settings, ignore)
-    search(again, open_study(again), ignore)
-    assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
-    # The same study goes on with the other search, and the other way round.
-    again.directory.close()
-    tpe = prepare(with_(settings, search="tpe"), ignore)
-    search(tpe, open_study(tpe), ignore, trials=7)
-    assert open_study(tpe).done() == 7
-    for point in pareto_front(open_study(tpe).points()):
-        assert tpe.directory.edit(point.number).facts["kl"] == point.kl
-
-
-def test_a_descent_that_meets_no_numbers_is_a_failed_trial(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = with_(settings, search="gradient", startup_trials=2, trials=4, markers=EVERY_ANSWER)
-    prepared = prepare(settings, ignore)
-    search(prepared, open_study(prepared), ignore, trials=2)
-    descents = iter(range(99))
-    refine = StandIn.refine
-
-    def broken(*arguments: object) -> tuple[float, ...]:
-        if next(descents) == 0:
-            raise TrialError("logits are not numbers (NaN or infinite)")
-        return refine(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(StandIn, "refine", broken)
-    search(prepared, open_study(prepared), ignore)
-    states = [record.state for record in open_study(prepared).records()]
-    assert states.index("failed") == 2
-    assert open_study(prepared).done() == 4
 
 
 def test_the_search_leaves_every_weight_as_it_was_and_the_model_without_hooks(
@@ -270,7 +214,7 @@ def test_trials_that_keep_failing_end_the_search_with_the_reason(
 def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: Settings) -> None:
     prepared = prepare(settings, ignore)
     study = open_study(prepared)
-    trial = study.ask()
+    trial = study.new()
     candidate = propose(trial, settings.kinds, prepared.anatomy)
     sound = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
     broken = dataclasses.replace(sound, u=torch.full_like(sound.u, torch.nan))
@@ -305,7 +249,7 @@ def test_time_ends_a_search(settings: Settings) -> None:
     told: list[Event] = []
     prepared = prepare(with_(settings, search_seconds=1e-9), ignore)
     search(prepared, open_study(prepared), told.append)
-    assert [event.why for event in told if isinstance(event, events.SearchEnded)] == ["time"]
+    assert [event.why for event in told if isinstance(event, SearchEnded)] == ["time"]
     assert result(settings)["trials"] == []
 
 
@@ -313,7 +257,7 @@ def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
     settings: Settings, model_folder: Path, tmp_path: Path
 ) -> None:
     prepare(settings, ignore)
-    with pytest.raises(RunError, match="kinds: discriminant_weighted only there"):
+    with pytest.raises(RunError, match="kinds: discriminant only there"):
         prepare(with_(settings, kinds=("orthogonal",)), ignore)
     assert settings.control_search is not None
     prompts = Path(settings.control_search.source)

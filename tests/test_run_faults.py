@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cli_helpers import result
-from excise.app import metering, outcome, prepare
+from excise.app import outcome, prepare
 from excise.cli.main import main
 from excise.edits.edit import load_edit
 from excise.store import record
@@ -48,7 +48,6 @@ def _warm() -> Iterator[None]:
             (prepare, "measure_original"),
             (prepare, "build_bank"),
             (outcome, "measure_held_out"),
-            (metering, "matrix_rate"),
             (record, "versions"),
         ):
             patch.setattr(module, name, _once(getattr(module, name)))

@@ -16,11 +16,11 @@ from gguf import GGMLQuantizationType as Kind
 
 import packed_models as packed
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.edits.edit import load_edit
 from excise.errors import SaveError
+from excise.events import ignore
 from excise.models.load import load
 from excise.saving.export import save_model
 from excise.system.files import new_folder, replacing, take_name

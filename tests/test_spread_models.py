@@ -19,8 +19,8 @@ from excise.engine.assignment import Assignment
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.early import EarlyLayers
-from excise.engine.prefill import first_token_logits, run_group, run_prefix
-from excise.engine.teacher import branched, forced_groups
+from excise.engine.prefill import first_token_logits
+from excise.engine.teacher import forced_groups
 from excise.experiment.coverage import measure
 from excise.models.gains import post_norm_gains, row_norms
 from spread import spread
@@ -146,14 +146,11 @@ def looked_at(model: PreTrainedModel) -> object:
 def taught(model: PreTrainedModel) -> object:
     answers = [[5, 6, 7][: 1 + index % 3] for index in range(len(PROMPTS))]
     with torch.no_grad():
-        found = [
+        return [
             row[-length:].cpu()
             for part in forced_groups(model, PROMPTS, answers, 4)
             for row, length in zip(part.log_probabilities, part.lengths, strict=True)
         ]
-        alike = [prompt[:4] for prompt in PROMPTS[:3]]
-        group = run_group(model, alike, [0, 1, 2], run_prefix(model, alike[0][:3]))
-        return [*found, branched(model, alike, group, [[5], [6, 7]])[:, 1].cpu()]
 
 
 def same(found: object, expected: object) -> bool:

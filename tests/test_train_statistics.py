@@ -11,10 +11,10 @@ import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.checkpoint.source import ModelSource
 from excise.engine.capture import residuals
 from excise.engine.decode import greedy
+from excise.events import ignore
 from excise.experiment.runner import Runner
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.models.chat import Chat
@@ -25,7 +25,7 @@ from excise.models.load import LoadedModel
 def source() -> TrainPrompts:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.generation_config.eos_token_id = list(range(0, 96, 6))
-    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, tell=ignore)
+    runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, emit=ignore)
     loaded = LoadedModel(
         model,
         tokenizer,
@@ -55,11 +55,11 @@ def second_moment(tokens: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("answered", [64, 4])
-def test_half_of_the_weighted_moment_is_of_last_tokens(
+def test_half_of_the_second_moment_is_of_last_tokens(
     source: TrainPrompts, answered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("excise.experiment.train_statistics._ANSWERED", answered)
-    found = measured(source, {"weighted", "tokens", "ends"}, 4, False)
+    found = measured(source, 4, False)
     control = [list(prompt) for prompt in source.control]
     asked = control[:: max(1, 9 // answered)][:answered]
     answers = greedy(source.loaded.model, asked, max_new_tokens=32, slots=4)
@@ -67,20 +67,14 @@ def test_half_of_the_weighted_moment_is_of_last_tokens(
     spoken = [[*prompt, *answer] for prompt, answer in zip(asked, answers, strict=True)]
     last = torch.stack([tokens[-1] for tokens in heard(source, control)])
     expected = (second_moment(last) + second_moment(torch.cat(heard(source, spoken)))) / 2
-    weighted = found.moments["weighted"]
-    torch.testing.assert_close(weighted.matrix(0, centred=False), expected, atol=1e-5, rtol=1e-4)
-    # The others are not touched by its weights.
-    every = second_moment(torch.cat(heard(source, control)))
-    torch.testing.assert_close(
-        found.moments["tokens"].matrix(0, centred=False), every, atol=1e-5, rtol=1e-4
-    )
-    assert found.moments["ends"].count(0) == 7 + 9
+    weighted = found.moments
+    torch.testing.assert_close(weighted.system(0).matrix(), expected, atol=1e-5, rtol=1e-4)
     assert weighted.heard(0) < weighted.count(0)
     assert found.streams == ()
 
 
 def test_the_residual_stream_is_heard_in_the_same_pass(source: TrainPrompts) -> None:
-    streams = measured(source, {"tokens"}, 4, True).streams
+    streams = measured(source, 4, True).streams
     assert len(streams) == 2
     for prompts, stream in zip((source.target, source.control), streams, strict=True):
         expected = residuals(
@@ -104,10 +98,10 @@ def test_what_memory_is_free_changes_nothing_of_how_control_prompts_are_answered
         return greedy(*given, slots=slots, **named)
 
     monkeypatch.setattr("excise.experiment.train_statistics.greedy", noting)
-    measured(source, {"answers"}, 4, False)
+    measured(source, 4, False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
-    measured(source, {"answers"}, 4, False)
+    measured(source, 4, False)
     # Where a slot is large, the memory of a batch bounds them.
     monkeypatch.setattr("excise.experiment.train_statistics.slots_within", lambda *_: 2)
-    measured(source, {"answers"}, 4, False)
+    measured(source, 4, False)
     assert asked == [4, 4, 2]

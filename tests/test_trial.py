@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.app.events import ignore
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import TrialError
+from excise.events import ignore
 from excise.experiment.runner import Part, Runner
 from excise.experiment.trial import Contest, Scored, Scoring, score
 from excise.models.chat import Chat
@@ -51,7 +51,7 @@ class Bench:
             answers = greedy(self.model, target[:5], max_new_tokens=8, slots=7)
         markers = tuple({chat.decode(answer[-3:]) for answer in answers} - {""})
         self.runner = Runner(
-            self.model, chat, markers=markers, max_new_tokens=8, slots=7, tell=ignore
+            self.model, chat, markers=markers, max_new_tokens=8, slots=7, emit=ignore
         )
         self.part = Part(
             tuple(target),
@@ -160,7 +160,7 @@ def replace_markers(runner: Runner, markers: tuple[str, ...]) -> Runner:
         markers=markers,
         max_new_tokens=8,
         slots=runner.slots,
-        tell=ignore,
+        emit=ignore,
     )
 
 

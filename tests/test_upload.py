@@ -13,8 +13,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from excise.app import events
 from excise.errors import HubError, SaveError
+from excise.events import Event, Note
+from excise.hub.events import FileUploaded, Uploaded
 from excise.hub.folder import examined
 from excise.hub.upload import upload
 from hub_uploads import NAME, TOKEN, UploadStandIn
@@ -39,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-Told = list[events.Event]
+Told = list[Event]
 
 
 def send(
@@ -86,11 +87,11 @@ def test_a_folder_is_uploaded_whole_and_private_in_one_commit(
     assert hub.made[NAME].private
     assert hub.files(NAME) == visible(folder)
     assert hub.commits[NAME] == [set(visible(folder))]
-    assert [event.name for event in told if isinstance(event, events.FileUploaded)] == [
+    assert [event.name for event in told if isinstance(event, FileUploaded)] == [
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     ]
-    (done,) = [event for event in told if isinstance(event, events.Uploaded)]
+    (done,) = [event for event in told if isinstance(event, Uploaded)]
     assert done.url == f"{hub.endpoint}/{NAME}"
     assert done.commit == hub.repositories[f"models/{NAME}"].commit
     assert done.private
@@ -162,7 +163,7 @@ def test_a_commit_whose_answer_was_lost_is_found_to_be_there(
     assert "the connection failed" in refused(hub, folder)
     assert hub.files(NAME) == visible(folder)
     told = send(hub, folder)
-    assert isinstance(told[-1], events.Uploaded)
+    assert isinstance(told[-1], Uploaded)
     assert told[-1].unchanged
     assert len(hub.commits[NAME]) == 1
 
@@ -197,7 +198,7 @@ def test_a_repository_with_other_files_is_left_alone_unless_told_to_replace_them
     assert hub.files(NAME) == visible(folder)
     assert hub.commits[NAME] == [{*visible(folder), "-model.safetensors", "-notes.txt"}]
     assert (hub.repositories[f"models/{NAME}"].folder / ".gitattributes").is_file()
-    assert isinstance(told[-1], events.Uploaded)
+    assert isinstance(told[-1], Uploaded)
     assert not told[-1].private
 
 
@@ -205,7 +206,7 @@ def test_a_repository_that_holds_the_very_files_is_done(hub: UploadStandIn, fold
     send(hub, folder)
     before = len(hub.received)
     (done,) = send(hub, folder)
-    assert isinstance(done, events.Uploaded)
+    assert isinstance(done, Uploaded)
     assert done.unchanged
     assert [request.method for request in hub.received[before:]] == ["GET", "POST"]
     # One byte, at the same size, is another file.
@@ -229,7 +230,7 @@ def test_public_does_not_open_what_is_private(hub: UploadStandIn, folder: Path) 
     hub.make(NAME, private=True)
     told = send(hub, folder, public=True)
     assert hub.made[NAME].private
-    assert [event.text for event in told if isinstance(event, events.Note)] == [
+    assert [event.text for event in told if isinstance(event, Note)] == [
         f"{NAME} is private and stays so; the hub's page of it changes that"
     ]
 
@@ -286,9 +287,9 @@ def test_a_hub_that_is_down(hub: UploadStandIn, folder: Path) -> None:
 def test_somebody_else_commits_meanwhile(hub: UploadStandIn, folder: Path) -> None:
     told: Told = []
 
-    def meddle(event: events.Event) -> None:
+    def meddle(event: Event) -> None:
         told.append(event)
-        if isinstance(event, events.FileUploaded):
+        if isinstance(event, FileUploaded):
             key = f"models/{NAME}"
             found = hub.repositories[key]
             hub.repositories[key] = type(found)(found.folder, "f" * 40)
@@ -308,7 +309,7 @@ def test_somebody_else_commits_meanwhile(hub: UploadStandIn, folder: Path) -> No
 def test_what_the_hub_warns_of_is_a_note(hub: UploadStandIn, folder: Path) -> None:
     (folder / "README.md").write_text("---\ntags: [x]\n---\n")
     told = send(hub, folder)
-    (note,) = [event.text for event in told if isinstance(event, events.Note)]
+    (note,) = [event.text for event in told if isinstance(event, Note)]
     assert "no license in the metadata" in note
 
 

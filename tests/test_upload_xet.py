@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from excise.app import events
 from excise.errors import HubError
+from excise.events import Event
+from excise.hub.events import FileUploaded, Uploaded
 from excise.hub.folder import examined
 from excise.hub.upload import upload
 from hub_uploads import NAME, TOKEN
@@ -33,8 +34,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def send(hub: XetStandIn, folder: Path) -> list[events.Event]:
-    told: list[events.Event] = []
+def send(hub: XetStandIn, folder: Path) -> list[Event]:
+    told: list[Event] = []
     upload(examined(folder), NAME, TOKEN, told.append, public=False, replace=lambda reason: False)
     return told
 
@@ -47,7 +48,7 @@ def test_a_folder_is_uploaded_whole(xet_hub: XetStandIn, folder: Path, tmp_path:
     told = send(xet_hub, folder)
     assert xet_hub.files(NAME) == visible(folder)
     assert xet_hub.commits[NAME] == [set(visible(folder))]
-    assert [one.name for one in told if isinstance(one, events.FileUploaded)] == list(SHARDS)
+    assert [one.name for one in told if isinstance(one, FileUploaded)] == list(SHARDS)
     # Through xet, and not by the older way.
     assert len(xet_hub.xorbs) == len(xet_hub.shards) == 2
     assert not [one for one in xet_hub.received if one.path.startswith("/storage/")]
@@ -58,7 +59,7 @@ def test_a_folder_is_uploaded_whole(xet_hub: XetStandIn, folder: Path, tmp_path:
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or TOKEN.encode() not in path.read_bytes(), path
     # Once more: it is there already.
-    (done,) = [one for one in send(xet_hub, folder) if isinstance(one, events.Uploaded)]
+    (done,) = [one for one in send(xet_hub, folder) if isinstance(one, Uploaded)]
     assert done.unchanged
 
 
@@ -75,8 +76,8 @@ def test_a_failure_shows_nothing_and_the_same_call_goes_on_from_there(
     xet_hub: XetStandIn, folder: Path, method: str, place: str, status: int
 ) -> None:
 
-    def fail_second(told: events.Event) -> None:
-        if isinstance(told, events.FileUploaded):
+    def fail_second(told: Event) -> None:
+        if isinstance(told, FileUploaded):
             xet_hub.fail(method, place, status=status, message=TOKEN, times=50)
 
     with pytest.raises(HubError) as caught:

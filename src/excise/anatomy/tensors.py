@@ -7,7 +7,7 @@ stand tells the stored names, and which axis of each stored tensor runs over the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy, Writer, WriterTensor
+from excise.checkpoint.names import spellings
 from excise.errors import SaveError
 from excise.undocumented import (
     WeightConverter,
@@ -86,19 +87,6 @@ def take_conversions(model: PreTrainedModel, names: Collection[str]) -> None:
     for name in names:
         rename_source_key(name, renamings, converters, model.base_model_prefix, held)
     use_conversions(model, [one for one in conversions if one.was_used()])
-
-
-def spellings(name: str) -> tuple[str, ...]:
-    """The names that a checkpoint may store a tensor under: with and without the leading `model.`.
-
-    Checkpoints of base models leave it out, others have it where the model has not.
-    """
-    return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
-
-
-def stored_name(name: str, held: Container[str]) -> str | None:
-    """The one of a name's spellings that a checkpoint holds, None if it holds none."""
-    return next((one for one in spellings(name) if one in held), None)
 
 
 def unsavable(writer: Writer) -> str:

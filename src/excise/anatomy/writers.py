@@ -76,10 +76,6 @@ class Anatomy:
         """Module names of the writers."""
         return tuple(writer.name for writer in self.writers)
 
-    def first_writers(self) -> dict[int, str]:
-        """The first writer of each layer that has one of its own: it runs whenever the layer does."""
-        return {writer.layer: writer.name for writer in reversed(self.writers)}
-
     def matrices(self) -> dict[str, int]:
         """Number of matrices of each component, components without any left out."""
         counts: Counter[str] = Counter()

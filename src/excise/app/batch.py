@@ -8,15 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.config import Settings
+from excise.devices.environment import devices_digest, hardware_digest
 from excise.devices.memory import devices_of
 from excise.engine.batch_size import still_fit
+from excise.events import Emit, Note
 from excise.experiment.runner import Runner
 from excise.models.load import LoadedModel
 from excise.prompts.splits import PromptParts
-from excise.reproduce.environment import devices_digest, hardware_digest
 from excise.store.directory import RunDirectory
 
 
@@ -58,7 +57,7 @@ def keep_batch(
     settings: Settings,
     loaded: LoadedModel,
     prompts: PromptParts,
-    tell: Tell,
+    emit: Emit,
 ) -> bool:
     """Give a run that goes on the batch that it had; False if another one has to be found.
 
@@ -77,9 +76,7 @@ def keep_batch(
     else:
         runner.slots, runner.rows = settings.batch_size or known.slots, known.rows
         return True
-    tell(
-        events.Note(
-            f"{reason}; how many run at a time is found anew, and figures may differ by rounding"
-        )
+    emit(
+        Note(f"{reason}; how many run at a time is found anew, and figures may differ by rounding")
     )
     return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.model import load_runner
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.edits.edit import Edit
+from excise.events import Emit, StageStarted
+from excise.experiment.events import BaselineMeasured
 from excise.experiment.figures import Measured, measure_edit, measure_held_out
 from excise.prompts.splits import load_parts
 from excise.scorers.divergence import AnswerTokens
@@ -34,18 +35,18 @@ class Difference:
 
 
 def compare(
-    settings: Settings, source: ModelSource, first: Edit, second: Edit, tell: Tell
+    settings: Settings, source: ModelSource, first: Edit, second: Edit, emit: Emit
 ) -> list[Difference]:
     """Measure both edits on the held-out prompts of `settings`, and test each figure in pairs.
 
     Raises ExciseError for whatever the user can mend.
     """
-    prompts = load_parts(settings)
-    loaded, runner = load_runner(settings, source, tell)
-    settle(runner, settings, loaded, prompts, tell)
-    tell(events.StageStarted("held_out", "Asking held-out prompts"))
+    prompts = load_parts(prompt_sources(settings))
+    loaded, runner = load_runner(settings, source, emit)
+    settle(runner, settings, loaded, prompts, emit)
+    emit(StageStarted("held_out", "Asking held-out prompts"))
     held_out = measure_held_out(runner, prompts)
-    tell(events.BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
+    emit(BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
     measured = [measure_edit(runner, held_out, edit) for edit in (first, second)]
     return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.model import in_data_type, load_runner
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.devices.out_of_memory import release_memory
 from excise.errors import ModelError
+from excise.events import Emit, StageStarted
+from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import Part, measure_original
 from excise.prompts.splits import PromptParts, load_parts
 
@@ -41,20 +42,20 @@ class Evaluation:
     parts: Mapping[str, Figures]
 
 
-def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
+def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
     """Compare `settings.model` with the original `against`. One model is in memory at a time.
 
     Raises ModelError if the two do not share a vocabulary.
     """
-    prompts = load_parts(settings)
+    prompts = load_parts(prompt_sources(settings))
     original = resolve(against)
     edited_source = resolve(settings.model, settings.revision)
-    asked = _ask_original(settings, original, prompts, tell)
+    asked = _ask_original(settings, original, prompts, emit)
     # The first model has to go before the second one comes.
     release_memory()
     # Another data type would count as a difference between the two.
     typed = in_data_type(settings, asked.dtype, edited_source) if asked.dtype else settings
-    _, runner = load_runner(typed, edited_source, tell)
+    _, runner = load_runner(typed, edited_source, emit)
     runner.slots = asked.slots
     # Both models are asked the same: the original's answer prefix counts for the edited one too.
     runner.chat = replace(
@@ -62,7 +63,7 @@ def evaluate(settings: Settings, against: str, tell: Tell) -> Evaluation:
         response_prefix=asked.response_prefix,
         call=runner.chat.call.given(asked.template_arguments),
     )
-    tell(events.StageStarted("held_out", f"Asking {settings.model}"))
+    emit(StageStarted("held_out", f"Asking {settings.model}"))
     parts: dict[str, Figures] = {}
     for name, (part, control_refusals) in asked.parts.items():
         width = runner.log_probabilities(part.control[:1]).shape[1]
@@ -100,12 +101,12 @@ class _Asked:
 
 
 def _ask_original(
-    settings: Settings, source: ModelSource, prompts: PromptParts, tell: Tell
+    settings: Settings, source: ModelSource, prompts: PromptParts, emit: Emit
 ) -> _Asked:
     """In a function of its own, so that nothing holds the model when it returns."""
-    loaded, runner = load_runner(settings, source, tell)
-    settle(runner, settings, loaded, prompts, tell)
-    tell(events.StageStarted("baseline", f"Asking {source.name}"))
+    loaded, runner = load_runner(settings, source, emit)
+    settle(runner, settings, loaded, prompts, emit)
+    emit(StageStarted("baseline", f"Asking {source.name}"))
     parts: dict[str, tuple[Part, int]] = {}
     for name, target, control in (
         ("search", prompts.target.search, prompts.control.search),
@@ -115,7 +116,7 @@ def _ask_original(
         # On the host: the device is wanted for the other model.
         kept = replace(part, original=part.original.cpu())
         parts[name] = kept, runner.refusals(part.control).count
-        tell(events.BaselineMeasured(name, part.refusals, len(part.target)))
+        emit(BaselineMeasured(name, part.refusals, len(part.target)))
     return _Asked(
         parts,
         loaded.dtype if loaded.packing is None else None,

@@ -1,44 +1,16 @@
-"""What a run tells while it works: frozen values, one class a kind. The command line renders them."""
+"""What a run emits beside its experiment, its search and what it saves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from excise.engine.work import Work
-from excise.search.front import Point
+from excise.events import Event
 from excise.store.record import Outcome
 
 if TYPE_CHECKING:
     from excise.app.seeds import SeedResult, Spread
-
-
-@dataclass(frozen=True)
-class Event:
-    """Base of all events."""
-
-    def as_json(self) -> dict[str, object]:
-        """The event as a JSON object: its class's name under "event", and its fields."""
-        return {"event": type(self).__name__, **asdict(self)}
-
-
-Tell = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class StageStarted(Event):
-    """A stage began. stage: load, baseline, directions, held_out or save; text: for people."""
-
-    stage: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Note(Event):
-    """Something worth knowing, in one sentence."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -87,118 +59,6 @@ class PromptsLoaded(Event):
 
 
 @dataclass(frozen=True)
-class BatchReduced(Event):
-    """Memory ran out; so many prompts at a time from now on."""
-
-    slots: int
-
-
-@dataclass(frozen=True)
-class BatchSizeFound(Event):
-    """The number of prompts that decode at a time."""
-
-    slots: int
-
-
-@dataclass(frozen=True)
-class ResponsePrefixFound(Event):
-    """What every answer begins with and is given to the model; empty if nothing.
-
-    template_arguments: those that were found to switch thinking off in the model's chat template.
-    """
-
-    text: str
-    template_arguments: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class BaselineMeasured(Event):
-    """Refusals of the original model on target prompts of one part ("search" or "held_out")."""
-
-    part: str
-    refusals: int
-    prompts: int
-
-
-@dataclass(frozen=True)
-class DirectionsFound(Event):
-    """Directions and operators are ready. kinds: those that the search may choose from."""
-
-    kinds: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class SearchStarted(Event):
-    """The search begins or goes on. done: trials that the study already holds."""
-
-    trials: int
-    done: int
-
-
-@dataclass(frozen=True)
-class TrialStarted(Event):
-    """A trial is being scored."""
-
-    number: int
-    parameters: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class TrialFinished(Event):
-    """A trial was scored, or failed (reason says why; refusals and kl are then None).
-
-    dominated: an earlier trial equals or betters it in both; its refusals are then a lower bound. seconds:
-    its share of what its batch took. elapsed, remaining: seconds of this search, remaining None while
-    unknown. peak_memory: bytes, by device that the model uses. front: the best trade-offs so far.
-    """
-
-    number: int
-    parameters: Mapping[str, object]
-    refusals: int | None
-    prompts: int
-    kl: float | None
-    dominated: bool
-    seconds: float
-    reason: str | None
-    done: int
-    trials: int
-    elapsed: float
-    remaining: float | None
-    peak_memory: Mapping[str, int]
-    front: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
-class RateMeasured(Event):
-    """How fast the machine multiplies matrices in the model's data type: the peak for WorkDone."""
-
-    dtype: str
-    operations_per_second: float
-
-
-@dataclass(frozen=True)
-class WorkDone(Event):
-    """What the model was run on since the last event of this kind: every few seconds, and after every trial.
-
-    candidates: how many ran in one batch. share: of the measured matrix rate, counting only the operations
-    that the tokens need.
-    """
-
-    work: Work
-    candidates: int
-    share: float
-
-
-@dataclass(frozen=True)
-class SearchEnded(Event):
-    """The search is over. why: "done", "stopped" (by the user), "time" or "failing"."""
-
-    why: str
-    front: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
 class Chosen(Event):
     """A trial was chosen and measured on held-out prompts. why: in one sentence."""
 
@@ -212,65 +72,3 @@ class SeedsCompared(Event):
 
     results: tuple[SeedResult, ...]
     spreads: Mapping[str, Spread]
-
-
-@dataclass(frozen=True)
-class Streamed(Event):
-    """Weights were written, or read again. stage: "write" or "verify"; done, total: bytes."""
-
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Verified(Event):
-    """What was written was read again. edited, untouched: tensors; the untouched are bit-identical.
-
-    kept: share of the edit that packed writers keep after rounding; 1 where they are plain.
-    """
-
-    edited: int
-    untouched: int
-    kept: float
-
-
-@dataclass(frozen=True)
-class Saved(Event):
-    """Something was written. what: "model" or "adapter"."""
-
-    what: str
-    path: str
-
-
-@dataclass(frozen=True)
-class UploadStarted(Event):
-    """Files go to a repository of the hub. bytes: of all of them."""
-
-    repository: str
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class FileUploaded(Event):
-    """A large file is in the hub's storage, or was there already. done, total: bytes."""
-
-    name: str
-    bytes: int
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Uploaded(Event):
-    """A repository holds what was to be uploaded. unchanged: it did before."""
-
-    url: str
-    commit: str
-    private: bool
-    unchanged: bool
-
-
-def ignore(event: Event) -> None:
-    """The listener that does nothing."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 from excise.anatomy.writers import Anatomy, examine
-from excise.app import events
-from excise.app.events import Tell
+from excise.app.events import DeviceFound, Examined, ModelLoaded
 from excise.checkpoint.foreign import code_of
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.devices.memory import device_memory, devices_for
+from excise.events import Emit, Note, StageStarted
 from excise.experiment.coverage import Coverage, measure
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
@@ -31,13 +31,13 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
 
 
 def open_model(
-    settings: Settings, source: ModelSource, tell: Tell
+    settings: Settings, source: ModelSource, emit: Emit
 ) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
-    loaded, runner = load_runner(settings, source, tell)
+    loaded, runner = load_runner(settings, source, emit)
     anatomy = examine(loaded.model, settings.writers)
     coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
-    tell(events.Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
+    emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage, runner
 
 
@@ -57,13 +57,13 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
     ).given
 
 
-def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[LoadedModel, Runner]:
+def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
     """Load a model, ready to be asked. Raises ModelError."""
     for found in devices_found(settings):
-        tell(found)
+        emit(found)
     if settings.trust_remote_code and (code := code_of(source)):
-        tell(events.Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
-    tell(events.StageStarted("load", f"Loading {source.name}"))
+        emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
+    emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
     loaded = load(
         source,
@@ -77,8 +77,8 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
     )
-    tell(
-        events.ModelLoaded(
+    emit(
+        ModelLoaded(
             name=source.name,
             dtype=loaded.precision,
             bytes=loaded.bytes,
@@ -88,24 +88,24 @@ def load_runner(settings: Settings, source: ModelSource, tell: Tell) -> tuple[Lo
         )
     )
     for note in loaded.notes:
-        tell(events.Note(note))
+        emit(Note(note))
     runner = Runner(
         loaded.model,
         Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
         markers=settings.markers,
         max_new_tokens=settings.max_new_tokens,
         slots=settings.batch_size or 1,
-        tell=tell,
+        emit=emit,
     )
     return loaded, runner
 
 
-def devices_found(settings: Settings) -> list[events.DeviceFound]:
+def devices_found(settings: Settings) -> list[DeviceFound]:
     """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
     limits = memory_limits(settings.max_memory)
     devices = devices_for(settings.device, limits)
     allowed = list(limits.values()) if limits else [None] * len(devices)
     return [
-        events.DeviceFound(known.name, known.total, limit)
+        DeviceFound(known.name, known.total, limit)
         for known, limit in zip(map(device_memory, devices), allowed, strict=True)
     ]

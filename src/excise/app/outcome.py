@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from excise.app import events
-from excise.app.events import Tell
+from excise.app.events import Chosen
 from excise.app.prepare import Prepared
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
+from excise.events import Emit, Note, StageStarted
+from excise.experiment.events import BaselineMeasured
 from excise.experiment.figures import HeldOut, measure_edit, measure_held_out
 from excise.experiment.runner import Runner
 from excise.scorers.interval import bootstrap, wilson
@@ -27,16 +28,16 @@ class Comparison:
     edited: str
 
 
-def ask_held_out(prepared: Prepared, tell: Tell) -> HeldOut:
+def ask_held_out(prepared: Prepared, emit: Emit) -> HeldOut:
     """Ask the original model the held-out prompts."""
-    tell(events.StageStarted("held_out", "Asking held-out prompts that the search never saw"))
+    emit(StageStarted("held_out", "Asking held-out prompts that the search never saw"))
     held_out = measure_held_out(prepared.runner, prepared.prompts)
-    tell(events.BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
+    emit(BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
     return held_out
 
 
 def confirm(
-    prepared: Prepared, study: Study, point: Point, held_out: HeldOut, tell: Tell
+    prepared: Prepared, study: Study, point: Point, held_out: HeldOut, emit: Emit
 ) -> Outcome:
     """Measure the chosen trial on held-out prompts and put it into the record."""
     started = time.perf_counter()
@@ -62,9 +63,9 @@ def confirm(
     facts = {**edit.facts, **held_out_facts(outcome)}
     replace(edit, facts=facts).save(prepared.directory.edit_path(point.number))
     write_result(prepared, study.records(), front, outcome)
-    tell(events.Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
+    emit(Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
     if not prepared.coverage.complete:
-        tell(events.Note(f"the edit is partial: {prepared.coverage.lacking()}"))
+        emit(Note(f"the edit is partial: {prepared.coverage.lacking()}"))
     return outcome
 
 

@@ -10,24 +10,24 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from excise.anatomy.writers import Anatomy
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.model import open_model
 from excise.app.prepare import Prepared, prepare
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, Stored, gather
+from excise.config.prompt_sources import prompt_sources
 from excise.devices.device import input_device
+from excise.devices.environment import hardware, versions
 from excise.errors import ModelError, PromptError, ReproductionError
+from excise.events import Emit, Note, StageStarted
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
 from excise.models.load import LoadedModel
-from excise.prompts.splits import PromptParts, load_parts, named_sets
-from excise.reproduce.environment import hardware, versions
+from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
 from excise.search.loop import open_study, search
-from excise.search.space import Candidate, candidate_of, propose_operator
+from excise.search.space import Candidate, propose, propose_operator
 from excise.search.study import Study
 from excise.store.directory import set_digest
 
@@ -40,7 +40,7 @@ def rebuild(
     recorded: Reproduction,
     destination: Path,
     settings: Settings,
-    tell: Tell,
+    emit: Emit,
     *,
     repeat_search: bool = False,
 ) -> Reproduction:
@@ -51,18 +51,23 @@ def rebuild(
     repeat_search: the search is repeated too, in a run directory beside `destination`.
     Raises ReproductionError if model or prompts are not those of then, naming which; or SaveError.
     """
-    tell(events.Note(_named_by(settings)))
+    if repeat_search and recorded.circumstances.search != "tpe":
+        raise ReproductionError(
+            f"excise has no {recorded.circumstances.search} search any more, so that it cannot be repeated; "
+            "leave out --repeat-search to take the recorded parameters"
+        )
+    emit(Note(_named_by(settings)))
     prompts, source = _found(settings)
-    _require_unmoved(recorded, source, prompts, tell, all_parts=repeat_search)
+    _require_unmoved(recorded, source, prompts, emit, all_parts=repeat_search)
     if repeat_search:
-        prepared, candidate = _searched(recorded, settings, destination, tell)
+        prepared, candidate = _searched(recorded, settings, destination, emit)
         loaded, anatomy, bank = prepared.loaded, prepared.anatomy, prepared.bank
     else:
-        loaded, anatomy, _, runner = open_model(settings, source, tell)
+        loaded, anatomy, _, runner = open_model(settings, source, emit)
         # Sketched second moments are other ones with every other number of rows.
         runner.rows = recorded.circumstances.rows
-        settle(runner, settings, loaded, prompts, tell)
-        tell(events.StageStarted("directions", "Finding the direction of each layer"))
+        settle(runner, settings, loaded, prompts, emit)
+        emit(StageStarted("directions", "Finding the direction of each layer"))
         bank = build_bank(settings, loaded, anatomy, runner, prompts)
         candidate = _recorded_candidate(recorded, settings, anatomy)
     edit = replace(
@@ -77,21 +82,21 @@ def rebuild(
             edit,
             destination,
             known.figures,
-            tell,
+            emit,
             form=recorded.packed,
             declared=settings.writers,
             trust_remote_code=settings.trust_remote_code,
             known=known,
         )
     else:
-        save_model_adapter(loaded, anatomy, edit, destination, known.figures, tell, known)
+        save_model_adapter(loaded, anatomy, edit, destination, known.figures, emit, known)
     return read_reproduction(destination)
 
 
 def _found(settings: Settings) -> tuple[PromptParts, ModelSource]:
     """The prompts and the model that the settings name. Raises ReproductionError."""
     try:
-        prompts = load_parts(settings)
+        prompts = load_parts(prompt_sources(settings))
     except PromptError as error:
         raise ReproductionError(
             f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
@@ -124,7 +129,6 @@ def settings_of(
         "batch_size": then.batch_size,
         "response_prefix": then.response_prefix,
         "template_arguments": {**recorded.settings.template_arguments, **then.template_arguments},
-        "search": then.search,
         "allow_partial": True,
         "allow_absent": True,
     }
@@ -143,7 +147,7 @@ def settings_of(
 
 def _named_by(settings: Settings) -> str:
     """What the record makes excise read, in one line."""
-    named = [settings.model, *named_sets(settings)]
+    named = [settings.model, *prompt_sources(settings).names()]
     if settings.chat_template is not None:
         named.append(str(settings.chat_template))
     return (
@@ -161,7 +165,7 @@ def _require_unmoved(
     recorded: Reproduction,
     source: ModelSource,
     prompts: PromptParts,
-    tell: Tell,
+    emit: Emit,
     *,
     all_parts: bool,
 ) -> None:
@@ -180,7 +184,7 @@ def _require_unmoved(
                 name = f"the {kind} {part.replace('_', '-')} prompts ({found.origin})"
                 (moved if part == "train" or all_parts else idle).append(name)
     if idle:
-        tell(events.Note(f"not those of then, but not needed: {', '.join(idle)}"))
+        emit(Note(f"not those of then, but not needed: {', '.join(idle)}"))
     if moved:
         raise ReproductionError(
             f"not what the saved {recorded.made} was made from: {'; '.join(moved)}; say where those of "
@@ -203,18 +207,18 @@ def _recorded_candidate(recorded: Reproduction, settings: Settings, anatomy: Ana
 
 
 def _searched(
-    recorded: Reproduction, settings: Settings, destination: Path, tell: Tell
+    recorded: Reproduction, settings: Settings, destination: Path, emit: Emit
 ) -> tuple[Prepared, Candidate]:
     folder = destination.with_name(f"{destination.name}-run")
-    tell(events.Note(f"the search is kept in {folder}; the same command goes on with it"))
-    prepared = prepare(settings.model_copy(update={"run_dir": folder}), tell)
+    emit(Note(f"the search is kept in {folder}; the same command goes on with it"))
+    prepared = prepare(settings.model_copy(update={"run_dir": folder}), emit)
     with prepared.directory:
         study = open_study(prepared)
-        search(prepared, study, tell, trials=recorded.trial.completed)
-        return prepared, _found_again(recorded, prepared, study, tell)
+        search(prepared, study, emit, trials=recorded.trial.completed)
+        return prepared, _found_again(recorded, prepared, study, emit)
 
 
-def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, tell: Tell) -> Candidate:
+def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, emit: Emit) -> Candidate:
     """The trial of the same number; says so if the search led elsewhere."""
     number = recorded.trial.number
     records = {record.number: record for record in study.records()}
@@ -224,8 +228,8 @@ def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, tell:
             "recorded parameters"
         )
     if dict(records[number].parameters) != recorded.trial.parameters:
-        tell(events.Note(f"the search took another way: trial {number} has other parameters"))
-    return candidate_of(study.finished(number), prepared.settings.kinds, prepared.anatomy)
+        emit(Note(f"the search took another way: trial {number} has other parameters"))
+    return propose(study.finished(number), prepared.settings.kinds, prepared.anatomy)
 
 
 def _known(

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.prepare import Prepared
+from excise.events import Emit, Note
 from excise.store.directory import prompts_digest
 from excise.store.opening import open_run
 from excise.store.record import Outcome
@@ -33,7 +32,7 @@ class Spread:
     most: float
 
 
-def further_seeds(prepared: Prepared, tell: Tell) -> Iterator[Prepared]:
+def further_seeds(prepared: Prepared, emit: Emit) -> Iterator[Prepared]:
     """The run with each of its further seeds, in folders of its own run directory; each can be resumed.
 
     Each is this process's alone until the next is asked for. Raises RunError if one of the folders belongs
@@ -46,7 +45,7 @@ def further_seeds(prepared: Prepared, tell: Tell) -> Iterator[Prepared]:
         digest = prepared.loaded.source.digest
         with open_run(own, digest, prompts_digest(prepared.prompts)) as directory:
             for note in directory.notes:
-                tell(events.Note(note))
+                emit(Note(note))
             yield replace(prepared, settings=own, directory=directory)
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.config import Settings
 from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
 from excise.engine.generation import asked_for, in_words
+from excise.events import Emit, Note
+from excise.experiment.events import BatchReduced, BatchSizeFound, ResponsePrefixFound
 from excise.experiment.response_prefix import with_common_beginning
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
@@ -38,7 +38,7 @@ def settle(
     settings: Settings,
     loaded: LoadedModel,
     prompts: PromptParts,
-    tell: Tell,
+    emit: Emit,
     *,
     probe: bool = True,
     known: Beginning | None = None,
@@ -50,8 +50,8 @@ def settle(
     """
     asked = asked_for(loaded.model.generation_config)
     if asked:
-        tell(
-            events.Note(
+        emit(
+            Note(
                 f"the model's generation configuration asks for {in_words(asked)}: generate and servers "
                 "follow that, scores do not"
             )
@@ -64,10 +64,8 @@ def settle(
             call = runner.chat.call.given(known.template_arguments)
             runner.chat = replace(runner.chat, call=call, response_prefix=known.response_prefix)
         require_positions(runner.model, _longest(runner, prompts), settings.max_new_tokens)
-        tell(
-            events.ResponsePrefixFound(
-                runner.chat.response_prefix, found_arguments(runner.chat, settings)
-            )
+        emit(
+            ResponsePrefixFound(runner.chat.response_prefix, found_arguments(runner.chat, settings))
         )
     if probe and settings.batch_size == 0:
         runner.slots = find_batch_size(
@@ -75,10 +73,10 @@ def settle(
             runner.chat.encode(prompts.target.search.prompts),
             settings.max_new_tokens,
             loaded.bytes,
-            lambda slots: tell(events.BatchReduced(slots)),
+            lambda slots: emit(BatchReduced(slots)),
             candidates=settings.candidates,
         )
-    tell(events.BatchSizeFound(runner.slots))
+    emit(BatchSizeFound(runner.slots))
 
 
 def beginning_of(directory: RunDirectory) -> Beginning | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from excise.anatomy.tensors import stored_name
+from excise.checkpoint.names import stored_name
 from excise.checkpoint.tensors import ORDINARY, WeightsFile
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")

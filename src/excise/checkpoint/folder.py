@@ -8,14 +8,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from excise.anatomy.tensors import stored_name
 from excise.checkpoint.beside import beside
 from excise.checkpoint.copies import draft_tensors
 from excise.checkpoint.given import read_object
+from excise.checkpoint.names import stored_name
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.errors import ModelError, SaveError, translated
 
+RECORD = "reproduce.json"
+"""What a model was made from, written beside it by excise."""
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 

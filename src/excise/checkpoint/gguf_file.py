@@ -9,9 +9,9 @@ from pathlib import Path
 from gguf import GGMLQuantizationType, GGUFReader, quant_shape_to_byte_shape
 from gguf.constants import GGUFEndian
 
+from excise.checkpoint.gguf_lengths import check_lengths
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.errors import ModelError, translated
-from excise.rewrite.gguf_lengths import check_lengths
 from excise.system.lfs import require_fetched
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.app import events
 from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.human import size
 from excise.cli.printable import ask_person
@@ -18,6 +17,7 @@ from excise.cli.streams import is_attended
 from excise.config import Settings, Stored, gather
 from excise.edits.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
+from excise.events import Note
 from excise.report.card import figures_in
 from excise.rewrite.numbers import rounding_of
 from excise.rewrite.plan import Form, Plan
@@ -61,7 +61,7 @@ def apply(
     with make_screen(settings) as screen:
         require_place(destination)
         source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
-        require_base(given.edit, source, force=force, tell=screen)
+        require_base(given.edit, source, force=force, emit=screen)
         if source.gguf is not None:
             if "packed" in flags:
                 raise SettingsError(
@@ -138,7 +138,7 @@ def _chosen(
     except SaveError as error:
         choices = f"{settings.packed} {_cost(plan)}; {error}"
     screen(
-        events.Note(
+        Note(
             f"writers are stored as {plan.packed}. --packed: {choices}. An adapter leaves them alone: "
             "excise export RUN --adapter DIR"
         )

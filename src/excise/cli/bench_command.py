@@ -1,4 +1,4 @@
-"""`excise bench`: a run profiled by stage, on the user's own model and machine."""
+"""`excise bench`: a run measured by stage, on the user's own model and machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from excise.app import events
 from excise.app.profile import TRIAL_STAGES, Profile, Stage, profile
 from excise.cli.demo_command import demo_settings
-from excise.cli.human import duration, plural, rate, size, sizes
+from excise.cli.human import duration, plural, size, sizes
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.config import Settings
 from excise.demo.model import cache_folder, materialise
+from excise.events import StageStarted
 
 BUILT_IN = "demo"
 """The word that stands for the built-in model and its prompts."""
@@ -37,7 +37,7 @@ def _bench(settings: Settings, *, built_in: bool) -> int:
     # With --json, standard output belongs to the one object.
     with Renderer(make_console(to_errors=settings.json_lines)) as screen:
         if built_in:
-            materialise(lambda text: screen(events.StageStarted("load", text)))
+            materialise(lambda text: screen(StageStarted("load", text)))
         found = profile(settings, screen)
         if settings.json_lines:
             write_json(as_json(found), indent=1)
@@ -56,18 +56,14 @@ def as_json(found: Profile) -> dict[str, object]:
 
 def profile_table(found: Profile, trials: int) -> Table:
     """The stages of a run, and its trial as a whole. trials: what a search would have."""
-    rates = " · ".join(f"{dtype} {rate(each)}" for dtype, each in found.rates.items())
     table = Table(
-        title=f"{found.model} · {found.dtype} · {found.device} · matrix products: {rates}",
+        title=f"{found.model} · {found.dtype} · {found.device}",
         title_justify="left",
         caption=_caption(found, trials),
         caption_justify="left",
     )
     table.add_column("stage")
-    for heading in (
-        *("seconds", "in the model", "operator", "waiting"),
-        *("tokens", "padding", "tokens/s", "operations", "of the peak"),
-    ):
+    for heading in ("seconds", "tokens", "tokens/s", "peak memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in found.stages:
         if stage.name == TRIAL_STAGES[0]:
@@ -77,30 +73,17 @@ def profile_table(found: Profile, trials: int) -> Table:
 
 
 def _cells(stage: Stage) -> list[str]:
-    seconds = [stage.seconds, stage.in_model, stage.operator, stage.waiting]
-    cells = [f"{each:.3f}" if each < 1 else f"{each:.1f}" for each in seconds]
-    if not stage.work.tokens:
-        return [cells[0], *["–"] * 8]
-    operations = stage.work.operations if stage.needed is None else stage.needed
-    return [
-        *cells,
-        f"{stage.work.tokens:,}",
-        f"{stage.work.padding:,}",
-        f"{stage.tokens_per_second:,.0f}",
-        f"{operations / 1e9:,.1f} G",
-        f"{stage.share:.0%}",
-    ]
+    seconds = f"{stage.seconds:.3f}" if stage.seconds < 1 else f"{stage.seconds:.1f}"
+    ran = (f"{stage.tokens:,}", f"{stage.tokens_per_second:,.0f}") if stage.tokens else ("–", "–")
+    return [seconds, *ran, sizes(stage.peak_bytes)]
 
 
 def _caption(found: Profile, trials: int) -> str:
-    early = next(stage.work.early_rows for stage in found.stages if stage.name == "refusals")
     trial = found.trial_seconds
     return (
         f"A trial takes {duration(trial)}: {found.control_prompts} control and "
         f"{found.target_prompts} target prompts, answers of up to {found.max_new_tokens} tokens, "
-        f"{plural(early, 'answer')} decided early, {plural(found.slots, 'prompt')} at a time; "
-        f"{plural(trials, 'trial')} would take about {duration(trials * trial)}. The edit tried: "
-        f"{found.refusals} refused, KL {found.kl:z.4f}. Memory: model {size(found.loaded_bytes)}, peak "
-        f"{sizes(found.peak_bytes)}. Operations are those that the tokens need, each run once and "
-        "unpadded; the peak is the measured rate of matrix products in the model's data type."
+        f"{plural(found.slots, 'prompt')} at a time; {plural(trials, 'trial')} would take about "
+        f"{duration(trials * trial)}. The edit tried: {found.refusals} refused, KL {found.kl:z.4f}. The "
+        f"model takes {size(found.loaded_bytes)}; peak memory is the most held until the end of a stage."
     )

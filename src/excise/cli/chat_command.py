@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.app.model import load_runner
 from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.conversation import Conversation, converse
@@ -18,6 +16,7 @@ from excise.config import Settings, gather
 from excise.edits.edit import Edit
 from excise.engine.generation import asked_for, in_words
 from excise.errors import SettingsError
+from excise.events import Emit, Note
 
 _OWN = "model"
 
@@ -39,24 +38,24 @@ def chat(
         asked = asked_for(loaded.model.generation_config)
         if asked and generation != _OWN:
             screen(
-                events.Note(
+                Note(
                     f"the model's generation configuration asks for {in_words(asked)}, which is not followed "
                     f"here; --generation-config {_OWN} follows all of it"
                 )
             )
-        screen(events.Note(about))
+        screen(Note(about))
     converse(Conversation.of(settings, loaded, own=generation == _OWN), edit, ask)
     return 0
 
 
 def _what(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str], tell: Tell
+    word: str, flags: Mapping[str, object], environment: Mapping[str, str], emit: Emit
 ) -> tuple[Settings, ModelSource, Edit | None, str]:
     if (split_trial(word)[0] / "run.json").is_file():
         run = open_run_named(word, flags, environment)
         number = run.choice()
         edit = run.directory.edit(number)
-        return run.settings, run.source(tell), edit, f"with the edit of trial {number} of {word}"
+        return run.settings, run.source(emit), edit, f"with the edit of trial {number} of {word}"
     if "select" in flags:
         raise SettingsError(f"--select: {word} is a model, not a run, and has nothing to choose")
     settings = gather({**flags, "model": word}, environment, None)

@@ -31,7 +31,7 @@ PARTS = tuple(
 )
 PROMPTS = ("target", "control", *PARTS, "column", "prefix", "suffix")
 DIRECTION = ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
-SEARCH = ("search", "trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir")
+SEARCH = ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir")
 SCORES = (
     *("max_new_tokens", "batch_size", "candidates", "exhaustive"),
     *("response_prefix", "markers"),
@@ -119,7 +119,7 @@ def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
 
 def _parameter(field: str, group: Group) -> inspect.Parameter:
     several = is_list(field) or is_table(field)
-    kind: Any = bool if is_switch(field) else list[str] if several else str
+    kind: Any = bool if is_switch(field) else list[str] | None if several else str | None
     about = Parameter(
         name=flag_name(field),
         help=Settings.model_fields[field].description,
@@ -129,9 +129,7 @@ def _parameter(field: str, group: Group) -> inspect.Parameter:
         json_list=False,
         negative=(),
     )
+    default = False if kind is bool else None
     return inspect.Parameter(
-        field,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, about],
+        field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, about]
     )

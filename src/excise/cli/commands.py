@@ -65,7 +65,7 @@ _PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "see
 
 @command("bench", "MODEL|demo", _PROFILED, PLACES)
 def bench(model: Word | None = None, /, **typed: object) -> int:
-    """Profile a run on this machine: seconds by stage, tokens a second, share of its peak."""
+    """Measure a run on this machine: seconds, tokens a second and memory of each stage."""
     from excise.cli.bench_command import BUILT_IN, bench, bench_demo
 
     if model == BUILT_IN:

@@ -7,15 +7,15 @@ from dataclasses import asdict
 
 from rich.text import Text
 
-from excise.app import events
 from excise.app.compare import compare as measure_both
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import open_run_named
 from excise.cli.tables import differences_table
 from excise.config import Settings
+from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
-from excise.prompts.splits import named_sets
+from excise.events import Note
 
 
 def compare(
@@ -43,7 +43,7 @@ def compare(
     names = [f"{run.directory.path}:{run.choice()}" for run in (first, second)]
     with Renderer(make_console(to_errors=as_json)) as screen:
         source = first.source(screen)
-        screen(events.Note(f"reading the prompts of {', '.join(named_sets(first.settings))}"))
+        screen(Note(f"reading the prompts of {', '.join(prompt_sources(first.settings).names())}"))
         found = measure_both(first.settings, source, edits[0], edits[1], screen)
         if as_json:
             write_json([{**asdict(one), "differs": one.differs} for one in found])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from excise.app import events
 from excise.app.outcome import Comparison, side_by_side
 from excise.cli.run_command import DEFAULT_SELECTION, Finished, run_unattended
 from excise.cli.screen import Screen, make_screen, write_json
@@ -18,6 +17,7 @@ from excise.config import Settings, gather
 from excise.config.flags import field_names
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import demo_flags
+from excise.events import StageStarted
 from excise.scorers.markers import is_refusal
 from excise.system.files import next_free
 
@@ -30,7 +30,7 @@ def demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     # Made before the model is, so that a wrong flag is told at once.
     settings = demo_settings(cache_folder(), flags, environment)
     with make_screen(settings) as screen:
-        materialise(lambda text: screen(events.StageStarted("load", text)))
+        materialise(lambda text: screen(StageStarted("load", text)))
         finished = run_unattended(settings, screen, otherwise=DEFAULT_SELECTION)
         comparisons = _comparisons(finished)
         if settings.json_lines:

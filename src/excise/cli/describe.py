@@ -5,10 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
-from excise.app import events
-from excise.cli.human import duration, plural, rate, size, sizes
+from excise.app.events import (
+    Chosen,
+    DeviceFound,
+    Examined,
+    ModelLoaded,
+    PromptsLoaded,
+    SeedsCompared,
+)
+from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
+from excise.events import Event, Note, StageStarted
+from excise.experiment.events import (
+    BaselineMeasured,
+    BatchReduced,
+    BatchSizeFound,
+    DirectionsFound,
+    ResponsePrefixFound,
+)
+from excise.hub.events import FileUploaded, Uploaded, UploadStarted
+from excise.saving.events import Saved, Streamed, Verified
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished
 
 
 @dataclass(frozen=True)
@@ -24,29 +42,29 @@ WARNING = "yellow"
 
 
 @singledispatch
-def describe(event: events.Event) -> tuple[Line, ...]:
+def describe(event: Event) -> tuple[Line, ...]:
     """The lines that say what `event` tells; none if it is of no interest by itself."""
     return ()
 
 
 @describe.register
-def _(event: events.StageStarted) -> tuple[Line, ...]:
+def _(event: StageStarted) -> tuple[Line, ...]:
     return (Line("", f"{event.text} …", "dim"),)
 
 
 @describe.register
-def _(event: events.Note) -> tuple[Line, ...]:
+def _(event: Note) -> tuple[Line, ...]:
     return (Line("note", event.text),)
 
 
 @describe.register
-def _(event: events.DeviceFound) -> tuple[Line, ...]:
+def _(event: DeviceFound) -> tuple[Line, ...]:
     limit = "" if event.limit is None else f" ({size(event.limit)} for weights)"
     return (Line("device", f"{event.device}, {size(event.memory)}{limit}"),)
 
 
 @describe.register
-def _(event: events.ModelLoaded) -> tuple[Line, ...]:
+def _(event: ModelLoaded) -> tuple[Line, ...]:
     failed = tuple(Line("", f"failed before as {attempt}", WARNING) for attempt in event.attempts)
     text = f"{event.name} · {event.dtype} · {size(event.bytes)} · {duration(event.seconds)}"
     if len(event.places) > 1:
@@ -55,7 +73,7 @@ def _(event: events.ModelLoaded) -> tuple[Line, ...]:
 
 
 @describe.register
-def _(event: events.Examined) -> tuple[Line, ...]:
+def _(event: Examined) -> tuple[Line, ...]:
     matrices = [
         f"{name} {plural(count, 'matrix', 'matrices')}" for name, count in event.matrices.items()
     ]
@@ -65,7 +83,7 @@ def _(event: events.Examined) -> tuple[Line, ...]:
 
 
 @describe.register
-def _(event: events.PromptsLoaded) -> tuple[Line, ...]:
+def _(event: PromptsLoaded) -> tuple[Line, ...]:
     lines: list[Line] = []
     for kind, counts in event.counts.items():
         parts = " · ".join(f"{count} {part.replace('_', '-')}" for part, count in counts.items())
@@ -74,17 +92,17 @@ def _(event: events.PromptsLoaded) -> tuple[Line, ...]:
 
 
 @describe.register
-def _(event: events.BatchReduced) -> tuple[Line, ...]:
+def _(event: BatchReduced) -> tuple[Line, ...]:
     return (Line("batch", f"out of memory; going on with {event.slots} at a time", WARNING),)
 
 
 @describe.register
-def _(event: events.BatchSizeFound) -> tuple[Line, ...]:
+def _(event: BatchSizeFound) -> tuple[Line, ...]:
     return (Line("batch", f"{plural(event.slots, 'prompt')} at a time"),)
 
 
 @describe.register
-def _(event: events.ResponsePrefixFound) -> tuple[Line, ...]:
+def _(event: ResponsePrefixFound) -> tuple[Line, ...]:
     begin = f"begin with {event.text!r}, which is skipped" if event.text else "begin differently"
     line = Line("prefix", f"answers {begin}")
     if not event.template_arguments:
@@ -94,32 +112,26 @@ def _(event: events.ResponsePrefixFound) -> tuple[Line, ...]:
 
 
 @describe.register
-def _(event: events.BaselineMeasured) -> tuple[Line, ...]:
+def _(event: BaselineMeasured) -> tuple[Line, ...]:
     part = event.part.replace("_", "-")
     text = f"{event.refusals}/{event.prompts} target prompts refused ({part} prompts)"
     return (Line("baseline", text),)
 
 
 @describe.register
-def _(event: events.DirectionsFound) -> tuple[Line, ...]:
+def _(event: DirectionsFound) -> tuple[Line, ...]:
     kinds = ", ".join(event.kinds)
     return (Line("direction", f"{kinds}, one for each layer, {duration(event.seconds)}"),)
 
 
 @describe.register
-def _(event: events.SearchStarted) -> tuple[Line, ...]:
+def _(event: SearchStarted) -> tuple[Line, ...]:
     held = f", {event.done} of them done before" if event.done else ""
     return (Line("search", f"{plural(event.trials, 'trial')}{held}"),)
 
 
 @describe.register
-def _(event: events.RateMeasured) -> tuple[Line, ...]:
-    text = f"{rate(event.operations_per_second)} in matrix products ({event.dtype}, measured)"
-    return (Line("peak", text),)
-
-
-@describe.register
-def _(event: events.TrialFinished) -> tuple[Line, ...]:
+def _(event: TrialFinished) -> tuple[Line, ...]:
     parts = [f"{event.done}/{event.trials}", scores(event)]
     parts += [short(event.parameters), duration(event.seconds)]
     parts.append(f"elapsed {duration(event.elapsed)}")
@@ -129,20 +141,20 @@ def _(event: events.TrialFinished) -> tuple[Line, ...]:
     return (Line(f"trial {event.number}", " · ".join(parts), WARNING if event.reason else ""),)
 
 
-def scores(event: events.TrialFinished) -> str:
+def scores(event: TrialFinished) -> str:
     """What a finished trial scored, or why it could not be."""
     if event.refusals is None or event.kl is None:
         return f"failed: {event.reason}"
     return f"{refusals_text(event)} refused, KL {event.kl:z.4f}"
 
 
-def refusals_text(event: events.TrialFinished) -> str:
+def refusals_text(event: TrialFinished) -> str:
     """Refusals of a trial; of a dominated one not all were waited for."""
     return f"{'≥' if event.dominated else ''}{event.refusals}/{event.prompts}"
 
 
 @describe.register
-def _(event: events.SearchEnded) -> tuple[Line, ...]:
+def _(event: SearchEnded) -> tuple[Line, ...]:
     why = {
         "done": "all trials are done",
         "stopped": "stopped; what is done is kept",
@@ -153,47 +165,47 @@ def _(event: events.SearchEnded) -> tuple[Line, ...]:
 
 
 @describe.register
-def _(event: events.Chosen) -> tuple[Line, ...]:
+def _(event: Chosen) -> tuple[Line, ...]:
     return (Line("chosen", event.why),)
 
 
 @describe.register
-def _(event: events.SeedsCompared) -> tuple[Line, ...]:
+def _(event: SeedsCompared) -> tuple[Line, ...]:
     return (Line("seeds", f"{plural(len(event.results), 'search', 'searches')}, their spread:"),)
 
 
 @describe.register
-def _(event: events.Streamed) -> tuple[Line, ...]:
+def _(event: Streamed) -> tuple[Line, ...]:
     word = {"write": "written", "verify": "verified"}[event.stage]
     return (Line(word, f"{size(event.done)} of {size(event.total)}"),)
 
 
 @describe.register
-def _(event: events.Verified) -> tuple[Line, ...]:
+def _(event: Verified) -> tuple[Line, ...]:
     kept = "" if event.kept == 1 else f"; {event.kept:.1%} of the edit is left after packing"
     edited = f"{plural(event.edited, 'tensor')} edited as the operator says{kept}"
     return (Line("verified", f"{edited} · {event.untouched} untouched, bit-identical"),)
 
 
 @describe.register
-def _(event: events.Saved) -> tuple[Line, ...]:
+def _(event: Saved) -> tuple[Line, ...]:
     return (Line("saved", f"{event.what}: {event.path}"),)
 
 
 @describe.register
-def _(event: events.UploadStarted) -> tuple[Line, ...]:
+def _(event: UploadStarted) -> tuple[Line, ...]:
     text = f"{plural(event.files, 'file')}, {size(event.bytes)}, to {event.repository}"
     return (Line("upload", text),)
 
 
 @describe.register
-def _(event: events.FileUploaded) -> tuple[Line, ...]:
+def _(event: FileUploaded) -> tuple[Line, ...]:
     share = event.done / event.total if event.total else 1.0
     return (Line("", f"{event.name} · {size(event.bytes)} · {share:.0%}"),)
 
 
 @describe.register
-def _(event: events.Uploaded) -> tuple[Line, ...]:
+def _(event: Uploaded) -> tuple[Line, ...]:
     what = "already there" if event.unchanged else "uploaded"
     who = "private" if event.private else "public"
     return (Line(what, f"{event.url} ({who}), commit {event.commit[:12]}"),)

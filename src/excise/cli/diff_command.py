@@ -24,7 +24,7 @@ from excise.diff.layout import Layout, layout_of
 from excise.diff.names import listed
 from excise.diff.undo import recovered_edit, save_undo
 from excise.errors import ModelError, SaveError
-from excise.kinds import facts_of
+from excise.kinds import FACTS
 from excise.models.blueprint import blueprint
 from excise.report.profile import place
 from excise.system.files import require_free
@@ -211,7 +211,7 @@ def _show_operators(console: Console, report: Report) -> None:
     for component, found in by_component.items():
         found = sorted(found, key=lambda one: place(one.writer)[0])
         kinds = dict.fromkeys(one.operator.kind for one in found)
-        told = "; ".join(f"{kind} ({facts_of(kind).text})" for kind in kinds)
+        told = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
         console.print(f"  {component}: {told}")
         strengths = [one.operator.strength for one in found]
         top = max(1.0, *map(abs, strengths))

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from excise.anatomy.writers import examine
-from excise.app import events
 from excise.app.model import given_template, load_runner
-from excise.app.reproduction import reproduction_of
 from excise.checkpoint.source import resolve
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
@@ -16,14 +14,16 @@ from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
 from excise.config import Stored, flag_name, gather
 from excise.edits.edit import load_edit
 from excise.errors import SettingsError
+from excise.events import Note
 from excise.report.card import figures_in
 from excise.saving.adapter import (
+    note_serving,
     packed_whole,
     save_edit_adapter,
     save_stored_adapter,
-    tell_serving,
 )
 from excise.saving.export import save_from_files, save_model, save_model_adapter
+from excise.saving.reproduction import reproduction_of
 from excise.system.paths import expanded
 
 _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
@@ -123,8 +123,17 @@ def write(
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
-    known = reproduction_of(run.directory, source, number, text, hardware=hardware)
-    screen(events.Note(f"exporting trial {number}"))
+    known = None
+    if gone := run.directory.former_kinds():
+        screen(
+            Note(
+                "no reproduce.json is written: the run has kinds that excise no longer searches "
+                f"({', '.join(gone)})"
+            )
+        )
+    else:
+        known = reproduction_of(run.directory, source, number, text, hardware=hardware)
+    screen(Note(f"exporting trial {number}"))
     if save is not None and source.gguf is None:
         save_from_files(
             source,
@@ -159,5 +168,5 @@ def write(
         save_model(loaded, edit, save, text, screen, declared=settings.writers, known=known)
     if adapter is not None:
         anatomy = examine(loaded.model, settings.writers)
-        tell_serving(edit, anatomy.writers, screen)
+        note_serving(edit, anatomy.writers, screen)
         save_model_adapter(loaded, anatomy, edit, adapter, text, screen, known)

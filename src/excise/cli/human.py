@@ -39,9 +39,3 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str, many: str | None = None) -> str:
     """`1 trial`, `3 trials`."""
     return f"{count} {noun if count == 1 else many or noun + 's'}"
-
-
-def rate(operations_per_second: float) -> str:
-    """Floating-point operations a second: `118 GFLOP/s`, `1.21 TFLOP/s`."""
-    giga = operations_per_second / 1e9
-    return f"{giga:.3g} GFLOP/s" if giga < 999.5 else f"{giga / 1e3:.3g} TFLOP/s"

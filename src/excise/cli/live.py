@@ -9,13 +9,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from excise.app import events
 from excise.cli.describe import refusals_text
-from excise.cli.human import duration, plural, rate, sizes
+from excise.cli.human import duration, plural, sizes
 from excise.cli.interrupt import STOPPING
 from excise.cli.parameters import short
 from excise.cli.tables import kl_text
-from excise.engine.work import Work
+from excise.search.events import SearchStarted, TrialFinished, TrialStarted, WorkDone
 
 _LAST_TRIALS = 5
 _BEST = 8
@@ -30,36 +29,30 @@ class SearchView:
     Every attribute is replaced in one step, never changed in place, so the two threads need no lock.
     """
 
-    def __init__(self, started: events.SearchStarted) -> None:
+    def __init__(self, started: SearchStarted) -> None:
         self.stopping = False
         self._done, self._trials = started.done, started.trials
         self._began = self._heard = time.monotonic()
-        self._in_hand: tuple[events.TrialStarted, ...] = ()
-        self._last: tuple[events.TrialFinished, ...] = ()
-        self._peak: events.RateMeasured | None = None
-        self._recent: tuple[events.WorkDone, ...] = ()
-        self._early_rows = 0
+        self._in_hand: tuple[TrialStarted, ...] = ()
+        self._last: tuple[TrialFinished, ...] = ()
+        self._recent: tuple[WorkDone, ...] = ()
 
-    def trial_started(self, event: events.TrialStarted) -> None:
+    def trial_started(self, event: TrialStarted) -> None:
         """A trial is being scored."""
         self._in_hand, self._heard = (*self._in_hand, event), time.monotonic()
 
-    def trial_finished(self, event: events.TrialFinished) -> None:
+    def trial_finished(self, event: TrialFinished) -> None:
         """A trial was scored."""
         self._last = (*self._last, event)[-_LAST_TRIALS:]
         self._done, self._heard = event.done, time.monotonic()
         self._in_hand = tuple(one for one in self._in_hand if one.number != event.number)
 
-    def rate_measured(self, event: events.RateMeasured) -> None:
-        """The machine's peak is known."""
-        self._peak = event
-
-    def work_done(self, event: events.WorkDone) -> None:
+    def work_done(self, event: WorkDone) -> None:
         """The model was run on something."""
         kept = (*self._recent, event)
-        while sum(one.work.total_seconds for one in kept[1:]) > _RECENT:
+        while sum(one.seconds for one in kept[1:]) > _RECENT:
             kept = kept[1:]
-        self._recent, self._early_rows = kept, self._early_rows + event.work.early_rows
+        self._recent = kept
 
     def render(self) -> RenderableType:
         """The view as it is now."""
@@ -95,22 +88,18 @@ class SearchView:
 
     def _throughput(self) -> str:
         """What the model was run on lately, in one line; empty while that is unknown."""
-        recent, peak = self._recent, self._peak
-        work = sum((one.work for one in recent), Work())
-        if peak is None or not work.total_seconds:
+        recent = self._recent
+        seconds = sum(one.seconds for one in recent)
+        if not seconds:
             return ""
-        share = work.operations / (work.total_seconds * peak.operations_per_second)
-        return " · ".join(
-            (
-                f"{work.tokens / work.total_seconds:,.0f} tokens/s",
-                f"{share:.0%} of {rate(peak.operations_per_second)} ({peak.dtype}, measured)",
-                f"{plural(self._early_rows, 'answer')} decided early",
-                f"{plural(recent[-1].candidates, 'candidate')} a batch",
-            )
+        newest = recent[-1]
+        return (
+            f"{sum(one.tokens for one in recent) / seconds:,.0f} tokens/s · "
+            f"{plural(newest.candidates, 'candidate')} and {plural(newest.prompts, 'prompt')} under way"
         )
 
 
-def _last_trials(last: tuple[events.TrialFinished, ...]) -> Table:
+def _last_trials(last: tuple[TrialFinished, ...]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="last trials", title_justify="left")
     for heading in ("trial", "refusals", "KL", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -131,7 +120,7 @@ def _last_trials(last: tuple[events.TrialFinished, ...]) -> Table:
     return table
 
 
-def _best(newest: events.TrialFinished) -> Table:
+def _best(newest: TrialFinished) -> Table:
     table = Table(
         box=None, padding=(0, 2, 0, 0), title="best trade-offs so far", title_justify="left"
     )

@@ -81,4 +81,4 @@ def _takes_value(flag: str) -> bool:
         for command in (app, *_commands().values())
         for one in command.assemble_argument_collection()
     ]
-    return all(one.hint is not bool for one in arguments if flag in one.names)
+    return all(one.token_count()[0] > 0 for one in arguments if flag in one.names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from excise.search.space import DIRECTION_INDEX, RIDGE_INDEX, RIDGES, SCOPE, WEIGHT
+from excise.search.space import DIRECTION_INDEX, REFUSAL_WEIGHT, RIDGE_INDEX, RIDGES, SCOPE
 
 _POSITION = ".max_weight_position"
 _SHORT = {"attn.o_proj": "attn", "mlp.down_proj": "mlp"}
@@ -14,7 +14,8 @@ def short(parameters: Mapping[str, object]) -> str:
     """`discriminant · ρ 0.01 · attn 1.00@14.5 →0.73±12 · mlp off`.
 
     For each component: strength at its peak @ the peak's layer → strength at the kernel's edge ± the
-    layers to that edge. A trial found by gradients shows the weight of refusals that it was found at.
+    layers to that edge. A trial of the gradient search of former versions shows the weight of refusals that
+    it was found at.
     """
     parts: list[str] = [str(parameters["kind"])] if "kind" in parameters else []
     if RIDGE_INDEX in parameters:
@@ -22,8 +23,8 @@ def short(parameters: Mapping[str, object]) -> str:
     if SCOPE in parameters:
         shared = parameters[SCOPE] == "global"
         parts.append(f"layer {_number(parameters, DIRECTION_INDEX):.1f}" if shared else "per layer")
-    if WEIGHT in parameters:
-        parts.append(f"by gradients, weight {_number(parameters, WEIGHT):.2g}")
+    if REFUSAL_WEIGHT in parameters:
+        parts.append(f"by gradients, weight {_number(parameters, REFUSAL_WEIGHT):.2g}")
     for name in parameters:
         if name.endswith(_POSITION):
             whole = name.removesuffix(_POSITION)

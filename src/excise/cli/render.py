@@ -9,11 +9,20 @@ from rich.live import Live
 from rich.status import Status
 from rich.text import Text
 
-from excise.app import events
+from excise.app.events import Chosen
 from excise.cli.describe import Line, describe
 from excise.cli.live import SearchView
 from excise.cli.screen import write_stop
 from excise.cli.tables import outcome_table
+from excise.events import Event, StageStarted
+from excise.saving.events import Saved
+from excise.search.events import (
+    SearchEnded,
+    SearchStarted,
+    TrialFinished,
+    TrialStarted,
+    WorkDone,
+)
 
 _LABEL_WIDTH = 11
 _REFRESHES_A_SECOND = 2
@@ -28,14 +37,14 @@ class Renderer:
         self._live: Live | None = None
         self._view: SearchView | None = None
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: Event) -> None:
         """Show an event."""
         # A terminal that cannot move its cursor shows nothing of what is drawn again and again.
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._follow(event)
         else:
             self._write(event)
-        if isinstance(event, events.Chosen):
+        if isinstance(event, Chosen):
             self.show(outcome_table(event.outcome))
 
     def show(self, renderable: RenderableType) -> None:
@@ -61,16 +70,16 @@ class Renderer:
     ) -> None:
         self._still()
 
-    def _follow(self, event: events.Event) -> None:
+    def _follow(self, event: Event) -> None:
         """On a terminal: what passes is shown passing, what stays is printed."""
         match event:
-            case events.StageStarted():
+            case StageStarted():
                 self._still()
                 self._status = self._console.status(
                     Text(f"{event.text} …"), spinner=self._spinner()
                 )
                 self._status.start()
-            case events.SearchStarted():
+            case SearchStarted():
                 self._still()
                 self._view = SearchView(event)
                 self._live = Live(
@@ -80,15 +89,13 @@ class Renderer:
                     transient=True,
                 )
                 self._live.start()
-            case events.TrialStarted() if self._view is not None:
+            case TrialStarted() if self._view is not None:
                 self._view.trial_started(event)
-            case events.TrialFinished() if self._view is not None:
+            case TrialFinished() if self._view is not None:
                 self._view.trial_finished(event)
-            case events.RateMeasured() if self._view is not None:
-                self._view.rate_measured(event)
-            case events.WorkDone() if self._view is not None:
+            case WorkDone() if self._view is not None:
                 self._view.work_done(event)
-            case events.SearchEnded() | events.Chosen() | events.Saved():
+            case SearchEnded() | Chosen() | Saved():
                 self._still()
                 self._write(event)
             case _:
@@ -98,7 +105,7 @@ class Renderer:
         """Name of rich's spinner. The usual one is drawn with braille, which few encodings have."""
         return "line" if self._console.options.ascii_only else "dots"
 
-    def _write(self, event: events.Event) -> None:
+    def _write(self, event: Event) -> None:
         for line in describe(event):
             self._console.print(_text(line), soft_wrap=True)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from excise.app import events
 from excise.cli.human import plural
 from excise.cli.screen import Screen
 from excise.cli.session import Ask
 from excise.config import Settings, settings_digest
+from excise.events import Note
 from excise.search.study import DONE
 from excise.store.directory import RunDirectory, default_path
 from excise.store.opening import require_idle
@@ -30,7 +30,7 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
         else f"A run with {done} of {settings.trials} trials is in {directory.path}"
     )
     if ask is None:
-        screen(events.Note(f"{there}; {'nothing is left to search' if complete else 'going on'}"))
+        screen(Note(f"{there}; {'nothing is left to search' if complete else 'going on'}"))
         return settings
     new = next_free(directory.path)
     question = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app import events
+from excise.app.events import SeedsCompared
 from excise.app.prepare import prepare
 from excise.app.seeds import SeedResult, further_seeds, spreads
 from excise.cli.dialogue import Dialogue
@@ -16,6 +16,7 @@ from excise.cli.streams import is_attended
 from excise.cli.tables import spread_table
 from excise.config import Settings
 from excise.errors import SettingsError
+from excise.events import Note
 from excise.search.front import Point, check_selection, hypervolume, select
 from excise.search.loop import open_study
 from excise.store.record import Outcome
@@ -82,9 +83,7 @@ def _unattended(
         show_seeds(session, outcome)
     if settings.save is None and settings.adapter is None:
         path = session.prepared.directory.path
-        screen(
-            events.Note(f"nothing was saved; to write the model: excise export {path} --save DIR")
-        )
+        screen(Note(f"nothing was saved; to write the model: excise export {path} --save DIR"))
     return Finished(session, outcome)
 
 
@@ -98,7 +97,7 @@ def chosen(session: Session, selection: str | None, otherwise: str | None) -> Po
     except SettingsError as error:
         if otherwise is None or not session.front():
             raise
-        session.screen(events.Note(f"{error}; taking the {otherwise}"))
+        session.screen(Note(f"{error}; taking the {otherwise}"))
         return select(session.front(), otherwise)
 
 
@@ -109,15 +108,15 @@ def show_seeds(session: Session, outcome: Outcome) -> None:
         return
     results = [_result(session, outcome)]
     for prepared in further_seeds(session.prepared, session.screen):
-        session.screen(events.Note(f"the same search with seed {prepared.settings.seed}"))
+        session.screen(Note(f"the same search with seed {prepared.settings.seed}"))
         other = session.with_(prepared, open_study(prepared))
         if not other.search():
-            session.screen(events.Note("stopped; the same command goes on with this seed"))
+            session.screen(Note("stopped; the same command goes on with this seed"))
             return
         point = chosen(other, settings.select, DEFAULT_SELECTION)
         results.append(_result(other, other.choose(point)))
     found = spreads(results)
-    session.screen(events.SeedsCompared(tuple(results), found))
+    session.screen(SeedsCompared(tuple(results), found))
     session.screen.show(spread_table(results, found))
 
 
@@ -142,7 +141,7 @@ def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session
     def go_on(reason: str) -> bool:
         if ask is None:
             return False
-        screen(events.Note(reason))
+        screen(Note(reason))
         return answer_to(ask, "Search all the same? [y]es / [n]o [n]: ").lower() in ("y", "yes")
 
     prepared = prepare(settings, screen, go_on)

@@ -10,20 +10,20 @@ from typing import Protocol
 
 from rich.console import Console, RenderableType
 
-from excise.app import events
 from excise.cli.interrupt import STOPPING
 from excise.cli.printable import PrintableConsole, printable_json
 from excise.cli.streams import write_json_in_utf8
 from excise.config import Settings
+from excise.events import Event
 
 _WIDTH_OF_FILES = 160
 """Columns where standard output is no terminal: nothing should be cut off in a log."""
 
 
 class Screen(Protocol):
-    """A scope to write in. Called with each event, so that it is the run's `Tell`."""
+    """A scope to write in. Called with each event, so that it is the run's `Emit`."""
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: Event) -> None:
         """Show an event."""
 
     def show(self, renderable: RenderableType) -> None:
@@ -47,7 +47,7 @@ class Screen(Protocol):
 class JsonLines:
     """One JSON object a line on standard output, and nothing else there."""
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: Event) -> None:
         """Write an event."""
         write_json(event.as_json())
 

@@ -8,7 +8,6 @@ from types import TracebackType
 
 from excise.app.outcome import ask_held_out, confirm
 from excise.app.prepare import Prepared
-from excise.app.reproduction import reproduction_of
 from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
@@ -16,8 +15,9 @@ from excise.edits.edit import Edit
 from excise.experiment.figures import HeldOut
 from excise.report.card import figures_of
 from excise.reproduce.record import Reproduction
-from excise.saving.adapter import tell_serving
+from excise.saving.adapter import note_serving
 from excise.saving.export import save_model, save_model_adapter
+from excise.saving.reproduction import reproduction_of
 from excise.search.front import Point, pareto_front
 from excise.search.loop import search
 from excise.search.study import Study
@@ -139,7 +139,7 @@ class Session:
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
         edit = self.edit(outcome)
-        tell_serving(edit, self.prepared.anatomy.writers, self.screen)
+        note_serving(edit, self.prepared.anatomy.writers, self.screen)
         save_model_adapter(
             self.prepared.loaded,
             self.prepared.anatomy,

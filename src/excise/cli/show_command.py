@@ -18,7 +18,7 @@ from excise.cli.stored import edit_path, wants_json
 from excise.cli.tables import outcome_table
 from excise.edits.edit import Edit, load_edit
 from excise.errors import UNREADABLE, RunError, translated
-from excise.kinds import facts_of
+from excise.kinds import FACTS
 from excise.report.card import asked_with_lines
 from excise.report.plot import plot_edit, require_plots
 from excise.report.profile import Profile, place, profiles
@@ -98,7 +98,7 @@ def _parts(path: Path, edit: Edit) -> list[RenderableType]:
 
 
 def _summary(path: Path, edit: Edit) -> Table:
-    facts = facts_of(edit.kind)
+    facts = FACTS[edit.kind]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")

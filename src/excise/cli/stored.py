@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excise.app import events
-from excise.app.events import Tell
 from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Settings, Stored, gather
 from excise.edits.edit import Edit
 from excise.errors import RunError
+from excise.events import Emit, Note
 from excise.report.card import figures_in, figures_of
 from excise.search.front import Point, select
 from excise.store.directory import RunDirectory
@@ -42,9 +41,9 @@ class StoredRun:
     directory: RunDirectory
     settings: Settings
 
-    def source(self, tell: Tell) -> ModelSource:
+    def source(self, emit: Emit) -> ModelSource:
         """The model's files, once `tell` has heard which. Raises RunError if they are others now."""
-        tell_named(self.settings, str(self.directory.path / "run.json"), tell)
+        tell_named(self.settings, str(self.directory.path / "run.json"), emit)
         source = resolve(
             self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
         )
@@ -102,7 +101,7 @@ def wants_json(flags: Mapping[str, object], environment: Mapping[str, str]) -> b
     return gather({**flags, "model": "none is looked at"}, environment, None).json_lines
 
 
-def tell_named(settings: Settings, place: str, tell: Tell) -> None:
+def tell_named(settings: Settings, place: str, emit: Emit) -> None:
     """Say, before anything is fetched or opened, which files a stored file makes excise read.
 
     They were named by whoever wrote that file, who need not be the one who opens it.
@@ -110,9 +109,9 @@ def tell_named(settings: Settings, place: str, tell: Tell) -> None:
     text = f"the model is {settings.model}, as {place} says"
     if not expanded(settings.model).exists():
         text += "; what this machine does not have of it is fetched from the hub"
-    tell(events.Note(text))
+    emit(Note(text))
     if settings.chat_template is not None:
-        tell(events.Note(f"the chat template is {settings.chat_template}"))
+        emit(Note(f"the chat template is {settings.chat_template}"))
 
 
 def open_named(

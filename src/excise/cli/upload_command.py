@@ -6,7 +6,6 @@ import getpass
 from collections.abc import Mapping
 from pathlib import Path
 
-from excise.app import events
 from excise.cli.export_command import write
 from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
@@ -15,6 +14,7 @@ from excise.cli.stored import StoredRun, open_named
 from excise.cli.streams import is_attended
 from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
+from excise.events import Note
 from excise.hub.folder import examined
 from excise.hub.upload import upload as send
 from excise.reproduce.record import NAME, read_reproduction
@@ -55,7 +55,7 @@ def upload(
         what = examined(folder, hardware=not settings.no_hardware)
         if what.record is None:
             screen(
-                events.Note(
+                Note(
                     f"{folder} has no {NAME}: nobody will be able to make it again from its record"
                 )
             )
@@ -117,5 +117,5 @@ def _written(run: StoredRun, form: str, screen: Screen) -> Path:
         raise SaveError(
             f"{folder}: is not the {form} of trial {number}; move it away, or upload it by its name"
         )
-    screen(events.Note(f"taking the {form} of trial {number} that lies in {folder}"))
+    screen(Note(f"taking the {form} of trial {number} that lies in {folder}"))
     return folder

@@ -16,7 +16,6 @@ _NOT_OF_THE_STUDY = frozenset(
         "max_memory",
         "offload_folder",
         "trials",
-        "search",
         "search_seconds",
         "seeds",
         "batch_size",
@@ -49,7 +48,12 @@ def study_settings(settings: Settings) -> dict[str, object]:
 
 def settings_digest(settings: Settings) -> str:
     """16 hexadecimal digits that two runs share exactly if their `study_settings` are equal."""
-    canonical = json.dumps(study_settings(settings), sort_keys=True, separators=(",", ":"))
+    return stored_digest(study_settings(settings))
+
+
+def stored_digest(stored: Mapping[str, object]) -> str:
+    """`settings_digest` of settings whose `study_settings` were stored."""
+    canonical = json.dumps(stored, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -17,13 +17,11 @@ from pydantic import (
 from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
 from excise.config.template import require_arguments
-from excise.kinds import FACTS, Kind
+from excise.data_types import DataType, Quantization
+from excise.kinds import Kind, of_residuals
 from excise.prompts.source import PromptSource
 from excise.scorers.markers import DEFAULT_MARKERS, normalise
 from excise.system.paths import expanded
-
-DataType = Literal["auto", "float16", "bfloat16", "float32"]
-Quantization = Literal["none", "bnb_4bit", "bnb_8bit", "int8", "int4"]
 
 
 def _metavar(text: str) -> dict[str, Any]:
@@ -120,7 +118,7 @@ class Settings(BaseModel):
     suffix: str = Field(default="", description="Text put after every prompt.")
 
     kinds: tuple[Kind, ...] = Field(
-        default=("discriminant_weighted", "orthogonal"),
+        default=("discriminant", "orthogonal"),
         min_length=1,
         description="How a direction is taken out of a matrix; of several the search chooses.",
     )
@@ -142,10 +140,6 @@ class Settings(BaseModel):
         description="Make each direction orthogonal to the mean of the control prompts.",
     )
 
-    search: Literal["tpe", "gradient"] = Field(
-        default="tpe",
-        description="What proposes trials: Optuna's TPE, or gradients of the strengths of all matrices.",
-    )
     trials: int = Field(default=30, ge=1, description="Trials in the whole study.")
     startup_trials: int = Field(
         default=12, ge=0, description="Trials around the closed forms before the search learns."
@@ -227,7 +221,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Settings:
         """Refuse what would be ignored: these shape residual directions alone."""
-        if not any(FACTS[kind].of_residuals for kind in self.kinds):
+        if not any(map(of_residuals, self.kinds)):
             for field, off in (
                 ("winsorise", 1.0),
                 ("orthogonalise", False),

@@ -98,18 +98,18 @@ def compare(
     first: Compared,
     second: Compared,
     layout: Layout,
-    tell: Callable[[str, int, int], None] = lambda name, done, of: None,
+    report: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Report:
     """Compare two checkpoints in memory for a few pieces of a tensor.
 
-    layout: what the second one's tensors are in the model. tell: called with each tensor's name, its number
+    layout: what the second one's tensors are in the model. report: called with each tensor's name, its number
     and how many there are. Raises ModelError if a file is damaged.
     """
     with Reader(first.index) as before, Reader(second.index) as after:
         names = pair_names(first.index, second.index, before, after)
         changed: list[TensorChange] = []
         for number, (name, former) in enumerate(names.pairs.items()):
-            tell(name, number, len(names.pairs))
+            report(name, number, len(names.pairs))
             entries = first.index[former], second.index[name]
             # Most tensors of an edited model are the same, which their bytes tell soonest.
             if _same_bytes(before.pieces(former), after.pieces(name)):

@@ -9,9 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from excise.anatomy.tensors import stored_name, stored_tensors, take_conversions
+from excise.anatomy.tensors import stored_tensors, take_conversions
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index
+from excise.checkpoint.names import stored_name
 from excise.errors import SaveError
 
 

@@ -17,18 +17,20 @@ from torch import Tensor
 
 from excise.edits.base import Base
 from excise.errors import RunError, first_line
-from excise.kinds import KINDS, EditKind
+from excise.kinds import FACTS, KINDS, EditKind, current_name, with_current_kind
 from excise.system.files import write_bytes
 from excise.system.json_files import parse_json
 from excise.system.lfs import require_fetched
 
-FORMAT = 4
+FORMAT = 5
 """2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
 with its index, and the settings' digest have places of their own; 4 since the file holds a checksum of its
-own contents. docs/edit-file.md describes it."""
+own contents; 5 since `discriminant` is the kind that was called `discriminant_weighted` before, and former
+kinds have names of their own. docs/edit-file.md describes it."""
 
 _TENSORS = ("u", "v", "strengths")
 _CHECKED_SINCE = 4
+_RENAMED_IN = 5
 _CHECKSUM = "sha256"
 
 _FACTS_OF_BASE = frozenset(("model", "model_digest"))
@@ -108,14 +110,17 @@ def load_edit(path: Path) -> Edit:
         with safe_open(path, framework="pt") as file:
             header = parse_json((file.metadata() or {})["excise"])
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        _check(path, header)
+        version = _version(path, header)
         found = header.pop(_CHECKSUM, None)
-        if header["format"] < _CHECKED_SINCE and found is None:
-            return _edit_of(header, tensors)
-        if found != _checksum(header, tensors):
+        checked = version >= _CHECKED_SINCE or found is not None
+        if checked and found != _checksum(header, tensors):
             raise RunError(
                 f"{path}: damaged: its contents do not match their checksum; take another copy of it"
             )
+        if version < _RENAMED_IN:
+            header["kind"] = current_name(header["kind"])
+            header["parameters"] = with_current_kind(header["parameters"])
+        _require_known_kind(path, header["kind"])
         return _edit_of(header, tensors)
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such edit file") from error
@@ -162,8 +167,8 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _check(path: Path, header: Mapping[str, Any]) -> None:
-    """Raise RunError for what this version cannot read."""
+def _version(path: Path, header: Mapping[str, Any]) -> int:
+    """The format of the file. Raises RunError if it is newer than this version reads."""
     version = header["format"]
     if not isinstance(version, int):
         raise TypeError(f"format {version!r} is no number")
@@ -172,5 +177,9 @@ def _check(path: Path, header: Mapping[str, Any]) -> None:
             f"{path}: edit format {version} is newer than this excise reads ({FORMAT}); install a newer "
             "excise"
         )
-    if header["kind"] not in (*KINDS, "recovered"):
-        raise RunError(f"{path}: unknown kind {header['kind']!r}; known are {', '.join(KINDS)}")
+    return version
+
+
+def _require_known_kind(path: Path, kind: object) -> None:
+    if kind not in FACTS:
+        raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")

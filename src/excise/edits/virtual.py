@@ -87,9 +87,7 @@ class VirtualEdits:
         self._only, self._rows, self._rows_on = 0, (), {}
         if edits:
             strengths = torch.stack([edit.strengths for edit in edits])
-            # Where gradients are asked for, a strength of zero has one too.
-            active = (strengths != 0).any(0) | strengths.requires_grad
-            self._active = active.tolist()
+            self._active = (strengths != 0).any(0).tolist()
         else:
             self._active = [False] * len(self._writers)
 

@@ -80,7 +80,7 @@ def find_batch_size(
     prompts: Sequence[Tokens],
     max_new_tokens: int,
     model_bytes: int,
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
     candidates: int = 1,
 ) -> int:
     """The number of slots: as many as memory allows, proven by a short trial, halved if it fails.
@@ -88,7 +88,7 @@ def find_batch_size(
     More rows a step never cost throughput where it was measured, so memory decides, and not a clock. What
     is found is recorded, so that a resumed run has the same slots, and with them the same rounding.
     candidates: how many will be asked `prompts` side by side; 0 for as many as `side_by_side` may say.
-    `tell` is called with each smaller number that had to be tried.
+    `report` is called with each smaller number that had to be tried.
     """
     # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
     widest = (candidates or MOST_CANDIDATES) if _is_accelerated(model) else 1
@@ -105,7 +105,7 @@ def find_batch_size(
         # Buffers for whole answers, of which two tokens are said.
         greedy(model, longest, max_new_tokens=max_new_tokens, slots=slots, referee=_Brief())
 
-    _, slots = with_halving(most, probe, tell)
+    _, slots = with_halving(most, probe, report)
     return slots
 
 
@@ -161,12 +161,12 @@ def _is_accelerated(model: PreTrainedModel) -> bool:
 
 
 def with_halving(
-    slots: int, work: Callable[[int], Result], tell: Callable[[int], None]
+    slots: int, work: Callable[[int], Result], report: Callable[[int], None]
 ) -> tuple[Result, int]:
     """`work(slots)`, again with half as many slots each time memory runs out.
 
     Returns the result and the number of slots that it took. Raises OutOfMemoryError if one slot is still
-    too many. `tell` is called with each smaller number.
+    too many. `report` is called with each smaller number.
     """
     while True:
         try:
@@ -181,4 +181,4 @@ def with_halving(
         # Outside the except block: the traceback, and the tensors that it keeps alive, are gone here.
         slots //= 2
         release_memory()
-        tell(slots)
+        report(slots)

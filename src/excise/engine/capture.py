@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.devices.doubles import doubles
-from excise.devices.numbers import are_numbers, gathered
 from excise.devices.transfers import on_host
+from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import (
     Tokens,
     common_prefix_length,
@@ -145,11 +145,13 @@ def writer_statistics(
     dimension: int,
     all_tokens: Accumulator | None = None,
     last_tokens: Accumulator | None = None,
+    last_weight: float = 1.0,
     residual: Residuals | None = None,
 ) -> EndStatistics:
     """One pass over `prompts`, at most `limit` at a time; tokens go to the accumulators as they come.
 
-    residual: takes in the residual stream on the way. Raises TrialError if a logit is not a number.
+    last_weight: how often each last token counts. residual: takes in the residual stream on the way.
+    Raises TrialError if a logit is not a number.
     """
     ends = [_Ends(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common beginning runs.
@@ -159,7 +161,7 @@ def writer_statistics(
         if own is not None:
             ends[index].add(doubles(output[:, -1]))
             if last_tokens is not None:
-                last_tokens.add(index, output[:, -1])
+                last_tokens.add(index, output[:, -1], last_weight)
         if all_tokens is None:
             return
         tokens = output.reshape(-1, dimension)

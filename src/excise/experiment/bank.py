@@ -13,7 +13,7 @@ from torch import Tensor
 
 from excise.anatomy.writers import Anatomy
 from excise.edits.edit import Edit
-from excise.kinds import FACTS, Kind
+from excise.kinds import Kind, of_residuals
 from excise.operators.operator import Operator, orthogonal, row_normalised, through_post_norm
 from excise.operators.residual import at_fractional_layer
 from excise.search.space import Candidate
@@ -50,22 +50,23 @@ class ResidualBank:
 class Bank:
     """What gives a candidate its operators.
 
-    residual: for kinds of residual directions. local: solved operators by kind and ridge (None for kinds
-    without one). further: the banks of the second direction, the third, …; each was measured with those
-    before it removed, and is applied after them.
+    residual: for kinds of residual directions. local: operators of the discriminant kind, by ridge.
+    further: the banks of the second direction, the third, …; each was measured with those before it removed,
+    and is applied after them.
     """
 
     residual: ResidualBank | None = None
-    local: Mapping[tuple[Kind, float | None], Operator] = field(default_factory=dict)
+    local: Mapping[float, Operator] = field(default_factory=dict)
     further: tuple[Bank, ...] = ()
 
     def operator(self, candidate: Candidate) -> Operator:
         """(u, v), [directions · writer, d] float32: for every direction in turn, all writers."""
-        if FACTS[candidate.kind].of_residuals:
+        if of_residuals(candidate.kind):
             assert self.residual is not None
             first = self.residual.operator(candidate.kind, candidate.direction_index)
         else:
-            first = self.local[candidate.kind, candidate.ridge]
+            assert candidate.ridge is not None
+            first = self.local[candidate.ridge]
         operators = [first, *(bank.operator(candidate) for bank in self.further)]
         if len(operators) == 1:
             return first

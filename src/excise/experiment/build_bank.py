@@ -15,11 +15,12 @@ from excise.engine.capture import EndStatistics
 from excise.experiment.bank import Bank, ResidualBank, edit_of, residual_bank
 from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
-from excise.experiment.train_statistics import Moment, TrainPrompts, measured
-from excise.kinds import FACTS, Kind
+from excise.experiment.train_statistics import TrainPrompts, measured
+from excise.kinds import of_residuals
 from excise.models.gains import post_norm_gains, row_norms
 from excise.models.load import LoadedModel
-from excise.operators.kinds import local_operators
+from excise.operators.discriminant import discriminants
+from excise.operators.moments import Moments
 from excise.operators.operator import Operator
 from excise.operators.residual import difference, geometric_median, mean, winsorise
 from excise.prompts.splits import PromptParts
@@ -46,29 +47,20 @@ def build_bank(
         runner.chat.encode(prompts.control.train.prompts),
     )
     kinds = settings.kinds
-    residual_kinds = [kind for kind in kinds if FACTS[kind].of_residuals]
-    local_kinds = [kind for kind in kinds if not FACTS[kind].of_residuals]
+    with_residuals = any(map(of_residuals, kinds))
     residual: ResidualBank | None = None
-    local: dict[tuple[Kind, float | None], Operator] = {}
-    moments: Moment = {}
+    local: dict[float, Operator] = {}
+    moments: Moments | None = None
     streams: tuple[Tensor, ...] = ()
-    if local_kinds:
-        wanted = {FACTS[kind].statistics for kind in local_kinds}
+    if "discriminant" in kinds:
         # Sums begin anew if memory runs out on the way.
-        found = runner.in_rows(lambda rows: measured(source, wanted, rows, bool(residual_kinds)))
+        found = runner.in_rows(lambda rows: measured(source, rows, with_residuals))
         moments, streams = found.moments, found.streams
         target, control = found.target, found.control
         require_separable(separation(target, control))
-        for statistics, sums in moments.items():
-            if statistics != "ends":
-                require_enough_tokens(sums, RIDGES, control.prompts)
-        chosen = [
-            (kind, ridge)
-            for kind in local_kinds
-            for ridge in (RIDGES if FACTS[kind].ridge else (None,))
-        ]
-        local = local_operators(dict.fromkeys(chosen, target.means - control.means), moments)
-    elif residual_kinds:
+        require_enough_tokens(moments, RIDGES, control.prompts)
+        local = discriminants(dict.fromkeys(RIDGES, target.means - control.means), moments)
+    else:
         streams = source.residuals(source.target), source.residuals(source.control)
         require_separable(separation(*map(_ends_of, streams)))
     if streams:
@@ -101,7 +93,9 @@ def _ends_of(residual: Tensor) -> EndStatistics:
     return EndStatistics(values.mean(0), values.var(0, correction=0).sum(-1), len(values))
 
 
-def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Moment) -> Bank:
+def _next_bank(
+    settings: Settings, source: TrainPrompts, bank: Bank, moments: Moments | None
+) -> Bank:
     """The next direction: what still separates the prompts while the directions before it are removed.
 
     From each new δ the part along the earlier directions is taken as their operators see it, δ − u (vᵀδ).
@@ -109,11 +103,10 @@ def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Mo
     that all together are the oblique projector away from all of them, in whatever order they apply.
     """
     anatomy = source.anatomy
-    kinds = settings.kinds
-    first = closed_form_of(kinds[0], anatomy)
+    first = closed_form_of(settings.kinds[0], anatomy)
     edit = edit_of(first, bank, anatomy)
     residual: ResidualBank | None = None
-    local: dict[tuple[Kind, float | None], Operator] = {}
+    local: dict[float, Operator] = {}
     with VirtualEdits(source.loaded.model, edit.writers) as edits:
         edits.use(edit)
         if bank.residual is not None:
@@ -125,18 +118,18 @@ def _next_bank(settings: Settings, source: TrainPrompts, bank: Bank, moments: Mo
                 directions = directions - known * (known * directions).sum(-1, keepdim=True)
             directions = torch.nn.functional.normalize(directions, dim=-1)
             residual = replace(bank.residual, directions=directions.to(torch.float32))
-        if bank.local:
+        if moments is not None:
             target, control = (
                 source.runner.in_rows(partial(source.ends, prompts))
                 for prompts in (source.target, source.control)
             )
-            remaining: dict[tuple[Kind, float | None], Tensor] = {}
-            for chosen in bank.local:
+            remaining: dict[float, Tensor] = {}
+            for ridge in bank.local:
                 difference = target.means - control.means
                 for before in (bank, *bank.further):
-                    pair = before.local[chosen]
+                    pair = before.local[ridge]
                     u, v = pair.u.to(torch.float64), pair.v.to(torch.float64)
                     difference = difference - u * (v * difference).sum(-1, keepdim=True)
-                remaining[chosen] = difference
-            local = local_operators(remaining, moments)
+                remaining[ridge] = difference
+            local = discriminants(remaining, moments)
     return Bank(residual, local)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from excise.devices.numbers import are_numbers, gathered
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
+from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import Tokens
 from excise.engine.teacher import forced_groups
 from excise.experiment.runner import Runner
@@ -150,5 +150,5 @@ def _divergences(
 
     # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
     # has to be halved here says nothing of other passes.
-    found, _ = with_halving(max(1, runner.rows // 8), measure, runner.tell_halved)
+    found, _ = with_halving(max(1, runner.rows // 8), measure, runner.emit_halved)
     return found

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from excise.devices.doubles import doubles_device
 from excise.devices.memory import place_for
-from excise.devices.numbers import are_numbers, gathered
 from excise.engine.assignment import Assignment
+from excise.engine.numbers import are_numbers, gathered
 from excise.engine.prefill import Tokens, run_all
 from excise.scorers.divergence import kl_divergence
 

@@ -9,15 +9,15 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.app.events import BatchReduced, Tell
 from excise.engine.assignment import ALONE, Assignment, Early
 from excise.engine.batch_size import with_halving
 from excise.engine.early import EarlyPart
 from excise.engine.prefill import Tokens
+from excise.events import Emit
+from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
-from excise.scorers.openings import Opening, openings_of
 from excise.scorers.refusals import Hearing, Judging, Refusals, judge
 from excise.scorers.watch import Watch
 
@@ -39,20 +39,20 @@ class Runner:
         markers: Sequence[str],
         max_new_tokens: int,
         slots: int,
-        tell: Tell,
+        emit: Emit,
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
-        self._markers, self._max_new_tokens, self._tell = tuple(markers), max_new_tokens, tell
+        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
         self._watch = Watch(chat.decode, self._markers)
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
-        result, self.rows = with_halving(self.rows, work, self.tell_halved)
+        result, self.rows = with_halving(self.rows, work, self.emit_halved)
         return result
 
-    def tell_halved(self, size: int) -> None:
+    def emit_halved(self, size: int) -> None:
         """Say that memory ran out, and how many rows run at a time from now on."""
-        self._tell(BatchReduced(size))
+        self._emit(BatchReduced(size))
 
     def log_probabilities(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
         """Of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
@@ -117,7 +117,7 @@ class Runner:
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
-        result, self.slots = with_halving(self.slots, work, self.tell_halved)
+        result, self.slots = with_halving(self.slots, work, self.emit_halved)
         return result
 
 
@@ -139,11 +139,6 @@ class Part:
     def refusals(self) -> int:
         """How many target prompts the original model refuses."""
         return self.answered.count
-
-    @property
-    def openings(self) -> list[Opening]:
-        """How its refusals begin."""
-        return openings_of(self.answered.tokens, self.answered.refused)
 
     def divergences(self, runner: Runner) -> list[float]:
         """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,7 +19,6 @@ from excise.engine.capture import (
 )
 from excise.engine.decode import greedy
 from excise.experiment.runner import Runner
-from excise.kinds import Statistics
 from excise.models.load import LoadedModel
 from excise.models.positions import within_positions
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
@@ -31,11 +30,9 @@ _LEAST_MEMORY = 160 * 2**20
 _LEAST_ROWS = 256
 """A sketch has at least so many rows a writer, whatever memory that takes."""
 ANSWER_TOKENS = 32
-"""Tokens of an answer that count for the kinds that look at answers."""
+"""Tokens of an answer that count."""
 _ANSWERED = 64
-"""Control prompts that are answered for them, spread over all."""
-
-Moment = Mapping[Statistics, Moments]
+"""Control prompts that are answered, spread over all."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class TrainPrompts:
         *,
         all_tokens: Accumulator | None = None,
         last_tokens: Accumulator | None = None,
+        last_weight: float = 1.0,
         stream: Residuals | None = None,
     ) -> EndStatistics:
         """Statistics of writers' outputs at the last prompt token; moments fill as tokens pass."""
@@ -81,39 +79,24 @@ class TrainPrompts:
             dimension=self.anatomy.dimension,
             all_tokens=all_tokens,
             last_tokens=last_tokens,
+            last_weight=last_weight,
             residual=stream,
         )
 
 
-def _accumulators(source: TrainPrompts, wanted: set[Statistics]) -> dict[Statistics, Moments]:
-    """Empty second moments, exact if all of them fit into their share of memory."""
+def accumulator(source: TrainPrompts) -> Moments:
+    """Empty second moments, exact if those of all writers fit into their share of memory."""
     writers, size = len(source.anatomy.names), source.anatomy.dimension
-    budget = max(_MOMENTS_SHARE * source.loaded.bytes, _LEAST_MEMORY) / len(wanted)
+    budget = max(_MOMENTS_SHARE * source.loaded.bytes, _LEAST_MEMORY)
     model = source.loaded.model
     devices = [execution_device(model.get_submodule(name)) for name in source.anatomy.names]
     if writers * size * size * 8 <= budget:
-        return {each: ExactMoments(writers, size, devices) for each in sorted(wanted)}
+        return ExactMoments(writers, size, devices)
     rows = max(_LEAST_ROWS, int(budget // (writers * size * 4)))
-    return {each: SketchedMoments(writers, size, rows, devices=devices) for each in sorted(wanted)}
+    return SketchedMoments(writers, size, rows, devices=devices)
 
 
-class _Shared:
-    """Hands the tokens that it is given to several accumulators, counted a number of times in each."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[Accumulator, float]] = []
-
-    def give(self, accumulator: Accumulator, weight: float = 1.0) -> None:
-        """Give tokens to this accumulator too, from now on."""
-        self._parts.append((accumulator, weight))
-
-    def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
-        """See `Accumulator`."""
-        for accumulator, share in self._parts:
-            accumulator.add(index, tokens, weight * share)
-
-
-def _answered(source: TrainPrompts, rows: int) -> list[list[int]]:
+def answered(source: TrainPrompts, rows: int) -> list[list[int]]:
     """Some control prompts, each with the model's answer to it."""
     step = max(1, len(source.control) // _ANSWERED)
     prompts = source.control[::step][:_ANSWERED]
@@ -128,42 +111,34 @@ def _answered(source: TrainPrompts, rows: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Moments, statistics of target and control prompts, residual streams [prompt, layer, d] if asked for."""
+    """Statistics of the train prompts.
 
-    moments: Moment
+    moments: of each writer's output, with S weighted as damage is measured: half of it from the last tokens
+    of control prompts, where answers begin, half from all tokens of the prompts and their answers. target,
+    control: statistics at the last prompt token. streams: residual streams [prompt, layer, d] of both sets;
+    empty if they were not asked for.
+    """
+
+    moments: Moments
     target: EndStatistics
     control: EndStatistics
     streams: tuple[Tensor, ...]
 
 
-def measured(
-    source: TrainPrompts, wanted: set[Statistics], rows: int, with_residuals: bool
-) -> Measured:
+def measured(source: TrainPrompts, rows: int, with_residuals: bool) -> Measured:
     """Everything that the train prompts are asked for; each set passes through the model once."""
-    moments = _accumulators(source, wanted)
-    all_tokens, last_tokens = _Shared(), _Shared()
-    if "tokens" in moments:
-        all_tokens.give(moments["tokens"])
-    if "ends" in moments:
-        last_tokens.give(moments["ends"])
+    moments = accumulator(source)
     streams = source.streams() if with_residuals else (None, None)
-    target = source.ends(source.target, rows, last_tokens=last_tokens, stream=streams[0])
-    spoken = _answered(source, rows) if moments.keys() & {"answers", "weighted"} else []
-    if "weighted" in moments:
-        # As many as all tokens of the answered prompts together.
-        weight = sum(map(len, spoken)) / len(source.control)
-        last_tokens.give(moments["weighted"], weight)
+    target = source.ends(source.target, rows, stream=streams[0])
+    spoken = answered(source, rows)
     control = source.ends(
         source.control,
         rows,
-        last_tokens=last_tokens,
-        all_tokens=all_tokens,
+        last_tokens=moments,
+        # As many as all tokens of the answered prompts together.
+        last_weight=sum(map(len, spoken)) / len(source.control),
         stream=streams[1],
     )
-    if spoken:
-        whole = _Shared()
-        for statistics in moments.keys() & {"answers", "weighted"}:
-            whole.give(moments[statistics])
-        source.ends(spoken, rows, all_tokens=whole)
+    source.ends(spoken, rows, all_tokens=moments)
     values = tuple(stream.values for stream in streams if stream is not None)
     return Measured(moments, target, control, values)

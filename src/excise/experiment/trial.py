@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
 from excise.engine.decode import Pool, pool_for
-from excise.engine.meter import Stages, unmeasured
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
 from excise.scorers.refusals import Hearing, Refusals
@@ -81,8 +81,6 @@ class Scoring:
     they are, the candidate is dominated. Answers of all candidates decode together, so that the few that
     run on to their end do not run alone: a step of few rows costs almost what one of many does. They are
     handed out in the order in which they came.
-
-    stages: opened for the stages "kl" and "refusals".
     """
 
     def __init__(
@@ -91,9 +89,8 @@ class Scoring:
         edits: VirtualEdits,
         part: Part,
         seats: int,
-        stages: Stages = unmeasured,
     ) -> None:
-        self._runner, self._edits, self._part, self._stages = runner, edits, part, stages
+        self._runner, self._edits, self._part = runner, edits, part
         self._edits_of: list[Edit] = []
         self._free = list(range(seats))
         self._seats = seats
@@ -104,6 +101,11 @@ class Scoring:
     def __len__(self) -> int:
         """How many are under way."""
         return len(self._under_way)
+
+    @property
+    def prompts(self) -> int:
+        """How many of their prompts are being answered."""
+        return sum(one.hearing.asked.open for one in self._under_way if one.hearing is not None)
 
     @property
     def ready(self) -> bool:
@@ -122,10 +124,9 @@ class Scoring:
         self._under_way.append(one)
         target, control = self._assignments(edit, one)
         try:
-            with self._stages("kl"):
-                one.kl = mean(
-                    self._runner.divergences(self._part.control, self._part.original, control)
-                )
+            one.kl = mean(
+                self._runner.divergences(self._part.control, self._part.original, control)
+            )
         except TrialError as error:
             one.error = error
         else:
@@ -140,19 +141,20 @@ class Scoring:
                     self._pool.add(one.hearing.asked)
         one.seconds = time.perf_counter() - started
 
-    def advance(self, *, more: bool) -> None:
+    def advance(self, *, more: bool, seconds: float = math.inf) -> None:
         """Go on until the first is finished or, if there are `more` to come, until another can begin.
 
-        Where memory runs out, all are asked again in half as many slots.
+        seconds: after so many it returns in any case, at the end of a step. Where memory runs out, all are
+        asked again in half as many slots.
         """
+        until = time.perf_counter() + seconds
 
         def work(slots: int) -> None:
             pool = self._pool_of(slots)
-            while not self.finished and not (more and self.ready):
+            while not self.finished and not (more and self.ready) and time.perf_counter() < until:
                 pool.step()
 
-        with self._stages("refusals"):
-            self._runner.in_slots(work)
+        self._runner.in_slots(work)
 
     def learn(self, point: Point) -> None:
         """Let what is under way have this trial to beat as well."""
@@ -231,10 +233,15 @@ def score(
     candidates: Sequence[Edit],
     part: Part,
     contest: Contest,
-    stages: Stages = unmeasured,
 ) -> list[Scored | TrialError]:
     """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
-    scoring = Scoring(runner, edits, part, len(candidates), stages)
+    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, contest)
+
+
+def score_all(
+    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], contest: Contest
+) -> list[Scored | TrialError]:
+    """Take all candidates through `scoring`, as many side by side as it has seats."""
     found: list[Scored | TrialError] = []
     waiting = list(candidates)
     try:

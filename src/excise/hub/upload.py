@@ -26,9 +26,9 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from excise import __version__
-from excise.app import events
-from excise.app.events import Tell
 from excise.errors import HubError
+from excise.events import Emit, Note, StageStarted
+from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.hub.folder import Upload
 from excise.hub_access.failures import FAILURES, failure
 from excise.hub_access.request import Request
@@ -52,7 +52,7 @@ def upload(
     what: Upload,
     repository: str,
     token: str,
-    tell: Tell,
+    emit: Emit,
     *,
     public: bool,
     replace: Callable[[str], bool],
@@ -68,8 +68,8 @@ def upload(
     sender = _Sender(
         HfApi(token=token, library_name="excise", library_version=__version__), repository
     )
-    with _quiet(tell):
-        found = sender.repository_for(what, tell, public=public)
+    with _quiet(emit):
+        found = sender.repository_for(what, emit, public=public)
         if found.files:
             with sender.step("comparing what it holds"):
                 unchanged = _holds(found, what)
@@ -79,9 +79,9 @@ def upload(
         if not unchanged:
             if found.files and not replace(_there_already(repository, found)):
                 raise HubError(f"{_there_already(repository, found)}; --force replaces them")
-            commit = sender.send(what, found, tell)
+            commit = sender.send(what, found, emit)
     url = f"{sender.api.endpoint}/{repository}"
-    tell(events.Uploaded(url, commit, found.private, unchanged))
+    emit(Uploaded(url, commit, found.private, unchanged))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Sender:
             asked = Request(self.name, writes=True, stage=what, token=str(self.api.token))
             raise failure(error, asked).error from None
 
-    def repository_for(self, what: Upload, tell: Tell, *, public: bool) -> _Repository:
+    def repository_for(self, what: Upload, emit: Emit, *, public: bool) -> _Repository:
         """The repository as it is; made if there is none."""
         if self.name.count("/") != 1:
             raise HubError(f"{self.name}: not the name of a repository; write OWNER/NAME")
@@ -116,18 +116,16 @@ class _Sender:
                     "is meant, or take another name"
                 )
             if public and found.private:
-                tell(
-                    events.Note(
-                        f"{self.name} is private and stays so; the hub's page of it changes that"
-                    )
+                emit(
+                    Note(f"{self.name} is private and stays so; the hub's page of it changes that")
                 )
             return found
-        tell(events.StageStarted("upload", f"Making {self.name} on the hub"))
+        emit(StageStarted("upload", f"Making {self.name} on the hub"))
         with self.step("making it"):
             self.api.create_repo(self.name, private=not public)
             return _existing(self.api, self.name) or _Repository(None, not public, {})
 
-    def send(self, what: Upload, found: _Repository, tell: Tell) -> str:
+    def send(self, what: Upload, found: _Repository, emit: Emit) -> str:
         """Upload and commit; returns the commit."""
         additions = [
             CommitOperationAdd(
@@ -136,7 +134,7 @@ class _Sender:
             for name in what.files
         ]
         total, done = sum(map(what.size, what.files)), 0
-        tell(events.UploadStarted(self.name, len(additions), total))
+        emit(UploadStarted(self.name, len(additions), total))
         for addition in additions:
             name, size = addition.path_in_repo, what.size(addition.path_in_repo)
             if size < _LARGE:
@@ -144,7 +142,7 @@ class _Sender:
             with self.step(f"uploading {name} (nothing is visible yet)"):
                 self.api.preupload_lfs_files(self.name, [addition], free_memory=False)
             done += size
-            tell(events.FileUploaded(name, size, done, total))
+            emit(FileUploaded(name, size, done, total))
         removals = [CommitOperationDelete(name) for name in sorted(found.files.keys() - what.files)]
         with self.step("committing (nothing is visible yet)"):
             commit: CommitInfo = self.api.create_commit(
@@ -201,7 +199,7 @@ def _there_already(repository: str, found: _Repository) -> str:
 
 
 @contextmanager
-def _quiet(tell: Tell) -> Iterator[None]:
+def _quiet(emit: Emit) -> Iterator[None]:
     """No bars and no log lines of the client's; what the hub warns of becomes a note.
 
     Its log lines about retries hold addresses that are signed for the bearer.
@@ -220,4 +218,4 @@ def _quiet(tell: Tell) -> Iterator[None]:
         for one in caught:
             # Others are the libraries' own, about each other.
             if issubclass(one.category, UserWarning):
-                tell(events.Note(" ".join(str(one.message).split())))
+                emit(Note(" ".join(str(one.message).split())))

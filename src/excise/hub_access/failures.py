@@ -57,7 +57,7 @@ class Failure:
 
 def failure(error: Exception, request: Request) -> Failure:
     """Which cause `error` has, and what to do about it."""
-    cause, what = _told(error, request)
+    cause, what = _progress(error, request)
     where = f"{request.name}: {request.stage}" if request.stage else request.name
     return Failure(cause, without_secrets(f"{where}: {what}", request.token))
 
@@ -89,7 +89,7 @@ def no_room(needed: int | None = None) -> str:
     )
 
 
-def _told(error: Exception, request: Request) -> tuple[Cause, str]:
+def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
     if any(map(_is_full, _behind(error))):
         return "disk", no_room()
     chain = list(_causes(error))

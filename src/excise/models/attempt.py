@@ -17,7 +17,7 @@ from excise.checkpoint.foreign import own_code
 from excise.checkpoint.given import read_object
 from excise.checkpoint.mapping import auto_class
 from excise.checkpoint.source import ModelSource
-from excise.config.settings import Quantization
+from excise.data_types import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.models.configuration import configuration

@@ -13,7 +13,7 @@ import torch
 
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.source import ModelSource
-from excise.engine.rate import matrix_rate
+from excise.models.rate import matrix_rate
 from excise.models.storage import stored_dtype
 
 _HALVES = ("bfloat16", "float16")

@@ -18,7 +18,7 @@ from excise.checkpoint.foreign import (
     require_own_files,
 )
 from excise.checkpoint.source import ModelSource
-from excise.config.settings import Quantization
+from excise.data_types import Quantization
 from excise.devices.memory import devices_for
 from excise.devices.out_of_memory import is_out_of_memory, release_memory
 from excise.errors import ModelError, first_line

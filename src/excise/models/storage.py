@@ -10,7 +10,7 @@ import torch
 
 from excise.checkpoint.given import read_object
 from excise.checkpoint.source import ModelSource
-from excise.config.settings import Quantization
+from excise.data_types import Quantization
 from excise.errors import ModelError
 from excise.undocumented import fetched
 

@@ -22,33 +22,30 @@ Device = torch.device | str
 
 
 class Moments(ABC):
-    """Sums over tokens: counts, means, and what the second moment is made from.
+    """Sums over tokens: counts, and what the second moment S is made from.
 
     Sums are kept on the device where their writer's outputs lie; nothing goes to the host before it is asked
-    for. Centred questions are about the covariance S − μμᵀ, the others about S itself.
+    for.
     """
 
     def __init__(
         self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
     ) -> None:
         """devices: where each writer's outputs lie; one for all, or one for each."""
-        self.writers, self.dimension = writers, dimension
+        self.writers, self._dimension = writers, dimension
         given = [devices] * writers if isinstance(devices, (str, torch.device)) else devices
         self._devices = [torch.device(device) for device in given]
         self._counts = [0.0] * writers
         self._heard = [0] * writers
-        exact = [doubles_device(device) for device in self._devices]
-        self._sums = _zeros(exact, dimension, dtype=torch.float64)
-        self._powers = _zeros(exact, dtype=torch.float64)
+        self._powers = _zeros([doubles_device(each) for each in self._devices], dtype=torch.float64)
 
     def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
         """Add `tokens` [n, d] of a writer, each counted `weight` times."""
         tokens = tokens.to(torch.float32)
         self._counts[index] += weight * len(tokens)
         self._heard[index] += len(tokens)
-        exact, place = doubles(tokens), self._sums[index].device
-        self._sums[index] += weight * exact.sum(0).to(place)
-        self._powers[index] += weight * exact.square().sum().to(place)
+        power = doubles(tokens).square().sum()
+        self._powers[index] += weight * power.to(self._powers[index].device)
         self._add_products(index, tokens, weight)
 
     def count(self, index: int) -> float:
@@ -59,26 +56,6 @@ class Moments(ABC):
         """Tokens that were added of a writer, whatever they count: what there is to estimate from."""
         return self._heard[index]
 
-    def mean(self, index: int) -> Tensor:
-        """μ [d], float64."""
-        return self._sums[index].cpu() / max(1.0, self._counts[index])
-
-    def variance(self, index: int, *, centred: bool) -> float:
-        """Mean of the diagonal of S, or of the covariance."""
-        return self.system(index).variance(centred=centred)
-
-    def solve(self, index: int, right: Tensor, ridge: float, *, centred: bool) -> Tensor:
-        """One solution of `System.solve`, on the host. Whoever has several questions asks the system."""
-        return self.system(index).solve(right, ridge, centred=centred).cpu()
-
-    def matrix(self, index: int, *, centred: bool) -> Tensor:
-        """S, or the covariance, whole: [d, d], float64, on the host."""
-        return self.system(index).matrix(centred=centred).cpu()
-
-    def effective_dimension(self, index: int, ridge: float) -> float:
-        """See `System`."""
-        return self.system(index).effective_dimension(ridge)
-
     @abstractmethod
     def system(self, index: int) -> System:
         """Linear systems in the second moment of a writer, as it is now."""
@@ -86,10 +63,11 @@ class Moments(ABC):
     @abstractmethod
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None: ...
 
-    def _known(self, index: int) -> tuple[Tensor, Tensor, float]:
-        """What a system is made from: mean [d] and mean of squares, where the sums are; the count."""
+    def _known(self, index: int) -> tuple[float, float]:
+        """What a system is made from: mean of the diagonal of S, and the count."""
         count = max(1.0, self._counts[index])
-        return self._sums[index] / count, self._powers[index] / count, count
+        power = float(self._powers[index] / count)
+        return max(0.0, power) / self._dimension, count
 
 
 class System(ABC):
@@ -99,38 +77,22 @@ class System(ABC):
     the writer's outputs lie (on the host, if that device knows no float64), and answers stay there.
     """
 
-    def __init__(self, mean: Tensor, power: Tensor) -> None:
-        """mean: μ [d], float64. power: mean of the squared lengths of outputs."""
-        self._mean, self._dimension = mean, len(mean)
-        self._power: float
-        self._centre: float
-        self._power, self._centre = torch.stack([power, mean.square().sum()]).tolist()
+    def __init__(self, variance: float, kept: Tensor) -> None:
+        """variance: mean of the diagonal of S. kept: what S is made from, float64."""
+        self.variance, self._kept = variance, kept
 
-    def variance(self, *, centred: bool) -> float:
-        """Mean of the diagonal of S, or of the covariance."""
-        power = self._power - self._centre if centred else self._power
-        return max(0.0, power) / self._dimension
-
-    def solve(self, right: Tensor, ridge: float, *, centred: bool) -> Tensor:
-        """(S + ρ·mean(diag S)·I)⁻¹ right, float64; S is the covariance where `centred`.
+    def solve(self, right: Tensor, ridge: float) -> Tensor:
+        """(S + ρ·mean(diag S)·I)⁻¹ right, float64.
 
         right: [d]. A writer that was silent has S = 0: any ridge then gives a multiple of `right`.
         """
-        variance = self.variance(centred=centred)
-        shift = ridge * variance if variance > 0 else 1.0
-        right = right.to(self._mean.device).to(torch.float64)
-        if not centred:
-            return self._solve(right.unsqueeze(1), shift).squeeze(1)
-        # Sherman and Morrison 1950: what subtracting μμᵀ does to the solution.
-        mean = self._mean
-        solved = self._solve(torch.stack([right, mean], 1), shift)
-        plain, of_mean = solved.unbind(1)
-        return plain + of_mean * (mean @ plain) / (1 - mean @ of_mean)
+        shift = ridge * self.variance if self.variance > 0 else 1.0
+        right = right.to(self._kept.device).to(torch.float64)
+        return self._solve(right.unsqueeze(1), shift).squeeze(1)
 
-    def matrix(self, *, centred: bool) -> Tensor:
-        """S, or the covariance, whole: [d, d], float64."""
-        second = self._matrix()
-        return second - torch.outer(self._mean, self._mean) if centred else second
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """S whole: [d, d], float64."""
 
     @abstractmethod
     def effective_dimension(self, ridge: float) -> float:
@@ -138,10 +100,6 @@ class System(ABC):
 
         Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, eq. 3.50.
         """
-
-    @abstractmethod
-    def _matrix(self) -> Tensor:
-        """S whole."""
 
     @abstractmethod
     def _solve(self, right: Tensor, shift: float) -> Tensor:
@@ -160,8 +118,8 @@ class ExactMoments(Moments):
 
     def system(self, index: int) -> System:
         """See `Moments`."""
-        mean, power, count = self._known(index)
-        return _ExactSystem(mean, power, self._products[index] / count)
+        variance, count = self._known(index)
+        return _ExactSystem(variance, self._products[index] / count)
 
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None:
         products = (tokens.T @ tokens).to(self._products[index].device)
@@ -169,21 +127,20 @@ class ExactMoments(Moments):
 
 
 class _ExactSystem(System):
-    def __init__(self, mean: Tensor, power: Tensor, second: Tensor) -> None:
-        super().__init__(mean, power)
-        self._second = second
+    """kept: S itself, [d, d]."""
 
     def effective_dimension(self, ridge: float) -> float:
         """See `System`."""
-        shift = ridge * self.variance(centred=False)
+        shift = ridge * self.variance
         factor = self._factor(shift)
-        return self._dimension - shift * float(torch.cholesky_inverse(factor).trace())
+        return len(self._kept) - shift * float(torch.cholesky_inverse(factor).trace())
 
-    def _matrix(self) -> Tensor:
-        return self._second
+    def matrix(self) -> Tensor:
+        """See `System`."""
+        return self._kept
 
     def _factor(self, shift: float) -> Tensor:
-        shifted = self._second.clone()
+        shifted = self._kept.clone()
         shifted.diagonal().add_(shift)
         factor: Tensor = torch.linalg.cholesky(shifted)
         return factor
@@ -216,8 +173,8 @@ class SketchedMoments(Moments):
 
     def system(self, index: int) -> System:
         """See `Moments`."""
-        mean, power, count = self._known(index)
-        return _SketchedSystem(mean, power, doubles(self._sketch[index]) / math.sqrt(count))
+        variance, count = self._known(index)
+        return _SketchedSystem(variance, doubles(self._sketch[index]) / math.sqrt(count))
 
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None:
         generator, sketch = self._generators[index], self._sketch[index]
@@ -233,30 +190,28 @@ class SketchedMoments(Moments):
 
 
 class _SketchedSystem(System):
-    def __init__(self, mean: Tensor, power: Tensor, scaled: Tensor) -> None:
-        """scaled: [row, d], whose Gram matrix of columns stands for S."""
-        super().__init__(mean, power)
-        self._scaled = scaled
+    """kept: [row, d], whose Gram matrix of columns stands for S."""
 
     @cached_property
     def _gram(self) -> Tensor:
-        return self._scaled @ self._scaled.T
+        return self._kept @ self._kept.T
 
     def effective_dimension(self, ridge: float) -> float:
         """See `System`."""
-        gram, shift = self._gram, ridge * self.variance(centred=False)
+        gram, shift = self._gram, ridge * self.variance
         identity = torch.eye(len(gram), device=gram.device)
         return float(torch.linalg.solve(gram + shift * identity, gram).trace())
 
-    def _matrix(self) -> Tensor:
-        return self._scaled.T @ self._scaled
+    def matrix(self) -> Tensor:
+        """See `System`."""
+        return self._kept.T @ self._kept
 
     def _solve(self, right: Tensor, shift: float) -> Tensor:
         # Woodbury 1950: a system as large as the sketch has rows, not as the output is wide.
         gram = self._gram.clone()
         gram.diagonal().add_(shift)
-        inner = torch.cholesky_solve(self._scaled @ right, torch.linalg.cholesky(gram))
-        solved: Tensor = (right - self._scaled.T @ inner) / shift
+        inner = torch.cholesky_solve(self._kept @ right, torch.linalg.cholesky(gram))
+        solved: Tensor = (right - self._kept.T @ inner) / shift
         return solved
 
 

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TypeVar
 
-from excise.config.settings import Settings
 from excise.errors import PromptError
 from excise.prompts.columns import texts_of
 from excise.prompts.files import read_file
@@ -29,11 +28,6 @@ class Shared:
     prefix: str = ""
     suffix: str = ""
     system_prompt: str | None = None
-
-    @classmethod
-    def of(cls, settings: Settings) -> Shared:
-        """The shared part of the settings."""
-        return cls(settings.column, settings.prefix, settings.suffix, settings.system_prompt)
 
 
 def read(source: PromptSource, shared: Shared, name: str = "prompts") -> PromptSet:

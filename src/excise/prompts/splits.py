@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from excise.config.settings import Settings
 from excise.errors import PromptError
 from excise.prompts.read import Shared, read
 from excise.prompts.sets import Prompt, PromptSet
@@ -17,11 +16,41 @@ FULL_SPLIT = (400, 100, 100)
 """Train, search and held-out prompts taken from one set that has as many."""
 LARGEST_CUT = 100
 """Most prompts that are cut off a train set to be held out."""
-_FIELDS = ("", "_train", "_search", "_held_out")
 _NAMED = 3
 """Prompts that a note about an overlap quotes."""
 MINIMUM = {"train": 4, "search": 1, "held-out": 1}
 """Fewer than these, and there is nothing to average or to count."""
+
+
+@dataclass(frozen=True)
+class KindSources:
+    """Where one kind of prompts is read from: one set to be split three ways, or a set for each part.
+
+    held_out: None cuts it off the train set.
+    """
+
+    whole: PromptSource | None = None
+    train: PromptSource | None = None
+    search: PromptSource | None = None
+    held_out: PromptSource | None = None
+
+    def named(self) -> list[PromptSource]:
+        """The sources that are given."""
+        sources = (self.whole, self.train, self.search, self.held_out)
+        return [source for source in sources if source is not None]
+
+
+@dataclass(frozen=True)
+class PromptSources:
+    """Where all prompts of a run are read from."""
+
+    target: KindSources
+    control: KindSources
+    shared: Shared = field(default_factory=Shared)
+
+    def names(self) -> list[str]:
+        """The sets, each once, as they would be typed."""
+        return list(dict.fromkeys(map(str, (*self.target.named(), *self.control.named()))))
 
 
 @dataclass(frozen=True)
@@ -45,26 +74,15 @@ class PromptParts:
     notes: tuple[str, ...]
 
 
-def load_parts(settings: Settings) -> PromptParts:
+def load_parts(sources: PromptSources) -> PromptParts:
     """Read all prompt sets of a run and make their three parts.
 
     Raises:
         PromptError: a set cannot be read, or has too few prompts.
         HubError: a set is on the hub, and neither that nor a cached copy can be read.
     """
-    shared = Shared.of(settings)
-    target, target_notes = _load_kind(
-        "target",
-        settings.target,
-        (settings.target_train, settings.target_search, settings.target_held_out),
-        shared,
-    )
-    control, control_notes = _load_kind(
-        "control",
-        settings.control,
-        (settings.control_train, settings.control_search, settings.control_held_out),
-        shared,
-    )
+    target, target_notes = _load_kind("target", sources.target, sources.shared)
+    control, control_notes = _load_kind("control", sources.control, sources.shared)
     both = _all_prompts(target) & _all_prompts(control)
     if both and both >= _all_prompts(target):
         raise PromptError("target and control hold the same prompts; give two sets that differ")
@@ -78,31 +96,17 @@ def load_parts(settings: Settings) -> PromptParts:
     return PromptParts(target, control, (*target_notes, *control_notes, *in_both))
 
 
-def named_sets(settings: Settings) -> list[str]:
-    """The prompt sets that the settings name, each once, as they would be typed."""
-    fields = [f"{kind}{part}" for kind in ("target", "control") for part in _FIELDS]
-    sources = [getattr(settings, field) for field in fields]
-    return list(dict.fromkeys(str(source) for source in sources if source is not None))
-
-
-def _load_kind(
-    kind: str,
-    whole: PromptSource | None,
-    parts: tuple[PromptSource | None, PromptSource | None, PromptSource | None],
-    shared: Shared,
-) -> tuple[Parts, list[str]]:
+def _load_kind(kind: str, sources: KindSources, shared: Shared) -> tuple[Parts, list[str]]:
     notes: list[str] = []
-    if whole is not None:
-        three = split_whole(read(whole, shared, kind), _SPLIT_SEED)
+    if sources.whole is not None:
+        three = split_whole(read(sources.whole, shared, kind), _SPLIT_SEED)
     else:
-        train_source, search_source, held_out_source = parts
-        if train_source is None or search_source is None:
-            # `Settings` fills both in or refuses, so this is what a caller of ours did wrong.
-            raise ValueError(f"settings without {kind}_train or {kind}_search")
-        train = read(train_source, shared, f"{kind} train")
-        search = read(search_source, shared, f"{kind} search")
-        if held_out_source is not None:
-            held_out = read(held_out_source, shared, f"{kind} held-out")
+        if sources.train is None or sources.search is None:
+            raise ValueError(f"no source of the {kind} train prompts, or of the search prompts")
+        train = read(sources.train, shared, f"{kind} train")
+        search = read(sources.search, shared, f"{kind} search")
+        if sources.held_out is not None:
+            held_out = read(sources.held_out, shared, f"{kind} held-out")
         else:
             before = len(train)
             train, held_out = cut_held_out(train, f"{kind} held-out")

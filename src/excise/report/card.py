@@ -9,7 +9,7 @@ from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
 from excise.edits.edit import Edit
 from excise.engine.generation import in_words
-from excise.kinds import facts_of
+from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.interval import counted
@@ -133,7 +133,7 @@ def model_card(
     recorded: whether a `reproduce.json` goes with it.
     """
     edited, writers = len(edit.changed), len(set(edit.writers))
-    facts = facts_of(edit.kind)
+    facts = FACTS[edit.kind]
     rank = "rank-1 edits" if edit.directions == 1 else f"edits of rank {edit.directions}"
     form = f"a LoRA adapter of rank {edit.directions} for" if adapter else "an edited copy of"
     parameters = "\n".join(

@@ -9,16 +9,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
-from excise.config import Settings, study_settings
+from excise.checkpoint.folder import RECORD
+from excise.config import Settings, stored_digest, study_settings
 from excise.errors import ReproductionError
+from excise.kinds import KINDS, current_name, with_current_kind
 from excise.system.json_files import first_fault, read_json_object
 
-FORMAT = 1
-NAME = "reproduce.json"
+FORMAT = 2
+"""2 since kinds have the names of edit format 5."""
+_RENAMED_IN = 2
+NAME = RECORD
 
 
 class _Record(BaseModel):
-    # Later versions may add keys; those who read format 1 can leave them alone.
+    # Later versions may add keys; those who read this format can leave them alone.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -80,15 +84,15 @@ class Circumstances(_Record):
     in_blocks: whether weights lay as the processor's products read them.
     response_prefix: what all answers begin with. template_arguments: those of the chat template.
     generation_config: what the model's own asks for and scores did not follow. search: how trials
-    were proposed. hardware: None if it was to be left out.
+    were proposed; other than "tpe" in former versions only. hardware: None if it was to be left out.
     """
 
     dtype: str
     batch_size: int
     rows: int
     response_prefix: str
-    search: str
     versions: dict[str, str]
+    search: str = "tpe"
     in_blocks: bool = False
     template_arguments: dict[str, Any] = {}
     generation_config: dict[str, str] = {}
@@ -180,6 +184,8 @@ def read_reproduction(path: Path) -> Reproduction:
             f"{path}: format {content['format']} is newer than this excise reads ({FORMAT}); "
             "install a newer excise"
         )
+    if content["format"] < _RENAMED_IN:
+        _rename(path, content)
     try:
         record = Reproduction.model_validate(content)
     except ValidationError as error:
@@ -190,3 +196,20 @@ def read_reproduction(path: Path) -> Reproduction:
             "once more"
         )
     return record
+
+
+def _rename(path: Path, content: dict[str, Any]) -> None:
+    """Give kinds the names of today. Raises ReproductionError if one is no longer searched."""
+    trial, settings = content.get("trial"), content.get("settings")
+    if isinstance(trial, dict) and isinstance(trial.get("parameters"), dict):
+        trial["parameters"] = with_current_kind(trial["parameters"])
+    if not isinstance(settings, dict) or not isinstance(settings.get("kinds"), list):
+        return
+    settings["kinds"] = [current_name(str(kind)) for kind in settings["kinds"]]
+    content["settings_digest"] = stored_digest(settings)
+    if gone := [kind for kind in settings["kinds"] if kind not in KINDS]:
+        raise ReproductionError(
+            f"{path}: was found with kinds that excise no longer searches ({', '.join(gone)}), so that it "
+            "cannot be made again; the edit file of the run still applies, and without this file the folder "
+            "can be uploaded"
+        )

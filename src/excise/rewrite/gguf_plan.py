@@ -9,13 +9,13 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import quant_shape_from_byte_shape, quant_shape_to_byte_shape
 from transformers import PreTrainedModel
 
-from excise.anatomy.spelling import spelt_for
 from excise.anatomy.tensors import StoredTensor
 from excise.anatomy.writers import WriterTensor, examine
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.gguf_file import open_gguf, read_gguf
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.edits.edit import Edit
+from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
 from excise.models.blueprint import gguf_blueprint
 from excise.rewrite.packing.gguf_blocks import GgufBlocks, written_as

@@ -12,12 +12,12 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from excise.anatomy.spelling import spelt_for
 from excise.anatomy.tensors import Layout, StoredTensor, layout_by_names
 from excise.anatomy.writers import Anatomy, examine
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same_numbers
 from excise.edits.edit import Edit
+from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
 from excise.models.blueprint import blueprint
 from excise.models.storage import named_dtype

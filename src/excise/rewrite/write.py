@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from excise.checkpoint.folder import RECORD
 from excise.checkpoint.given import read_object
 from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.reproduce.record import NAME
 from excise.rewrite.plan import Plan
 from excise.rewrite.stream import Advance, rewrite_file
 from excise.rewrite.verify import Kept, require_kept, same_bytes, verify_file
@@ -150,7 +150,7 @@ def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
     if plan.checkpoint.index is not None:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
     # A record of the original's making would be taken for one of the copy's.
-    return [(path, name) for path, name in copies if name not in made and name != NAME]
+    return [(path, name) for path, name in copies if name not in made and name != RECORD]
 
 
 def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:

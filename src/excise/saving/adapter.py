@@ -8,20 +8,19 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.anatomy.spelling import spelt_for
-from excise.anatomy.tensors import stored_name, stored_tensors, take_conversions
+from excise.anatomy.tensors import stored_tensors, take_conversions
 from excise.anatomy.writers import Writer, WriterTensor, examine
-from excise.app import events
-from excise.app.events import Tell
-from excise.app.reproduction import adapter_record
 from excise.checkpoint.index import Index, checkpoint_index
+from excise.checkpoint.names import stored_name
 from excise.checkpoint.reader import Reader
 from excise.checkpoint.source import ModelSource
 from excise.edits.adapter import Weights, adapter_base, save_adapter
 from excise.edits.edit import Edit
 from excise.edits.matrices import parts
 from excise.edits.served import unservable
+from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
+from excise.events import Emit, Note, StageStarted
 from excise.models.blueprint import blueprint
 from excise.models.storage import describe, packed_as
 from excise.report.card import model_card
@@ -29,6 +28,8 @@ from excise.report.terms import terms_of
 from excise.reproduce.record import NAME, Reproduction
 from excise.rewrite.plan import require_fit
 from excise.saving.apply import require_base
+from excise.saving.events import Saved
+from excise.saving.reproduction import adapter_record
 from excise.system.files import FurtherFiles
 
 
@@ -37,7 +38,7 @@ def save_edit_adapter(
     source: ModelSource,
     destination: Path,
     figures: str,
-    tell: Tell,
+    emit: Emit,
     *,
     declared: Sequence[str] = (),
     trust_remote_code: bool = False,
@@ -49,7 +50,7 @@ def save_edit_adapter(
     declared: the user's own claims about writers. force: see `require_base`. Raises SaveError if the edit
     belongs to another model, the checkpoint is packed or an adapter cannot hold the edit.
     """
-    require_base(edit, source, force=force, tell=tell)
+    require_base(edit, source, force=force, emit=emit)
     packed = packed_whole(source)
     if packed is not None:
         raise SaveError(
@@ -61,7 +62,7 @@ def save_edit_adapter(
         source,
         destination,
         figures,
-        tell,
+        emit,
         declared=declared,
         trust_remote_code=trust_remote_code,
     )
@@ -78,7 +79,7 @@ def save_stored_adapter(
     source: ModelSource,
     destination: Path,
     figures: str,
-    tell: Tell,
+    emit: Emit,
     *,
     declared: Sequence[str] = (),
     trust_remote_code: bool = False,
@@ -92,8 +93,8 @@ def save_stored_adapter(
     anatomy = examine(model, declared)
     edit = spelt_for(edit, anatomy)
     require_fit(source.name, edit, anatomy)
-    tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
-    tell_serving(edit, anatomy.writers, tell)
+    emit(StageStarted("save", f"Saving the adapter to {destination}"))
+    note_serving(edit, anatomy.writers, emit)
     index = checkpoint_index(source.folder)
     card = model_card(source, edit, figures, adapter=True, recorded=known is not None)
     further = recorded(source, known)
@@ -111,7 +112,7 @@ def save_stored_adapter(
             further,
             revision=revision,
         )
-    tell(events.Saved("adapter", str(destination)))
+    emit(Saved("adapter", str(destination)))
 
 
 def recorded(source: ModelSource, known: Reproduction | None) -> FurtherFiles:
@@ -124,14 +125,14 @@ def recorded(source: ModelSource, known: Reproduction | None) -> FurtherFiles:
     return files
 
 
-def tell_serving(edit: Edit, writers: Sequence[Writer], tell: Tell) -> None:
+def note_serving(edit: Edit, writers: Sequence[Writer], emit: Emit) -> None:
     """Say, before an adapter is written, if vLLM will not load it."""
     changed = set(edit.changed)
     reason = unservable(
         [tensor for writer in writers if writer.name in changed for tensor in writer.tensors]
     )
     if reason is not None:
-        tell(events.Note(f"vLLM cannot serve this adapter: {reason}; peft and transformers can"))
+        emit(Note(f"vLLM cannot serve this adapter: {reason}; peft and transformers can"))
 
 
 def stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:

@@ -6,25 +6,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from excise.app import events
-from excise.app.events import Tell
-from excise.app.reproduction import model_record
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
 from excise.edits.edit import Edit
 from excise.errors import SaveError
+from excise.events import Emit, Note, StageStarted
 from excise.report.card import model_card
 from excise.reproduce.record import NAME, Reproduction
 from excise.rewrite.gguf_plan import make_gguf_plan
 from excise.rewrite.plan import Form, Plan, make_plan
 from excise.rewrite.verify import Kept
 from excise.rewrite.write import Progress, write_checkpoint, write_gguf
+from excise.saving.events import Saved, Streamed, Verified
+from excise.saving.reproduction import model_record
 
 _STEP = 0.25
 """Share of the bytes after which progress is told."""
 
 
-def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) -> None:
+def require_base(edit: Edit, source: ModelSource, *, force: bool, emit: Emit) -> None:
     """Raise SaveError unless `source` is the checkpoint that the edit was made of.
 
     force: say what it risks and go on.
@@ -39,8 +39,8 @@ def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) ->
         )
     else:
         if not edit.base.tells_contents(source):
-            tell(
-                events.Note(
+            emit(
+                Note(
                     f"names and shapes are those of {edit.base.model}; contents could not be compared, "
                     "because the edit file is an old one and only one of the two is a hub model"
                 )
@@ -51,8 +51,8 @@ def require_base(edit: Edit, source: ModelSource, *, force: bool, tell: Tell) ->
             f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that one, or "
             "--force to apply it all the same"
         )
-    tell(
-        events.Note(
+    emit(
+        Note(
             f"going on with --force although {differs}: the direction was found in other weights, and may "
             "take away something else, or nothing"
         )
@@ -83,7 +83,7 @@ def apply_edit(
     source: ModelSource,
     destination: Path,
     figures: str,
-    tell: Tell,
+    emit: Emit,
     extra: Mapping[str, str] | None = None,
     known: Reproduction | None = None,
 ) -> None:
@@ -92,21 +92,21 @@ def apply_edit(
     figures: what is known of the edit, for the card. extra: further files, by name. known: what the edit
     was made from, for a `reproduce.json`; without it there is none.
     """
-    tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
+    emit(StageStarted("save", f"Writing the edited model to {destination}"))
     for text in _of_the_folder(plan):
-        tell(events.Note(text))
+        emit(Note(text))
     card = model_card(source, plan.edit, figures, adapter=False, recorded=known is not None)
     texts = {"README.md": card, **(extra or {})}
 
     def record(folder: Path) -> Mapping[str, str]:
         return {} if known is None else {NAME: model_record(known, plan, folder).text()}
 
-    kept = write_checkpoint(plan, source.digest, destination, texts, _told(tell), record)
-    _tell_saved(plan, destination, kept, tell)
+    kept = write_checkpoint(plan, source.digest, destination, texts, _progress(emit), record)
+    _emit_saved(plan, destination, kept, emit)
 
 
 def apply_to_gguf(
-    edit: Edit, source: ModelSource, destination: Path, declared: tuple[str, ...], tell: Tell
+    edit: Edit, source: ModelSource, destination: Path, declared: tuple[str, ...], emit: Emit
 ) -> None:
     """Write the edited GGUF file of `source` to the new file `destination`. Raises ExciseError."""
     assert source.gguf is not None
@@ -116,21 +116,21 @@ def apply_to_gguf(
             "excise export RUN --save DIR makes of it"
         )
     plan = make_gguf_plan(source.folder / source.gguf, edit, declared)
-    tell(events.StageStarted("save", f"Writing the edited model to {destination}"))
+    emit(StageStarted("save", f"Writing the edited model to {destination}"))
     changed = Counter(
         (one.entry.dtype, one.output.dtype)
         for one in plan.rewrites.values()
         if one.entry.dtype != one.output.dtype
     )
     for (before, after), count in changed.items():
-        tell(
-            events.Note(
+        emit(
+            Note(
                 f"{before} cannot be written: {count} tensors become {after}, the nearest larger type; the "
                 f"weights take {plan.size:,} bytes in all"
             )
         )
-    kept = write_gguf(plan, destination, _told(tell))
-    _tell_saved(plan, destination, kept, tell)
+    kept = write_gguf(plan, destination, _progress(emit))
+    _emit_saved(plan, destination, kept, emit)
 
 
 def _of_the_folder(plan: Plan) -> Iterator[str]:
@@ -166,14 +166,14 @@ def _of_the_folder(plan: Plan) -> Iterator[str]:
         )
 
 
-def _tell_saved(plan: Plan, destination: Path, kept: Kept, tell: Tell) -> None:
+def _emit_saved(plan: Plan, destination: Path, kept: Kept, emit: Emit) -> None:
     edited = len(plan.rewrites)
     untouched = len(plan.checkpoint.tensors) - len(plan.changes) - len(plan.dropped)
-    tell(events.Verified(edited, untouched, kept.share))
-    tell(events.Saved("model", str(destination)))
+    emit(Verified(edited, untouched, kept.share))
+    emit(Saved("model", str(destination)))
 
 
-def _told(tell: Tell) -> Progress:
+def _progress(emit: Emit) -> Progress:
     """Progress as events, a few for each stage."""
     told = {"write": 0.0, "verify": 0.0}
 
@@ -182,6 +182,6 @@ def _told(tell: Tell) -> Progress:
         share = done / total if total else 1.0
         if share >= told[stage] + _STEP or (done >= total and told[stage] < 1.0):
             told[stage] = 1.0 if done >= total else share
-            tell(events.Streamed(stage, done, total))
+            emit(Streamed(stage, done, total))
 
     return progress

@@ -12,14 +12,13 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Anatomy
-from excise.app import events
-from excise.app.events import Tell
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.spellings import add_older_spellings
 from excise.edits.adapter import adapter_base, save_adapter
 from excise.edits.edit import Edit
 from excise.errors import SaveError, translated
+from excise.events import Emit, Note, StageStarted
 from excise.models.blocked import in_ordinary_order
 from excise.models.load import LoadedModel
 from excise.report.card import model_card
@@ -28,6 +27,7 @@ from excise.reproduce.record import Reproduction
 from excise.rewrite.plan import Form, require_editable
 from excise.saving.adapter import recorded
 from excise.saving.apply import apply_edit, plan_for
+from excise.saving.events import Saved
 from excise.system.files import require_free
 
 
@@ -37,7 +37,7 @@ def require_rewritable(
     """Raise SaveError if an edited model can never be written from this checkpoint.
 
     It reads headers only, so that it can be asked before the work instead of after it. What only the numbers
-    tell (GPTQ zero points that loaders read in different ways) comes up when they are read.
+    emit (GPTQ zero points that loaders read in different ways) comes up when they are read.
     """
     if source.gguf is None:
         checkpoint = open_checkpoint(source.folder)
@@ -55,7 +55,7 @@ def save_model(
     edit: Edit,
     destination: Path,
     figures: str,
-    tell: Tell,
+    emit: Emit,
     *,
     form: Form = "same",
     declared: tuple[str, ...] = (),
@@ -75,7 +75,7 @@ def save_model(
             edit,
             destination,
             figures,
-            tell,
+            emit,
             form=form,
             declared=declared,
             trust_remote_code=trust_remote_code,
@@ -84,11 +84,11 @@ def save_model(
         )
         return
     require_free(destination)
-    with _plain_copy(loaded, destination, tell) as folder:
+    with _plain_copy(loaded, destination, emit) as folder:
         plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(edit, plain, declared=declared)
         texts = terms_of(source) | _template_file(template)
-        apply_edit(plan, source, destination, figures, tell, texts, known)
+        apply_edit(plan, source, destination, figures, emit, texts, known)
 
 
 def save_from_files(
@@ -96,7 +96,7 @@ def save_from_files(
     edit: Edit,
     destination: Path,
     figures: str,
-    tell: Tell,
+    emit: Emit,
     *,
     form: Form = "same",
     declared: tuple[str, ...] = (),
@@ -109,7 +109,7 @@ def save_from_files(
     chat_template: the one that the user gave in place of the model's own. Raises SaveError or ModelError.
     """
     plan = plan_for(edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code)
-    apply_edit(plan, source, destination, figures, tell, _template_file(chat_template), known)
+    apply_edit(plan, source, destination, figures, emit, _template_file(chat_template), known)
 
 
 def _template_file(chat_template: str | None) -> dict[str, str]:
@@ -122,14 +122,14 @@ def save_model_adapter(
     edit: Edit,
     destination: Path,
     figures: str,
-    tell: Tell,
+    emit: Emit,
     known: Reproduction | None = None,
 ) -> None:
     """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
 
     known: as for a model.
     """
-    tell(events.StageStarted("save", f"Saving the adapter to {destination}"))
+    emit(StageStarted("save", f"Saving the adapter to {destination}"))
     card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
     base, revision = adapter_base(loaded.source)
     further = recorded(loaded.source, known)
@@ -143,11 +143,11 @@ def save_model_adapter(
         further=further,
         revision=revision,
     )
-    tell(events.Saved("adapter", str(destination)))
+    emit(Saved("adapter", str(destination)))
 
 
 @contextmanager
-def _plain_copy(loaded: LoadedModel, destination: Path, tell: Tell) -> Iterator[Path]:
+def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[Path]:
     """The model in memory as a folder beside `destination`, for as long as the block lasts."""
     with (
         translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
@@ -163,7 +163,7 @@ def _plain_copy(loaded: LoadedModel, destination: Path, tell: Tell) -> Iterator[
             )
         )
         for text in write_plain(loaded, Path(folder)):
-            tell(events.Note(text))
+            emit(Note(text))
         yield Path(folder)
 
 

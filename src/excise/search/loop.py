@@ -8,27 +8,25 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
-from excise.app import events
-from excise.app.events import Tell
-from excise.app.metering import Metering
 from excise.app.prepare import Prepared
 from excise.devices.memory import devices_of, peak_memory
 from excise.edits.virtual import VirtualEdits
-from excise.engine.answers import end_tokens
-from excise.engine.meter import ended_early
+from excise.engine.tokens import TokenCounter
 from excise.errors import ExciseError, TrialError
+from excise.events import Emit
 from excise.experiment.bank import edit_of
 from excise.experiment.trial import Contest, Scored, Scoring
-from excise.scorers.openings import openings_of
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 from excise.search.front import Point
-from excise.search.proposals import OPENINGS, Proposals
-from excise.search.space import Candidate
+from excise.search.space import Candidate, propose
 from excise.search.start import start_points
 from excise.search.study import Study
 from excise.store.front import write_front
 
 _FAILURES_IN_A_ROW = 10
 """After so many failed trials the fault is not the trials'."""
+_REPORT_SECONDS = 2.0
+"""How often tokens a second are told while a trial is scored."""
 _REFUSED = "refused"
 """Under this name a trial keeps which target prompts were certainly refused."""
 
@@ -49,7 +47,7 @@ def open_study(prepared: Prepared) -> Study:
 def search(
     prepared: Prepared,
     study: Study,
-    tell: Tell,
+    emit: Emit,
     *,
     trials: int | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -61,50 +59,53 @@ def search(
     ends with what it has; raises ExciseError, with the reason, if that is nothing.
     """
     front = write_front(prepared, study, study.points())
-    tell(events.SearchStarted(trials or prepared.settings.trials, study.done()))
+    emit(SearchStarted(trials or prepared.settings.trials, study.done()))
     model = prepared.loaded.model
     names = prepared.anatomy.names * prepared.settings.directions
     with (
         VirtualEdits(model, names) as edits,
-        Metering(prepared.loaded, prepared.anatomy, tell) as meter,
+        TokenCounter(model) as tokens,
     ):
-        loop = _Loop(prepared, study, tell, edits, meter, trials or prepared.settings.trials)
+        loop = _Loop(prepared, study, emit, edits, tokens, trials or prepared.settings.trials)
         why = loop.run(stop)
         front = loop.front or front
-    tell(events.SearchEnded(why, tuple(front)))
+    emit(SearchEnded(why, tuple(front)))
 
 
 @dataclass
 class _InHand:
-    """A trial that is proposed and not told yet. candidate: None if it could not be made."""
+    """A trial that is proposed and has no result yet. seconds: what the proposal took."""
 
     trial: Trial
-    candidate: Candidate | None
-    error: TrialError | None
+    candidate: Candidate
     seconds: float
     begun: bool = False
 
 
 class _Loop:
-    """The search while it runs."""
+    """The search while it runs.
+
+    `Prepared.candidates` trials are in hand at a time: trial n is proposed when exactly the trials up to
+    n − candidates have results, however long each of them takes. A search is therefore the same whether it
+    waits for every verdict or not. (Trials that are proposed after a restart know of all before them.) The
+    journal of an interrupted study holds the trials that were in hand; they come first.
+    """
 
     def __init__(
         self,
         prepared: Prepared,
         study: Study,
-        tell: Tell,
+        emit: Emit,
         edits: VirtualEdits,
-        meter: Metering,
+        tokens: TokenCounter,
         budget: int,
     ) -> None:
-        self._prepared, self._study, self._tell = prepared, study, tell
-        self._meter, self._budget = meter, budget
-        self._proposals = Proposals(prepared, study, edits)
-        self._scoring = Scoring(
-            prepared.runner, edits, prepared.search_part, prepared.candidates, meter.stage
-        )
+        self._prepared, self._study, self._emit = prepared, study, emit
+        self._tokens, self._budget = tokens, budget
+        self._interrupted = study.in_hand()
+        self._scoring = Scoring(prepared.runner, edits, prepared.search_part, prepared.candidates)
         self._in_hand: list[_InHand] = []
-        self._started = time.perf_counter()
+        self._started = self._reported = time.perf_counter()
         self._done_before = study.done()
         self._failures, self._reason = 0, ""
         self.front: list[Point] = []
@@ -118,15 +119,15 @@ class _Loop:
             if why and (between or not begun):
                 return why
             # What is told next decides what the trials behind know: first those are proposed that may not.
-            while trial := self._proposals.next(len(self._in_hand), self._budget):
-                self._in_hand.append(self._make(trial))
+            while self._may_propose():
+                self._in_hand.append(self._propose())
             waiting = [one for one in self._in_hand if not one.begun]
             if not self._in_hand:
                 return "done"
-            if waiting and not why and (waiting[0].candidate is None or self._scoring.ready):
+            if waiting and not why and self._scoring.ready:
                 self._begin(waiting[0])
                 between = False
-            elif begun and (begun[0].candidate is None or self._scoring.finished):
+            elif begun and self._scoring.finished:
                 self._end(self._in_hand.pop(0))
                 between = True
                 if self._failures >= _FAILURES_IN_A_ROW:
@@ -136,8 +137,12 @@ class _Loop:
                         )
                     return "failing"
             else:
-                self._scoring.advance(more=bool(waiting) and not why)
+                self._scoring.advance(
+                    more=bool(waiting) and not why, seconds=self._seconds_to_report()
+                )
                 between = False
+            if self._seconds_to_report() <= 0:
+                self._report_work()
 
     def _why_to_stop(self, stop: Callable[[], bool]) -> str:
         if stop():
@@ -146,34 +151,26 @@ class _Loop:
         elapsed = time.perf_counter() - self._started
         return "time" if limit is not None and elapsed >= limit else ""
 
-    def _make(self, trial: Trial) -> _InHand:
+    def _may_propose(self) -> bool:
+        in_hand = len(self._in_hand)
+        return in_hand < self._prepared.candidates and self._study.done() + in_hand < self._budget
+
+    def _propose(self) -> _InHand:
         started = time.perf_counter()
-        candidate: Candidate | None = None
-        error: TrialError | None = None
-        with self._meter.stage("proposal"):
-            try:
-                candidate = self._proposals.candidate(trial)
-            except TrialError as found:
-                # A descent that ran into logits that are no numbers.
-                error = found
-        return _InHand(trial, candidate, error, time.perf_counter() - started)
+        prepared = self._prepared
+        trial = self._interrupted.pop(0) if self._interrupted else self._study.new()
+        candidate = propose(trial, prepared.settings.kinds, prepared.anatomy)
+        return _InHand(trial, candidate, time.perf_counter() - started)
 
     def _begin(self, one: _InHand) -> None:
         one.begun = True
-        self._tell(events.TrialStarted(one.trial.number, one.trial.params))
-        if one.candidate is not None:
-            prepared = self._prepared
-            edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
-            self._scoring.begin(edit, _contest(prepared, self._study))
-        self._meter.candidates = max(1, len(self._scoring))
+        self._emit(TrialStarted(one.trial.number, one.trial.params))
+        prepared = self._prepared
+        edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
+        self._scoring.begin(edit, _contest(prepared, self._study))
 
     def _end(self, one: _InHand) -> None:
-        scored: Scored | TrialError
-        if one.candidate is None:
-            assert one.error is not None
-            scored, seconds = one.error, 0.0
-        else:
-            scored, seconds = self._scoring.take()
+        scored, seconds = self._scoring.take()
         seconds += one.seconds
         _store(self._study, one.trial, scored, seconds)
         if isinstance(scored, TrialError):
@@ -182,23 +179,34 @@ class _Loop:
             self._failures = 0
             self._learn(one.trial.number, scored)
         self.front = write_front(self._prepared, self._study, self._study.points())
-        self._meter.tell()
+        self._report_work()
         self._tell_finished(one.trial, scored, seconds)
 
     def _learn(self, number: int, scored: Scored) -> None:
         if not scored.dominated:
             self._scoring.learn(Point(number, scored.refusals, scored.kl))
-        if scored.answered is not None:
-            ends = end_tokens(self._prepared.loaded.model)
-            most = self._prepared.settings.max_new_tokens
-            self._meter.ended_early(ended_early(scored.answered.tokens, ends, most))
+
+    def _seconds_to_report(self) -> float:
+        return self._reported + _REPORT_SECONDS - time.perf_counter()
+
+    def _report_work(self) -> None:
+        now = time.perf_counter()
+        self._emit(
+            WorkDone(
+                tokens=self._tokens.take(),
+                seconds=now - self._reported,
+                candidates=len(self._scoring),
+                prompts=self._scoring.prompts,
+            )
+        )
+        self._reported = now
 
     def _tell_finished(self, trial: Trial, scored: Scored | TrialError, seconds: float) -> None:
         good = None if isinstance(scored, TrialError) else scored
         done, elapsed = self._study.done(), time.perf_counter() - self._started
         limit = self._prepared.settings.search_seconds
-        self._tell(
-            events.TrialFinished(
+        self._emit(
+            TrialFinished(
                 number=trial.number,
                 parameters=trial.params,
                 refusals=None if good is None else good.refusals,
@@ -243,7 +251,6 @@ def _store(study: Study, trial: Trial, scored: Scored | TrialError, seconds: flo
         study.prune(trial, scored.refusals, scored.kl, seconds)
         return
     assert answered is not None
-    study.keep(trial, OPENINGS, openings_of(answered.tokens, answered.refused))
     study.tell(trial, scored.refusals, scored.kl, seconds)
 
 

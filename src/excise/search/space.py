@@ -1,9 +1,9 @@
 """The search space: how strongly each writer is edited, and along which direction.
 
 The parameters are the field's, so that results compare: a kernel over layers for each component and, for
-kinds that use residual directions, the scope of the direction. Kinds made from writers' own outputs add
-the ridge. The kind itself is a parameter. The two families of kinds have parameters of their own, because
-they do best with other layers and other strengths; those of one family are shared by its kinds.
+kinds that use residual directions, the scope of the direction. The discriminant adds the ridge. The kind
+itself is a parameter. The discriminant and the kinds of residual directions have parameters of their own,
+because they do best with other layers and other strengths; the latter share theirs.
 """
 
 from __future__ import annotations
@@ -17,18 +17,14 @@ from torch import Tensor
 
 from excise.anatomy.roles import ATTENTION
 from excise.anatomy.writers import Anatomy
-from excise.kinds import FACTS, Kind
+from excise.kinds import Kind, of_residuals
 
 RIDGES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
 """The ridges ρ that are solved for before the search starts, so that a trial only looks one up."""
 RIDGE_INDEX = "writer.ridge_index"
 SCOPE, DIRECTION_INDEX = "residual.direction_scope", "residual.direction_index"
-OF_THE_OPERATOR = ("kind", RIDGE_INDEX, SCOPE, DIRECTION_INDEX)
-"""The parameters that decide (u, v); all others decide strengths."""
-WEIGHT = "refusal_weight"
-"""Under this name a trial that was found by gradients has the weight of refusals against KL."""
-STRENGTHS = "strengths"
-"""Under this name a trial that was found by gradients keeps the strength of every writer."""
+REFUSAL_WEIGHT = "refusal_weight"
+"""What a trial has in place of kernels if the gradient search of former versions found it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Candidate:
     """One point of the search space.
 
     direction_index: fractional layer whose direction all layers share; None lets each have its own.
-    ridge: ρ, None for kinds without one. kernels: one for each component. free: the strength of every
+    ridge: ρ of the discriminant. kernels: one for each component. free: the strength of every
     writer, in place of kernels.
     """
 
@@ -79,15 +75,7 @@ class Candidate:
 
 def family(kind: Kind) -> str:
     """What stands before the names of a kind's parameters: "residual" or "writer"."""
-    return "residual" if FACTS[kind].of_residuals else "writer"
-
-
-def candidate_of(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
-    """The candidate of a trial that has its strengths, or else the one that is proposed."""
-    free = trial.user_attrs.get(STRENGTHS)
-    if free is None:
-        return propose(trial, kinds, anatomy)
-    return replace(propose_operator(trial, kinds, anatomy), free=tuple(free))
+    return "residual" if of_residuals(kind) else "writer"
 
 
 def propose(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
@@ -106,12 +94,12 @@ def propose_operator(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) 
     kind: Kind = trial.suggest_categorical("kind", list(kinds))
     index: float | None = None
     ridge: float | None = None
-    if FACTS[kind].of_residuals:
+    if of_residuals(kind):
         scope = trial.suggest_categorical(SCOPE, ["global", "per layer"])
         # Always asked for, so that the space has the same shape in every trial, as multivariate TPE needs.
         position = trial.suggest_float(DIRECTION_INDEX, 0.4 * last, 0.9 * last)
         index = position if scope == "global" else None
-    elif FACTS[kind].ridge:
+    else:
         ridge = RIDGES[trial.suggest_int(RIDGE_INDEX, 0, len(RIDGES) - 1)]
     return Candidate(kind, direction_index=index, ridge=ridge)
 

@@ -1,7 +1,7 @@
 """Where a search starts: closed forms that need no search, and points spread around them.
 
-Which closed forms are good was measured (see docs/benchmarks/tradeoff.md): kinds made from writers' own
-outputs do best on attention alone in all layers, kinds of residual directions in the later layers.
+Which closed forms are good was measured (see docs/benchmarks/tradeoff.md): the discriminant does best on
+attention alone in all layers, kinds of residual directions in the later layers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial
 
 from excise.anatomy.roles import ATTENTION
 from excise.anatomy.writers import Anatomy
-from excise.kinds import FACTS, Kind
+from excise.kinds import Kind, of_residuals
 from excise.search.space import (
     DIRECTION_INDEX,
     RIDGE_INDEX,
@@ -58,13 +58,13 @@ def start_points(
 
 
 def _flat(kind: Kind, strength: float, anatomy: Anatomy) -> Parameters:
-    """The same strength in all layers (writer kinds), or from a third of them on (residual kinds)."""
+    """The same strength in all layers (discriminant), or from a third of them on (residual kinds)."""
     last = len(anatomy.layers) - 1
-    residual = FACTS[kind].of_residuals
+    residual = of_residuals(kind)
     point: Parameters = {"kind": kind}
     if residual:
         point |= {SCOPE: "per layer", DIRECTION_INDEX: 0.6 * last}
-    elif FACTS[kind].ridge:
+    else:
         point |= {RIDGE_INDEX: _RIDGE}
     alone = ATTENTION in anatomy.matrices()
     for component in anatomy.matrices():

@@ -162,27 +162,9 @@ class Study:
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [Trial(self._study, trial_id(trial)) for trial in running]
 
-    def ask(self) -> Trial:
-        """The trial that was in hand when the study was interrupted, or else a new one."""
-        return next(iter(self.in_hand()), None) or self.new()
-
     def new(self) -> Trial:
         """A new trial, whatever is in hand."""
         return self._study.ask()
-
-    def plan(self, parameters: Mapping[str, object]) -> Trial:
-        """The trial in hand if there is one, else a new one with these parameters."""
-        if not self._study.get_trials(
-            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
-        ):
-            self._study.enqueue_trial(dict(parameters))
-        return self.ask()
-
-    def planned(self, trial: Trial) -> Mapping[str, object]:
-        """The parameters that a trial was given before it started; empty if none were."""
-        attributes = self.finished(trial.number).system_attrs
-        planned: Mapping[str, object] = attributes.get("fixed_params", {})
-        return planned
 
     def tell(self, trial: Trial, refusals: int, kl: float, seconds: float) -> None:
         """Store a finished trial."""

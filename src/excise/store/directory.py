@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from excise.config import Settings, settings_digest
+from excise.config import Settings, settings_digest, stored_digest, study_settings
 from excise.edits.edit import Edit, load_edit
 from excise.errors import RunError
+from excise.kinds import KINDS, current_name, former_name, with_current_kind
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import PromptParts
 from excise.store.shape import Identity, Record, require_shape
@@ -18,11 +20,16 @@ from excise.system.files import write_bytes
 from excise.system.json_files import read_json_object
 from excise.system.paths import directory_name, last_part, names_a_path
 
-FORMAT = 5
+FORMAT = 6
 """3 since trials that cannot better the front are pruned, and candidates are scored side by side; 4 since
-weights lie in blocks, which rounds otherwise; 5 since each file holds a checksum of its own contents."""
+weights lie in blocks, which rounds otherwise; 5 since each file holds a checksum of its own contents; 6 since
+kinds have the names of edit format 5.
+
+Each file has its own format. Files of an older format are read with the names of today and stay as they are
+until they are written anew; `Journal` does the same for its records."""
 _OLDEST = 4
 _CHECKED_SINCE = 5
+_RENAMED_IN = 6
 _CHECKSUM = "sha256"
 DEFAULT_ROOT = Path("runs")
 
@@ -67,14 +74,29 @@ class RunDirectory:
     def identity(self) -> dict[str, object]:
         """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""
         path = self.folder / "run.json"
-        content = read_json(path, "not a run directory")
+        content: dict[str, Any] = read_json(path, "not a run directory")
         require_shape(path, content, Identity)
+        if content["format"] < _RENAMED_IN:
+            settings = content["settings"]
+            kinds = settings.get("kinds")
+            if isinstance(kinds, list):
+                settings = {**settings, "kinds": [current_name(str(kind)) for kind in kinds]}
+            content |= {"settings": settings, "settings_digest": stored_digest(settings)}
         return content
+
+    def former_kinds(self) -> tuple[str, ...]:
+        """The kinds of the run that are no longer searched. Raises RunError."""
+        settings: Any = self.identity()["settings"]
+        kinds = settings.get("kinds")
+        return tuple(one for one in kinds if one not in KINDS) if isinstance(kinds, list) else ()
 
     def record(self) -> dict[str, object]:
         """What `result.json` holds. Raises RunError if it is missing or damaged."""
-        content = read_json(self.result, "no result in this run directory yet")
+        content: dict[str, Any] = read_json(self.result, "no result in this run directory yet")
         require_shape(self.result, content, Record)
+        if content["format"] < _RENAMED_IN:
+            for trial in content["trials"]:
+                trial["parameters"] = with_current_kind(trial["parameters"])
         return content
 
     def dtype(self) -> str | None:
@@ -117,9 +139,18 @@ def _checksum(content: Mapping[str, object]) -> str:
 
 
 def default_path(settings: Settings) -> Path:
-    """runs/<model>-<digest of the settings>: the same command finds its own run again."""
+    """runs/<model>-<digest of the settings>: the same command finds its own run again.
+
+    A run of an older format is found under the digest of its settings with the former names of kinds.
+    """
     model = last_part(settings.model) if names_a_path(settings.model) else settings.model
-    return DEFAULT_ROOT / f"{directory_name(model)}-{settings_digest(settings)[:8]}"
+    stored = study_settings(settings)
+    former = stored_digest({**stored, "kinds": [former_name(kind) for kind in settings.kinds]})
+    now, then = (
+        DEFAULT_ROOT / f"{directory_name(model)}-{digest[:8]}"
+        for digest in (settings_digest(settings), former)
+    )
+    return then if then.exists() and not now.exists() else now
 
 
 def prompts_digest(prompts: PromptParts) -> str:

@@ -9,7 +9,7 @@ from excise.config import settings_digest
 from excise.edits.base import Base
 from excise.experiment.bank import edit_of
 from excise.search.front import Point, pareto_front
-from excise.search.space import candidate_of
+from excise.search.space import propose
 from excise.search.study import Study
 from excise.store.record import asked_with, chosen_before, held_out_facts, write_result
 
@@ -29,7 +29,7 @@ def write_front(prepared: Prepared, study: Study, points: list[Point]) -> list[P
         if not path.exists():
             trial = study.finished(point.number)
             edit = edit_of(
-                candidate_of(trial, prepared.settings.kinds, prepared.anatomy),
+                propose(trial, prepared.settings.kinds, prepared.anatomy),
                 prepared.bank,
                 prepared.anatomy,
             )

@@ -5,6 +5,9 @@ link, which not every disk has, and which a killed process leaves behind.
 
 Each record carries a checksum over itself and the checksum before it, so that a record that was changed,
 lost, repeated or moved is noticed. Optuna reads such records as its own and ignores the checksum.
+
+Records that were written up to run format 5 call the kind `discriminant` by its former name. They stay as
+they are in the file and are read with the name of today. (`open_run` refuses runs of kinds that went.)
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from excise.errors import RunError, SaveError, first_line, translated
+from excise.kinds import former_name
 from excise.system.files import flush_folder, unwritten
 from excise.system.json_files import parse_json
 
 _CHECKSUM = "crc"
+_FORMER = former_name("discriminant")
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def _parsed(content: bytes, start: _Place) -> tuple[list[dict[str, Any]], _Place
             is_last = number == len(lines) - 1
             problem = None if is_last else f"record {place.record + 1} ({first_line(error)})"
             return records, place, problem
-        records.append(record)
+        records.append(_renamed(record))
         place = _Place(place.record + 1, place.byte + len(line), checksum)
     return records, place, None
 
@@ -162,6 +167,15 @@ def _record(line: bytes, before: int | None) -> tuple[dict[str, Any], int | None
     if found != _checksum(record, before):
         raise ValueError("its checksum does not match")
     return record, found
+
+
+def _renamed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with today's name of the kind `discriminant`, which also stands inside JSON in strings."""
+    text = json.dumps(record)
+    if _FORMER not in text:
+        return record
+    renamed: dict[str, Any] = json.loads(text.replace(_FORMER, "discriminant"))
+    return renamed
 
 
 def _checksum(record: Mapping[str, Any], before: int | None) -> int:

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from excise.config import Settings, differences, settings_digest, study_settings
 from excise.errors import RunError, SaveError, translated
+from excise.search.space import REFUSAL_WEIGHT
 from excise.store.directory import FORMAT, RunDirectory, default_path, write_json
 from excise.store.journal import mend
 from excise.system.files import unwritten
@@ -76,6 +77,7 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> OpenRun:
     lock = _locked(directory)
     try:
         if directory.is_run:
+            _require_searchable(directory)
             _require_same(directory, settings, model_digest, prompts)
             _clear_away(directory)
             notes = _mended(directory)
@@ -171,6 +173,20 @@ def _identify(directory: RunDirectory, settings: Settings, model_digest: str, pr
 def trusts(settings: object) -> bool:
     """Whether stored settings ask for a model's own code to be run."""
     return isinstance(settings, dict) and settings.get("trust_remote_code") is True
+
+
+def _require_searchable(directory: RunDirectory) -> None:
+    """Raise RunError for a run of an older version that this one cannot go on with."""
+    gone = [f"the kind {kind}" for kind in directory.former_kinds()]
+    with translated(RunError, f"{directory.path}: could not be read", OSError):
+        journal = directory.journal.read_bytes() if directory.journal.exists() else b""
+    if f'"{REFUSAL_WEIGHT}"'.encode() in journal:
+        gone.append("trials of the gradient search")
+    if gone:
+        raise RunError(
+            f"{directory.path}: has {' and '.join(gone)}, which excise no longer searches; show or export "
+            "what it found, or give another --run-dir"
+        )
 
 
 def _require_same(

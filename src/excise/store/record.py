@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from excise.config import settings_digest
 from excise.devices.device import input_device
+from excise.devices.environment import devices_digest, hardware, versions
 from excise.devices.memory import devices_of
 from excise.engine.generation import asked_for
-from excise.reproduce.environment import devices_digest, hardware, versions
 from excise.scorers.divergence import UNRECORDED, AnswerTokens
 from excise.scorers.interval import Estimate
 from excise.search.front import Point
@@ -205,7 +205,6 @@ def _origins(prepared: Prepared) -> Mapping[str, object]:
 
 def _circumstances(prepared: Prepared) -> Mapping[str, object]:
     known: dict[str, object] = {
-        "search": prepared.settings.search,
         "rows": prepared.runner.rows,
         "in_blocks": prepared.loaded.in_blocks,
         "response_prefix": prepared.runner.chat.response_prefix,

@@ -88,6 +88,7 @@ class _Trial(_Shape):
     # A number becomes part of a file name, so it has to be one.
     number: NonNegativeInt
     state: str
+    parameters: dict[str, Any]
     refusals: NonNegativeInt | None
     kl: float | None
 

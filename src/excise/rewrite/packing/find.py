@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from excise.anatomy.tensors import StoredTensor, spellings
+from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.folder import Checkpoint
+from excise.checkpoint.names import spellings
 from excise.errors import SaveError
 from excise.rewrite.packing.find_grouped import (
     CODES,

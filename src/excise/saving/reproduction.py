@@ -14,10 +14,10 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import as_tensor, read_bytes, read_safetensors
 from excise.config import PromptSource, Settings
+from excise.devices.environment import versions
 from excise.edits.edit import Edit
 from excise.edits.matrices import blocks_of, removed
 from excise.errors import RunError
-from excise.reproduce.environment import versions
 from excise.reproduce.fingerprint import fingerprint
 from excise.reproduce.record import (
     FORMAT,

@@ -1,0 +1,42 @@
+"""Candidates scored as a search scores them, with the seconds of each stage."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from math import inf
+
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
+from excise.errors import TrialError
+from excise.experiment.runner import Part, Runner
+from excise.experiment.trial import Contest, Scored, Scoring, score_all
+
+
+class TimedScoring(Scoring):
+    """Adds up wall seconds of the stages "kl", which puts the edit in force too, and "refusals"."""
+
+    def __init__(self, runner: Runner, edits: VirtualEdits, part: Part, seats: int) -> None:
+        super().__init__(runner, edits, part, seats)
+        self.seconds: Counter[str] = Counter()
+
+    def begin(self, edit: Edit, contest: Contest) -> None:
+        """See `Scoring`."""
+        started = time.perf_counter()
+        super().begin(edit, contest)
+        self.seconds["kl"] += time.perf_counter() - started
+
+    def advance(self, *, more: bool, seconds: float = inf) -> None:
+        """See `Scoring`."""
+        started = time.perf_counter()
+        super().advance(more=more, seconds=seconds)
+        self.seconds["refusals"] += time.perf_counter() - started
+
+
+def timed_score(
+    runner: Runner, edits: VirtualEdits, candidates: Sequence[Edit], part: Part, contest: Contest
+) -> tuple[list[Scored | TrialError], dict[str, float]]:
+    """`excise.experiment.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
+    scoring = TimedScoring(runner, edits, part, len(candidates))
+    return score_all(scoring, edits, candidates, contest), dict(scoring.seconds)

@@ -1,0 +1,21 @@
+"""The part of the settings that says where prompts are read from."""
+
+from __future__ import annotations
+
+from excise.config.settings import Settings
+from excise.prompts.read import Shared
+from excise.prompts.splits import KindSources, PromptSources
+
+
+def prompt_sources(settings: Settings) -> PromptSources:
+    """Where `settings` say that prompts are."""
+    return PromptSources(
+        _of_kind(settings, "target"),
+        _of_kind(settings, "control"),
+        Shared(settings.column, settings.prefix, settings.suffix, settings.system_prompt),
+    )
+
+
+def _of_kind(settings: Settings, kind: str) -> KindSources:
+    parts = (kind, f"{kind}_train", f"{kind}_search", f"{kind}_held_out")
+    return KindSources(*(getattr(settings, part) for part in parts))

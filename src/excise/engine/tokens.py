@@ -1,0 +1,52 @@
+"""How many tokens go through a model, however its forward pass is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class TokenCounter:
+    """A scope in which the tokens of every forward pass of a model are counted.
+
+    One hook on the model sees the passes of the engine and of `generate` alike. Padding is left out where the
+    attention mask shows it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._handle: RemovableHandle | None = None
+        # A tensor on the device that it was counted on, so that no pass waits for it.
+        self._tokens: int | Tensor = 0
+
+    def __enter__(self) -> TokenCounter:
+        self._handle = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def take(self) -> int:
+        """Tokens since the last call."""
+        tokens, self._tokens = int(self._tokens), 0
+        return tokens
+
+    def _count(self, model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        given = inputs[0] if inputs else named.get("input_ids")
+        rows, columns = (named["inputs_embeds"] if given is None else given).shape[:2]
+        mask = named.get("attention_mask")
+        if columns > 1 and isinstance(mask, Tensor) and mask.dim() == 2:
+            # The columns before these are those of the cache.
+            self._tokens = self._tokens + mask[:, -columns:].sum()
+        else:
+            self._tokens = self._tokens + rows * columns
