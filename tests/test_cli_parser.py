@@ -44,7 +44,7 @@ def test_the_first_word_decides() -> None:
     assert parsed("runs", "--json")[0] == "runs"
     assert parsed("--select", "knee", "chat", "runs/x")[:2] == ("chat", ("runs/x",))
     assert parsed("--json", "runs")[0] == "runs"
-    assert parsed("--prefix=x", "--json", "runs")[0] == "runs"
+    assert parsed("--seed=1", "--json", "bench", "m")[:2] == ("bench", ("m",))
     assert parsed("--select", "chat", "model")[:2] == ("run", ("model",))
 
 
@@ -61,6 +61,13 @@ def test_words_and_flags_may_be_mixed() -> None:
 
 def test_what_was_not_given_is_left_to_other_places() -> None:
     assert parsed("model")[2] == {}
+
+
+def test_of_a_value_given_twice_the_last_counts() -> None:
+    assert parsed("model", "--seed=1", "--seed", "2", "--yes", "--yes")[2] == {
+        "seed": "2",
+        "yes": True,
+    }
 
 
 def test_a_list_may_be_given_by_several_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,15 +90,14 @@ def test_a_list_may_be_given_by_several_flags(capsys: pytest.CaptureFixture[str]
         (["inspct", "m"], "inspct: no such command; did you mean inspect?"),
         (["m", "n"], "n: one too many"),
         (["m", "--seed", "-1"], "--seed=-1: must be at least 0"),
-        (["m", "--seed=1", "--seed", "2"], "--seed: given twice; leave one of the two out"),
         (["m", "--prefix", "-x"], "--prefix: needs one argument"),
         (["m", "-x"], "-x: no such flag"),
-        (["m", "--yes=maybe"], 'Invalid value for --yes: unable to convert "maybe" into bool'),
+        (["m", "--yes=maybe"], "--yes=maybe: must be one of true, false"),
         (["m", "--no-yes"], "--no-yes: no such flag"),
         (["m", "--dtypes", "auto"], "--dtypes: no such flag; did you mean --dtype?"),
         (["chat"], "chat: needs RUN[:TRIAL]|MODEL"),
         (["apply", "e"], "apply: needs EDIT|RUN[:TRIAL] MODEL OUT"),
-        (["chat", "m", "--generation-config", "gredy"], 'Choose from: "greedy", "model"'),
+        (["chat", "m", "--generation-config", "gredy"], "did you mean greedy?"),
         (["runs", "--trials", "3"], "--trials: excise runs takes no such flag"),
         (["m", "--against", "n"], "--against: only excise evaluate takes it"),
         (["evaluate", "m"], "--against ORIGINAL"),

@@ -114,7 +114,14 @@ def command(
 
 def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
     """A flag that is no setting. text: for the help text. metavar: what stands there for the value."""
-    return Parameter(name=name, help=text, metavar=metavar or None, negative=(), show_choices=False)
+    return Parameter(
+        name=name,
+        help=text,
+        metavar=metavar or None,
+        negative=(),
+        show_choices=False,
+        allow_repeating=True,
+    )
 
 
 def _parameter(field: str, group: Group) -> inspect.Parameter:
@@ -127,6 +134,7 @@ def _parameter(field: str, group: Group) -> inspect.Parameter:
         metavar=metavar(field) or None,
         show_default=default_text(field) or False,
         json_list=False,
+        allow_repeating=True,
         negative=(),
     )
     default = False if kind is bool else None

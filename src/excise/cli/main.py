@@ -18,6 +18,7 @@ from cyclopts import CycloptsError
 import excise.cli.commands  # declares the commands of `app`  # noqa: F401
 from excise.cli.command import app
 from excise.cli.mistakes import command_first, explained
+from excise.cli.screen import make_console
 from excise.cli.streams import take_any_text
 from excise.errors import ExciseError, first_line
 from excise.system.platform import interrupt_signals, is_broken_pipe
@@ -26,6 +27,7 @@ from excise.system.quiet import quiet_libraries
 MENDABLE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+_WIDEST_HELP = 110
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     _show_what_libraries_log()
     try:
+        console = make_console()
+        console.width = min(console.width, _WIDEST_HELP)
         status = app(
             command_first(sys.argv[1:] if argv is None else argv),
+            console=console,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",

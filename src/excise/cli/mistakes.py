@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
-from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
+from cyclopts.exceptions import CoercionError, UnusedCliTokensError
 
 from excise.cli.command import app
 from excise.config.explain import did_you_mean
@@ -47,8 +47,10 @@ def explained(error: CycloptsError) -> str:
             if not argument.tokens and argument.required and error.keyword is None:
                 return f"{chain[0]}: needs {argument.name} {argument.parameter.metavar}"
             return f"{error.keyword or argument.name}: needs one argument"
-        case RepeatArgumentError():
-            return f"{error.token.keyword}: given twice; leave one of the two out"
+        case CoercionError(token=token, argument=argument) if token and argument:
+            allowed = argument.get_choices(force=True) or ("true", "false")
+            near = did_you_mean(token.value, allowed)
+            return f"{token.keyword}={token.value}: must be one of {', '.join(allowed)}{near}"
         case UnusedCliTokensError():
             # "excise inspct MODEL": the first word was meant to be a command.
             typed = [word for word in error.root_input_tokens or () if not word.startswith("-")]
