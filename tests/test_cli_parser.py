@@ -16,7 +16,7 @@ from excise.cli.mistakes import command_first
 from excise.config import Settings, flag_name
 
 pytest_plugins = ["cli_support"]
-pytestmark = pytest.mark.usefixtures("elsewhere")
+pytestmark = [pytest.mark.usefixtures("elsewhere"), pytest.mark.libraries]
 
 SOURCE = str(Path(__file__).parent.parent / "src")
 
