@@ -120,6 +120,7 @@ def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
         metavar=metavar or None,
         negative=(),
         show_choices=False,
+        show_default=None if metavar else False,
         allow_repeating=True,
     )
 

@@ -66,21 +66,16 @@ def _commands() -> dict[str, App]:
 
 
 def _flags(command: App) -> list[str]:
-    arguments = command.assemble_argument_collection()
-    return [
-        "--help",
-        "--version",
-        *(name for one in arguments for name in one.names if name.startswith("--")),
-    ]
+    names = (name for one in command.assemble_argument_collection() for name in one.names)
+    return ["--help", "--version", *(name for name in names if name.startswith("--"))]
 
 
 def _takes_value(flag: str) -> bool:
     """True if the word behind `flag` is its value, by any command."""
-    if not flag.startswith("--") or "=" in flag:
-        return False
-    arguments = [
-        one
+    found = [
+        argument
         for command in (app, *_commands().values())
-        for one in command.assemble_argument_collection()
+        for argument in command.assemble_argument_collection()
+        if flag in argument.names
     ]
-    return all(one.token_count()[0] > 0 for one in arguments if flag in one.names)
+    return any(argument.token_count()[0] > 0 for argument in found)
