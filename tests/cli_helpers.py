@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.cli.command import app
+from excise.cli.command import app, joined
 from excise.cli.main import main
 from excise.config import Settings, gather
 from excise.store.directory import write_json
@@ -83,4 +83,4 @@ def read_until(process: subprocess.Popen[str], wanted: Callable[[str], bool]) ->
 def settings_of(arguments: Sequence[str]) -> Settings:
     """The settings that a command line of the main job gives, the environment aside."""
     _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    return gather({**bound.kwargs, "model": bound.args[0]}, {}, Path(os.devnull))
+    return gather({**joined(bound.kwargs), "model": bound.args[0]}, {}, Path(os.devnull))

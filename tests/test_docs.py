@@ -23,7 +23,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
-from excise.cli.command import app
+from excise.cli.command import app, joined
 from excise.cli.main import main
 from excise.cli.mistakes import command_first
 from excise.config import Settings, gather
@@ -192,7 +192,8 @@ def _require_valid(arguments: Sequence[str]) -> str:
     command, bound, _ = app.parse_args(
         command_first(arguments), exit_on_error=False, print_error=False
     )
-    settings = {name: one for name, one in bound.kwargs.items() if name in Settings.model_fields}
+    typed = joined(bound.kwargs)
+    settings = {name: one for name, one in typed.items() if name in Settings.model_fields}
     gather({"model": "./my-model", **settings}, {}, None)
     return "" if command.__name__ == "run" else command.__name__
 

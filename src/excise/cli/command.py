@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, Group, Parameter
@@ -94,11 +94,7 @@ def command(
 
         @functools.wraps(function)
         def call(*words: str, **given: object) -> int:
-            # A list that was given by a flag several times is as if it had been given once.
-            joined = {
-                name: ",".join(one) if isinstance(one, list) else one for name, one in given.items()
-            }
-            return function(*words, **joined)
+            return function(*words, **joined(given))
 
         call.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
         words = " ".join(word for word in ("Usage: excise", name, usage, "[FLAGS]") if word)
@@ -110,6 +106,11 @@ def command(
         return function
 
     return declare
+
+
+def joined(given: Mapping[str, object]) -> dict[str, object]:
+    """What was typed, by name. A list whose flag was typed several times is as if typed once, with commas."""
+    return {name: ",".join(one) if isinstance(one, list) else one for name, one in given.items()}
 
 
 def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:

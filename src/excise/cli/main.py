@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show_what_libraries_log()
     try:
         console = make_console()
-        console.width = min(console.width, _WIDEST_HELP)
+        console.width = min(shutil.get_terminal_size().columns, _WIDEST_HELP)
         status = app(
             command_first(sys.argv[1:] if argv is None else argv),
             console=console,
