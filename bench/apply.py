@@ -32,7 +32,7 @@ from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import Entry, safetensors_header
 from excise.edits.base import Base
 from excise.edits.edit import Edit
-from excise.models.blueprint import blueprint
+from excise.models.meta_model import meta_model
 from excise.operators.operator import orthogonal, unit
 
 SHARD = 10**9
@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
     """Random numbers under the model's own names, without the model ever being in memory."""
     folder.mkdir(parents=True)
     config(layers).save_pretrained(folder)
-    model = blueprint("synthetic", folder, trust_remote_code=False)
+    model = meta_model("synthetic", folder, trust_remote_code=False)
     shards: list[list[Entry]] = [[]]
     for name, tensor in model.state_dict().items():
         if sum(one.size for one in shards[-1]) > SHARD:
@@ -79,7 +79,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
 
 def write_edit(folder: Path, path: Path) -> int:
     """An orthogonal edit of every writer; returns how many there are."""
-    anatomy = examine(blueprint("synthetic", folder, trust_remote_code=False))
+    anatomy = examine(meta_model("synthetic", folder, trust_remote_code=False))
     count = len(anatomy.names)
     operator = orthogonal(unit(torch.randn(count, WIDTH)))
     base = Base.of(resolve(str(folder)))

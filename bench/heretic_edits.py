@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from excise.devices.prepacked import is_prepacked
 from excise.edits.edit import Edit
-from excise.models.blocked import blocked, is_blocked
 from excise.models.weights import dense
+from excise.undocumented import prepack_linear_weight
 
 
 def as_edit(matrices: Path, writers: Sequence[str], model: nn.Module) -> Edit:
@@ -48,7 +49,7 @@ class LowRank:
             original = module.get_parameter("weight")
             plain = dense(module, "weight")
             changed = (plain + tensors[f"{name}.B"] @ tensors[f"{name}.A"]).to(original.dtype)
-            laid_out = blocked(changed) if is_blocked(original) else changed
+            laid_out = prepack_linear_weight(changed) if is_prepacked(original) else changed
             self._changes.append((module, original, nn.Parameter(laid_out, requires_grad=False)))
 
     def switch(self, on: bool) -> None:

@@ -19,8 +19,8 @@ import fuzz_mutators
 from excise.checkpoint.gguf_file import read_gguf
 from excise.hub.folder import examined
 from excise.models.chat import Chat
-from excise.models.template import settled
-from excise.prompts.read import Shared, read
+from excise.models.template import choose_template
+from excise.prompts.read import PromptDefaults, read
 from excise.prompts.sets import Prompt
 from excise.prompts.source import PromptSource
 from excise.search.study import Study
@@ -180,7 +180,7 @@ def _template_kind(root: Path, model: Path) -> Kind:
     def use(place: Path, size: int) -> list[Outcome]:
         def encode() -> object:
             own = deepcopy(tokenizer)
-            call, _ = settled(own, str(place / "chat.jinja"), {}, None)
+            call, _ = choose_template(own, str(place / "chat.jinja"), {}, None)
             return Chat(own, "", call).encode([Prompt("hello", None)])
 
         return [ran(encode, size)]
@@ -228,6 +228,6 @@ def _apply(place: Path, size: int) -> list[Outcome]:
 
 def _read_prompts(name: str) -> Callable[[Path, int], list[Outcome]]:
     def use(place: Path, size: int) -> list[Outcome]:
-        return [ran(lambda: read(PromptSource(source=str(place / name)), Shared()), size)]
+        return [ran(lambda: read(PromptSource(source=str(place / name)), PromptDefaults()), size)]
 
     return use

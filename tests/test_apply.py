@@ -29,7 +29,7 @@ from excise.edits.edit import Edit, load_edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError, SaveError
 from excise.operators.operator import orthogonal, row_normalised, unit
-from excise.rewrite.workplace import mark_path, partial_path, resumable_folder
+from excise.rewrite.resumable_folder import mark_path, partial_path, resumable_folder
 from test_realisations import logits, random_edit
 
 pytest_plugins = ["cli_support"]

@@ -18,9 +18,9 @@ from excise.cli.main import main
 from excise.edits.matrices import removed
 from excise.errors import SaveError
 from excise.reproduce.record import Reproduction
-from excise.rewrite.numbers import Stored
 from excise.rewrite.plan import make_plan
-from excise.rewrite.stream import rewrite_file
+from excise.rewrite.rewrite_file import rewrite_file
+from excise.rewrite.tensor_data import TensorData
 from excise.rewrite.verify import Kept, verify_file
 from excise.rewrite.write import write_checkpoint
 from excise.saving.reproduction import model_record
@@ -48,7 +48,7 @@ def test_unpacked_as_the_slow_way_does(name: str, checkpoints: Callable[[str], P
         if rewrite.packing is None:
             continue
         module = stored_name.removesuffix(f".{form.names['codes']}")
-        (matrix,) = Stored(rewrite).matrices()
+        (matrix,) = TensorData(rewrite).matrices()
         torch.testing.assert_close(
             matrix, words.unpack(form, tensors, module).weight, rtol=1e-6, atol=0
         )

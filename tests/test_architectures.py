@@ -18,9 +18,9 @@ from excise.edits.matrices import removed
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.experiment.coverage import measure, random_edit
-from excise.models.blueprint import blueprint
-from excise.models.gains import post_norm_gains
-from excise.models.stream import forward
+from excise.models.meta_model import meta_model
+from excise.models.norms import post_norm_gains
+from excise.models.residual_stream import forward
 from excise.operators.operator import orthogonal, row_normalised, unit
 from sweep import require_realisations
 
@@ -165,7 +165,7 @@ def test_a_batch_of_mixed_candidates_reaches_the_experts_of_each_row() -> None:
 def test_a_model_without_weights_has_the_same_anatomy(tmp_path: Path) -> None:
     model = scaled_down("jamba")
     model.config.save_pretrained(tmp_path)
-    bare = blueprint("jamba", tmp_path, trust_remote_code=False)
+    bare = meta_model("jamba", tmp_path, trust_remote_code=False)
     assert {parameter.device.type for parameter in bare.parameters()} == {"meta"}
     assert examine(bare) == examine(model)
 

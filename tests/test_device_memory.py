@@ -24,7 +24,7 @@ from excise.devices.memory import (
 )
 from excise.engine import batch_size
 from excise.errors import ModelError
-from excise.models.weights import stored_bytes, stored_places
+from excise.models.weights import bytes_by_device, stored_bytes
 from spread import spread
 from virtual_devices import VirtualDevices
 
@@ -70,18 +70,18 @@ def test_each_device_is_told_with_its_memory_and_its_limit(empty_directory: None
 def test_devices_that_a_model_lies_on_and_what_was_held_there(tmp_path: Path) -> None:
     assert devices_of(tiny_model()) == [HOST]
     assert list(peak_memory([HOST])) == ["cpu"]
-    assert set(stored_places(tiny_model())) == {"cpu"}
+    assert set(bytes_by_device(tiny_model())) == {"cpu"}
     with VirtualDevices(2, memory=8 * GIB):
         model = spread(tiny_model(), 0, 1)
         assert devices_of(model) == [torch.device("cuda", 0), torch.device("cuda", 1)]
         assert peak_memory(devices_of(model)) == {"cuda:0": 4 * GIB, "cuda:1": 4 * GIB}
-        places = stored_places(model)
+        places = bytes_by_device(model)
         assert set(places) == {"cuda:0", "cuda:1"}
         assert sum(places.values()) == stored_bytes(tiny_model())
     with VirtualDevices():
         model = spread(tiny_model(), 0, "cpu")
         assert devices_of(model) == [torch.device("cuda", 0), HOST]
-        assert set(stored_places(model)) == {"cuda:0", "offloaded"}
+        assert set(bytes_by_device(model)) == {"cuda:0", "offloaded"}
         assert set(peak_memory(devices_of(model))) == {"cuda:0", "cpu"}
 
 
@@ -116,7 +116,7 @@ def test_the_device_with_least_room_for_its_share_decides(monkeypatch: pytest.Mo
             "device_memory",
             lambda device: DeviceMemory(device, "GPU", 8 * GIB, free.get(device.index, 0)),
         )
-        sizes = stored_places(model)
+        sizes = bytes_by_device(model)
         share = sizes["cuda:1"] / sum(sizes.values())
         assert batch_size.free_for_batch(model) == pytest.approx(GIB / share)
         free[0] = 2**20

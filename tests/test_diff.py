@@ -28,7 +28,7 @@ from excise.diff.rounding import coarser, half_step, noise_norm
 from excise.diff.undo import recovered_edit, save_undo
 from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.models.blueprint import blueprint
+from excise.models.meta_model import meta_model
 from excise.operators.operator import orthogonal, unit
 from test_realisations import random_edit
 
@@ -67,13 +67,13 @@ def changed(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> tupl
 
 def report_on(a: Path, b: Path) -> Report:
     first, second = open_compared(str(a)), open_compared(str(b))
-    model = blueprint("b", b, trust_remote_code=False)
+    model = meta_model("b", b, trust_remote_code=False)
     return compare(first, second, layout_of(model, second.index))
 
 
 def undone(a: Path, b: Path, report: Report) -> PreTrainedModel:
     """The second model with the adapter that undoes the difference merged into it."""
-    model = blueprint("b", b, trust_remote_code=False)
+    model = meta_model("b", b, trust_remote_code=False)
     save_undo(report, model, open_compared(str(a)), open_compared(str(b)), b.parent / "adapter")
     loaded = AutoModelForCausalLM.from_pretrained(b, dtype=torch.float32)
     merged: PreTrainedModel = PeftModel.from_pretrained(
@@ -249,7 +249,7 @@ def test_training_is_told_as_full_rank_and_not_undone(tmp_path: Path) -> None:
     assert report.same == 0
     assert all(one.full for one in report.changed if len(one.shape) == 2)
     assert not report.writers
-    model = blueprint("b", b, trust_remote_code=False)
+    model = meta_model("b", b, trust_remote_code=False)
     checkpoints = open_compared(str(a)), open_compared(str(b))
     with pytest.raises(SaveError, match="an adapter can undo changes of low rank"):
         save_undo(report, model, *checkpoints, tmp_path / "adapter")

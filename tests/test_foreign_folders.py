@@ -13,7 +13,12 @@ from cli_helpers import failure, result, rewrite
 from conftest import tiny_model
 from excise.cli.main import main
 from excise.errors import SaveError
-from excise.rewrite.workplace import mark_path, partial_path, resumable_folder, unfinished_file
+from excise.rewrite.resumable_folder import (
+    mark_path,
+    partial_file,
+    partial_path,
+    resumable_folder,
+)
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -46,7 +51,7 @@ def test_what_a_killed_call_left_is_not_cleared_through_a_link(mine: Path, tmp_p
     assert (mine / "letter.txt").read_text() == "dear"
     mark_path(destination).unlink()
     partial_path(destination).symlink_to(mine / "letter.txt")
-    with pytest.raises(SaveError, match="is a link"), unfinished_file(destination):
+    with pytest.raises(SaveError, match="is a link"), partial_file(destination):
         pass
     assert (mine / "letter.txt").read_text() == "dear"
 

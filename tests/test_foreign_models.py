@@ -102,7 +102,7 @@ def test_a_chat_template_runs_in_a_sandbox(
 
 def test_a_chat_template_is_a_file_of_some_size(model: Path) -> None:
     for path in (Path("/dev/zero"), model):
-        with pytest.raises(ModelError, match="no file, or too large to be a template"):
+        with pytest.raises(ModelError, match="not a file, or too large for a template"):
             load(resolve(str(model)), chat_template=str(path))
 
 

@@ -29,7 +29,7 @@ from excise.cli.screen import write_json
 from excise.edits.edit import Edit, load_edit
 from excise.errors import PromptError, RunError, SaveError
 from excise.prompts import files
-from excise.prompts.read import Shared, read
+from excise.prompts.read import PromptDefaults, read
 from excise.prompts.source import PromptSource
 from excise.report.card import figures_in, model_card
 from excise.report.front_matter import original_card
@@ -237,19 +237,19 @@ def test_a_parquet_file_can_stand_for_too_much(
         )
         assert path.stat().st_size < 1_000_000  # 20 GB of text.
         with pytest.raises(PromptError, match="holds more than"):
-            read(PromptSource(source=str(path)), Shared())
+            read(PromptSource(source=str(path)), PromptDefaults())
     monkeypatch.setattr(files, "MOST_ROWS", 10)
     rows = pyarrow.table({"text": pyarrow.nulls(11, pyarrow.string())})
     pyarrow.parquet.write_table(rows, path)
     with pytest.raises(PromptError, match="holds more than 10 rows"):
-        read(PromptSource(source=str(path)), Shared())
+        read(PromptSource(source=str(path)), PromptDefaults())
 
 
 def test_lines_nested_deeply_are_no_prompts(tmp_path: Path) -> None:
     path = tmp_path / "deep.jsonl"
     path.write_text("[" * 200_000, encoding="utf-8")
     with pytest.raises(PromptError, match=r"line 1: .*nested too deeply"):
-        read(PromptSource(source=str(path)), Shared())
+        read(PromptSource(source=str(path)), PromptDefaults())
 
 
 @pytest.mark.parametrize("name", ["../outside.arrow", "/outside.arrow", "a\\b.arrow", 5])
@@ -261,12 +261,12 @@ def test_a_saved_data_set_names_files_of_its_own(tmp_path: Path, name: object) -
     state["_data_files"][0]["filename"] = name
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     with pytest.raises(PromptError, match="which is no file of it"):
-        read(PromptSource(source=str(folder)), Shared())
+        read(PromptSource(source=str(folder)), PromptDefaults())
     whole = tmp_path / "whole"
     whole.mkdir()
     (whole / "dataset_dict.json").write_text(json.dumps({"splits": ["../saved"]}))
     with pytest.raises(PromptError, match="which is no file of it"):
-        read(PromptSource(source=str(whole), split="train"), Shared())
+        read(PromptSource(source=str(whole), split="train"), PromptDefaults())
 
 
 def test_what_a_saved_data_set_points_at_is_not_opened(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_what_a_saved_data_set_points_at_is_not_opened(tmp_path: Path) -> None:
     opened: list[object] = []
     sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
     with pytest.raises(PromptError, match="holds a table, not text"):
-        read(PromptSource(source=str(tmp_path / "saved")), Shared())
+        read(PromptSource(source=str(tmp_path / "saved")), PromptDefaults())
     assert str(secret) not in map(str, opened)
 
 

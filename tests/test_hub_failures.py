@@ -23,11 +23,11 @@ import json, sys
 from excise.config import PromptSource
 from excise.errors import ExciseError
 from excise.checkpoint.source import resolve
-from excise.prompts.read import Shared, read
+from excise.prompts.read import PromptDefaults, read
 said = []
 for kind, name in {names!r}:
     try:
-        resolve(name) if kind == "model" else read(PromptSource.model_validate(name), Shared())
+        resolve(name) if kind == "model" else read(PromptSource.model_validate(name), PromptDefaults())
         said.append(["", ""])
     except ExciseError as error:
         said.append([type(error).__name__, str(error)])

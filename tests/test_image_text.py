@@ -24,7 +24,7 @@ from transformers import (
 import packed_models as packed
 from conftest import TEMPLATE, tiny_tokenizer, write_edited
 from excise.anatomy.writers import examine
-from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.auto_class import auto_class
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.edits.edit import Edit

@@ -23,7 +23,7 @@ from excise.devices.memory import DeviceMemory
 from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.batch_size import with_halving
 from excise.errors import ModelError, OutOfMemoryError
-from excise.models import attempt, fitting, load, weights
+from excise.models import attempt, load, memory_fit, weights
 from zoo import tiny
 
 GIB = 2**30
@@ -153,7 +153,7 @@ class Loads:
 
         monkeypatch.setattr(attempt, "_model", model)
         memory = DeviceMemory(torch.device("cpu"), "CPU, 2 threads", 4 * GIB, 3 * GIB)
-        monkeypatch.setattr(fitting, "device_memory", lambda device: memory)
+        monkeypatch.setattr(memory_fit, "device_memory", lambda device: memory)
 
 
 def test_a_model_that_does_not_fit_is_loaded_once(
@@ -204,10 +204,10 @@ def test_how_much_is_needed(model_folder: Path) -> None:
     stored = sum(
         tensor.numel() for tensor in load.load(source, dtypes=("float32",)).model.parameters()
     )
-    assert fitting._weights_bytes(source, "float32", None) == 4 * stored
-    assert fitting._weights_bytes(source, "auto", None) == 4 * stored
-    assert fitting._weights_bytes(source, "bfloat16", None) == 2 * stored
-    assert fitting._weights_bytes(source, "bfloat16", "fp8") == 4 * stored
+    assert memory_fit._weights_bytes(source, "float32", None) == 4 * stored
+    assert memory_fit._weights_bytes(source, "auto", None) == 4 * stored
+    assert memory_fit._weights_bytes(source, "bfloat16", None) == 2 * stored
+    assert memory_fit._weights_bytes(source, "bfloat16", "fp8") == 4 * stored
 
 
 def test_how_much_is_needed_of_types_of_every_kind(model_folder: Path, tmp_path: Path) -> None:
@@ -215,13 +215,13 @@ def test_how_much_is_needed_of_types_of_every_kind(model_folder: Path, tmp_path:
     codes = {"codes": torch.zeros(6, dtype=torch.uint32), "scales": torch.zeros(2)}
     save_file(codes, folder / "model.safetensors")
     source = resolve(str(folder))
-    assert fitting._weights_bytes(source, "bfloat16", None) == 6 * 4 + 2 * 2
+    assert memory_fit._weights_bytes(source, "bfloat16", None) == 6 * 4 + 2 * 2
     # Of a type that has no name here, half a byte each: bytes are counted too many, not too few.
     entry = {"dtype": "F4", "shape": [16], "data_offsets": [0, 8]}
     header = json.dumps({"codes": entry}).encode()
     content = struct.pack("<Q", len(header)) + header + bytes(8)
     (folder / "model.safetensors").write_bytes(content)
-    assert fitting._weights_bytes(source, "bfloat16", None) == 16
+    assert memory_fit._weights_bytes(source, "bfloat16", None) == 16
 
 
 def test_memory_that_runs_out_is_no_weight_that_cannot_be_read(

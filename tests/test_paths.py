@@ -11,7 +11,7 @@ from excise.cli.main import main
 from excise.cli.stored import split_trial
 from excise.config import gather
 from excise.errors import HubError, ModelError, PromptError, SettingsError
-from excise.prompts.read import Shared, read
+from excise.prompts.read import PromptDefaults, read
 from excise.prompts.source import PromptSource, parse_source
 from excise.store.directory import default_path
 from excise.system.paths import RESERVED, directory_name, names_a_path
@@ -150,7 +150,7 @@ def test_a_missing_folder_of_prompts_is_not_looked_for_on_the_hub(
 
     monkeypatch.setattr("excise.prompts.hub.read_hub", asked)
     with pytest.raises(PromptError, match="no such file"):
-        read(PromptSource.model_validate(text), Shared())
+        read(PromptSource.model_validate(text), PromptDefaults())
 
 
 @pytest.mark.parametrize(

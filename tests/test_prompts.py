@@ -14,7 +14,7 @@ import pytest
 from excise.config import PromptSource, Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import PromptError
-from excise.prompts.read import Shared, read
+from excise.prompts.read import PromptDefaults, read
 from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.slices import parse_split
 from excise.prompts.splits import (
@@ -39,7 +39,7 @@ def write_lines(path: Path, texts: list[str]) -> Path:
 
 
 def texts_of(source: Any, **shared: Any) -> list[str]:
-    prompt_set = read(PromptSource.model_validate(source), Shared(**shared))
+    prompt_set = read(PromptSource.model_validate(source), PromptDefaults(**shared))
     return [prompt.text for prompt in prompt_set.prompts]
 
 
@@ -97,7 +97,7 @@ def test_prefix_suffix_and_system_prompt_are_the_sets_own_or_else_the_shared_one
     tmp_path: Path,
 ) -> None:
     path = str(write_lines(tmp_path / "a.txt", [" hello "]))
-    shared = Shared(prefix="> ", suffix=" !", system_prompt="Shared.")
+    shared = PromptDefaults(prefix="> ", suffix=" !", system_prompt="Shared.")
     assert read(PromptSource(source=path), shared).prompts == (Prompt("> hello !", "Shared."),)
     own = PromptSource(source=path, prefix="", suffix="?", system_prompt="Own.")
     assert read(own, shared).prompts == (Prompt("hello?", "Own."),)
@@ -119,7 +119,7 @@ def test_rows_without_text_are_dropped_after_slicing(tmp_path: Path) -> None:
 
 def test_a_set_says_where_it_is_from(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.txt", TEXTS)
-    prompt_set = read(PromptSource.model_validate(f"{path}[:2]"), Shared(), "target train")
+    prompt_set = read(PromptSource.model_validate(f"{path}[:2]"), PromptDefaults(), "target train")
     assert (prompt_set.name, prompt_set.origin) == ("target train", f"{path}[:2]")
     assert (len(prompt_set), prompt_set.revision) == (2, None)
 

@@ -23,11 +23,11 @@ READ = """
 import json, sys
 from excise.config import PromptSource
 from excise.errors import ExciseError
-from excise.prompts.read import Shared, read
+from excise.prompts.read import PromptDefaults, read
 results = []
 for source in {sources!r}:
     try:
-        found = read(PromptSource.model_validate(source), Shared())
+        found = read(PromptSource.model_validate(source), PromptDefaults())
         texts = [prompt.text for prompt in found.prompts]
         results.append(dict(texts=texts, origin=found.origin, revision=found.revision))
     except ExciseError as error:

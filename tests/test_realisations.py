@@ -16,7 +16,7 @@ from excise.edits.edit import Edit, load_edit
 from excise.edits.matrices import MatrixOperators, removed
 from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
-from excise.models.gains import row_norms
+from excise.models.norms import row_norms
 from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import orthogonal, row_normalised, unit

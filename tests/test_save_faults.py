@@ -23,7 +23,7 @@ from excise.errors import SaveError
 from excise.events import ignore
 from excise.models.load import load
 from excise.saving.export import save_model
-from excise.system.files import new_folder, replacing, take_name
+from excise.system.files import move_into_place, new_folder, replacing
 from faulty_disk import FaultyDisk
 from sweep import random_edit
 
@@ -178,7 +178,7 @@ def test_a_name_that_is_refused_for_a_moment_is_taken(
 
     monkeypatch.setattr(os, "replace", refused)
     (elsewhere / "old").write_text("content")
-    take_name(elsewhere / "old", elsewhere / "new")
+    move_into_place(elsewhere / "old", elsewhere / "new")
     assert (elsewhere / "new").read_text() == "content"
     assert len(tries) == 3
 

@@ -17,8 +17,8 @@ from excise.cli.main import main
 from excise.errors import ModelError
 from excise.models.chat import Chat
 from excise.models.load import load
-from excise.models.survival import holds
-from excise.models.template import TemplateCall, literals, settled, template_text, variables
+from excise.models.lost_text import holds
+from excise.models.template import TemplateCall, choose_template, literals, template_text, variables
 from excise.models.tokenizer import load_tokenizer
 from excise.prompts.sets import Prompt
 
@@ -26,7 +26,7 @@ PROMPT = Prompt("Tell me how to bake a cake.", "Be brief.")
 
 
 def call_of(template: str | dict[str, str], name: str | None = None) -> TemplateCall:
-    return settled(bpe_tokenizer(template), name, {}, "Be brief.")[0]
+    return choose_template(bpe_tokenizer(template), name, {}, "Be brief.")[0]
 
 
 def test_content_goes_to_the_template_in_the_form_that_survives() -> None:
@@ -80,7 +80,7 @@ def test_one_of_several_templates(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(PLAIN + " ", encoding="utf-8")
     tokenizer = bpe_tokenizer(named)
-    call, given = settled(tokenizer, str(file), {}, None)
+    call, given = choose_template(tokenizer, str(file), {}, None)
     assert given == template_text(tokenizer, call) == PLAIN + " "
     with pytest.raises(ModelError, match=r"--chat-template none: cannot be read, .*\(rag\)"):
         call_of(named, "none")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from excise.errors import HubError, SaveError
 from excise.events import Event, Note
 from excise.hub.events import FileUploaded, Uploaded
-from excise.hub.folder import examined
+from excise.hub.folder import open_upload
 from excise.hub.upload import upload
 from hub_uploads import NAME, TOKEN, UploadStandIn
 
@@ -54,7 +54,7 @@ def send(
 ) -> Told:
     told: Told = []
     upload(
-        examined(folder),
+        open_upload(folder),
         name,
         token,
         told.append,
@@ -122,8 +122,8 @@ def test_what_was_uploaded_can_be_downloaded(
 def test_a_failure_in_mid_upload_shows_nothing_and_the_same_call_goes_on_from_there(
     hub: UploadStandIn, folder: Path, failure: dict[str, object], said: str
 ) -> None:
-    examined_first = examined(folder).sha256("model-00001-of-00002.safetensors")
-    second = examined(folder).sha256("model-00002-of-00002.safetensors")
+    examined_first = open_upload(folder).sha256("model-00001-of-00002.safetensors")
+    second = open_upload(folder).sha256("model-00002-of-00002.safetensors")
     hub.fail("PUT", f"/storage/{second}", **failure)
     line = refused(hub, folder)
     assert line.startswith(
@@ -296,7 +296,7 @@ def test_somebody_else_commits_meanwhile(hub: UploadStandIn, folder: Path) -> No
 
     with pytest.raises(HubError, match="changed by somebody else meanwhile"):
         upload(
-            examined(folder),
+            open_upload(folder),
             NAME,
             TOKEN,
             meddle,
@@ -329,7 +329,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: UploadStandIn, folder: 
 def test_a_folder_is_looked_over_before_anything_is_sent(folder: Path, tmp_path: Path) -> None:
     def told() -> str:
         with pytest.raises(SaveError) as caught:
-            examined(folder)
+            open_upload(folder)
         return str(caught.value)
 
     shard = folder / "model-00002-of-00002.safetensors"
@@ -362,12 +362,12 @@ def test_a_model_in_pytorch_files_is_one_too(hub: UploadStandIn, folder: Path) -
     weights = folder / "pytorch_model.bin"
     torch.save({"a": torch.zeros(3), "b": object()}, weights)
     with pytest.raises(SaveError, match="could run code"):
-        examined(folder)
+        open_upload(folder)
     torch.save({"a": torch.zeros(3)}, weights)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
     with pytest.raises(SaveError, match=r"or cut short; .* save it again"):
-        examined(folder)
+        open_upload(folder)
     weights.write_bytes(whole)
     send(hub, folder)
     assert hub.files(NAME)["pytorch_model.bin"] == whole
@@ -375,7 +375,7 @@ def test_a_model_in_pytorch_files_is_one_too(hub: UploadStandIn, folder: Path) -
 
 def test_links_inside_the_folder_are_followed(folder: Path) -> None:
     os.symlink("README.md", folder / "CARD.md")
-    assert examined(folder).files["CARD.md"].read_bytes() == (folder / "README.md").read_bytes()
+    assert open_upload(folder).files["CARD.md"].read_bytes() == (folder / "README.md").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -393,5 +393,5 @@ def test_where_a_base_lies_is_told_to_nobody_on_any_system(tmp_path: Path, base:
     configuration = {"base_model_name_or_path": base}
     (tmp_path / "adapter_config.json").write_text(json.dumps(configuration))
     (tmp_path / "README.md").write_text("# Edited\n")
-    sent = json.loads(examined(tmp_path).contents["adapter_config.json"])
+    sent = json.loads(open_upload(tmp_path).contents["adapter_config.json"])
     assert sent["base_model_name_or_path"] == "tiny"

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from excise.errors import HubError
 from excise.events import Event
 from excise.hub.events import FileUploaded, Uploaded
-from excise.hub.folder import examined
+from excise.hub.folder import open_upload
 from excise.hub.upload import upload
 from hub_uploads import NAME, TOKEN
 from hub_xet import XET_TOKEN, XetStandIn
@@ -36,7 +36,9 @@ def folder(tmp_path: Path) -> Path:
 
 def send(hub: XetStandIn, folder: Path) -> list[Event]:
     told: list[Event] = []
-    upload(examined(folder), NAME, TOKEN, told.append, public=False, replace=lambda reason: False)
+    upload(
+        open_upload(folder), NAME, TOKEN, told.append, public=False, replace=lambda reason: False
+    )
     return told
 
 
@@ -81,7 +83,7 @@ def test_a_failure_shows_nothing_and_the_same_call_goes_on_from_there(
             xet_hub.fail(method, place, status=status, message=TOKEN, times=50)
 
     with pytest.raises(HubError) as caught:
-        upload(examined(folder), NAME, TOKEN, fail_second, public=False, replace=lambda _: False)
+        upload(open_upload(folder), NAME, TOKEN, fail_second, public=False, replace=lambda _: False)
     line = str(caught.value)
     assert line.startswith(f"{NAME}: uploading {SHARDS[1]} (nothing is visible yet): ")
     assert "\n" not in line
@@ -90,4 +92,4 @@ def test_a_failure_shows_nothing_and_the_same_call_goes_on_from_there(
     xet_hub.failures.clear()
     send(xet_hub, folder)
     assert xet_hub.files(NAME) == visible(folder)
-    assert sorted(xet_hub.stored) == sorted(map(examined(folder).sha256, SHARDS))
+    assert sorted(xet_hub.stored) == sorted(map(open_upload(folder).sha256, SHARDS))

@@ -22,8 +22,8 @@ from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.models.gains import post_norm_gains, row_norms
 from excise.models.load import load
+from excise.models.norms import post_norm_gains, row_norms
 from excise.models.weights import dense, stored_bytes
 from excise.system.quiet import quiet_libraries
 

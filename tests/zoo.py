@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
-from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.auto_class import auto_class
 from zoo_multimodal import MULTIMODAL, NOT_SMALL
 from zoo_shapes import EXPERTS, IMPOSSIBLE, KEEP, LAYERS, SIZES, TYPES, VOCABULARY
 

@@ -61,10 +61,10 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
     ("torchao.quantization.quantize_.workflows", "Int4PackingFormat"),
     ("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"),
 )
-"""Module and name of what is imported only when it is needed, see `fetched`."""
+"""Module and name of what is imported only when it is needed, see `import_undocumented`."""
 
 
-def fetched(module: str, name: str) -> Any:
+def import_undocumented(module: str, name: str) -> Any:
     """An entry of `ELSEWHERE`. Raises ImportError, also where this version no longer has the name."""
     if (module, name) not in ELSEWHERE:
         raise ValueError(f"{module}.{name} is not in the list of undocumented interfaces")
@@ -74,20 +74,20 @@ def fetched(module: str, name: str) -> Any:
         raise ImportError(f"{module} has no {name} in this version") from error
 
 
-def blocks_layout() -> torch.layout:
-    """The layout of tensors whose numbers lie in oneDNN's blocks."""
+def prepacked_layout() -> torch.layout:
+    """The layout of weights that oneDNN has prepacked."""
     layout: torch.layout = torch._mkldnn  # type: ignore[attr-defined]
     return layout
 
 
-def reordered(weight: Tensor) -> Tensor:
-    """A copy of a matrix [out, in] on the CPU, in oneDNN's blocks. Raises RuntimeError without oneDNN."""
+def prepack_linear_weight(weight: Tensor) -> Tensor:
+    """A copy of a matrix [out, in] on the CPU, prepacked by oneDNN. Raises RuntimeError without oneDNN."""
     result: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     return result
 
 
-def product(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """values [..., in] times a matrix [out, in] in blocks, plus bias: [..., out]."""
+def prepacked_linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` with a prepacked weight [out, in]: values [..., in] to [..., out]."""
     output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
     return output
 

@@ -56,7 +56,7 @@ EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear.weight")
 EXPERT_BIASES = ("down_proj_bias", "w2_bias")
 """Names of parameters in such a module: [expert, d, k] or [expert, k, d], and [expert, d]."""
 
-BYSTANDERS = re.compile(
+NOT_WRITERS = re.compile(
     r"(.+\.)?("
     r"encoder_attn|crossattention"  # run only where an encoder's output comes in
     r"|indexer|compressor|router|gate|forget_gate|output_gate|qkv_proj"  # feed the mixer or router
@@ -219,7 +219,7 @@ POST_NORMS: tuple[PostNorms, ...] = (
 
 def role_of(name: str, roles: Sequence[Role]) -> str | None:
     """The component of a name relative to its layer, None if it has no such role."""
-    if BYSTANDERS.fullmatch(name):
+    if NOT_WRITERS.fullmatch(name):
         return None
     for role in roles:
         if role.pattern.fullmatch(name):

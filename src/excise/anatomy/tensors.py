@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy, Writer, WriterTensor
-from excise.checkpoint.names import spellings
+from excise.checkpoint.names import possible_names
 from excise.errors import SaveError
 from excise.undocumented import (
     WeightConverter,
@@ -52,7 +52,7 @@ def layout_by_names(
     as when it loads the checkpoint. A matrix that a model uses in several places may be stored under the
     name of each. Raises SaveError.
     """
-    take_conversions(model, names)
+    use_stored_names(model, names)
     found = [writer for writer in anatomy.writers if writer.name in writers]
     for writer in found:
         require_matrices(writer)
@@ -60,7 +60,7 @@ def layout_by_names(
     for name, parameter in model.named_parameters(remove_duplicate=False):
         places.setdefault(id(parameter), []).append(name)
     same = {name: group for group in places.values() for name in group}
-    known = {variant for name in names for variant in spellings(name)}
+    known = {variant for name in names for variant in possible_names(name)}
 
     def of_tensor(tensor: WriterTensor) -> Iterator[StoredTensor]:
         for name in same[tensor.name]:
@@ -74,7 +74,7 @@ def layout_by_names(
     }
 
 
-def take_conversions(model: PreTrainedModel, names: Collection[str]) -> None:
+def use_stored_names(model: PreTrainedModel, names: Collection[str]) -> None:
     """Let `model` stand for a checkpoint that stores `names`: of the conversions that transformers knows for
     it, those count that some name asks for, as if it had been loaded from there.
 

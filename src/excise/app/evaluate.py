@@ -61,7 +61,7 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
     runner.chat = replace(
         runner.chat,
         response_prefix=asked.response_prefix,
-        call=runner.chat.call.given(asked.template_arguments),
+        call=runner.chat.call.with_arguments(asked.template_arguments),
     )
     emit(StageStarted("held_out", f"Asking {settings.model}"))
     parts: dict[str, Figures] = {}

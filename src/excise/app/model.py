@@ -6,8 +6,8 @@ import time
 
 from excise.anatomy.writers import Anatomy, examine
 from excise.app.events import DeviceFound, Examined, ModelLoaded
-from excise.checkpoint.foreign import code_of
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import remote_code_of
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.devices.memory import device_memory, devices_for
@@ -16,7 +16,7 @@ from excise.experiment.coverage import Coverage, measure
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
-from excise.models.storage import packed_as
+from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
 
 
@@ -25,7 +25,7 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
 
     Packing decides what products are in, and that is not always the type of what is left unpacked.
     """
-    if settings.quantization != "none" or packed_as(source) is not None:
+    if settings.quantization != "none" or stored_quantization(source) is not None:
         return settings
     return settings.model_copy(update={"dtypes": (dtype,)})
 
@@ -36,7 +36,7 @@ def open_model(
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, emit)
     anatomy = examine(loaded.model, settings.writers)
-    coverage = measure(loaded.model, anatomy, runner.chat.hello(settings.system_prompt))
+    coverage = measure(loaded.model, anatomy, runner.chat.test_prompt(settings.system_prompt))
     emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
     return loaded, anatomy, coverage, runner
 
@@ -54,14 +54,14 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
         chat_template=settings.chat_template,
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
-    ).given
+    ).custom_template
 
 
 def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
     """Load a model, ready to be asked. Raises ModelError."""
     for found in devices_found(settings):
         emit(found)
-    if settings.trust_remote_code and (code := code_of(source)):
+    if settings.trust_remote_code and (code := remote_code_of(source)):
         emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
     emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()

@@ -243,7 +243,7 @@ def _known(
     """The record of what is made now: as it was then, in the circumstances of now."""
     now = recorded.circumstances.model_dump() | {
         "dtype": loaded.dtype,
-        "in_blocks": loaded.in_blocks,
+        "in_blocks": loaded.prepacked,
         "versions": versions(),
     }
     now["hardware"] = None if no_hardware else hardware(input_device(loaded.model))

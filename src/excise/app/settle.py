@@ -61,7 +61,7 @@ def settle(
         if known is None:
             runner.chat = _beginning_found(runner, settings, prompts)
         else:
-            call = runner.chat.call.given(known.template_arguments)
+            call = runner.chat.call.with_arguments(known.template_arguments)
             runner.chat = replace(runner.chat, call=call, response_prefix=known.response_prefix)
         require_positions(runner.model, _longest(runner, prompts), settings.max_new_tokens)
         emit(

@@ -30,7 +30,7 @@ from excise.checkpoint.folder import index_names, weight_files
 from excise.checkpoint.tensors import ORDINARY, read_safetensors
 from excise.errors import HubError, ModelError
 from excise.hub_access.cache import Snapshot, cached_names, cached_snapshot
-from excise.hub_access.failures import FAILURES, failure, free_bytes, no_room
+from excise.hub_access.failures import FAILURES, disk_full, failure, free_bytes
 from excise.hub_access.request import OUT_OF_REACH, Cause, Request
 
 _TIMEOUT = 20.0
@@ -158,7 +158,7 @@ class _Repository:
             return
         needed = sum(self.sizes[name] for name in lacking) - self._begun()
         if needed > free_bytes(self.folder):
-            raise HubError(f"{self.name}: {no_room(needed)}")
+            raise HubError(f"{self.name}: {disk_full(needed)}")
         # Names are patterns to it, and some hold brackets.
         patterns = [glob.escape(name) for name in names]
         snapshot_download(self.name, revision=self.commit, allow_patterns=patterns)

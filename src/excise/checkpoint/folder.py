@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from excise.checkpoint.beside import beside
+from excise.checkpoint.companions import find_companions
 from excise.checkpoint.copies import draft_tensors
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.names import stored_name
 from excise.checkpoint.pytorch_file import read_pytorch
 from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
 from excise.errors import ModelError, SaveError, translated
 
 RECORD = "reproduce.json"
-"""What a model was made from, written beside it by excise."""
+"""What a model was made from, written find_companions it by excise."""
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -29,7 +29,7 @@ class Checkpoint:
     folder, that an edited copy takes along. left_out: those it does not, because they hold the
     weights once more, unedited. linked: links to folders, which it does not take along either.
     unread: files that may hold the weights once more, in formats that are not looked into; left out too.
-    sides: those of `others` that hold tensors.
+    companion_weights: those of `others` that hold tensors.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Checkpoint:
     left_out: tuple[Path, ...]
     linked: tuple[Path, ...] = ()
     unread: tuple[Path, ...] = ()
-    sides: tuple[WeightsFile, ...] = ()
+    companion_weights: tuple[WeightsFile, ...] = ()
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[WeightsFile, Entry]]:
@@ -94,7 +94,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     }
     if index is not None:
         _check_index(folder / index, read)
-    found = beside(folder, list(read.values()), index, lambda path: require_inside(folder, path))
+    found = find_companions(
+        folder, list(read.values()), index, lambda path: require_inside(folder, path)
+    )
     return Checkpoint(
         folder,
         tuple(read.values()),

@@ -19,7 +19,7 @@ from excise.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Held:
+class TensorInfo:
     """One tensor of a checkpoint. dtype: as safetensors names it, such as BF16; of a GGUF file, its type."""
 
     file: Path
@@ -27,7 +27,7 @@ class Held:
     shape: tuple[int, ...]
 
 
-Index = Mapping[str, Held]
+Index = Mapping[str, TensorInfo]
 """Tensor name → where it lies and what it is."""
 
 
@@ -42,12 +42,12 @@ def checkpoint_index(folder: Path, gguf: str | None = None) -> Index:
 
 def read_index(files: Sequence[Path]) -> Index:
     """The index of these files together. Raises ModelError."""
-    index: dict[str, Held] = {}
+    index: dict[str, TensorInfo] = {}
     for path in files:
         for name, (dtype, shape) in _shapes(path).items():
             if name in index:
                 raise ModelError(f"{path}: {name} is in {index[name].file.name} too")
-            index[name] = Held(path, dtype, shape)
+            index[name] = TensorInfo(path, dtype, shape)
     return index
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 
-def spellings(name: str) -> tuple[str, ...]:
+def possible_names(name: str) -> tuple[str, ...]:
     """The names that a checkpoint may store a tensor under: with and without the leading `model.`.
 
     Checkpoints of base models leave it out, others have it where the model has not.
@@ -14,5 +14,5 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def stored_name(name: str, held: Container[str]) -> str | None:
-    """The one of a name's spellings that a checkpoint holds, None if it holds none."""
-    return next((one for one in spellings(name) if one in held), None)
+    """The one of a name's possible_names that a checkpoint holds, None if it holds none."""
+    return next((one for one in possible_names(name) if one in held), None)

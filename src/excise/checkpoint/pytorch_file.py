@@ -130,7 +130,7 @@ def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
     return Entry(name, NAMES[tensor.dtype], tuple(tensor.shape), start, start + size)
 
 
-def renew_checksums(path: Path, changed: Iterable[Entry]) -> None:
+def update_checksums(path: Path, changed: Iterable[Entry]) -> None:
     """Bring the zip records of rewritten tensors up to date: CRC-32 of what they hold now.
 
     PyTorch does not look at them, other readers of zip files do.

@@ -19,9 +19,9 @@ from excise.edits.edit import Edit, load_edit
 from excise.errors import SaveError, SettingsError
 from excise.events import Note
 from excise.report.card import figures_in
-from excise.rewrite.numbers import rounding_of
 from excise.rewrite.plan import Form, Plan
-from excise.rewrite.workplace import require_place
+from excise.rewrite.resumable_folder import require_new_folder
+from excise.rewrite.tensor_data import rounding_of
 from excise.saving.apply import apply_edit, apply_to_gguf, plan_for, require_base
 from excise.store.directory import RunDirectory
 from excise.system.paths import expanded
@@ -59,7 +59,7 @@ def apply(
         settings = settings.model_copy(update={"writers": given.writers})
     destination = expanded(out)
     with make_screen(settings) as screen:
-        require_place(destination)
+        require_new_folder(destination)
         source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
         require_base(given.edit, source, force=force, emit=screen)
         if source.gguf is not None:

@@ -25,7 +25,7 @@ from excise.diff.names import listed
 from excise.diff.undo import recovered_edit, save_undo
 from excise.errors import ModelError, SaveError
 from excise.kinds import FACTS
-from excise.models.blueprint import blueprint
+from excise.models.meta_model import meta_model
 from excise.report.profile import place
 from excise.system.files import require_free
 from excise.system.paths import expanded
@@ -87,7 +87,7 @@ def _model(
     if checkpoint.source is None:
         return None, {}, f"{checkpoint.name} has no config.json, so that writers are not known"
     try:
-        model = blueprint(
+        model = meta_model(
             checkpoint.name,
             checkpoint.source.folder,
             trust_remote_code=settings.trust_remote_code,

@@ -11,7 +11,7 @@ from excise.cli.screen import make_console, write_json
 from excise.cli.tables import anatomy_table
 from excise.config import Settings
 from excise.experiment.coverage import Coverage
-from excise.models.blueprint import blueprint
+from excise.models.meta_model import meta_model
 
 _UNMEASURED = (
     "From the configuration alone: names and shapes. Coverage is measured on the weights; give a model "
@@ -38,7 +38,7 @@ def inspect(settings: Settings) -> int:
             loaded, anatomy, coverage, _ = open_model(settings, source, screen)
             dtype: str | None = loaded.dtype
         else:
-            model = blueprint(settings.model, folder, trust_remote_code=settings.trust_remote_code)
+            model = meta_model(settings.model, folder, trust_remote_code=settings.trust_remote_code)
             anatomy, dtype = examine(model, settings.writers), None
         if settings.json_lines:
             write_json(_as_json(settings.model, dtype, anatomy, coverage), indent=1)

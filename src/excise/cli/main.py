@@ -1,7 +1,8 @@
 """The entry point: parse the command line, call the command, turn errors into a line and a status.
 
 Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted; those of `excise reproduce` are in
-docs/reproduce.md. Each command is imported when it is called, so that `--help` never waits for PyTorch.
+docs/guides/reproduce.md. Each command is imported when it is called, so that `--help` never waits for
+PyTorch.
 """
 
 from __future__ import annotations
@@ -222,10 +223,10 @@ def _text(line: CommandLine, flag: str) -> str | None:
 
 def _failed(error: Exception) -> int:
     """Say that memory ran out, or what the system refused. Raises `error` if it is another one."""
-    from excise.devices.out_of_memory import LESS_MEMORY, is_out_of_memory
+    from excise.devices.out_of_memory import MEMORY_ADVICE, is_out_of_memory
 
     if is_out_of_memory(error):
-        _say(f"memory ran out ({first_line(error)}); {LESS_MEMORY}")
+        _say(f"memory ran out ({first_line(error)}); {MEMORY_ADVICE}")
     elif isinstance(error, OSError):
         # Of the disk or the system, at a place that has no better name for it than the system's.
         _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))

@@ -15,7 +15,7 @@ from excise.cli.streams import is_attended
 from excise.config import flag_name, gather
 from excise.errors import HubError, SaveError, SettingsError
 from excise.events import Note
-from excise.hub.folder import examined
+from excise.hub.folder import open_upload
 from excise.hub.upload import upload as send
 from excise.reproduce.record import NAME, read_reproduction
 from excise.system.paths import expanded
@@ -58,7 +58,7 @@ def upload(
 
     with make_screen(settings) as screen:
         folder = expanded(word) if run is None else _written(run, form or "model", screen)
-        what = examined(folder, hardware=not settings.no_hardware)
+        what = open_upload(folder, hardware=not settings.no_hardware)
         if what.record is None:
             screen(
                 Note(

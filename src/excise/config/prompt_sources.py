@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from excise.config.settings import Settings
-from excise.prompts.read import Shared
+from excise.prompts.read import PromptDefaults
 from excise.prompts.splits import KindSources, PromptSources
 
 
@@ -12,7 +12,7 @@ def prompt_sources(settings: Settings) -> PromptSources:
     return PromptSources(
         _of_kind(settings, "target"),
         _of_kind(settings, "control"),
-        Shared(settings.column, settings.prefix, settings.suffix, settings.system_prompt),
+        PromptDefaults(settings.column, settings.prefix, settings.suffix, settings.system_prompt),
     )
 
 

@@ -46,7 +46,7 @@ def materialise(say: Callable[[str], None]) -> Path:
     say("Building the demonstration model (once, half a minute)")
     from peft import PeftModel
 
-    from excise.checkpoint.spellings import add_older_spellings
+    from excise.checkpoint.transformers4 import add_version4_keys
 
     model, tokenizer = load_base()
     merged = PeftModel.from_pretrained(model, str(_ADAPTER)).merge_and_unload()
@@ -54,7 +54,7 @@ def materialise(say: Callable[[str], None]) -> Path:
         with new_folder(folder) as temporary:
             merged.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            add_older_spellings(temporary)
+            add_version4_keys(temporary)
             card = _CARD.read_text(encoding="utf-8")
             (temporary / "README.md").write_text(card, encoding="utf-8")
     except SaveError:
@@ -82,6 +82,6 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(next(iter(package.submodule_search_locations)))
     source = ModelSource(_PACKAGE, folder, _GGUF, None)
     # An adapter is to be merged into it, or it is to be trained.
-    loaded = load(source, dtypes=("float32",), device="cpu", blocks=False)
+    loaded = load(source, dtypes=("float32",), device="cpu", prepack=False)
     unmark_gguf(loaded.model)
     return loaded.model, loaded.tokenizer

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from safetensors import SafetensorError
 
-LESS_MEMORY = (
+MEMORY_ADVICE = (
     "pack the weights (--quantization bnb_4bit), let some of them lie elsewhere (--max-memory 0=…,cpu=… "
     "--offload-folder DIR), or allow shorter answers (--max-new-tokens)"
 )
@@ -52,7 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(map(_says_so, _chain(error)))
 
 
-def tells_of_it(text: str) -> bool:
+def mentions_out_of_memory(text: str) -> bool:
     """True if a message of a library says that memory ran out."""
     return _TEXTS.search(text) is not None
 
@@ -77,7 +77,9 @@ def _says_so(error: BaseException) -> bool:
     ):
         return True
     # Other classes carry texts of users (templates, prompts), which may say anything.
-    return isinstance(error, (RuntimeError, OSError, SafetensorError)) and tells_of_it(str(error))
+    return isinstance(error, (RuntimeError, OSError, SafetensorError)) and mentions_out_of_memory(
+        str(error)
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from excise.checkpoint.index import Held, Index
+from excise.checkpoint.index import Index, TensorInfo
 from excise.checkpoint.reader import CHUNK, Reader, bits
 from excise.diff.checkpoint import Compared
 from excise.diff.layout import Layout, Place
@@ -161,7 +161,7 @@ def _pairs(
     after: Reader,
     former: str,
     name: str,
-    entries: tuple[Held, Held],
+    entries: tuple[TensorInfo, TensorInfo],
     place: Place | None,
 ) -> list[Pair]:
     """The matrices of a tensor, in order, with the residual stream's axis first where it is known."""

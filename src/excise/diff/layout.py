@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from excise.anatomy.tensors import stored_tensors, take_conversions
+from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index
 from excise.checkpoint.names import stored_name
@@ -39,7 +39,7 @@ def layout_of(model: PreTrainedModel, index: Index, declared: Sequence[str] = ()
     Raises ModelError if no writer can be found.
     """
     anatomy = examine(model, declared)
-    take_conversions(model, index)
+    use_stored_names(model, index)
     layout: dict[str, Place] = {}
     for writer in anatomy.writers:
         for tensor in writer.tensors:

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from excise.devices.device import execution_device, input_device
 from excise.devices.memory import HOST, device_memory
-from excise.devices.out_of_memory import LESS_MEMORY, is_out_of_memory, release_memory
+from excise.devices.out_of_memory import MEMORY_ADVICE, is_out_of_memory, release_memory
 from excise.engine.answers import StoppingRule
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
@@ -23,11 +23,11 @@ MEMORY_SHARE = 0.1
 """Share of the model's own size that a batch's keys and values may take."""
 LEAST_MEMORY = 384 * 2**20
 """Bytes that a batch may always take. A tenth of a small model holds few sequences, and in steps of few
-sequences each costs several times as much as in steps of many (bench/layout.py)."""
+sequences each costs several times as much as in steps of many (bench/prepacked.py)."""
 MOST_CANDIDATES = 8
 """With more candidates side by side, the search would propose too many trials before it learns of results."""
 CANDIDATES_ON_A_CPU = 4
-"""So many candidates keep the slots full while the last answers of each are decoded (docs/speed.md)."""
+"""So many keep all slots busy while the last answers of each are decoded (docs/guides/speed.md)."""
 _PROBE_TOKENS = 2
 _WITH_OWN_MEMORY = frozenset(("cuda", "xpu"))
 """Types of devices whose memory is usually free for one process."""
@@ -182,7 +182,7 @@ def with_halving(
                 raise
             if slots == 1:
                 raise OutOfMemoryError(
-                    f"memory ran out with a single prompt at a time ({first_line(error)}); {LESS_MEMORY}"
+                    f"memory ran out with a single prompt at a time ({first_line(error)}); {MEMORY_ADVICE}"
                 ) from error
         # Outside the except block, because the traceback keeps tensors alive.
         slots //= 2

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.devices.doubles import doubles
+from excise.devices.float64 import as_float64
 from excise.devices.transfers import on_host
 from excise.engine.finite import all_finite, gather_finite
 from excise.engine.prefill import (
@@ -166,7 +166,7 @@ def writer_statistics(
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
-            ends[index].add(doubles(output[:, -1]))
+            ends[index].add(as_float64(output[:, -1]))
             if accumulators.last_tokens is not None:
                 accumulators.last_tokens.add(index, output[:, -1], accumulators.last_weight)
         if all_tokens is None:

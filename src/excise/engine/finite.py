@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from excise.devices.doubles import doubles
+from excise.devices.float64 import as_float64
 from excise.devices.transfers import on_host
 from excise.engine.prefill import NOT_FINITE
 from excise.errors import TrialError
@@ -18,7 +18,7 @@ def gather_finite(values: Sequence[Tensor], finite: Sequence[Tensor]) -> list[Te
 
     finite: the result of `all_finite` for each group that ran unchecked. Raises TrialError if one is False.
     """
-    *found, checks = on_host([*values, doubles(torch.stack(list(finite)).to(torch.float32))])
+    *found, checks = on_host([*values, as_float64(torch.stack(list(finite)).to(torch.float32))])
     if not checks.all():
         raise TrialError(NOT_FINITE)
     return found

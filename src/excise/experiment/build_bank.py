@@ -17,8 +17,8 @@ from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.kinds import of_residuals
-from excise.models.gains import post_norm_gains, row_norms
 from excise.models.load import LoadedModel
+from excise.models.norms import post_norm_gains, row_norms
 from excise.operators.discriminant import discriminants
 from excise.operators.moments import Moments
 from excise.operators.operator import Operator

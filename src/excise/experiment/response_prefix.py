@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from excise.models.chat import Chat
-from excise.models.switch import closed, switched_off, wants_thoughts
+from excise.models.thinking_switch import asks_for_thinking, closing_text, without_thinking
 from excise.models.thoughts import left_open, opened_by
 from excise.prompts.sets import Prompt
 from excise.scorers.markers import normalise
@@ -30,8 +30,8 @@ def with_common_beginning(
 
     ask: asks `prompts`. markers: those in force, normalised; what they look for is not skipped.
     """
-    closing = not wants_thoughts(chat.call.arguments)
-    if closing and any(left_open(chat.beginning(prompt)) for prompt in prompts):
+    closing = not asks_for_thinking(chat.call.arguments)
+    if closing and any(left_open(chat.generation_prompt(prompt)) for prompt in prompts):
         chat, closing = _closed_by_template(chat, prompts), False
     for _ in range(_ROUNDS):
         answers = ask(chat)
@@ -50,14 +50,14 @@ def with_common_beginning(
 
 def _closed_by_template(chat: Chat, prompts: Sequence[Prompt]) -> Chat:
     """`chat` with the thought closed that the template opens."""
-    off = switched_off(chat, prompts)
+    off = without_thinking(chat, prompts)
     if off is not None:
         return off
-    beginnings = {chat.beginning(prompt) for prompt in prompts}
+    beginnings = {chat.generation_prompt(prompt) for prompt in prompts}
     closings = set[str]()
     for beginning in beginnings:
         mark = left_open(beginning)
-        closings.add("" if mark is None else closed(chat, mark, beginning))
+        closings.add("" if mark is None else closing_text(chat, mark, beginning))
     # One text follows every prompt; where some prompts open a thought and others do not, none can.
     return replace(chat, response_prefix=closings.pop()) if len(closings) == 1 else chat
 
@@ -75,14 +75,14 @@ def _closed_by_answers(
     shared = chat.decode(_shared(answers), special_tokens=True)
     if all(mark is not None and mark.closing in shared for mark in marks):
         return None
-    off = switched_off(chat, prompts)
+    off = without_thinking(chat, prompts)
     if off is not None:
         return off
     mark = marks[0]
     if mark is None or any(one != mark for one in marks):
         return None
     space = texts[0][: texts[0].index(mark.opening)]
-    text = space + mark.opening + closed(chat, mark, mark.opening)
+    text = space + mark.opening + closing_text(chat, mark, mark.opening)
     return replace(chat, response_prefix=chat.response_prefix + text)
 
 
@@ -102,7 +102,7 @@ def common_beginning(
     asked = chat.encode(prompts)
     texts = [chat.text(prompt) for prompt in prompts]
     for length in range(len(shared), 0, -1):
-        piece = chat.behind(asked[0], shared[:length])
+        piece = chat.appended_text(asked[0], shared[:length])
         inside = _inside_word(chat, asked[0], shared[:length], answers)
         if inside or "\ufffd" in piece or not piece.strip(" "):
             continue
@@ -150,11 +150,11 @@ def _inside_word(
     """True if a word goes on behind `shared` in some answer."""
     if shared[-1] in chat.added_tokens:
         return False
-    said = chat.behind(prompt, shared)
+    said = chat.appended_text(prompt, shared)
     nexts = {answer[len(shared)] for answer in answers if len(answer) > len(shared)}
     return any(
         one not in chat.added_tokens
-        and _joins(said[-1:], chat.behind([*prompt, *shared], [one])[:1])
+        and _joins(said[-1:], chat.appended_text([*prompt, *shared], [one])[:1])
         for one in nexts
     )
 

@@ -53,7 +53,7 @@ class Upload:
         ).hexdigest()
 
 
-def examined(folder: Path, *, hardware: bool = True) -> Upload:
+def open_upload(folder: Path, *, hardware: bool = True) -> Upload:
     """Look a folder over before anything is sent. Raises SaveError with what is wrong.
 
     Hidden files stay behind. `reproduce.json` and the adapter's configuration are sent without the folders
@@ -79,7 +79,7 @@ def examined(folder: Path, *, hardware: bool = True) -> Upload:
             f"{folder}: has no README.md to say what it is; save it with excise, or write one"
         )
     record = read_reproduction(folder) if NAME in files else None
-    contents = {} if record is None else {NAME: for_others(files[NAME], hardware=hardware)}
+    contents = {} if record is None else {NAME: public_record(files[NAME], hardware=hardware)}
     if made == "adapter":
         contents |= _base_by_name(files[_ADAPTER[0]])
     return Upload(made, files, contents, record)
@@ -109,7 +109,7 @@ def _require_whole(folder: Path, made: str, files: dict[str, Path]) -> None:
         raise SaveError(message.replace("download it again", "save it again")) from error
 
 
-def for_others(path: Path, *, hardware: bool) -> bytes:
+def public_record(path: Path, *, hardware: bool) -> bytes:
     """A `reproduce.json` in which files and folders of a disk are named by their last part only.
 
     Where things lie on somebody's disk is nobody else's concern; their digests tell which they were.

@@ -24,8 +24,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 
 from excise.errors import HubError
-from excise.hub_access.refusals import refusal, unknown
-from excise.hub_access.request import AGAIN, Cause, Request
+from excise.hub_access.refusals import not_found, refusal
+from excise.hub_access.request import RETRY_HINT, Cause, Request
 
 _CLIENT: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])
 """httpx or httpx2: its other errors are not told by huggingface_hub."""
@@ -79,19 +79,19 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def no_room(needed: int | None = None) -> str:
+def disk_full(needed: int | None = None) -> str:
     """What to say of a disk that has no room for a download, of so many bytes if that is known."""
     place = Path(constants.HF_HUB_CACHE)
     more = "" if needed is None else f", {needed:,} are needed"
     return (
         f"the disk is full: {place} has {free_bytes(place):,} bytes free{more}; make room, or set HF_HOME "
-        f"to a folder on a larger disk; {AGAIN}"
+        f"to a folder on a larger disk; {RETRY_HINT}"
     )
 
 
 def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
     if any(map(_is_full, _behind(error))):
-        return "disk", no_room()
+        return "disk", disk_full()
     chain = list(_causes(error))
     cause = _deepest(chain)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
@@ -104,7 +104,7 @@ def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
             return "repository", (
                 f"not the name of a repository; write OWNER/NAME ({_in_one_line(cause)})"
             )
-        return "repository", unknown(request)
+        return "repository", not_found(request)
     if connection := _connection(error, request):
         return "unreachable", connection
     if isinstance(cause, PermissionError) and cause.errno is None:
@@ -125,7 +125,7 @@ def _progress(error: Exception, request: Request) -> tuple[Cause, str]:
     if isinstance(cause, ValueError | ImportError):
         # Of what the hub's answer to a check was: of the card, of large files' room.
         return "other", _in_one_line(cause)
-    return "other", f"{_in_one_line(cause)}; {AGAIN}"
+    return "other", f"{_in_one_line(cause)}; {RETRY_HINT}"
 
 
 def _connection(error: Exception, request: Request) -> str | None:
@@ -150,7 +150,7 @@ def _connection(error: Exception, request: Request) -> str | None:
         if isinstance(one, _CLIENT.InvalidURL | _CLIENT.UnsupportedProtocol):
             return f"HF_ENDPOINT or a proxy is no address ({_in_one_line(one)})"
         if isinstance(one, HTTPError | ConnectionError | TimeoutError):
-            return f"{failed} ({_in_one_line(one)}{_through()}); {AGAIN}"
+            return f"{failed} ({_in_one_line(one)}{_through()}); {RETRY_HINT}"
     return None
 
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from excise.hub_access.request import AGAIN, Cause, Request
+from excise.hub_access.request import RETRY_HINT, Cause, Request
 
 _TOKEN_PAGE = "https://huggingface.co/settings/tokens"
 
@@ -32,7 +32,7 @@ def refusal(error: HfHubHTTPError, request: Request) -> tuple[Cause, str]:
             )
         case _ if status >= 500 and status != 507:
             return "unreachable", (
-                f"the hub fails (status {status}){said}; {AGAIN} once it is up again"
+                f"the hub fails (status {status}){said}; {RETRY_HINT} once it is up again"
             )
     return _write_refusal(error, request, said) if request.writes else _read_refusal(
         error, request, said
@@ -53,7 +53,7 @@ def _read_refusal(error: HfHubHTTPError, request: Request, said: str) -> tuple[C
         case RevisionNotFoundError():
             return "revision", f"no revision {request.revision} on the hub"
         case RepositoryNotFoundError():
-            return "repository", unknown(request)
+            return "repository", not_found(request)
     match status:
         case 401 if _has_token(error):
             return "token", (
@@ -88,7 +88,7 @@ def _write_refusal(error: HfHubHTTPError, request: Request, said: str) -> tuple[
             )
         case 402 | 413 | 507:
             return "other", (
-                f"the hub takes no more of this account's data{said}; make room, and {AGAIN}"
+                f"the hub takes no more of this account's data{said}; make room, and {RETRY_HINT}"
             )
         case 403:
             return "token", (
@@ -103,7 +103,7 @@ def _write_refusal(error: HfHubHTTPError, request: Request, said: str) -> tuple[
     return "other", f"the hub refuses (status {status}){said}"
 
 
-def unknown(request: Request) -> str:
+def not_found(request: Request) -> str:
     """There is no such repository, as far as the hub lets this user see."""
     here = "folder" if request.kind == "model" else "file or folder"
     return (

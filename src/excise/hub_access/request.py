@@ -7,7 +7,7 @@ from typing import Literal
 
 from huggingface_hub import constants
 
-AGAIN = "the same command goes on from there"
+RETRY_HINT = "the same command goes on from there"
 Cause = Literal[
     "repository", "revision", "gated", "token", "disk", "offline", "unreachable", "limit", "other"
 ]

@@ -13,17 +13,17 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from excise.checkpoint.foreign import own_code
-from excise.checkpoint.given import read_object
-from excise.checkpoint.mapping import auto_class
+from excise.checkpoint.auto_class import auto_class
+from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import remote_code_error
 from excise.data_types import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
 from excise.models.configuration import configuration
-from excise.models.missing import reported, require_scales, require_whole
+from excise.models.missing_keys import captured_report, require_complete, require_scales
 from excise.models.positions import require_known
-from excise.models.storage import describe, require_package
+from excise.models.quantization import describe, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
 
 _TEST_TOKENS = 3
@@ -47,7 +47,7 @@ FAILURES = (
 """What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
 
-def auto_for(source: ModelSource, *, trust_remote_code: bool) -> Any:
+def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
     """The auto class to load it with. Raises ModelError for a damaged configuration, or if none can."""
     if source.gguf is not None:
         # A GGUF file holds the language model alone, whatever else the model has.
@@ -71,7 +71,10 @@ def _model(
     # switch, and standard error is where it goes; errors come as exceptions, not that way.
     transformers_logging.disable_progress_bar()
     model: PreTrainedModel
-    with redirect_stderr(StringIO()) if source.gguf else nullcontext(), reported(source.name):
+    with (
+        redirect_stderr(StringIO()) if source.gguf else nullcontext(),
+        captured_report(source.name),
+    ):
         model, info = auto.from_pretrained(
             source.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -80,7 +83,7 @@ def _model(
             ignore_mismatched_sizes=True,
             **arguments,
         )
-    note = require_whole(
+    note = require_complete(
         source.name, info, packing="quantization_config" in arguments and source.gguf is None
     )
     if was_unpacked(model):
@@ -91,7 +94,7 @@ def _model(
 def tested_model(
     source: ModelSource,
     auto: Any,
-    words: LoadedTokenizer,
+    tokenizer: LoadedTokenizer,
     dtype: str,
     arguments: Mapping[str, Any],
 ) -> tuple[PreTrainedModel, str | None]:
@@ -100,9 +103,9 @@ def tested_model(
     In a function of its own, so that a model that fails is gone before the next type is tried.
     """
     model, note = _model(source, auto, dtype, arguments)
-    require_known(model, words.hello())
+    require_known(model, tokenizer.test_prompt())
     try:
-        greedy(model, [words.hello()], max_new_tokens=_TEST_TOKENS, slots=1)
+        greedy(model, [tokenizer.test_prompt()], max_new_tokens=_TEST_TOKENS, slots=1)
     except TrialError as error:
         raise ValueError(f"in a test generation, {error}") from error
     return model, note
@@ -128,7 +131,7 @@ def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exce
     """Raise ModelError for a failure that another data type would only repeat."""
     text = first_line(error)
     if needs_its_own_code(error):
-        raise own_code(source.name, source.folder) from error
+        raise remote_code_error(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
             f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"

@@ -1,4 +1,4 @@
-"""Prompts as the model sees them: chat template, generation prompt, and the start of the answer."""
+"""Prompts as the model sees them: chat template, generation prompt and response prefix."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from excise.errors import ModelError, translated
-from excise.models.survival import require_encoded, require_rendered
-from excise.models.template import Message, TemplateCall, render, turns
+from excise.models.lost_text import require_encoded, require_rendered
+from excise.models.template import Message, TemplateCall, messages_of, render
 from excise.models.thoughts import left_open, opened_by, unfinished, without_thoughts
 from excise.prompts.sets import Prompt
 
@@ -19,10 +19,9 @@ _HELLO = "Hello"
 
 @dataclass(frozen=True)
 class Chat:
-    """How prompts become token ids, and answers text.
+    """Turns prompts into token ids, and answers into text.
 
-    response_prefix: text that every answer begins with; it is given to the model and not counted.
-    call: how the chat template is called.
+    response_prefix: text that every answer begins with; the model reads it, and scores leave it out.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -30,18 +29,18 @@ class Chat:
     call: TemplateCall = field(default_factory=TemplateCall)
 
     def text(self, prompt: Prompt) -> str:
-        """The prompt in the model's chat template, up to where the answer is judged from.
+        """The rendered prompt, with generation prompt and response prefix.
 
         Raises ModelError if the template fails, or leaves out the prompt's text or the system prompt.
         """
-        messages = turns(prompt.text, prompt.system_prompt)
+        messages = messages_of(prompt.text, prompt.system_prompt)
         rendered = render(self.tokenizer, messages, self.call)
         for message in messages:
             require_rendered(message["content"], rendered)
         return rendered + self.response_prefix
 
     def conversation(self, messages: Sequence[Message]) -> str:
-        """Turns in the model's chat template, up to where the next answer starts.
+        """A rendered conversation, with the generation prompt.
 
         Raises ModelError if the template fails, or leaves out the text of the last turn.
         """
@@ -50,7 +49,7 @@ class Chat:
         return rendered
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of each prompt. The template brings the special tokens; none are added.
+        """Token ids of each prompt. All special tokens come from the chat template.
 
         Raises ModelError as `text` does, and if the tokenizer loses a prompt's text.
         """
@@ -64,23 +63,25 @@ class Chat:
         """Token ids of rendered texts."""
         if not texts:
             return []
-        # Tokenizers in Rust raise nothing narrower.
+        # Tokenizers written in Rust raise plain Exception.
         with translated(ModelError, "the tokenizer fails on a prompt", Exception):
             encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return [list(ids) for ids in encoded]
 
-    def hello(self, system_prompt: str | None = None) -> list[int]:
-        """Token ids of a short prompt of nobody's, to try a model with."""
-        return self.tokens([render(self.tokenizer, turns(_HELLO, system_prompt), self.call)])[0]
+    def test_prompt(self, system_prompt: str | None = None) -> list[int]:
+        """Token ids of a short prompt, to test a model with."""
+        return self.tokens([render(self.tokenizer, messages_of(_HELLO, system_prompt), self.call)])[
+            0
+        ]
 
     def decode(self, tokens: Sequence[int], *, special_tokens: bool = False) -> str:
-        """What was said, thoughts and all, special tokens left out unless they are asked for."""
+        """The text of tokens, chains of thought included."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not special_tokens))
 
-    def behind(self, context: Sequence[int], tokens: Sequence[int]) -> str:
-        """The text that `tokens` add behind `context`, special tokens included.
+    def appended_text(self, context: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text that `tokens` append to the text of `context`, special tokens included.
 
-        By themselves they may have another one: many tokenizers leave out the space before the first word.
+        Decoding `tokens` alone may lose the space before the first word.
         """
         before, whole = self._exact(context), self._exact([*context, *tokens])
         return whole[len(before) :] if whole.startswith(before) else self._exact(tokens)
@@ -94,18 +95,18 @@ class Chat:
 
     @cached_property
     def added_tokens(self) -> frozenset[int]:
-        """Tokens that stand for one text each, special or not; no other token ever joins with them."""
+        """Ids of special and added tokens: tokens that the tokenizer never merges with their neighbours."""
         return frozenset((*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids))
 
     def transcript(self, prompt: str, *, reasoning: str, answer: str) -> str:
-        """A turn and its answer, with what was thought before it, as the template shows them."""
+        """A rendered user turn, with an answer and the reasoning before the answer."""
         said = {"role": "assistant", "content": answer, "reasoning_content": reasoning}
         return render(
-            self.tokenizer, [*turns(prompt, None), said], self.call, generation_prompt=False
+            self.tokenizer, [*messages_of(prompt, None), said], self.call, generation_prompt=False
         )
 
     def answer(self, tokens: Sequence[int]) -> str:
-        """The text of an answer: what was said outside chains of thought, without special tokens."""
+        """The text of an answer, without chains of thought and special tokens."""
         whole = self.decode(tokens, special_tokens=True)
         opened = self.thought_open
         if (text := without_thoughts(whole, opened=opened)) == whole:
@@ -122,10 +123,10 @@ class Chat:
 
     @cached_property
     def thought_open(self) -> bool:
-        """True if prompts end in the middle of a thought: answers begin with its rest."""
-        return left_open(self.beginning(Prompt(_HELLO))) is not None
+        """True if the template opens a chain of thought, so that answers continue it."""
+        return left_open(self.generation_prompt(Prompt(_HELLO))) is not None
 
-    def beginning(self, prompt: Prompt) -> str:
-        """What the template and the response prefix put between the prompt's text and its answer."""
-        rendered = render(self.tokenizer, turns(prompt.text, prompt.system_prompt), self.call)
+    def generation_prompt(self, prompt: Prompt) -> str:
+        """The text between the prompt and its answer: generation prompt and response prefix."""
+        rendered = render(self.tokenizer, messages_of(prompt.text, prompt.system_prompt), self.call)
         return rendered.rpartition(prompt.text.strip())[2] + self.response_prefix

@@ -1,4 +1,4 @@
-"""A checkpoint's configuration, and what may be wrong with it."""
+"""A checkpoint's configuration, loaded by transformers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from excise.checkpoint.foreign import require_trust
+from excise.checkpoint.trust import require_trust
 from excise.errors import ModelError, translated
 
 _CONFIG = "config.json"
@@ -23,17 +23,16 @@ _DAMAGED = (
     RecursionError,
     StrictDataclassError,
 )
-"""What transformers raises for numbers and names in a configuration that do not fit together."""
+"""What transformers raises for an inconsistent configuration."""
 
 
 def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedConfig:
     """The configuration of the model in `folder`. name: as the user gave it.
 
-    Raises ModelError for a damaged one, and for one that needs code of the model's own that the user has
-    not allowed to run.
+    Raises ModelError for a damaged configuration, and for remote code that the user has not allowed.
     """
     require_trust(name, folder, trust_remote_code=trust_remote_code)
-    with translated(ModelError, f"{folder / _CONFIG}: is no configuration that works", *_DAMAGED):
+    with translated(ModelError, f"{folder / _CONFIG}: is not a usable configuration", *_DAMAGED):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code
         )
@@ -41,7 +40,7 @@ def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTra
 
 
 def gguf_configuration(path: Path) -> PreTrainedConfig:
-    """The same from a GGUF file's metadata. Raises ModelError."""
-    with translated(ModelError, f"{path}: no model that transformers reads", *_DAMAGED):
+    """The configuration in a GGUF file's metadata. Raises ModelError."""
+    with translated(ModelError, f"{path}: transformers cannot read this model", *_DAMAGED):
         config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     return config

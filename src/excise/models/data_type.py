@@ -1,7 +1,7 @@
-"""Which data type a model runs in on a CPU: its own, or float32 where this processor is faster with that.
+"""The fastest data type on this CPU: the model's own, or float32.
 
-Processors with bfloat16 instructions multiply in it at twice float32's rate and more; on others PyTorch
-imitates the half types at a fraction of it. So it is measured, once, before a model is loaded.
+Processors with bfloat16 instructions multiply bfloat16 at least twice as fast as float32. Other processors
+emulate it much more slowly. The rate is therefore measured once, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.source import ModelSource
+from excise.models.quantization import stored_dtype
 from excise.models.rate import matrix_rate
-from excise.models.storage import stored_dtype
 
 _HALVES = ("bfloat16", "float16")
 _ROOM = 0.5
-"""Share of the free memory that a model may take when it is loaded in a larger type than its own."""
+"""Share of the free memory that a model loaded in float32 instead of its own type may take."""
 
 Rate = Callable[[torch.dtype, torch.device], float]
 
@@ -26,9 +26,9 @@ Rate = Callable[[torch.dtype, torch.device], float]
 def fastest_first(
     source: ModelSource, dtypes: tuple[str, ...], rate: Rate = matrix_rate
 ) -> tuple[str, ...]:
-    """`dtypes`, to be tried in turn, with float32 in front if the model's own half type is slower here.
+    """`dtypes`, with float32 moved to the front if the model's 16-bit type is slower on this CPU.
 
-    Only where the model's own type is what would be tried first ("auto"), and where there is room.
+    Nothing moves unless `dtypes` begins with "auto" and the float32 model fits into memory.
     """
     stored = stored_dtype(source)
     if dtypes[0] != "auto" or "float32" not in dtypes or stored not in _HALVES:

@@ -13,37 +13,37 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from excise.checkpoint.foreign import (
-    require_offload_folder,
-    require_own_files,
-)
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.trust import (
+    require_offload_folder,
+    require_sound_files,
+)
 from excise.data_types import Quantization
 from excise.devices.memory import devices_for
 from excise.devices.out_of_memory import is_out_of_memory, release_memory
+from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError, first_line
 from excise.models.attempt import (
     FAILURES,
-    auto_for,
+    loading_class,
     raise_if_no_type_helps,
     require_loadable,
     tested_model,
     was_unpacked,
 )
-from excise.models.blocked import is_blocked
 from excise.models.data_type import fastest_first
-from excise.models.fitting import smaller, too_large
-from excise.models.layout import lay_out
-from excise.models.storage import (
+from excise.models.memory_fit import smaller_dtypes, too_large_error
+from excise.models.prepack import prepack_if_equal
+from excise.models.quantization import (
     describe,
-    packed_as,
+    dtypes_to_try,
     quantize_arguments,
+    stored_quantization,
     unpack_arguments,
-    worth_trying,
 )
 from excise.models.template import TemplateCall
 from excise.models.tokenizer import LoadedTokenizer, load_tokenizer
-from excise.models.weights import stored_bytes, stored_places
+from excise.models.weights import bytes_by_device, stored_bytes
 from excise.system.quiet import quiet_libraries
 from excise.undocumented import use_conversions
 
@@ -72,9 +72,9 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     @property
-    def in_blocks(self) -> bool:
-        """True if weights lie as this processor's products read them."""
-        return any(map(is_blocked, self.model.parameters()))
+    def prepacked(self) -> bool:
+        """True if some weights are prepacked for this processor."""
+        return any(map(is_prepacked, self.model.parameters()))
 
     @property
     def bytes(self) -> int:
@@ -84,7 +84,7 @@ class LoadedModel:
     @property
     def places(self) -> dict[str, int]:
         """The same by place: "cuda:0", "cpu", …, or "offloaded"."""
-        return stored_places(self.model)
+        return bytes_by_device(self.model)
 
     @property
     def precision(self) -> str:
@@ -104,7 +104,7 @@ def load(
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
-    blocks: bool = True,
+    prepack: bool = True,
 ) -> LoadedModel:
     """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
 
@@ -113,21 +113,21 @@ def load(
     quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
     max_memory: bytes of weights that each device may hold; the rest is offloaded, at last to disk, where
     weights go to `offload_folder` unless the checkpoint's own files serve.
-    blocks: on a CPU, whether weights may lie as its products read them; not if they are to be trained, or an
-    adapter merged into them.
+    prepack: whether weights may be prepacked on a CPU; False if they are to be trained, or if an
+    adapter is to be merged into them.
     Raises ModelError that says why each data type failed, that weights are damaged, that a package is
     missing, that there is no such device, or that there is no chat template; OutOfMemoryError if the model
     fits in none of the types.
     """
     quiet_libraries()
-    require_own_files(source)
+    require_sound_files(source)
     if offload_folder is not None:
         require_offload_folder(offload_folder)
-    auto = auto_for(source, trust_remote_code=trust_remote_code)
-    packed = packed_as(source)
+    auto = loading_class(source, trust_remote_code=trust_remote_code)
+    packed = stored_quantization(source)
     require_loadable(source, packed, quantization)
     devices = devices_for(device, max_memory)
-    words = load_tokenizer(
+    tokenizer = load_tokenizer(
         source,
         trust_remote_code=trust_remote_code,
         chat_template=chat_template,
@@ -146,8 +146,8 @@ def load(
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, tuple(dtypes))
-    trial = _Trial(source, auto, words, arguments, packing, quantization, blocks)
-    return _in_first_type(trial, worth_trying(tuple(dtypes), packing), devices)
+    trial = _Trial(source, auto, tokenizer, arguments, packing, quantization, prepack)
+    return _in_first_type(trial, dtypes_to_try(tuple(dtypes), packing), devices)
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ class _Trial:
 
     source: ModelSource
     auto: Any
-    words: LoadedTokenizer
+    tokenizer: LoadedTokenizer
     arguments: Mapping[str, Any]
     packing: str | None
     quantization: Quantization
-    blocks: bool
+    prepack: bool
 
     def load(self, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]] | _Failure:
         """The model in a data type, and what is to be noted of it; or why not.
@@ -172,11 +172,11 @@ class _Trial:
         )
         try:
             model, note = tested_model(
-                self.source, self.auto, self.words, dtype, {**self.arguments, **how}
+                self.source, self.auto, self.tokenizer, dtype, {**self.arguments, **how}
             )
             slower = None
-            if self.blocks and (self.packing is None or was_unpacked(model)):
-                slower = lay_out(model, self.words.hello())
+            if self.prepack and (self.packing is None or was_unpacked(model)):
+                slower = prepack_if_equal(model, self.tokenizer.test_prompt())
         except FAILURES as error:
             raise_if_no_type_helps(self.source, self.packing, error)
             return _Failure(first_line(error), is_out_of_memory(error))
@@ -205,9 +205,11 @@ def _in_first_type(
             attempts.append(f"{dtype}: {found.why}")
             if found.memory_ran_out:
                 # The type suits, but for its size: larger ones, and others of that size, fit no better.
-                untried = () if packing else smaller(untried, dtype, source)
+                untried = () if packing else smaller_dtypes(untried, dtype, source)
                 if not untried:
-                    raise too_large(source, dtype, packing, devices, limits, "; ".join(attempts))
+                    raise too_large_error(
+                        source, dtype, packing, devices, limits, "; ".join(attempts)
+                    )
             continue
         model, notes = found
         unpacked = packing is not None and was_unpacked(model)
@@ -216,12 +218,12 @@ def _in_first_type(
             use_conversions(model, None)
         return LoadedModel(
             model,
-            trial.words.tokenizer,
+            trial.tokenizer.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            trial.words.call,
-            trial.words.given,
+            trial.tokenizer.call,
+            trial.tokenizer.custom_template,
             None if packing is None or unpacked else describe(packing),
             trial.quantization,
             notes,

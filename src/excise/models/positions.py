@@ -1,4 +1,4 @@
-"""What a model has room for: positions, whose tables end where rotary angles do not, and tokens."""
+"""Limits of a model: the length of its table of positions, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from excise.errors import ModelError
 _TABLE = re.compile(
     r"(.+\.)?(wpe|embed_positions|position_embeddings|positions_embed|pos_encoding)(\.weight)?"
 )
-"""Names of parameters and buffers that hold a row for each position."""
+"""Names of parameters and buffers with a row for each position."""
 _DECLARED = {"mpt": "max_seq_len", "reformer": "max_position_embeddings"}
-"""Model types that make their table while they run: the name of its length in their configuration."""
+"""Model types that compute their table of positions: the name of its length in the configuration."""
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """The most tokens that the model can run at once; None where no table of positions ends.
+    """The longest sequence that the model can run; None for a model without a table of positions.
 
-    A table may have rows in front that no token uses, which the configuration does not count; others begin
-    to count behind the padding token's id (RoBERTa and its kin).
+    A table may begin with unused rows, which the configuration does not count. RoBERTa and similar models
+    count positions from the padding token's id on.
     """
     config = model.config.get_text_config(decoder=True)
     if config.model_type in _DECLARED:
@@ -43,22 +43,22 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
 
 def require_known(model: PreTrainedModel, tokens: Iterable[int]) -> None:
-    """Raise ModelError if a tokenizer has put out tokens that the model does not have."""
+    """Raise ModelError if token ids are not in the model's vocabulary."""
     count = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
     largest = max(tokens, default=0)
     if isinstance(count, int) and largest >= count:
         raise ModelError(
-            f"the tokenizer puts out token {largest}, but the model has {count} tokens: the two do not "
-            "belong together"
+            f"the tokenizer gives token {largest}, but the model has {count} tokens: tokenizer and model do "
+            "not belong together"
         )
 
 
 def require_position(model: PreTrainedModel, tokens: int) -> int | None:
-    """How many tokens can follow so many; None for any number. Raises ModelError if none can."""
+    """How many tokens can follow `tokens`; None for any number. Raises ModelError if there is no room."""
     limit = position_limit(model)
     if limit is None:
         return None
-    # The last token of an answer is never run itself.
+    # The last token of an answer is not run through the model.
     room = limit - tokens + 1
     if room < 1:
         raise ModelError(
@@ -69,10 +69,7 @@ def require_position(model: PreTrainedModel, tokens: int) -> int | None:
 
 
 def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> int:
-    """How many tokens, at most `most` and at least one, every one of `prompts` can be answered with.
-
-    All of them can be run again behind their prompt.
-    """
+    """The longest answer, from 1 to `most` tokens, that fits behind every prompt."""
     limit = position_limit(model)
     if limit is None:
         return most
@@ -80,7 +77,7 @@ def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], m
 
 
 def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int) -> None:
-    """Raise ModelError if a prompt of `longest` tokens and its answer take more positions than there are."""
+    """Raise ModelError if a prompt of `longest` tokens and its answer exceed the table of positions."""
     limit = position_limit(model)
     if limit is None or longest + max_new_tokens <= limit:
         return

@@ -7,7 +7,8 @@ import time
 import torch
 from torch import Tensor
 
-from excise.models.blocked import blocked, linear, works
+from excise.devices.prepacked import can_prepack
+from excise.undocumented import prepack_linear_weight, prepacked_linear
 
 _SMALLEST, _LARGEST = 256, 4096
 _REPEATS = 5
@@ -17,34 +18,34 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) 
     """Floating-point operations a second in products of two n × n matrices, 2n³ each.
 
     n is doubled until one product takes a share of `seconds` that keeps the whole within them. The fastest
-    product counts: whatever else the machine does only makes it slower. On a CPU that lays weights out in
-    blocks, so does the product here.
+    product counts: whatever else the machine does only makes it slower. On a CPU that can
+    prepack weights, the product measured here uses a prepacked weight.
     """
     size = _SMALLEST
-    in_blocks = device.type == "cpu" and works(dtype)
+    prepacked = device.type == "cpu" and can_prepack(dtype)
     while True:
         left, right = (
             torch.randn(size, size, device=device).to(dtype)  # float32 first: not all have randn
             for _ in range(2)
         )
-        if in_blocks:
-            right = blocked(right)
-        _product(left, right, in_blocks)  # the first one warms up
-        fastest = _product(left, right, in_blocks)
+        if prepacked:
+            right = prepack_linear_weight(right)
+        _product(left, right, prepacked)  # the first one warms up
+        fastest = _product(left, right, prepacked)
         # The size before took an eighth of it.
         if fastest * 8 * _REPEATS >= seconds or size == _LARGEST:
             break
         size *= 2
-    fastest = min(fastest, *(_product(left, right, in_blocks) for _ in range(_REPEATS - 1)))
+    fastest = min(fastest, *(_product(left, right, prepacked) for _ in range(_REPEATS - 1)))
     return 2 * size**3 / fastest
 
 
-def _product(left: Tensor, right: Tensor, in_blocks: bool) -> float:
+def _product(left: Tensor, right: Tensor, prepacked: bool) -> float:
     """Seconds of one product."""
     synchronise(left.device)
     started = time.perf_counter()
-    if in_blocks:
-        linear(left, right, None)
+    if prepacked:
+        prepacked_linear(left, right, None)
     else:
         left @ right
     synchronise(left.device)

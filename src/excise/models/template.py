@@ -1,4 +1,4 @@
-"""A model's chat template: which one of several, how it is called, and what it makes of messages."""
+"""A model's chat template: choosing it, calling it, and looking into it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError, first_line, translated
-from excise.models.survival import holds
+from excise.models.lost_text import holds
 from excise.system.paths import expanded
 
 _PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"
@@ -23,14 +23,14 @@ _IN_PARTS = (
     frozenset(("system", "user", "assistant")),
     frozenset(("user", "assistant")),
 )
-"""Roles whose content is a list of parts, in the order in which they are tried."""
+"""Roles whose content is passed as a list of parts; tried in this order."""
 _LONGEST = 1 << 20
-"""Bytes of a template that was given as a file. Without a bound a device would be read for ever."""
+"""Bytes of a template file. Without a limit, reading a device would never end."""
 _OF_PROCESSORS = ("chat_template.json", "processor_config.json")
 _OTHER = "give another one with --chat-template FILE"
 
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
-"""transformers' own tag around what a model said; it means nothing else."""
+"""transformers' own tag around answers, which Jinja does not know."""
 
 Message = Mapping[str, str]
 
@@ -39,21 +39,21 @@ Message = Mapping[str, str]
 class TemplateCall:
     """How a chat template is called.
 
-    name: which one of a model's named templates; None for its default one. arguments: given to it beside the
-    messages. in_parts: roles whose content it wants as a list of parts.
+    name: of a named template; None for the default template. arguments: template variables beside the
+    messages. in_parts: roles whose content is passed as a list of parts.
     """
 
     name: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     in_parts: frozenset[str] = frozenset()
 
-    def given(self, arguments: Mapping[str, Any]) -> TemplateCall:
-        """The same call with these arguments too."""
+    def with_arguments(self, arguments: Mapping[str, Any]) -> TemplateCall:
+        """The same call with further arguments."""
         return replace(self, arguments={**self.arguments, **arguments})
 
 
-def turns(text: str, system_prompt: str | None) -> list[Message]:
-    """One user turn, behind the system prompt if there is one."""
+def messages_of(text: str, system_prompt: str | None) -> list[Message]:
+    """The system prompt, if any, and one user message."""
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     return [*system, {"role": "user", "content": text}]
 
@@ -65,9 +65,9 @@ def render(
     *,
     generation_prompt: bool = True,
 ) -> str:
-    """`messages` in the chat template, up to where the answer starts.
+    """The rendered `messages`.
 
-    A template is a program of the model's: whatever it raises is raised as ModelError.
+    A template is a program that comes with the model: any exception that it raises becomes a ModelError.
     """
     conversation = [
         {**message, "content": [{"type": "text", "text": message["content"]}]}
@@ -94,23 +94,23 @@ def render(
 
 
 def _text_of(path: Path) -> str:
-    """What the file holds. Raises OSError, or ValueError for what is no text or cannot be a template."""
+    """The text of a template file. Raises OSError, or ValueError if it is not text or too large."""
     if path.exists() and (not path.is_file() or path.stat().st_size > _LONGEST):
-        raise ValueError("no file, or too large to be a template")
+        raise ValueError("not a file, or too large for a template")
     return path.read_text(encoding="utf-8")
 
 
-def settled(
+def choose_template(
     tokenizer: PreTrainedTokenizerBase,
     template: str | None,
     arguments: Mapping[str, Any],
     system_prompt: str | None,
 ) -> tuple[TemplateCall, str | None]:
-    """How to call the model's chat template, and the text of the file if one was given in its place.
+    """How to call the chat template, and the text of a template file.
 
-    template: the name of one of the model's own, or a Jinja file, which becomes the tokenizer's template.
-    Content goes to the template as a text if that survives, else in parts. Raises ModelError if there is no
-    template, none of several is the default, or it leaves out what it is given.
+    template: the name of one of the model's templates, or a Jinja file, which replaces them.
+    Content is passed as text if the template renders it, else as a list of parts. Raises ModelError if there
+    is no template, if several have no default, or if the template leaves out content.
     """
     own = tokenizer.chat_template
     named = own if isinstance(own, dict) else {}
@@ -134,8 +134,8 @@ def settled(
 def _surviving(
     tokenizer: PreTrainedTokenizerBase, call: TemplateCall, system_prompt: str | None
 ) -> TemplateCall:
-    """`call` with content in the form that the template does not lose."""
-    messages = turns(_PROBE, None if system_prompt is None else _SYSTEM_PROBE)
+    """`call` with content in the first form that the template renders completely."""
+    messages = messages_of(_PROBE, None if system_prompt is None else _SYSTEM_PROBE)
     failure: ModelError | None = None
     for in_parts in _IN_PARTS:
         tried = replace(call, in_parts=in_parts)
@@ -154,18 +154,18 @@ def _surviving(
 
 
 def template_text(tokenizer: PreTrainedTokenizerBase, call: TemplateCall) -> str:
-    """The Jinja text of the template that is in use."""
+    """The Jinja source of the template that `call` uses."""
     return str(tokenizer.get_chat_template(call.name))
 
 
 def variables(text: str) -> frozenset[str]:
-    """The variables that a template looks at and does not set itself; none if it cannot be parsed."""
+    """The input variables of a template; empty if it cannot be parsed."""
     tree = _parsed(text)
     return frozenset() if tree is None else frozenset(meta.find_undeclared_variables(tree))
 
 
 def literals(text: str) -> tuple[str, ...]:
-    """The texts that stand in a template: those in quotes, and those between its tags."""
+    """The string constants of a template and the text between its tags."""
     tree = _parsed(text)
     if tree is None:
         return ()
@@ -185,10 +185,9 @@ def _parsed(text: str) -> nodes.Template | None:
 
 
 def template_file(folder: Path) -> str | None:
-    """The template that a checkpoint keeps for its processor of images; None if there is none.
+    """The chat template in the files of a checkpoint's image processor; None if they have no template.
 
-    Processors had it in a file of their own, or in their configuration, before they had a Jinja file.
-    Raises ModelError if one of these is damaged.
+    Older processors store it as JSON. Raises ModelError for a damaged file.
     """
     for name in _OF_PROCESSORS:
         path = folder / name

@@ -1,7 +1,7 @@
-"""Chains of thought: how models mark them, what closes one at once, and answers without them.
+"""Chains of thought: the tags that mark them, text that closes them, and answers without them.
 
-What a thinking model says between its marks is no answer. Where a thought stands open, the first tokens of
-an "answer" are the thought's, and so are the directions, refusals and KL that are measured there.
+Text between the tags is not part of the answer. If a chain of thought is open at the end of a prompt, the
+first tokens belong to it, and directions, refusals and KL measured there would describe the thought.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ANALYSIS, _FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message
 
 @dataclass(frozen=True)
 class Mark:
-    """How a chain of thought is written. closed: the text of one that was closed at once."""
+    """The tags of a chain of thought. closed: an empty chain of thought."""
 
     opening: str
     closing: str
@@ -23,7 +23,7 @@ class Mark:
 
 
 def _spaced(opening: str, closing: str) -> Mark:
-    """The habit that most models were trained with."""
+    """Tags with the white space that most models are trained with."""
     return Mark(opening, closing, f"{opening}\n\n{closing}\n\n")
 
 
@@ -47,15 +47,15 @@ _MARKS: tuple[Mark, ...] = (
     ),
     Mark("◁think▷", "◁/think▷", "◁think▷◁/think▷"),
 )
-"""The marks of published models; those of Mark's habit that are not listed are found by `_TAG`."""
+"""The tags of published models; `_TAG` finds other tags."""
 _TAG = re.compile(
     r"(?P<left>[<\[])(?P<name>[\w:.-]*(?:think|thought|reason)[\w:.-]*)(?P<right>[>\]])", re.I
 )
-"""An opening mark of a model that is not in the list, closed by the same with a slash before its name."""
+"""An opening tag that is not in the list; its closing tag has a slash before the name."""
 
 
 def opened_by(answer: str) -> Mark | None:
-    """The mark that an answer begins with; None if it does not begin with a thought."""
+    """The tags of the chain of thought that an answer begins with; None if it begins otherwise."""
     beginning = answer.lstrip()
     for mark in _MARKS:
         if beginning.startswith(mark.opening):
@@ -65,9 +65,9 @@ def opened_by(answer: str) -> Mark | None:
 
 
 def left_open(beginning: str) -> Mark | None:
-    """The mark of a thought that stands open at the end; None if there is none.
+    """The tags of a chain of thought that is open at the end; None if no chain of thought is open.
 
-    beginning: what a template has put behind the last prompt: in prompts themselves, marks open nothing.
+    beginning: the text that the template has put after the last prompt. Tags inside prompts do not count.
     """
     last: tuple[int, Mark] | None = None
     for mark in (*_MARKS, *map(_of_tag, _TAG.finditer(beginning))):
@@ -80,17 +80,17 @@ def left_open(beginning: str) -> Mark | None:
 
 
 def ends_closed(beginning: str) -> bool:
-    """True if what a template has put behind the last prompt ends with a thought that is closed already."""
+    """True if the text that the template has put after the last prompt ends with a closing tag."""
     end = beginning.rstrip()
     tags = [tag[0] for tag in _CLOSING_TAG.finditer(end)]
     return any(end.endswith(closing) for closing in (*(mark.closing for mark in _MARKS), *tags))
 
 
 def closing_of(mark: Mark, said: str, known: Sequence[str] = ()) -> str:
-    """What has to follow `said`, which ends in an opened thought, to close it at once.
+    """The text that closes the chain of thought at the end of `said`.
 
-    said: text up to the opening and white space behind it. known: texts in which the model's template may
-    show how it writes a closed thought; without one it is written as the mark's habit is.
+    said: text that ends with the opening tag and white space. known: texts in which the model's template may
+    show an empty chain of thought; its form is used, and otherwise `mark.closed`.
     """
     shown = [closed for text in known if (closed := _shown(mark, text)) is not None]
     forms = [*shown, mark.closed, _spaced(mark.opening, mark.closing).closed]
@@ -102,9 +102,9 @@ def closing_of(mark: Mark, said: str, known: Sequence[str] = ()) -> str:
 
 
 def without_thoughts(answer: str, *, opened: bool = False) -> str:
-    """An answer's text without its chains of thought; a thought that is not closed goes on to the end.
+    """An answer without its chains of thought; an unclosed chain of thought extends to the end.
 
-    opened: whether the prompt has opened one already.
+    opened: whether the prompt has already opened a chain of thought.
     """
     if opened:
         closings = [(answer.find(mark.closing), mark.closing) for mark in _MARKS]
@@ -124,7 +124,7 @@ def without_thoughts(answer: str, *, opened: bool = False) -> str:
 
 
 def _next_thought(answer: str) -> tuple[int, Mark] | None:
-    """Where the next thought begins: with a known mark anywhere, with another one at the beginning."""
+    """The position of the next chain of thought: a listed tag anywhere, or another tag at the beginning."""
     known = [(place, mark) for mark in _MARKS if (place := answer.find(mark.opening)) >= 0]
     if known:
         return min(known, key=lambda one: one[0])
@@ -147,7 +147,7 @@ def _of_tag(tag: re.Match[str]) -> Mark:
 
 
 def _shown(mark: Mark, text: str) -> str | None:
-    """A closed thought that stands in `text`, with the white space inside and behind it."""
+    """An empty chain of thought in `text`, with the white space inside and after it."""
     pattern = rf"{re.escape(mark.opening)}\s*{re.escape(mark.closing)}\s*"
     found = re.search(pattern, text.replace("\\n", "\n"))
     return None if found is None else found[0]

@@ -1,4 +1,4 @@
-"""Loading a tokenizer, with the chat template that is to be used and how it is called."""
+"""Loads a tokenizer and chooses its chat template."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from excise.checkpoint.foreign import own_code
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.words import require_fetched_words, require_objects
+from excise.checkpoint.tokenizer_files import require_fetched_tokenizer, require_json_files
+from excise.checkpoint.trust import remote_code_error
 from excise.errors import ModelError, first_line
 from excise.models.chat import Chat
-from excise.models.template import TemplateCall, settled, template_file
+from excise.models.template import TemplateCall, choose_template, template_file
 
 _SPECIAL = re.compile(r"<(?!0x).*>|\[.*\]", re.DOTALL)
-"""What special tokens look like; bytes that a vocabulary lacks as text (`<0x0A>`) are none."""
+"""The form of special tokens; byte tokens such as `<0x0A>` are not special."""
 
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer that encodes prompts.
+    """A tokenizer with its chat template.
 
-    call: how its chat template is called. given: the template's text if the user gave a file in place of the
-    model's own. system_prompt: goes before every prompt.
+    custom_template: the text of the user's template file, if given. system_prompt: goes before every prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase
     call: TemplateCall
-    given: str | None
+    custom_template: str | None
     system_prompt: str | None = None
 
-    def hello(self) -> list[int]:
-        """Token ids of a short prompt, to try a model with."""
-        return Chat(self.tokenizer, "", self.call).hello(self.system_prompt)
+    def test_prompt(self) -> list[int]:
+        """Token ids of a short prompt, to test a model with."""
+        return Chat(self.tokenizer, "", self.call).test_prompt(self.system_prompt)
 
 
 def load_tokenizer(
@@ -46,38 +45,40 @@ def load_tokenizer(
     template_arguments: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
 ) -> LoadedTokenizer:
-    """The tokenizer of a model, with its chat template tried.
+    """Load a model's tokenizer and test its chat template.
 
-    chat_template: a Jinja file, or the name of one of the model's own templates.
-    Raises ModelError if there is no tokenizer or no template, or it does not take prompts.
+    chat_template: a Jinja file, or the name of one of the model's templates. Raises ModelError without
+    tokenizer or template, and for a template that does not render prompts.
     """
     if source.gguf is None:
-        require_fetched_words(source.folder)
+        require_fetched_tokenizer(source.folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
         )
     except Exception as error:
-        # The library in Rust raises nothing narrower for a damaged file.
+        # tokenizers, written in Rust, raises plain Exception for a damaged file.
         if needs_its_own_code(error):
-            raise own_code(source.name, source.folder) from error
+            raise remote_code_error(source.name, source.folder) from error
         if source.gguf is None:
-            require_objects(source.folder)
+            require_json_files(source.folder)
         raise ModelError(f"{source.name}: no usable tokenizer ({first_line(error)})") from error
-    _require_words(source, tokenizer)
+    _require_vocabulary(source, tokenizer)
     try:
         if tokenizer.chat_template is None and source.gguf is None:
             tokenizer.chat_template = template_file(source.folder)
-        call, given = settled(tokenizer, chat_template, template_arguments or {}, system_prompt)
+        call, custom = choose_template(
+            tokenizer, chat_template, template_arguments or {}, system_prompt
+        )
     except ModelError as error:
         raise ModelError(f"{source.name}: {error}") from error
-    return LoadedTokenizer(tokenizer, call, given, system_prompt)
+    return LoadedTokenizer(tokenizer, call, custom, system_prompt)
 
 
-def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ModelError for a tokenizer that knows nothing but special tokens.
+def _require_vocabulary(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError for a tokenizer without a vocabulary.
 
-    transformers builds such a one where the files are missing that hold the vocabulary.
+    transformers builds a tokenizer of special tokens alone if the files of the vocabulary are missing.
     """
     words = (word for word in tokenizer.get_vocab() if not _SPECIAL.fullmatch(word))
     if not any(map(str.isalnum, "".join(words))):
@@ -88,5 +89,5 @@ def _require_words(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def needs_its_own_code(error: Exception) -> bool:
-    """True if transformers refused to run code that comes with a model."""
+    """True if transformers refused to run a model's remote code."""
     return isinstance(error, ValueError) and "trust_remote_code" in str(error)

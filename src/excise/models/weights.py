@@ -18,9 +18,9 @@ from accelerate.hooks import ModelHook
 from torch import Tensor, nn
 
 from excise.devices.out_of_memory import is_out_of_memory
+from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError
-from excise.models.blocked import is_blocked
-from excise.undocumented import fetched, hook_of, is_traceable_wrapper_subclass
+from excise.undocumented import hook_of, import_undocumented, is_traceable_wrapper_subclass
 
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 _FLOAT8 = frozenset((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz))
@@ -48,10 +48,10 @@ def stored_bytes(model: nn.Module) -> int:
 
     Offloaded weights count too: they have to be moved for every pass.
     """
-    return sum(stored_places(model).values())
+    return sum(bytes_by_device(model).values())
 
 
-def stored_places(model: nn.Module) -> dict[str, int]:
+def bytes_by_device(model: nn.Module) -> dict[str, int]:
     """The same by place: "cuda:0", "cpu", …, or "offloaded" for what is moved in for every pass."""
     counted: set[int] = set()
     places = Counter[str]()
@@ -105,7 +105,7 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
     if isinstance(tensor, Tensor):
         if tensor.is_meta:
             raise _not_readable(module, name, "is on the meta device, its numbers elsewhere")
-        if is_blocked(tensor):
+        if is_prepacked(tensor):
             in_order: Tensor = tensor.to_dense()
             return in_order
         if _is_ordinary(tensor):
@@ -172,7 +172,7 @@ def _mxfp4_parts(module: nn.Module) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {}
     for name in ("gate_up_proj", "down_proj"):
         if not isinstance(getattr(module, name), Tensor):
-            reverse = fetched(_MXFP4, "Mxfp4ReverseDeserialize")(None)
+            reverse = import_undocumented(_MXFP4, "Mxfp4ReverseDeserialize")(None)
             parts |= reverse.convert({}, model=module, full_layer_name=f"{name}_blocks")
     return parts
 
@@ -181,7 +181,7 @@ def _mxfp4(module: nn.Module, name: str) -> Tensor:
     parts = _mxfp4_parts(module)
     if f"{name}_blocks" not in parts:
         raise _not_readable(module, name, "is not among the MXFP4 weights")
-    unpacked: Tensor = fetched(_MXFP4, "convert_moe_packed_tensors")(
+    unpacked: Tensor = import_undocumented(_MXFP4, "convert_moe_packed_tensors")(
         parts[f"{name}_blocks"], parts[f"{name}_scales"], dtype=torch.float32
     )
     return unpacked

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from excise.devices.doubles import doubles, doubles_device
+from excise.devices.float64 import as_float64, float64_device
 
 Device = torch.device | str
 
@@ -37,14 +37,14 @@ class Moments(ABC):
         self._devices = [torch.device(device) for device in given]
         self._counts = [0.0] * writers
         self._heard = [0] * writers
-        self._powers = _zeros([doubles_device(each) for each in self._devices], dtype=torch.float64)
+        self._powers = _zeros([float64_device(each) for each in self._devices], dtype=torch.float64)
 
     def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
         """Add `tokens` [n, d] of a writer, each counted `weight` times."""
         tokens = tokens.to(torch.float32)
         self._counts[index] += weight * len(tokens)
         self._heard[index] += len(tokens)
-        power = doubles(tokens).square().sum()
+        power = as_float64(tokens).square().sum()
         self._powers[index] += weight * power.to(self._powers[index].device)
         self._add_products(index, tokens, weight)
 
@@ -113,7 +113,7 @@ class ExactMoments(Moments):
         self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
     ) -> None:
         super().__init__(writers, dimension, devices)
-        places = [doubles_device(device) for device in self._devices]
+        places = [float64_device(device) for device in self._devices]
         self._products = _zeros(places, dimension, dimension, dtype=torch.float64)
 
     def system(self, index: int) -> System:
@@ -174,7 +174,7 @@ class SketchedMoments(Moments):
     def system(self, index: int) -> System:
         """See `Moments`."""
         variance, count = self._known(index)
-        return _SketchedSystem(variance, doubles(self._sketch[index]) / math.sqrt(count))
+        return _SketchedSystem(variance, as_float64(self._sketch[index]) / math.sqrt(count))
 
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None:
         generator, sketch = self._generators[index], self._sketch[index]

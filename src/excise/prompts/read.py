@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
-class Shared:
+class PromptDefaults:
     """What holds for every set that does not have its own."""
 
     column: str = "text"
@@ -30,7 +30,7 @@ class Shared:
     system_prompt: str | None = None
 
 
-def read(source: PromptSource, shared: Shared, name: str = "prompts") -> PromptSet:
+def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") -> PromptSet:
     """Read a file, a folder saved by `datasets`, or else a hub data set.
 
     A slice counts rows of the source, as everywhere: rows without text are dropped after it.

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from excise.errors import PromptError
-from excise.prompts.read import Shared, read
+from excise.prompts.read import PromptDefaults, read
 from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.source import PromptSource
 
@@ -46,7 +46,7 @@ class PromptSources:
 
     target: KindSources
     control: KindSources
-    shared: Shared = field(default_factory=Shared)
+    shared: PromptDefaults = field(default_factory=PromptDefaults)
 
     def names(self) -> list[str]:
         """The sets, each once, as they would be typed."""
@@ -96,7 +96,7 @@ def load_parts(sources: PromptSources) -> PromptParts:
     return PromptParts(target, control, (*target_notes, *control_notes, *in_both))
 
 
-def _load_kind(kind: str, sources: KindSources, shared: Shared) -> tuple[Parts, list[str]]:
+def _load_kind(kind: str, sources: KindSources, shared: PromptDefaults) -> tuple[Parts, list[str]]:
     notes: list[str] = []
     if sources.whole is not None:
         three = split_whole(read(sources.whole, shared, kind), _SPLIT_SEED)

@@ -1,4 +1,4 @@
-"""The file `reproduce.json`: typed, versioned, documented in docs/reproduce.md."""
+"""The file `reproduce.json`: typed, versioned, documented in docs/reference/reproduce-json.md."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Circumstances(_Record):
     """What decides rounding, and what the run found out by itself.
 
     dtype: that the model ran in. batch_size: prompts decoded at a time. rows: prompts in a forward pass.
-    in_blocks: whether weights lay as the processor's products read them.
+    in_blocks: whether weights were prepacked for the processor.
     response_prefix: what all answers begin with. template_arguments: those of the chat template.
     generation_config: what the model's own asks for and scores did not follow. search: how trials
     were proposed; other than "tpe" in former versions only. hardware: None if it was to be left out.

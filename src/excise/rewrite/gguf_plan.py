@@ -17,7 +17,7 @@ from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.edits.edit import Edit
 from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
-from excise.models.blueprint import gguf_blueprint
+from excise.models.meta_model import gguf_meta_model
 from excise.rewrite.packing.gguf_blocks import GgufBlocks, written_as
 from excise.rewrite.plan import Plan, Rewrite, require_fit
 from excise.undocumented import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
@@ -32,7 +32,7 @@ def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Pl
     SaveError if the edit does not fit.
     """
     file = read_gguf(path)
-    model = gguf_blueprint(path)
+    model = gguf_meta_model(path)
     anatomy = examine(model, declared)
     edit = spelt_for(edit, anatomy)
     require_fit(path.name, edit, anatomy)

@@ -19,8 +19,8 @@ from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same
 from excise.edits.edit import Edit
 from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
-from excise.models.blueprint import blueprint
-from excise.models.storage import named_dtype
+from excise.models.meta_model import meta_model
+from excise.models.quantization import named_dtype
 from excise.rewrite.packing import find
 from excise.rewrite.packing.formats import Packing
 from excise.undocumented import get_keys_to_not_convert
@@ -52,9 +52,9 @@ class Rewrite:
     beside: frozenset[str] = frozenset()
 
     @property
-    def moved(self) -> Mapping[str, Entry]:
+    def changed_scales(self) -> Mapping[str, Entry]:
         """The scales that may change with the codes, by what the format calls them."""
-        keys = () if self.repacking is None else self.repacking.moved
+        keys = () if self.repacking is None else self.repacking.changed_scales
         return {key: self.scales[key][1] for key in keys if key in self.scales}
 
     @property
@@ -78,8 +78,8 @@ class Plan:
     """Everything that writing needs to know.
 
     rewrites: by the stored name of what is rewritten. dropped: stored names of scales that plain tensors
-    do not need. config: the content of config.json if it changes. sides: files beside the weights that hold
-    tensors of writers too, and how those are rewritten, by their stored names.
+    do not need. config: the content of config.json if it changes. companion_weights: other files
+    of the folder that repeat tensors of writers, and how these tensors are rewritten, by stored name.
     """
 
     checkpoint: Checkpoint
@@ -87,17 +87,21 @@ class Plan:
     rewrites: Mapping[str, Rewrite]
     dropped: frozenset[str]
     config: Mapping[str, object] | None
-    sides: Mapping[Path, Mapping[str, Rewrite]] = field(default_factory=dict)
+    companion_weights: Mapping[Path, Mapping[str, Rewrite]] = field(default_factory=dict)
 
     @cached_property
     def changes(self) -> Mapping[str, Rewrite]:
         """By the stored name of everything that may change: `rewrites`, and scales that move with codes."""
-        moved = {entry.name: one for one in self.rewrites.values() for entry in one.moved.values()}
-        return {**moved, **self.rewrites}
+        changed_scales = {
+            entry.name: one
+            for one in self.rewrites.values()
+            for entry in one.changed_scales.values()
+        }
+        return {**changed_scales, **self.rewrites}
 
     def outputs(self, file: WeightsFile) -> Iterator[tuple[Entry, Entry, Rewrite | None]]:
         """What a file will hold, in order: the output, the original entry, and how it is rewritten."""
-        if (side := self.sides.get(file.path)) is not None:
+        if (side := self.companion_weights.get(file.path)) is not None:
             yield from ((entry, entry, side.get(entry.name)) for entry in file.tensors)
             return
         for entry in file.tensors:
@@ -108,17 +112,21 @@ class Plan:
 
     def keeps_layout(self, file: WeightsFile) -> bool:
         """True if every byte of the file that is no edited number stays where it is."""
-        return file.path in self.sides or (
+        return file.path in self.companion_weights or (
             all(output == entry for output, entry, _ in self.outputs(file))
             and not self.dropped.intersection(one.name for one in file.tensors)
         )
 
     @cached_property
     def files(self) -> tuple[WeightsFile, ...]:
-        """The files that are rewritten: the checkpoint's, and those of `sides`."""
+        """The files that are rewritten: the checkpoint's, and those of `companion_weights`."""
         return (
             *self.checkpoint.files,
-            *(file for file in self.checkpoint.sides if file.path in self.sides),
+            *(
+                file
+                for file in self.checkpoint.companion_weights
+                if file.path in self.companion_weights
+            ),
         )
 
     def name_of(self, file: WeightsFile) -> str:
@@ -165,8 +173,8 @@ def make_plan(
     require_fit(name, edit, anatomy)
     layout = layout_by_names(model, anatomy, edit.changed, find.logical_names(checkpoint))
     rewrites = _rewrites(checkpoint, layout)
-    sides = _side_rewrites(checkpoint, rewrites)
-    plan = Plan(checkpoint, edit, rewrites, frozenset(), None, sides)
+    companion_weights = _companion_rewrites(checkpoint, rewrites)
+    plan = Plan(checkpoint, edit, rewrites, frozenset(), None, companion_weights)
     if form == "same" or plan.packed is None:
         return plan
     return _unpacked(plan, get_keys_to_not_convert(model))
@@ -199,7 +207,7 @@ def require_editable(
 def _examined(
     name: str, checkpoint: Checkpoint, declared: tuple[str, ...], trust_remote_code: bool
 ) -> tuple[PreTrainedModel, Anatomy]:
-    model = blueprint(name, checkpoint.folder, trust_remote_code=trust_remote_code)
+    model = meta_model(name, checkpoint.folder, trust_remote_code=trust_remote_code)
     return model, examine(model, declared)
 
 
@@ -236,7 +244,7 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: i
     return Rewrite(writer, stored, file, entry, packing, scales, first, entry, packing, beside)
 
 
-def _side_rewrites(
+def _companion_rewrites(
     checkpoint: Checkpoint, rewrites: Mapping[str, Rewrite]
 ) -> dict[Path, dict[str, Rewrite]]:
     """Tensors of writers that lie once more in files beside the weights.
@@ -244,7 +252,7 @@ def _side_rewrites(
     The name alone does not tell: a draft head names layers of its own the same way. Packed ones stay.
     """
     found: dict[Path, dict[str, Rewrite]] = {}
-    for file in checkpoint.sides:
+    for file in checkpoint.companion_weights:
         for entry in file.tensors:
             own = rewrites.get(entry.name)
             if own is None or own.packing is not None or not entry.is_ordinary:

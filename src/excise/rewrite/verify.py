@@ -24,9 +24,9 @@ from excise.checkpoint.tensors import (
 )
 from excise.edits.matrices import blocks_of
 from excise.errors import SaveError
-from excise.rewrite.numbers import Edits, Steps, Stored, steps_for
 from excise.rewrite.plan import Plan, Rewrite
-from excise.rewrite.stream import BLOCK, Advance, blocks
+from excise.rewrite.rewrite_file import BLOCK, Advance, read_blocks
+from excise.rewrite.tensor_data import EditedTensors, Steps, TensorData, steps_for
 
 _READERS: Mapping[str, Callable[[Path], WeightsFile]] = {
     "safetensors": read_safetensors,
@@ -60,7 +60,7 @@ def verify_file(plan: Plan, file: WeightsFile, path: Path, kept: Kept, advance: 
     """
     written = _READERS[file.kind](path)
     found = {one.name: one for one in written.tensors}
-    edits = Edits(plan)
+    edits = EditedTensors(plan)
     expected = {output.name: (output, entry, one) for output, entry, one in plan.outputs(file)}
     if found.keys() != expected.keys():
         raise _wrong(path, "tensors", sorted(found.keys() ^ expected.keys())[0])
@@ -74,8 +74,8 @@ def verify_file(plan: Plan, file: WeightsFile, path: Path, kept: Kept, advance: 
                 advance(there.size)
             elif not _shared(entry, file, plan):
                 pairs = zip(
-                    blocks(original, entry.start, entry.end, bytearray(BLOCK)),
-                    blocks(copy, there.start, there.end, bytearray(BLOCK)),
+                    read_blocks(original, entry.start, entry.end, bytearray(BLOCK)),
+                    read_blocks(copy, there.start, there.end, bytearray(BLOCK)),
                     strict=True,
                 )
                 if not all(_equal(one, other) for one, other in pairs):
@@ -90,8 +90,8 @@ def same_bytes(one: Path, other: Path) -> bool:
         return False
     with one.open("rb", buffering=0) as first, other.open("rb", buffering=0) as second:
         pairs = zip(
-            blocks(first, 0, size, bytearray(BLOCK)),
-            blocks(second, 0, size, bytearray(BLOCK)),
+            read_blocks(first, 0, size, bytearray(BLOCK)),
+            read_blocks(second, 0, size, bytearray(BLOCK)),
             strict=True,
         )
         return all(_equal(mine, theirs) for mine, theirs in pairs)
@@ -125,12 +125,17 @@ def _shared(entry: Entry, file: WeightsFile, plan: Plan) -> bool:
     """True if an edited tensor lies at the same place, as tied ones do in PyTorch files."""
     return file.kind == "pytorch" and any(
         one.file is file and one.entry.start < entry.end and entry.start < one.entry.end
-        for one in plan.sides.get(file.path, plan.rewrites).values()
+        for one in plan.companion_weights.get(file.path, plan.rewrites).values()
     )
 
 
 def _check_edited(
-    plan: Plan, edits: Edits, rewrite: Rewrite, written: WeightsFile, there: Entry, kept: Kept
+    plan: Plan,
+    edits: EditedTensors,
+    rewrite: Rewrite,
+    written: WeightsFile,
+    there: Entry,
+    kept: Kept,
 ) -> None:
     held: dict[str, bytearray] = {}
     if rewrite.repacking is not None:
@@ -142,8 +147,10 @@ def _check_edited(
             return
         # What was written is what was made; scales that were may lie in a file that is not written yet.
         held = dict(made)
-    after = Stored(rewrite.written({there.name: (written, there)}), held)
-    pairs = zip(Stored(rewrite).matrices(), after.matrices(), steps_for(plan, rewrite), strict=True)
+    after = TensorData(rewrite.written({there.name: (written, there)}), held)
+    pairs = zip(
+        TensorData(rewrite).matrices(), after.matrices(), steps_for(plan, rewrite), strict=True
+    )
     for old, new, steps in pairs:
         columns = zip(blocks_of(old), blocks_of(new), strict=True)
         for old_columns, new_columns in columns:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from excise.checkpoint.folder import RECORD
-from excise.checkpoint.given import read_object
+from excise.checkpoint.json_files import read_object
 from excise.edits.edit import Edit
 from excise.errors import SaveError
 from excise.rewrite.plan import Plan
-from excise.rewrite.stream import Advance, rewrite_file
+from excise.rewrite.resumable_folder import ResumableFolder, partial_file, resumable_folder
+from excise.rewrite.rewrite_file import Advance, rewrite_file
 from excise.rewrite.verify import Kept, require_kept, same_bytes, verify_file
-from excise.rewrite.workplace import Workplace, resumable_folder, unfinished_file
 from excise.system.files import FurtherFiles
 
 
@@ -65,7 +65,7 @@ def write_checkpoint(
 def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
     """The same for a GGUF file, to the new file `destination`; a killed call is begun anew."""
     (file,) = plan.checkpoint.files
-    with unfinished_file(destination) as path:
+    with partial_file(destination) as path:
         _require_room(destination, plan, path.parent, frozenset())
         rewrite_file(plan, file, path, _counted("write", plan, progress))
         kept = Kept()
@@ -102,7 +102,7 @@ def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozens
         )
 
 
-def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
+def _write_weights(plan: Plan, place: ResumableFolder, progress: Progress) -> Kept:
     """Write each file and read it again while the system still has both at hand; finished ones are read."""
     written, verified = (_counted(stage, plan, progress) for stage in ("write", "verify"))
     kept = Kept()
@@ -120,7 +120,7 @@ def _write_weights(plan: Plan, place: Workplace, progress: Progress) -> Kept:
     return kept
 
 
-def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> None:
+def _write_others(plan: Plan, place: ResumableFolder, texts: Mapping[str, str]) -> None:
     for name in place.finished - {plan.name_of(file) for file in plan.files}:
         # Of a killed call, which may have been to write further files; what is small is written anew.
         (place.folder / name).unlink()
@@ -132,7 +132,7 @@ def _write_others(plan: Plan, place: Workplace, texts: Mapping[str, str]) -> Non
     _write_texts(place, _texts(plan, texts))
 
 
-def _write_texts(place: Workplace, texts: Mapping[str, str]) -> None:
+def _write_texts(place: ResumableFolder, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         with place.file(name) as path:
             path.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.anatomy.tensors import stored_tensors, take_conversions
+from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index, checkpoint_index
 from excise.checkpoint.names import stored_name
@@ -21,8 +21,8 @@ from excise.edits.served import unservable
 from excise.edits.spelling import spelt_for
 from excise.errors import SaveError
 from excise.events import Emit, Note, StageStarted
-from excise.models.blueprint import blueprint
-from excise.models.storage import describe, packed_as
+from excise.models.meta_model import meta_model
+from excise.models.quantization import describe, stored_quantization
 from excise.report.card import model_card
 from excise.report.terms import terms_of
 from excise.reproduce.record import NAME, Reproduction
@@ -70,7 +70,7 @@ def save_edit_adapter(
 
 def packed_whole(source: ModelSource) -> str | None:
     """How a checkpoint is stored, in words, if its matrices are to be had only by loading it; else None."""
-    packed = "a GGUF file" if source.gguf else packed_as(source)
+    packed = "a GGUF file" if source.gguf else stored_quantization(source)
     return None if packed is None else describe(packed)
 
 
@@ -89,7 +89,7 @@ def save_stored_adapter(
 
     known: what the edit was made from, for the `reproduce.json` beside the adapter.
     """
-    model = blueprint(source.name, source.folder, trust_remote_code=trust_remote_code)
+    model = meta_model(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)
     edit = spelt_for(edit, anatomy)
     require_fit(source.name, edit, anatomy)
@@ -137,7 +137,7 @@ def note_serving(edit: Edit, writers: Sequence[Writer], emit: Emit) -> None:
 
 def stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:
     """The weights of a checkpoint's plain tensors, read when they are asked for."""
-    take_conversions(model, index)
+    use_stored_names(model, index)
 
     def read(tensor: WriterTensor) -> Iterator[Tensor]:
         for stored in stored_tensors(model, tensor):

@@ -146,8 +146,8 @@ def _of_the_folder(plan: Plan) -> Iterator[str]:
     ):
         if left:
             yield f"left out, because {reason}: {', '.join(map(str, left))}"
-    for file in checkpoint.sides:
-        edited = plan.sides.get(file.path)
+    for file in checkpoint.companion_weights:
+        edited = plan.companion_weights.get(file.path)
         what = (
             f"edited in {len(edited)} tensors, which are the model's too; what else it holds is copied"
             if edited

@@ -14,12 +14,12 @@ from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Anatomy
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.spellings import add_older_spellings
+from excise.checkpoint.transformers4 import add_version4_keys
+from excise.devices.prepacked import plain_weights
 from excise.edits.adapter import adapter_base, save_adapter
 from excise.edits.edit import Edit
 from excise.errors import SaveError, translated
 from excise.events import Emit, Note, StageStarted
-from excise.models.blocked import in_ordinary_order
 from excise.models.load import LoadedModel
 from excise.report.card import model_card
 from excise.report.terms import terms_of
@@ -173,10 +173,10 @@ def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
     Returns what version 4 cannot be told, one line each. Raises OSError or SafetensorError.
     """
     unmark_gguf(loaded.model)
-    with in_ordinary_order(loaded.model):
+    with plain_weights(loaded.model):
         loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
-    return add_older_spellings(folder)
+    return add_version4_keys(folder)
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:

@@ -28,8 +28,8 @@ from excise.reproduce.record import (
     Reproduction,
     Trial,
 )
-from excise.rewrite.numbers import Stored, steps_for
 from excise.rewrite.plan import Plan, Rewrite
+from excise.rewrite.tensor_data import TensorData, steps_for
 from excise.search.study import DONE
 from excise.store.directory import RunDirectory
 from excise.system.json_files import first_fault
@@ -134,7 +134,7 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
             numbers: list[Tensor] | None = [] if name in plan.changes else None
             tensors[name] = fingerprint(entry.dtype, entry.shape, data, numbers)
         else:
-            stored = Stored(rewrite.written(written))
+            stored = TensorData(rewrite.written(written))
             parts = [stored.tensor] if rewrite.repacking is None else stored.matrices()
             tensors[name] = fingerprint(entry.dtype, entry.shape, stored.data, parts)
     changes: dict[str, list[Rewrite]] = {}
@@ -152,7 +152,7 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
                         for one in rewrites
                         for name in (
                             one.output.name,
-                            *(entry.name for entry in one.moved.values()),
+                            *(entry.name for entry in one.changed_scales.values()),
                         )
                     ),
                     size=math.hypot(*(change_size(plan, one) for one in rewrites)),
@@ -181,7 +181,7 @@ def adapter_record(known: Reproduction, folder: Path) -> Reproduction:
 def change_size(plan: Plan, rewrite: Rewrite) -> float:
     """‖W' − W‖ (Frobenius) over the matrices, or biases, of a stored tensor, before they are packed again."""
     squares = 0.0
-    for matrix, steps in zip(Stored(rewrite).matrices(), steps_for(plan, rewrite), strict=True):
+    for matrix, steps in zip(TensorData(rewrite).matrices(), steps_for(plan, rewrite), strict=True):
         for columns in blocks_of(matrix):
             edited = columns
             for operator, strength in steps:

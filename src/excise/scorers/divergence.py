@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from excise.devices.doubles import doubles, doubles_device
+from excise.devices.float64 import as_float64, float64_device
 from excise.engine.distributions import Distributions
 from excise.engine.finite import all_finite, gather_finite
 
@@ -49,14 +49,14 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     Values that rounding makes negative are 0. original, edited: log-probabilities [prompt, vocabulary]. The
     device of `edited` computes, or the host if that device lacks float64. Source: Kullback and Leibler 1951.
     """
-    place = doubles_device(edited.device)
+    place = float64_device(edited.device)
     original, edited = original.to(place), edited.to(place)
     # In float64, all rows of a large vocabulary together would take gigabytes. An accelerator takes several
     # rows at a time, because each call costs a launch. A CPU takes one row, which fits into its caches and
     # whose sum is the same for any number of threads.
     rows = 1 if place.type == "cpu" else max(1, _AT_ONCE // original.shape[1])
     pieces = zip(torch.split(original, rows), torch.split(edited, rows), strict=True)
-    found = torch.cat([_rows(doubles(p), doubles(q)) for p, q in pieces])
+    found = torch.cat([_rows(as_float64(p), as_float64(q)) for p, q in pieces])
     # Adding 0 removes the sign of a negative zero.
     return found.clamp_min(0.0) + 0.0
 

@@ -26,7 +26,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from excise.errors import RunError, SaveError, first_line, translated
 from excise.kinds import former_name
-from excise.system.files import flush_folder, unwritten
+from excise.system.files import flush_folder, write_error
 from excise.system.json_files import parse_json
 
 _CHECKSUM = "crc"
@@ -62,7 +62,7 @@ class Journal(BaseJournalBackend):  # type: ignore[misc]
             self._path.open("ab").close()
             flush_folder(self._path.parent)
         except OSError as error:
-            raise unwritten(self._path, error) from error
+            raise write_error(self._path, error) from error
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The records from a number on. Raises RunError if one before the last is damaged."""

@@ -13,7 +13,7 @@ from excise.errors import RunError, SaveError, translated
 from excise.search.space import REFUSAL_WEIGHT
 from excise.store.directory import FORMAT, RunDirectory, default_path, write_json
 from excise.store.journal import mend
-from excise.system.files import unwritten
+from excise.system.files import write_error
 from excise.system.lock import Busy, ProcessLock
 
 _LOCK = "run.lock"
@@ -137,7 +137,7 @@ def _locked(directory: RunDirectory) -> ProcessLock:
             "another --run-dir"
         ) from busy
     except OSError as error:
-        raise unwritten(directory.path, error) from error
+        raise write_error(directory.path, error) from error
     return lock
 
 

@@ -1,6 +1,6 @@
 """`result.json`: the record of a run, versioned, rewritten whole whenever something was added.
 
-Keys are documented in docs/run-directory.md.
+Keys are documented in docs/reference/run-directory.md.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _origins(prepared: Prepared) -> Mapping[str, object]:
 def _circumstances(prepared: Prepared) -> Mapping[str, object]:
     known: dict[str, object] = {
         "rows": prepared.runner.rows,
-        "in_blocks": prepared.loaded.in_blocks,
+        "in_blocks": prepared.loaded.prepacked,
         "response_prefix": prepared.runner.chat.response_prefix,
         **asked_with(prepared),
         "versions": versions(),

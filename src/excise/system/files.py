@@ -22,7 +22,7 @@ _TRIES = 5
 """How often a name is taken before "permission denied" is believed."""
 
 
-def unwritten(path: Path, error: BaseException, left: Path | None = None) -> SaveError:
+def write_error(path: Path, error: BaseException, left: Path | None = None) -> SaveError:
     """The line for what could not be written. left: what could not be cleared away either, if it is there."""
     left_behind = [one for one in (left, path) if one is not None and _in_the_way(one, path)]
     behind = (
@@ -63,7 +63,7 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def take_name(temporary: Path, path: Path) -> None:
+def move_into_place(temporary: Path, path: Path) -> None:
     """Give `path` what lies under the name `temporary`, and have that on the disk. Raises OSError.
 
     An empty folder under the name `path` makes way for a folder.
@@ -102,12 +102,12 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             flush(temporary)
-            take_name(temporary, path)
+            move_into_place(temporary, path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        raise unwritten(path, error, temporary) from error
+        raise write_error(path, error, temporary) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -152,12 +152,12 @@ def new_folder(path: Path) -> Iterator[Path]:
             # mkdtemp makes folders that only their owner can read; a model is made to be shared.
             temporary.chmod(0o755)
             flush_all(temporary)
-            take_name(temporary, path)
+            move_into_place(temporary, path)
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise unwritten(path, error, temporary) from error
+        raise write_error(path, error, temporary) from error
 
 
 def flush_all(folder: Path) -> None:

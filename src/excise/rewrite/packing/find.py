@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.folder import Checkpoint
-from excise.checkpoint.names import spellings
+from excise.checkpoint.names import possible_names
 from excise.errors import SaveError
 from excise.rewrite.packing.find_grouped import (
     CODES,
@@ -116,7 +116,7 @@ def _under_another_name(
     tensors = checkpoint.tensors
     config = quantization_of(checkpoint.config) or {}
     require_known(method or "", config)
-    for name in spellings(tensor.name):
+    for name in possible_names(tensor.name):
         blocks, exponents = f"{name}_blocks", f"{name}_scales"
         if blocks in tensors and exponents in tensors:
             return Packed(Mxfp4(), blocks, {"scale": exponents})

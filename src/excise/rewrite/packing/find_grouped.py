@@ -15,10 +15,10 @@ from math import prod
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.tensors import Entry, WeightsFile
 from excise.errors import SaveError
-from excise.models.storage import describe
+from excise.models.quantization import describe
 from excise.rewrite.packing.formats import Packed
 from excise.rewrite.packing.grouped import GroupedIntegers
-from excise.rewrite.packing.words import WORD, Words
+from excise.rewrite.packing.packed_integers import WORD, PackedIntegers
 
 Tensors = Mapping[str, tuple[WeightsFile, Entry]]
 CODES = {"gptq": "qweight", "awq": "qweight", "compressed-tensors": "weight_packed"}
@@ -73,7 +73,9 @@ def find_grouped(
         if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
             raise unwritable(f"{describe(method)} in the variant {form}")
         return _compressed(tensors, module, inputs, outputs, transposed=stored.axis == 1)
-    return _words(method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0)
+    return _gptq_or_awq(
+        method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0
+    )
 
 
 def _variant(method: str, config: Mapping[str, object]) -> str:
@@ -85,7 +87,7 @@ def _variant(method: str, config: Mapping[str, object]) -> str:
     return next((str(config[key]).lower() for key in keys if config.get(key)), default)
 
 
-def _words(
+def _gptq_or_awq(
     method: str,
     config: Mapping[str, object],
     tensors: Tensors,
@@ -103,7 +105,7 @@ def _words(
     assert isinstance(bits, int)
     symmetric = bool(own.get("sym", True)) if method == "gptq" else not own.get("zero_point", True)
     interleaved = method == "awq"
-    words = Words(bits, _AWQ_ORDER if interleaved else None)
+    words = PackedIntegers(bits, _AWQ_ORDER if interleaved else None)
     codes = (inputs, outputs * bits // WORD) if interleaved else (inputs * bits // WORD, outputs)
     check = _Parts(tensors, module)
     check.fits("qweight", "I32", codes, whole=(outputs if interleaved else inputs, bits))
@@ -161,7 +163,7 @@ def _compressed(
         name=f"compressed-tensors int{bits}",
         inputs=inputs,
         outputs=outputs,
-        words=Words(bits),
+        words=PackedIntegers(bits),
         outputs_first=True,
         symmetric="zero" not in scales,
         transposed=transposed,

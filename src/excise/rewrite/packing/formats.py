@@ -17,8 +17,8 @@ class Packing(Protocol):
     """One packed matrix [row, column].
 
     name: in words. transposed: what is decoded is the transpose of the parameter that the layout means.
-    moved: which of the scales `encode` may change. Experts lie along the leading axis of codes and scales,
-    and are packed one by one.
+    changed_scales: which of the scales `encode` may change. Experts lie along the leading axis of codes and
+    scales, and are packed one by one.
     """
 
     @property
@@ -30,16 +30,16 @@ class Packing(Protocol):
         """True where rows and columns have changed places."""
 
     @property
-    def moved(self) -> tuple[str, ...]:
+    def changed_scales(self) -> tuple[str, ...]:
         """By what the format calls them; none where the grid always stays."""
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """The numbers, float32."""
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Codes for `values`, of the form of `codes`; `values` are used up, `moved` ones change in place."""
+        """Codes for `values`, of the form of `codes`. Changes `values` and the `changed_scales` in place."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Float8:
     block: tuple[int, int] | None
     name: str = "FP8"
     transposed: bool = False
-    moved: tuple[str, ...] = ()
+    changed_scales: tuple[str, ...] = ()
 
     def _scale(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         scale = scales["scale"].to(torch.float32)
@@ -103,11 +103,11 @@ class Float8:
         return codes.to(torch.float32).mul_(self._scale(codes, scales))
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Between neighbouring FP8 numbers at random."""
         levels, bytes_of = ascending(FLOAT8_LEVELS[codes.dtype])
-        index = to_levels(values.div_(self._scale(codes, scales)), levels, dice)
+        index = to_levels(values.div_(self._scale(codes, scales)), levels, rng)
         return bytes_of.to(torch.uint8)[index.to(torch.int32)].view(codes.dtype)
 
 
@@ -118,7 +118,7 @@ class Int8Rows:
     divisor: float
     name: str
     transposed: bool = False
-    moved: tuple[str, ...] = ()
+    changed_scales: tuple[str, ...] = ()
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """Number times scale."""
@@ -128,11 +128,11 @@ class Int8Rows:
         return scales["scale"].to(torch.float32).reshape(-1, 1) / self.divisor
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Between neighbouring integers at random."""
         step = self._step(scales).clamp_min(torch.finfo(torch.float32).tiny)
-        return to_integers(values.div_(step), -128, 127, dice).to(torch.int8)
+        return to_integers(values.div_(step), -128, 127, rng).to(torch.int8)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class BitsAndBytes4:
 
     name: str = "bitsandbytes 4-bit"
     transposed: bool = False
-    moved: tuple[str, ...] = ()
+    changed_scales: tuple[str, ...] = ()
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """Level times the factor of its block."""
@@ -188,13 +188,13 @@ class BitsAndBytes4:
         return values.view(-1)[: len(factors)].mul_(factors).view(state.shape)
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Between neighbouring levels at random."""
         levels, codes_of = ascending(scales["quant_map"].to(torch.float32))
         factors = _State.of(scales).factors(scales)
         scaled = values.view(-1).div_(factors.clamp_min_(torch.finfo(torch.float32).tiny))
-        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, dice).to(torch.int32)]
+        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)]
         if len(found) % 2:
             found = torch.cat([found, found.new_zeros(1)])
         return ((found[0::2] << 4) | found[1::2]).view(codes.shape)
@@ -216,7 +216,7 @@ class Mxfp4:
 
     name: str = "MXFP4"
     transposed: bool = True
-    moved: tuple[str, ...] = ()
+    changed_scales: tuple[str, ...] = ()
 
     def _scale(self, scales: Mapping[str, Tensor]) -> Tensor:
         return (scales["scale"].to(torch.float32) - _SCALE_BIAS).exp2().unsqueeze(-1)
@@ -229,10 +229,10 @@ class Mxfp4:
         return values.flatten(-2).mul_(self._scale(scales)).flatten(-2)
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Between neighbouring levels at random."""
         levels, codes_of = ascending(FP4_LEVELS)
         scaled = values.view(*codes.shape[:-1], 2 * codes.shape[-1]).div_(self._scale(scales))
-        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, dice).to(torch.int32)]
+        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)]
         return found[..., 0::2] | (found[..., 1::2] << 4)

@@ -68,7 +68,7 @@ class GgufBlocks:
     kind: Kind
     origin: Kind | None = None
     transposed: bool = False
-    moved: tuple[str, ...] = ()
+    changed_scales: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ class GgufBlocks:
         return torch.from_numpy(values)
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Between neighbouring numbers of the same blocks at random; by the package from another type."""
         if self.origin is not None:
@@ -94,13 +94,13 @@ class GgufBlocks:
         blocks = codes.numpy().reshape(-1, size)
         numbers = values.view(-1, _NUMBERS)
         if self.kind is Kind.MXFP4:
-            packed = _mxfp4(numbers, blocks, dice)
+            packed = _mxfp4(numbers, blocks, rng)
         else:
-            packed = _integers(numbers, blocks, _LAYOUTS[self.kind], dice)
+            packed = _integers(numbers, blocks, _LAYOUTS[self.kind], rng)
         return torch.from_numpy(packed.reshape(codes.shape))
 
 
-def _integers(numbers: Tensor, blocks: Bytes, layout: _Layout, dice: torch.Generator) -> Bytes:
+def _integers(numbers: Tensor, blocks: Bytes, layout: _Layout, rng: torch.Generator) -> Bytes:
     halves = 2 + 2 * layout.minimum
     factors = torch.from_numpy(blocks[:, :halves].copy().view(np.float16).astype(np.float32))
     step = torch.where(factors[:, :1] == 0, 1.0, factors[:, :1])
@@ -109,20 +109,20 @@ def _integers(numbers: Tensor, blocks: Bytes, layout: _Layout, dice: torch.Gener
     numbers.div_(step).add_(layout.zero)
     head = blocks[:, :halves]
     if layout.bits == 8:
-        signed = to_integers(numbers, -128, 127, dice).numpy().astype(np.int8)
+        signed = to_integers(numbers, -128, 127, rng).numpy().astype(np.int8)
         return np.concatenate([head, signed.view(np.uint8)], axis=1)
     largest = (1 << layout.bits) - 1
-    found: Bytes = to_integers(numbers, 0, largest, dice).numpy().astype(np.uint8)
+    found: Bytes = to_integers(numbers, 0, largest, rng).numpy().astype(np.uint8)
     if layout.bits == 5:
         head = np.concatenate([head, np.packbits(found >> 4, axis=1, bitorder="little")], axis=1)
     return np.concatenate([head, _nibbles(found & np.uint8(15))], axis=1)
 
 
-def _mxfp4(numbers: Tensor, blocks: Bytes, dice: torch.Generator) -> Bytes:
+def _mxfp4(numbers: Tensor, blocks: Bytes, rng: torch.Generator) -> Bytes:
     # The exponent's byte counts from 127, as everywhere in this format.
     exponent = torch.from_numpy(blocks[:, :1].astype(np.float32)) - 127
     levels, codes_of = ascending(FP4_LEVELS)
-    index = to_levels(numbers.div_(exponent.exp2()), levels, dice)
+    index = to_levels(numbers.div_(exponent.exp2()), levels, rng)
     found: Bytes = codes_of.to(torch.uint8)[index.to(torch.int32)].numpy()
     return np.concatenate([blocks[:, :1], _nibbles(found)], axis=1)
 

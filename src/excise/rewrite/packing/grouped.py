@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from excise.errors import SaveError
+from excise.rewrite.packing.packed_integers import PackedIntegers
 from excise.rewrite.packing.rounding import to_integers
-from excise.rewrite.packing.words import Words
 
 _BEYOND = 0.5
 """Of a step: how far a number may lie beyond the ends of its grid, where it is then put."""
@@ -27,7 +27,7 @@ class GroupedIntegers:
     """One matrix of integers in words.
 
     inputs, outputs: of the linear layer. Integers lie as [input, output], or the other way round if outputs
-    come first, and so do scales and zero points. Words run along the inputs, or along the outputs if
+    come first, and so do scales and zero points. PackedIntegers run along the inputs, or along the outputs if
     `across`; those of zero points along the outputs. offset: what is added to a stored zero point. symmetric:
     zero points stay; where none are stored they are in the middle. The scales are "scale", of each group and
     output, and where they are stored "zero", and "group", the group of each input. reordered: "group" says
@@ -37,7 +37,7 @@ class GroupedIntegers:
     name: str
     inputs: int
     outputs: int
-    words: Words
+    words: PackedIntegers
     across: bool = False
     outputs_first: bool = False
     offset: int = 0
@@ -46,7 +46,7 @@ class GroupedIntegers:
     reordered: bool = False
 
     @property
-    def moved(self) -> tuple[str, ...]:
+    def changed_scales(self) -> tuple[str, ...]:
         """What `encode` may change beside the codes."""
         return ("scale",) if self.symmetric else ("scale", "zero")
 
@@ -64,7 +64,7 @@ class GroupedIntegers:
         return self._turned(numbers)
 
     def encode(
-        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], dice: torch.Generator
+        self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Between neighbouring integers at random; scales and zero points of new grids go into `scales`."""
         numbers, scale, zero = (
@@ -78,7 +78,7 @@ class GroupedIntegers:
             some = numbers[inputs]
             step, origin = self._grid(some, scale[group], zero[group])
             safe = torch.where(step == 0, torch.ones_like(step), step)
-            found[inputs] = to_integers(some.div_(safe).add_(origin), 0, self._largest, dice)
+            found[inputs] = to_integers(some.div_(safe).add_(origin), 0, self._largest, rng)
             # A group that keeps its grid gets the same numbers back, to the bit.
             scale[group] = step
             zero[group] = origin

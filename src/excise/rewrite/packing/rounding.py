@@ -19,7 +19,7 @@ _ON_A_LEVEL = 1e-3
 _PIECE = 1 << 20
 
 
-def to_integers(values: Tensor, low: int, high: int, generator: torch.Generator) -> Tensor:
+def to_integers(values: Tensor, low: int, high: int, rng: torch.Generator) -> Tensor:
     """Values in units of a step, rounded stochastically to integers in [low, high]; int16, same shape."""
     rounded = torch.empty(values.shape, dtype=torch.int16)
     for some, there in _pieces(values, rounded):
@@ -29,13 +29,13 @@ def to_integers(values: Tensor, low: int, high: int, generator: torch.Generator)
             torch.where(
                 (some - nearest).abs() < _ON_A_LEVEL,
                 nearest,
-                (some + torch.rand(some.shape, generator=generator)).floor_(),
+                (some + torch.rand(some.shape, generator=rng)).floor_(),
             ).clamp_(low, high)
         )
     return rounded
 
 
-def to_levels(values: Tensor, levels: Tensor, generator: torch.Generator) -> Tensor:
+def to_levels(values: Tensor, levels: Tensor, rng: torch.Generator) -> Tensor:
     """Index of a level for each value, rounded stochastically between its neighbours; int16, same shape.
 
     levels: ascending, float32. A value beyond the ends takes the end.
@@ -46,7 +46,7 @@ def to_levels(values: Tensor, levels: Tensor, generator: torch.Generator) -> Ten
         upper = torch.searchsorted(levels, inside).clamp_(1, len(levels) - 1)
         below, above = levels[upper - 1], levels[upper]
         share = (inside - below) / (above - below)
-        chance = torch.rand(some.shape, generator=generator)
+        chance = torch.rand(some.shape, generator=rng)
         up = (chance < share) & (share > _ON_A_LEVEL) | (share > 1 - _ON_A_LEVEL)
         there.copy_(upper - 1 + up.to(torch.int64))
     return indices

@@ -1,0 +1,139 @@
+"""What lies in a checkpoint's folder beside its weights, and what of it an edited copy takes along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.checkpoint.copies import group_of, is_copy, shapes_of
+from excise.checkpoint.json_files import read_object
+from excise.checkpoint.pytorch_file import read_pytorch
+from excise.checkpoint.tensors import WeightsFile, read_safetensors
+from excise.errors import ModelError
+
+_FOREIGN = re.compile(
+    r"((tf_|flax_|rust_)?model)[.\-_].*(?<=\.)(h5|msgpack|ot)|openvino_.*\.bin|.*\.(onnx|onnx_data)"
+)
+"""Names of weights in formats that are not looked into."""
+_LIKE_WEIGHTS = re.compile(
+    r"((pytorch_|openvino_)?model|consolidated)[.\-_].*(?<=\.)(safetensors|bin|pth|pt)|.*\.gguf"
+)
+"""Names of what is taken for weights where it cannot be read: a file that is damaged, or of old PyTorch.
+
+Other .bin or .pt files hold something else: training arguments, a voice.
+"""
+_INDEX = ".index.json"
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Paths are relative to the folder.
+
+    copied: what goes along. tensors: those of it that hold tensors, read. left_out: what holds the weights
+    once more. unread: what may do so and is not looked into, left out too. linked: links to folders.
+    """
+
+    copied: tuple[Path, ...]
+    tensors: tuple[WeightsFile, ...]
+    left_out: tuple[Path, ...]
+    unread: tuple[Path, ...]
+    linked: tuple[Path, ...]
+
+
+def find_companions(
+    folder: Path,
+    weights: Sequence[WeightsFile],
+    index: str | None,
+    allowed: Callable[[Path], None],
+) -> Companions:
+    """Look over what lies beside `weights`. index: the name of their index.
+
+    allowed: raises for a file that may not be copied.
+    """
+    own = {file.path.relative_to(folder).as_posix() for file in weights} | {index}
+    paths, linked = _listed(folder, own)
+    left_out: set[Path] = set()
+    unread = {path for path in paths if _FOREIGN.fullmatch(path.name)}
+    read: dict[Path, WeightsFile] = {}
+    for path in paths:
+        if path in unread or path.suffix not in _READERS:
+            continue
+        allowed(folder / path)
+        try:
+            read[path] = _READERS[path.suffix](folder / path)
+        except ModelError:
+            # Whoever loads that file is told; here it is a file like any other, unless it may be weights.
+            if _LIKE_WEIGHTS.fullmatch(path.name):
+                unread.add(path)
+    model = {name: shape for file in weights for name, shape in shapes_of(file).items()}
+    for group in _groups(read):
+        if is_copy(model, [shapes_of(read[path]) for path in group]):
+            left_out.update(group)
+    gone = left_out | unread
+    for path in paths:
+        if path.name.endswith(_INDEX) and _names_only(folder / path, gone, folder):
+            left_out.add(path)
+    copied = tuple(path for path in paths if path not in left_out | unread)
+    for path in copied:
+        allowed(folder / path)
+    return Companions(
+        copied,
+        tuple(file for path, file in read.items() if path in copied and file.tensors),
+        tuple(sorted(left_out)),
+        tuple(sorted(unread)),
+        linked,
+    )
+
+
+def _listed(folder: Path, own: Collection[str | None]) -> tuple[list[Path], tuple[Path, ...]]:
+    """Files that are not the checkpoint's own, and links to folders."""
+    paths: list[Path] = []
+    linked: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        # Folders such as .git and .cache belong to whoever downloaded the model.
+        if any(part.startswith(".") for part in inside.parts[:-1]):
+            continue
+        if path.is_dir():
+            if path.is_symlink() and not path.name.startswith("."):
+                linked.append(inside)
+        elif inside.as_posix() not in own:
+            paths.append(inside)
+    return paths, tuple(linked)
+
+
+def _groups(read: Mapping[Path, WeightsFile]) -> list[list[Path]]:
+    """Files that were cut from one: they differ in numbers only. Those without tensors are none."""
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for path, file in read.items():
+        if file.tensors:
+            found.setdefault(group_of(path), []).append(path)
+    return list(found.values())
+
+
+def _names_only(index: Path, gone: Collection[Path], folder: Path) -> bool:
+    """True for an index all of whose files are left out, or not there."""
+    try:
+        named = read_object(index)["weight_map"].values()
+        there = {(index.parent / str(name)).relative_to(folder) for name in named}
+    except (ModelError, ValueError, KeyError, AttributeError):
+        return False  # An index of something else.
+    return all(path in gone or not (folder / path).is_file() for path in there)
+
+
+def _gguf(path: Path) -> WeightsFile:
+    # The package takes a while to import, and few checkpoints have such a file beside them.
+    from excise.checkpoint.gguf_file import read_gguf
+
+    return read_gguf(path)
+
+
+_READERS: Mapping[str, Callable[[Path], WeightsFile]] = {
+    ".safetensors": read_safetensors,
+    ".bin": read_pytorch,
+    ".pt": read_pytorch,
+    ".pth": read_pytorch,
+    ".gguf": _gguf,
+}

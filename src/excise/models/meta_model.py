@@ -1,0 +1,53 @@
+"""Models on the meta device, built from the configuration without reading weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from excise.checkpoint.auto_class import auto_class
+from excise.errors import ModelError, translated
+from excise.models.configuration import configuration, gguf_configuration
+from excise.undocumented import no_init_weights
+
+_UNBUILDABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+)
+"""What transformers' model classes raise for an inconsistent configuration."""
+
+
+def meta_model(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The model that `config.json` in `folder` describes, on the meta device.
+
+    name: as the user gave it. Raises ModelError if transformers cannot build it.
+    """
+    config = configuration(name, folder, trust_remote_code=trust_remote_code)
+    return _built(name, config, trust_remote_code=trust_remote_code)
+
+
+def gguf_meta_model(path: Path) -> PreTrainedModel:
+    """The model that a GGUF file's metadata describe, on the meta device. Raises ModelError."""
+    return _built(path.name, gguf_configuration(path), trust_remote_code=False)
+
+
+def _built(name: str, config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel:
+    auto = auto_class(name, config)
+    with (
+        translated(ModelError, f"{name}: cannot be built from its configuration", *_UNBUILDABLE),
+        torch.device("meta"),
+        no_init_weights(),
+    ):
+        model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
+    return model
