@@ -78,7 +78,9 @@ def test_a_prefix_before_every_name(model_folder: Path, tmp_path: Path) -> None:
         lambda tensors: {f"base_model.model.{k}": v for k, v in tensors.items()},
         tmp_path / "m",
     )
-    assert "it holds base_model.model.lm_head.weight, which the model does not use" in refusal(folder)
+    assert "it holds base_model.model.lm_head.weight, which the model does not use" in refusal(
+        folder
+    )
 
 
 def test_another_shape(model_folder: Path, tmp_path: Path) -> None:
