@@ -47,8 +47,8 @@ _DESCRIPTOR = b"PK\x07\x08"
 def read_pytorch(path: Path) -> WeightsFile:
     """The tensors of a PyTorch file.
 
-    Raises ModelError for a damaged file, for a file from before PyTorch 1.6, and for a pickle of other objects
-    than tensors, which could run code.
+    Raises ModelError for a damaged file, a file from before PyTorch 1.6, and a pickle of other objects than
+    tensors, which could run code.
     """
     require_fetched(path, ModelError)
     if not _is_archive(path):

@@ -76,8 +76,9 @@ class Rewrite:
 class Plan:
     """What `write_checkpoint` writes.
 
-    rewrites: by stored name. dropped: stored names of scales that plain tensors do not need. config: the content of config.json if it changes. companion_weights: other files
-    of the folder that repeat tensors of writers, and how these tensors are rewritten, by stored name.
+    rewrites: by stored name. dropped: stored names of scales that plain tensors do not need. config: the
+    changed content of config.json, None if it stays. companion_weights: other files of the folder that repeat
+    tensors of writers, and how these tensors are rewritten, by stored name.
     """
 
     checkpoint: Checkpoint
@@ -89,7 +90,7 @@ class Plan:
 
     @cached_property
     def changes(self) -> Mapping[str, Rewrite]:
-        """All tensors that may change, by stored name: `rewrites`, and scales that change with their codes."""
+        """All tensors that may change, by stored name: `rewrites`, and their `changed_scales`."""
         changed_scales = {
             entry.name: one
             for one in self.rewrites.values()
