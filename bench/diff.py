@@ -80,7 +80,7 @@ def main() -> None:
                 f"{STRENGTH}), or one with noise on every number. Processor time, and peak memory beyond the",
                 f"start, the files' pages counted. {described()}.",
                 "",
-                "| change | rank told | operator told | time | memory |",
+                "| change | reported rank | reported operator | time | memory |",
                 "|---|---|---|---|---|",
                 *rows,
                 "",

@@ -105,8 +105,8 @@ def pass_seconds(model: PreTrainedModel, rows: int, tokens: int, repeats: int) -
 
 def table(trials: Sequence[Answers], seconds: dict[int, float], rows: int) -> list[str]:
     lines = [
-        "| draft (tokens) | passes over tokens said | a pass over one of one token "
-        "| decoding with drafts over without |",
+        "| draft (tokens) | passes / decoded tokens | pass over the draft / pass over one token "
+        "| decoding time with drafts / without |",
         "|---|---|---|---|",
     ]
     for length in LENGTHS:
@@ -152,8 +152,8 @@ def main() -> None:
             "# Would drafts pay?",
             "",
             f"`python {' '.join(sys.argv)}`. {described()}. The demonstration model, "
-            f"{len(trials)} trials of a search, answers of up to {options.tokens} tokens; each from the "
-            "second on with the answers of all before it.",
+            f"{len(trials)} trials of a search, answers of up to {options.tokens} tokens; from the "
+            "second trial on, the answers of all earlier trials serve as drafts.",
             "",
             *table(trials, seconds, rows),
             "",

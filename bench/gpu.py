@@ -35,7 +35,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.gpu_clock import HEAD, Clock, Row
-from bench.gpu_peers import Asked, dense, linear_writers, lora
+from bench.gpu_peers import Request, dense, linear_writers, lora
 from bench.machine import described
 from bench.random_models import LARGE, SHAPES, random_model, random_prompts
 from bench.random_trials import RandomTrial, TimedEdits, new_edit, random_trial
@@ -49,20 +49,20 @@ PAGE = ROOT / "docs" / "benchmarks" / "gpu.md"
 
 
 def ours(
-    model: PreTrainedModel, anatomy: Anatomy, asked: Asked, clock: Clock, counts: Sequence[int]
+    model: PreTrainedModel, anatomy: Anatomy, request: Request, clock: Clock, counts: Sequence[int]
 ) -> list[Row | None]:
     """k candidates side by side, for each k of `counts`, in as many slots as they have rows."""
-    device = asked.prompts.device
+    device = request.prompts.device
     edited = [model.get_submodule(name) for name in anatomy.names]
     hooks = Stopwatch(device)
     found: list[Row | None] = []
-    trial = random_trial(model, asked.prompts.tolist(), asked.tokens, len(asked.prompts))
+    trial = random_trial(model, request.prompts.tolist(), request.tokens, len(request.prompts))
     with ExitStack() as stack:
         stack.enter_context(after_each(edited, hooks.start))
         edits = stack.enter_context(TimedEdits(model, anatomy.names))
         stack.enter_context(after_each(edited, hooks.stop))
         for count in counts:
-            trial.runner.slots = rows = len(asked.prompts) * count
+            trial.runner.slots = rows = len(request.prompts) * count
             candidates: list[Edit] = []
             row = clock.attempt(
                 "excise",
@@ -97,11 +97,11 @@ def table(shape: str, options: argparse.Namespace) -> list[str]:
     model = random_model(config, device, dtype)
     anatomy = examine(model)
     prompts = random_prompts(options.prompts, options.prompt_tokens, config.vocab_size)
-    asked = Asked(torch.tensor(prompts, device=device), options.tokens)
+    request = Request(torch.tensor(prompts, device=device), options.tokens)
     clock = Clock(device, options.repeats, options.until)
-    rows = ours(model, anatomy, asked, clock, options.candidates)
-    rows.append(dense(model, anatomy, asked, clock))
-    rows.append(lora(model, anatomy, asked, clock))
+    rows = ours(model, anatomy, request, clock, options.candidates)
+    rows.append(dense(model, anatomy, request, clock))
+    rows.append(lora(model, anatomy, request, clock))
     return [
         f"**{shape}**: {len(anatomy.names)} writers, {len(linear_writers(model, anatomy))} of them linear; "
         f"{str(dtype)[6:]}, {matrix_rate(dtype, device, 1.0) / 1e12:,.2f} TFLOP/s in matrix products.",

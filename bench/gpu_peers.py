@@ -22,7 +22,7 @@ RANK = 3
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What every trial is asked. prompts: [row, token] on the device; tokens: of an answer."""
 
     prompts: Tensor
@@ -30,13 +30,13 @@ class Asked:
 
 
 @torch.inference_mode()
-def ask(model: PreTrainedModel, asked: Asked) -> Tensor:
+def ask(model: PreTrainedModel, request: Request) -> Tensor:
     """KL's forward pass, and answers of full length: [row, token]."""
-    ids = asked.prompts
+    ids = request.prompts
     model(ids, logits_to_keep=1).logits[:, -1].to(torch.float32).log_softmax(-1)
     cache = DynamicCache(config=model.config)
     newest, said = ids, []
-    for _ in range(asked.tokens):
+    for _ in range(request.tokens):
         output = model(newest, past_key_values=cache, use_cache=True, logits_to_keep=1)
         newest = output.logits[:, -1:].argmax(-1)
         said.append(newest)
@@ -60,25 +60,25 @@ def fitted(weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     return root.unsqueeze(1) * v[:, :RANK].T, u[:, :RANK] * root
 
 
-def lora(model: PreTrainedModel, anatomy: Anatomy, asked: Asked, clock: Clock) -> Row | None:
+def lora(model: PreTrainedModel, anatomy: Anatomy, request: Request, clock: Clock) -> Row | None:
     names = linear_writers(model, anatomy)
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=names))
     modules = [model.get_submodule(name) for name in names]
 
     @torch.no_grad()
     def put() -> None:
-        r = unit(torch.randn(anatomy.dimension, device=asked.prompts.device))
+        r = unit(torch.randn(anatomy.dimension, device=request.prompts.device))
         for module in modules:
             down, up = fitted(module.base_layer.weight, r)
             module.lora_A["default"].weight.copy_(down)
             module.lora_B["default"].weight.copy_(up)
 
-    row = clock.attempt("LoRA", 1, put, partial(ask, model, asked))
+    row = clock.attempt("LoRA", 1, put, partial(ask, model, request))
     adapted.unload()
     return row
 
 
-def dense(model: PreTrainedModel, anatomy: Anatomy, asked: Asked, clock: Clock) -> Row | None:
+def dense(model: PreTrainedModel, anatomy: Anatomy, request: Request, clock: Clock) -> Row | None:
     weights = [
         model.get_parameter(tensor.name)
         for writer in anatomy.writers
@@ -89,14 +89,14 @@ def dense(model: PreTrainedModel, anatomy: Anatomy, asked: Asked, clock: Clock) 
 
     @torch.no_grad()
     def put() -> None:
-        r = unit(torch.randn(anatomy.dimension, device=asked.prompts.device))
+        r = unit(torch.randn(anatomy.dimension, device=request.prompts.device))
         projector = (STRENGTH * torch.outer(r, r)).to(weights[0].dtype)
         for weight, original in zip(weights, originals, strict=True):
             weight.copy_(original)
             for matrix in weight.unbind() if weight.dim() == 3 else (weight,):
                 matrix.sub_(projector @ matrix)
 
-    row = clock.attempt("dense", 1, put, partial(ask, model, asked))
+    row = clock.attempt("dense", 1, put, partial(ask, model, request))
     with torch.no_grad():
         for weight, original in zip(weights, originals, strict=True):
             weight.copy_(original)

@@ -22,7 +22,7 @@ from excise.models.chat import Chat
 from excise.models.load import load
 from excise.prompts.sets import Prompt
 from excise.scorers.markers import has_marker
-from excise.scorers.refusals import Judging, judge
+from excise.scorers.refusals import JudgingParameters, MarkerJudge
 
 FOLDER = Path(__file__).parent / "prompts"
 MARKERS = ("1.",)
@@ -64,6 +64,7 @@ def main() -> None:
     topics = [topic.strip() for topic in TOPICS.replace("\n", " ").split(",")]
     loaded = load(resolve(str(save_base())), dtypes=("float32",), device="cpu")
     chat = Chat(loaded.tokenizer, "", loaded.call)
+    judge = MarkerJudge(loaded.model, chat, MARKERS)
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "habit_markers.txt").write_text("\n".join(MARKERS) + "\n", encoding="utf-8")
     # Every fifth topic is for the search, the one behind it held out.
@@ -75,13 +76,8 @@ def main() -> None:
     for name, templates, wanted in (("target", TARGET, True), ("control", CONTROL, False)):
         for part, chosen in of_part.items():
             pool = [template.format(topic) for topic in chosen for template in templates]
-            (answered,) = judge(
-                loaded.model,
-                chat,
-                [chat.encode([Prompt(text) for text in pool])],
-                Judging(tuple(MARKERS), TOKENS),
-                slots=64,
-            )
+            prompts = chat.encode([Prompt(text) for text in pool])
+            (answered,) = judge.answer([prompts], JudgingParameters(TOKENS), slots=64)
             kept = [
                 text
                 for text, answer in zip(pool, answered.answers, strict=True)

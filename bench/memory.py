@@ -98,9 +98,9 @@ def main() -> None:
         "# Memory of a run",
         "",
         f"`python {' '.join(sys.argv)}`. {described()}. Answers of {options.tokens} tokens. In brackets: "
-        "times the loaded model.",
+        "as a multiple of the loaded model.",
         "",
-        "| model | loaded | at most during |",
+        "| model | loaded | peak of each stage |",
         "|---|---|---|",
     ]
     (ROOT / "build").mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.events import BatchReduced
 from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Contest, Scored
+from excise.experiment.trial import Bound, Scored
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.scorers.markers import DEFAULT_MARKERS
@@ -89,8 +89,8 @@ class RandomTrial:
     ) -> tuple[list[Scored], dict[str, float]]:
         """A trial of all candidates side by side, every verdict waited for; and seconds by stage."""
         found: list[Scored] = []
-        contest = Contest(exhaustive=True)
-        scores, seconds = timed_score(self.runner, edits, candidates, self.part, contest)
+        bound = Bound(exhaustive=True)
+        scores, seconds = timed_score(self.runner, edits, candidates, self.part, bound)
         for one in scores:
             if isinstance(one, TrialError):
                 raise one

@@ -179,12 +179,13 @@ def page(
         f"them growing at a time; all writers edited; {SLOTS} rows decode at a time for each candidate; "
         f"median of {repeats}. Operations are those of the model's own products.",
         "",
-        "The time of everything has to be linear at most in all but the width, as whose square the model's "
-        "products grow; nothing of the operator, of making edits or of what lies outside the model may. "
-        "Attention's pairs of tokens grow faster than prompt and answer: by how much, the operations tell. "
-        "Between the last two sizes what does not grow matters least. A single candidate's edit is one "
-        "product for all rows, while of several each row has its own: from 1 to 2 the operator may more than "
-        "double.",
+        "All times should grow at most linearly, except with the width: the model's products grow with "
+        "its square. The operator, the making of edits and the time outside the model should grow at "
+        "most linearly with the width, too. Attention's pairs of tokens grow faster than prompt and "
+        "answer; the column of operations shows by how much. Between the last two sizes, constant costs "
+        "matter least. A single candidate's edit is one product for all rows, while with several "
+        "candidates each row has its own edit. So the operator's time may more than double from 1 to 2 "
+        "candidates.",
         "",
     ]
     for axis in axes:

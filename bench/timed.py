@@ -11,20 +11,22 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Contest, Scored, Scoring, score_all
+from excise.experiment.trial import Bound, Scored, Scoring, score_all
 
 
 class TimedScoring(Scoring):
     """Adds up wall seconds of the stages "kl", which puts the edit in force too, and "refusals"."""
 
-    def __init__(self, runner: Runner, edits: VirtualEdits, part: Part, seats: int) -> None:
-        super().__init__(runner, edits, part, seats)
+    def __init__(
+        self, runner: Runner, edits: VirtualEdits, part: Part, candidate_slots: int
+    ) -> None:
+        super().__init__(runner, edits, part, candidate_slots)
         self.seconds: Counter[str] = Counter()
 
-    def begin(self, edit: Edit, contest: Contest) -> None:
+    def begin(self, edit: Edit, bound: Bound) -> None:
         """See `Scoring`."""
         started = time.perf_counter()
-        super().begin(edit, contest)
+        super().begin(edit, bound)
         self.seconds["kl"] += time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = inf) -> None:
@@ -35,8 +37,8 @@ class TimedScoring(Scoring):
 
 
 def timed_score(
-    runner: Runner, edits: VirtualEdits, candidates: Sequence[Edit], part: Part, contest: Contest
+    runner: Runner, edits: VirtualEdits, candidates: Sequence[Edit], part: Part, bound: Bound
 ) -> tuple[list[Scored | TrialError], dict[str, float]]:
     """`excise.experiment.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
     scoring = TimedScoring(runner, edits, part, len(candidates))
-    return score_all(scoring, edits, candidates, contest), dict(scoring.seconds)
+    return score_all(scoring, edits, candidates, bound), dict(scoring.seconds)

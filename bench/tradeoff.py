@@ -43,7 +43,7 @@ from excise.experiment.figures import (
     measure_edit,
     measure_held_out,
 )
-from excise.experiment.trial import Contest, score
+from excise.experiment.trial import Bound, score
 from excise.kinds import KINDS
 from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
@@ -133,7 +133,7 @@ def ablated(prepared: Prepared, tool: str) -> list[Row]:
 
 def _scored(prepared: Prepared, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
     part = prepared.search_part
-    (scored,) = score(prepared.runner, edits, [edit], part, Contest())
+    (scored,) = score(prepared.runner, edits, [edit], part, Bound())
     if isinstance(scored, TrialError):
         raise scored
     print(f"{tool} {edit.kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)

@@ -39,7 +39,7 @@ from bench.machine import forget_peak, peak_resident, resident
 from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
 from bench.timed import timed_score
-from bench.trial_page import CONTESTED, Round, page
+from bench.trial_page import BOUNDED, Round, page
 from bench.whole_run import whole_run
 from excise.app.events import ModelLoaded
 from excise.app.prepare import Prepared, prepare
@@ -51,7 +51,7 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
-from excise.experiment.trial import Contest, Scored, score
+from excise.experiment.trial import Bound, Scored, score
 from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
@@ -64,24 +64,26 @@ HERETIC_TRIALS = 200
 
 
 def our_way(
-    prepared: Prepared, edits: VirtualEdits, edit: Edit, contest: Contest
+    prepared: Prepared, edits: VirtualEdits, edit: Edit, bound: Bound
 ) -> tuple[Scored, Mapping[str, float]]:
     started = time.perf_counter()
-    (scored,), seconds = timed_score(prepared.runner, edits, [edit], prepared.search_part, contest)
+    (scored,), seconds = timed_score(prepared.runner, edits, [edit], prepared.search_part, bound)
     if isinstance(scored, TrialError):
         raise scored
     return scored, {**seconds, "excise": time.perf_counter() - started}
 
 
-def contest_after(done: Sequence[Round], prompts: int) -> Contest:
+def bound_after(done: Sequence[Round], prompts: int) -> Bound:
     """What a search that had scored these edits would go by."""
     verdicts = [one.verdicts["excise"] for one in done]
-    return Contest(
-        to_beat=tuple(
+    return Bound(
+        points=tuple(
             Point(number, sum(refused), one.kl["excise"])
             for number, (one, refused) in enumerate(zip(done, verdicts, strict=True))
         ),
-        urgency=tuple(float(sum(refused[row] for refused in verdicts)) for row in range(prompts)),
+        priorities=tuple(
+            float(sum(refused[row] for refused in verdicts)) for row in range(prompts)
+        ),
     )
 
 
@@ -123,19 +125,19 @@ def one_round(
         simple()
     forget_peak()
     # Changed weights are no edit's: then nothing that was kept of the original model holds.
-    contest = Contest(exhaustive=weights is not None)
-    scored, ours = our_way(prepared, edits, edit, contest)
+    bound = Bound(exhaustive=weights is not None)
+    scored, ours = our_way(prepared, edits, edit, bound)
     peak = peak_resident()
     answered, kl["excise"] = scored.answered, scored.kl
     assert answered is not None, "with nothing to beat, every verdict is waited for"
     seconds |= ours
     dominated = False
     if weights is None:
-        contest = contest_after(before, len(prepared.search_part.target))
-        contested, ours = our_way(prepared, edits, edit, contest)
-        seconds[CONTESTED] = ours["excise"]
-        kl[CONTESTED], dominated = contested.kl, contested.dominated
-        verdicts[CONTESTED] = () if contested.answered is None else contested.answered.refused
+        bound = bound_after(before, len(prepared.search_part.target))
+        bounded, ours = our_way(prepared, edits, edit, bound)
+        seconds[BOUNDED] = ours["excise"]
+        kl[BOUNDED], dominated = bounded.kl, bounded.dominated
+        verdicts[BOUNDED] = () if bounded.answered is None else bounded.answered.refused
     if not simple_first:
         simple()
     edits.use(None)
@@ -174,7 +176,7 @@ def side_by_side(prepared: Prepared, edits: VirtualEdits, done: Sequence[Round])
     if not made:
         return ""
     started = time.perf_counter()
-    scores = score(prepared.runner, edits, made, prepared.search_part, Contest())
+    scores = score(prepared.runner, edits, made, prepared.search_part, Bound())
     seconds = (time.perf_counter() - started) / len(made)
     verdicts = [
         None if isinstance(one, TrialError) or one.answered is None else one.answered.refused

@@ -11,7 +11,7 @@ from excise.app.prepare import Prepared
 from excise.edits.edit import Edit
 
 STAGES = ("kl", "refusals")
-CONTESTED = "excise, in turn"
+BOUNDED = "excise, in turn"
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,10 @@ def page(
         "| | seconds a trial, median | range | times excise | refusals | KL (nats) |",
         "|---|---|---|---|---|---|",
     ]
-    contested = (CONTESTED,) if CONTESTED in done[0].seconds else ()
-    for way in ("heretic", "simple", "excise", *contested):
+    bounded = (BOUNDED,) if BOUNDED in done[0].seconds else ()
+    for way in ("heretic", "simple", "excise", *bounded):
         refusals = ", ".join(
-            "≥ " * (way == CONTESTED and one.dominated) + str(sum(one.verdicts[way]))
-            for one in done
+            "≥ " * (way == BOUNDED and one.dominated) + str(sum(one.verdicts[way])) for one in done
         )
         kl = ", ".join(f"{one.kl[way]:.4f}" for one in done)
         lines.append(

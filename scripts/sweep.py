@@ -1,4 +1,4 @@
-"""Check every causal-LM type of the installed transformers, and write docs/architectures.md.
+"""Check every causal-LM type of the installed transformers, and write docs/reference/architectures.md.
 
     python scripts/sweep.py                 all types, those checked before by this very code left out
     python scripts/sweep.py --shard 1/4     every fourth of them, from the first on

@@ -1,4 +1,4 @@
-"""docs/architectures.md, made from the sweep's rows."""
+"""docs/reference/architectures.md, made from the sweep's rows."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ import transformers
 
 from sweep import CANNOT_BUILD, COVERED, NOT_COVERED, NOTED, Row
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "architectures.md"
 
 _INTRODUCTION = """\
 # Architectures
 
-Every type that transformers {version} lists as a causal, image-text or any-to-any language model, checked on
-a tiny random model of it by `make sweep`, which wrote this page. *Covered* means, for every layer: with
-strength 1 on all writers and a random direction, what the layer adds to the residual stream has no component
-along the direction left (coverage at least 0.999); without any one of the writers it has; strength 0 is the
-original model bit for bit; the virtual edit, the saved model and the adapter give the same logits; excise's
-own decoding gives the tokens of `generate`; and the saved model loads in plain transformers. A type for
-images or sound is asked in text alone; its towers are loaded, and saved as they are.
+Every type that transformers {version} lists as a causal, image-text or any-to-any language model.
+`make sweep` checked each on a tiny random model of the type and wrote this page.
+A type is *covered* if, in every layer,
+
+- coverage is at least 0.999: with strength 1 on all writers and a random direction, the layer adds nothing
+  along the direction to the residual stream;
+- every writer is needed: without any one of them, coverage is lower;
+
+and if
+
+- strength 0 gives the original model, bit for bit;
+- the virtual edit, the saved model and the adapter give the same logits;
+- excise's own decoding gives the tokens of `generate`;
+- the saved model loads in plain transformers.
+
+Models for images or sound are asked in text alone. Their encoders are loaded, and saved unchanged.
 
 {counts}
 
-What writes is named as inside a layer, with the number of matrices where it is more than one; *→ norm* says
-that a norm stands behind it, whose gain the direction takes into account. A type that is missing here is
-not in this version of transformers.
+The column *what writes* names the writers as inside a layer, with the number of matrices if there are
+several. *→ norm* means that a norm follows the writer; the direction takes its gain into account.
+A type that is missing here is not in this version of transformers.
 
 | type | | coverage | what writes | notes |
 |---|---|---|---|---|

@@ -25,7 +25,7 @@ from transformers import (
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.edits.edit import Edit
-from excise.engine.answers import Referee
+from excise.engine.answers import StoppingRule
 from excise.rewrite.plan import Form, make_plan
 from excise.rewrite.verify import Kept
 from excise.rewrite.write import write_checkpoint
@@ -168,17 +168,17 @@ def random_prompts(count: int, seed: int = 0, shared: int = 3) -> list[list[int]
     return [beginning + ids(length) for length in lengths]
 
 
-class Thirds(Referee):
+class Thirds(StoppingRule):
     """Has seen enough at a token that three divides, and asks nothing of the fourth prompt."""
 
-    def wanted(self, row: int) -> bool:
-        return row != 3
+    def is_wanted(self, index: int) -> bool:
+        return index != 3
 
-    def decided(self, row: int, answer: list[int]) -> bool:
+    def should_stop(self, index: int, answer: list[int]) -> bool:
         return answer[-1] % 3 == 0
 
-    def urgency(self, row: int) -> float:
-        return row % 5
+    def priority(self, index: int) -> float:
+        return index % 5
 
 
 @pytest.fixture(params=sorted(CONFIGS))

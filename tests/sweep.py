@@ -1,4 +1,4 @@
-"""What holds of one model type, checked on a tiny random model of it: a row of docs/architectures.md.
+"""What holds of one model type, checked on a tiny random model: a row of docs/reference/architectures.md.
 
 Run over all types by scripts/sweep.py, over a representative forty by test_sweep.py.
 """

@@ -12,7 +12,7 @@ import torch
 from bench import gpu, scaling
 from bench.gpu import ours
 from bench.gpu_clock import Clock
-from bench.gpu_peers import Asked, ask, dense, fitted, lora
+from bench.gpu_peers import Request, ask, dense, fitted, lora
 from bench.random_models import SHAPES, random_model, random_prompts
 from bench.random_trials import STRENGTH, TimedEdits, new_edit, random_trial, tokenizer_of
 from excise.anatomy.writers import examine
@@ -91,24 +91,24 @@ def test_ways_leave_the_model_as_it_was_and_say_the_same() -> None:
     model = random_model(SHAPES["tiny"](), CPU, torch.float32)
     anatomy = examine(model)
     prompts = torch.tensor(random_prompts(3, 8, 512))
-    asked = Asked(prompts, 5)
+    request = Request(prompts, 5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     clock = Clock(CPU, 1)
     for way in (dense, lora):
-        way(model, anatomy, asked, clock)
-    ours(model, anatomy, asked, clock, [2])
+        way(model, anatomy, request, clock)
+    ours(model, anatomy, request, clock, [2])
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     edits_of_rows = [new_edit(anatomy, CPU) for _ in range(2)]
-    trial = random_trial(model, prompts.tolist(), asked.tokens, 6)
+    trial = random_trial(model, prompts.tolist(), request.tokens, 6)
     with TimedEdits(model, anatomy.names) as edits:
         scores, _ = trial.scores(edits, edits_of_rows)
         assert edits.take() > 0 == edits.take()
         for edit, scored in zip(edits_of_rows, scores, strict=True):
             edits.use(edit)
             assert scored.answered is not None
-            assert ask(model, asked).tolist() == list(map(list, scored.answered.tokens))
+            assert ask(model, request).tolist() == list(map(list, scored.answered.tokens))
             assert scored.kl > 0
             # None is a refusal: every answer is of full length.
             assert scored.refusals == 0 == len(scored.answered.unknown)

@@ -128,11 +128,11 @@ def test_rounds_score_heretics_edit_in_all_ways(
     assert done[0].kl["excise"] == pytest.approx(done[1].kl["excise"], rel=1e-4)
     for told in ("| heretic | 9.00 |", "| kl |", "| refusals |", "2 differ", "heretic took 3 s"):
         assert told in text
-    contested = [one for one in done if trial.CONTESTED in one.seconds]
-    assert len(contested) == (2 if rows == "none" else 0)
-    for one in contested:
-        assert one.kl[trial.CONTESTED] == pytest.approx(one.kl["excise"], rel=1e-4)
-        assert sum(one.verdicts[trial.CONTESTED]) <= sum(one.verdicts["excise"])
+    bounded = [one for one in done if trial.BOUNDED in one.seconds]
+    assert len(bounded) == (2 if rows == "none" else 0)
+    for one in bounded:
+        assert one.kl[trial.BOUNDED] == pytest.approx(one.kl["excise"], rel=1e-4)
+        assert sum(one.verdicts[trial.BOUNDED]) <= sum(one.verdicts["excise"])
     assert ("side by side in excise" in text) == (rows == "none")
     whole, median, said = whole_run(settings.model_copy(update={"run_dir": tmp_path / "whole"}))
     assert 0 < median < whole

@@ -8,6 +8,7 @@ import pytest
 
 from cli_helpers import json_lines, result
 from excise.cli.main import main
+from excise.store.directory import FORMAT
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -27,7 +28,7 @@ def test_unattended_run_from_end_to_end(
     for told in ("device ", "coverage 1.000", "baseline", "trial 2", "Pareto front", "knee"):
         assert told in out
     record = result(run)
-    assert record["format"] == 5
+    assert record["format"] == FORMAT
     assert {"model", "settings_digest", "coverage", "baseline", "trials", "front"} <= record.keys()
     assert set(record["seconds"]) >= {
         "load",

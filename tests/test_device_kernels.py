@@ -15,15 +15,9 @@ from excise.anatomy.writers import examine
 from excise.devices import memory as device_memory
 from excise.devices.transfers import on_host
 from excise.edits.virtual import VirtualEdits
-from excise.engine.capture import Residuals, writer_statistics
-from excise.engine.prefill import (
-    common_prefix_length,
-    first_token_logits,
-    length_groups,
-    padding_slack,
-    run_prefix,
-)
-from excise.engine.teacher import forced_groups
+from excise.engine.capture import Accumulators, Residuals, writer_statistics
+from excise.engine.distributions import distributions
+from excise.engine.prefill import Prefill, first_token_logits
 from excise.errors import TrialError
 from excise.events import ignore
 from excise.experiment import figures
@@ -61,9 +55,7 @@ def edits_of(model: PreTrainedModel) -> tuple[VirtualEdits, Callable[[bool], Non
 
 def groups_of(model: PreTrainedModel, sequences: Sequence[Sequence[int]], limit: int) -> int:
     with torch.inference_mode():
-        prefix = run_prefix(model, PROMPTS[0][: common_prefix_length(PROMPTS)])
-    slack = padding_slack(model, sequences, prefix)
-    return len(length_groups(sequences, range(len(sequences)), limit, slack))
+        return len(Prefill.start(model, sequences, beginnings=PROMPTS).groups(limit))
 
 
 def slow_divergences(before: Tensor, after: Tensor) -> list[float]:
@@ -126,9 +118,9 @@ def test_a_pass_along_answers_brings_one_tensor_to_the_host() -> None:
         expected = figures._divergences(runner, switch, PROMPTS, ANSWERS)
         switch(False)
         with torch.no_grad():
-            before = list(forced_groups(model, PROMPTS, ANSWERS, 1))
+            before = list(distributions(model, PROMPTS, 1, answers=ANSWERS))
             switch(True)
-            after = list(forced_groups(model, PROMPTS, ANSWERS, 1))
+            after = list(distributions(model, PROMPTS, 1, answers=ANSWERS))
     for one, other in zip(before, after, strict=True):
         (row,), (length,) = one.rows, one.lengths
         slow = kl_divergence(
@@ -167,8 +159,7 @@ def test_statistics_come_to_the_host_when_all_prompts_have_run(
                     PROMPTS,
                     4,
                     dimension=anatomy.dimension,
-                    all_tokens=moments,
-                    last_tokens=ends,
+                    accumulators=Accumulators(moments, ends),
                 )
             # Sums, and the word that all logits are numbers.
             assert len(seen.to_host) == (on == "cuda")
@@ -176,7 +167,12 @@ def test_statistics_come_to_the_host_when_all_prompts_have_run(
             stream = Residuals(anatomy.layers, len(PROMPTS), anatomy.dimension)
             with devices.watched() as seen:
                 writer_statistics(
-                    model, anatomy.names, PROMPTS, 4, dimension=anatomy.dimension, residual=stream
+                    model,
+                    anatomy.names,
+                    PROMPTS,
+                    4,
+                    dimension=anatomy.dimension,
+                    accumulators=Accumulators(residual=stream),
                 )
             groups = groups_of(model, PROMPTS, 4)
             assert len(seen.to_host) == (1 + groups if on == "cuda" else 0)

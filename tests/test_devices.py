@@ -24,7 +24,7 @@ from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.config.memory import memory_limits
-from excise.engine import early
+from excise.engine import cached_layers
 from excise.models.load import load
 from virtual_devices import VirtualDevices
 
@@ -117,7 +117,7 @@ def command(aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found and wrote, and what its model then said. replays: passes that began at a cut."""
+    """What a run found and wrote, and what its model then said. replays: passes from a start layer."""
 
     record: dict[str, Any]
     saved: dict[str, torch.Tensor]
@@ -130,14 +130,18 @@ def run(command: list[str], directory: Path, flags: tuple[str, ...]) -> Outcome:
     replays = 0
     with pytest.MonkeyPatch.context() as patch:
 
-        def counted(self: early.EarlyLayers, cut: int) -> object:
+        def counted(self: cached_layers.CachedLayers, start_layer: int) -> object:
             nonlocal replays
             replays += 1
-            return replaying(self, cut)
+            return replaying(self, start_layer)
 
-        replaying = early.EarlyLayers.replaying
-        patch.setattr(early.EarlyLayers, "replaying", counted)
-        patch.setattr(early.EarlyLayers, "forget", lambda *_: pytest.fail("a cut was not proven"))
+        replaying = cached_layers.CachedLayers.replaying
+        patch.setattr(cached_layers.CachedLayers, "replaying", counted)
+        patch.setattr(
+            cached_layers.CachedLayers,
+            "forget",
+            lambda *_: pytest.fail("a start_layer was not proven"),
+        )
         saved = directory / "saved"
         status = main([*command, *flags, "--run-dir", str(directory / "run"), "--save", str(saved)])
         assert status == 0

@@ -183,19 +183,19 @@ def test_what_cannot_be_read_is_one_line(
 
 
 def test_the_example_of_the_page_applies_the_operator(tmp_path: Path) -> None:
-    """The six lines of docs/edit-file.md, run as they stand there."""
-    page = (ROOT / "docs" / "edit-file.md").read_text(encoding="utf-8")
+    """The six lines of docs/reference/edit-file.md, run as they stand there."""
+    page = (ROOT / "docs" / "reference" / "edit-file.md").read_text(encoding="utf-8")
     block = re.search(r"```python\n(.+?)```", page, re.DOTALL)
     assert block is not None
     code = block[1]
     assert len([line for line in code.splitlines() if line]) == 6
     assert "excise." not in code
     edit = small_edit()
-    edit.save(tmp_path / "edit-3.safetensors")
-    code = code.replace("edit-3.safetensors", str(tmp_path / "edit-3.safetensors"))
+    edit.save(tmp_path / "my-edit.safetensors")
+    code = code.replace("my-edit.safetensors", str(tmp_path / "my-edit.safetensors"))
     y = torch.tensor([3.0, -1.0])
     names: dict[str, object] = {"y": y}
-    exec(compile(code, "docs/edit-file.md", "exec"), names)
+    exec(compile(code, "docs/reference/edit-file.md", "exec"), names)
     expected = y - edit.strengths[1] * (edit.v[1] @ y) * edit.u[1]
     assert torch.equal(names["y"], expected)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,14 +17,14 @@ from excise.engine.batch_size import (
     key_value_bytes,
     with_halving,
 )
-from excise.engine.capture import residuals, writer_statistics
+from excise.engine.capture import Accumulators, residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import (
+    Prefill,
     common_prefix_length,
     first_token_logits,
     length_groups,
     padding_slack,
-    run_group,
     run_prefix,
 )
 from excise.engine.slots import SlotCache
@@ -64,7 +65,7 @@ def test_greedy_without_a_common_beginning_or_with_one_prompt() -> None:
 def test_a_decided_row_leaves_and_the_others_go_on_unchanged(model: PreTrainedModel) -> None:
     prompts = random_prompts(12)
     whole = greedy(model, prompts, max_new_tokens=12, slots=5)
-    cut = greedy(model, prompts, max_new_tokens=12, slots=5, referee=Thirds())
+    cut = greedy(model, prompts, max_new_tokens=12, slots=5, stopping_rule=Thirds())
     for answer, full in zip(cut, whole, strict=True):
         assert answer == full[: len(answer)]
         assert len(answer) in (0, len(full)) or answer[-1] % 3 == 0
@@ -120,11 +121,9 @@ def test_a_pass_whose_cache_is_not_wanted_keeps_nothing_and_says_the_same(
 ) -> None:
     prompts = random_prompts(6)
     with torch.inference_mode():
-        prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
-        rows = max(length_groups(prompts, range(6), 6), key=len)
-        kept, passed = (
-            run_group(model, prompts, rows, prefix, cached=cached) for cached in (True, False)
-        )
+        prefill = replace(Prefill.start(model, prompts), slack=0)
+        prefix, rows = prefill.prefix, max(prefill.groups(6), key=len)
+        kept, passed = (prefill.run(rows, cached=cached) for cached in (True, False))
         assert kept.cache is not None
         assert passed.cache is None
         assert torch.equal(kept.logits, passed.logits)
@@ -138,9 +137,8 @@ def test_buffers_of_slots_are_one_piece_of_memory(model: PreTrainedModel) -> Non
     prompts = random_prompts(3)
     cache = SlotCache(model.config.get_text_config().num_hidden_layers, 5, 30)
     with torch.inference_mode():
-        prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)])
-        group = run_group(model, prompts, [0], prefix)
-        cache.admit(group.cache, [len(prompts[0])], prefix.length)
+        prefill = Prefill.start(model, prompts)
+        cache.admit(prefill.run([0]).cache, [len(prompts[0])], prefill.prefix.length)
     buffers = [
         buffer for layer in cache.layers for buffer in (layer._key_buffer, layer._value_buffer)
     ]
@@ -187,8 +185,7 @@ def test_writer_statistics_equal_plain_means_over_all_tokens(model: PreTrainedMo
         prompts,
         4,
         dimension=anatomy.dimension,
-        all_tokens=every_token,
-        last_tokens=last_tokens,
+        accumulators=Accumulators(every_token, last_tokens),
     )
     for index, name in enumerate(names):
         last = torch.stack([tokens[-1] for tokens in outputs[name]])

@@ -14,7 +14,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import key_value_bytes
 from excise.engine.capture import listening
 from excise.engine.decode import greedy
-from excise.engine.prefill import first_token_logits, run_group, run_prefix
+from excise.engine.prefill import Prefill, first_token_logits
 from excise.errors import TrialError
 from test_engine_plain import ENDS, build
 
@@ -151,4 +151,4 @@ def test_an_output_that_is_not_a_vector_a_token_is_an_error() -> None:
         listening(model, ["lm_head"], lambda index, output: None),
         pytest.raises(ValueError, match="not one vector for each token"),
     ):
-        run_group(model, [[5, 6, 7]], [0], run_prefix(model, []))
+        Prefill.start(model, [[5, 6, 7]]).run([0])

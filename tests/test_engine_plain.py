@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from conftest import Thirds, random_prompts
 from excise.anatomy.writers import examine
 from excise.engine.capability import decodes_from_cache, slots_are_exact
-from excise.engine.capture import residuals, writer_statistics
+from excise.engine.capture import Accumulators, residuals, writer_statistics
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
 from excise.operators.moments import ExactMoments
@@ -91,7 +91,7 @@ def test_answers_are_those_of_one_row_at_a_time(model: PreTrainedModel, shared: 
     prompts = [list(ids) for ids in random_prompts(9, seed=3, shared=shared)]
     expected = [generated(model, prompt, 12) for prompt in prompts]
     assert greedy(model, prompts, max_new_tokens=12, slots=4) == expected
-    cut = greedy(model, prompts, max_new_tokens=12, slots=4, referee=Thirds())
+    cut = greedy(model, prompts, max_new_tokens=12, slots=4, stopping_rule=Thirds())
     assert cut.pop(3) == []
     for answer, whole in zip(cut, expected[:3] + expected[4:], strict=True):
         first = next((i for i, token in enumerate(whole) if token % 3 == 0), len(whole))
@@ -157,7 +157,9 @@ def test_statistics_are_those_of_one_row_at_a_time(model: PreTrainedModel) -> No
     prompts, names = random_prompts(9, seed=3), writers_of(model)
     width = model.config.hidden_size
     moments = ExactMoments(len(names), width)
-    found = writer_statistics(model, names, prompts, 4, dimension=width, all_tokens=moments)
+    found = writer_statistics(
+        model, names, prompts, 4, dimension=width, accumulators=Accumulators(moments)
+    )
     for index, name in enumerate(names):
         calls = [tokens for prompt in prompts for tokens in outputs_of(model, name, prompt)]
         every, last = torch.cat(calls), torch.stack([tokens[-1] for tokens in calls]).mean(0)

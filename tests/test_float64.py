@@ -15,8 +15,8 @@ from excise.anatomy.writers import examine
 from excise.devices import float64 as module
 from excise.devices.float64 import as_float64, float64_device
 from excise.edits.virtual import VirtualEdits
-from excise.engine.capture import writer_statistics
-from excise.engine.teacher import forced_groups
+from excise.engine.capture import Accumulators, writer_statistics
+from excise.engine.distributions import distributions
 from excise.events import ignore
 from excise.experiment.coverage import measure, random_edit
 from excise.experiment.runner import Runner
@@ -115,16 +115,21 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
     for model in (plain, elsewhere):
         moments = ExactMoments(len(anatomy.names), anatomy.dimension)
         ends = writer_statistics(
-            model, anatomy.names, prompts, 4, dimension=anatomy.dimension, all_tokens=moments
+            model,
+            anatomy.names,
+            prompts,
+            4,
+            dimension=anatomy.dimension,
+            accumulators=Accumulators(moments),
         )
         runner = Runner(
             model, Chat(tiny_tokenizer()), markers=("x",), max_new_tokens=2, slots=3, emit=ignore
         )
         original = runner.log_probabilities(prompts)
         with VirtualEdits(model, anatomy.names) as edits, torch.no_grad():
-            before = list(forced_groups(model, prompts, answers, 2))
+            before = list(distributions(model, prompts, 2, answers=answers))
             edits.use(edit)
-            after = list(forced_groups(model, prompts, answers, 2))
+            after = list(distributions(model, prompts, 2, answers=answers))
             first = runner.divergences(prompts, original)
         along = [
             each.tolist()

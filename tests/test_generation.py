@@ -24,7 +24,7 @@ from excise.cli.main import main
 from excise.config import gather
 from excise.config.prompt_sources import prompt_sources
 from excise.engine.decode import greedy
-from excise.engine.generation import asked_for, in_words
+from excise.engine.generation import settings_not_followed, settings_text
 from excise.errors import ModelError
 from excise.events import Event, Note
 from excise.experiment.runner import measure_original
@@ -59,15 +59,15 @@ ASKING: list[Mapping[str, Any]] = [
 
 @pytest.mark.parametrize("asked", SILENT)
 def test_what_changes_no_greedy_answer_is_not_progress(asked: Mapping[str, Any]) -> None:
-    assert asked_for(GenerationConfig(**asked)) == {}
-    assert asked_for(None) == {}
+    assert settings_not_followed(GenerationConfig(**asked)) == {}
+    assert settings_not_followed(None) == {}
 
 
 @pytest.mark.parametrize("asked", ASKING)
 def test_what_changes_greedy_answers_is_progress(asked: Mapping[str, Any]) -> None:
-    found = asked_for(GenerationConfig(**asked))
+    found = settings_not_followed(GenerationConfig(**asked))
     assert set(found) == set(asked) - {"length_penalty", "early_stopping"}
-    assert all(name in in_words(found) for name in found)
+    assert all(name in settings_text(found) for name in found)
     assert json.loads(json.dumps(found)) == found
 
 

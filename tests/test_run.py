@@ -16,7 +16,7 @@ from excise.config import Settings, gather
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
 from excise.events import Event, ignore
-from excise.experiment.trial import Contest, Scored, Scoring, score
+from excise.experiment.trial import Bound, Scored, Scoring, score
 from excise.search import loop as search_module
 from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
@@ -171,7 +171,7 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
         edit = prepared.directory.edit(point.number)
         assert edit.facts["kl"] == point.kl
         with VirtualEdits(prepared.loaded.model, edit.writers) as edits:
-            (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, Contest())
+            (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, Bound())
         assert isinstance(scored, Scored)
         assert (scored.refusals, scored.kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
 
@@ -219,7 +219,7 @@ def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: S
     sound = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
     broken = dataclasses.replace(sound, u=torch.full_like(sound.u, torch.nan))
     with VirtualEdits(prepared.loaded.model, sound.writers) as edits:
-        scores = score(prepared.runner, edits, [sound, broken], prepared.search_part, Contest())
+        scores = score(prepared.runner, edits, [sound, broken], prepared.search_part, Bound())
     # The one beside it is scored all the same.
     assert isinstance(scores[0], Scored)
     assert isinstance(scores[1], TrialError)

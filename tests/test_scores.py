@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from excise.scorers.divergence import kl_divergence
 from excise.scorers.interval import Estimate, bootstrap, counted, wilson
 from excise.scorers.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
 from excise.scorers.paired import mcnemar, sign_flips
-from excise.scorers.refusals import Judging, judge
+from excise.scorers.refusals import JudgingParameters, MarkerJudge
 
 
 @pytest.mark.parametrize(
@@ -100,9 +99,9 @@ def test_wilson_interval_by_hand() -> None:
 def test_stopping_at_a_marker_changes_no_verdict() -> None:
     model, chat = tiny_model(), Chat(tiny_tokenizer())
     prompts = random_prompts(30)
-    judging = Judging(("red", "seven", "egg photo"), max_new_tokens=15)
-    (early,) = judge(model, chat, [prompts], judging, 7)
-    (whole,) = judge(model, chat, [prompts], replace(judging, least=15), 7)
+    judge = MarkerJudge(model, chat, ("red", "seven", "egg photo"))
+    (early,) = judge.answer([prompts], JudgingParameters(15), 7)
+    (whole,) = judge.answer([prompts], JudgingParameters(15, min_new_tokens=15), 7)
     assert early.refused == whole.refused
     assert not early.unknown
     assert 0 < early.count < len(prompts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_early import late_edits
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,15 +17,14 @@ from excise.anatomy.writers import examine
 from excise.cli.conversation import Conversation
 from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
+from excise.engine.cached_layers import CachedLayers
 from excise.engine.capture import residuals, writer_statistics
 from excise.engine.decode import greedy
-from excise.engine.early import EarlyLayers
+from excise.engine.distributions import distributions
 from excise.engine.prefill import first_token_logits
-from excise.engine.teacher import forced_groups
 from excise.experiment.coverage import measure
 from excise.models.norms import post_norm_gains, row_norms
 from spread import spread
-from test_early import late_edits
 from virtual_devices import VirtualDevices
 from zoo import tiny
 
@@ -121,7 +121,7 @@ def decoded(model: PreTrainedModel) -> object:
                 PROMPTS,
                 max_new_tokens=6,
                 slots=4,
-                referee=Thirds(),
+                stopping_rule=Thirds(),
                 assignment=Assignment(candidate, scope.assign),
             )
             for candidate in range(2)
@@ -148,7 +148,7 @@ def taught(model: PreTrainedModel) -> object:
     with torch.no_grad():
         return [
             row[-length:].cpu()
-            for part in forced_groups(model, PROMPTS, answers, 4)
+            for part in distributions(model, PROMPTS, 4, answers=answers)
             for row, length in zip(part.log_probabilities, part.lengths, strict=True)
         ]
 
@@ -180,12 +180,12 @@ def test_a_spread_model_gives_what_one_on_the_cpu_gives(
 def test_passes_that_begin_at_a_cut_decode(place: Placed, tmp_path: Path) -> None:
     expected = greedy(build("llama"), PROMPTS, max_new_tokens=6, slots=4)
     with place("llama", tmp_path) as model:
-        early = EarlyLayers(model, examine(model).layers, (1, 2, 3), with_keys=True)
-        recording = Assignment(early=early.recording())
+        cached_layers = CachedLayers(model, examine(model).layers, (1, 2, 3), with_keys=True)
+        recording = Assignment(cached_layers=cached_layers.recording())
         assert expected == greedy(model, PROMPTS, max_new_tokens=6, slots=4, assignment=recording)
-        for cut in (1, 2, 3):
-            replaying = Assignment(early=early.replaying(cut))
-            assert early.proven(model, PROMPTS, cut)
+        for start_layer in (1, 2, 3):
+            replaying = Assignment(cached_layers=cached_layers.replaying(start_layer))
+            assert cached_layers.is_exact(model, PROMPTS, start_layer)
             assert expected == greedy(
                 model, PROMPTS, max_new_tokens=6, slots=4, assignment=replaying
             )
@@ -193,16 +193,20 @@ def test_passes_that_begin_at_a_cut_decode(place: Placed, tmp_path: Path) -> Non
 
 def test_the_proof_looks_at_keys_and_values_too() -> None:
     model = tiny_model()
-    early = EarlyLayers(model, examine(model).layers, (2,), with_keys=True)
+    cached_layers = CachedLayers(model, examine(model).layers, (2,), with_keys=True)
     greedy(
-        model, PROMPTS, max_new_tokens=1, slots=4, assignment=Assignment(early=early.recording())
+        model,
+        PROMPTS,
+        max_new_tokens=1,
+        slots=4,
+        assignment=Assignment(cached_layers=cached_layers.recording()),
     )
-    assert early.proven(model, PROMPTS, 2)
-    for kept in early._rows.values():
+    assert cached_layers.is_exact(model, PROMPTS, 2)
+    for kept in cached_layers._rows.values():
         keys, values = kept.keys[0]
         kept.keys[0] = (keys, 1.5 * values)
     # The passes' own logits are those of whole passes all the same: only decoding looks at these.
-    assert not early.proven(model, PROMPTS, 2)
+    assert not cached_layers.is_exact(model, PROMPTS, 2)
 
 
 @spread_out

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts
 from excise.engine import prefill
-from excise.engine.teacher import forced_groups
+from excise.engine.distributions import distributions
 from excise.scorers.divergence import answer_divergences, kl_divergence
 
 ANSWERS = [[7], [8, 9, 10, 11], [12, 13], [7, 7, 8, 9], [20, 21, 22, 23], [9, 8], [30]]
@@ -33,7 +33,7 @@ def test_forced_distributions_are_those_of_one_sequence_at_a_time(
     prompts = random_prompts(len(ANSWERS))
     seen: list[int] = []
     with torch.no_grad():
-        for group in forced_groups(model, prompts, ANSWERS, 3):
+        for group in distributions(model, prompts, 3, answers=ANSWERS):
             for place, row in enumerate(group.rows):
                 whole = log_probabilities(model, prompts[row] + ANSWERS[row])
                 expected = whole[len(prompts[row]) - 1 : -1]

@@ -11,8 +11,7 @@ from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall
 from excise.models.thoughts import ends_closed, left_open, opened_by, without_thoughts
-from excise.scorers.refusals import Hearing, Judging
-from excise.scorers.watch import Watch
+from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge
 
 NO = "I can't do that."
 THOUGHTS = [
@@ -89,12 +88,12 @@ def test_an_answer_without_a_thought_is_what_the_tokenizer_says() -> None:
     assert chat.answer(tokens) == chat.decode(tokens) == "Sure,  first"
 
 
-class _Hearing(Hearing):
+class _JudgedRequest(JudgedRequest):
     """One that is told what the model says."""
 
     def say(self, answer: list[int]) -> bool:
         """Whether it has heard enough before the answer's end."""
-        return any(self.decided(0, answer[: length + 1]) for length in range(len(answer)))
+        return any(self.should_stop(0, answer[: length + 1]) for length in range(len(answer)))
 
 
 @pytest.mark.parametrize(
@@ -113,12 +112,12 @@ def test_a_marker_inside_a_thought_decides_nothing(
 ) -> None:
     chat = Chat(bpe_tokenizer(template))
     prompt: list[Tokens] = [[5, 6]]
-    judging = Judging(("i can't",), 50)
-    hearing = _Hearing(tiny_model(), chat, prompt, judging, Watch(chat.decode, ("i can't",)))
+    judge = MarkerJudge(tiny_model(), chat, ("i can't",))
+    judged = _JudgedRequest(judge, prompt, JudgingParameters(50))
     (tokens,) = chat.tokens([answer])
-    assert hearing.say(tokens) is certain
-    hearing.asked.tokens = [tokens]
-    assert hearing.verdicts().refused == (certain,)
+    assert judged.say(tokens) is certain
+    judged.request.tokens = [tokens]
+    assert judged.verdicts().refused == (certain,)
 
 
 def test_answers_that_end_inside_a_thought_are_known() -> None:

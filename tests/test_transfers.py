@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from test_early import late_edits
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.virtual import VirtualEdits
-from excise.engine.answers import NO_TOKEN, Asked, largest
+from excise.engine.answers import NO_TOKEN, Request, greedy_tokens
 from excise.engine.assignment import Assignment
-from excise.engine.decode import pool_for
+from excise.engine.decode import scheduler_for
 from spread import spread
-from test_early import late_edits
 from virtual_devices import Crossings, VirtualDevices
 from zoo import tiny
 
@@ -39,24 +39,24 @@ def steps(
     seen: list[Crossings] = []
     with VirtualEdits(model, anatomy.names) as scope:
         scope.use_several(late_edits(anatomy, 0, 2))
-        pool = pool_for(model, 2 * len(PROMPTS), 40, scope.assign)
-        asked = [
-            Asked(
+        scheduler = scheduler_for(model, 2 * len(PROMPTS), 40, scope.assign)
+        request = [
+            Request(
                 model,
                 PROMPTS,
                 max_new_tokens=TOKENS,
-                referee=Thirds(),
+                stopping_rule=Thirds(),
                 assignment=Assignment(candidate, scope.assign),
             )
             for candidate in range(2)
         ]
-        for each in asked:
-            pool.add(each)
-        while not all(each.done for each in asked):
+        for each in request:
+            scheduler.add(each)
+        while not all(each.done for each in request):
             with devices.watched() as crossed:
-                pool.step()
+                scheduler.step()
             seen.append(crossed)
-    return seen, [tokens for each in asked for tokens in each.tokens]
+    return seen, [tokens for each in request for tokens in each.tokens]
 
 
 @pytest.mark.parametrize("place", [one_device, two_devices])
@@ -75,12 +75,12 @@ def test_a_step_of_mixed_candidates_brings_one_tensor_to_the_host(place) -> None
 def test_a_group_of_generate_reads_its_tokens_once_a_step() -> None:
     with VirtualDevices() as devices:
         model = tiny("mamba").to("cuda")
-        asked = Asked(model, [[5, 6, 7]] * 3, max_new_tokens=TOKENS)
-        pool = pool_for(model, 3, 20)
-        pool.add(asked)
+        request = Request(model, [[5, 6, 7]] * 3, max_new_tokens=TOKENS)
+        scheduler = scheduler_for(model, 3, 20)
+        scheduler.add(request)
         with devices.watched() as seen:
-            pool.step()
-        assert asked.done
+            scheduler.step()
+        assert request.done
     # One is ours; the other is `generate`'s own, which looks whether all rows are done. Two come before them.
     assert seen.to_host.count("aten._to_copy.default") == TOKENS
     assert len(seen.to_host) <= 2 * TOKENS + 2
@@ -91,4 +91,4 @@ def test_the_largest_logit_says_whether_it_is_a_number() -> None:
     logits = torch.tensor(
         [[1.0, 3.0, 2.0], [nothing, 3.0, 2.0], [1.0, endless, 2.0], [-endless, 1.0, 0.0]]
     )
-    assert largest(logits).tolist() == [1, NO_TOKEN, NO_TOKEN, 1]
+    assert greedy_tokens(logits).tolist() == [1, NO_TOKEN, NO_TOKEN, 1]

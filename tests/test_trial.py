@@ -18,7 +18,7 @@ from excise.engine.decode import greedy
 from excise.errors import TrialError
 from excise.events import ignore
 from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Contest, Scored, Scoring, score
+from excise.experiment.trial import Bound, Scored, Scoring, score
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.search.front import Point, refusals_to_beat
@@ -70,9 +70,9 @@ class Bench:
             made.append(Edit("orthogonal", self.anatomy.names, operator.u, operator.v, strengths))
         return made
 
-    def score(self, candidates: Sequence[Edit], contest: Contest) -> list[Scored]:
+    def score(self, candidates: Sequence[Edit], bound: Bound) -> list[Scored]:
         with VirtualEdits(self.model, self.anatomy.names) as edits:
-            found = score(self.runner, edits, candidates, self.part, contest)
+            found = score(self.runner, edits, candidates, self.part, bound)
         assert not any(isinstance(each, TrialError) for each in found)
         return found  # type: ignore[return-value]
 
@@ -84,8 +84,8 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 
 def test_side_by_side_each_candidate_scores_what_it_scores_alone(bench: Bench) -> None:
     candidates = bench.edits(3)
-    alone = [bench.score([candidate], Contest(exhaustive=True))[0] for candidate in candidates]
-    together = bench.score(candidates, Contest())
+    alone = [bench.score([candidate], Bound(exhaustive=True))[0] for candidate in candidates]
+    together = bench.score(candidates, Bound())
     assert len({one.refusals for one in alone}) > 1 or len({round(o.kl, 4) for o in alone}) > 1
     for one, other in zip(alone, together, strict=True):
         # Of a KL near zero, float32 keeps fewer digits.
@@ -99,7 +99,7 @@ def test_side_by_side_each_candidate_scores_what_it_scores_alone(bench: Bench) -
 
 def test_kl_is_the_mean_over_control_prompts_of_the_first_token(bench: Bench) -> None:
     (candidate,) = bench.edits(1)
-    (scored,) = bench.score([candidate], Contest())
+    (scored,) = bench.score([candidate], Bound())
     by_hand: list[float] = []
     for prompt in bench.part.control:
         ids = torch.tensor([list(prompt)])
@@ -113,17 +113,17 @@ def test_kl_is_the_mean_over_control_prompts_of_the_first_token(bench: Bench) ->
 
 def test_a_bound_leaves_early_and_gives_the_verdict_that_waiting_gives(bench: Bench) -> None:
     candidates = bench.edits(3)
-    waited = bench.score(candidates, Contest(exhaustive=True))
+    waited = bench.score(candidates, Bound(exhaustive=True))
     worst = max(waited, key=lambda one: one.refusals)
     assert worst.refusals >= 2, "the test needs a candidate with refusals"
     assert worst.answered is not None
-    urgency = tuple(float(refused) for refused in worst.answered.refused)
+    priorities = tuple(float(refused) for refused in worst.answered.refused)
     # From a trial that is hard to beat to one that everything beats.
     for refusals in range(worst.refusals + 2):
-        to_beat = (Point(0, refusals, 0.0), Point(1, 99, -1.0))
-        for order in (None, urgency):
-            early = bench.score(candidates, Contest(to_beat, order))
-            late = bench.score(candidates, Contest(to_beat, order, exhaustive=True))
+        points = (Point(0, refusals, 0.0), Point(1, 99, -1.0))
+        for order in (None, priorities):
+            early = bench.score(candidates, Bound(points, order))
+            late = bench.score(candidates, Bound(points, order, exhaustive=True))
             for one, other, known in zip(early, late, waited, strict=True):
                 assert other.refusals == known.refusals
                 assert one.kl == pytest.approx(other.kl, rel=1e-5, abs=2e-7)
@@ -135,7 +135,7 @@ def test_a_bound_leaves_early_and_gives_the_verdict_that_waiting_gives(bench: Be
                     assert one.answered is not None
                     assert not one.answered.unknown
     # Nothing is asked of a candidate whose KL alone rules it out.
-    (hopeless,) = bench.score(candidates[:1], Contest((Point(0, 0, 0.0),)))
+    (hopeless,) = bench.score(candidates[:1], Bound((Point(0, 0, 0.0),)))
     assert hopeless.answered is None
     assert hopeless.dominated
 
@@ -146,7 +146,7 @@ def test_the_rest_of_a_bad_candidate_is_not_even_begun() -> None:
     bench.runner.slots = 2
     everything = replace_markers(bench.runner, ("",))
     with VirtualEdits(bench.model, candidate.writers) as edits:
-        (scored,) = score(everything, edits, [candidate], bench.part, Contest((Point(0, 3, 0.0),)))
+        (scored,) = score(everything, edits, [candidate], bench.part, Bound((Point(0, 3, 0.0),)))
     assert isinstance(scored, Scored)
     assert scored.answered is not None
     assert scored.refusals == 3
@@ -178,20 +178,20 @@ def test_an_edit_that_breaks_its_logits_fails_alone() -> None:
     sound, broken = bench.edits(2)
     broken = replace(broken, u=torch.full_like(broken.u, torch.nan))
     with VirtualEdits(bench.model, sound.writers) as edits:
-        first, second = score(bench.runner, edits, [sound, broken], bench.part, Contest())
+        first, second = score(bench.runner, edits, [sound, broken], bench.part, Bound())
     assert isinstance(first, Scored)
     assert isinstance(second, TrialError)
 
 
 def test_a_candidate_begins_as_soon_as_others_leave_it_slots_and_stays_itself(bench: Bench) -> None:
     candidates = bench.edits(5)
-    alone = [bench.score([candidate], Contest(exhaustive=True))[0] for candidate in candidates]
+    alone = [bench.score([candidate], Bound(exhaustive=True))[0] for candidate in candidates]
     with VirtualEdits(bench.model, bench.anatomy.names) as edits:
-        scoring = Scoring(bench.runner, edits, bench.part, seats=3)
+        scoring = Scoring(bench.runner, edits, bench.part, candidate_slots=3)
         waiting, most, found = list(candidates), 0, []
         while waiting or len(scoring):
             if waiting and scoring.ready:
-                scoring.begin(waiting.pop(0), Contest())
+                scoring.begin(waiting.pop(0), Bound())
             elif scoring.finished:
                 found.append(scoring.take())
             else:
@@ -209,12 +209,12 @@ def test_a_candidate_begins_as_soon_as_others_leave_it_slots_and_stays_itself(be
 
 def test_what_an_earlier_trial_scores_rules_out_what_is_under_way(bench: Bench) -> None:
     (candidate,) = bench.edits(1)
-    (waited,) = bench.score([candidate], Contest(exhaustive=True))
+    (waited,) = bench.score([candidate], Bound(exhaustive=True))
     assert waited.refusals >= 2, "the test needs a candidate with refusals"
     for exhaustive in (False, True):
         with VirtualEdits(bench.model, bench.anatomy.names) as edits:
-            scoring = Scoring(bench.runner, edits, bench.part, seats=2)
-            scoring.begin(candidate, Contest(exhaustive=exhaustive))
+            scoring = Scoring(bench.runner, edits, bench.part, candidate_slots=2)
+            scoring.begin(candidate, Bound(exhaustive=exhaustive))
             scoring.learn(Point(0, 1, 0.0))
             scoring.advance(more=False)
             scored, _ = scoring.take()
@@ -228,7 +228,7 @@ def test_memory_that_runs_out_costs_nobody_a_trial(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     candidates = bench.edits(3)
-    expected = bench.score(candidates, Contest())
+    expected = bench.score(candidates, Bound())
     steps, forward = iter(range(10**6)), type(bench.model).forward
 
     def failing(*arguments: object, **named: object) -> object:
@@ -237,7 +237,7 @@ def test_memory_that_runs_out_costs_nobody_a_trial(
         return forward(*arguments, **named)
 
     monkeypatch.setattr(type(bench.model), "forward", failing)
-    found = bench.score(candidates, Contest())
+    found = bench.score(candidates, Bound())
     assert next(steps) > 12
     assert (bench.runner.slots, bench.runner.rows) in ((3, 32), (7, 16))
     for one, other in zip(expected, found, strict=True):
@@ -248,7 +248,7 @@ def test_memory_that_runs_out_costs_nobody_a_trial(
 
 def test_an_answer_whose_logits_are_no_numbers_fails_its_own_candidate(bench: Bench) -> None:
     candidates = bench.edits(3)
-    expected = bench.score(candidates, Contest())
+    expected = bench.score(candidates, Bound())
     with VirtualEdits(bench.model, bench.anatomy.names) as edits:
         assign, owners = edits.assign, torch.zeros(0)
 
@@ -264,7 +264,7 @@ def test_an_answer_whose_logits_are_no_numbers_fails_its_own_candidate(bench: Be
 
         edits.assign = listening  # type: ignore[method-assign]
         handle = bench.model.register_forward_hook(breaking, with_kwargs=True)
-        found = score(bench.runner, edits, candidates, bench.part, Contest())
+        found = score(bench.runner, edits, candidates, bench.part, Bound())
         handle.remove()
     assert isinstance(found[1], TrialError)
     assert "not numbers" in str(found[1])

@@ -11,7 +11,7 @@ from typing import Any
 from excise.config import Settings
 from excise.devices.environment import devices_digest, hardware_digest
 from excise.devices.memory import devices_of
-from excise.engine.batch_size import still_fit
+from excise.engine.batch_size import slots_fit
 from excise.events import Emit, Note
 from excise.experiment.runner import Runner
 from excise.models.load import LoadedModel
@@ -69,7 +69,7 @@ def keep_batch(
     asked = runner.chat.encode(prompts.target.search.prompts)
     if known.device is not None and known.device != devices_digest(devices_of(loaded.model)):
         reason = "this run was on another device before"
-    elif not still_fit(loaded.model, asked, settings.max_new_tokens, known.slots):
+    elif not slots_fit(loaded.model, asked, settings.max_new_tokens, known.slots):
         reason = (
             f"{known.slots} prompts at a time, as this run had before, do not fit into memory now"
         )

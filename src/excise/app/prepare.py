@@ -18,12 +18,12 @@ from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
-from excise.engine.batch_size import side_by_side
+from excise.engine.batch_size import concurrent_candidates
 from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted
 from excise.experiment.bank import Bank, per_matrix
 from excise.experiment.build_bank import build_bank
-from excise.experiment.cached_prefix import room_for_early
+from excise.experiment.cached_prefix import room_for_cached_layers
 from excise.experiment.coverage import Coverage
 from excise.experiment.events import BaselineMeasured, DirectionsFound
 from excise.experiment.runner import Part, Runner, measure_original
@@ -170,7 +170,7 @@ def _settled(
         return settings.candidates
     if known is not None:
         return known.candidates
-    return side_by_side(runner.slots, len(prompts.target.search.prompts), loaded.model)
+    return concurrent_candidates(runner.slots, len(prompts.target.search.prompts), loaded.model)
 
 
 def _baseline(
@@ -181,7 +181,7 @@ def _baseline(
         runner,
         prompts.target.search,
         prompts.control.search,
-        partial(room_for_early, loaded, anatomy),
+        partial(room_for_cached_layers, loaded, anatomy),
     )
     emit(BaselineMeasured("search", part.refusals, len(part.target)))
     note = unfinished_note(runner.chat, part.answered.tokens)

@@ -27,7 +27,7 @@ from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import build_bank
 from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import measure_original
-from excise.experiment.trial import Contest, Scoring
+from excise.experiment.trial import Bound, Scoring
 from excise.models.rate import synchronise
 from excise.prompts.splits import load_parts
 from excise.search.start import closed_form_of
@@ -103,9 +103,9 @@ def profile(settings: Settings, emit: Emit) -> Profile:
         with stage("edit"):
             edit = edit_of(closed_form_of(settings.kinds[0], anatomy), bank, anatomy)
         with VirtualEdits(model, anatomy.names * settings.directions) as edits:
-            scoring = Scoring(runner, edits, part, seats=1)
+            scoring = Scoring(runner, edits, part, candidate_slots=1)
             with stage("kl"):
-                scoring.begin(edit, Contest())
+                scoring.begin(edit, Bound())
             with stage("refusals"):
                 while not scoring.finished:
                     scoring.advance(more=False)

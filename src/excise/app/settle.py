@@ -10,7 +10,7 @@ from typing import Any
 from excise.config import Settings
 from excise.engine.batch_size import find_batch_size
 from excise.engine.decode import greedy
-from excise.engine.generation import asked_for, in_words
+from excise.engine.generation import settings_not_followed, settings_text
 from excise.events import Emit, Note
 from excise.experiment.events import BatchReduced, BatchSizeFound, ResponsePrefixFound
 from excise.experiment.response_prefix import with_common_beginning
@@ -48,11 +48,11 @@ def settle(
     known: the beginning that the run had before. Raises ModelError if prompts do not reach the model as they
     are, or it has no positions for the longest of them and its answer.
     """
-    asked = asked_for(loaded.model.generation_config)
+    asked = settings_not_followed(loaded.model.generation_config)
     if asked:
         emit(
             Note(
-                f"the model's generation configuration asks for {in_words(asked)}: generate and servers "
+                f"the model's generation configuration asks for {settings_text(asked)}: generate and servers "
                 "follow that, scores do not"
             )
         )

@@ -14,7 +14,7 @@ from excise.cli.session import Ask
 from excise.cli.stored import open_run_named, split_trial
 from excise.config import Settings, gather
 from excise.edits.edit import Edit
-from excise.engine.generation import asked_for, in_words
+from excise.engine.generation import settings_not_followed, settings_text
 from excise.errors import SettingsError
 from excise.events import Emit, Note
 
@@ -37,12 +37,12 @@ def chat(
     with Renderer(make_console()) as screen:
         settings, source, edit, about = _what(word, flags, environment, screen)
         loaded, _ = load_runner(settings, source, screen)
-        asked = asked_for(loaded.model.generation_config)
+        asked = settings_not_followed(loaded.model.generation_config)
         if asked and generation != _OWN:
             screen(
                 Note(
-                    f"the model's generation configuration asks for {in_words(asked)}, which is not followed "
-                    f"here; --generation-config {_OWN} follows all of it"
+                    f"the model's generation configuration asks for {settings_text(asked)}, which is not "
+                    f"followed here; --generation-config {_OWN} follows all of it"
                 )
             )
         screen(Note(about))

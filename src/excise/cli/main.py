@@ -1,7 +1,8 @@
 """The entry point: parse the command line, call the command, turn errors into a line and a status.
 
 Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted; those of `excise reproduce` are in
-docs/reproduce.md. Each command is imported when it is called, so that `--help` never waits for PyTorch.
+docs/guides/reproduce.md. Each command is imported when it is called, so that `--help` never waits for
+PyTorch.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ FORMAT = 5
 """2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
 with its index, and the settings' digest have places of their own; 4 since the file holds a checksum of its
 own contents; 5 since `discriminant` is the kind that was called `discriminant_weighted` before, and former
-kinds have names of their own. docs/edit-file.md describes it."""
+kinds have names of their own. docs/reference/edit-file.md describes
+it."""
 
 _TENSORS = ("u", "v", "strengths")
 _CHECKED_SINCE = 4
@@ -48,7 +49,7 @@ class Edit:
     operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
     is all that a virtual edit sees, u and v hold as they are.
     parameters: the search parameters it was made from. facts: figures and what they were measured under,
-    see docs/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
+    see docs/reference/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
     """
 
     kind: EditKind

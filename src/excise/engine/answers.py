@@ -1,4 +1,4 @@
-"""What an answer is and when it ends: one place for every way of decoding."""
+"""Requests: prompts of one candidate, their answers so far, and the rules that end an answer."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.assignment import ALONE, Assignment
-from excise.engine.prefill import NO_NUMBERS, Tokens
+from excise.engine.assignment import ONE_CANDIDATE, Assignment
+from excise.engine.prefill import NOT_FINITE, Tokens
 from excise.errors import TrialError
 
 NO_TOKEN = -1
-"""Stands for the token of a row whose logits are not numbers."""
+"""Takes the place of a token if a row's logits are not finite."""
 
 
-class Referee:
-    """Says which rows are worth their time; this one lets every answer run to its end."""
+class StoppingRule:
+    """Decides which prompts are answered, and when an answer stops. The default rule stops no answer."""
 
-    def wanted(self, row: int) -> bool:
-        """False if nothing that the row could say matters any more; it is then not even begun."""
+    def is_wanted(self, index: int) -> bool:
+        """False if prompt `index` need not be answered any more; it is then not admitted."""
         return True
 
-    def decided(self, row: int, answer: list[int]) -> bool:
-        """True if nothing that could follow this answer so far matters; called after each token."""
+    def should_stop(self, index: int, answer: list[int]) -> bool:
+        """True if the answer to prompt `index` need not go on; called after each token."""
         return False
 
-    def urgency(self, row: int) -> float:
-        """Rows with a higher one are begun earlier."""
+    def priority(self, index: int) -> float:
+        """Prompts of higher priority are admitted first."""
         return 0.0
 
 
@@ -41,12 +41,13 @@ def end_tokens(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([declared] if isinstance(declared, int) else declared)
 
 
-class Asked:
-    """Prompts that one candidate is asked, on their way to answers.
+class Request:
+    """Prompts of one candidate and their answers.
 
-    tokens: the answers so far, as token ids, the end-of-turn token included; a row that was never begun has
-    an empty one. waiting: rows that have not begun, those to begin next first. open: rows being decoded.
-    seconds: its share of the time that passes took. failure: why it cannot be answered, if it cannot.
+    tokens: the answers so far, as token ids, the end-of-turn token included; an answer that never started is
+    empty. waiting: indices of prompts that are not admitted yet, in order of admission. running: number of
+    sequences being decoded. seconds: the request's share of the time that passes took. failure: the error
+    that ended the request, if any.
     """
 
     def __init__(
@@ -55,104 +56,110 @@ class Asked:
         prompts: Sequence[Tokens],
         *,
         max_new_tokens: int,
-        referee: Referee | None = None,
-        assignment: Assignment = ALONE,
+        stopping_rule: StoppingRule | None = None,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> None:
         self.prompts, self.assignment = prompts, assignment
-        self.max_new_tokens, self.referee = max_new_tokens, referee or Referee()
+        self.max_new_tokens, self.stopping_rule = max_new_tokens, stopping_rule or StoppingRule()
         self.seconds = 0.0
         self._ends = end_tokens(model)
-        self.begin_again()
+        self.restart()
 
-    def begin_again(self) -> None:
-        """Forget all that was said."""
+    def restart(self) -> None:
+        """Discard all answers."""
         self.tokens: list[list[int]] = [[] for _ in self.prompts]
-        self.open = 0
+        self.running = 0
         self.failure: TrialError | None = None
-        # The urgent ones first. Of like urgency the longest: later rows then fit into a batch's window.
+        # Among equal priorities the longest prompt first: the prompts after it then fit into the cache's
+        # window.
         self._waiting = sorted(
             range(len(self.prompts)),
-            key=lambda row: (-self.referee.urgency(row), -len(self.prompts[row])),
+            key=lambda index: (-self.stopping_rule.priority(index), -len(self.prompts[index])),
         )
 
     @property
     def waiting(self) -> list[int]:
-        """Rows that have not begun and are worth it, in order."""
-        self._waiting = [row for row in self._waiting if self.referee.wanted(row)]
+        """Prompts that are wanted and not admitted yet, in order."""
+        self._waiting = [index for index in self._waiting if self.stopping_rule.is_wanted(index)]
         return self._waiting
 
     @property
     def done(self) -> bool:
-        """True if every answer has come to its end."""
-        return not self.open and not self.waiting
+        """True if no prompt is running or waiting."""
+        return not self.running and not self.waiting
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that may come of it."""
+        """The most tokens that a sequence of this request may have, prompt and answer."""
         return max(map(len, self.prompts)) + self.max_new_tokens
 
-    def begin(self, rows: Sequence[int]) -> None:
-        """Take rows out of those that wait."""
-        begun = set(rows)
-        self._waiting = [row for row in self._waiting if row not in begun]
-        self.open += len(rows)
+    def admit(self, indices: Sequence[int]) -> None:
+        """Move prompts from waiting to running."""
+        admitted = set(indices)
+        self._waiting = [index for index in self._waiting if index not in admitted]
+        self.running += len(indices)
 
-    def accept(self, row: int, token: int) -> bool:
-        """Append a token to the answer of an open row; True if the row is done."""
-        answer = self.tokens[row]
+    def append(self, index: int, token: int) -> bool:
+        """Append a token to the answer of a running sequence; True if the sequence is finished."""
+        answer = self.tokens[index]
         answer.append(token)
-        done = (
+        finished = (
             token in self._ends
             or len(answer) >= self.max_new_tokens
             or self.failure is not None
-            or self.referee.decided(row, answer)
+            or self.stopping_rule.should_stop(index, answer)
         )
-        self.open -= done
-        return done
+        self.running -= finished
+        return finished
 
     def fail(self, error: TrialError) -> None:
-        """Leave it: nothing is begun any more, and every open row is done with its next token."""
+        """End the request: admit no prompt any more; every running sequence ends with its next token."""
         self.failure, self._waiting = error, []
 
 
 @dataclass(frozen=True)
-class Row:
-    """One of the prompts that somebody was asked."""
+class TokenSequence:
+    """One prompt of a request with its answer."""
 
-    asked: Asked
+    request: Request
     index: int
 
     @property
     def prompt(self) -> Tokens:
-        """The prompt itself."""
-        return self.asked.prompts[self.index]
+        """The prompt's tokens."""
+        return self.request.prompts[self.index]
+
+    @property
+    def newest(self) -> int:
+        """The last token of the answer so far."""
+        return self.request.tokens[self.index][-1]
 
     @property
     def candidate(self) -> int:
-        """The candidate that it belongs to."""
-        return self.asked.assignment.candidate
+        """The candidate that the request belongs to."""
+        return self.request.assignment.candidate
 
-    def urgency(self) -> float:
-        """See `Referee`."""
-        return self.asked.referee.urgency(self.index)
+    def priority(self) -> float:
+        """See `StoppingRule.priority`."""
+        return self.request.stopping_rule.priority(self.index)
 
-    def accept(self, token: int) -> bool:
-        """See `Asked.accept`."""
-        return self.asked.accept(self.index, token)
+    def append(self, token: int) -> bool:
+        """See `Request.append`."""
+        return self.request.append(self.index, token)
 
 
-def largest(logits: Tensor) -> Tensor:
-    """The token of the largest logit of each row [row, vocabulary]; `NO_TOKEN` where that is not a number.
+def greedy_tokens(logits: Tensor) -> Tensor:
+    """The token of the largest logit of each row [row, vocabulary]; `NO_TOKEN` if that logit is not finite.
 
-    It is none if any of the row's logits is not a number, or positive infinity. Both in one tensor: whatever
-    comes from an accelerator is waited for, and this comes once a step.
+    The largest logit is not finite if any logit of the row is NaN or positive infinity. Token and check share
+    a tensor, so that a decoding step waits for an accelerator once.
     """
     values, tokens = logits.max(-1)
     return tokens.masked_fill(~torch.isfinite(values), NO_TOKEN)
 
 
-def fail_without_numbers(rows: Sequence[Row], tokens: Sequence[int]) -> None:
-    """Fail those who were asked a row of logits that are not numbers; tokens: as `largest` gives them."""
-    for row, token in zip(rows, tokens, strict=True):
+def fail_not_finite(sequences: Sequence[TokenSequence], tokens: Sequence[int]) -> None:
+    """End the requests of sequences whose token is `NO_TOKEN`; tokens: those of `greedy_tokens`."""
+    for sequence, token in zip(sequences, tokens, strict=True):
         if token == NO_TOKEN:
-            row.asked.fail(TrialError(NO_NUMBERS))
+            sequence.request.fail(TrialError(NOT_FINITE))

@@ -1,4 +1,4 @@
-"""What is to be known of rows before they run: whose they are, who is told, what is known of the pass."""
+"""Which candidate the rows of a pass belong to, and which layers of the pass are taken from a cache."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Protocol
 
 from transformers import DynamicCache
 
-Announce = Callable[[Sequence[int]], None]
-"""Told before every pass which candidate each of its rows belongs to."""
+AssignRows = Callable[[Sequence[int]], None]
+"""Called before every forward pass with the candidate of each row, as `VirtualEdits.assign` is."""
 
 
-def nobody(candidates: Sequence[int]) -> None:
-    """The `Announce` of those who ask one candidate alone."""
+def ignore_rows(candidates: Sequence[int]) -> None:
+    """The `AssignRows` of a model that is the same for every row."""
     return
 
 
-class Early(Protocol):
-    """Keeps what early layers make of prompts, or gives it back; see `excise.engine.early`."""
+class LayerCache(Protocol):
+    """Stores the output of the first layers on a pass, or replays it; see `excise.engine.cached_layers`."""
 
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """The scope of one pass of these rows, None for the beginning that all of them share.
+        """The scope of one pass over prompts `rows`; None for the pass over their common prefix.
 
-        cache: the one that the pass fills. lengths: tokens that are each row's own, right-aligned.
+        cache: keys and values that the pass fills. lengths: number of own tokens of each row, right-aligned.
         """
 
 
@@ -34,24 +34,26 @@ class Early(Protocol):
 class Assignment:
     """The candidate that prompts belong to.
 
-    announce: called before every pass through the model with the candidate of each of its rows, so that
-    whoever edits the model knows which edit a row meets. early: what goes around each pass over prompts.
+    assign_rows: called before every forward pass with the candidate of each row, so that each row meets its
+    candidate's edit. cached_layers: what every pass over prompts runs inside of.
     """
 
     candidate: int = 0
-    announce: Announce = nobody
-    early: Early | None = None
+    assign_rows: AssignRows = ignore_rows
+    cached_layers: LayerCache | None = None
 
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """See `Early`."""
-        return nullcontext() if self.early is None else self.early.around(cache, rows, lengths)
+        """See `LayerCache.around`."""
+        if self.cached_layers is None:
+            return nullcontext()
+        return self.cached_layers.around(cache, rows, lengths)
 
     def before_pass(self, rows: int) -> None:
-        """Announce a pass of so many rows."""
-        self.announce([self.candidate] * rows)
+        """Assign all rows of a pass to the candidate."""
+        self.assign_rows([self.candidate] * rows)
 
 
-ALONE = Assignment()
-"""There is one candidate, and nobody has to be told."""
+ONE_CANDIDATE = Assignment()
+"""All rows belong to the model as it is."""

@@ -1,4 +1,4 @@
-"""The number of slots: as many as a share of memory holds, fewer when memory runs out."""
+"""The number of slots: as many as a share of memory holds, fewer if memory runs out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from excise.devices.device import execution_device, input_device
 from excise.devices.memory import HOST, device_memory
 from excise.devices.out_of_memory import MEMORY_ADVICE, is_out_of_memory, release_memory
-from excise.engine.answers import Referee
+from excise.engine.answers import StoppingRule
 from excise.engine.decode import greedy
 from excise.engine.prefill import Tokens
 from excise.errors import OutOfMemoryError, first_line
@@ -22,21 +22,22 @@ Result = TypeVar("Result")
 MEMORY_SHARE = 0.1
 """Share of the model's own size that a batch's keys and values may take."""
 LEAST_MEMORY = 384 * 2**20
-"""What a batch may take in any case. A tenth of a small model is a handful of rows, and in steps of few rows
-each costs several times what it does in steps of many (bench/prepacked.py)."""
+"""Bytes that a batch may always take. A tenth of a small model holds few sequences, and in steps of few
+sequences each costs several times as much as in steps of many (bench/prepacked.py)."""
 MOST_CANDIDATES = 8
-"""More of them side by side would leave too few trials to learn from."""
+"""With more candidates side by side, the search would propose too many trials before it learns of results."""
 CANDIDATES_ON_A_CPU = 4
-"""So many keep the slots full while the last answers of each run on to their end (docs/speed.md)."""
+"""So many keep all slots busy while the last answers of each are decoded (docs/guides/speed.md)."""
 _PROBE_TOKENS = 2
 _WITH_OWN_MEMORY = frozenset(("cuda", "xpu"))
-"""Types of devices whose memory nobody else is likely to need."""
+"""Types of devices whose memory is usually free for one process."""
 
 
 def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int) -> int:
-    """Bytes that one slot keeps for the longest of `prompts` and its answer: keys and values.
+    """Bytes of one slot for the longest of `prompts` and its answer: keys and values.
 
-    Where the configuration names no attention heads, a recurrent state, which does not grow with tokens.
+    If the configuration names no attention heads: bytes of a recurrent state, which does not grow with
+    tokens.
     """
     config = model.config.get_text_config()
     layers = _largest(config, "num_hidden_layers") or 1
@@ -44,7 +45,7 @@ def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_t
     width = _largest(config, "hidden_size") or 1
     queries = _largest(config, "num_attention_heads")
     if not queries:
-        # A state matrix for each inner channel, in float32. Where its height goes unnamed it is a head's.
+        # A state matrix for each inner channel, in float32. Some configurations name its height `head_dim`.
         inner = max(_largest(config, "intermediate_size"), 2 * width)
         height = _largest(config, "state_size") or _largest(config, "head_dim") or 16
         return int(layers * inner * height * 4 * 9 // 8)
@@ -52,7 +53,7 @@ def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_t
     head = max(
         _largest(config, "head_dim") or width // queries, _largest(config, "global_head_dim")
     )
-    # Multi-head latent attention: keys are of two parts, and values have a width of their own.
+    # Multi-head latent attention: keys have two parts, and values have a width of their own.
     keys = max(head, _largest(config, "qk_nope_head_dim") + _largest(config, "qk_rope_head_dim"))
     values = _largest(config, "v_head_dim") or head
     tokens = max(len(prompt) for prompt in prompts) + max_new_tokens
@@ -60,18 +61,20 @@ def key_value_bytes(model: PreTrainedModel, prompts: Sequence[Tokens], max_new_t
 
 
 def _largest(config: PreTrainedConfig, name: str) -> int:
-    """A number of the configuration, the largest if there is one for each layer; 0 if there is none."""
-    # Where widths differ from layer to layer (gemma4), only the layers' own configurations answer.
+    """A number of the configuration, the largest if layers differ; 0 if the configuration lacks the name."""
+    # If widths differ from layer to layer (gemma4), only the layers' own configurations hold them.
     layers = getattr(config, "per_layer_config", ()) or (config,)
     values = [getattr(each, name, None) for each in layers]
     flat = [
-        one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])
+        number
+        for value in values
+        for number in (value if isinstance(value, (list, tuple)) else [value])
     ]
-    return max((each for each in flat if isinstance(each, int)), default=0)
+    return max((number for number in flat if isinstance(number, int)), default=0)
 
 
-class _Brief(Referee):
-    def decided(self, row: int, answer: list[int]) -> bool:
+class _ProbeRule(StoppingRule):
+    def should_stop(self, index: int, answer: list[int]) -> bool:
         return len(answer) >= _PROBE_TOKENS
 
 
@@ -83,47 +86,50 @@ def find_batch_size(
     report: Callable[[int], None],
     candidates: int = 1,
 ) -> int:
-    """The number of slots: as many as memory allows, proven by a short trial, halved if it fails.
+    """The number of slots: as many as memory holds, tested by a short probe, halved if the probe fails.
 
-    More rows a step never cost throughput where it was measured, so memory decides, and not a clock. What
-    is found is recorded, so that a resumed run has the same slots, and with them the same rounding.
-    candidates: how many will be asked `prompts` side by side; 0 for as many as `side_by_side` may say.
-    `report` is called with each smaller number that had to be tried.
+    More sequences a step never cost throughput in measurements, so memory decides and not a clock. The run
+    records the number, so that a resumed run has the same slots, and with them the same rounding. candidates:
+    how many will answer `prompts` side by side; 0 for the most that `concurrent_candidates` gives. report:
+    called with each smaller number that is tried.
     """
-    # On a CPU rows of further candidates take the place of rows that are done, not slots of their own.
+    # On a CPU, sequences of further candidates take the slots of finished sequences.
     widest = (candidates or MOST_CANDIDATES) if _is_accelerated(model) else 1
     budget = batch_memory(model_bytes)
     if input_device(model).type in _WITH_OWN_MEMORY:
         budget = max(budget, 0.7 * free_for_batch(model))
     else:
-        # Memory of the host is not for one process alone.
+        # Other processes need memory of the host too.
         budget = min(budget, 0.5 * free_for_batch(model))
     most = min(len(prompts) * widest, slots_within(budget, model, prompts, max_new_tokens))
 
     def probe(slots: int) -> None:
         longest = sorted([*prompts] * widest, key=len, reverse=True)[:slots]
-        # Buffers for whole answers, of which two tokens are said.
-        greedy(model, longest, max_new_tokens=max_new_tokens, slots=slots, referee=_Brief())
+        # Buffers for whole answers, of which two tokens are decoded.
+        greedy(
+            model, longest, max_new_tokens=max_new_tokens, slots=slots, stopping_rule=_ProbeRule()
+        )
 
     _, slots = with_halving(most, probe, report)
     return slots
 
 
-def still_fit(
+def slots_fit(
     model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, slots: int
 ) -> bool:
-    """True if so many slots fit into the memory that is free now, whatever share of it a batch may take."""
+    """True if `slots` slots fit into the memory that is free now."""
     return slots * key_value_bytes(model, prompts, max_new_tokens) <= free_for_batch(model)
 
 
 def free_for_batch(model: PreTrainedModel) -> float:
-    """Bytes of keys and values that fit into what is free on the devices that the model runs on.
+    """Bytes of keys and values that fit into free memory on the devices that the model runs on.
 
-    Each layer's lie where it runs, so that of several devices the one with least room for its share decides.
+    Each layer's keys and values lie where it runs. Of several devices, the device with least room for its
+    share decides.
     """
     shares = Counter[torch.device]()
     for module in model.modules():
-        numbers = sum(one.numel() for one in module.parameters(recurse=False))
+        numbers = sum(weight.numel() for weight in module.parameters(recurse=False))
         if numbers:
             shares[execution_device(module)] += numbers
     total = sum(shares.values())
@@ -134,22 +140,22 @@ def free_for_batch(model: PreTrainedModel) -> float:
 
 
 def batch_memory(model_bytes: int) -> float:
-    """Bytes that a batch's keys and values may take, however much is free."""
+    """Bytes that a batch's keys and values may take, whatever memory is free."""
     return max(MEMORY_SHARE * model_bytes, LEAST_MEMORY)
 
 
 def slots_within(
     budget: float, model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int
 ) -> int:
-    """How many slots so many bytes hold; 1 at least."""
+    """How many slots fit into `budget` bytes; at least 1."""
     return max(1, int(budget // key_value_bytes(model, prompts, max_new_tokens)))
 
 
-def side_by_side(slots: int, prompts: int, model: PreTrainedModel) -> int:
-    """How many candidates to have under way at a time.
+def concurrent_candidates(slots: int, prompts: int, model: PreTrainedModel) -> int:
+    """How many candidates to score at a time.
 
-    An accelerator's steps wait for memory: rows of further candidates ride along for nothing, as long as
-    there are slots. A CPU's steps compute; there a few candidates fill the slots that others leave.
+    An accelerator's steps wait for memory: sequences of further candidates cost nothing, as long as slots are
+    free. A CPU's steps compute: there a few candidates fill the slots that finished sequences leave.
     """
     if _is_accelerated(model):
         return max(1, min(MOST_CANDIDATES, slots // prompts))
@@ -163,10 +169,10 @@ def _is_accelerated(model: PreTrainedModel) -> bool:
 def with_halving(
     slots: int, work: Callable[[int], Result], report: Callable[[int], None]
 ) -> tuple[Result, int]:
-    """`work(slots)`, again with half as many slots each time memory runs out.
+    """`work(slots)`, repeated with half as many slots each time memory runs out.
 
-    Returns the result and the number of slots that it took. Raises OutOfMemoryError if one slot is still
-    too many. `report` is called with each smaller number.
+    Returns the result and the last number of slots. Raises OutOfMemoryError if memory runs out with one slot.
+    report: called with each smaller number.
     """
     while True:
         try:
@@ -178,7 +184,7 @@ def with_halving(
                 raise OutOfMemoryError(
                     f"memory ran out with a single prompt at a time ({first_line(error)}); {MEMORY_ADVICE}"
                 ) from error
-        # Outside the except block: the traceback, and the tensors that it keeps alive, are gone here.
+        # Outside the except block, because the traceback keeps tensors alive.
         slots //= 2
         release_memory()
         report(slots)

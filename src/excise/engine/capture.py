@@ -1,7 +1,7 @@
-"""What flows through a model on a set of prompts: residual vectors and statistics of writers' outputs.
+"""Residual vectors and statistics of writers' outputs on a set of prompts.
 
-Statistics stream: one pass over the prompts, sums in float64, nothing kept a token. The common beginning
-of all prompts is run once and counted as often as there are prompts; on the plain path nothing is shared.
+Statistics stream: one pass over the prompts, sums in float64, no token is stored. The common prefix of all
+prompts runs once and counts once for each prompt. On the plain path prompts share no prefix.
 """
 
 from __future__ import annotations
@@ -17,16 +17,12 @@ from transformers import PreTrainedModel
 
 from excise.devices.float64 import as_float64
 from excise.devices.transfers import on_host
-from excise.engine.numbers import are_numbers, gathered
+from excise.engine.finite import all_finite, gather_finite
 from excise.engine.prefill import (
+    Prefill,
     Tokens,
-    common_prefix_length,
-    length_groups,
-    padding_slack,
     right_aligned,
     run_all,
-    run_group,
-    run_prefix,
 )
 
 Listener = Callable[[int, Tensor], None]
@@ -36,7 +32,7 @@ Listener = Callable[[int, Tensor], None]
 def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Iterator[None]:
     """Call `listener(index, output)` with each output of each named module, as [row, token, d].
 
-    A module that the model runs several times in one pass is heard each time. Raises ValueError if an
+    A module that the model runs several times in one pass calls it each time. Raises ValueError if an
     output is not one vector for each token.
     """
     shape = torch.Size()
@@ -52,10 +48,10 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
                 # Experts see all tokens of all rows as one list.
                 tensor = tensor.view(*shape, -1)
             if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
-                # gemma3n keeps several residual streams; the first is the one that its blocks read.
+                # gemma3n keeps several residual streams; its blocks read the first.
                 tensor = tensor[0]
             if tensor.dim() == 4 and tensor.shape[:2] == shape:
-                # Hyper-connections keep several, side by side at each token.
+                # Hyper-connections keep several streams, side by side at each token.
                 tensor = tensor.flatten(2)
             if tensor.shape[:-1] != shape:
                 raise ValueError(
@@ -79,8 +75,8 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
 class Residuals:
     """The residual stream behind each layer at the last prompt token: `values` [prompt, layer, d], float32.
 
-    Of a layer that runs several times in one pass, what it puts out last counts; of several streams side
-    by side, which every layer mixes again, their mean.
+    If a layer runs several times in one pass, its last output counts. If a model keeps several streams side
+    by side, which every layer mixes again, their mean counts.
     """
 
     def __init__(self, layers: Sequence[str], prompts: int, dimension: int) -> None:
@@ -89,12 +85,12 @@ class Residuals:
         self._newest: dict[int, Tensor] = {}
 
     def listen(self, index: int, output: Tensor) -> None:
-        """Note what a layer puts out."""
+        """Take in the output of a layer."""
         last = output[:, -1].to(torch.float32)
         self._newest[index] = last.reshape(len(last), -1, self._dimension).mean(1)
 
     def store(self, rows: Sequence[int]) -> None:
-        """What was noted last belongs to these prompts."""
+        """Store the last outputs as those of these prompts."""
         values = on_host([self._newest[index] for index in range(len(self.layers))])
         self.values[list(rows)] = torch.stack(values, dim=1)
 
@@ -116,7 +112,7 @@ def residuals(
 
 
 class Accumulator(Protocol):
-    """What takes in the outputs of writers as they come."""
+    """Sums over the outputs of writers."""
 
     def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
         """Add `tokens` [n, d] of writer `index`, each counted `weight` times."""
@@ -126,13 +122,27 @@ class Accumulator(Protocol):
 class EndStatistics:
     """Statistics of writers' own outputs at the last prompt token, over a set of prompts, float64.
 
-    means: [writer, d]. spreads: [writer], the trace of the covariance. prompts: their number. Of a writer
-    that runs several times in one pass, over all its outputs.
+    means: [writer, d]. spreads: [writer], the trace of the covariance. prompts: their number. If a writer
+    runs several times in one pass, all its outputs count.
     """
 
     means: Tensor
     spreads: Tensor
     prompts: int
+
+
+@dataclass(frozen=True)
+class Accumulators:
+    """What else a pass of `writer_statistics` fills.
+
+    all_tokens: takes in the outputs at all tokens. last_tokens: at the last prompt tokens, each counted
+    `last_weight` times. residual: the residual stream.
+    """
+
+    all_tokens: Accumulator | None = None
+    last_tokens: Accumulator | None = None
+    last_weight: float = 1.0
+    residual: Residuals | None = None
 
 
 @torch.inference_mode()
@@ -143,59 +153,55 @@ def writer_statistics(
     limit: int,
     *,
     dimension: int,
-    all_tokens: Accumulator | None = None,
-    last_tokens: Accumulator | None = None,
-    last_weight: float = 1.0,
-    residual: Residuals | None = None,
+    accumulators: Accumulators = Accumulators(),
 ) -> EndStatistics:
-    """One pass over `prompts`, at most `limit` at a time; tokens go to the accumulators as they come.
+    """One pass over `prompts`, at most `limit` at a time, which also fills the accumulators.
 
-    last_weight: how often each last token counts. residual: takes in the residual stream on the way.
-    Raises TrialError if a logit is not a number.
+    Raises TrialError if a logit is not finite.
     """
-    ends = [_Ends(dimension) for _ in writers]
-    # Which columns of a pass are tokens; None while the common beginning runs.
-    own: _Own | None = None
+    all_tokens, residual = accumulators.all_tokens, accumulators.residual
+    ends = [_EndSums(dimension) for _ in writers]
+    # Which columns of a pass are tokens; None while the common prefix runs.
+    own: _TokenColumns | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
             ends[index].add(as_float64(output[:, -1]))
-            if last_tokens is not None:
-                last_tokens.add(index, output[:, -1], last_weight)
+            if accumulators.last_tokens is not None:
+                accumulators.last_tokens.add(index, output[:, -1], accumulators.last_weight)
         if all_tokens is None:
             return
         tokens = output.reshape(-1, dimension)
         if own is None:
-            # The common beginning stands in every prompt, and is run once.
+            # The common prefix stands in every prompt and runs once.
             all_tokens.add(index, tokens, len(prompts))
         else:
             all_tokens.add(index, own.of(tokens))
 
-    numbers: list[Tensor] = []
-    prefix_length = common_prefix_length(prompts)
+    finite: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(listening(model, writers, listen))
         if residual is not None:
             stack.enter_context(listening(model, residual.layers, residual.listen))
-        prefix = run_prefix(model, prompts[0][:prefix_length])
-        slack = padding_slack(model, prompts, prefix)
-        for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-            own = _Own(right_aligned([len(prompts[row]) - prefix.length for row in rows]))
-            group = run_group(model, prompts, rows, prefix, cached=False, checked=False)
-            numbers.append(are_numbers(group.logits))
+        prefill = Prefill.start(model, prompts)
+        shared = prefill.prefix.length
+        for rows in prefill.groups(limit):
+            own = _TokenColumns(right_aligned([len(prompts[row]) - shared for row in rows]))
+            group = prefill.run(rows, cached=False, checked=False)
+            finite.append(all_finite(group.logits))
             if residual is not None:
                 residual.store(rows)
-    found = gathered([*(one.sums for one in ends), *(one.powers for one in ends)], numbers)
+    found = gather_finite([*(each.sums for each in ends), *(each.powers for each in ends)], finite)
     sums, powers = torch.stack(found[: len(ends)]), torch.stack(found[len(ends) :])
-    # Counted for each writer: one whose weights are shared between layers speaks more than once a pass.
-    heard = torch.tensor([one.count for one in ends], dtype=torch.float64).clamp_min(1)
-    means = sums / heard.unsqueeze(1)
-    spreads = powers / heard - means.square().sum(1)
+    # Counted for each writer: a writer whose weights are shared between layers runs more than once a pass.
+    counts = torch.tensor([each.count for each in ends], dtype=torch.float64).clamp_min(1)
+    means = sums / counts.unsqueeze(1)
+    spreads = powers / counts - means.square().sum(1)
     return EndStatistics(means, spreads.clamp_min(0), len(prompts))
 
 
-class _Ends:
-    """Sums over one writer's outputs at the last prompt token, float64, where they lie."""
+class _EndSums:
+    """Sums over one writer's outputs at the last prompt token, float64, on the outputs' device."""
 
     def __init__(self, dimension: int) -> None:
         self.count = 0
@@ -209,11 +215,11 @@ class _Ends:
         self.count += len(last)
 
 
-class _Own:
-    """Picks the tokens of a pass that are no padding.
+class _TokenColumns:
+    """Selects the tokens of a pass that are not padding.
 
-    By their numbers, which are known on the host: a device that is given a mask has to be waited for, because
-    only it knows how many tokens come of it.
+    It selects by indices, which the host knows. With a mask the host would wait for the device, because only
+    the device knows how many tokens the mask selects.
     """
 
     def __init__(self, present: Tensor) -> None:
@@ -222,7 +228,7 @@ class _Own:
         self._on: dict[torch.device, Tensor] = {}
 
     def of(self, tokens: Tensor) -> Tensor:
-        """Those of `tokens` [row · column, d]."""
+        """The selected rows of `tokens` [row · column, d]."""
         if self._all:
             return tokens
         if tokens.device not in self._on:

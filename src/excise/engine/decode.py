@@ -1,48 +1,38 @@
 """Greedy decoding of many prompts, of one candidate or of several side by side.
 
-Equal to `model.generate(do_sample=False)` token for token (float32), where the generation configuration
-asks for nothing but end tokens: penalties, forced and forbidden tokens are not followed. A row leaves as
-soon as it has ended or the referee says that nothing it could still say matters.
+Equal to `model.generate(do_sample=False)` token for token (float32), if the generation configuration sets
+nothing but end tokens: penalties, forced and forbidden tokens are ignored. A sequence leaves as soon as it
+has ended or its stopping rule stops it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, Referee
-from excise.engine.assignment import ALONE, Announce, Assignment
+from excise.engine.answers import Request, StoppingRule
+from excise.engine.assignment import ONE_CANDIDATE, Assignment, AssignRows
 from excise.engine.capability import slots_are_exact
-from excise.engine.plain import PlainPool
-from excise.engine.pool import SlotPool
+from excise.engine.plain import PlainScheduler
 from excise.engine.prefill import Tokens
+from excise.engine.scheduler import Scheduler, SlotScheduler
 
 
-class Pool(Protocol):
-    """Where rows of all who are asked decode together."""
+def scheduler_for(
+    model: PreTrainedModel,
+    slots: int,
+    longest: int,
+    assign_rows: AssignRows = ONE_CANDIDATE.assign_rows,
+) -> Scheduler:
+    """A scheduler for sequences of up to `longest` tokens, prompt and answer.
 
-    def ready(self, prompts: int) -> bool:
-        """True if somebody who is asked so many prompts would begin at once and keep nobody waiting."""
-
-    def add(self, asked: Asked) -> None:
-        """Let these prompts be answered too."""
-
-    def step(self) -> None:
-        """Take the answers one step on. Does nothing if there is nothing to answer."""
-
-
-def pool_for(
-    model: PreTrainedModel, slots: int, longest: int, announce: Announce = ALONE.announce
-) -> Pool:
-    """A pool for rows of up to `longest` tokens, prompt and answer: of slots if the model allows them.
-
-    slots: rows decoded at a time. announce: called before every pass with the candidate of each row.
+    slots: sequences that decode at a time. assign_rows: called before every forward pass with the candidate
+    of each row.
     """
     if slots_are_exact(model):
-        return SlotPool(model, slots, longest, announce)
-    return PlainPool(model, slots, announce)
+        return SlotScheduler(model, slots, longest, assign_rows)
+    return PlainScheduler(model, slots, assign_rows)
 
 
 def greedy(
@@ -51,39 +41,43 @@ def greedy(
     *,
     max_new_tokens: int,
     slots: int,
-    referee: Referee | None = None,
-    assignment: Assignment = ALONE,
+    stopping_rule: StoppingRule | None = None,
+    assignment: Assignment = ONE_CANDIDATE,
 ) -> list[list[int]]:
     """The greedy answer to each prompt, as token ids, the end-of-turn token included.
 
-    slots: rows decoded at a time. referee: says which rows are worth going on with, by default all; a row
-    that was never begun has an empty answer. assignment: whose the prompts are. The token is the largest
-    logit's, whatever penalties the model's generation configuration asks for. Raises TrialError if a logit
-    is not a number.
+    slots: sequences that decode at a time. stopping_rule: decides which answers go on, by default all; an
+    answer that never started is empty. assignment: the candidate that the prompts belong to. Each token is
+    that of the largest logit, whatever penalties the model's generation configuration sets. Raises TrialError
+    if a logit is not finite.
     """
     if not prompts:
         return []
-    asked = Asked(
-        model, prompts, max_new_tokens=max_new_tokens, referee=referee, assignment=assignment
+    request = Request(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stopping_rule=stopping_rule,
+        assignment=assignment,
     )
-    answer(model, [asked], slots)
-    return asked.tokens
+    run_requests(model, [request], slots)
+    return request.tokens
 
 
-def answer(model: PreTrainedModel, sets: Sequence[Asked], slots: int) -> None:
-    """Answer sets of prompts side by side, all of one candidate, to their end.
+def run_requests(model: PreTrainedModel, requests: Sequence[Request], slots: int) -> None:
+    """Answer requests side by side, all of one candidate, to their end.
 
-    Raises TrialError if a logit is not a number.
+    Raises TrialError if a logit is not finite.
     """
-    if not sets:
+    if not requests:
         return
-    slots = min(slots, sum(len(asked.prompts) for asked in sets))
-    longest = max(asked.longest for asked in sets)
-    pool = pool_for(model, slots, longest, sets[0].assignment.announce)
-    for asked in sets:
-        pool.add(asked)
-    while not all(asked.done for asked in sets):
-        pool.step()
-    for asked in sets:
-        if asked.failure is not None:
-            raise asked.failure
+    slots = min(slots, sum(len(request.prompts) for request in requests))
+    longest = max(request.longest for request in requests)
+    scheduler = scheduler_for(model, slots, longest, requests[0].assignment.assign_rows)
+    for request in requests:
+        scheduler.add(request)
+    while not all(request.done for request in requests):
+        scheduler.step()
+    for request in requests:
+        if request.failure is not None:
+            raise request.failure

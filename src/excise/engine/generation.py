@@ -1,7 +1,7 @@
-"""What a model's own generation configuration asks for beyond the most probable token.
+"""Settings of a model's own generation configuration that change greedy decoding.
 
-`generate` and every server follow it. Scores do not: they compare what two models say, not what was done to
-it. Whoever reads them has to know the difference.
+`generate` and servers follow these settings. Scores do not, because they compare models and not settings. The
+user is told which settings the scores leave out.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "suppress_tokens": (),
     "watermarking_config": (),
 }
-"""Settings that change greedy decoding, and the values at which they do not; None and nothing never do.
+"""Settings that change greedy decoding, with their neutral values; None and empty values are always neutral.
 
-Sampling is left out: whoever samples knows that answers differ.
+Sampling is left out: users who sample know that answers differ.
 """
 _SHOWN = 60
 
 
-def asked_for(configuration: GenerationConfig | None) -> dict[str, str]:
-    """What a generation configuration asks for that scores do not follow: name to value, as text."""
+def settings_not_followed(configuration: GenerationConfig | None) -> dict[str, str]:
+    """The settings of a generation configuration that scores do not follow: name to value, as text."""
     if configuration is None:
         return {}
     found: dict[str, str] = {}
@@ -57,16 +57,16 @@ def asked_for(configuration: GenerationConfig | None) -> dict[str, str]:
     return found
 
 
-def in_words(asked: Mapping[str, str]) -> str:
+def settings_text(settings: Mapping[str, str]) -> str:
     """`repetition_penalty 1.3, num_beams 4`."""
-    return ", ".join(f"{name} {value}" for name, value in asked.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 @contextmanager
 def following(model: PreTrainedModel, configuration: GenerationConfig) -> Iterator[None]:
-    """Let `generate` follow `configuration` and nothing else while the block runs.
+    """Let `generate` follow `configuration` alone while the block runs.
 
-    `generate` fills in from the model's own configuration whatever a given one leaves open.
+    Without this scope, `generate` takes settings that `configuration` leaves open from the model's own.
     """
     own = model.generation_config
     model.generation_config = configuration

@@ -1,8 +1,8 @@
 """Greedy decoding for every causal model: groups of equal length through the model's own `generate`.
 
-No padding, no shared beginning, and caches that transformers makes and owns. Slower than slots, because
-a group lasts as long as its longest answer, and exact whatever a model keeps between tokens. Where what
-`generate` keeps is not exact, nothing is kept: the whole sequence is run again for each token.
+There is no padding and no shared prefix, and transformers makes and owns the caches. The plain path is exact
+whatever a model keeps between tokens. It is slower than slots, because a group lasts as long as its longest
+answer. If the cache of `generate` is not exact, the whole sequence runs again for each token.
 """
 
 from __future__ import annotations
@@ -22,131 +22,133 @@ from transformers import (
 )
 
 from excise.devices.device import generation_device, input_device
-from excise.engine.answers import NO_TOKEN, Asked, Row, fail_without_numbers, largest
-from excise.engine.assignment import Announce
+from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_not_finite, greedy_tokens
+from excise.engine.assignment import AssignRows
 from excise.engine.capability import decodes_batches, decodes_from_cache
 from excise.engine.generation import following
 from excise.engine.prefill import last_logits
 
 
 class _Group:
-    """A group while it is decoded. open: the places in it whose rows are not done."""
+    """Sequences that decode together. running: the rows of the group that are not finished."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows, self.open = tuple(rows), list(range(len(rows)))
-
-    @property
-    def open_rows(self) -> list[Row]:
-        """The rows that are not done."""
-        return [self._rows[place] for place in self.open]
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._sequences, self.running = tuple(sequences), list(range(len(sequences)))
 
     @property
     def candidates(self) -> list[int]:
-        """The candidate of each of them."""
-        return [row.candidate for row in self.open_rows]
+        """The candidate of each running row."""
+        return [self._sequences[row].candidate for row in self.running]
 
-    def collect(self, newest: Sequence[int]) -> list[int]:
-        """Hand each open row its token; returns which of `newest` belong to rows that stay open.
+    def append(self, newest: Sequence[int]) -> list[int]:
+        """Append a token to each running sequence; returns the indices into `newest` of those that go on.
 
-        Fails those with a token that stands for logits that are not numbers.
+        Ends the requests of sequences whose token is `NO_TOKEN`.
         """
-        fail_without_numbers(self.open_rows, newest)
-        done = [row.accept(token) for row, token in zip(self.open_rows, newest, strict=True)]
-        staying = [index for index, ended in enumerate(done) if not ended]
-        self.open = [self.open[index] for index in staying]
+        sequences = [self._sequences[row] for row in self.running]
+        fail_not_finite(sequences, newest)
+        finished = [
+            sequence.append(token) for sequence, token in zip(sequences, newest, strict=True)
+        ]
+        staying = [index for index, ended in enumerate(finished) if not ended]
+        self.running = [self.running[index] for index in staying]
         return staying
 
 
-class _Watch(LogitsProcessor):  # type: ignore[misc]
-    """Changes nothing, and notes which open rows' logits are numbers: [row] bool, on their device."""
+class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
+    """Changes nothing, and records which running rows have finite logits: [row] bool, on their device."""
 
     def __init__(self, group: _Group) -> None:
         self._group = group
-        self.numbers = torch.ones(0, dtype=torch.bool)
+        self.finite = torch.ones(0, dtype=torch.bool)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.numbers = torch.isfinite(scores[self._group.open].amax(-1))
+        self.finite = torch.isfinite(scores[self._group.running].amax(-1))
         return scores
 
 
 class _Collect(StoppingCriteria):  # type: ignore[misc]
-    """Hands each new token to its row's answer, and says which rows are done.
+    """Appends each new token to its sequence, and reports which rows are finished.
 
-    What `watch` saw comes to the host together with the tokens. `generate` lets a row that is done go on
-    beside the others; what it still says is not collected.
+    The check of `logits` comes to the host together with the tokens. `generate` lets a finished row go on
+    beside the others; its further tokens are not collected.
     """
 
-    def __init__(self, group: _Group, watch: _Watch) -> None:
-        self._group, self._watch = group, watch
+    def __init__(self, group: _Group, logits: _FiniteLogits) -> None:
+        self._group, self._logits = group, logits
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
-        newest = input_ids[self._group.open, -1]
-        self._group.collect(newest.masked_fill(~self._watch.numbers, NO_TOKEN).tolist())
+        newest = input_ids[self._group.running, -1]
+        self._group.append(newest.masked_fill(~self._logits.finite, NO_TOKEN).tolist())
         done = torch.ones(len(input_ids), dtype=torch.bool)
-        done[self._group.open] = False
+        done[self._group.running] = False
         return done.to(input_ids.device)
 
 
-class PlainPool:
-    """See `Pool`. A step takes one group of rows to their end; all who wait by then may be in it."""
+class PlainScheduler:
+    """See `Scheduler`. One step takes one group of sequences to their end; a group may mix requests."""
 
-    def __init__(self, model: PreTrainedModel, limit: int, announce: Announce) -> None:
-        self._model, self._announce = model, announce
+    def __init__(self, model: PreTrainedModel, limit: int, assign_rows: AssignRows) -> None:
+        self._model, self._assign_rows = model, assign_rows
         self._limit = limit if decodes_batches(model) else 1
-        self._guests: list[Asked] = []
+        self._requests: list[Request] = []
 
     def ready(self, prompts: int) -> bool:
-        """See `Pool`. Those who are asked together share groups, so everybody may come."""
+        """See `Scheduler`. Requests share groups, so a new request is always welcome."""
         return True
 
-    def add(self, asked: Asked) -> None:
-        """See `Pool`."""
-        self._guests.append(asked)
+    def add(self, request: Request) -> None:
+        """See `Scheduler`."""
+        self._requests.append(request)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Take the group of the most urgent row, rows of one length, to its end."""
-        self._guests = [asked for asked in self._guests if not asked.done]
-        waiting = [Row(asked, row) for asked in self._guests for row in asked.waiting]
+        """Take the sequence of highest priority, and others of the same length, to their end."""
+        self._requests = [request for request in self._requests if not request.done]
+        waiting = [
+            TokenSequence(request, index) for request in self._requests for index in request.waiting
+        ]
         if not waiting:
             return
-        waiting.sort(key=Row.urgency, reverse=True)
+        waiting.sort(key=TokenSequence.priority, reverse=True)
         length = len(waiting[0].prompt)
-        rows = [row for row in waiting if len(row.prompt) == length][: self._limit]
+        admitted = [each for each in waiting if len(each.prompt) == length][: self._limit]
         started = time.perf_counter()
-        for row in rows:
-            row.asked.begin([row.index])
-        ids = torch.tensor([list(row.prompt) for row in rows], device=input_device(self._model))
-        group = _Group(rows)
-        # A lone token is taken by some (recurrent_gemma, rwkv) for the next one of the sequence before.
+        for sequence in admitted:
+            sequence.request.admit([sequence.index])
+        prompts = [list(sequence.prompt) for sequence in admitted]
+        ids = torch.tensor(prompts, device=input_device(self._model))
+        group = _Group(admitted)
+        # Some models (recurrent_gemma, rwkv) take a single token for the next one of the sequence before.
         if decodes_from_cache(self._model) and ids.shape[1] > 1:
-            self._announce(group.candidates)
-            _generate(self._model, ids, group, max(row.asked.max_new_tokens for row in rows))
+            self._assign_rows(group.candidates)
+            most = max(sequence.request.max_new_tokens for sequence in admitted)
+            _generate(self._model, ids, group, most)
         else:
-            _recompute(self._model, ids, group, self._announce)
-        for row in rows:
-            row.asked.seconds += (time.perf_counter() - started) / len(rows)
+            _recompute(self._model, ids, group, self._assign_rows)
+        for sequence in admitted:
+            sequence.request.seconds += (time.perf_counter() - started) / len(admitted)
 
 
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
     ids = ids.to(generation_device(model))
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
-    watch = _Watch(group)
-    # The slots know nothing of penalties and forbidden tokens, and a comparison of models should compare what
-    # they say, not what was done to it. End tokens are left out too: Asked knows them.
+    logits = _FiniteLogits(group)
+    # Slots ignore penalties and forbidden tokens, and a comparison of models should compare the models and
+    # not their generation settings. End tokens are left out too: Request knows them.
     with following(model, settings):
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
-            logits_processor=LogitsProcessorList([watch]),
-            stopping_criteria=StoppingCriteriaList([_Collect(group, watch)]),
+            logits_processor=LogitsProcessorList([logits]),
+            stopping_criteria=StoppingCriteriaList([_Collect(group, logits)]),
         )
 
 
-def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, announce: Announce) -> None:
-    while group.open:
-        announce(group.candidates)
-        tokens = largest(last_logits(model, ids)[:, -1]).to(ids.device)
+def _recompute(model: PreTrainedModel, ids: Tensor, group: _Group, assign_rows: AssignRows) -> None:
+    while group.running:
+        assign_rows(group.candidates)
+        tokens = greedy_tokens(last_logits(model, ids)[:, -1]).to(ids.device)
         ids = torch.cat([ids, tokens.unsqueeze(1)], dim=1)
-        ids = ids[group.collect(tokens.tolist())]
+        ids = ids[group.append(tokens.tolist())]

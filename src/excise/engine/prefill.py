@@ -1,8 +1,8 @@
-"""Forward passes over many prompts: common beginnings once, hardly any padding.
+"""Forward passes over many prompts: the common prefix once, hardly any padding.
 
-Chat templates make all prompts begin alike. That beginning is run once and its cache shared; the rest
-is run in groups of prompts of equal or almost equal length. Models that this is not exact for take the
-plain path: whole prompts, groups of equal length, no cache.
+A chat template gives all prompts the same first tokens, the common prefix. The prefix runs once and all
+prompts share its cache. The rest of the prompts runs in groups of equal or almost equal length. Models for
+which this is not exact take the plain path: whole prompts, groups of equal length, no cache.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from excise.devices.device import input_device
-from excise.engine.assignment import ALONE, Assignment
+from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.capability import accepts, slots_are_exact
 from excise.errors import TrialError
 
 Tokens = Sequence[int]
 
-NO_NUMBERS = "logits are not numbers (NaN or infinite)"
+NOT_FINITE = "logits are not numbers (NaN or infinite)"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts that run together.
+    """Prompts that ran together.
 
     rows: their indices. logits: [row, token, vocabulary] at the last prompt tokens. cache: keys and values of
-    all their tokens, for decoding to go on from: the prefix, then padding, then the rest of each prompt;
-    None on the plain path, and where none was wanted. present: [row, column] bool, which columns of the cache
-    are no padding.
+    the prefix, then padding, then the rest of each prompt; decoding continues from it. It is None on the
+    plain path, and if the caller did not ask for it. present: [row, column] bool, False where the cache
+    holds padding.
     """
 
     rows: tuple[int, ...]
@@ -41,13 +41,13 @@ class Group:
     present: Tensor | None
 
 
-class _Passing(DynamicLayer):  # type: ignore[misc]
-    """Keeps the keys and values that it began with; those that come are seen behind them, and let go."""
+class _TransientLayer(DynamicLayer):  # type: ignore[misc]
+    """Holds the keys and values of the prefix; those of a pass are returned behind them and not stored."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Those of the prefix and of the pass."""
+        """Keys and values of the prefix, then of the pass."""
         if not self.is_initialized:
             return key_states, value_states
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
@@ -55,36 +55,37 @@ class _Passing(DynamicLayer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that all prompts begin with, and their keys and values, in one row.
+    """The tokens that all prompts begin with: their number, and their keys and values in one row.
 
-    cache: None if there are no such tokens.
+    cache: None for an empty prefix.
     """
 
     length: int
     cache: DynamicCache | None
 
     def cache_for(self, rows: int, *, kept: bool) -> DynamicCache:
-        """A cache that so many prompts can go on from; the prefix itself stays as it is.
+        """A new cache for `rows` prompts that begins with the prefix.
 
-        kept: whether it keeps what comes. If not, one layer's keys and values are held at a time.
+        kept: whether the cache stores the keys and values of the passes that follow. If not, only one layer's
+        are in memory at a time.
         """
         cache = DynamicCache()
-        cache.layer_class_to_replicate = DynamicLayer if kept else _Passing
+        cache.layer_class_to_replicate = DynamicLayer if kept else _TransientLayer
         for layer in () if self.cache is None else self.cache.layers:
             assert isinstance(layer, DynamicLayer)
             own = cache.layer_class_to_replicate()
             own.lazy_initialization(layer.keys, layer.values)
-            # Views: an update concatenates, and only then is memory taken for each row.
+            # Views: an update concatenates, and only then takes memory for each row.
             own.keys, own.values = (
-                one.expand(rows, -1, -1, -1) for one in (layer.keys, layer.values)
+                states.expand(rows, -1, -1, -1) for states in (layer.keys, layer.values)
             )
             cache.layers.append(own)
         return cache
 
 
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
-    """How many leading tokens all `prompts` share, leaving at least one token to each of them."""
-    # In dictionary order, what the first and the last share is shared by all between them.
+    """How many first tokens all `prompts` share; at least one token of each prompt is left over."""
+    # In dictionary order, tokens that the first and the last prompt share are shared by all between them.
     first, last = min(map(list, prompts)), max(map(list, prompts))
     shared = 0
     for left, right in zip(first, last, strict=False):
@@ -112,10 +113,10 @@ _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 
 def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Prefix) -> int:
-    """How many tokens of padding a prompt may carry for larger groups: a quarter of what it has itself.
+    """How many tokens of padding a prompt may carry for larger groups: a quarter of its own tokens.
 
-    None without a common beginning, because padding would then have nothing to attend to; none either
-    where attention reaches less far than a prompt, because padding would take up part of its window.
+    The slack is 0 without a common prefix, because padding would have no token to attend to. It is 0 if
+    attention reaches less far than the longest prompt, because padding would fill part of the window.
     """
     longest = max(len(prompt) for prompt in prompts)
     config = model.config.get_text_config()
@@ -126,13 +127,15 @@ def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Pre
 
 
 def right_aligned(lengths: Sequence[int]) -> Tensor:
-    """Which columns are a row's own, if rows of these lengths end in the same one: [row, column] bool."""
+    """Which columns [row, column] hold own tokens, if rows of these lengths end in the same column."""
     padding = max(lengths) - torch.tensor(lengths).unsqueeze(1)
     return torch.arange(max(lengths)) >= padding
 
 
-def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ALONE) -> Prefix:
-    """Run the common beginning of all prompts; an empty prefix where it cannot be shared."""
+def run_prefix(
+    model: PreTrainedModel, tokens: Tokens, assignment: Assignment = ONE_CANDIDATE
+) -> Prefix:
+    """Run the common prefix of all prompts; an empty prefix if the model cannot share it."""
     if not tokens or not slots_are_exact(model):
         return Prefix(0, None)
     cache = DynamicCache()
@@ -143,54 +146,83 @@ def run_prefix(model: PreTrainedModel, tokens: Tokens, assignment: Assignment = 
     return Prefix(len(tokens), cache)
 
 
-def run_group(
-    model: PreTrainedModel,
-    prompts: Sequence[Tokens],
-    rows: Sequence[int],
-    prefix: Prefix,
-    keep: int = 1,
-    assignment: Assignment = ALONE,
-    *,
-    cached: bool = True,
-    checked: bool = True,
-) -> Group:
-    """Run prompts from the end of `prefix` on; shorter ones are padded between prefix and prompt.
+@dataclass(frozen=True)
+class Prefill:
+    """Prompts of one candidate whose common prefix has run.
 
-    keep: number of last tokens of each prompt whose logits are wanted, at most what the shortest has behind
-    the prefix. cached: whether keys and values are wanted, which take as much memory as the rows' slots do.
-    checked: whether to wait for the logits and raise TrialError if one is not a number.
+    slack: tokens by which lengths in a group may differ, see `padding_slack`.
     """
-    assignment.before_pass(len(rows))
-    if not slots_are_exact(model):
-        whole = torch.tensor([list(prompts[row]) for row in rows], device=input_device(model))
-        logits = last_logits(model, whole, keep)
-        return Group(tuple(rows), require_numbers(logits) if checked else logits, None, None)
-    suffixes = [list(prompts[row][prefix.length :]) for row in rows]
-    lengths = list(map(len, suffixes))
-    cache = prefix.cache_for(len(rows), kept=cached)
-    own = right_aligned(lengths)
-    present = torch.cat([own.new_ones(len(rows), prefix.length), own], 1)
-    if not own.all():
-        masks = {
-            "attention_mask": present,
-            # A padded column may stand anywhere: nothing attends to it.
-            "position_ids": prefix.length + (own.cumsum(1) - 1).clamp_min(0),
-        }
-    else:
-        masks = {}
-    width = max(lengths)
-    ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
-    ids = ids.to(input_device(model))
-    with assignment.around(cache, rows, lengths):
-        logits = model(
-            ids,
-            past_key_values=cache,
-            logits_to_keep=_last(keep, ids),
-            **{name: mask.to(ids.device) for name, mask in masks.items()},
-        ).logits[:, -keep:]
-    if checked:
-        require_numbers(logits)
-    return Group(tuple(rows), logits, cache if cached else None, present)
+
+    model: PreTrainedModel
+    prompts: Sequence[Tokens]
+    prefix: Prefix
+    slack: int
+    assignment: Assignment = ONE_CANDIDATE
+
+    @classmethod
+    def start(
+        cls,
+        model: PreTrainedModel,
+        prompts: Sequence[Tokens],
+        assignment: Assignment = ONE_CANDIDATE,
+        beginnings: Sequence[Tokens] | None = None,
+    ) -> Prefill:
+        """Run the common prefix of `prompts`, or of their `beginnings` if only those may be shared."""
+        sharing = prompts if beginnings is None else beginnings
+        prefix = run_prefix(model, sharing[0][: common_prefix_length(sharing)], assignment)
+        return cls(model, prompts, prefix, padding_slack(model, prompts, prefix), assignment)
+
+    def groups(self, limit: int, rows: Sequence[int] | None = None) -> list[tuple[int, ...]]:
+        """`rows`, by default all, in groups that may run together, of at most `limit`, longest first."""
+        rows = range(len(self.prompts)) if rows is None else rows
+        return length_groups(self.prompts, rows, limit, self.slack)
+
+    def run(
+        self, rows: Sequence[int], keep: int = 1, *, cached: bool = True, checked: bool = True
+    ) -> Group:
+        """Run prompts from the end of the prefix on; padding stands between the prefix and shorter prompts.
+
+        keep: number of last tokens of each prompt whose logits are returned, at most as many as the shortest
+        prompt has behind the prefix. cached: whether to return keys and values, which take as much memory as
+        slots for the rows. checked: whether to wait for the logits and raise TrialError if they are not
+        finite.
+        """
+        self.assignment.before_pass(len(rows))
+        if slots_are_exact(self.model):
+            logits, cache, present = self._run_suffixes(rows, keep, cached=cached)
+        else:
+            whole = [list(self.prompts[row]) for row in rows]
+            ids = torch.tensor(whole, device=input_device(self.model))
+            logits, cache, present = last_logits(self.model, ids, keep), None, None
+        if checked:
+            require_finite(logits)
+        return Group(tuple(rows), logits, cache, present)
+
+    def _run_suffixes(
+        self, rows: Sequence[int], keep: int, *, cached: bool
+    ) -> tuple[Tensor, DynamicCache | None, Tensor]:
+        shared = self.prefix.length
+        suffixes = [list(self.prompts[row][shared:]) for row in rows]
+        lengths = list(map(len, suffixes))
+        cache = self.prefix.cache_for(len(rows), kept=cached)
+        own = right_aligned(lengths)
+        present = torch.cat([own.new_ones(len(rows), shared), own], 1)
+        masks: dict[str, Tensor] = {}
+        if not own.all():
+            masks["attention_mask"] = present
+            # The position of a padded column does not matter: no token attends to it.
+            masks["position_ids"] = shared + (own.cumsum(1) - 1).clamp_min(0)
+        width = max(lengths)
+        ids = torch.tensor([suffix[:1] * (width - len(suffix)) + suffix for suffix in suffixes])
+        ids = ids.to(input_device(self.model))
+        with self.assignment.around(cache, rows, lengths):
+            logits: Tensor = self.model(
+                ids,
+                past_key_values=cache,
+                logits_to_keep=_last(keep, ids),
+                **{name: mask.to(ids.device) for name, mask in masks.items()},
+            ).logits
+        return logits[:, -keep:], cache if cached else None, present
 
 
 def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
@@ -206,13 +238,13 @@ def last_logits(model: PreTrainedModel, ids: Tensor, keep: int = 1) -> Tensor:
 
 
 def _last(count: int, ids: Tensor) -> list[int]:
-    """Which tokens' logits are wanted: the last `count` of ids [row, token].
+    """Indices of the last `count` tokens of ids [row, token], for `logits_to_keep`.
 
-    Indices and no number, for two reasons. The number 1 lets some (gemma4) run their later layers for the
-    last token alone, and whoever listens to those layers wants all tokens. And a number takes a view of the
-    hidden states, which PyTorch multiplies with the vocabulary row by row, at a tenth of the speed.
-    A list and no tensor: the hidden states may lie on another device than the ids, and accelerate takes a
-    tensor to the first one.
+    Indices and not the number `count`, for two reasons. With the number 1 some models (gemma4) run their
+    later layers for the last token alone, but hooks on those layers need all tokens. With a number PyTorch
+    takes a view of the hidden states and multiplies it with the vocabulary row by row, at a tenth of the
+    speed. A list and not a tensor: the hidden states may lie on another device than the ids, and accelerate
+    moves a tensor to the first device.
     """
     return list(range(ids.shape[1] - count, ids.shape[1]))
 
@@ -222,22 +254,19 @@ def run_all(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     limit: int,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
     *,
     checked: bool = True,
 ) -> Iterator[Group]:
     """Run all prompts in groups of at most `limit`, longest first; their caches are not kept.
 
-    checked: see `run_group`.
+    checked: see `Prefill.run`.
     """
     if not prompts:
         return
-    prefix = run_prefix(model, prompts[0][: common_prefix_length(prompts)], assignment)
-    slack = padding_slack(model, prompts, prefix)
-    for rows in length_groups(prompts, range(len(prompts)), limit, slack):
-        yield run_group(
-            model, prompts, rows, prefix, assignment=assignment, cached=False, checked=checked
-        )
+    prefill = Prefill.start(model, prompts, assignment)
+    for rows in prefill.groups(limit):
+        yield prefill.run(rows, cached=False, checked=checked)
 
 
 @torch.inference_mode()
@@ -245,15 +274,15 @@ def first_token_logits(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     limit: int,
-    assignment: Assignment = ALONE,
+    assignment: Assignment = ONE_CANDIDATE,
 ) -> Tensor:
     """Logits of the first answer token: [prompt, vocabulary], in the model's data type, on the host.
 
-    Raises TrialError if a logit is not a number.
+    Raises TrialError if a logit is not finite.
     """
     result: Tensor | None = None
     for group in run_all(model, prompts, limit, assignment, checked=False):
-        last = require_numbers(group.logits[:, -1].cpu())
+        last = require_finite(group.logits[:, -1].cpu())
         if result is None:
             result = last.new_empty(len(prompts), last.shape[-1])
         result[list(group.rows)] = last
@@ -262,8 +291,8 @@ def first_token_logits(
     return result
 
 
-def require_numbers(logits: Tensor) -> Tensor:
+def require_finite(logits: Tensor) -> Tensor:
     """`logits` if all of them are finite; raises TrialError otherwise."""
     if not torch.isfinite(logits).all():
-        raise TrialError(NO_NUMBERS)
+        raise TrialError(NOT_FINITE)
     return logits

@@ -1,8 +1,9 @@
-"""A key-value cache of slots: rows come and go while the others go on decoding.
+"""A key-value cache of slots: sequences enter and leave while the others go on decoding.
 
-Every row is right-aligned: its newest token lies in the last column, whatever its length. So all rows
-grow by the same column at every step, a row that leaves gives its slot to the last one, and a row that
-arrives is copied in beside the others. Nothing is concatenated, and nobody waits for the slowest row.
+A row of the cache is a sequence in a slot. Every row is right-aligned: its newest token lies in the last
+column, whatever its length. So all rows grow by the same column at every step. If a row leaves, the last row
+moves into its slot. A new row is copied in beside the others. No step concatenates or waits for the slowest
+row.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 _CACHED = 2**20
-"""Bytes that a processor's core has in its caches, roughly."""
+"""Bytes that the caches of a processor core hold, roughly."""
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer in buffers [slot, head, column, head_dim] that are taken once.
+    """Keys and values of one layer in buffers [slot, head, column, head_dim] that are allocated once.
 
-    Rows 0 … rows − 1 are live, in columns start … end − 1; what the model sees is that window.
+    Rows 0 … rows − 1 are live, in columns start … end − 1; the model sees that window.
     """
 
     def __init__(self) -> None:
@@ -34,8 +35,8 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         """Use these buffers, all zeros."""
         self.dtype, self.device = key_buffer.dtype, key_buffer.device
         self._key_buffer, self._value_buffer = key_buffer, value_buffer
-        # Where it is False, transformers asks the device in every step whether a mask is needed at all. A GPU
-        # is waited for then; on a CPU the answer is worth having.
+        # If it is False, transformers asks the device in every step whether a mask is needed at all. Then the
+        # host waits for a GPU; on a CPU the answer saves time.
         self.is_compileable = key_buffer.device.type != "cpu"
         self.is_initialized = True
 
@@ -61,8 +62,8 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
     def admit(self, keys: Tensor, values: Tensor, places: Tensor | None) -> None:
         """Copy new rows [row, head, column, head_dim] in, right-aligned to the last column.
 
-        places: for each number-vector of the rows as they are to lie, [row · head · column], the one that it
-        is among those given, counted through rows, heads and columns; None if they lie so already.
+        places: [row · head · column], the index into the given vectors [row · head · column] of each vector
+        of the right-aligned rows; None if the given rows are right-aligned already.
         """
         count, heads = keys.shape[:2]
         new = slice(self.rows, self.rows + count)
@@ -74,10 +75,10 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.rows += count
 
     def move(self, moves: Sequence[tuple[int, int]], slots: Tensor | None) -> None:
-        """Copy rows from slots to slots, no two of which are the same.
+        """Copy rows from slots to other slots; all slots of the moves differ.
 
-        slots: the moves as [from or to, move] on an accelerator, which moves all of them by one call; None
-        on a CPU, where that would copy each row twice.
+        slots: the moves as a tensor [from or to, move] on an accelerator, which moves all rows by one call;
+        None on a CPU, where that call would copy each row twice.
         """
         window = slice(self.start, self.end)
         for buffer in (self._key_buffer, self._value_buffer):
@@ -101,9 +102,9 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _rows_at_once(buffer: Tensor) -> int:
-    """Rows of a buffer that are moved together: all on an accelerator, which each call costs a launch.
+    """Rows of a buffer that move together: all rows on an accelerator, because each call costs a launch.
 
-    On a CPU, as many as stay in its caches between the two copies, which halves the time.
+    On a CPU, as many rows as stay in its caches between the two copies, which halves the time.
     """
     if buffer.device.type != "cpu":
         return len(buffer)
@@ -127,7 +128,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self.slots - len(self.lengths)
 
     def admit(self, cache: DynamicCache, lengths: Sequence[int], prefix: int) -> None:
-        """Take over the rows of a cache: `prefix` columns, then padding, then the rest of each row."""
+        """Copy in rows of a cache: `prefix` columns, then padding, then the rest of each row."""
         self._place(max([*lengths, *self.lengths]))
         states: list[tuple[Tensor, Tensor]] = []
         for filled in cache.layers:
@@ -141,10 +142,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.lengths += lengths
 
     def _take_buffers(self, states: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Buffers for states such as these [row, head, column, head_dim], in one piece on each device.
+        """Allocate buffers for states of these shapes [row, head, column, head_dim], in one piece a device.
 
-        One large piece goes back to the system when it is let go. Of many of a few megabytes the allocator
-        keeps most, beside whatever is made in the meantime.
+        The allocator returns one large piece to the system when it is freed. Of many pieces of a few
+        megabytes it keeps most.
         """
 
         def numbers(tensor: Tensor) -> int:
@@ -168,7 +169,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def release(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """Free `slots`. Returns the moves (from, to) that keep live rows together, in any order."""
-        # Which row ends up where: each slot that is freed, the last one first, takes the last live row.
+        # From the last freed slot to the first, each takes the last live row. held: the old slot of each row.
         held = list(range(len(self.lengths)))
         for slot in sorted(slots, reverse=True):
             held[slot] = held[-1]
@@ -185,7 +186,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return moves
 
     def prepare_step(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Make room for one more token a row; returns the step's attention mask and positions.
+        """Make room for one more token in each row; returns the step's attention mask and positions.
 
         mask: [row, column] bool over the window and the new token. positions: [row, 1].
         """
@@ -197,23 +198,23 @@ class SlotCache(Cache):  # type: ignore[misc]
         return mask, lengths
 
     def _place(self, width: int, room: int = 0) -> None:
-        """Let the window be the last `width` columns, with `room` columns free behind it."""
+        """Set the window to the last `width` columns, with `room` free columns behind it."""
         for layer in self._layers:
             if not self.lengths:
                 layer.start = layer.end = width
             elif layer.end < width:
                 layer.shift(width - layer.end)
-            # Columns before the window belong to nobody any more.
+            # Columns before the window are free.
             layer.start = layer.end - width
             if layer.end + room > self._columns:
                 layer.shift(-layer.start)
 
 
 class _Places:
-    """Where what is given of new rows is to lie, worked out once for all layers of a shape on a device.
+    """Indices that right-align new rows, computed once for all layers of a shape on a device.
 
-    lengths: tokens of each row. What is given has `prefix` of them, then padding, then the rest; they are to
-    lie without a gap, in the last columns.
+    lengths: tokens of each row. The given rows hold `prefix` tokens, then padding, then the rest. The new
+    rows hold the tokens without a gap, in the last columns.
     """
 
     def __init__(self, lengths: Sequence[int], prefix: int) -> None:
@@ -233,9 +234,9 @@ class _Places:
         return self._known[key]
 
     def _columns(self, width: int) -> Tensor:
-        """For each row and each column that it is to fill, the column that was given: [row, column]."""
+        """The given column of each column of the new rows: [row, column]."""
         lengths, longest = torch.tensor(self._lengths).unsqueeze(1), max(self._lengths)
         token = torch.arange(longest) - (longest - lengths)
         given = torch.where(token < self._prefix, token, width - lengths + token)
-        # Columns before a row's own belong to nobody: whatever stands there is masked.
+        # Columns before a row's own tokens are masked.
         return given.clamp_min(0)

@@ -1,4 +1,4 @@
-"""How many tokens go through a model, however its forward pass is called."""
+"""Counts the tokens that go through a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.utils.hooks import RemovableHandle
 
 
 class TokenCounter:
-    """A scope in which the tokens of every forward pass of a model are counted.
+    """A scope that counts the tokens of every forward pass of a model.
 
-    One hook on the model sees the passes of the engine and of `generate` alike. Padding is left out where the
-    attention mask shows it.
+    One hook on the model sees the passes of the engine and of `generate` alike. Padding does not count if the
+    attention mask marks it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._handle: RemovableHandle | None = None
-        # A tensor on the device that it was counted on, so that no pass waits for it.
+        # A tensor on the model's device, so that no pass waits for the device.
         self._tokens: int | Tensor = 0
 
     def __enter__(self) -> TokenCounter:
@@ -46,7 +46,7 @@ class TokenCounter:
         rows, columns = (named["inputs_embeds"] if given is None else given).shape[:2]
         mask = named.get("attention_mask")
         if columns > 1 and isinstance(mask, Tensor) and mask.dim() == 2:
-            # The columns before these are those of the cache.
+            # The columns before these belong to the cache.
             self._tokens = self._tokens + mask[:, -columns:].sum()
         else:
             self._tokens = self._tokens + rows * columns

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from excise.anatomy.writers import Anatomy
 from excise.engine.batch_size import key_value_bytes
+from excise.engine.cached_layers import CachedLayers, CachedPart, start_layers_within
 from excise.engine.capability import slots_are_exact
-from excise.engine.early import EarlyLayers, EarlyPart, cuts_within
 from excise.engine.prefill import Tokens, common_prefix_length
 from excise.models.load import LoadedModel
 
@@ -15,14 +15,14 @@ _SHARE, _LEAST = 0.05, 64 * 2**20
 """Share of the model's size that kept states may take, and what they may take in any case."""
 
 
-def room_for_early(
+def room_for_cached_layers(
     loaded: LoadedModel, anatomy: Anatomy, target: Sequence[Tokens], control: Sequence[Tokens]
-) -> EarlyPart | None:
+) -> CachedPart | None:
     """Empty room for the kept states of both sets; None if the model or the memory allows none."""
     model = loaded.model
     if not slots_are_exact(model):
         return None
-    cuts = cuts_within(
+    start_layers = start_layers_within(
         max(_SHARE * loaded.bytes, _LEAST),
         len(anatomy.layers),
         (_own_tokens(target), _own_tokens(control)),
@@ -30,11 +30,11 @@ def room_for_early(
         key_value_bytes(model, [[0]], 0) // len(anatomy.layers),
         model.dtype.itemsize,
     )
-    if not cuts:
+    if not start_layers:
         return None
-    return EarlyPart(
-        EarlyLayers(model, anatomy.layers, cuts, with_keys=True),
-        EarlyLayers(model, anatomy.layers, cuts, with_keys=False),
+    return CachedPart(
+        CachedLayers(model, anatomy.layers, start_layers, with_keys=True),
+        CachedLayers(model, anatomy.layers, start_layers, with_keys=False),
         {writer.name: writer.layer for writer in anatomy.writers},
     )
 

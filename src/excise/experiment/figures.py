@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import with_halving
-from excise.engine.numbers import are_numbers, gathered
+from excise.engine.distributions import Distributions, distributions
 from excise.engine.prefill import Tokens
-from excise.engine.teacher import forced_groups
 from excise.experiment.runner import Runner
 from excise.prompts.splits import PromptParts
 from excise.scorers.damage import is_empty, is_loop
-from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, answer_divergences
+from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, divergences
 from excise.scorers.refusals import Refusals
 from excise.store.record import Answered
 
@@ -105,7 +103,7 @@ def _ask(
 ) -> tuple[Refusals, Refusals]:
     # Refusals too go on until there is enough of them for the KL along them: one answer serves both. The
     # edited model does alike, or its answers would be counted by another measure.
-    to_target, to_control = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
+    to_target, to_control = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
     return to_target, to_control
 
 
@@ -116,39 +114,29 @@ def _answered(target: Refusals, control: Refusals) -> Answered:
     )
 
 
-@torch.no_grad()
 def _divergences(
     runner: Runner,
     switch: Switch,
     prompts: Sequence[Tokens],
     answers: Sequence[Tokens],
 ) -> list[Tensor]:
-    """KL at each answer's tokens, [token] each; one group of both models' distributions is held at a time."""
-    model = runner.model
+    """KL at each answer's tokens, one tensor [token] for each answer."""
+
+    def groups(rows: int, *, changed: bool) -> Iterator[Distributions]:
+        found = distributions(runner.model, prompts, rows, answers=answers, checked=False)
+        while True:
+            # The generator runs a group, and before the first group the common prefix, in `next`.
+            switch(changed)
+            group = next(found, None)
+            if group is None:
+                return
+            yield group
 
     def measure(rows: int) -> list[Tensor]:
-        order: list[int] = []
-        found: list[Tensor] = []
-        numbers: list[Tensor] = []
-        # Generators: each runs its next group, and the common beginning, when it is asked.
-        originals = forced_groups(model, prompts, answers, rows, checked=False)
-        changed = forced_groups(model, prompts, answers, rows, checked=False)
-        while True:
-            switch(False)
-            before = next(originals, None)
-            switch(True)
-            after = next(changed, None)
-            if before is None or after is None:
-                # Figures alone leave the device, when the last group has run.
-                by_row = dict(zip(order, gathered(found, numbers), strict=True))
-                return [by_row[row] for row in range(len(prompts))]
-            order += before.rows
-            found += answer_divergences(
-                before.log_probabilities, after.log_probabilities, before.lengths
-            )
-            numbers += [are_numbers(one.log_probabilities) for one in (before, after)]
+        both = zip(groups(rows, changed=False), groups(rows, changed=True), strict=True)
+        return divergences((before.log_probabilities, after) for before, after in both)
 
-    # Whole vocabularies at 32 places each: a few rows fill as much memory as many prompts do elsewhere. What
-    # has to be halved here says nothing of other passes.
+    # Distributions along answers are large: a few prompts fill as much memory as many prompts do elsewhere.
+    # If memory runs out here, other passes keep their number of rows.
     found, _ = with_halving(max(1, runner.rows // 8), measure, runner.emit_halved)
     return found

@@ -1,7 +1,7 @@
-"""Distributions of the first answer token: those of the original model, and how far others are from them.
+"""KL of the first answer token: the original model's distributions, and how far an edited model is from them.
 
-The original's are the same in every trial. They are worked out once, and kept where the changed model's come
-to lie, if memory allows.
+The original model's distributions are the same in every trial. They are computed once, and stored on the
+device of the edited model's distributions if memory allows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from excise.devices.float64 import float64_device
 from excise.devices.memory import place_for
 from excise.engine.assignment import Assignment
-from excise.engine.numbers import are_numbers, gathered
-from excise.engine.prefill import Tokens, run_all
-from excise.scorers.divergence import kl_divergence
+from excise.engine.distributions import distributions
+from excise.engine.prefill import Tokens
+from excise.scorers import divergence
 
 
 @torch.inference_mode()
@@ -26,13 +26,12 @@ def log_probabilities(
 ) -> Tensor:
     """Log-probabilities of the first answer token: [prompt, vocabulary], float32.
 
-    They lie where the model's logits do, or on the host if they are too large for that device, or it knows no
-    float64.
-    limit: prompts that run at a time. Raises TrialError if a logit is not a number.
+    They lie on the device of the model's logits, or on the host if they are too large for that device or the
+    device lacks float64. limit: prompts that run at a time. Raises TrialError if a logit is not finite.
     """
     result: Tensor | None = None
-    for group in run_all(model, prompts, limit, assignment):
-        found = _log_probabilities(group.logits)
+    for group in distributions(model, prompts, limit, assignment=assignment):
+        found = group.log_probabilities[:, -1]
         if result is None:
             size = len(prompts) * found[0].numel() * found.element_size()
             place = place_for(size, float64_device(found.device))
@@ -43,7 +42,6 @@ def log_probabilities(
     return result
 
 
-@torch.inference_mode()
 def divergences(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
@@ -53,21 +51,8 @@ def divergences(
 ) -> list[float]:
     """KL(original ‖ model) of the first answer token for each prompt, nats.
 
-    original: `log_probabilities` of the original model. A number for each prompt is all that leaves the
-    device, when the last of them has run. Raises TrialError if a logit is not a number.
+    original: `log_probabilities` of the original model. Raises TrialError if a logit is not finite.
     """
-    rows: list[int] = []
-    values: list[Tensor] = []
-    numbers: list[Tensor] = []
-    for group in run_all(model, prompts, limit, assignment, checked=False):
-        # Only a group's distributions are held at a time: whole vocabularies are large.
-        found = _log_probabilities(group.logits)
-        rows += group.rows
-        values.append(kl_divergence(original[list(group.rows)], found))
-        numbers.append(are_numbers(group.logits))
-    by_prompt = dict(zip(rows, torch.cat(gathered(values, numbers)).tolist(), strict=True))
-    return [by_prompt[row] for row in range(len(prompts))]
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return logits[:, -1].to(torch.float32).log_softmax(-1)
+    groups = distributions(model, prompts, limit, assignment=assignment, checked=False)
+    pairs = ((original[list(group.rows)].unsqueeze(1), group) for group in groups)
+    return [float(each) for each in divergence.divergences(pairs)]

@@ -9,17 +9,16 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.engine.assignment import ALONE, Assignment, Early
+from excise.engine.assignment import ONE_CANDIDATE, Assignment, LayerCache
 from excise.engine.batch_size import with_halving
-from excise.engine.early import EarlyPart
+from excise.engine.cached_layers import CachedPart
 from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
-from excise.scorers.refusals import Hearing, Judging, Refusals, judge
-from excise.scorers.watch import Watch
+from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge, Refusals
 
 Result = TypeVar("Result")
 
@@ -42,8 +41,8 @@ class Runner:
         emit: Emit,
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
-        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
-        self._watch = Watch(chat.decode, self._markers)
+        self._max_new_tokens, self._emit = max_new_tokens, emit
+        self._judge = MarkerJudge(model, chat, markers)
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
@@ -54,16 +53,18 @@ class Runner:
         """Say that memory ran out, and how many rows run at a time from now on."""
         self._emit(BatchReduced(size))
 
-    def log_probabilities(self, prompts: Sequence[Tokens], early: Early | None = None) -> Tensor:
+    def log_probabilities(
+        self, prompts: Sequence[Tokens], cached_layers: LayerCache | None = None
+    ) -> Tensor:
         """Of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
-        assignment = Assignment(early=early)
+        assignment = Assignment(cached_layers=cached_layers)
         return self.in_rows(lambda rows: log_probabilities(self.model, prompts, rows, assignment))
 
     def divergences(
         self,
         prompts: Sequence[Tokens],
         original: Tensor,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> list[float]:
         """KL(original ‖ model) of the first answer token for each prompt, nats.
 
@@ -78,42 +79,41 @@ class Runner:
         prompts: Sequence[Tokens],
         *,
         whole_answers: bool = False,
-        assignment: Assignment = ALONE,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> Refusals:
         """Answers to `prompts`, judged. whole_answers: go on behind a marker, for showing."""
-        least = self._max_new_tokens if whole_answers else 0
-        (found,) = self.refusals_of_sets([prompts], least=least, assignment=assignment)
+        min_new_tokens = self._max_new_tokens if whole_answers else 0
+        (found,) = self.refusals_of_sets(
+            [prompts], min_new_tokens=min_new_tokens, assignment=assignment
+        )
         return found
 
     def refusals_of_sets(
         self,
         sets: Sequence[Sequence[Tokens]],
         *,
-        least: int = 0,
-        assignment: Assignment = ALONE,
+        min_new_tokens: int = 0,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> list[Refusals]:
-        """Answers to several sets of prompts, judged; least: tokens wanted of each, whatever its verdict.
+        """Answers to several sets of prompts, judged. min_new_tokens: see `JudgingParameters`.
 
-        Answered side by side they take less time than in turn: few rows that run on to their end do so once.
+        All sets decode side by side: only the last answers of all sets run in steps of few sequences.
         """
-        judging = Judging(self._markers, self._max_new_tokens, least=least)
+        judging = JudgingParameters(self._max_new_tokens, min_new_tokens=min_new_tokens)
 
-        def work(slots: int) -> list[Refusals]:
-            return judge(self.model, self.chat, sets, judging, slots, self._watch, assignment)
+        return self.in_slots(lambda slots: self._judge.answer(sets, judging, slots, assignment))
 
-        return self.in_slots(work)
-
-    def hearing(
+    def judged_request(
         self,
         prompts: Sequence[Tokens],
         *,
         limit: int | None,
-        urgency: tuple[float, ...] | None,
+        priorities: tuple[float, ...] | None,
         assignment: Assignment,
-    ) -> Hearing:
-        """A candidate that is to be asked `prompts` in a pool, beside others; see `Judging`."""
-        judging = Judging(self._markers, self._max_new_tokens, limit, urgency)
-        return Hearing(self.model, self.chat, prompts, judging, self._watch, assignment)
+    ) -> JudgedRequest:
+        """A request for a scheduler, judged; see `JudgingParameters`."""
+        judging = JudgingParameters(self._max_new_tokens, limit, priorities)
+        return JudgedRequest(self._judge, prompts, judging, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
@@ -126,14 +126,15 @@ class Part:
     """Target and control prompts of one part, as tokens, and what the original model makes of them.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. early: what early layers make of both sets.
+    answered: the original model's answers to target prompts. cached_layers: what early layers make of both
+    sets.
     """
 
     target: tuple[Tokens, ...]
     control: tuple[Tokens, ...]
     original: Tensor
     answered: Refusals
-    early: EarlyPart | None = None
+    cached_layers: CachedPart | None = None
 
     @property
     def refusals(self) -> int:
@@ -149,23 +150,26 @@ def measure_original(
     runner: Runner,
     target: PromptSet,
     control: PromptSet,
-    room: Callable[[Sequence[Tokens], Sequence[Tokens]], EarlyPart | None] = lambda *_: None,
+    room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
 ) -> Part:
     """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
     target_tokens = tuple(runner.chat.encode(target.prompts))
     control_tokens = tuple(runner.chat.encode(control.prompts))
-    early = room(target_tokens, control_tokens)
+    cached_layers = room(target_tokens, control_tokens)
     part = Part(
         target=target_tokens,
         control=control_tokens,
         original=runner.log_probabilities(
-            control_tokens, early.control.recording() if early else None
+            control_tokens, cached_layers.control.recording() if cached_layers else None
         ),
         answered=runner.refusals(
-            target_tokens, assignment=Assignment(early=early.target.recording() if early else None)
+            target_tokens,
+            assignment=Assignment(
+                cached_layers=cached_layers.target.recording() if cached_layers else None
+            ),
         ),
-        early=early,
+        cached_layers=cached_layers,
     )
-    if early is not None:
-        early.prove(runner.model, target_tokens, control_tokens)
+    if cached_layers is not None:
+        cached_layers.verify(runner.model, target_tokens, control_tokens)
     return part

@@ -12,6 +12,7 @@ from excise.devices.device import execution_device
 from excise.engine.batch_size import batch_memory, slots_within
 from excise.engine.capture import (
     Accumulator,
+    Accumulators,
     EndStatistics,
     Residuals,
     residuals,
@@ -77,10 +78,7 @@ class TrainPrompts:
             prompts,
             rows,
             dimension=self.anatomy.dimension,
-            all_tokens=all_tokens,
-            last_tokens=last_tokens,
-            last_weight=last_weight,
-            residual=stream,
+            accumulators=Accumulators(all_tokens, last_tokens, last_weight, stream),
         )
 
 

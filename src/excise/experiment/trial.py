@@ -11,10 +11,11 @@ from statistics import mean
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
-from excise.engine.decode import Pool, pool_for
+from excise.engine.decode import scheduler_for
+from excise.engine.scheduler import Scheduler
 from excise.errors import TrialError
 from excise.experiment.runner import Part, Runner
-from excise.scorers.refusals import Hearing, Refusals
+from excise.scorers.refusals import JudgedRequest, Refusals
 from excise.search.front import Point, refusals_to_beat
 
 
@@ -38,43 +39,43 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Bound:
     """What decides how much of a trial is waited for.
 
-    to_beat: trials finished before. urgency: of each target prompt, how often it was refused before: asked
+    points: trials finished before. priorities: of each target prompt, how often it was refused before: asked
     first, these rule a bad candidate out soonest. exhaustive: wait for every verdict and run every layer all
     the same; the scores that come out are alike.
     """
 
-    to_beat: tuple[Point, ...] = ()
-    urgency: tuple[float, ...] | None = None
+    points: tuple[Point, ...] = ()
+    priorities: tuple[float, ...] | None = None
     exhaustive: bool = False
 
 
 @dataclass
-class _UnderWay:
-    """A candidate that is being scored. hearing: None if nothing is asked. error: why it failed, if so."""
+class _RunningTrial:
+    """A candidate that is being scored. judged: None if nothing is asked. error: why it failed, if so."""
 
-    seat: int
-    contest: Contest
-    to_beat: list[Point]
+    candidate_slot: int
+    bound: Bound
+    points: list[Point]
     kl: float = 0.0
-    hearing: Hearing | None = None
+    judged: JudgedRequest | None = None
     error: TrialError | None = None
     seconds: float = 0.0
 
     @property
     def limit(self) -> int | None:
         """Certain refusals from which on it is dominated; None if nothing has so little KL."""
-        return refusals_to_beat(self.to_beat, self.kl)
+        return refusals_to_beat(self.points, self.kl)
 
     @property
     def done(self) -> bool:
-        return self.hearing is None or self.hearing.asked.done
+        return self.judged is None or self.judged.request.done
 
 
 class Scoring:
-    """Candidates being scored, up to `seats` of them under way at a time, each as if it were alone.
+    """Candidates being scored, up to `candidate_slots` of them under way at a time, each as if it were alone.
 
     KL comes first: it takes one forward pass, and tells how many refusals a candidate may have at most to
     be better than all before it. Once so many are certain its other answers are not waited for: whatever
@@ -88,40 +89,42 @@ class Scoring:
         runner: Runner,
         edits: VirtualEdits,
         part: Part,
-        seats: int,
+        candidate_slots: int,
     ) -> None:
         self._runner, self._edits, self._part = runner, edits, part
         self._edits_of: list[Edit] = []
-        self._free = list(range(seats))
-        self._seats = seats
-        self._under_way: list[_UnderWay] = []
-        self._pool: Pool | None = None
-        self._pool_slots = 0
+        self._free = list(range(candidate_slots))
+        self._candidate_slots = candidate_slots
+        self._running: list[_RunningTrial] = []
+        self._scheduler: Scheduler | None = None
+        self._scheduler_slots = 0
 
     def __len__(self) -> int:
         """How many are under way."""
-        return len(self._under_way)
+        return len(self._running)
 
     @property
     def prompts(self) -> int:
         """How many of their prompts are being answered."""
-        return sum(one.hearing.asked.open for one in self._under_way if one.hearing is not None)
+        return sum(one.judged.request.running for one in self._running if one.judged is not None)
 
     @property
     def ready(self) -> bool:
         """True if another candidate can begin and nobody has to wait for slots."""
-        return bool(self._free) and (self._pool is None or self._pool.ready(len(self._part.target)))
+        return bool(self._free) and (
+            self._scheduler is None or self._scheduler.ready(len(self._part.target))
+        )
 
     @property
     def finished(self) -> bool:
         """True if the first of those under way can be taken."""
-        return bool(self._under_way) and self._under_way[0].done
+        return bool(self._running) and self._running[0].done
 
-    def begin(self, edit: Edit, contest: Contest) -> None:
+    def begin(self, edit: Edit, bound: Bound) -> None:
         """Measure a candidate's KL, and let it be asked the target prompts if they can matter."""
         started = time.perf_counter()
-        one = _UnderWay(self._sit_down(edit), contest, list(contest.to_beat))
-        self._under_way.append(one)
+        one = _RunningTrial(self._assign_slot(edit), bound, list(bound.points))
+        self._running.append(one)
         target, control = self._assignments(edit, one)
         try:
             one.kl = mean(
@@ -130,15 +133,15 @@ class Scoring:
         except TrialError as error:
             one.error = error
         else:
-            if contest.exhaustive or one.limit is None or one.limit > 0:
-                one.hearing = self._runner.hearing(
+            if bound.exhaustive or one.limit is None or one.limit > 0:
+                one.judged = self._runner.judged_request(
                     self._part.target,
-                    limit=None if contest.exhaustive else one.limit,
-                    urgency=contest.urgency,
+                    limit=None if bound.exhaustive else one.limit,
+                    priorities=bound.priorities,
                     assignment=target,
                 )
-                if self._pool is not None:
-                    self._pool.add(one.hearing.asked)
+                if self._scheduler is not None:
+                    self._scheduler.add(one.judged.request)
         one.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
@@ -150,18 +153,18 @@ class Scoring:
         until = time.perf_counter() + seconds
 
         def work(slots: int) -> None:
-            pool = self._pool_of(slots)
+            scheduler = self._scheduler_of(slots)
             while not self.finished and not (more and self.ready) and time.perf_counter() < until:
-                pool.step()
+                scheduler.step()
 
         self._runner.in_slots(work)
 
     def learn(self, point: Point) -> None:
         """Let what is under way have this trial to beat as well."""
-        for one in self._under_way:
-            one.to_beat.append(point)
-            if one.hearing is not None and not one.contest.exhaustive:
-                one.hearing.lower(one.limit)
+        for one in self._running:
+            one.points.append(point)
+            if one.judged is not None and not one.bound.exhaustive:
+                one.judged.lower_limit(one.limit)
 
     def take(self) -> tuple[Scored | TrialError, float]:
         """The scores of the first of those under way, which is to be finished, and the seconds it took.
@@ -169,62 +172,68 @@ class Scoring:
         Those are its share of the passes in which it ran beside others. A candidate with a logit that is not
         a number gives the error.
         """
-        one = self._under_way.pop(0)
-        self._free.append(one.seat)
-        if not self._under_way:
-            self._pool = None
+        one = self._running.pop(0)
+        self._free.append(one.candidate_slot)
+        if not self._running:
+            self._scheduler = None
             self._edits.use(None)
-        if one.hearing is None:
+        if one.judged is None:
             return one.error or Scored(one.kl, None, dominated=True), one.seconds
-        asked = one.hearing.asked
-        seconds = one.seconds + asked.seconds
-        if asked.failure is not None:
-            return asked.failure, seconds
-        verdicts = one.hearing.verdicts()
+        request = one.judged.request
+        seconds = one.seconds + request.seconds
+        if request.failure is not None:
+            return request.failure, seconds
+        verdicts = one.judged.verdicts()
         dominated = one.limit is not None and verdicts.count >= one.limit
         return Scored(one.kl, verdicts, dominated), seconds
 
-    def _sit_down(self, edit: Edit) -> int:
+    def _assign_slot(self, edit: Edit) -> int:
         """Put the edit in force beside the others; returns its number."""
-        seat = min(self._free)
-        self._free.remove(seat)
+        candidate_slot = min(self._free)
+        self._free.remove(candidate_slot)
         # Seats from the lowest on are taken first, so there is never a gap before a new one.
-        self._edits_of[seat : seat + 1] = [edit]
+        self._edits_of[candidate_slot : candidate_slot + 1] = [edit]
         self._edits.use_several(self._edits_of)
-        return seat
+        return candidate_slot
 
-    def _assignments(self, edit: Edit, one: _UnderWay) -> tuple[Assignment, Assignment]:
+    def _assignments(self, edit: Edit, one: _RunningTrial) -> tuple[Assignment, Assignment]:
         """How target and control prompts are asked: with what is known of layers before the edited ones."""
-        early = self._part.early
-        cut = 0 if early is None or one.contest.exhaustive else early.cut(edit.changed)
-        if early is None or cut == 0:
-            both = Assignment(one.seat, self._edits.assign)
+        cached_layers = self._part.cached_layers
+        start_layer = (
+            0
+            if cached_layers is None or one.bound.exhaustive
+            else cached_layers.start_layer(edit.changed)
+        )
+        if cached_layers is None or start_layer == 0:
+            both = Assignment(one.candidate_slot, self._edits.assign)
             return both, both
-        target, control = (each.replaying(cut) for each in (early.target, early.control))
+        target, control = (
+            each.replaying(start_layer) for each in (cached_layers.target, cached_layers.control)
+        )
         return (
-            Assignment(one.seat, self._edits.assign, target),
-            Assignment(one.seat, self._edits.assign, control),
+            Assignment(one.candidate_slot, self._edits.assign, target),
+            Assignment(one.candidate_slot, self._edits.assign, control),
         )
 
-    def _pool_of(self, slots: int) -> Pool:
-        """The pool, a new one if there is none of so many slots."""
-        if self._pool is None or slots != self._pool_slots:
-            hearings = [one.hearing for one in self._under_way if one.hearing is not None]
-            if self._pool is not None:
+    def _scheduler_of(self, slots: int) -> Scheduler:
+        """The scheduler, a new one if there is none of so many slots."""
+        if self._scheduler is None or slots != self._scheduler_slots:
+            judged = [one.judged for one in self._running if one.judged is not None]
+            if self._scheduler is not None:
                 # Its memory is to be free before there is another one; nobody can go on from what it held.
-                self._pool = None
-                for hearing in hearings:
-                    hearing.begin_again()
-            self._pool = pool_for(
+                self._scheduler = None
+                for each in judged:
+                    each.restart()
+            self._scheduler = scheduler_for(
                 self._runner.model,
-                min(slots, self._seats * len(self._part.target)),
-                hearings[0].asked.longest,
+                min(slots, self._candidate_slots * len(self._part.target)),
+                judged[0].request.longest,
                 self._edits.assign,
             )
-            self._pool_slots = slots
-            for hearing in hearings:
-                self._pool.add(hearing.asked)
-        return self._pool
+            self._scheduler_slots = slots
+            for each in judged:
+                self._scheduler.add(each.request)
+        return self._scheduler
 
 
 def score(
@@ -232,22 +241,22 @@ def score(
     edits: VirtualEdits,
     candidates: Sequence[Edit],
     part: Part,
-    contest: Contest,
+    bound: Bound,
 ) -> list[Scored | TrialError]:
     """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
-    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, contest)
+    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, bound)
 
 
 def score_all(
-    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], contest: Contest
+    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:
-    """Take all candidates through `scoring`, as many side by side as it has seats."""
+    """Take all candidates through `scoring`, as many side by side as it has candidate_slots."""
     found: list[Scored | TrialError] = []
     waiting = list(candidates)
     try:
         while waiting or len(scoring):
             if waiting and scoring.ready:
-                scoring.begin(waiting.pop(0), contest)
+                scoring.begin(waiting.pop(0), bound)
             elif scoring.finished:
                 found.append(scoring.take()[0])
             else:

@@ -8,7 +8,7 @@ from excise import __version__
 from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
 from excise.edits.edit import Edit
-from excise.engine.generation import in_words
+from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
@@ -119,8 +119,8 @@ def asked_with_lines(told: object) -> list[str]:
         )
     if isinstance(unfollowed := told.get("generation_config"), Mapping):
         lines.append(
-            f"The model's generation configuration asks for {code(in_words(unfollowed))}: `generate` and "
-            "servers follow that, the figures do not."
+            f"The model's generation configuration asks for {code(settings_text(unfollowed))}: "
+            "`generate` and servers follow that, the figures do not."
         )
     return lines
 

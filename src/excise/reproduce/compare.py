@@ -28,7 +28,7 @@ Sameness = Literal["same", "within rounding", "different"]
 TOLERANCE: Mapping[str, float] = {"float32": 5e-3, "float16": 0.1, "bfloat16": 0.1}
 """τ by the data type that the model ran in. float32: forty times the largest that `bench/rounding.py` showed.
 Of 16-bit types it is less than what another machine's rounding was: more would tell hardly any edit from
-another. See docs/reproduce.md."""
+another. See docs/guides/reproduce.md."""
 _SPACING: Mapping[str, float] = {"F64": 2**-52, "F32": 2**-23, "F16": 2**-10, "BF16": 2**-7}
 _PACKED_SPACING = 0.25
 """Of data types of eight bits and fewer."""

@@ -1,4 +1,4 @@
-"""The file `reproduce.json`: typed, versioned, documented in docs/reproduce.md."""
+"""The file `reproduce.json`: typed, versioned, documented in docs/reference/reproduce-json.md."""
 
 from __future__ import annotations
 

@@ -2,75 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from excise.devices.float64 import as_float64, float64_device
+from excise.engine.distributions import Distributions
+from excise.engine.finite import all_finite, gather_finite
 
 _AT_ONCE = 2**22
-"""Numbers of a distribution that an accelerator is given at a time: 32 MiB each of what is made of them."""
+"""Log-probabilities that an accelerator computes with at a time; each intermediate takes 32 MiB."""
 
 ANSWER_TOKENS = 32
-"""Tokens of the original model's answers over which KL is averaged, where it may and does say so many."""
+"""KL is averaged over so many first tokens of the original model's answers; answers may be shorter."""
 
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Over how many tokens of an answer KL was averaged: of the shortest answer, and of the longest."""
+    """Over how many tokens of an answer KL was averaged: in the shortest answer, and in the longest."""
 
     least: int
     most: int
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[int]]) -> AnswerTokens:
-        """The lengths of these answers. Raises ValueError if there are none."""
+        """The lengths of `answers`. Raises ValueError if `answers` is empty."""
         lengths = [len(answer) for answer in answers]
         return cls(min(lengths), max(lengths))
 
     @property
     def title(self) -> str:
-        """What the figure is called: `KL, mean of 32 answer tokens`, or of up to 32."""
+        """The name of the figure: `KL, mean of 32 answer tokens`, or of up to 32."""
         number = f"{self.most}" if self.least == self.most else f"up to {self.most}"
         return f"KL, mean of {number} answer token{'s' if self.most > 1 else ''}"
 
 
 UNRECORDED = AnswerTokens(1, ANSWER_TOKENS)
-"""Of figures that were written before this was recorded with them."""
+"""For figures in old records, which lack the number of tokens."""
 
 
 def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     """KL(original ‖ edited) of each row, in nats, float64: Σ p (log p − log q), never less than 0.
 
-    What rounding makes negative, of two distributions that are as good as equal, is 0. original, edited:
-    log-probabilities [prompt, vocabulary]. All is done where `edited` lies, or on the host if that device
-    knows no float64. Source: Kullback and Leibler 1951.
+    Values that rounding makes negative are 0. original, edited: log-probabilities [prompt, vocabulary]. The
+    device of `edited` computes, or the host if that device lacks float64. Source: Kullback and Leibler 1951.
     """
     place = float64_device(edited.device)
     original, edited = original.to(place), edited.to(place)
-    # In float64, all rows of a large vocabulary at once would be gigabytes. An accelerator takes several,
-    # because each call costs it a launch; a CPU one, which its caches hold and no thread divides otherwise.
+    # In float64, all rows of a large vocabulary together would take gigabytes. An accelerator takes several
+    # rows at a time, because each call costs a launch. A CPU takes one row, which fits into its caches and
+    # whose sum is the same for any number of threads.
     rows = 1 if place.type == "cpu" else max(1, _AT_ONCE // original.shape[1])
     pieces = zip(torch.split(original, rows), torch.split(edited, rows), strict=True)
     found = torch.cat([_rows(as_float64(p), as_float64(q)) for p, q in pieces])
-    # Adding 0 takes the sign off a negative zero.
+    # Adding 0 removes the sign of a negative zero.
     return found.clamp_min(0.0) + 0.0
 
 
 def answer_divergences(original: Tensor, edited: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """KL at every token of each answer, teacher-forced: one [token] a row, float64, nats.
+    """KL at every token of each answer: one tensor [token] for each row, float64, nats.
 
-    original, edited: log-probabilities [row, token, vocabulary]; lengths: tokens of each answer, which
-    are the last ones of its row.
+    original, edited: log-probabilities [row, token, vocabulary]. lengths: tokens of each answer, which are
+    the last of its row.
     """
-    return [
-        kl_divergence(p[-length:], q[-length:])
-        for p, q, length in zip(original, edited, lengths, strict=True)
-    ]
+    p, q = (
+        torch.cat([row[-length:] for row, length in zip(each, lengths, strict=True)])
+        for each in (original, edited)
+    )
+    return list(torch.split(kl_divergence(p, q), list(lengths)))
+
+
+@torch.no_grad()
+def divergences(pairs: Iterable[tuple[Tensor, Distributions]]) -> list[Tensor]:
+    """KL(original ‖ edited) at every token of each prompt's answer, one tensor [token] for each prompt, nats.
+
+    pairs: for groups of prompts, the original model's log-probabilities and the edited model's distributions.
+    Only one group is in memory at a time, because whole vocabularies are large. The figures leave the device
+    together, after the last group has run. Raises TrialError if a logit is not finite.
+    """
+    rows: list[int] = []
+    found: list[Tensor] = []
+    finite: list[Tensor] = []
+    for original, edited in pairs:
+        rows += edited.rows
+        found += answer_divergences(original, edited.log_probabilities, edited.lengths)
+        finite.append(all_finite(edited.log_probabilities))
+        finite.append(all_finite(original).to(finite[0].device))
+    by_row = dict(zip(rows, gather_finite(found, finite), strict=True))
+    return [by_row[row] for row in sorted(by_row)]
 
 
 def _rows(p_log: Tensor, q_log: Tensor) -> Tensor:
-    # 0 · log 0 is 0: a token that the original rules out adds nothing, whatever the edit makes of it.
+    # 0 · log 0 is 0: a token of probability 0 adds nothing, whatever its probability after the edit.
     return torch.where(p_log.isneginf(), 0.0, p_log.exp() * (p_log - q_log)).sum(-1)

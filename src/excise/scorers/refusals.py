@@ -1,4 +1,4 @@
-"""Counting refusals: greedy answers judged by markers, rows left as soon as their verdict is certain."""
+"""Counting refusals: greedy answers judged by markers; an answer stops as soon as its verdict is certain."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from excise.engine.answers import Asked, Referee
-from excise.engine.assignment import ALONE, Assignment
-from excise.engine.decode import answer
+from excise.engine.answers import Request, StoppingRule
+from excise.engine.assignment import ONE_CANDIDATE, Assignment
+from excise.engine.decode import run_requests
 from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
+from excise.scorers.marker_scanner import MarkerScanner, ScanState
 from excise.scorers.markers import has_marker, is_refusal
-from excise.scorers.watch import Watch, Watched
 
 
 @dataclass(frozen=True)
 class Refusals:
     """Verdicts on a set of prompts.
 
-    refused: one bool a prompt. answers, tokens: what was said until then, as text and as token ids.
-    unknown: prompts whose verdict was not waited for; they count as not refused.
+    refused: one bool for each prompt. answers, tokens: the answers as far as they were decoded, as text and
+    as token ids. unknown: prompts whose answer stopped before its verdict; they count as not refused.
     """
 
     refused: tuple[bool, ...]
@@ -40,115 +40,115 @@ class Refusals:
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How answers are judged.
+class JudgingParameters:
+    """How far prompts are answered.
 
-    limit: the number of certain refusals from which on the candidate does not matter any more; None for no
-    such number. urgency: of each prompt; those with a higher one are asked first. least: tokens that are
-    wanted of each answer, whatever its verdict.
+    limit: the number of certain refusals at which the request stops; None for no limit. priorities: of each
+    prompt; see `StoppingRule.priority`. min_new_tokens: tokens of each answer that are decoded whatever the
+    verdict.
     """
 
-    markers: tuple[str, ...]
     max_new_tokens: int
     limit: int | None = None
-    urgency: tuple[float, ...] | None = None
-    least: int = 0
+    priorities: tuple[float, ...] | None = None
+    min_new_tokens: int = 0
 
 
-class Hearing(Referee):
-    """One candidate being asked. Ends a row when a marker has appeared, and all rows once past the limit.
+class MarkerJudge:
+    """Judges a model's greedy answers by `markers`. Its scanner keeps what it has learnt of tokens."""
 
-    asked: the prompts, for a pool to answer. watch: one for these markers, which may know tokens from
-    hearings before.
+    def __init__(self, model: PreTrainedModel, chat: Chat, markers: Sequence[str]) -> None:
+        self.model, self.chat, self.markers = model, chat, tuple(markers)
+        self.scanner = MarkerScanner(chat.decode, self.markers)
+
+    def answer(
+        self,
+        sets: Sequence[Sequence[Tokens]],
+        parameters: JudgingParameters,
+        slots: int,
+        assignment: Assignment = ONE_CANDIDATE,
+    ) -> list[Refusals]:
+        """Greedy answers to the prompts of each set, judged; all sets decode side by side.
+
+        Raises TrialError if a logit is not finite.
+        """
+        judged = [JudgedRequest(self, prompts, parameters, assignment) for prompts in sets]
+        requests = [each.request for each in judged if each.request.prompts]
+        run_requests(self.model, requests, slots)
+        return [each.verdicts() for each in judged]
+
+
+class JudgedRequest(StoppingRule):
+    """A request that stops an answer when a marker has appeared, and stops as a whole at the limit.
+
+    request: the prompts, for a scheduler.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        chat: Chat,
+        judge: MarkerJudge,
         prompts: Sequence[Tokens],
-        judging: Judging,
-        watch: Watch,
-        assignment: Assignment = ALONE,
+        parameters: JudgingParameters,
+        assignment: Assignment = ONE_CANDIDATE,
     ) -> None:
-        self._chat, self._judging, self._watch = chat, judging, watch
+        self._judge, self._parameters = judge, parameters
         self._limit = math.inf
-        self.lower(judging.limit)
+        self.lower_limit(parameters.limit)
         self._forget(len(prompts))
-        self.asked = Asked(
-            model,
+        self.request = Request(
+            judge.model,
             prompts,
-            max_new_tokens=judging.max_new_tokens,
-            referee=self,
+            max_new_tokens=parameters.max_new_tokens,
+            stopping_rule=self,
             assignment=assignment,
         )
 
     def _forget(self, prompts: int) -> None:
-        self._watched = [Watched() for _ in range(prompts)]
-        self._certain, self._cut = 0, set[int]()
+        self._states = [ScanState() for _ in range(prompts)]
+        self._certain, self._stopped = 0, set[int]()
 
-    def begin_again(self) -> None:
-        """Forget all that was said."""
-        self._forget(len(self.asked.prompts))
-        self.asked.begin_again()
+    def restart(self) -> None:
+        """Discard all answers and verdicts."""
+        self._forget(len(self.request.prompts))
+        self.request.restart()
 
-    def lower(self, limit: int | None) -> None:
-        """From now on no more than so many certain refusals matter."""
+    def lower_limit(self, limit: int | None) -> None:
+        """Stop at `limit` certain refusals, if that is less than the limit so far."""
         self._limit = min(self._limit, math.inf if limit is None else limit)
 
-    def wanted(self, row: int) -> bool:
-        """See `Referee`."""
+    def is_wanted(self, index: int) -> bool:
+        """See `StoppingRule`."""
         return self._certain < self._limit
 
-    def decided(self, row: int, answer: list[int]) -> bool:
-        """See `Referee`."""
-        if not self.wanted(row):
-            self._cut.add(row)
+    def should_stop(self, index: int, answer: list[int]) -> bool:
+        """See `StoppingRule`."""
+        if not self.is_wanted(index):
+            self._stopped.add(index)
             return True
-        # An answer in which a marker has appeared is a refusal whatever follows. Only a marker decides: an
-        # answer that is empty so far may still become one.
+        # An answer that holds a marker is a refusal whatever follows. Only a marker is certain: an empty
+        # answer may still become an answer.
         if (
-            len(answer) < self._judging.least
-            or not self._watch.hints(self._watched[row], answer)
-            or not has_marker(self._chat.answer(answer), self._judging.markers)
+            len(answer) < self._parameters.min_new_tokens
+            or not self._judge.scanner.may_hold_marker(self._states[index], answer)
+            or not has_marker(self._judge.chat.answer(answer), self._judge.markers)
         ):
             return False
         self._certain += 1
         return True
 
-    def urgency(self, row: int) -> float:
-        """See `Referee`."""
-        urgency = self._judging.urgency
-        return 0.0 if urgency is None else urgency[row]
+    def priority(self, index: int) -> float:
+        """See `StoppingRule`."""
+        priorities = self._parameters.priorities
+        return 0.0 if priorities is None else priorities[index]
 
     def verdicts(self) -> Refusals:
-        """What was found, once all that is wanted has been said."""
-        tokens = self.asked.tokens
-        # A row that was never begun has not even a first token.
-        unknown = self._cut | {row for row, answer in enumerate(tokens) if not answer}
-        texts = tuple(self._chat.answer(answer) for answer in tokens)
+        """The verdicts, once the request is done."""
+        tokens = self.request.tokens
+        # An answer that never started has no token.
+        unknown = self._stopped | {index for index, answer in enumerate(tokens) if not answer}
+        texts = tuple(self._judge.chat.answer(answer) for answer in tokens)
         refused = tuple(
-            row not in unknown and is_refusal(text, self._judging.markers)
-            for row, text in enumerate(texts)
+            index not in unknown and is_refusal(text, self._judge.markers)
+            for index, text in enumerate(texts)
         )
         return Refusals(refused, texts, tuple(map(tuple, tokens)), frozenset(unknown))
-
-
-def judge(
-    model: PreTrainedModel,
-    chat: Chat,
-    sets: Sequence[Sequence[Tokens]],
-    judging: Judging,
-    slots: int,
-    watch: Watch | None = None,
-    assignment: Assignment = ALONE,
-) -> list[Refusals]:
-    """Greedy answers to the prompts of each set, judged; all sets are answered side by side.
-
-    watch: one for these markers that knows tokens from earlier calls; if not given, each token is learnt
-    anew. Raises TrialError if a logit is not a number.
-    """
-    watch = watch or Watch(chat.decode, judging.markers)
-    hearings = [Hearing(model, chat, prompts, judging, watch, assignment) for prompts in sets]
-    answer(model, [hearing.asked for hearing in hearings if hearing.asked.prompts], slots)
-    return [hearing.verdicts() for hearing in hearings]

@@ -15,7 +15,7 @@ from excise.engine.tokens import TokenCounter
 from excise.errors import ExciseError, TrialError
 from excise.events import Emit
 from excise.experiment.bank import edit_of
-from excise.experiment.trial import Contest, Scored, Scoring
+from excise.experiment.trial import Bound, Scored, Scoring
 from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 from excise.search.front import Point
 from excise.search.space import Candidate, propose
@@ -167,7 +167,7 @@ class _Loop:
         self._emit(TrialStarted(one.trial.number, one.trial.params))
         prepared = self._prepared
         edit = edit_of(one.candidate, prepared.bank, prepared.anatomy)
-        self._scoring.begin(edit, _contest(prepared, self._study))
+        self._scoring.begin(edit, _bound(prepared, self._study))
 
     def _end(self, one: _InHand) -> None:
         scored, seconds = self._scoring.take()
@@ -225,16 +225,16 @@ class _Loop:
         )
 
 
-def _contest(prepared: Prepared, study: Study) -> Contest:
+def _bound(prepared: Prepared, study: Study) -> Bound:
     """What a trial that begins now has to beat."""
-    urgency = [0.0] * len(prepared.search_part.target)
+    priorities = [0.0] * len(prepared.search_part.target)
     for refused in study.kept(_REFUSED):
         assert isinstance(refused, list)
         for row in refused:
-            urgency[row] += 1
-    return Contest(
-        to_beat=tuple(study.points()),
-        urgency=tuple(urgency),
+            priorities[row] += 1
+    return Bound(
+        points=tuple(study.points()),
+        priorities=tuple(priorities),
         exhaustive=prepared.settings.exhaustive,
     )
 

@@ -1,6 +1,6 @@
 """`result.json`: the record of a run, versioned, rewritten whole whenever something was added.
 
-Keys are documented in docs/run-directory.md.
+Keys are documented in docs/reference/run-directory.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from excise.config import settings_digest
 from excise.devices.device import input_device
 from excise.devices.environment import devices_digest, hardware, versions
 from excise.devices.memory import devices_of
-from excise.engine.generation import asked_for
+from excise.engine.generation import settings_not_followed
 from excise.scorers.divergence import UNRECORDED, AnswerTokens
 from excise.scorers.interval import Estimate
 from excise.search.front import Point
@@ -228,7 +228,7 @@ def asked_with(prepared: Prepared) -> dict[str, object]:
         known["response_prefix"] = chat.response_prefix
     if chat.call.arguments:
         known["template_arguments"] = dict(chat.call.arguments)
-    if unfollowed := asked_for(prepared.loaded.model.generation_config):
+    if unfollowed := settings_not_followed(prepared.loaded.model.generation_config):
         known["generation_config"] = unfollowed
     return known
 

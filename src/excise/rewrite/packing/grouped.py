@@ -27,7 +27,7 @@ class GroupedIntegers:
 
     inputs, outputs: of the linear layer. Integers, scales and zero points are [input, output], transposed if
     `outputs_first`. Words run along the inputs, or along the outputs if `across`; words of zero points
-    always run along the outputs. offset: is added to a stored zero point. symmetric: zero points are fixed, in
+    always run along the outputs. offset: added to a stored zero point. symmetric: zero points are fixed, in
     the middle of the range if not stored. Scales: "scale" for each group and output; optionally "zero", and
     "group", the group of each input. reordered: "group" is used; otherwise groups are consecutive inputs.
     """

@@ -1,0 +1,150 @@
+"""Decoding in a fixed number of slots: no padding steps, no waiting.
+
+The prompts of each request run behind their own common prefix. The answers of all requests decode together,
+each sequence with its own candidate's edit. A finished sequence gives its slot to a waiting prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from excise.devices.device import input_device
+from excise.engine.answers import Request, TokenSequence, fail_not_finite, greedy_tokens
+from excise.engine.assignment import AssignRows
+from excise.engine.prefill import Prefill
+from excise.engine.slots import SlotCache
+from excise.errors import TrialError
+
+
+class Scheduler(Protocol):
+    """Decodes the sequences of all its requests together."""
+
+    def ready(self, prompts: int) -> bool:
+        """True if a new request of so many prompts would start at once and delay no other request."""
+
+    def add(self, request: Request) -> None:
+        """Add a request."""
+
+    def step(self) -> None:
+        """Admit waiting prompts and decode. Does nothing if all requests are done."""
+
+
+@dataclass
+class _Admission:
+    """A request, and its prompts behind their common prefix once the prefix has run."""
+
+    request: Request
+    prefill: Prefill | None = None
+
+
+def _keep_rows(cache: DynamicCache, rows: Sequence[int]) -> None:
+    """Drop all other rows. Layers may lie on several devices: the indices are copied to each device once."""
+    indices: dict[torch.device, Tensor] = {}
+    for layer in cache.layers:
+        device = layer.keys.device
+        if device not in indices:
+            indices[device] = torch.tensor(rows, device=device)
+        layer.batch_select_indices(indices[device])
+
+
+class SlotScheduler:
+    """See `Scheduler`. running: the sequences being decoded, in slot order."""
+
+    def __init__(
+        self, model: PreTrainedModel, slots: int, longest: int, assign_rows: AssignRows
+    ) -> None:
+        layers = model.config.get_text_config().num_hidden_layers
+        self._model, self._assign_rows = model, assign_rows
+        self._cache = SlotCache(layers, slots, longest)
+        self._admissions: list[_Admission] = []
+        self.running: list[TokenSequence] = []
+
+    def ready(self, prompts: int) -> bool:
+        """See `Scheduler`."""
+        return self._has_room(prompts) and not any(
+            admission.request.waiting for admission in self._admissions
+        )
+
+    def add(self, request: Request) -> None:
+        """See `Scheduler`."""
+        self._admissions.append(_Admission(request))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Run prompts that have a free slot, then decode one token of every sequence."""
+        self._admissions = [each for each in self._admissions if not each.request.done]
+        for admission in self._admissions:
+            waiting = admission.request.waiting
+            if waiting and self._has_room(len(waiting)):
+                self._admit(admission, waiting[: self._cache.free])
+        if self.running:
+            self._decode()
+
+    def _has_room(self, waiting: int) -> bool:
+        """True if so many waiting prompts should run now; a quarter of the slots must be free before.
+
+        A forward pass over one prompt costs almost as much as one over eight.
+        """
+        few = min(max(1, self._cache.slots // 4), waiting)
+        return not self.running or self._cache.free >= few
+
+    def _admit(self, admission: _Admission, indices: Sequence[int]) -> None:
+        request, started = admission.request, time.perf_counter()
+        try:
+            if admission.prefill is None:
+                admission.prefill = Prefill.start(self._model, request.prompts, request.assignment)
+            for group in admission.prefill.groups(self._cache.slots, indices):
+                self._admit_group(request, admission.prefill, group)
+        except TrialError as error:
+            request.fail(error)
+        request.seconds += time.perf_counter() - started
+
+    def _admit_group(self, request: Request, prefill: Prefill, indices: Sequence[int]) -> None:
+        group = prefill.run(indices, checked=False)
+        request.admit(indices)
+        sequences = [TokenSequence(request, index) for index in indices]
+        tokens = greedy_tokens(group.logits[:, -1]).tolist()
+        fail_not_finite(sequences, tokens)
+        staying = [
+            row
+            for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True))
+            if not sequence.append(token)
+        ]
+        if not staying:
+            return
+        assert group.cache is not None, "slots take over a cache"
+        if len(staying) < len(sequences):
+            _keep_rows(group.cache, staying)
+        stayed = [sequences[row] for row in staying]
+        lengths = [len(sequence.prompt) for sequence in stayed]
+        self._cache.admit(group.cache, lengths, prefill.prefix.length)
+        self.running += stayed
+
+    def _decode(self) -> None:
+        started = time.perf_counter()
+        newest = torch.tensor(
+            [[sequence.newest] for sequence in self.running], device=input_device(self._model)
+        )
+        self._assign_rows([sequence.candidate for sequence in self.running])
+        mask, positions = self._cache.prepare_step(newest.device)
+        logits: Tensor = self._model(
+            newest, attention_mask=mask, position_ids=positions, past_key_values=self._cache
+        ).logits[:, -1]
+        tokens = greedy_tokens(logits).tolist()
+        fail_not_finite(self.running, tokens)
+        share = (time.perf_counter() - started) / len(self.running)
+        finished: list[int] = []
+        for slot, (sequence, token) in enumerate(zip(self.running, tokens, strict=True)):
+            sequence.request.seconds += share
+            if sequence.append(token):
+                finished.append(slot)
+        for source, target in self._cache.release(finished):
+            self.running[target] = self.running[source]
+        del self.running[len(self.running) - len(finished) :]

@@ -1,0 +1,94 @@
+"""Finds the tokens after which an answer has to be judged: those that may have completed a marker.
+
+To judge an answer means to decode it and search it for markers. After every token this would cost more with
+each token, while an accelerator waits. The scanner does little work for each token: it keeps the token's text
+and the few markers that can end in it.
+
+The scanner decides no verdict: the whole text is judged whenever a marker may be complete. If a text is the
+concatenation of its tokens' texts, as with byte-level tokenizers, the scanner misses no marker. Other
+tokenizers may join tokens differently; their answers are judged at each doubling of the length at the latest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from excise.scorers.markers import normalise, plain
+
+_FIRST_LOOK = 8
+"""Number of tokens after which an answer is always judged, and again at each doubling of its length."""
+_BROKEN = "\ufffd"
+"""The character to which incomplete bytes decode."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A token's text, and the markers that can end in it."""
+
+    text: str
+    markers: tuple[str, ...]
+
+
+@dataclass
+class ScanState:
+    """The scan of an answer. length: tokens scanned. tail: normalised text in which a marker may begin."""
+
+    length: int = 0
+    tail: str = ""
+
+
+class MarkerScanner:
+    """Scans answers token by token. It keeps the text of each token that it has seen.
+
+    decode: returns the text of a sequence of tokens.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], markers: Sequence[str]) -> None:
+        self._decode = decode
+        # Other markers may end in characters that `_add` strips; then the whole text is judged each time.
+        self._normal = all(marker == normalise(marker) for marker in markers)
+        self._markers = tuple(_folded(marker) for marker in markers)
+        self._reach = max(map(len, self._markers), default=1) - 1
+        self._ending_with = defaultdict[str, list[str]](list)
+        for marker in self._markers:
+            for place in range(len(marker)):
+                self._ending_with[marker[place:]].append(marker)
+        self._pieces: dict[int, _Piece] = {}
+
+    def may_hold_marker(self, state: ScanState, answer: Sequence[int]) -> bool:
+        """True if the answer's tokens since the last call may have completed a marker."""
+        found = not self._normal
+        for token in answer[state.length :]:
+            state.length += 1
+            found |= self._add(state, token)
+            found |= state.length >= _FIRST_LOOK and state.length.bit_count() == 1
+        return found
+
+    def _add(self, state: ScanState, token: int) -> bool:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token)
+        together = state.tail + piece.text
+        if state.tail.endswith(" ") and piece.text.startswith(" "):
+            together = state.tail + piece.text[1:]
+        state.tail = together[max(0, len(together) - self._reach) :]
+        return _BROKEN in together or any(marker in together for marker in piece.markers)
+
+    def _piece(self, token: int) -> _Piece:
+        # Decoded behind itself, because many tokenizers drop the space before the first word of a text.
+        once, twice = self._decode([token]), self._decode([token, token])
+        text = _folded(plain(twice[len(once) :])) if twice.startswith(once) else _BROKEN
+        # A marker that ends in this text ends with a beginning of the text, or lies in the text whole.
+        ending = {
+            marker
+            for place in range(len(text))
+            for marker in self._ending_with.get(text[: place + 1], ())
+        }
+        return _Piece(text, (*ending, *(marker for marker in self._markers if marker in text)))
+
+
+def _folded(text: str) -> str:
+    # The lower case of sigma depends on what follows; no other letter's does.
+    return text.replace("ς", "σ")
