@@ -51,7 +51,7 @@ def flush_folder(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
-        # Windows cannot open folders, and writes entries in order. Or the folder is not readable.
+        # Windows cannot open folders. Or the folder is not readable.
         return
     try:
         os.fsync(descriptor)
