@@ -349,7 +349,7 @@ def old_pickle(folder: Path) -> None:
     [
         (cut, "damaged weights file"),
         (garbled, "damaged weights file"),
-        (absent_shard, "which is not there"),
+        (absent_shard, "which is missing"),
         (absent_tensor, "names tensors that its files do not hold"),
         (outside_index, "is not a file of this folder"),
         (link_out, "a symbolic link out of the folder"),

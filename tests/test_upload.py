@@ -241,7 +241,7 @@ def test_public_does_not_open_what_is_private(hub: UploadStandIn, folder: Path) 
     [
         (("GET", "/api/models/", 401, ""), "the hub does not know this token; make one at https://"),
         (("POST", "/repos/create", 403, "No rights"), "the token has no write permission for"),
-        (("POST", "/repos/create", 409, "Exists"), "somebody else has changed the repository meanwhile (the hub"),
+        (("POST", "/repos/create", 409, "Exists"), "somebody else has changed the repository"),
         (("POST", "/preupload/", 404, ""), "no such repository or owner"),
         (("POST", "/preupload/", 429, ""), "too many requests"),
         (("POST", "/commit/", 413, f"Full {TOKEN}"), "the account has no storage left (the hub says: Full"),
@@ -336,7 +336,7 @@ def test_a_folder_is_looked_over_before_anything_is_sent(folder: Path, tmp_path:
     assert f"{shard}: damaged weights file" in told()
     assert "save it again" in told()
     shard.unlink()
-    assert "names model-00002-of-00002.safetensors, which is not there; save the model" in told()
+    assert "names model-00002-of-00002.safetensors, which is missing; save the model" in told()
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(whole)
     shard.symlink_to(outside)

@@ -172,7 +172,7 @@ class _Repository:
             path = Path(hf_hub_download(self.name, index, revision=self.commit))
             main = index_names(path)
             if absent := [name for name in main if name not in self.sizes]:
-                raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is not there")
+                raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is missing")
         self.fetch(main)
         half = sum(self.sizes[name] for name in main) / 2
         others = [

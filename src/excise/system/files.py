@@ -64,7 +64,7 @@ def flush_folder(path: Path) -> None:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path` and flush the folder. Raises OSError. A folder replaces an empty folder."""
+    """Rename `temporary` to `path`, replacing an empty folder, and flush. Raises OSError."""
     if temporary.is_dir() and path.is_dir():
         # Windows does not replace folders.
         path.rmdir()
