@@ -67,15 +67,16 @@ def find_grouped(
     """
     if len(stored.shape) != 2:
         raise unwritable(f"{describe(method)} with all experts in one tensor")
-    outputs = stored.shape[stored.axis]
-    inputs = stored.shape[1 - stored.axis]
     if method == "compressed-tensors":
         if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
             raise unwritable(f"{describe(method)} in the variant {form}")
-        return _compressed(tensors, module, inputs, outputs, transposed=stored.axis == 1)
-    return _gptq_or_awq(
-        method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0
-    )
+        return _compressed(tensors, module, stored)
+    return _gptq_or_awq(method, config, tensors, module, stored)
+
+
+def _sides(stored: StoredTensor) -> tuple[int, int]:
+    """Inputs and outputs of a matrix."""
+    return stored.shape[1 - stored.axis], stored.shape[stored.axis]
 
 
 def _variant(method: str, config: Mapping[str, object]) -> str:
@@ -88,16 +89,10 @@ def _variant(method: str, config: Mapping[str, object]) -> str:
 
 
 def _gptq_or_awq(
-    method: str,
-    config: Mapping[str, object],
-    tensors: Tensors,
-    module: str,
-    inputs: int,
-    outputs: int,
-    *,
-    transposed: bool,
+    method: str, config: Mapping[str, object], tensors: Tensors, module: str, stored: StoredTensor
 ) -> Packed:
     """GPTQ and AWQ, which use the same names of tensors."""
+    inputs, outputs = _sides(stored)
     own = {**config, **_overrides(config, module)}
     bits = own.get("bits", own.get("w_bit"))
     if bits not in (_GPTQ_BITS if method == "gptq" else (4,)):
@@ -132,16 +127,15 @@ def _gptq_or_awq(
         across=interleaved,
         offset=_VARIANTS[method][_variant(method, config)],
         symmetric=symmetric,
-        transposed=transposed,
+        transposed=stored.axis == 0,
         reordered=reordered,
     )
     return Packed(packing, check.name(CODES[method]), scales, check.beside)
 
 
-def _compressed(
-    tensors: Tensors, module: str, inputs: int, outputs: int, *, transposed: bool
-) -> Packed:
+def _compressed(tensors: Tensors, module: str, stored: StoredTensor) -> Packed:
     """compressed-tensors' pack-quantized: the shape determines the bits."""
+    inputs, outputs = _sides(stored)
     check = _Parts(tensors, module)
     dtype, codes = check.entry("weight_packed")
     bits = next((one for one in _PACKED_BITS if codes == (outputs, -(-inputs * one // WORD))), None)
@@ -166,7 +160,7 @@ def _compressed(
         words=PackedIntegers(bits),
         outputs_first=True,
         symmetric="zero" not in scales,
-        transposed=transposed,
+        transposed=stored.axis == 1,
         reordered="group" in scales,
     )
     return Packed(packing, check.name("weight_packed"), scales, check.beside)
