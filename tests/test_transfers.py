@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from test_early import late_edits
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
@@ -16,6 +15,7 @@ from excise.engine.answers import NO_TOKEN, Request, greedy_tokens
 from excise.engine.assignment import Assignment
 from excise.engine.decode import scheduler_for
 from spread import spread
+from test_cached_layers import late_edits
 from virtual_devices import Crossings, VirtualDevices
 from zoo import tiny
 
@@ -40,7 +40,7 @@ def steps(
     with VirtualEdits(model, anatomy.names) as scope:
         scope.use_several(late_edits(anatomy, 0, 2))
         scheduler = scheduler_for(model, 2 * len(PROMPTS), 40, scope.assign)
-        request = [
+        requests = [
             Request(
                 model,
                 PROMPTS,
@@ -50,13 +50,13 @@ def steps(
             )
             for candidate in range(2)
         ]
-        for each in request:
+        for each in requests:
             scheduler.add(each)
-        while not all(each.done for each in request):
+        while not all(each.done for each in requests):
             with devices.watched() as crossed:
                 scheduler.step()
             seen.append(crossed)
-    return seen, [tokens for each in request for tokens in each.tokens]
+    return seen, [tokens for each in requests for tokens in each.tokens]
 
 
 @pytest.mark.parametrize("place", [one_device, two_devices])

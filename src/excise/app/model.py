@@ -42,7 +42,7 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
 def load_options(settings: Settings) -> LoadOptions:
     """How the settings say that a model is loaded."""
     return LoadOptions(
-        dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
+        dtypes=settings.dtypes,
         device=settings.device,
         quantization=settings.quantization,
         max_memory=memory_limits(settings.max_memory),

@@ -91,7 +91,7 @@ def _given(word: str) -> _Given:
 def _writers(directory: RunDirectory) -> tuple[str, ...]:
     """The run's claims about writers. Raises SettingsError for what is no list of them."""
     stored = settings_in(directory, ("writers",))
-    return gather({"model": "none is looked at"}, {}, Path(os.devnull), stored).writers
+    return gather({}, {}, Path(os.devnull), stored, needs_model=False).writers
 
 
 def _chosen(planned: Application, screen: Screen, ask: Ask | None) -> Application:

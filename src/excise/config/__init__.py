@@ -6,18 +6,16 @@ Nothing heavy may be imported in here: `excise --help` is built from it.
 from __future__ import annotations
 
 from excise.config.digest import settings_digest, study_settings
-from excise.config.flags import Flag, flag_name, flags
+from excise.config.flags import flag_name
 from excise.config.gather import Stored, gather
 from excise.config.settings import Settings
 from excise.prompts.source import PromptSource
 
 __all__ = [
-    "Flag",
     "PromptSource",
     "Settings",
     "Stored",
     "flag_name",
-    "flags",
     "gather",
     "settings_digest",
     "study_settings",
