@@ -121,8 +121,9 @@ def prepare(
             load_seconds=time.perf_counter() - started,
         )
         emit(_prompts_loaded(prompts))
-        if not settings.allow_absent:
-            _require_behaviour(experiment, go_on)
+        absence = experiment.search_part.absence()
+        if absence is not None and not settings.allow_absent and not go_on(absence):
+            experiment.require_behaviour()
         _ = experiment.bank
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
@@ -176,13 +177,6 @@ def _loaded(
     if unsaved is not None:
         emit(Note(unsavable(unsaved)))
     return loaded, experiment
-
-
-def _require_behaviour(experiment: Experiment, go_on: Callable[[str], bool]) -> None:
-    """Raise ModelError if there is next to nothing to remove, unless somebody says to go on."""
-    absence = experiment.search_part.absence()
-    if absence is not None and not go_on(absence):
-        experiment.require_behaviour()
 
 
 def _prompts_loaded(prompts: Prompts) -> PromptsLoaded:
