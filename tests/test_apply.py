@@ -349,9 +349,9 @@ def old_pickle(folder: Path) -> None:
     [
         (cut, "damaged weights file"),
         (garbled, "damaged weights file"),
-        (absent_shard, "which is not there"),
+        (absent_shard, "which is missing"),
         (absent_tensor, "names tensors that its files do not hold"),
-        (outside_index, "is no file of this folder"),
+        (outside_index, "is not a file of this folder"),
         (link_out, "a symbolic link out of the folder"),
         (pickle_inside, "could run code"),
         (old_pickle, "not a PyTorch file of version 1.6 or later"),

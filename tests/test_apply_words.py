@@ -122,7 +122,7 @@ def test_what_was_written_wrongly_is_found(
     data = bytearray(copy.read_bytes())
     data[entry.start + 5] ^= 1
     copy.write_bytes(data)
-    with pytest.raises(SaveError, match=f"s of {name} are not as they should be"):
+    with pytest.raises(SaveError, match=f"s of {name} are wrong after writing"):
         verify_file(plan, file, copy, Kept(), lambda _: None)
 
 

@@ -163,7 +163,7 @@ def test_what_no_adapter_can_hold_is_said_before_the_search(
 
     for model_type, flag, told in (
         ("gpt_oss", "--adapter", "an adapter cannot hold biases of experts; save the whole model"),
-        ("rwkv", "--save", "no stored matrix can be changed to the effect of this edit"),
+        ("rwkv", "--save", "no change of a stored matrix has the effect of this edit"),
     ):
         folder, run = tmp_path / model_type, tmp_path / f"{model_type}-run"
         tiny(model_type).save_pretrained(folder)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {"EXCISE_TARGET": '{"source": "a", "source": "b"}'},
             "",
-            "EXCISE_TARGET: 'source' stands twice in one object",
+            "EXCISE_TARGET: 'source' occurs twice in an object",
         ),
         ({}, {}, "markers = " + "[" * 5000, "excise.toml: not TOML: nested too deeply"),
         ({"search_seconds": "nan"}, {}, "", "--search-seconds=nan: not a finite number"),

@@ -16,10 +16,10 @@ from excise.devices import memory as device_memory
 from excise.devices.memory import (
     HOST,
     DeviceMemory,
+    cache_device,
     devices_for,
     devices_of,
     peak_memory,
-    place_for,
 )
 from excise.engine import batch_size
 from excise.errors import ModelError
@@ -48,7 +48,7 @@ def test_devices_that_a_model_may_come_to_lie_on() -> None:
         with pytest.raises(ModelError, match=r"--device cuda:2.*there are cpu, cuda:0, cuda:1"):
             devices_for("cuda:2", None)
     assert devices_for("auto", None) == [HOST]
-    with pytest.raises(ModelError, match=r"--device mps: there is no such device"):
+    with pytest.raises(ModelError, match=r"--device mps: this machine has no such device"):
         devices_for("mps", None)
 
 
@@ -129,6 +129,6 @@ def test_the_device_with_least_room_for_its_share_decides(monkeypatch: pytest.Mo
 def test_what_is_kept_lies_on_the_device_if_it_takes_little_of_it() -> None:
     with VirtualDevices(memory=100):
         there = torch.device("cuda", 0)
-        assert place_for(10, there) == there
-        assert place_for(11, there) == HOST
-    assert place_for(10**15, HOST) == HOST
+        assert cache_device(10, there) == there
+        assert cache_device(11, there) == HOST
+    assert cache_device(10**15, HOST) == HOST

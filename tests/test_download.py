@@ -197,7 +197,7 @@ def test_an_index_that_names_what_is_not_there_is_the_repositorys_fault(
     (crowded / "model-2-of-2.safetensors").unlink()
     hub.add_model("owner/crowded", crowded)
     (line,) = fetched(hub, tmp_path / "home", ("owner/crowded", None, False))
-    assert "names model-2-of-2.safetensors, which is not there" in line
+    assert "names model-2-of-2.safetensors, which is missing" in line
 
 
 def test_what_an_interrupted_download_left_counts_as_nothing_while_the_hub_is_away(

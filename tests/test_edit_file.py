@@ -311,7 +311,7 @@ def test_damaged_checkpoints_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{shard.name}: damaged"):
         checkpoint_index(tmp_path / "many")
     shard.unlink()
-    with pytest.raises(ModelError, match=f"names {shard.name}, which is not there"):
+    with pytest.raises(ModelError, match=f"names {shard.name}, which is missing"):
         checkpoint_index(tmp_path / "many")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"not a pickle")

@@ -43,7 +43,7 @@ def test_an_index_names_files_of_its_own_folder(
     (model / "part.safetensors").write_bytes((model.parent / "other.safetensors").read_bytes())
     index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "which is no file of this folder" in failure(["inspect", str(model)], capsys)
+    assert "which is not a file of this folder" in failure(["inspect", str(model)], capsys)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,12 @@ def test_offloading_writes_over_nothing(
     model: Path, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["inspect", str(model), "--max-memory", "cpu=1GiB", "--offload-folder"]
-    assert "letter.txt, which is no offloaded weight" in failure([*arguments, str(mine)], capsys)
+    assert "letter.txt, which is not an offloaded weight" in failure(
+        [*arguments, str(mine)], capsys
+    )
     (mine / "weight.safetensors").symlink_to(mine / "letter.txt")
     (mine / "letter.txt").rename(mine / "letter.safetensors")
-    assert "holds weight.safetensors, which is no" in failure([*arguments, str(mine)], capsys)
+    assert "holds weight.safetensors, which is not" in failure([*arguments, str(mine)], capsys)
 
 
 def test_a_gguf_file_declares_no_more_than_it_holds(

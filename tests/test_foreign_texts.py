@@ -260,12 +260,12 @@ def test_a_saved_data_set_names_files_of_its_own(tmp_path: Path, name: object) -
     (folder / state["_data_files"][0]["filename"]).rename(tmp_path / "outside.arrow")
     state["_data_files"][0]["filename"] = name
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    with pytest.raises(PromptError, match="which is no file of it"):
+    with pytest.raises(PromptError, match="which is not a file in it"):
         read(PromptSource(source=str(folder)), PromptDefaults())
     whole = tmp_path / "whole"
     whole.mkdir()
     (whole / "dataset_dict.json").write_text(json.dumps({"splits": ["../saved"]}))
-    with pytest.raises(PromptError, match="which is no file of it"):
+    with pytest.raises(PromptError, match="which is not a file in it"):
         read(PromptSource(source=str(whole), split="train"), PromptDefaults())
 
 

@@ -164,7 +164,7 @@ def test_an_end_of_answers_that_is_no_token(end: object, shards: Path, tmp_path:
     folder = Path(shutil.copytree(shards, tmp_path / "m"))
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": end}))
-    assert "generation_config.json: eos_token_id is no token" in line(folder)
+    assert "generation_config.json: eos_token_id is not a token id" in line(folder)
 
 
 def test_what_nobody_needs_may_be_damaged(shards: Path, tmp_path: Path) -> None:

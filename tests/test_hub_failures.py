@@ -63,11 +63,11 @@ REFUSALS: dict[str, tuple[int, dict[str, str]]] = {
 }
 LINES = {
     "token": "the hub refuses the token (the hub says: Invalid credentials in Authorization header); ",
-    "rights": "the token may not read it (the hub says: No rights for …); see its rights at https://",
+    "rights": "the token has no read permission (the hub says: No rights for …); see its permissions at https://",
     "gated": "it is gated: accept its terms on ",
-    "closed": "the hub has closed it",
-    "limit": "the hub has had too many requests from here; try again in 17 seconds",
-    "later": "the hub has had too many requests from here; try again in 55 seconds",
+    "closed": "the hub has disabled it",
+    "limit": "too many requests from here; try again in 17 seconds",
+    "later": "too many requests from here; try again in 55 seconds",
     "broken": "the hub fails (status 500)",
     "teapot": "the hub refuses (status 418) (the hub says: Tea)",
 }
@@ -86,7 +86,7 @@ def test_each_refusal_has_its_own_line_for_models_and_for_prompts(
         short = name.removeprefix("owner/").removesuffix(":train")
         if short == "absent":
             assert kind in ("ModelError", "PromptError")
-            assert "on the hub; check the spelling, or log in if it is a private one" in text
+            assert "on the hub; check the spelling, or log in if it is private" in text
             continue
         assert kind == "HubError"
         assert text.startswith(f"owner/{short}: {LINES[short]}")
@@ -109,15 +109,13 @@ def test_a_revision_that_is_not_there_and_what_fails_in_the_middle(
     hub.refusals["/resolve/"] = (403, {MESSAGE: "No"})
     ((kind, text),) = said(hub, tmp_path / "home", [("model", "owner/model")])
     assert kind == "HubError"
-    assert text.startswith(
-        "owner/model: downloading it: the hub gives it only to those with a token"
-    )
+    assert text.startswith("owner/model: downloading it: the hub requires a token")
 
 
 def test_offline_and_out_of_reach(hub: HubStandIn, tmp_path: Path) -> None:
     names = [("model", "owner/model"), ("prompts", "owner/prompts:train")]
     for _, text in said(hub, tmp_path / "home", names, HF_HUB_OFFLINE="1"):
-        assert "HF_HUB_OFFLINE forbids to reach the hub; unset it" in text
+        assert "HF_HUB_OFFLINE forbids access to the hub; unset it" in text
         assert "in the cache: none" in text
     hub.stop()
     proxy = {"HTTP_PROXY": "http://me:secret@127.0.0.1:9", "NO_PROXY": ""}
@@ -150,13 +148,13 @@ def test_certificates_proxies_and_addresses_are_told_apart() -> None:
     for error, cause, text in (
         (caused(certificate, _CLIENT.ConnectError("x")), "unreachable", "set SSL_CERT_FILE"),
         (_CLIENT.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]"), "unreachable", "SSL_CERT_FILE"),
-        (caused(ssl.SSLError(1, "wrong version number")), "unreachable", "no TLS is spoken there"),
+        (caused(ssl.SSLError(1, "wrong version number")), "unreachable", "the server does not speak TLS"),
         (_CLIENT.ProxyError("403 Forbidden"), "unreachable", "the proxy refuses (403 Forbidden)"),
         (_CLIENT.ReadTimeout("timed out"), "unreachable", "the hub is out of reach (timed out)"),
-        (_CLIENT.UnsupportedProtocol("Request URL is missing"), "unreachable", "is no address"),
+        (_CLIENT.UnsupportedProtocol("Request URL is missing"), "unreachable", "is not a valid URL"),
         (OfflineModeIsEnabled("offline"), "offline", "unset it"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), "other", "/cache/x cannot"),
-        (json.JSONDecodeError("Expecting value", "<html>", 0), "unreachable", "a page to log in"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "unreachable", "a login page"),
     ):  # fmt: skip
         found = failure(error, ASKED)
         assert (found.cause, text in found.text) == (cause, True), found.text

@@ -197,7 +197,7 @@ def test_chat_templates_of_processors(name: str | None, tmp_path: Path) -> None:
     ("model_type", "reason"),
     [
         ("t5gemma2", "is an encoder-decoder"),
-        ("pi0", "answers with the motions of a robot"),
+        ("pi0", "answers with robot actions"),
         ("clip", "no language model of the type clip that is causal, image-text or any-to-any"),
     ],
 )

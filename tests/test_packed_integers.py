@@ -180,7 +180,7 @@ def test_bad_input_is_one_line(checkpoints: Callable[[str], Path], tmp_path: Pat
         "1 of 4 groups have no inputs": broken(
             "gptq desc_act", put("g_idx", lambda one: one.clamp_min(1))
         ),
-        "an order of its own although desc_act is off": broken(
+        "reorders inputs although desc_act is off": broken(
             "gptq", put("g_idx", lambda one: one.flip(0))
         ),
         "weight_packed I32 [64, 12]": broken("int4", put("weight_packed", lambda one: one[:, :12])),

@@ -178,7 +178,7 @@ def test_an_unknown_method_and_a_file_that_is_unpacked_anyway(tmp_path: Path) ->
         load(resolve(str(folder)))
     assert "\n" not in str(caught.value)
     packed.write_gguf(tmp_path / "model.gguf")
-    with pytest.raises(ModelError, match="GGUF file, which is unpacked"):
+    with pytest.raises(ModelError, match="GGUF file, which is dequantised"):
         load(resolve(str(tmp_path / "model.gguf")), LoadOptions(quantization="int8"))
 
 

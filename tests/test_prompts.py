@@ -155,9 +155,12 @@ def test_a_slice_takes(expression: str | None, taken: range) -> None:
         ("[:110%]", "here: [:110%] asks for 11 prompts, the split has 10; ask for fewer"),
         ("[4:4]", "here: [4:4] names no prompt, the split has 10; the first number must be less"),
         ("[6:4]", "here: [6:4] names no prompt"),
-        ("[4]", "here: [4] is no split; write for example train, train[:400], [10:20] or [:50%]"),
-        ("a[:1]+b", "here: a[:1]+b is no split"),
-        ("[:x]", "here: [:x] is no split"),
+        (
+            "[4]",
+            "here: [4] is not a split; write for example train, train[:400], [10:20] or [:50%]",
+        ),
+        ("a[:1]+b", "here: a[:1]+b is not a split"),
+        ("[:x]", "here: [:x] is not a split"),
     ],
 )
 def test_a_slice_that_cannot_be_taken(expression: str, message: str) -> None:

@@ -193,5 +193,5 @@ def test_the_working_directory_is_no_new_folder(
     ):
         assert main(command) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "something new needs a name of its own" in line
+        assert "is not a name for a new folder" in line
     assert list(elsewhere.iterdir()) == []

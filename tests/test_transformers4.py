@@ -84,26 +84,26 @@ def test_scaled_positions_have_the_older_keys_and_version_5_reads_the_same(
     config = CONFIG_MAPPING[model_type](rope_parameters=rotary, dtype="bfloat16")
     config.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    unsaid: list[str] = []
-    both = config_for_both_versions(json.loads(path.read_text()), unsaid)
-    assert unsaid == []
+    inexpressible: list[str] = []
+    both = config_for_both_versions(json.loads(path.read_text()), inexpressible)
+    assert inexpressible == []
     assert {key: both[key] for key in older} == older
     path.write_text(json.dumps(both))
     assert AutoConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
 
 
-def test_what_version_4_has_no_words_for_is_said() -> None:
-    unsaid: list[str] = []
+def test_what_version_4_cannot_express_is_reported() -> None:
+    inexpressible: list[str] = []
     kinds = {"full_attention": {"rope_theta": 1.0}, "sliding_attention": {"rope_theta": 2.0}}
-    both = config_for_both_versions({"model_type": "new", "rope_parameters": kinds}, unsaid)
+    both = config_for_both_versions({"model_type": "new", "rope_parameters": kinds}, inexpressible)
     assert "rope_theta" not in both
     assert (
-        "no words for rotary positions of each kind of layer (full_attention, sliding_att"
-        in unsaid[0]
+        "no setting for rotary positions by kind of layer (full_attention, sliding_att"
+        in inexpressible[0]
     )
     inner = {"text_config": {"rope_parameters": {"rope_theta": 3.0}, "dtype": "float16"}}
-    text = config_for_both_versions(inner, unsaid)["text_config"]
-    assert (text["rope_theta"], text["torch_dtype"], len(unsaid)) == (3.0, "float16", 1)
+    text = config_for_both_versions(inner, inexpressible)["text_config"]
+    assert (text["rope_theta"], text["torch_dtype"], len(inexpressible)) == (3.0, "float16", 1)
 
 
 def test_special_tokens_in_a_list_have_the_name_that_both_read() -> None:

@@ -116,7 +116,7 @@ def test_what_was_uploaded_can_be_downloaded(
     [
         ({"status": 500, "times": 6}, "the hub fails (status 500); the same command goes on"),
         ({"drop": "before", "times": 6}, "the connection failed ("),
-        ({"status": 403, "message": "Quota"}, "may not write here"),
+        ({"status": 403, "message": "Quota"}, "no write permission"),
     ],
 )
 def test_a_failure_in_mid_upload_shows_nothing_and_the_same_call_goes_on_from_there(
@@ -187,8 +187,8 @@ def test_a_repository_with_other_files_is_left_alone_unless_told_to_replace_them
     reasons: list[str] = []
     line = refused(hub, folder, public=True, replace=lambda reason: bool(reasons.append(reason)))
     assert line == (
-        f"{NAME} holds 3 files already (config.json, model.safetensors, notes.txt), and not those that "
-        "are to be uploaded; --force replaces them"
+        f"{NAME} already holds 3 other files (config.json, model.safetensors, notes.txt); "
+        "--force replaces them"
     )
     assert reasons == [line.removesuffix("; --force replaces them")]
     assert hub.files(NAME) == OLD
@@ -220,7 +220,8 @@ def test_a_public_repository_takes_nothing_that_was_not_called_public(
     hub.make(NAME, private=False)
     line = refused(hub, folder)
     assert (
-        "is public, and everybody will see what is uploaded; give --public if that is meant" in line
+        "is public, and everybody will see what is uploaded; give --public if that is intended"
+        in line
     )
     assert hub.stored == []
     assert hub.commits == {}
@@ -231,7 +232,7 @@ def test_public_does_not_open_what_is_private(hub: UploadStandIn, folder: Path) 
     told = send(hub, folder, public=True)
     assert hub.made[NAME].private
     assert [event.text for event in told if isinstance(event, Note)] == [
-        f"{NAME} is private and stays so; the hub's page of it changes that"
+        f"{NAME} stays private; its page on the hub can change that"
     ]
 
 
@@ -239,11 +240,11 @@ def test_public_does_not_open_what_is_private(hub: UploadStandIn, folder: Path) 
     ("failure", "said"),
     [
         (("GET", "/api/models/", 401, ""), "the hub does not know this token; make one at https://"),
-        (("POST", "/repos/create", 403, "No rights"), "may not write here; it needs the right to write"),
-        (("POST", "/repos/create", 409, "Exists"), "was changed by somebody else meanwhile (the hub"),
+        (("POST", "/repos/create", 403, "No rights"), "the token has no write permission for"),
+        (("POST", "/repos/create", 409, "Exists"), "somebody else has changed the repository"),
         (("POST", "/preupload/", 404, ""), "no such repository or owner"),
         (("POST", "/preupload/", 429, ""), "too many requests"),
-        (("POST", "/commit/", 413, f"Full {TOKEN}"), "no more of this account's data (the hub says: Full"),
+        (("POST", "/commit/", 413, f"Full {TOKEN}"), "the account has no storage left (the hub says: Full"),
         (("POST", "/commit/", 400, "Bad"), "the hub refuses what was sent (the hub says: "),
         (("POST", "/commit/", 418, "Tea"), "the hub refuses (status 418) (the hub says: Tea)"),
     ],
@@ -259,10 +260,7 @@ def test_what_the_hub_refuses_is_told_in_one_line(
 def test_other_mistakes(hub: UploadStandIn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not know this token" in refused(hub, folder, token="hf_Other")
     line = refused(hub, folder, name="other/edited")
-    assert (
-        "the token may not write here; it needs the right to write to other (the hub says: You don't"
-        in line
-    )
+    assert "the token has no write permission for other (the hub says: You don't" in line
     assert "not the name of a repository; write OWNER/NAME" in refused(hub, folder, name="edited")
     assert "not the name of a repository" in refused(hub, folder, name="me/two words")
     hub.full = True
@@ -273,7 +271,7 @@ def test_other_mistakes(hub: UploadStandIn, folder: Path, monkeypatch: pytest.Mo
     assert line.startswith(f"{NAME}: checking README.md: ")
     assert "must be a string" in line
     (folder / "README.md").write_text("---\nlicense: [1\n---\n")
-    assert "checking README.md: its front matter is no YAML" in refused(hub, folder)
+    assert "checking README.md: its front matter is not YAML" in refused(hub, folder)
     assert not any("preupload" in request.path for request in hub.received[stored:])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids" in refused(hub, folder)
@@ -281,7 +279,7 @@ def test_other_mistakes(hub: UploadStandIn, folder: Path, monkeypatch: pytest.Mo
 
 def test_a_hub_that_is_down(hub: UploadStandIn, folder: Path) -> None:
     hub.stop()
-    assert "looking at it: the connection failed" in refused(hub, folder)
+    assert "reading its state: the connection failed" in refused(hub, folder)
 
 
 def test_somebody_else_commits_meanwhile(hub: UploadStandIn, folder: Path) -> None:
@@ -294,7 +292,7 @@ def test_somebody_else_commits_meanwhile(hub: UploadStandIn, folder: Path) -> No
             found = hub.repositories[key]
             hub.repositories[key] = type(found)(found.folder, "f" * 40)
 
-    with pytest.raises(HubError, match="changed by somebody else meanwhile"):
+    with pytest.raises(HubError, match="somebody else has changed the repository"):
         upload(
             open_upload(folder),
             NAME,
@@ -338,11 +336,11 @@ def test_a_folder_is_looked_over_before_anything_is_sent(folder: Path, tmp_path:
     assert f"{shard}: damaged weights file" in told()
     assert "save it again" in told()
     shard.unlink()
-    assert "names model-00002-of-00002.safetensors, which is not there; save the model" in told()
+    assert "names model-00002-of-00002.safetensors, which is missing; save the model" in told()
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(whole)
     shard.symlink_to(outside)
-    assert f"{shard}: is a link that leads out of the folder" in told()
+    assert f"{shard}: is a link out of the folder" in told()
     shard.unlink()
     shard.write_bytes(whole)
     (folder / "README.md").rename(folder / "card")

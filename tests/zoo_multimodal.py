@@ -107,11 +107,11 @@ NOT_SMALL: dict[str, str] = {
         "forward() raises without an image: its text decoder attends to one, or is given one first",
     ),
     **dict.fromkeys(("idefics", "kosmos-2"), "forward() raises without an image"),
-    "diffusion_gemma": "draws whole answers out of noise, not token by token; excise says so",
+    "diffusion_gemma": "generates whole answers by diffusion, not token by token; excise says so",
     "pi0": "answers with a robot's actions, not with text; excise says so",
     **dict.fromkeys(
         ("qwen2_5_omni", "qwen3_omni_moe"),
-        "hands text to its part, the thinker, which is a type of its own; excise says so",
+        "passes text to its thinker, which is a model type of its own; excise says so",
     ),
     "evolla": "is in no mapping from configurations to models: transformers does not load it by its type",
     **dict.fromkeys(
@@ -123,7 +123,7 @@ NOT_SMALL: dict[str, str] = {
             "udop",
             "vision-encoder-decoder",
         ),
-        "an encoder-decoder; excise edits decoders, and says so",
+        "an encoder-decoder; excise edits decoder-only models, and says so",
     ),
     "kyutai_speech_to_text": "every token is one of text and 32 of sound",
     "nemo_speechlm": "three models for sound in it fix one another's sizes",

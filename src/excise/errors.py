@@ -1,7 +1,6 @@
-"""Errors of excise's own: each says what is wrong, where, and what to do.
+"""excise's exceptions: each message says what is wrong, where, and what to do.
 
-The command line prints `str(error)` as one line and exits with status 2; a traceback is for faults of
-ours, never for a user's mistake.
+The command line prints `str(error)` as one line and exits with status 2. Tracebacks are for bugs only.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from typing import Literal
 
 _LONGEST = 800
-"""Characters of a message. A damaged file may put a whole book where a name should stand."""
+"""Characters of a message, which may quote a damaged file."""
 
 
 class ExciseError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of all errors that a user can fix."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(shortened(message, _LONGEST))
@@ -26,7 +25,7 @@ class SettingsError(ExciseError):
 
 
 class PromptError(ExciseError):
-    """A prompt set that cannot be read, or that is too small for what it is needed for."""
+    """A prompt set that cannot be read or is too small."""
 
 
 class ModelError(ExciseError):
@@ -34,15 +33,15 @@ class ModelError(ExciseError):
 
 
 class HubError(ExciseError):
-    """The hub is out of reach, or refuses; names what is cached instead."""
+    """The hub is out of reach or refuses a request."""
 
 
 class OutOfMemoryError(ExciseError):
-    """Memory ran out, and smaller batches do not help. Says what would."""
+    """Memory ran out, and smaller batches do not help."""
 
 
 class RunError(ExciseError):
-    """A run directory that belongs to another model or other settings, or is damaged."""
+    """A run directory that is damaged, or belongs to another model or other settings."""
 
 
 class SaveError(ExciseError):
@@ -50,7 +49,7 @@ class SaveError(ExciseError):
 
 
 class ReproductionError(ExciseError):
-    """A saved model that cannot be made again: its record is damaged, or what it was made from has moved."""
+    """A saved model that cannot be reproduced: damaged record, or missing or changed sources."""
 
 
 class TrialError(ExciseError):
@@ -66,18 +65,18 @@ def shortened(text: str, longest: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library or of the system says, in one line; its class if it says nothing."""
+    """The message of a library's or the system's error in one line; its class if the message is empty."""
     if isinstance(error, OSError) and error.strerror:
-        # Without its number, and the file, which whoever reports it names as the user knows it.
+        # Without errno and file name: the caller names the file.
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    said = 1
-    # A line that ends in a colon announces the next one, which says it.
-    while lines[said - 1].endswith(":") and said < len(lines):
-        said += 1
-    return " ".join(lines[:said])
+    count = 1
+    # A line that ends in a colon continues in the next line.
+    while lines[count - 1].endswith(":") and count < len(lines):
+        count += 1
+    return " ".join(lines[:count])
 
 
 def causes(
@@ -98,7 +97,7 @@ def causes(
 
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
-"""What taking apart a document raises that is well formed but holds other things than it should."""
+"""What reading a well-formed document with unexpected content raises."""
 
 
 @contextmanager

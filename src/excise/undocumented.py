@@ -1,7 +1,7 @@
-"""Every interface of a library that excise uses beside the documented ones.
+"""All undocumented interfaces of libraries that excise uses.
 
-Such an interface may go, or come to mean something else, with any release. So they are used through this
-module only, `pyproject.toml` caps the libraries that have them, and a test names what a new version lacks.
+Any release may change or remove them. They are therefore used only through this module, `pyproject.toml`
+limits the versions of their libraries, and a test lists interfaces that a new version lacks.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
     ("torchao.quantization.quantize_.workflows", "Int4PackingFormat"),
     ("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"),
 )
-"""Module and name of what is imported only when it is needed, see `import_undocumented`."""
+"""Module and name of interfaces that `import_undocumented` imports on demand."""
 
 
 def import_undocumented(module: str, name: str) -> Any:
-    """An entry of `ELSEWHERE`. Raises ImportError, also where this version no longer has the name."""
+    """An entry of `ELSEWHERE`. Raises ImportError, also if this version lacks the name."""
     if (module, name) not in ELSEWHERE:
         raise ValueError(f"{module}.{name} is not in the list of undocumented interfaces")
     try:
@@ -93,30 +93,27 @@ def prepacked_linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 
 
 def checkpoint_offset(storage: UntypedStorage) -> int | None:
-    """Where a storage's bytes begin in the file that torch.load read under fake tensors."""
+    """The file offset of a storage that torch.load read with fake tensors."""
     offset: int | None = storage._checkpoint_offset
     return offset
 
 
 def hook_of(module: nn.Module) -> object | None:
-    """accelerate's hook around the module's forward; several are one SequentialHook."""
+    """accelerate's hook of a module; several hooks are one SequentialHook."""
     return getattr(module, "_hf_hook", None)
 
 
 def keeps_state(model: PreTrainedModel) -> bool:
-    """True if the model holds more between calls than its cache says."""
+    """True if the model keeps state outside its cache."""
     return bool(model._is_stateful)
 
 
 def trial_id(trial: FrozenTrial) -> int:
-    """What Optuna's storage knows a trial by; its number counts within the study."""
+    """The id of a trial in Optuna's storage, which differs from its number in the study."""
     number: int = trial._trial_id
     return number
 
 
 def use_conversions(model: PreTrainedModel, conversions: Sequence[object] | None) -> None:
-    """Say how names and shapes of a checkpoint differ from the model's, as if it had been loaded so.
-
-    transformers undoes these when it saves; None: nothing.
-    """
+    """Set the weight conversions that transformers reverts when it saves the model; None for none."""
     model._weight_conversions = None if conversions is None else list(conversions)

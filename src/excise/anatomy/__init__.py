@@ -1,1 +1,1 @@
-"""What a model is made of: layers, writers, the names of their tensors."""
+"""A model's decoder layers, its writers and the names of their tensors."""

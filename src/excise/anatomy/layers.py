@@ -1,4 +1,4 @@
-"""Where a model's decoder layers are, and how wide its residual stream is."""
+"""Finds a model's decoder layers and the width of its residual stream."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from excise.errors import ModelError
 
 
 def residual_width(model: PreTrainedModel) -> int:
-    """d, the width of the residual stream: that of the language model's layers."""
+    """d, the width of the residual stream of the language model. Raises ModelError."""
     config = model.config.get_text_config(decoder=True)
     for name in ("hidden_size", "d_model", "n_embd"):
         width = getattr(config, name, None)
         if isinstance(width, int):
             return width
     raise ModelError(
-        f"{config.model_type}: its configuration names no width of the residual stream"
+        f"{config.model_type}: its configuration does not state the width of the residual stream"
     )
 
 
 def decoder_layers(model: PreTrainedModel, writes: Callable[[nn.Module], bool]) -> tuple[str, ...]:
     """Module names of the language model's decoder layers, in order.
 
-    They are a list of modules as long as the configuration says, or, where there is none of that length,
-    every outermost list whose members write. Of a model with towers for images or sound, only its language
-    model is searched. writes: tells whether a module holds a known writer.
-    Raises ModelError if there is no such list.
+    They are the `ModuleList` whose length the configuration states; without such a list, every outermost list
+    whose members hold a writer. In a multimodal model, only the language model is searched. writes: whether a
+    module holds a known writer. Raises ModelError if no list is found.
     """
     config = model.config.get_text_config(decoder=True)
     lists = _outermost_lists(model)
@@ -46,10 +45,10 @@ def decoder_layers(model: PreTrainedModel, writes: Callable[[nn.Module], bool]) 
     fitting = [name for name, modules in lists.items() if len(modules) in counts]
     writing = [name for name in fitting or lists if any(map(writes, lists[name]))]
     if fitting:
-        # A decoder before an encoder of the same length, and else the first.
+        # A decoder is preferred to an encoder of the same length; otherwise the first list.
         writing = sorted(writing, key=lambda name: "decoder" not in name)[:1]
     if not writing:
-        raise ModelError(f"{type(model).__name__}: found no list of decoder layers in it")
+        raise ModelError(f"{type(model).__name__}: found no list of decoder layers")
     return tuple(f"{name}.{index}" for name in writing for index in range(len(lists[name])))
 
 
@@ -58,7 +57,7 @@ def _name_of(model: nn.Module, part: nn.Module) -> str | None:
 
 
 def _outermost_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Lists of modules by name, without those inside others and those of vision or audio towers."""
+    """Outermost `ModuleList`s by name, without those of vision and audio towers."""
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in lists)

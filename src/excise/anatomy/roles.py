@@ -1,7 +1,7 @@
-"""Declared knowledge: which names inside a decoder layer belong to what writes to the residual stream.
+"""Tables of module names inside decoder layers that write to the residual stream.
 
-Two sorts of it: patterns that hold across model types, because transformers names modules by role, and
-exceptions. Names are a claim; `excise.experiment.coverage` proves or refutes it by number.
+Patterns hold across model types, because transformers names modules by role; exceptions are listed by model
+type. `excise.experiment.coverage` measures whether the tables are right for a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COMPONENTS = (ATTENTION, MLP)
 
 @dataclass(frozen=True)
 class Role:
-    """What a name inside a decoder layer is. pattern: of the whole name, relative to the layer."""
+    """A component and the pattern of its modules' names, relative to the decoder layer."""
 
     pattern: re.Pattern[str]
     component: str
@@ -32,8 +32,8 @@ LINEAR_ROLES: tuple[Role, ...] = (
         MLP,
         r"(.+\.)?(down_proj|fc2|w2|dense_4h_to_h|fc_out|w_out|output_linear|proj_down)",
         r"(mlp|ffn|feed_forward)\.(c_proj|Wo|2|output\.dense|output)",
-        r"output\.dense",  # BERT and its kin: a sibling of attention.output.dense
-        r"mlp\.post_expert_proj",  # Muse Spark: its experts run in a narrower space
+        r"output\.dense",  # BERT and similar models: beside attention.output.dense
+        r"mlp\.post_expert_proj",  # Muse Spark: experts with a narrower width
         r"per_layer_projection",  # Gemma 3n and 4: what the per-layer embedding adds
         r"ff\.layer_2",
         r"output\.adapter_modules\.\w+\.dense2",  # X-MOD: a residual adapter for each language
@@ -47,10 +47,10 @@ LINEAR_ROLES: tuple[Role, ...] = (
         r"laurel\.linear_right",  # Gemma 3n: a low-rank path beside attention
     ),
 )
-"""Linear layers that write."""
+"""Linear layers that write to the residual stream."""
 
 BLOCK_ROLES: tuple[Role, ...] = _roles(MLP, r"(.+\.)?experts")
-"""Modules that hold the matrices of all experts in one parameter, and put out their weighted sum."""
+"""Modules with all experts' matrices in one parameter; they return the experts' weighted sum."""
 
 EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear.weight")
 EXPERT_BIASES = ("down_proj_bias", "w2_bias")
@@ -58,25 +58,25 @@ EXPERT_BIASES = ("down_proj_bias", "w2_bias")
 
 NOT_WRITERS = re.compile(
     r"(.+\.)?("
-    r"encoder_attn|crossattention"  # run only where an encoder's output comes in
-    r"|indexer|compressor|router|gate|forget_gate|output_gate|qkv_proj"  # feed the mixer or router
-    r"|shared_transf|shared_transformer"  # Zamba: enters the Mamba mixer, not the stream
-    r"|.*norm\.mlp"  # A.X K2: makes the gain of a norm
+    r"encoder_attn|crossattention"  # cross-attention, unused in decoder-only models
+    r"|indexer|compressor|router|gate|forget_gate|output_gate|qkv_proj"  # inputs of the mixer or router
+    r"|shared_transf|shared_transformer"  # Zamba: feeds the Mamba mixer, not the stream
+    r"|.*norm\.mlp"  # A.X K2: computes the gain of a norm
     r"|altup|attn_hc|ffn_hc"  # mixes streams by scalars, adds nothing
     r")(\..+)?"
 )
-"""Parts of a layer whose projections do not write, whatever their names."""
+"""Modules whose projections do not write to the residual stream, whatever their names."""
 
 TOWERS = re.compile(
     r"(.*[._])?(vision|visual|audio|image|video|speech|mtp|patcher)([._].*|\d*)?"
     r"|.*(vision|audio)_(tower|model|encoder|embed_tokens_extend).*"
 )
-"""Modules of multimodal models that are not the language model."""
+"""Modules of multimodal models outside the language model."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A module whose output is edited as a whole, with the parameters that make it up.
+    """A module whose output is edited as a whole, and its parameters.
 
     module, weights, biases: names relative to the layer.
     """
@@ -88,24 +88,24 @@ class Block:
 
 
 BLOCKS: dict[str, tuple[Block, ...]] = {
-    # All experts' matrices one below the other: [expert · k, d].
+    # All experts' matrices are stacked: [expert · k, d].
     "dbrx": (
         Block("norm_attn_norm.attn.out_proj", ATTENTION, ("norm_attn_norm.attn.out_proj.weight",)),
         Block("ffn.experts", MLP, ("ffn.experts.mlp.w2",)),
     ),
-    # Experts of two matrices each; the second one's output is sorted by expert, and the bias comes last.
+    # Each expert has two matrices; the second output is sorted by expert, and the bias is added last.
     "jetmoe": (
         Block("self_attention", ATTENTION, ("self_attention.experts.output_linear.weight",),
               ("self_attention.experts.bias",)),
         Block("mlp", MLP, ("mlp.output_linear.weight",), ("mlp.bias",)),
     ),
-    # In the last layer, attention hands its bias out beside what it writes, to be added later.
+    # In the last layer, attention returns its bias separately, and it is added later.
     "gpt_neox_japanese": (
         Block("attention", ATTENTION, ("attention.dense.weight",), ("attention.dense_bias",)),
         Block("mlp.dense_4h_to_h", MLP, ("mlp.dense_4h_to_h.weight",)),
     ),
-    # Some of its experts have no weights and put out what comes in; the edit takes that along, and no
-    # matrix can.
+    # Some experts are the identity, without weights. Editing the block's output edits them too, which no
+    # edit of matrices can.
     "longcat_flash": (
         Block("self_attn.0.o_proj", ATTENTION, ("self_attn.0.o_proj.weight",)),
         Block("self_attn.1.o_proj", ATTENTION, ("self_attn.1.o_proj.weight",)),
@@ -113,35 +113,35 @@ BLOCKS: dict[str, tuple[Block, ...]] = {
         Block("mlps.1.down_proj", MLP, ("mlps.1.down_proj.weight",)),
         Block("mlp.experts", MLP, ()),
     ),
-    # A gate from the stream multiplies each component behind the projection; no matrix can be edited to
-    # the same effect, but the block's output can.
+    # A gate multiplies each component after the projection. No edit of a matrix has the same effect, but an
+    # edit of the block's output has.
     "rwkv": (
         Block("attention", ATTENTION, ("attention.output.weight",)),
         Block("feed_forward", MLP, ()),
     ),
-    # A convolution along the tokens, another one for each component, stands behind every writer.
+    # A depthwise convolution over tokens follows every writer.
     "inkling_text": (Block("attn_sconv", ATTENTION, ()), Block("mlp_sconv", MLP, ())),
     "inkling2_text": (
         Block("post_attention_convolution", ATTENTION, ()),
         Block("post_mlp_convolution", MLP, ()),
     ),
 }  # fmt: skip
-"""Model types whose writers no pattern finds: all of them, so that no pattern is used."""
+"""Model types whose writers the patterns do not find; all writers of these types are listed here."""
 
 
 @dataclass(frozen=True)
 class PostNorms:
-    """A family of layers in which norms stand between writers and the residual add.
+    """A family of layers with norms between writers and the residual addition.
 
-    present: names that tell the family. behind: (pattern of writers' names, names of the norms that
-    their output passes, in order); the first pattern that matches holds.
+    present: module names that identify the family. behind: (pattern of writers' names, names of the norms
+    that their output passes, in order); the first matching pattern applies.
     """
 
     present: tuple[str, ...]
     behind: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 
     def of(self, writer: str) -> tuple[str, ...]:
-        """Norms behind a writer, both named relative to the layer."""
+        """Post-norms of a writer; all names are relative to the layer."""
         for pattern, norms in self.behind:
             if pattern.fullmatch(writer):
                 return norms
@@ -161,7 +161,7 @@ def _family(*present: str, **behind: tuple[str, ...]) -> PostNorms:
 
 
 POST_NORMS: tuple[PostNorms, ...] = (
-    # Gemma 4 with experts: their sum with the dense MLP is normed again.
+    # Gemma 4 with experts: the sum of experts and dense MLP passes a second norm.
     PostNorms(
         ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2"),
         (
@@ -177,7 +177,7 @@ POST_NORMS: tuple[PostNorms, ...] = (
             (re.compile("per_layer_projection"), ("post_per_layer_input_norm",)),
         ),
     ),
-    # Gemma 2, 3, 3n and 4, OLMo 2 and 3, EXAONE 4: the second name says that the first is a post-norm.
+    # Gemma 2, 3, 3n and 4, OLMo 2 and 3, EXAONE 4: the first name shows that the second is a post-norm.
     _family(
         "post_feedforward_layernorm",
         "post_attention_layernorm",
@@ -214,11 +214,11 @@ POST_NORMS: tuple[PostNorms, ...] = (
     # A.X K1.
     _family("mlp.post_mlp_layernorm", feed_forward=("mlp.post_mlp_layernorm",)),
 )
-"""Families of post-norms; the first one whose names are all in a layer holds for that layer."""
+"""Families of post-norms; the first family whose names are all in a layer applies to the layer."""
 
 
 def role_of(name: str, roles: Sequence[Role]) -> str | None:
-    """The component of a name relative to its layer, None if it has no such role."""
+    """The component of a module's name, relative to its layer; None if no role matches."""
     if NOT_WRITERS.fullmatch(name):
         return None
     for role in roles:

@@ -1,8 +1,8 @@
-"""The checkpoint's layout: under which names, and which way round, writers' parameters are stored.
+"""The stored names and axes of writers' parameters in a checkpoint.
 
-transformers fuses experts into one parameter while it loads, renames modules and transposes matrices,
-and undoes all of it while it saves. Asking it to undo that for a probe whose numbers say where they
-stand tells the stored names, and which axis of each stored tensor runs over the residual stream.
+While loading, transformers renames modules, transposes matrices and fuses experts into one parameter; while
+saving, it reverts these conversions. Here it reverts them for a probe tensor that holds indices of the
+residual stream. The result shows the stored names, and the axis of each stored tensor over the stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from excise.undocumented import (
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a checkpoint. axis: the one that runs over the residual stream. shape: unpacked."""
+    """A tensor of a checkpoint. axis: over the residual stream. shape: without quantisation."""
 
     name: str
     axis: int
@@ -44,13 +44,10 @@ Layout = Mapping[str, tuple[StoredTensor, ...]]
 def layout_by_names(
     model: PreTrainedModel, anatomy: Anatomy, writers: Collection[str], names: Collection[str]
 ) -> Layout:
-    """How a checkpoint that stores `names` keeps the tensors of `writers`.
+    """How a checkpoint with the stored `names` holds the tensors of `writers`.
 
-    model: needs no weights, and should be a model that nothing else uses.
-
-    Of the conversions that transformers knows for the model, those count that some stored name asks for,
-    as when it loads the checkpoint. A matrix that a model uses in several places may be stored under the
-    name of each. Raises SaveError.
+    model: on the meta device; it is changed, see `use_stored_names`. A shared parameter may be stored under
+    several names. Raises SaveError.
     """
     use_stored_names(model, names)
     found = [writer for writer in anatomy.writers if writer.name in writers]
@@ -75,10 +72,10 @@ def layout_by_names(
 
 
 def use_stored_names(model: PreTrainedModel, names: Collection[str]) -> None:
-    """Let `model` stand for a checkpoint that stores `names`: of the conversions that transformers knows for
-    it, those count that some name asks for, as if it had been loaded from there.
+    """Set the model's weight conversions as if it had been loaded from a checkpoint with these `names`.
 
-    Checkpoints of one type are spelt in several ways, image-text ones above all.
+    Checkpoints of one model type use different names, image-text models above all. Only conversions that
+    some name needs are set.
     """
     conversions = get_model_conversion_mapping(model)
     renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
@@ -92,25 +89,25 @@ def use_stored_names(model: PreTrainedModel, names: Collection[str]) -> None:
 def unsavable(writer: Writer) -> str:
     """Why a writer without tensors cannot be saved, in one line."""
     return (
-        f"{writer.name}: no stored matrix can be changed to the effect of this edit; searching, comparing "
-        "and chatting work, saving does not"
+        f"{writer.name}: no change of a stored matrix has the effect of this edit; search, compare "
+        "and chat work, saving does not"
     )
 
 
 def require_matrices(writer: Writer) -> None:
-    """Raise SaveError if there is nothing stored that could be changed to the edit's effect."""
+    """Raise SaveError for a writer without stored matrices."""
     if not writer.tensors:
         raise SaveError(unsavable(writer))
 
 
 def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[StoredTensor, ...]:
-    """What one parameter is stored as, in order. Raises SaveError if that cannot be told."""
+    """The stored tensors of one parameter, in order. Raises SaveError if they cannot be determined."""
     width = tensor.shape[tensor.axis]
     probe = {tensor.name: _probe(tensor)}
     try:
         found = revert_weight_conversion(model, probe)
     except ValueError:
-        # Stored together with others of its kind (experts for text with those for images).
+        # Stored together with similar parameters (text experts with image experts).
         found = revert_weight_conversion(model, {**_siblings(model, tensor.name), **probe})
     return tuple(
         StoredTensor(name, _axis_of(stored, name, width), tensor.bias, tuple(stored.shape))
@@ -120,7 +117,7 @@ def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[Stored
 
 
 def _siblings(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
-    """Parameters of the same module, but for its first part, and name: nothing of them is wanted."""
+    """Placeholders for the parameters that are stored together with `name`."""
     block, _, *ends = name.rsplit(".", 3)
     return {
         other: torch.full((1,), -1, dtype=torch.int16).expand(parameter.shape)
@@ -130,7 +127,7 @@ def _siblings(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
 
 
 def _probe(tensor: WriterTensor) -> Tensor:
-    """Numbers that say which component of the residual stream they belong to; hardly any memory."""
+    """A tensor whose numbers are indices of the residual stream; expanded, so that it takes little memory."""
     width = tensor.shape[tensor.axis]
     shape = [1] * len(tensor.shape)
     shape[tensor.axis] = width
@@ -145,4 +142,6 @@ def _axis_of(stored: Tensor, name: str, width: int) -> int:
                 line = line.select(other, 0)
         if size == width and torch.equal(line, torch.arange(width, dtype=stored.dtype)):
             return axis
-    raise SaveError(f"{name}: cannot tell how the checkpoint stores this tensor; save an adapter")
+    raise SaveError(
+        f"{name}: cannot determine how the checkpoint stores this tensor; save an adapter"
+    )

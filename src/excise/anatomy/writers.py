@@ -1,6 +1,6 @@
 """Writers: the modules that add to the residual stream, found by declared names (`excise.anatomy.roles`).
 
-Works on a model whose weights are on the meta device: only names and shapes are looked at.
+Only names and shapes are used, so the model may be on the meta device.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from excise.errors import ModelError
 class WriterTensor:
     """One parameter of a writer.
 
-    name: inside the model. shape: of all of it. axis: which of its axes runs over the residual stream,
-    counted from the front. bias: True for a vector (of each expert), False for a matrix.
+    name: inside the model. shape: of the whole parameter. axis: the axis over the residual stream. bias: True
+    for a vector (of each expert), False for a matrix.
     """
 
     name: str
@@ -40,10 +40,9 @@ class WriterTensor:
 class Writer:
     """One module that adds to the residual stream.
 
-    name: of the module whose output is edited, inside the model. layer: index of its decoder layer.
-    shape: (d, k) of its weight, or of each of its experts' weights. matrices: how many it holds.
-    post_norms: names of the norms its output passes before it is added, in order.
-    tensors: its parameters; none where they are stored in a form that cannot be told.
+    name: of the module whose output is edited, inside the model. layer: index of its decoder layer. shape:
+    (d, k) of its weight or each expert's weight. matrices: their number. post_norms: names of the norms that
+    its output passes before the residual addition. tensors: its parameters; empty if their form is unknown.
     """
 
     name: str
@@ -56,13 +55,13 @@ class Writer:
 
     @property
     def post_norm(self) -> str | None:
-        """The norms as one text, None if there are none."""
+        """The names of the post-norms as one text, None without post-norms."""
         return " + ".join(self.post_norms) or None
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What excise knows of a model: its decoder layers and their writers, in order.
+    """A model's decoder layers and their writers, in order.
 
     layers: module names of the decoder layers. dimension: d, the width of the residual stream.
     """
@@ -77,7 +76,7 @@ class Anatomy:
         return tuple(writer.name for writer in self.writers)
 
     def matrices(self) -> dict[str, int]:
-        """Number of matrices of each component, components without any left out."""
+        """Number of matrices of each component that has matrices."""
         counts: Counter[str] = Counter()
         for writer in self.writers:
             counts[writer.component] += writer.matrices
@@ -86,7 +85,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class _Found:
-    """A writer as found in one layer; names relative to the layer."""
+    """A writer found in a layer; names are relative to the layer."""
 
     module: str
     component: str
@@ -97,12 +96,11 @@ class _Found:
 def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     """Find the decoder layers and writers of `model`.
 
-    declared: the user's own claims, "PATTERN=COMPONENT" with PATTERN a module name inside a decoder
-    layer in which * stands for any part; COMPONENT may be "none", which takes a module off the list.
-    Raises ModelError if the decoder layers cannot be told, none of them has a known writer, or a claim
-    of the user's fits nothing.
+    declared: writers that the user declares, "PATTERN=COMPONENT". PATTERN is a module name relative to the
+    decoder layer, with * for any text; the COMPONENT "none" excludes a module. Raises ModelError without
+    decoder layers or writers, and for a declaration that fits no module.
     """
-    own = [_claim(text) for text in declared]
+    own = [_declared_role(text) for text in declared]
     width = residual_width(model)
     model_type = model.config.get_text_config(decoder=True).model_type
     names = decoder_layers(model, lambda layer: bool(_find(layer, model_type, width, own)))
@@ -116,7 +114,7 @@ def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
                 text for text, role in zip(declared, own, strict=True) if _fits(role, found)
             )
             module = layer.get_submodule(found.module)
-            # A block that several layers share is one writer: editing it twice would edit it twice.
+            # A module that several layers share is one writer, so that it is edited once.
             if id(module) not in seen:
                 seen.add(id(module))
                 writers.append(_writer(layer, layer_name, index, found, width))
@@ -129,8 +127,8 @@ def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     for text in declared:
         if text not in fitted:
             raise ModelError(
-                f"--writers {text}: no decoder layer has a linear layer or experts of that name that "
-                f"put out the residual stream's {width} numbers"
+                f"--writers {text}: no decoder layer has a linear layer or experts of that name with "
+                f"an output of the residual stream's width, {width}"
             )
     if not writers:
         raise ModelError(
@@ -140,11 +138,11 @@ def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     return Anatomy(layers=names, writers=tuple(writers), dimension=width)
 
 
-def _claim(text: str) -> Role:
+def _declared_role(text: str) -> Role:
     pattern, _, component = text.partition("=")
     if not pattern or component not in (*roles.COMPONENTS, "none"):
         raise ModelError(
-            f"--writers {text}: say PATTERN=COMPONENT, with COMPONENT one of "
+            f"--writers {text}: write PATTERN=COMPONENT, with COMPONENT one of "
             f"{', '.join(roles.COMPONENTS)} or none"
         )
     return Role(re.compile(re.escape(pattern).replace(r"\*", ".*")), component)
@@ -180,7 +178,7 @@ def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) ->
         parameters = {key: value.shape for key, value in module.named_parameters(recurse=False)}
         weights = tuple(key for key in roles.EXPERT_WEIGHTS if key in parameters)
         if weights and len(parameters[weights[0]]) == 3:
-            # Some experts run in a space of their own, and a projection out of it writes.
+            # Some experts have another width, and a later projection writes.
             if width not in parameters[weights[0]][1:]:
                 continue
             biases = tuple(key for key in roles.EXPERT_BIASES if key in parameters)
@@ -192,7 +190,7 @@ def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) ->
         elif _is_packed_experts(name, parameters):
             found.append(_Found(name, component, (), ()))
             taken.append(name)
-    return _gathered(found)
+    return _merge_experts(found)
 
 
 def _component(name: str, own: Sequence[Role]) -> str | None:
@@ -207,7 +205,7 @@ def _under(module: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _rows(module: nn.Module) -> int | None:
-    """Width of a linear layer's output, None if the module is none. Subclasses hold packed weights."""
+    """Output width of a linear layer (subclasses hold quantised weights), None for other modules."""
     if isinstance(module, nn.Linear):
         return module.out_features
     if isinstance(module, Conv1D):
@@ -216,14 +214,14 @@ def _rows(module: nn.Module) -> int | None:
 
 
 def _is_packed_experts(name: str, parameters: Mapping[str, torch.Size]) -> bool:
-    """True for fused experts in a quantised form: `down_proj_blocks`, `down_proj_scales` and the like."""
+    """True for quantised fused experts, with parameters such as `down_proj_blocks`."""
     return name.endswith("experts") and any(key.startswith("down_proj") for key in parameters)
 
 
-def _gathered(found: Sequence[_Found]) -> list[_Found]:
-    """Experts that are modules of their own, with shared ones beside them, become one writer.
+def _merge_experts(found: Sequence[_Found]) -> list[_Found]:
+    """Merge the separate modules of experts and shared experts into one writer, their parent module.
 
-    Each of them sees an arbitrary part of the tokens; what they are part of sees all, in order.
+    Each expert sees some of the tokens; the parent module sees all tokens in order.
     """
     expert = re.compile(r"(?P<block>.+)\.experts\.\d+\..+")
     blocks = {match["block"] for one in found if (match := expert.fullmatch(one.module))}
@@ -263,7 +261,7 @@ def _tensors(layer: nn.Module, found: _Found, width: int) -> Iterator[WriterTens
     for name in found.weights:
         module = layer.get_submodule(name.rpartition(".")[0])
         if isinstance(module, nn.Linear):
-            # Not the stored tensor's shape: quantised weights are stored packed.
+            # Not the parameter's shape, which is packed for quantised weights.
             yield WriterTensor(name, (module.out_features, module.in_features), 0, False)
             continue
         shape = tuple(layer.get_parameter(name).shape)
@@ -274,10 +272,10 @@ def _tensors(layer: nn.Module, found: _Found, width: int) -> Iterator[WriterTens
 
 
 def _axis(module: nn.Module, shape: tuple[int, ...], width: int) -> int:
-    """Which of the last two axes of a matrix is the residual stream's."""
+    """The axis of a matrix over the residual stream: one of the last two."""
     rows, columns = len(shape) - 2, len(shape) - 1
     if shape[rows] == shape[columns]:
-        # A square one: Conv1D, gpt-oss and Llama 4 store the transposed matrix; the module says so.
+        # A square matrix: Conv1D, gpt-oss and Llama 4 store it transposed, and the module says so.
         transposed = isinstance(module, Conv1D) or getattr(module, "is_transposed", False)
         return columns if transposed else rows
     return rows if shape[rows] == width else columns

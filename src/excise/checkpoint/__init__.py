@@ -1,1 +1,1 @@
-"""Checkpoints on disk: read as bytes under names, rewritten file by file in constant memory, verified."""
+"""Checkpoints on disk: their files, the names, types and shapes of their tensors, and downloads."""

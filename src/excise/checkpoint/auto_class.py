@@ -1,4 +1,4 @@
-"""Which of transformers' classes runs a checkpoint's language model: causal, image-text or any-to-any."""
+"""The transformers auto class for a checkpoint's language model: causal, image-text or any-to-any."""
 
 from __future__ import annotations
 
@@ -22,32 +22,31 @@ _CLASSES: tuple[tuple[Any, Mapping[type, Any]], ...] = (
     (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
     (AutoModelForMultimodalLM, MODEL_FOR_MULTIMODAL_LM_MAPPING),
 )
-"""Auto classes and their mappings from configurations to models, the preferred ones first."""
+"""Auto classes and their mappings from configurations to models; preferred classes first."""
 
 _OTHER_ANSWERS: dict[str, str] = {
-    "diffusion_gemma": "draws whole answers out of noise, not token by token",
-    "pi0": "answers with the motions of a robot",
+    "diffusion_gemma": "generates whole answers by diffusion, not token by token",
+    "pi0": "answers with robot actions",
     **dict.fromkeys(
         ("qwen2_5_omni", "qwen3_omni_moe"),
-        "hands text to a part of it, its thinker, and has no pass of its own",
+        "passes text to its thinker, a part of the model, and has no forward pass of its own",
     ),
 }
-"""Types in these mappings whose models do not answer text with tokens, and what they do."""
+"""Model types in these mappings that do not generate text token by token, with the reason."""
 
 
 def auto_class(name: str, config: PreTrainedConfig) -> Any:
     """The auto class to build or load a model of `config` with.
 
-    Where several know the type, the class that the checkpoint itself names decides: its tensors and
-    adapters go by that one's names. Raises ModelError for a type that none of them knows, for an
-    encoder-decoder that has no decoder of its own, for one that does not answer token by token, and where
-    the names of classes are none.
+    If several auto classes know the type, the class in the checkpoint's configuration decides, because its
+    tensors and adapters have the names of that class. Raises ModelError for an unknown type, for an
+    encoder-decoder, for a model that does not generate token by token, and for damaged `architectures`.
     """
     if config.model_type in _OTHER_ANSWERS:
         raise ModelError(f"{name}: {config.model_type} {_OTHER_ANSWERS[config.model_type]}")
     own = config.architectures or []
     if not isinstance(own, list) or not all(isinstance(one, str) for one in own):
-        raise ModelError(f"{name}: architectures in config.json are no list of names")
+        raise ModelError(f"{name}: architectures in config.json is not a list of names")
     brought = getattr(config, "auto_map", None)
     brought = brought if isinstance(brought, Mapping) else {}
     known = [
@@ -73,7 +72,6 @@ def _names(classes: Any) -> set[str]:
 def _decoder_only(name: str, config: PreTrainedConfig, auto: Any) -> Any:
     if auto is not AutoModelForCausalLM and config.is_encoder_decoder:
         raise ModelError(
-            f"{name}: {config.model_type} is an encoder-decoder, whose answers do not come from one residual "
-            "stream; excise edits decoders"
+            f"{name}: {config.model_type} is an encoder-decoder; excise edits decoder-only models"
         )
     return auto

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's folder beside its weights, and what of it an edited copy takes along."""
+"""The other files of a checkpoint's folder, and which of them an edited copy includes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from excise.errors import ModelError
 _FOREIGN = re.compile(
     r"((tf_|flax_|rust_)?model)[.\-_].*(?<=\.)(h5|msgpack|ot)|openvino_.*\.bin|.*\.(onnx|onnx_data)"
 )
-"""Names of weights in formats that are not looked into."""
+"""Names of weights in formats that excise does not read."""
 _LIKE_WEIGHTS = re.compile(
     r"((pytorch_|openvino_)?model|consolidated)[.\-_].*(?<=\.)(safetensors|bin|pth|pt)|.*\.gguf"
 )
-"""Names of what is taken for weights where it cannot be read: a file that is damaged, or of old PyTorch.
+"""Names of files that count as weights even if they cannot be read (damaged, or from PyTorch before 1.6).
 
-Other .bin or .pt files hold something else: training arguments, a voice.
+Other .bin and .pt files that cannot be read hold other data, such as training arguments.
 """
 _INDEX = ".index.json"
 
@@ -31,8 +31,9 @@ _INDEX = ".index.json"
 class Companions:
     """Paths are relative to the folder.
 
-    copied: what goes along. tensors: those of it that hold tensors, read. left_out: what holds the weights
-    once more. unread: what may do so and is not looked into, left out too. linked: links to folders.
+    copied: files that an edited copy includes. tensors: those of them that hold tensors. left_out: copies of
+    the weights. unread: possible copies of the weights that excise cannot read; left out too. linked: links
+    to folders; left out.
     """
 
     copied: tuple[Path, ...]
@@ -48,12 +49,12 @@ def find_companions(
     index: str | None,
     allowed: Callable[[Path], None],
 ) -> Companions:
-    """Look over what lies beside `weights`. index: the name of their index.
+    """Examine the files beside `weights`. index: the name of their index.
 
-    allowed: raises for a file that may not be copied.
+    allowed: called for each file; raises for a file that must not be copied.
     """
-    own = {file.path.relative_to(folder).as_posix() for file in weights} | {index}
-    paths, linked = _listed(folder, own)
+    model_files = {file.path.relative_to(folder).as_posix() for file in weights} | {index}
+    paths, linked = _listed(folder, model_files)
     left_out: set[Path] = set()
     unread = {path for path in paths if _FOREIGN.fullmatch(path.name)}
     read: dict[Path, WeightsFile] = {}
@@ -64,7 +65,7 @@ def find_companions(
         try:
             read[path] = _READERS[path.suffix](folder / path)
         except ModelError:
-            # Whoever loads that file is told; here it is a file like any other, unless it may be weights.
+            # An unreadable file is copied like any other file, unless its name says that it holds weights.
             if _LIKE_WEIGHTS.fullmatch(path.name):
                 unread.add(path)
     model = {name: shape for file in weights for name, shape in shapes_of(file).items()}
@@ -87,25 +88,27 @@ def find_companions(
     )
 
 
-def _listed(folder: Path, own: Collection[str | None]) -> tuple[list[Path], tuple[Path, ...]]:
-    """Files that are not the checkpoint's own, and links to folders."""
+def _listed(
+    folder: Path, model_files: Collection[str | None]
+) -> tuple[list[Path], tuple[Path, ...]]:
+    """Files that do not belong to the model's weights, and links to folders."""
     paths: list[Path] = []
     linked: list[Path] = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        # Folders such as .git and .cache belong to whoever downloaded the model.
+        # Folders such as .git and .cache belong to the tool that downloaded the model.
         if any(part.startswith(".") for part in inside.parts[:-1]):
             continue
         if path.is_dir():
             if path.is_symlink() and not path.name.startswith("."):
                 linked.append(inside)
-        elif inside.as_posix() not in own:
+        elif inside.as_posix() not in model_files:
             paths.append(inside)
     return paths, tuple(linked)
 
 
 def _groups(read: Mapping[Path, WeightsFile]) -> list[list[Path]]:
-    """Files that were cut from one: they differ in numbers only. Those without tensors are none."""
+    """Files with tensors, grouped by names that differ in numbers only: shards of one checkpoint."""
     found: dict[tuple[Path, str], list[Path]] = {}
     for path, file in read.items():
         if file.tensors:
@@ -114,17 +117,17 @@ def _groups(read: Mapping[Path, WeightsFile]) -> list[list[Path]]:
 
 
 def _names_only(index: Path, gone: Collection[Path], folder: Path) -> bool:
-    """True for an index all of whose files are left out, or not there."""
+    """True for an index whose files are all left out or missing."""
     try:
         named = read_object(index)["weight_map"].values()
         there = {(index.parent / str(name)).relative_to(folder) for name in named}
     except (ModelError, ValueError, KeyError, AttributeError):
-        return False  # An index of something else.
+        return False  # Not an index of weights.
     return all(path in gone or not (folder / path).is_file() for path in there)
 
 
 def _gguf(path: Path) -> WeightsFile:
-    # The package takes a while to import, and few checkpoints have such a file beside them.
+    # Imported here because gguf takes long to import, and few checkpoints need it.
     from excise.checkpoint.gguf_file import read_gguf
 
     return read_gguf(path)

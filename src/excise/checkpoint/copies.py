@@ -1,8 +1,8 @@
-"""Whether files beside a checkpoint hold its weights once more, told by the tensors that their headers name.
+"""Decides from the headers of files whether they are a second copy of a checkpoint's weights.
 
-Repositories carry weights twice: in the maker's own format (`original/`, `consolidated.*`), in older ones,
-quantised. An edited copy must not take those along, because loaded by mistake they are the original model.
-They also carry what the model's files do not hold: a draft head, an adapter, a projector of images.
+Repositories often hold the weights twice: in the maker's own format (`original/`, `consolidated.*`), in
+older formats, quantised. An edited checkpoint must not include them, because they are the unedited model.
+Other files hold further tensors, such as a draft head, an adapter or an image projector.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from excise.checkpoint.tensors import ORDINARY, WeightsFile
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 _DRAFT = re.compile(r"(^|[._])(mtp|nextn|eagle\d*|medusa|draft|hydra)(?![a-z])", re.IGNORECASE)
-"""Names of heads that propose several tokens at once, for speculative decoding."""
+"""Names of draft heads for speculative decoding."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A tensor. ordinary: whether it is plain floating-point numbers. shape: unpacked where that is known."""
+    """A tensor. ordinary: whether it holds plain floating-point numbers. shape: dequantised if known."""
 
     ordinary: bool
     shape: tuple[int, ...]
 
     @property
     def count(self) -> int:
-        """How many numbers it has."""
+        """The number of elements."""
         return prod(self.shape)
 
 
@@ -43,7 +43,7 @@ def shapes_of(file: WeightsFile) -> dict[str, Shape]:
     for one in file.tensors:
         shape = one.shape
         if file.kind == "gguf" and not one.is_ordinary:
-            # The package takes a while to import, and few checkpoints have such a file beside them.
+            # Imported here because gguf takes long to import, and few checkpoints need it.
             from gguf import GGMLQuantizationType, quant_shape_from_byte_shape
 
             shape = tuple(quant_shape_from_byte_shape(shape, GGMLQuantizationType[one.dtype]))
@@ -52,11 +52,11 @@ def shapes_of(file: WeightsFile) -> dict[str, Shape]:
 
 
 def is_copy(model: Shapes, files: Sequence[Shapes]) -> bool:
-    """True if the files of one set hold nothing but the model's weights once more.
+    """True if the files of one set hold a second copy of the model's weights and nothing else.
 
-    So it is if all their tensors have names of the model's; or, under other names or packed, if they have as
-    many layers as the model and its vocabulary. Tensors of the model's names and of another shape are another
-    model's. What holds the model's tensors beside others is no copy: it is taken along.
+    That is so if all their tensors have names of the model, or if, with other names or quantised, they have
+    the model's number of layers and its vocabulary. A tensor with a name of the model and another shape
+    belongs to another model. Files that also hold other tensors are not a copy.
     """
     held = [(name, shape) for one in files for name, shape in one.items()]
     if not held:
@@ -74,19 +74,19 @@ def is_copy(model: Shapes, files: Sequence[Shapes]) -> bool:
         plain += len(shape.shape) > 1 and _NUMBER.search(name) is not None
     if all(own == name or (own is not None and enough) for name, own in shared.items()):
         return True
-    # Names of its own beside the model's layers as they are: a draft head in the same file, say.
+    # Plain layers of the model and further tensors, such as a draft head, are not a copy.
     return enough and not plain and _has_vocabulary(model, held)
 
 
 def group_of(path: Path) -> tuple[Path, str]:
-    """What files of one set have in common: their folder, and their name but for numbers."""
+    """A key that the files of one set share: their folder, and their name without numbers."""
     return path.parent, re.sub(r"\d+", "#", path.name)
 
 
 def draft_tensors(names: Collection[str], layers: int) -> list[str]:
-    """Those of a checkpoint's tensors that belong to a draft head: by name, or behind the last layer.
+    """The tensors that belong to a draft head, by name or by a layer number after the last layer.
 
-    layers: how many the model has; 0 if it is not known. Towers for images count layers of their own.
+    layers: the model's number of layers; 0 if unknown. Vision towers count their layers separately.
     """
     stacks = _stacks(name for name in names if re.search(r"(^|\.)layers\.\d", name))
     deepest = max(stacks, key=lambda start: len(stacks[start]), default=None)
@@ -101,7 +101,7 @@ def draft_tensors(names: Collection[str], layers: int) -> list[str]:
 
 
 def _stacks(names: Iterable[str]) -> dict[str, set[int]]:
-    """Layers' numbers by what stands in front of them: the first number of a name counts layers."""
+    """Layer numbers by the prefix of the name before them: the first number in a name."""
     found: dict[str, set[int]] = {}
     for name in names:
         if number := _NUMBER.search(name):
@@ -114,7 +114,7 @@ def _layers(names: Iterable[str]) -> int:
 
 
 def _depth(model: Shapes) -> int:
-    """How many layers the largest stack of the model has; a tower for images may have more, smaller ones."""
+    """Number of layers of the model's largest stack; a vision tower may have more, but smaller layers."""
     stacks = _stacks(model)
     sizes = {
         start: sum(shape.count for name, shape in model.items() if name.startswith(start))
@@ -124,9 +124,9 @@ def _depth(model: Shapes) -> int:
 
 
 def _has_vocabulary(model: Shapes, held: Sequence[tuple[str, Shape]]) -> bool:
-    """True if the held tensors have one as large as the model's largest outside of its layers.
+    """True if `held` has a tensor as large as the model's largest tensor outside its layers.
 
-    Parts of it under one name in several files, as tensor parallelism cuts it, count together.
+    Shards with one name in several files, as tensor parallelism makes them, are added up.
     """
     outside = [shape.count for name, shape in model.items() if not _NUMBER.search(name)]
     totals: dict[str, int] = {}

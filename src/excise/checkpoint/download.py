@@ -1,7 +1,7 @@
-"""A model from the hub: one set of weights, and the small files that go with it, nothing else.
+"""Downloads a model from the hub: one set of weights and the small files, nothing else.
 
-Repositories hold the weights several times: in the maker's own format, for other libraries, quantised. The
-index, or the list of files, tells which ones transformers loads.
+Repositories often hold the weights several times: in the maker's own format, for other libraries, quantised.
+The index or the list of files shows which of them transformers loads.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ _SMALL = (
     *("json", "jsonl", "txt", "md", "rst", "yaml", "yml", "toml", "cfg", "pdf"),
     *("model", "jinja", "jinja2", "tiktoken", "vocab", "bpe", "spm", "tok", "merges"),
 )
-"""Endings of files that are read by people, tokenizers, templates and processors."""
+"""Suffixes of files for people, tokenizers, templates and processors."""
 _NAMED = ("license*", "licence*", "notice*", "copying*", "*policy*", "readme*", "*terms*")
-"""Files for people that may have any ending, or none."""
+"""Files for people, with any suffix or none."""
 _TEMPLATES = "additional_chat_templates/*.jinja"
 _SETS = (
     ("model.safetensors", "model.safetensors.index.json", "*.safetensors"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*.bin"),
 )
-_MAKERS_OWN = "consolidated*"
+_ORIGINAL_FORMAT = "consolidated*"
 _CACHE_SERVES: frozenset[Cause] = OUT_OF_REACH | {"token", "gated", "repository"}
-"""Causes for which a model that is cached whole is used all the same: it was given before."""
+"""Failures after which a completely cached model is used."""
 
 
 def download(name: str, revision: str | None, *, weights: bool, code: bool) -> Snapshot:
-    """Bring a model onto this disk; what is cached is not sent again.
+    """Download a model into the hub's cache; cached files are not downloaded again.
 
-    weights: False leaves them out. code: whether the model's own Python files come too. Out of reach of the
-    hub the cached copy is used, if there is one. Raises ModelError if there is no such model or revision, or
-    if it has no weights that can be read, HubError with what else stopped it.
+    code: whether to download the model's Python files. If the hub is out of reach, a complete cached copy is
+    used. Raises ModelError for an unknown model or revision and for a model without readable weights,
+    HubError for other failures.
     """
     request = HubRequest(name, "model", revision)
     repository: _Repository | None = None
@@ -86,7 +86,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
 
 
 def is_whole(folder: Path, *, weights: bool) -> bool:
-    """False for what an interrupted download left: small files come first, weights after them."""
+    """False for an interrupted download: small files are downloaded first, weights after them."""
     try:
         return (folder / "config.json").is_file() and bool(not weights or weight_files(folder))
     except ModelError:
@@ -94,7 +94,7 @@ def is_whole(folder: Path, *, weights: bool) -> bool:
 
 
 def small_files(names: Collection[str], *, code: bool) -> list[str]:
-    """What comes with any weights: text files of the top folder, and chat templates."""
+    """The text files of the top folder, and the chat templates."""
     return sorted(
         name
         for name in names
@@ -114,7 +114,7 @@ def _is_small(path: PurePosixPath, *, code: bool) -> bool:
 
 
 def main_files(name: str, names: Collection[str]) -> tuple[list[str], str | None]:
-    """The weights that transformers loads, or the index that names them. Raises ModelError without any."""
+    """The weights that transformers loads, or their index. Raises ModelError if there are no weights."""
     top = sorted(one for one in names if "/" not in one)
     for single, index, _ in _SETS:
         if single in top:
@@ -129,7 +129,9 @@ def main_files(name: str, names: Collection[str]) -> tuple[list[str], str | None
         raise ModelError(
             f"{name}: holds GGUF files only; download one (hf download {name} {ggufs[0]}) and give its path"
         )
-    raise ModelError(f"{name}: holds no weights that are read (*.safetensors, pytorch_model*.bin)")
+    raise ModelError(
+        f"{name}: holds no weights in a format that excise reads (*.safetensors, pytorch_model*.bin)"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,13 @@ class _Repository:
 
     @property
     def folder(self) -> Path:
-        """Where the cache keeps it."""
+        """The snapshot's folder in the cache."""
         repository = "--".join(("models", *self.name.split("/")))
         return Path(constants.HF_HUB_CACHE) / repository / "snapshots" / self.commit
 
     @property
     def request(self) -> HubRequest:
-        """What is asked of the hub."""
+        """The request, for messages."""
         return HubRequest(self.name, "model", self.commit, stage="downloading it")
 
     def fetch(self, names: Sequence[str]) -> None:
@@ -156,35 +158,35 @@ class _Repository:
         lacking = [name for name in names if not self._is_here(name)]
         if not lacking:
             return
-        needed = sum(self.sizes[name] for name in lacking) - self._begun()
+        needed = sum(self.sizes[name] for name in lacking) - self._incomplete_bytes()
         if needed > free_bytes(self.folder):
             raise HubError(f"{self.name}: {disk_full(needed)}")
-        # Names are patterns to it, and some hold brackets.
+        # snapshot_download takes patterns, and file names may contain brackets.
         patterns = [glob.escape(name) for name in names]
         snapshot_download(self.name, revision=self.commit, allow_patterns=patterns)
 
     def fetch_weights(self) -> None:
-        """The weights, and files of tensors that they do not hold, such as a draft head."""
+        """Download the weights, and files with further tensors, such as a draft head."""
         main, index = main_files(self.name, self.sizes)
         if index is not None:
             path = Path(hf_hub_download(self.name, index, revision=self.commit))
             main = index_names(path)
             if absent := [name for name in main if name not in self.sizes]:
-                raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is not there")
+                raise ModelError(f"{self.name}: its {index} names {absent[0]}, which is missing")
         self.fetch(main)
         half = sum(self.sizes[name] for name in main) / 2
         others = [
             name
             for name in fnmatch.filter(self.sizes, "*.safetensors")
-            if "/" not in name and name not in main and not fnmatch.fnmatch(name, _MAKERS_OWN)
-            # What is as large as the weights, or half of them, is a copy: nobody is asked for its header.
+            if "/" not in name and name not in main and not fnmatch.fnmatch(name, _ORIGINAL_FORMAT)
+            # A file of half the weights' size or more is a copy: its header is not read.
             if self.sizes[name] < half
         ]
         if others:
-            self.fetch(list(self._of_their_own(others)))
+            self.fetch(list(self._with_further_tensors(others)))
 
-    def _of_their_own(self, names: Sequence[str]) -> Iterator[str]:
-        """Those of the files that hold other tensors than the weights; their headers are asked for."""
+    def _with_further_tensors(self, names: Sequence[str]) -> Iterator[str]:
+        """The files that hold other tensors than the weights; reads only their headers."""
         model: dict[str, Shape] = {}
         for name in weight_files(self.folder)[0]:
             if name.endswith(".safetensors"):
@@ -194,7 +196,7 @@ class _Repository:
             try:
                 held = self._header(name)
             except (NotASafetensorsRepoError, SafetensorsParsingError):
-                continue  # It is damaged, and nobody needs it.
+                continue  # A damaged file is not downloaded.
             if held:
                 groups.setdefault(group_of(Path(name)), {})[name] = held
         for files in groups.values():
@@ -202,9 +204,9 @@ class _Repository:
                 yield from files
 
     def remember(self, revision: str | None) -> None:
-        """Note which commit a branch or tag stands for, where the hub's client looks for it when offline.
+        """Record the branch's or tag's commit in the cache, for the hub's client when it is offline.
 
-        It does so itself where it is asked for a branch; but a branch may move between two requests.
+        Files were requested by commit, because a branch may move between two requests.
         """
         if revision == self.commit:
             return
@@ -222,18 +224,18 @@ class _Repository:
     def _is_here(self, name: str) -> bool:
         return isinstance(try_to_load_from_cache(self.name, name, revision=self.commit), str)
 
-    def _begun(self) -> int:
-        """Bytes of files that an interrupted download left."""
+    def _incomplete_bytes(self) -> int:
+        """Bytes of incomplete files from interrupted downloads."""
         blobs = self.folder.parent.parent / "blobs"
         return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
 def _repository(name: str, revision: str | None) -> _Repository:
-    """Ask the hub what it has."""
+    """Commit and file sizes, from the hub."""
     api = HfApi()
     commit = api.model_info(name, revision=revision, timeout=_TIMEOUT).sha
     if commit is None:
-        raise HubError(f"{name}: the hub names no commit for it; try again later")
+        raise HubError(f"{name}: the hub reports no commit for it; try again later")
     sizes = {
         one.path: one.size
         for one in api.list_repo_tree(name, recursive=True, revision=commit)
@@ -244,7 +246,7 @@ def _repository(name: str, revision: str | None) -> _Repository:
 
 @contextmanager
 def _no_log_lines() -> Iterator[None]:
-    """No lines of the client's about retries: they hold addresses that are signed for the bearer."""
+    """Within the context, the client logs no retries: its log lines contain signed URLs."""
     verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""A checkpoint's folder: which files hold the weights, which go along, and what is wrong with it."""
+"""A checkpoint's folder: the weights that transformers loads, the other files, and damage."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this disk.
+    """A checkpoint on disk. Paths are relative to the folder.
 
-    index: the name of its index file, None for a single file. others: further files, relative to the
-    folder, that an edited copy takes along. left_out: those it does not, because they hold the
-    weights once more, unedited. linked: links to folders, which it does not take along either.
-    unread: files that may hold the weights once more, in formats that are not looked into; left out too.
-    companion_weights: those of `others` that hold tensors.
+    index: the name of its index file, None for a single file. others: further files that an edited copy
+    includes. companion_weights: those of `others` that hold tensors. An edited copy leaves out `left_out`
+    (copies of the weights), `unread` (possible copies in formats that excise does not read) and `linked`
+    (links to folders).
     """
 
     folder: Path
@@ -48,12 +47,12 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         return read_object(self.folder / "config.json")
 
     @cached_property
     def drafts(self) -> list[str]:
-        """Names of its tensors that belong to a draft head, which no forward pass of the model reads."""
+        """Names of tensors of a draft head, which the model's forward pass does not use."""
         text = self.config.get("text_config")
         counts = [
             found
@@ -65,28 +64,28 @@ class Checkpoint:
 
     @cached_property
     def absent_code(self) -> list[str]:
-        """Python files that config.json names for the model's own classes, and that are not in the folder."""
+        """Python files of remote code that config.json names and that are not in the folder."""
         named = self.config.get("auto_map")
         classes = named.values() if isinstance(named, dict) else ()
-        # "module.Class"; a name with -- in it is of another repository.
+        # "module.Class"; a name with -- in it belongs to another repository.
         modules = {one.partition(".")[0] for one in classes if isinstance(one, str)}
         files = sorted(f"{one}.py" for one in modules if "--" not in one)
         return [one for one in files if not (self.folder / one).is_file()]
 
     def named(self, name: str) -> str | None:
-        """The stored name of a tensor of the model, None if there is none."""
+        """The stored name of a parameter of the model, None if the checkpoint lacks it."""
         return stored_name(name, self.tensors)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read the headers of a checkpoint's files; no number is read.
+    """Read the headers of a checkpoint's files.
 
     Raises ModelError for damaged or missing files and for an index that does not fit them, SaveError for
     a symbolic link that leads out of the folder.
     """
     names, index = weight_files(folder)
     for name in names:
-        # Before it is opened: what lies outside is none of the checkpoint's.
+        # Checked before the file is opened.
         require_inside(folder, folder / name)
     read = {
         name: (read_safetensors if name.endswith(".safetensors") else read_pytorch)(folder / name)
@@ -110,10 +109,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def weight_files(folder: Path) -> tuple[list[str], str | None]:
-    """The files that transformers loads from `folder`, in order, and the index that names them.
+    """The weights files that transformers loads from `folder`, in order, and the name of their index.
 
-    Raises ModelError if there are none, or the index names one that is not there. Some repositories hold
-    the weights twice, under other names (`consolidated.safetensors`, say).
+    Raises ModelError if there are no weights, or if the index names a missing file.
     """
     for single, index in (
         ("model.safetensors", _INDEXES[0]),
@@ -132,23 +130,21 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 def _named_by(index: Path) -> list[str]:
     names = index_names(index)
     for name in names:
-        with translated(
-            ModelError, f"{index}: names a file that cannot be there", OSError, ValueError
-        ):
+        with translated(ModelError, f"{index}: names an impossible file", OSError, ValueError):
             there = (index.parent / name).is_file()
         if not there:
             raise ModelError(
-                f"{index}: names {name}, which is not there; download the checkpoint again"
+                f"{index}: names {name}, which is missing; download the checkpoint again"
             )
     return names
 
 
 def index_names(index: Path) -> list[str]:
-    """The files that an index names, sorted; whether they are there is not looked at. Raises ModelError."""
+    """The files that an index names, sorted, existing or not. Raises ModelError."""
     names = sorted(set(_weight_map(index).values()))
     for name in names:
         if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
-            raise ModelError(f"{index}: names {name}, which is no file of this folder")
+            raise ModelError(f"{index}: names {name}, which is not a file of this folder")
     return names
 
 
@@ -171,7 +167,7 @@ def _check_index(index: Path, files: Mapping[str, WeightsFile]) -> None:
 
 
 def require_inside(folder: Path, path: Path) -> None:
-    """Raise SaveError for a link out of the folder. The hub's cache links to its own blobs."""
+    """Raise SaveError for a link out of the folder. Links of the hub's cache to its blobs are allowed."""
     target = path.resolve()
     allowed = [folder.resolve()]
     if folder.parent.name == "snapshots":

@@ -1,4 +1,4 @@
-"""GGUF files: where their tensors lie, and the head of one in which some tensors have another type."""
+"""GGUF files: reading the positions of tensors, and writing a header with changed types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from excise.system.lfs import require_fetched
 
 
 def open_gguf(path: Path) -> GGUFReader:
-    """The package's reader, which maps the file. Raises ModelError if it is damaged or cut short."""
+    """The gguf package's reader, which maps the file. Raises ModelError for a damaged or truncated file."""
     require_sound(path)
     try:
         reader = GGUFReader(path)
@@ -28,10 +28,7 @@ def open_gguf(path: Path) -> GGUFReader:
 
 
 def require_sound(path: Path) -> None:
-    """Raise ModelError for a pointer in place of the file, and if it declares more than it holds.
-
-    It comes before anything reads it.
-    """
+    """Raise ModelError for a Git LFS pointer, and for a file that declares more than it holds."""
     require_fetched(path, ModelError)
     with translated(
         ModelError, f"{path}: damaged GGUF file; download it again", OSError, ValueError
@@ -58,15 +55,15 @@ def read_gguf(path: Path) -> WeightsFile:
 
 
 def _stored_shape(dimensions: list[int], kind: GGMLQuantizationType) -> tuple[int, ...]:
-    """Rows before columns; the last axis of packed tensors in bytes."""
+    """Rows before columns; the last axis of quantised tensors counts bytes."""
     shape = tuple(reversed(dimensions))
     return shape if kind.name in ORDINARY else tuple(quant_shape_to_byte_shape(shape, kind))
 
 
 def gguf_header(file: WeightsFile, tensors: Sequence[Entry]) -> tuple[bytes, int]:
-    """The head of `file` with `tensors` in place of its own, in their order, and their alignment.
+    """A header for `tensors` in place of those of `file`, and the alignment of tensors.
 
-    The metadata stays byte for byte; types and offsets are made anew.
+    The metadata are copied byte for byte; types and offsets are new.
     """
     reader = open_gguf(file.path)
     alignment = int(reader.alignment)
@@ -76,7 +73,7 @@ def gguf_header(file: WeightsFile, tensors: Sequence[Entry]) -> tuple[bytes, int
     for one in tensors:
         offsets[one.name] = place
         place += one.size + -one.size % alignment
-    # Entries stand in an order of their own, behind the metadata.
+    # The entries follow the metadata, in an order of their own.
     first = min(one.field.offset for one in reader.tensors)
     with file.path.open("rb") as source:
         head = bytearray(source.read(first))

@@ -1,7 +1,7 @@
-"""Lengths that a GGUF file declares, checked against the file before the package's reader believes them.
+"""Checks the lengths that a GGUF file declares, before the gguf package reads it.
 
-The reader makes a Python object for each declared element, whether the file holds it or not: a file of a
-hundred bytes that declares 2⁶⁰ of them would fill any memory. The format is described in
+The package makes a Python object for each declared element, even if the file does not hold it: a file of a
+hundred bytes that declares 2⁶⁰ elements would fill the memory. The format is described in
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -12,10 +12,10 @@ import struct
 from pathlib import Path
 
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a value by the number of its type; the others are strings and arrays."""
+"""Bytes of a value, by type number. The other types are strings and arrays."""
 _STRING, _ARRAY = 8, 9
 _DEEPEST = 4
-"""Arrays within arrays. The format allows any number, no model has more than one."""
+"""Depth of nested arrays. The format sets no limit; models use one level."""
 _MOST_DIMENSIONS = 8
 
 
@@ -23,23 +23,23 @@ def check_lengths(path: Path) -> None:
     """Raise ValueError if a length does not fit into the file, or the file is not GGUF; OSError."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ValueError("it does not begin as one")
+            raise ValueError("it does not begin with GGUF")
         file.seek(0)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _Lengths(data).check()
 
 
 class _Lengths:
-    """A walk through the head of a file. It reads lengths, and steps over values."""
+    """Walks through the header: reads lengths, skips values."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._place = data, 4
 
     def check(self) -> None:
-        """Walk all of it."""
+        """Check the whole header. Raises ValueError."""
         version = self._number("I")
         if version & 0xFFFF == 0:
-            return  # Of big-endian machines: the reader's own message is better.
+            return  # A big-endian file: `open_gguf` reports it.
         tensors, entries = self._number("Q"), self._number("Q")
         self._require(entries, 13)
         self._require(tensors, 24)
@@ -83,8 +83,6 @@ class _Lengths:
         self._place += count
 
     def _require(self, count: int, least: int) -> None:
-        """Raise ValueError unless `count` things of `least` bytes each fit into the rest of the file."""
+        """Raise ValueError unless `count` items of at least `least` bytes fit into the rest of the file."""
         if count * least > len(self._data) - self._place:
-            raise ValueError(
-                f"it ends at byte {len(self._data)}, in the middle of what it declares"
-            )
+            raise ValueError(f"it ends at byte {len(self._data)}, before the data that it declares")

@@ -1,7 +1,6 @@
 """A checkpoint's index: names, shapes and data types of its tensors, read from headers alone.
 
-It takes milliseconds for each file, whatever the model's size, and any copy of a checkpoint has the
-same one, however it is cut into files.
+Reading takes milliseconds a file. The index does not depend on how the checkpoint is split into files.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from excise.errors import ModelError
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a checkpoint. dtype: as safetensors names it, such as BF16; of a GGUF file, its type."""
+    """A tensor of a checkpoint. dtype: safetensors' name, such as BF16, or the type in a GGUF file."""
 
     file: Path
     dtype: str
@@ -28,7 +27,7 @@ class TensorInfo:
 
 
 Index = Mapping[str, TensorInfo]
-"""Tensor name → where it lies and what it is."""
+"""Tensor name → file, data type and shape."""
 
 
 def checkpoint_index(folder: Path, gguf: str | None = None) -> Index:
@@ -41,7 +40,7 @@ def checkpoint_index(folder: Path, gguf: str | None = None) -> Index:
 
 
 def read_index(files: Sequence[Path]) -> Index:
-    """The index of these files together. Raises ModelError."""
+    """The common index of several files. Raises ModelError."""
     index: dict[str, TensorInfo] = {}
     for path in files:
         for name, (dtype, shape) in _shapes(path).items():
@@ -52,9 +51,9 @@ def read_index(files: Sequence[Path]) -> Index:
 
 
 def _shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Data types and shapes of a file's tensors. Where the numbers lie does not matter here."""
+    """Data types and shapes of a file's tensors."""
     if path.suffix.lower() == ".gguf":
-        # The package takes a while to import, and few checkpoints are of this kind.
+        # Imported here because gguf takes long to import, and few checkpoints need it.
         from excise.checkpoint.gguf_file import read_gguf
 
         return _of_entries(read_gguf(path))
@@ -68,6 +67,6 @@ def _of_entries(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def index_digest(index: Index) -> str:
-    """16 hexadecimal digits that two checkpoints share if all names, shapes and data types are equal."""
+    """A hash, 16 hexadecimal digits, over names, shapes and data types."""
     lines = [[name, held.dtype, list(held.shape)] for name, held in sorted(index.items())]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""JSON files of a checkpoint as somebody gave them."""
+"""JSON files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from excise.system.json_files import read_json_object
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError that names the file."""
+    """The JSON object in a file. Raises ModelError, also for a missing file."""
     with translated(ModelError, f"{path}: cannot be read", FileNotFoundError):
         return read_json_object(path, ModelError)

@@ -6,10 +6,7 @@ from collections.abc import Container
 
 
 def possible_names(name: str) -> tuple[str, ...]:
-    """The names that a checkpoint may store a tensor under: with and without the leading `model.`.
-
-    Checkpoints of base models leave it out, others have it where the model has not.
-    """
+    """The name with and without a leading `model.`; checkpoints of base models leave the prefix out."""
     return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
 
 

@@ -1,8 +1,7 @@
-"""Old PyTorch files: where their tensors lie, found without running what a pickle may hold.
+"""PyTorch weights files (.bin, .pt): the positions of their tensors, read without running pickled code.
 
-Since PyTorch 1.6 such a file is a zip archive, stored without compression: a pickle that says which
-tensors there are, and their numbers, each storage a record of its own. Loading it with fake tensors
-gives names, shapes and the place of every storage; the restricted unpickler makes nothing else.
+Since PyTorch 1.6 the file is an uncompressed zip archive: a pickle that lists the tensors, and one record for
+each storage. Loading it with fake tensors and the restricted unpickler gives names, shapes and offsets.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ _CUT_SHORT = (
     OSError,
     struct.error,
 )
-"""What reading a pickle that ends too early, or a damaged archive, may come to."""
+"""torch.load raises these for a truncated pickle or a damaged archive."""
 _BLOCK = 1 << 22
 _LOCAL_HEADER = 30
-"""Bytes of a zip record's header before its name; the lengths of name and extra field stand last in it."""
+"""Bytes of a zip record's header before its name; ends with the lengths of name and extra field."""
 _DIRECTORY_ENTRY = 46
-"""Bytes of its entry in the archive's directory before name, extra field and comment."""
+"""Bytes of an entry of the central directory before name, extra field and comment."""
 _CRC_IN_LOCAL_HEADER, _CRC_IN_DIRECTORY = 14, 16
 _HAS_DESCRIPTOR = 0x08
 _DESCRIPTOR = b"PK\x07\x08"
-"""What may stand before the checksum of a record that has it behind its data."""
+"""The optional signature before a checksum that follows the data."""
 
 
 def read_pytorch(path: Path) -> WeightsFile:
     """The tensors of a PyTorch file.
 
-    Raises ModelError if it is damaged, of the time before zip, or holds other objects than tensors,
-    which could run code and are not opened.
+    Raises ModelError for a damaged file, a file from before PyTorch 1.6, and a pickle of other objects than
+    tensors, which could run code.
     """
     require_fetched(path, ModelError)
     if not _is_archive(path):
@@ -67,10 +66,10 @@ def read_pytorch(path: Path) -> WeightsFile:
 
 
 def pytorch_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Data types, under safetensors' names where it has one, and shapes of the tensors of a PyTorch file.
+    """Data types (safetensors' names if possible) and shapes of the tensors of a PyTorch file.
 
-    That is more files than can be rewritten: those from before PyTorch 1.6 too, and tensors of any type
-    that lie in any order. Raises ModelError as `read_pytorch` does.
+    Reads files from before PyTorch 1.6 too, and tensors of any type and strides. Raises ModelError as
+    `read_pytorch` does.
     """
     require_fetched(path, ModelError)
     if not _is_archive(path) and not _is_pickle(path):
@@ -85,18 +84,18 @@ def _is_archive(path: Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
-        # Its end says that it is one of several parts.
+        # An archive in several parts.
         return False
 
 
 def _is_pickle(path: Path) -> bool:
-    """True if the file begins as pickles of protocol 2 or later do, and so files of old PyTorch."""
+    """True for a pickle of protocol 2 or later, the format before PyTorch 1.6."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80"
 
 
 def _loaded(path: Path, device: str) -> dict[str, Tensor]:
-    """The tensors, on a device where they hold no numbers."""
+    """The tensors, loaded without numbers (meta or fake)."""
     try:
         loaded = torch.load(path, map_location=device, weights_only=True)
     except UnpicklingError as error:
@@ -116,13 +115,14 @@ def _loaded(path: Path, device: str) -> dict[str, Tensor]:
 
 def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
     if tensor.layout is not torch.strided:
-        raise ModelError(f"{path}: {name} is stored as {tensor.layout}, which is not read")
+        raise ModelError(f"{path}: {name} is stored as {tensor.layout}, which is not supported")
     storage = tensor.untyped_storage()
     if tensor.dtype not in NAMES or not tensor.is_contiguous():
         raise ModelError(
-            f"{path}: {name} is stored as {tensor.dtype} with strides {tensor.stride()}, which is not read"
+            f"{path}: {name} is stored as {tensor.dtype} with strides {tensor.stride()}, which is "
+            "not supported"
         )
-    # Set by torch.load under fake tensors; the numbers begin there.
+    # torch.load sets the offset under fake tensors.
     offset = checkpoint_offset(storage)
     assert offset is not None
     start = offset + int(tensor.storage_offset()) * tensor.element_size()
@@ -131,9 +131,9 @@ def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
 
 
 def update_checksums(path: Path, changed: Iterable[Entry]) -> None:
-    """Bring the zip records of rewritten tensors up to date: CRC-32 of what they hold now.
+    """Update the CRC-32 checksums of rewritten zip records.
 
-    PyTorch does not look at them, other readers of zip files do.
+    PyTorch ignores the checksums; other readers of zip files verify them.
     """
     starts = sorted(one.start for one in changed)
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's tensors piece by piece, by name, whichever file they lie in."""
+"""Reads a checkpoint's tensors by name, in pieces."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from excise.checkpoint.index import Index
 from excise.errors import ModelError
 
 CHUNK = 1 << 24
-"""Numbers of a tensor that are held at a time: 64 MiB in float32."""
+"""Numbers of a tensor that are in memory at a time: 64 MiB in float32."""
 
 
 class Reader:
-    """Reads parts of a checkpoint's tensors; files are opened when they are first needed."""
+    """Reads parts of tensors; opens each file when it is first needed."""
 
     def __init__(self, index: Index) -> None:
         self._index = index

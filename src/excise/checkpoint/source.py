@@ -1,4 +1,4 @@
-"""Where a model lies: a hub id, a local folder or a GGUF file, resolved to files on this disk."""
+"""Resolves a model's name (hub id, local folder or GGUF file) to files on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from excise.errors import ModelError
 from excise.system.paths import expanded, names_a_path
 
 _BLOCKS, _BLOCK = 64, 16384
-"""Blocks, and bytes of each, that are hashed of a local weights file."""
+"""Number of blocks of a local weights file that are hashed, and bytes of a block."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -26,10 +26,7 @@ class Origin:
 
 
 def snapshot_origin(folder: Path) -> Origin | None:
-    """The commit that a folder in the cache of the hub's client holds; None for any other folder.
-
-    Its place tells: …/models--OWNER--NAME/snapshots/COMMIT.
-    """
+    """The hub commit of a folder in the hub's cache (…/models--OWNER--NAME/snapshots/COMMIT), else None."""
     parts = folder.parent.parent.name.split("--")
     known = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
     if not known or parts[0] != "models" or not 2 <= len(parts) <= 3:
@@ -41,8 +38,8 @@ def snapshot_origin(folder: Path) -> Origin | None:
 class ModelSource:
     """A model's files.
 
-    name: as the user gave it. folder: where the files lie. gguf: file name of a GGUF model in it.
-    revision: the hub commit that was used, None for local files.
+    name: as the user gave it. gguf: the file name of a GGUF model in `folder`. revision: the hub commit, None
+    for local files.
     """
 
     name: str
@@ -52,37 +49,33 @@ class ModelSource:
 
     @property
     def gguf_arguments(self) -> dict[str, str]:
-        """What transformers' `from_pretrained` needs beside the folder."""
+        """Further arguments of transformers' `from_pretrained`."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     @property
     def origin(self) -> Origin | None:
-        """The model on the hub that the files are a commit of; None if that is not known.
-
-        A folder in the cache of the hub's client is one, whatever path it was named by.
-        """
+        """The hub model and commit of the files; None if unknown."""
         if self.revision is not None:
             return Origin(self.name, self.revision)
         return None if self.gguf is not None else snapshot_origin(self.folder)
 
     @property
     def reference(self) -> str:
-        """A name that leads here from any working directory: the hub id, or an absolute path."""
+        """The hub id, or an absolute path."""
         if self.revision is not None:
             return self.name
         return str(self.folder if self.gguf is None else self.folder / self.gguf)
 
     @property
     def public_name(self) -> str:
-        """The name to tell others: where a model lies on somebody's disk is nobody else's concern."""
+        """A name for publication, without the path on this disk."""
         return Path(self.name).absolute().name if self.origin is None else self.origin.name
 
     @cached_property
     def digest(self) -> str:
-        """What tells this checkpoint from another one of the same name.
+        """The hub's revision; for local files a hash over names, sizes and evenly spaced blocks.
 
-        The hub's revision; for local files a hash over names, sizes and blocks from all over them, since
-        reading all of a large checkpoint would take minutes.
+        Hashing a large checkpoint completely would take minutes.
         """
         if self.revision is not None:
             return self.revision
@@ -94,9 +87,9 @@ class ModelSource:
 
     @cached_property
     def contents(self) -> str:
-        """The same hash of a hub model's files too, and only of those that are loaded.
+        """The hash over the files that are loaded. Raises ModelError if a file is missing.
 
-        It tells a hub model from a folder, which has no revision. Raises ModelError if a file is missing.
+        It compares a hub model with a local folder, which has no revision.
         """
         from excise.checkpoint.folder import weight_files
 
@@ -124,11 +117,10 @@ def _blocks_digest(files: Iterable[Path]) -> str:
 
 
 def resolve(model: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
-    """Find the files of `model`, from the hub if it is not on this disk.
+    """Find the files of `model` on disk, or download them from the hub.
 
-    code: whether Python files of its own are downloaded too, for a user who allows them to run. Raises
-    ModelError if there is no such model or its folder holds no weights, HubError if the hub is out of reach
-    and the model is not cached, or with what else stopped a download.
+    code: whether to download the model's Python files. Raises ModelError for an unknown model and a folder
+    without weights, HubError if a download fails and the model is not cached.
     """
     path = expanded(model)
     if path.suffix.lower() == ".gguf":
@@ -196,7 +188,7 @@ def _local(name: str, folder: Path, *, weights: bool = True) -> ModelSource:
 def _from_hub(
     name: str, revision: str | None, *, weights: bool = True, code: bool = False
 ) -> ModelSource:
-    # Imported here because the hub's client takes a while, and most models lie on this disk.
+    # Imported here because the hub's client takes long to import, and most models are on disk.
     from excise.checkpoint.download import download
 
     found = download(name, revision, weights=weights, code=code)

@@ -1,4 +1,4 @@
-"""Where tensors lie in a weights file: names, types, shapes and byte ranges; safetensors' header."""
+"""Tensors of a weights file: names, types, shapes and byte ranges; the safetensors header."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDINARY: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-"""Types whose numbers are what the model computes with, under safetensors' names."""
+"""Floating-point types of unquantised weights, by safetensors' names."""
 
 _OTHERS: Mapping[str, torch.dtype] = {
     "F8_E4M3": torch.float8_e4m3fn,
@@ -44,15 +44,15 @@ NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items(
 _LONGEST_HEADER = 100_000_000
 """Bytes: the format's own limit."""
 _PIECE = 1 << 22
-"""Numbers that are compared at a time."""
+"""Numbers compared at a time."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """A tensor in a weights file.
 
-    dtype: safetensors' name of the type; in a GGUF file that of the package, and a packed tensor's last
-    axis then counts bytes. start, end: bytes in the file.
+    dtype: safetensors' name of the type; for a GGUF file the gguf package's name, and the last axis of a
+    quantised tensor counts bytes. start, end: byte positions in the file.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file and its tensors in the order of their bytes.
+    """A weights file and its tensors, in order of position.
 
-    metadata: what a safetensors header says beside the tensors.
+    metadata: of a safetensors header.
     """
 
     path: Path
@@ -98,7 +98,7 @@ def read_safetensors(path: Path) -> WeightsFile:
             header = parse_json(file.read(length))
         metadata = header.pop("__metadata__", None)
         if not isinstance(metadata, dict | None):
-            raise ValueError("its metadata are no table")
+            raise ValueError("its metadata are not a table")
         tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
@@ -123,9 +123,9 @@ def read_safetensors(path: Path) -> WeightsFile:
 def _entry(name: str, found: Mapping[str, object], offset: int) -> Entry:
     shape, offsets = found["shape"], found["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list):
-        raise ValueError(f"the entry of {name} is not one")
+        raise ValueError(f"the entry of {name} is malformed")
     if not all(type(one) is int and one >= 0 for one in (*shape, *offsets)):
-        raise ValueError(f"{name} has a size that is none")
+        raise ValueError(f"{name} has an invalid size")
     start, end = offsets
     entry = Entry(name, str(found["dtype"]), tuple(shape), offset + start, offset + end)
     dtype = DTYPES.get(entry.dtype)
@@ -135,7 +135,7 @@ def _entry(name: str, found: Mapping[str, object], offset: int) -> Entry:
 
 
 def safetensors_header(tensors: Sequence[Entry], metadata: Mapping[str, str] | None) -> bytes:
-    """The head of a safetensors file that holds `tensors` one after the other; their offsets are made."""
+    """The header of a safetensors file that holds `tensors` one after the other."""
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     for one in tensors:
@@ -146,13 +146,13 @@ def safetensors_header(tensors: Sequence[Entry], metadata: Mapping[str, str] | N
         }
         offset += one.size
     text = json.dumps(header, separators=(",", ":")).encode()
-    # Padded with spaces, so that the numbers behind it lie where they can be mapped.
+    # Padded, so that the tensors are aligned.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
 def read_bytes(path: Path, start: int, end: int) -> bytearray:
-    """Bytes [start, end) of a file. Raises ModelError if the file ends before."""
+    """Bytes [start, end) of a file. Raises ModelError if the file is too short."""
     data = bytearray(end - start)
     with path.open("rb", buffering=0) as file:
         file.seek(start)
@@ -176,7 +176,7 @@ def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tens
 
 
 def same_numbers(one: tuple[WeightsFile, Entry], other: tuple[WeightsFile, Entry]) -> bool:
-    """True if two tensors of ordinary numbers hold the same, up to the rounding of the coarser type."""
+    """True if two unquantised tensors are equal up to the rounding of the coarser type."""
     first, second = (
         as_tensor(read_bytes(file.path, entry.start, entry.end), entry.dtype, entry.shape).flatten()
         for file, entry in (one, other)

@@ -1,4 +1,4 @@
-"""Files that a tokenizer is made from: which one is not what it should be."""
+"""Checks of the files that a tokenizer is built from."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _OBJECTS = (
 _TEMPLATE = "chat_template.jinja"
 _WHOLE = "tokenizer.json"
 _VOCABULARIES = ("*.model", "*.tiktoken", "vocab.*", "merges.txt", "tekken.json")
-"""What a tokenizer is made from where there is no `tokenizer.json`."""
+"""Files of a tokenizer without `tokenizer.json`."""
 
 
 def require_fetched_tokenizer(folder: Path) -> None:
-    """Raise ModelError if a file that the tokenizer is made from is a Git LFS pointer.
+    """Raise ModelError if a file of the tokenizer is a Git LFS pointer.
 
-    Some of them would be read as the vocabulary that they stand for.
+    transformers would read some pointers as a vocabulary.
     """
     paths = [folder / name for name in (*_OBJECTS, _TEMPLATE)]
     if not (folder / _WHOLE).exists():
@@ -34,7 +34,7 @@ def require_fetched_tokenizer(folder: Path) -> None:
 
 
 def require_json_files(folder: Path) -> None:
-    """Raise ModelError that names the file among a tokenizer's that is no JSON object, if one is not."""
+    """Raise ModelError for the first of the tokenizer's JSON files that is damaged."""
     for name in _OBJECTS:
         if (folder / name).exists():
             read_object(folder / name)

@@ -1,7 +1,7 @@
-"""What transformers 5 writes, readable by version 4 too: the keys of both stand side by side.
+"""Makes the files that transformers 5 writes readable by transformers 4: adds the older keys.
 
-Version 4, and serving stacks built on it, do not know `rope_parameters` and take the default rotary base
-without a word; they stop at `TokenizersBackend`. Version 5 reads the older keys as it reads its own.
+Version 4, and serving engines built on it, ignore `rope_parameters` and silently use the default rotary base;
+they refuse `TokenizersBackend`. Version 5 reads both forms.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ Config = dict[str, Any]
 
 _BACKEND, _FAST = "TokenizersBackend", "PreTrainedTokenizerFast"
 _OF_THIS_MACHINE = ("backend", "is_local", "local_files_only")
-"""What version 5 notes of how a tokenizer was loaded."""
+"""Keys in which version 5 stores how a tokenizer was loaded."""
 _LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
 def add_version4_keys(folder: Path) -> list[str]:
     """Rewrite `config.json` and `tokenizer_config.json` of a folder that transformers 5 wrote.
 
-    Returns what version 4 has no words for, one line each. Raises ModelError if a file is no JSON object.
+    Returns a line for each setting that version 4 cannot express. Raises ModelError for damaged JSON.
     """
-    unsaid: list[str] = []
+    inexpressible: list[str] = []
     path = folder / "config.json"
-    _write(path, config_for_both_versions(read_object(path), unsaid))
+    _write(path, config_for_both_versions(read_object(path), inexpressible))
     path = folder / "tokenizer_config.json"
     if path.is_file():
         _write(path, tokenizer_for_both_versions(read_object(path)))
-    return unsaid
+    return inexpressible
 
 
-def config_for_both_versions(config: Mapping[str, Any], unsaid: list[str]) -> Config:
-    """The content of a config.json with the older keys beside the newer ones.
+def config_for_both_versions(config: Mapping[str, Any], inexpressible: list[str]) -> Config:
+    """The content of a config.json with older and newer keys.
 
-    unsaid: is added to for what has no older key.
+    inexpressible: receives a line for each setting without an older key.
     """
     both = dict(config)
     if isinstance(dtype := both.get("dtype"), str):
@@ -48,32 +48,32 @@ def config_for_both_versions(config: Mapping[str, Any], unsaid: list[str]) -> Co
         older = _older_rotary(rotary, str(both.get("model_type", "")))
         if older is None:
             kinds = ", ".join(sorted(rotary))
-            unsaid.append(
-                f"transformers 4 has no words for rotary positions of each kind of layer ({kinds}); it "
-                "will not run this model rightly, transformers 5 does"
+            inexpressible.append(
+                f"transformers 4 has no setting for rotary positions by kind of layer ({kinds}) and will not "
+                "run this model correctly; transformers 5 does"
             )
         for key, value in (older or {}).items():
             both.setdefault(key, value)
     for key, inner in both.items():
         if key.endswith("_config") and isinstance(inner, dict):
-            both[key] = config_for_both_versions(inner, unsaid)
+            both[key] = config_for_both_versions(inner, inexpressible)
     return both
 
 
 def tokenizer_for_both_versions(config: Mapping[str, Any]) -> Config:
-    """The content of a tokenizer_config.json that both versions read, beside a tokenizer.json."""
+    """The content of a tokenizer_config.json that both versions read."""
     both = {key: value for key, value in config.items() if key not in _OF_THIS_MACHINE}
     if both.get("tokenizer_class") == _BACKEND:
-        # Version 5 has it as another name of the same class.
+        # In version 5, this is another name of the same class.
         both["tokenizer_class"] = _FAST
     if isinstance(both.get("extra_special_tokens"), list):
-        # In version 4 that is a table; the list has the older name, which version 5 reads too.
+        # In version 4 this key is a table; the list has an older name, which version 5 reads too.
         both.setdefault("additional_special_tokens", both.pop("extra_special_tokens"))
     return both
 
 
 def _older_rotary(rotary: Config, model_type: str) -> Config | None:
-    """Version 4's keys for `rope_parameters`; None if it has none."""
+    """Version 4's keys for `rope_parameters`; None if version 4 cannot express them."""
     if any(isinstance(one, dict) for one in rotary.values()):
         kinds = {kind: one for kind, one in rotary.items() if isinstance(one, dict)}
         if all(one == next(iter(kinds.values())) for one in kinds.values()):

@@ -1,4 +1,4 @@
-"""What a model's folder may bring beside numbers, and what of it is refused: it comes from somebody else."""
+"""Refuses dangerous content of a model's folder: remote code, adapters, damaged files, absurd settings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _GENERATE = "custom_generate/generate.py"
 _ADAPTER = "adapter_config.json"
 _MOST_LAYERS = 10_000
-"""More than any model has by far. Each is built as Python objects, before a number is read."""
+"""Far more layers than any model has. Each layer is built as Python objects before weights are read."""
 
 
 def remote_code_in(folder: Path) -> list[str]:
-    """The code that a model brings, as its files name it: `file.Class`, or `owner/name--file.Class`.
-
-    Raises ModelError for a configuration that cannot be read.
-    """
+    """The remote code that a model names: `file.Class`, or `owner/name--file.Class`. Raises ModelError."""
     found: list[str] = []
     for name in _CONFIGURATIONS:
         path = folder / name
@@ -38,14 +35,14 @@ def remote_code_in(folder: Path) -> list[str]:
 
 
 def remote_code_of(source: ModelSource) -> str:
-    """The code that a model brings and where from, in words; empty if it brings none."""
+    """A model's remote code and its commit, for people; empty without remote code."""
     found = remote_code_in(source.folder)
     commit = f" (commit {source.revision})" if source.revision and found else ""
     return ", ".join(found) + commit
 
 
 def remote_code_error(name: str, folder: Path) -> ModelError:
-    """The refusal to run what `remote_code_in` names."""
+    """The error for remote code that the user has not allowed."""
     code = ", ".join(remote_code_in(folder)) or "named in its configuration"
     return ModelError(
         f"{name} brings code of its own ({code}); read it, and give --trust-remote-code to run it"
@@ -53,9 +50,9 @@ def remote_code_error(name: str, folder: Path) -> ModelError:
 
 
 def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
-    """Raise ModelError if code would run, and the user has not allowed it; or for an absurd configuration.
+    """Raise ModelError for remote code that the user has not allowed, and for an absurd configuration.
 
-    Code is a class that transformers does not have, or a compiled kernel out of the hub for one that it has.
+    Remote code is a model class that transformers does not have, or a compiled kernel from the hub.
     """
     config = read_object(folder / "config.json")
     for place, value in _settings_of(config):
@@ -63,8 +60,8 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
         if key.strip("_").endswith("_implementation") and not trust_remote_code:
             for kernel in _kernels(value):
                 raise ModelError(
-                    f"{folder / 'config.json'}: {place} names a kernel, {kernel}, which is code out of the "
-                    "hub; take the line out, or give --trust-remote-code to run it"
+                    f"{folder / 'config.json'}: {place} names a kernel, {kernel}, which is code from the "
+                    "hub; remove the line, or give --trust-remote-code to run it"
                 )
         if "layer" in key and type(value) is int and value > _MOST_LAYERS:
             raise ModelError(
@@ -77,11 +74,10 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
 
 
 def require_sound_files(source: ModelSource) -> None:
-    """Raise ModelError if weights of `source` are damaged, or transformers would load something else.
+    """Raise ModelError if the weights are damaged, or if transformers would load other files.
 
-    So it does with an adapter beside them: of its base model, wherever that is, or put upon these; and with
-    an index that names files of other folders. Of a GGUF file it would load more than the file holds. Files
-    that it does not load are not looked at.
+    transformers would apply an adapter in the folder, or load the adapter's base model, and would follow an
+    index into other folders. Files that transformers does not load are not checked.
     """
     if source.gguf is not None:
         from excise.checkpoint.gguf_file import require_sound
@@ -91,33 +87,33 @@ def require_sound_files(source: ModelSource) -> None:
     if (source.folder / _ADAPTER).exists():
         raise ModelError(
             f"{source.name}: holds an adapter beside the model ({_ADAPTER}), which transformers would load "
-            "with it, and its base model from wherever it names; merge the two, or move the adapter away"
+            "with it, or in its place with another base model; merge the adapter, or move it away"
         )
     for name in weight_files(source.folder)[0]:
         path = source.folder / name
         if path.suffix.lower() == ".safetensors":
             read_safetensors(path)
         else:
-            # Its pickle is read here once: what could run code is named, and not opened.
+            # Raises for a pickle that could run code, without executing it.
             pytorch_shapes(path)
 
 
 def require_offload_folder(folder: Path) -> None:
-    """Raise ModelError if offloaded weights could write over what is no offloaded weight."""
+    """Raise ModelError if offloading could overwrite files that are not offloaded weights."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ModelError(f"--offload-folder {folder}: is no folder")
+        raise ModelError(f"--offload-folder {folder}: is not a folder")
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file() or path.suffix not in (".safetensors", ".dat"):
             raise ModelError(
-                f"--offload-folder {folder}: holds {path.name}, which is no offloaded weight and may be "
-                "written over; give an empty folder"
+                f"--offload-folder {folder}: holds {path.name}, which is not an offloaded weight and may be "
+                "overwritten; give an empty folder"
             )
 
 
 def _settings_of(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every entry of a configuration and of those inside it: its place, and what it is."""
+    """Every entry of a nested configuration: its dotted key and its value."""
     for key, value in config.items():
         yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
@@ -125,6 +121,6 @@ def _settings_of(config: Mapping[str, object], prefix: str = "") -> Iterator[tup
 
 
 def _kernels(value: object) -> list[str]:
-    """The repositories in the name of an implementation, or of several by part of the model."""
+    """The repositories of kernels that an attention implementation (one, or one for each part) names."""
     values = value.values() if isinstance(value, Mapping) else (value,)
     return [one for one in values if isinstance(one, str) and "/" in one]

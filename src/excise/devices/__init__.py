@@ -1,1 +1,1 @@
-"""Where tensors lie, what memory there is, and in what precision sums run."""
+"""Devices: placement of tensors, memory, precision of sums, prepacked weights."""

@@ -1,4 +1,4 @@
-"""Where a model's inputs go, also when accelerate keeps its weights elsewhere."""
+"""The devices of a model's inputs and computations, with and without accelerate's offloading."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from excise.undocumented import hook_of
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device that token ids are made on.
+    """The device for token ids.
 
-    `model.device` is "meta" where accelerate offloads the first parameter. Any parameter that is really
-    there tells; if none is, the hook that runs the model does.
+    `model.device` is "meta" if accelerate offloads the first parameter. The device is that of the first
+    parameter in memory, or else of accelerate's hook.
     """
     for parameter in model.parameters():
         if parameter.device.type != "meta":
@@ -22,26 +22,26 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def generation_device(model: PreTrainedModel) -> torch.device:
-    """The device that token ids for `generate` are made on.
+    """The device for token ids passed to `generate`.
 
-    `generate` compares it with that of the first parameter, which is "meta" if it is offloaded, and accepts
-    the host beside any; accelerate's hooks move the ids from there.
+    `generate` compares it with the device of the first parameter, and accepts the CPU if that is "meta";
+    accelerate's hooks then move the ids.
     """
     return torch.device("cpu") if model.device.type == "meta" else input_device(model)
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """The device that a module with weights computes on, also if they are moved in for each pass."""
+    """The device that a module computes on, with offloaded weights too."""
     return _device_of_hook(module) or input_device(module)
 
 
 def _device_of_hook(module: nn.Module) -> torch.device | None:
-    """Where accelerate's hook has a module run, None if there is no hook that says so."""
+    """The execution device of accelerate's hook, None without such a hook."""
     hook = hook_of(module)
     # Several hooks on one module are kept together in a SequentialHook.
     for each in getattr(hook, "hooks", (hook,)):
         device = getattr(each, "execution_device", None)
         if device is not None:
-            # A number is one of the accelerators that PyTorch has here.
+            # A number is the index of an accelerator.
             return torch.device(device)
     return None

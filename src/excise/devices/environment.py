@@ -1,4 +1,4 @@
-"""Package versions and hardware: what decides how numbers are rounded."""
+"""Package versions and hardware, which determine how results are rounded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PACKAGES = (
     "bitsandbytes",
     "torchao",
 )
-"""What computes, or reads and writes what is computed with; the last ones need not be installed."""
+"""Packages that compute, or read and write models; some are optional."""
 
 
 def versions() -> dict[str, str]:
@@ -39,12 +39,12 @@ def versions() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # An optional one.
+            continue  # An optional package.
     return found
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:
-    """What the model ran on: nothing that names the machine or its owner. memory: bytes."""
+    """Description of a device, without names of the machine or its owner. memory: bytes."""
     found: dict[str, str | int] = {"system": f"{platform.system()} {platform.machine()}"}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -65,19 +65,19 @@ def hardware(device: torch.device) -> dict[str, str | int]:
 
 
 def devices_digest(devices: Sequence[torch.device]) -> str:
-    """16 hexadecimal digits that tell these devices from others: their names, and memory of their own."""
+    """A hash, 16 hexadecimal digits, over the names and the memory of devices."""
     return hardware_digest([hardware(device) for device in devices])
 
 
 def hardware_digest(devices: Sequence[Mapping[str, object]]) -> str:
-    """The same from what `hardware` says of each device."""
-    # The host's memory is shared with others: how much of it there is to take is seen when it is taken.
-    told = [[one["device"], one["memory"] if "cuda" in one else None] for one in devices]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    """`devices_digest` from the results of `hardware`."""
+    # Only the memory of GPUs: the host's memory is shared with other processes.
+    identity = [[one["device"], one["memory"] if "cuda" in one else None] for one in devices]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it here, other systems tell Python."""
+    """The processor's name; Linux has it in /proc, other systems in `platform`."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8").splitlines():

@@ -1,6 +1,6 @@
-"""Devices as a user knows them: what they are called, how much memory they have, and how much was held.
+"""Names and memory of devices, and the devices that settings name.
 
-PyTorch asks each kind of accelerator in a module of its own; here is the one place that knows which.
+PyTorch has a module for each kind of accelerator; only this module chooses between them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from excise.system.platform import peak_host_memory
 
 HOST = torch.device("cpu")
 _KEPT_SHARE = 0.1
-"""Share of a device's free memory that may be taken for good by what could lie on the host as well."""
+"""Largest share of a device's free memory for tensors that could also stay on the host."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DeviceMemory:
 
 
 def device_memory(device: torch.device) -> DeviceMemory:
-    """What is known of a device; of a kind that PyTorch cannot ask, the host's memory."""
+    """Name and memory of a device; the host's memory for kinds that PyTorch cannot query."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return DeviceMemory(device, torch.cuda.get_device_properties(device).name, total, free)
@@ -41,7 +41,7 @@ def device_memory(device: torch.device) -> DeviceMemory:
         return DeviceMemory(device, torch.xpu.get_device_properties(device).name, total, free)
     host = psutil.virtual_memory()
     if device.type == "mps":
-        # Memory is the host's own; the system lets the graphics processor have a part of it.
+        # Memory is shared with the host; the system limits the GPU's part.
         total = torch.mps.recommended_max_memory()
         free = min(total - torch.mps.driver_allocated_memory(), host.available)
         return DeviceMemory(device, "Apple GPU", total, max(0, free))
@@ -49,15 +49,15 @@ def device_memory(device: torch.device) -> DeviceMemory:
     return DeviceMemory(device, name, host.total, host.available)
 
 
-def place_for(size: int, device: torch.device) -> torch.device:
-    """Where to keep `size` bytes that `device` uses again and again: there if there is room, else here."""
+def cache_device(size: int, device: torch.device) -> torch.device:
+    """Where to keep `size` bytes that `device` uses often: on the device if it has room, else on the host."""
     if device.type == "cpu" or size <= _KEPT_SHARE * device_memory(device).free:
         return device
     return HOST
 
 
 def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:
-    """Most memory that the process has held so far, in bytes, by device: "cpu", "cuda:0", …"""
+    """The process's peak memory so far, in bytes, by device: "cpu", "cuda:0", …"""
     peaks: dict[str, int] = {}
     for device in devices:
         if device.type == "cuda":
@@ -65,7 +65,7 @@ def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:
         elif device.type == "xpu":
             peaks[str(device)] = torch.xpu.max_memory_allocated(device)
         elif device.type == "mps":
-            # No peak is kept; what the driver holds falls only when caches are emptied.
+            # MPS records no peak; the driver's memory shrinks only when caches are emptied.
             peaks[str(device)] = torch.mps.driver_allocated_memory()
         else:
             peaks[str(device)] = peak_host_memory()
@@ -73,7 +73,7 @@ def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:
 
 
 def devices_for(device: str, max_memory: Mapping[int | str, int] | None) -> list[torch.device]:
-    """The devices that a model may come to lie on, by the settings of those names; at least one.
+    """The devices that --device and --max-memory allow for a model; at least one.
 
     Raises ModelError if there is no such device on this machine.
     """
@@ -86,7 +86,7 @@ def devices_for(device: str, max_memory: Mapping[int | str, int] | None) -> list
 
 
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Devices that transformers does not name: it spreads the model over all accelerators."""
+"""Device maps of transformers that spread the model over all accelerators."""
 
 
 def _existing(what: str, device: int | str) -> torch.device:
@@ -94,24 +94,25 @@ def _existing(what: str, device: int | str) -> torch.device:
     count = torch.accelerator.device_count() if accelerator is not None else 0
     there = ["cpu", *(f"{accelerator.type}:{index}" for index in range(count) if accelerator)]
     try:
-        # A bare number counts the accelerators, of whatever kind they are.
+        # A bare number is the index of an accelerator of any kind.
         kind = accelerator.type if accelerator is not None else "cuda"
         found = torch.device(kind, device) if isinstance(device, int) else torch.device(device)
     except RuntimeError as error:
-        raise ModelError(f"{what}: no name of a device; there are {', '.join(there)}") from error
+        raise ModelError(
+            f"{what}: is not the name of a device; this machine has {', '.join(there)}"
+        ) from error
     if found.type == "cpu":
         return HOST
     found = torch.device(found.type, found.index or 0)
     if str(found) not in there:
-        raise ModelError(f"{what}: there is no such device here; there are {', '.join(there)}")
+        raise ModelError(f"{what}: this machine has no such device; it has {', '.join(there)}")
     return found
 
 
 def devices_of(model: nn.Module) -> list[torch.device]:
-    """The devices that a model's passes take memory of, in the order of its modules.
+    """The devices whose memory a model's forward passes use, in order of its modules.
 
-    Where accelerate moves weights in for each pass, the device that it moves them to, and the host, which
-    it moves them from.
+    For offloaded weights these are the execution device and the host.
     """
     found: dict[torch.device, None] = {}
     offloaded = False

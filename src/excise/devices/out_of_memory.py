@@ -1,7 +1,7 @@
-"""What running out of memory looks like: on every kind of device, from every library that allocates.
+"""Recognises out-of-memory errors of all devices and libraries.
 
-PyTorch has a class for it, and raises it for its own allocators on CUDA, ROCm and XPU alone. MPS, the host,
-the libraries behind matrix products and the drivers all say it in a text of their own, in a RuntimeError.
+PyTorch raises OutOfMemoryError only for its own allocators on CUDA, ROCm and XPU. MPS, the CPU, libraries of
+matrix products and drivers raise RuntimeError with different texts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from excise.errors import causes
 
 MEMORY_ADVICE = (
-    "pack the weights (--quantization bnb_4bit), let some of them lie elsewhere (--max-memory 0=…,cpu=… "
+    "quantise the weights (--quantization bnb_4bit), offload some of them (--max-memory 0=…,cpu=… "
     "--offload-folder DIR), or allow shorter answers (--max-new-tokens)"
 )
-"""What a user can do where a loaded model leaves too little memory to run it."""
+"""Advice for a loaded model that runs out of memory."""
 
 _TEXTS = re.compile(
     r"""
@@ -46,21 +46,18 @@ _WINDOWS_ERRORS = frozenset((8, 14, 1455))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if memory ran out, of whatever device, or if that is what led to `error`.
-
-    Libraries wrap what they meet: the errors from which this one was raised are looked at too.
-    """
-    return any(map(_says_so, causes(error)))
+    """True if `error`, or an error that led to it, says that memory ran out."""
+    return any(map(_is_memory_error, causes(error)))
 
 
 def mentions_out_of_memory(text: str) -> bool:
-    """True if a message of a library says that memory ran out."""
+    """True if a library's message says that memory ran out."""
     return _TEXTS.search(text) is not None
 
 
 def release_memory() -> None:
-    """Let go of what nobody uses any more, and give freed memory back to every device there is."""
-    # A model is held by cycles of references (hooks, bound methods): only the collector frees it.
+    """Collect garbage, and empty the caches of all accelerators."""
+    # Models are in reference cycles (hooks, bound methods), which only the collector frees.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -70,14 +67,14 @@ def release_memory() -> None:
         torch.mps.empty_cache()
 
 
-def _says_so(error: BaseException) -> bool:
+def _is_memory_error(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError) and (
         error.errno in _SYSTEM_ERRORS or getattr(error, "winerror", None) in _WINDOWS_ERRORS
     ):
         return True
-    # Other classes carry texts of users (templates, prompts), which may say anything.
+    # Messages of other classes may contain users' texts, such as prompts.
     return isinstance(error, (RuntimeError, OSError, SafetensorError)) and mentions_out_of_memory(
         str(error)
     )

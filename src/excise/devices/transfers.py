@@ -1,4 +1,4 @@
-"""Numbers from devices to the host. Each copy waits for all that its device was asked to do before."""
+"""Copies tensors to the host in as few transfers as possible; each transfer waits for the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HOST = torch.device("cpu")
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """`tensors`, of whatever shapes, on the host: by one copy for each device and data type among them."""
+    """`tensors`, of any shapes, on the host: one transfer for each device and data type."""
     result = list(tensors)
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, tensor in enumerate(tensors):

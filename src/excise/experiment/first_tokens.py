@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.devices.float64 import float64_device
-from excise.devices.memory import place_for
+from excise.devices.memory import cache_device
 from excise.engine.assignment import Assignment
 from excise.engine.distributions import distributions
 from excise.engine.prefill import Tokens
@@ -34,7 +34,7 @@ def log_probabilities(
         found = group.log_probabilities[:, -1]
         if result is None:
             size = len(prompts) * found[0].numel() * found.element_size()
-            place = place_for(size, float64_device(found.device))
+            place = cache_device(size, float64_device(found.device))
             result = found.new_empty(len(prompts), found.shape[1], device=place)
         result[list(group.rows)] = found.to(result.device)
     if result is None:

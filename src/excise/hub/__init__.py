@@ -1,1 +1,1 @@
-"""Putting what was saved on the hub, through huggingface_hub's own client."""
+"""Uploads saved models and adapters to the Hugging Face hub."""

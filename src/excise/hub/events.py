@@ -1,4 +1,4 @@
-"""What an upload emits."""
+"""Events of an upload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from excise.events import Event
 
 @dataclass(frozen=True)
 class UploadStarted(Event):
-    """Files go to a repository of the hub. bytes: of all of them."""
+    """An upload starts. bytes: of all files."""
 
     repository: str
     files: int
@@ -18,7 +18,7 @@ class UploadStarted(Event):
 
 @dataclass(frozen=True)
 class FileUploaded(Event):
-    """A large file is in the hub's storage, or was there already. done, total: bytes."""
+    """A large file is in the hub's storage. done, total: bytes."""
 
     name: str
     bytes: int
@@ -28,7 +28,7 @@ class FileUploaded(Event):
 
 @dataclass(frozen=True)
 class Uploaded(Event):
-    """A repository holds what was to be uploaded. unchanged: it did before."""
+    """The repository holds the files. unchanged: it held the same files before."""
 
     url: str
     commit: str

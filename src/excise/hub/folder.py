@@ -1,4 +1,4 @@
-"""A folder that is to be uploaded: what it is, which files it has, whether they are whole."""
+"""Checks a folder before its upload, and removes local paths from its records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WEIGHTS = (".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class Upload:
-    """Files by their names in the repository. contents: of those that are not sent as they lie here."""
+    """Files by their names in the repository. contents: of files that are changed before they are sent."""
 
     made: Literal["model", "adapter"]
     files: dict[str, Path]
@@ -29,24 +29,24 @@ class Upload:
     record: Reproduction | None
 
     def size(self, name: str) -> int:
-        """Bytes that will be sent of a file."""
+        """Bytes of a file as it is sent."""
         return (
             len(self.contents[name]) if name in self.contents else self.files[name].stat().st_size
         )
 
     def source(self, name: str) -> Path | bytes:
-        """The file, or what is sent in place of it."""
+        """The file, or its changed content."""
         return self.contents.get(name, self.files[name])
 
     def sha256(self, name: str) -> str:
-        """Hash of what is sent, as the hub names large files."""
+        """SHA-256 of the sent content, with which the hub identifies large files."""
         if name in self.contents:
             return hashlib.sha256(self.contents[name]).hexdigest()
         with self.files[name].open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def git_hash(self, name: str) -> str:
-        """Hash of what is sent, as git, and so the hub, names small files."""
+        """Git's blob hash of the sent content, with which the hub identifies small files."""
         content = self.contents.get(name) or self.files[name].read_bytes()
         return hashlib.sha1(
             b"blob %d\0" % len(content) + content, usedforsecurity=False
@@ -54,10 +54,10 @@ class Upload:
 
 
 def open_upload(folder: Path, *, hardware: bool = True) -> Upload:
-    """Look a folder over before anything is sent. Raises SaveError with what is wrong.
+    """Check a folder and list the files to upload. Raises SaveError.
 
-    Hidden files stay behind. `reproduce.json` and the adapter's configuration are sent without the folders
-    of this disk that stand in them; hardware: False leaves out what the model ran on.
+    Hidden files are not uploaded. `reproduce.json` and the adapter's configuration are sent without local
+    paths; hardware: False also leaves out the hardware.
     """
     if not folder.is_dir():
         raise SaveError(f"{folder}: no such folder; give one that excise saved, or a run directory")
@@ -67,16 +67,14 @@ def open_upload(folder: Path, *, hardware: bool = True) -> Upload:
         if any(part.startswith(".") for part in Path(name).parts):
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise SaveError(
-                f"{path}: is a link that leads out of the folder; replace it by the file itself"
-            )
+            raise SaveError(f"{path}: is a link out of the folder; replace it by the file itself")
         if path.is_file():
             files[name] = path
     made = _kind(folder, files)
     _require_whole(folder, made, files)
     if "README.md" not in files:
         raise SaveError(
-            f"{folder}: has no README.md to say what it is; save it with excise, or write one"
+            f"{folder}: has no README.md (model card); save it with excise, or write a README.md"
         )
     record = read_reproduction(folder) if NAME in files else None
     contents = {} if record is None else {NAME: public_record(files[NAME], hardware=hardware)}
@@ -101,7 +99,7 @@ def _require_whole(folder: Path, made: str, files: dict[str, Path]) -> None:
         if made == "model":
             open_checkpoint(folder)
         for name, path in files.items():
-            # Whatever else lies beside the weights that are loaded goes up too.
+            # Other safetensors files are uploaded too.
             if name.endswith(".safetensors"):
                 read_safetensors(path)
     except ModelError as error:
@@ -110,48 +108,47 @@ def _require_whole(folder: Path, made: str, files: dict[str, Path]) -> None:
 
 
 def public_record(path: Path, *, hardware: bool) -> bytes:
-    """A `reproduce.json` in which files and folders of a disk are named by their last part only.
+    """A `reproduce.json` in which local paths are shortened to their last part.
 
-    Where things lie on somebody's disk is nobody else's concern; their digests tell which they were.
-    hardware: False leaves that out.
+    Digests still identify the files. hardware: False leaves the hardware out.
     """
     content = read_json_object(path, SaveError)
     if not hardware:
         content["circumstances"].pop("hardware", None)
-    places = sorted(set(_places(content["model"], content["settings"])), key=len, reverse=True)
+    paths = sorted(set(_local_paths(content["model"], content["settings"])), key=len, reverse=True)
     text = record_text(content)
-    for place in places:
+    for path_ in paths:
         mine, shown = (
-            json.dumps(one, ensure_ascii=False)[1:-1] for one in (place, last_part(place))
+            json.dumps(one, ensure_ascii=False)[1:-1] for one in (path_, last_part(path_))
         )
         text = text.replace(mine, shown)
     return text.encode()
 
 
 def _base_by_name(configuration: Path) -> dict[str, bytes]:
-    """The adapter's configuration with a local base model named by its folder's last part; else nothing."""
+    """The changed adapter configuration if its base model is a local path, which is shortened."""
     content = read_json_object(configuration, SaveError)
     base = content.get("base_model_name_or_path")
     if not isinstance(base, str):
         raise SaveError(
-            f"{configuration}: damaged: names no base_model_name_or_path; save the adapter again"
+            f"{configuration}: damaged: base_model_name_or_path is missing; save the adapter again"
         )
-    if not _is_place(base):
+    if not _is_path(base):
         return {}
     content["base_model_name_or_path"] = last_part(base)
     return {configuration.name: (json.dumps(content, indent=2) + "\n").encode()}
 
 
-def _is_place(name: str) -> bool:
-    """True for a path, in any system's spelling; a hub id is one only if a folder here has its name."""
+def _is_path(name: str) -> bool:
+    """True for a path of any operating system. A hub id counts if a folder of this name exists."""
     return names_a_path(name) or ("/" in name and Path(name).exists())
 
 
-def _places(model: dict[str, object], settings: dict[str, object]) -> list[str]:
-    """Paths that stand in a record: of a local model, of prompt files, of a chat template."""
+def _local_paths(model: dict[str, object], settings: dict[str, object]) -> list[str]:
+    """Local paths in a record: model, prompt files, chat template."""
     named = [] if model["revision"] is not None else [model["name"], settings.get("model")]
     named.append(settings.get("chat_template"))
     for value in settings.values():
         if isinstance(value, dict) and "source" in value:
             named.append(value["source"])
-    return [str(one) for one in named if one and _is_place(str(one))]
+    return [str(one) for one in named if one and _is_path(str(one))]

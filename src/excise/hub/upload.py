@@ -1,9 +1,8 @@
-"""A folder to the hub in one commit: what is large goes first, and nothing is to be seen before all is there.
+"""Uploads a folder to the hub in one commit, so that readers never see half a model.
 
-huggingface_hub's `upload_folder` commits in several parts where a folder is large; readers could then
-load half a model. Here every file is uploaded by `preupload_lfs_files`, which puts content into the hub's
-storage without a commit, and `create_commit` names all of them at once. Begun anew after a failure, the
-client finds what the storage has already (whole files, or parts of them with hf_xet) and leaves it out.
+`upload_folder` of huggingface_hub splits a folder into several commits. Here `preupload_lfs_files` sends
+the large files without a commit, and `create_commit` then adds all files at once. When an upload is repeated
+after a failure, the client skips content that is already stored (with hf_xet also parts of files).
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from excise.hub_access.failures import FAILURES, failure
 from excise.hub_access.request import HubRequest
 
 _OWN_TO_THE_HUB = frozenset((".gitattributes",))
-"""What a repository holds from the start."""
+"""Files that the hub creates in every repository."""
 _LARGE = 1_000_000
-"""Bytes from which a file is uploaded by itself and told of; smaller ones go with the commit."""
+"""Bytes from which a file is uploaded separately, with an event; smaller files go with the commit."""
 
 
 @dataclass(frozen=True)
 class _Repository:
-    """A repository as it is. head: its commit, if it has one. files: but for the hub's own."""
+    """The state of a repository. head: its commit, if any. files: without those that the hub creates."""
 
     head: str | None
     private: bool
@@ -57,13 +56,11 @@ def upload(
     public: bool,
     replace: Callable[[str], bool],
 ) -> None:
-    """Make `repository` hold exactly the files of `what`. It is made, private unless `public`, if it is new.
+    """Make `repository` hold exactly the files of `what`; a new repository is created.
 
-    public: whether everybody may see them; a repository that is public already is refused without it.
-    replace: asked, with the reason, whether files that are there and differ may be replaced and removed
-    (they stay in the repository's history).
-    Raises HubError in one line that says what failed and what to do; nothing is visible then. The token
-    goes to the hub and nowhere else.
+    public: create a public repository, and allow upload to a public repository. replace: called with a
+    message if the repository holds other files; returns whether to replace and remove them (they stay in the
+    history). Raises HubError; nothing is visible then. The token is sent only to the hub.
     """
     sender = _Sender(
         HfApi(token=token, library_name="excise", library_version=__version__), repository
@@ -77,8 +74,8 @@ def upload(
             unchanged = False
         commit = found.head or ""
         if not unchanged:
-            if found.files and not replace(_there_already(repository, found)):
-                raise HubError(f"{_there_already(repository, found)}; --force replaces them")
+            if found.files and not replace(_holds_other_files(repository, found)):
+                raise HubError(f"{_holds_other_files(repository, found)}; --force replaces them")
             commit = sender.send(what, found, emit)
     url = f"{sender.api.endpoint}/{repository}"
     emit(Uploaded(url, commit, found.private, unchanged))
@@ -86,26 +83,26 @@ def upload(
 
 @dataclass(frozen=True)
 class _Sender:
-    """The client, and the repository that it talks about."""
+    """The client and the name of the repository."""
 
     api: HfApi
     name: str
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Turns what goes wrong in a step into one line that names the step."""
+        """Within the context, failures become a HubError that names the step."""
         try:
             yield
         except FAILURES as error:
-            # No cause is kept: its request holds the token, and a traceback might show it.
+            # The cause is dropped, because its request holds the token.
             asked = HubRequest(self.name, writes=True, stage=what, token=str(self.api.token))
             raise failure(error, asked).error from None
 
     def repository_for(self, what: Upload, emit: Emit, *, public: bool) -> _Repository:
-        """The repository as it is; made if there is none."""
+        """The state of the repository, which is created if it does not exist."""
         if self.name.count("/") != 1:
-            raise HubError(f"{self.name}: not the name of a repository; write OWNER/NAME")
-        with self.step("looking at it"):
+            raise HubError(f"{self.name}: not a repository name; write OWNER/NAME")
+        with self.step("reading its state"):
             found = _existing(self.api, self.name)
         with self.step("checking README.md"):
             _check_card(what)
@@ -113,15 +110,13 @@ class _Sender:
             if not (public or found.private):
                 raise HubError(
                     f"{self.name} is public, and everybody will see what is uploaded; give --public if that "
-                    "is meant, or take another name"
+                    "is intended, or choose another name"
                 )
             if public and found.private:
-                emit(
-                    Note(f"{self.name} is private and stays so; the hub's page of it changes that")
-                )
+                emit(Note(f"{self.name} stays private; its page on the hub can change that"))
             return found
-        emit(StageStarted("upload", f"Making {self.name} on the hub"))
-        with self.step("making it"):
+        emit(StageStarted("upload", f"Creating {self.name} on the hub"))
+        with self.step("creating it"):
             self.api.create_repo(self.name, private=not public)
             return _existing(self.api, self.name) or _Repository(None, not public, {})
 
@@ -155,13 +150,13 @@ class _Sender:
 
 
 def _check_card(what: Upload) -> None:
-    """Ask the hub whether it takes the card, before anything large is sent; `create_commit` asks last."""
+    """Let the hub validate the model card before large files are uploaded."""
     source = what.source("README.md")
     text = (source if isinstance(source, bytes) else source.read_bytes()).decode("utf-8-sig")
     try:
         card = ModelCard(text, ignore_metadata_errors=True)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"its front matter is no YAML: {error}") from error
+        raise ValueError(f"its front matter is not YAML: {error}") from error
     card.validate()
 
 
@@ -181,7 +176,7 @@ def _existing(api: HfApi, repository: str) -> _Repository | None:
 
 
 def _holds(found: _Repository, what: Upload) -> bool:
-    """True if the repository has exactly these files already. Reads them only if names and sizes agree."""
+    """True if the repository already has exactly these files; hashes them only if names and sizes agree."""
     if found.files.keys() != what.files.keys():
         return False
     if any(found.files[name].size != what.size(name) for name in what.files):
@@ -192,17 +187,17 @@ def _holds(found: _Repository, what: Upload) -> bool:
     )
 
 
-def _there_already(repository: str, found: _Repository) -> str:
+def _holds_other_files(repository: str, found: _Repository) -> str:
     names = sorted(found.files)
     few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"{repository} holds {len(names)} files already ({few}), and not those that are to be uploaded"
+    return f"{repository} already holds {len(names)} other files ({few})"
 
 
 @contextmanager
 def _quiet(emit: Emit) -> Iterator[None]:
-    """No bars and no log lines of the client's; what the hub warns of becomes a note.
+    """Within the context, the client shows no progress bars and logs; the hub's warnings become notes.
 
-    Its log lines about retries hold addresses that are signed for the bearer.
+    Its log lines about retries contain signed URLs.
     """
     hidden, verbosity = are_progress_bars_disabled(), hub_logging.get_verbosity()
     disable_progress_bars()
@@ -216,6 +211,6 @@ def _quiet(emit: Emit) -> Iterator[None]:
         if not hidden:
             enable_progress_bars()
         for one in caught:
-            # Others are the libraries' own, about each other.
+            # Other warnings are from libraries about each other.
             if issubclass(one.category, UserWarning):
                 emit(Note(" ".join(str(one.message).split())))

@@ -1,1 +1,1 @@
-"""What models, prompts and uploads share about the hub: what goes wrong on the way, and its cache here."""
+"""Errors and the local cache of the Hugging Face hub, for models, prompts and uploads."""

@@ -1,4 +1,4 @@
-"""What the hub's cache on this machine holds."""
+"""The contents of the hub's cache on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One commit of a repository. folder: where its files lie."""
+    """A commit of a repository, and the folder of its files."""
 
     commit: str
     folder: Path
@@ -26,9 +26,9 @@ def cached_names(kind: Kind) -> tuple[str, ...]:
 
 
 def cached_snapshot(name: str, kind: Kind, revision: str | None) -> Snapshot | None:
-    """The newest cached commit that `revision` (a branch, a tag or the beginning of a commit) names.
+    """The newest cached commit of `revision` (branch, tag or beginning of a commit), None if not cached.
 
-    Without a revision the main branch's, if it is known, else the newest of all. None if there is none.
+    Without a revision: the commit of the main branch, else the newest cached commit.
     """
     commits = [
         commit

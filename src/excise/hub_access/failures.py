@@ -1,4 +1,4 @@
-"""What goes wrong between here and the hub: one line for each cause, and no line ever holds a token."""
+"""Turns exceptions of the hub's client into one line with cause and remedy, without secrets."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from excise.hub_access.refusals import not_found, refusal
 from excise.hub_access.request import RETRY_HINT, Cause, HubRequest
 
 _CLIENT: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])
-"""httpx or httpx2: its other errors are not told by huggingface_hub."""
+"""httpx or httpx2; huggingface_hub exports only some of its exceptions."""
 FAILURES = (HTTPError, _CLIENT.InvalidURL, OSError, RuntimeError, ValueError, ImportError)
-"""What huggingface_hub and hf_xet raise while they talk to the hub; OSError also of files that are read."""
+"""What huggingface_hub and hf_xet raise for failed requests; OSError also for local files."""
 
 _LONGEST = 300
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -37,32 +37,32 @@ _FULL_TEXT = re.compile(
     r"no space left on device|not enough (disk )?space|disk quota exceeded|os error (28|112|122)\b",
     re.IGNORECASE,
 )
-"""A full disk in the words of hf_xet and datasets, which pass on no number."""
+"""Messages of hf_xet and datasets for a full disk; their exceptions have no errno."""
 _UNWRITABLE = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """cause: which one. text: one line, what is wrong and what to do."""
+    """A cause, and one line that says what is wrong and what to do."""
 
     cause: Cause
     text: str
 
     @property
     def error(self) -> HubError:
-        """The failure as an error of excise's own."""
+        """The failure as a HubError."""
         return HubError(self.text)
 
 
 def failure(error: Exception, request: HubRequest) -> Failure:
-    """Which cause `error` has, and what to do about it."""
-    cause, what = _cause_of(error, request)
+    """Cause and message of an exception that a request raised."""
+    cause, what = _classified(error, request)
     where = f"{request.name}: {request.stage}" if request.stage else request.name
     return Failure(cause, without_secrets(f"{where}: {what}", request.token))
 
 
 def without_secrets(text: str, token: str = "") -> str:
-    """`text` without tokens, passwords of proxies and signatures of addresses."""
+    """`text` without tokens, proxy passwords and URL queries."""
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     for secret in (token, *(os.environ.get(name, "") for name in names)):
         if secret:
@@ -73,13 +73,13 @@ def without_secrets(text: str, token: str = "") -> str:
 
 
 def free_bytes(place: Path) -> int:
-    """Bytes that the disk of `place`, which need not exist yet, has for this user."""
+    """Free bytes on the disk of `place`, which need not exist."""
     there = next(one for one in (place, *place.parents) if one.exists())
     return shutil.disk_usage(there).free
 
 
 def disk_full(needed: int | None = None) -> str:
-    """What to say of a disk that has no room for a download, of so many bytes if that is known."""
+    """The message for a full disk. needed: bytes of the download, if known."""
     place = Path(constants.HF_HUB_CACHE)
     more = "" if needed is None else f", {needed:,} are needed"
     return (
@@ -88,14 +88,14 @@ def disk_full(needed: int | None = None) -> str:
     )
 
 
-def _cause_of(error: Exception, request: HubRequest) -> tuple[Cause, str]:
+def _classified(error: Exception, request: HubRequest) -> tuple[Cause, str]:
     if any(map(_is_full, causes(error, "all"))):
         return "disk", disk_full()
     chain = list(causes(error, "none"))
     cause = _deepest(chain)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
-        # datasets has a class of its own by this name.
-        return "offline", "HF_HUB_OFFLINE forbids to reach the hub; unset it"
+        # huggingface_hub and datasets each have a class of this name.
+        return "offline", "HF_HUB_OFFLINE forbids access to the hub; unset it"
     if isinstance(cause, HfHubHTTPError):
         return refusal(cause, request)
     if isinstance(cause, HFValidationError):
@@ -109,36 +109,36 @@ def _cause_of(error: Exception, request: HubRequest) -> tuple[Cause, str]:
     if isinstance(cause, PermissionError) and cause.errno is None:
         right = "write" if request.writes else "read"
         return "token", (
-            f"the hub's storage refuses the token ({_in_one_line(cause)}); it needs the right to {right}"
+            f"the hub's storage refuses the token ({_in_one_line(cause)}); it needs {right} permission"
         )
     if isinstance(cause, OSError) and cause.errno in _UNWRITABLE and not request.writes:
         place = cause.filename or constants.HF_HUB_CACHE
         return "other", (
-            f"{place} cannot be written ({cause.strerror}); set HF_HOME to a folder that can"
+            f"{place} cannot be written ({cause.strerror}); set HF_HOME to a writable folder"
         )
     if isinstance(cause, json.JSONDecodeError) and not request.writes:
         return "unreachable", (
-            f"something else than the hub answers ({_in_one_line(cause)}); look whether a proxy or a page to "
-            "log in stands between"
+            f"the answer is not from the hub ({_in_one_line(cause)}); a proxy or a login page may be in "
+            "between"
         )
     if isinstance(cause, ValueError | ImportError):
-        # Of what the hub's answer to a check was: of the card, of large files' room.
+        # The hub's result of a check: of the model card, or of space for large files.
         return "other", _in_one_line(cause)
     return "other", f"{_in_one_line(cause)}; {RETRY_HINT}"
 
 
 def _connection(error: Exception, request: HubRequest) -> str | None:
-    """Why no answer came at all; None if one did, or nothing was asked."""
+    """The reason why no answer came; None for other failures."""
     failed = "the connection failed" if request.writes else "the hub is out of reach"
     for one in causes(error, "all"):
         if "CERTIFICATE_VERIFY_FAILED" in str(one):
             return (
-                f"{failed}: its certificate is not trusted ({_in_one_line(one)}); behind a proxy that reads "
-                "what is encrypted, set SSL_CERT_FILE to the file with the proxy's certificate"
+                f"{failed}: its certificate is not trusted ({_in_one_line(one)}); behind a proxy that "
+                "decrypts traffic, set SSL_CERT_FILE to the file with the proxy's certificate"
             )
         if isinstance(one, ssl.SSLError):
             return (
-                f"{failed}: no TLS is spoken there ({_in_one_line(one)}); check HF_ENDPOINT and "
+                f"{failed}: the server does not speak TLS ({_in_one_line(one)}); check HF_ENDPOINT and "
                 "HTTPS_PROXY"
             )
     for one in causes(error, "none"):
@@ -147,14 +147,14 @@ def _connection(error: Exception, request: HubRequest) -> str | None:
                 f"{failed}: the proxy refuses ({_in_one_line(one)}); check HTTPS_PROXY and NO_PROXY"
             )
         if isinstance(one, _CLIENT.InvalidURL | _CLIENT.UnsupportedProtocol):
-            return f"HF_ENDPOINT or a proxy is no address ({_in_one_line(one)})"
+            return f"HF_ENDPOINT or a proxy is not a valid URL ({_in_one_line(one)})"
         if isinstance(one, HTTPError | ConnectionError | TimeoutError):
             return f"{failed} ({_in_one_line(one)}{_through()}); {RETRY_HINT}"
     return None
 
 
 def _through() -> str:
-    """Names the variable of the proxy that leads to the hub, if there is one."""
+    """Names the environment variable of the proxy in use, if any."""
     address = urlsplit(constants.ENDPOINT)
     if address.scheme not in getproxies() or proxy_bypass(address.hostname or ""):
         return ""
@@ -163,13 +163,13 @@ def _through() -> str:
 
 def _is_full(error: BaseException) -> bool:
     if isinstance(error, HTTPError):
-        return False  # What a server says of its own disk.
+        return False  # A server's message about its own disk.
     number = error.errno if isinstance(error, OSError) else None
     return number in _FULL or _FULL_TEXT.search(str(error)) is not None
 
 
 def _deepest(chain: list[BaseException]) -> BaseException:
-    """The error that others were raised from: threads of the client wrap what happened in them."""
+    """The original error: the client's threads wrap exceptions."""
     found = chain[0]
     for cause in chain:
         if isinstance(cause, HfHubHTTPError):

@@ -1,4 +1,4 @@
-"""What the hub answers in place of what was asked for: one line for each status and code of its own."""
+"""Messages for the hub's error responses, by status and error class."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ _TOKEN_PAGE = "https://huggingface.co/settings/tokens"
 
 
 def refusal(error: HfHubHTTPError, request: HubRequest) -> tuple[Cause, str]:
-    """What the hub answered in place of what was asked for."""
+    """Cause and message for an error response of the hub."""
     said = f" (the hub says: {_message(error)})" if _message(error) else ""
     status = error.response.status_code
     match status:
         case 407:
-            return "unreachable", f"the proxy wants a name and a password; see HTTPS_PROXY{said}"
+            return (
+                "unreachable",
+                f"the proxy requires a user name and a password; see HTTPS_PROXY{said}",
+            )
         case 429:
             return "limit", (
-                f"the hub has had too many requests from here{said}; {_when(error)}"
+                f"too many requests from here{said}; {_when(error)}"
                 + ("" if _has_token(error) else ", or set HF_TOKEN, which raises the limit")
             )
         case _ if status >= 500 and status != 507:
@@ -49,7 +52,7 @@ def _read_refusal(error: HfHubHTTPError, request: HubRequest, said: str) -> tupl
                 + f" (or: hf auth login){said}"
             )
         case DisabledRepoError():
-            return "other", f"the hub has closed it{said}"
+            return "other", f"the hub has disabled it{said}"
         case RevisionNotFoundError():
             return "revision", f"no revision {request.revision} on the hub"
         case RepositoryNotFoundError():
@@ -58,15 +61,15 @@ def _read_refusal(error: HfHubHTTPError, request: HubRequest, said: str) -> tupl
         case 401 if _has_token(error):
             return "token", (
                 f"the hub refuses the token{said}; make one at {_TOKEN_PAGE} and set HF_TOKEN, or unset it "
-                "where none is needed"
+                "if no token is needed"
             )
         case 401:
-            return "token", f"the hub wants a token{said}; set HF_TOKEN, or: hf auth login"
+            return "token", f"the hub requires a token{said}; set HF_TOKEN, or: hf auth login"
         case 403:
             return "token", (
-                f"the token may not read it{said}; see its rights at {_TOKEN_PAGE}"
+                f"the token has no read permission{said}; see its permissions at {_TOKEN_PAGE}"
                 if _has_token(error)
-                else f"the hub gives it only to those with a token{said}; set HF_TOKEN, or: hf auth login"
+                else f"the hub requires a token{said}; set HF_TOKEN, or: hf auth login"
             )
     return "other", f"the hub refuses (status {status}){said}"
 
@@ -87,16 +90,12 @@ def _write_refusal(error: HfHubHTTPError, request: HubRequest, said: str) -> tup
                 f"the token belongs to {owner} or a member of it{said}"
             )
         case 402 | 413 | 507:
-            return "other", (
-                f"the hub takes no more of this account's data{said}; make room, and {RETRY_HINT}"
-            )
+            return "other", (f"the account has no storage left{said}; make room, and {RETRY_HINT}")
         case 403:
-            return "token", (
-                f"the token may not write here; it needs the right to write to {owner}{said}"
-            )
+            return "token", (f"the token has no write permission for {owner}{said}")
         case 409 | 412:
             return "other", (
-                f"the repository was changed by somebody else meanwhile{said}; look at it, and try again"
+                f"somebody else has changed the repository meanwhile{said}; check it, and try again"
             )
         case _ if isinstance(error, BadRequestError):
             return "other", f"the hub refuses what was sent{said}"
@@ -104,16 +103,16 @@ def _write_refusal(error: HfHubHTTPError, request: HubRequest, said: str) -> tup
 
 
 def not_found(request: HubRequest) -> str:
-    """There is no such repository, as far as the hub lets this user see."""
+    """The message for an unknown repository, or a private repository that the user may not see."""
     here = "folder" if request.kind == "model" else "file or folder"
     return (
         f"no such {here} here and no such {request.kind} on the hub; check the spelling, or log in if it is "
-        "a private one (hf auth login)"
+        "private (hf auth login)"
     )
 
 
 def _when(error: HfHubHTTPError) -> str:
-    """When to try again, as far as the hub tells."""
+    """When to try again, from the response's headers."""
     headers = error.response.headers
     after = (headers.get("Retry-After") or "").strip()
     if not after and (left := re.search(r";\s*t=(\d+)", headers.get("ratelimit") or "")):

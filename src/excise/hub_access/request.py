@@ -1,4 +1,4 @@
-"""What was asked of the hub, and the causes for which it may not have come to pass."""
+"""A request to the hub, and the causes of its failure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Literal
 
 from huggingface_hub import constants
 
-RETRY_HINT = "the same command goes on from there"
+RETRY_HINT = "the same command resumes"
 Cause = Literal[
     "repository", "revision", "gated", "token", "disk", "offline", "unreachable", "limit", "other"
 ]
 OUT_OF_REACH: frozenset[Cause] = frozenset(("offline", "unreachable", "limit"))
-"""Causes that another try may not meet: what is cached serves until then."""
+"""Temporary causes, for which cached files are used."""
 
 
 @dataclass(frozen=True)
 class HubRequest:
-    """What was asked of the hub.
+    """A request to the hub.
 
-    name: of the repository. writes: whether it was to be changed. stage: what was being done, such as
-    "while uploading model.safetensors". token: one that was typed.
+    name: of the repository. writes: whether the request changes it. stage: the current step, such as
+    "uploading model.safetensors". token: a token that the user typed.
     """
 
     name: str
@@ -32,6 +32,6 @@ class HubRequest:
 
     @property
     def page(self) -> str:
-        """Where people see the repository."""
+        """The repository's web page."""
         below = "datasets/" if self.kind == "data set" else ""
         return f"{constants.ENDPOINT}/{below}{self.name}"

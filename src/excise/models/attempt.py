@@ -1,4 +1,4 @@
-"""One attempt to load a model in one data type, and what can be known before and told after it."""
+"""One attempt to load a model in one data type, with the checks before and after it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ LOADING_FAILURES = (*UNFIT, SafetensorError, MemoryError)
 
 
 def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
-    """The auto class to load it with. Raises ModelError for a damaged configuration, or if none can."""
+    """The auto class that loads the model. Raises ModelError for a damaged configuration or unknown type."""
     if source.gguf is not None:
-        # A GGUF file holds the language model alone, whatever else the model has.
+        # A GGUF file holds only the language model, without vision or audio towers.
         return AutoModelForCausalLM
     generation = source.folder / _GENERATION
     if generation.exists():
-        # transformers goes on without a damaged one, or with a wrong entry, and so with other end tokens.
+        # transformers ignores a damaged file and wrong entries, and would then use other end tokens.
         ends = read_object(generation).get("eos_token_id")
-        for one in ends if isinstance(ends, list) else [] if ends is None else [ends]:
-            if type(one) is not int:
-                raise ModelError(f"{generation}: eos_token_id is no token: {one!r:.60}")
+        for token in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+            if type(token) is not int:
+                raise ModelError(f"{generation}: eos_token_id is not a token id: {token!r:.60}")
     config = configuration(source.name, source.folder, trust_remote_code=trust_remote_code)
     return auto_class(source.name, config)
 
@@ -50,9 +50,9 @@ def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
 def _model(
     source: ModelSource, auto: Any, dtype: str, arguments: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, str | None]:
-    """The whole model, and what is to be noted of it. Raises ModelError if tensors are missing."""
-    # The bars are transformers' own; progress is ours to show. The one of the GGUF conversion has no
-    # switch, and standard error is where it goes; errors come as exceptions, not that way.
+    """The model, and a note about unused tensors. Raises ModelError if tensors are missing."""
+    # excise shows progress itself. The bar of the GGUF conversion cannot be switched off: it is dropped
+    # with standard error; errors are exceptions.
     transformers_logging.disable_progress_bar()
     model: PreTrainedModel
     with (
@@ -63,7 +63,7 @@ def _model(
             source.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             output_loading_info=True,
-            # They would raise without their names; they are refused with them.
+            # `require_complete` reports wrong shapes by name; transformers would raise without names.
             ignore_mismatched_sizes=True,
             **arguments,
         )
@@ -82,9 +82,9 @@ def tested_model(
     dtype: str,
     arguments: Mapping[str, Any],
 ) -> tuple[PreTrainedModel, str | None]:
-    """A model that has answered a short prompt; raises ValueError if its logits are not numbers.
+    """The model, after a short test generation. Raises ValueError if its logits are not numbers.
 
-    In a function of its own, so that a model that fails is gone before the next type is tried.
+    A function of its own, so that a failed model is freed before the next data type is tried.
     """
     model, note = _model(source, auto, dtype, arguments)
     require_known(model, tokenizer.test_prompt())
@@ -96,11 +96,11 @@ def tested_model(
 
 
 def require_loadable(source: ModelSource, packed: str | None, quantization: Quantization) -> None:
-    """Raise ModelError for what can be known before a weight is read."""
+    """Raise ModelError for unsuitable quantisation settings and missing packages, before weights are read."""
     if quantization != "none":
         if source.gguf is not None:
             raise ModelError(
-                f"{source.name} is a GGUF file, which is unpacked while loading; leave out --quantization"
+                f"{source.name} is a GGUF file, which is dequantised while loading; leave out --quantization"
             )
         if packed is not None:
             raise ModelError(
@@ -112,13 +112,13 @@ def require_loadable(source: ModelSource, packed: str | None, quantization: Quan
 
 
 def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exception) -> None:
-    """Raise ModelError for a failure that another data type would only repeat."""
+    """Raise ModelError for a failure that every other data type would repeat."""
     text = first_line(error)
     if needs_its_own_code(error):
         raise remote_code_error(source.name, source.folder) from error
     if "offload_folder" in str(error):
         raise ModelError(
-            f"{source.name}: weights that go to disk need a place there; give --offload-folder DIR"
+            f"{source.name}: weights offloaded to disk need a folder; give --offload-folder DIR"
         ) from error
     if packing is not None and isinstance(error, ImportError):
         raise ModelError(
@@ -127,6 +127,6 @@ def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exce
 
 
 def was_unpacked(model: PreTrainedModel) -> bool:
-    """True if transformers unpacked the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
-    # It takes the entry off then, because the model is an ordinary one from there on.
+    """True if transformers dequantised the checkpoint, as it does with FP8 and MXFP4 on a CPU."""
+    # It then removes the entry from the configuration.
     return getattr(model.config, "quantization_config", None) is None

@@ -1,9 +1,9 @@
-"""The residual stream under test: cleaned of a direction before every layer, measured behind it.
+"""Measures what each layer writes along a direction r: r is removed before the layer, measured after it.
 
-If what enters a layer has no component along r, then whatever leaves it along r was written inside. That
-holds for streams that are scaled or mixed by scalars too (residual multipliers, hyper-connections,
-AltUp). Where a norm sits on the stream itself (BERT's layers; MiniMax's residual), the norm turns
-directions, and turning is not writing: the stream is measured before such a norm and cleaned behind it.
+If the input of a layer has no component along r, then any component of its output along r was written inside
+the layer. This also holds for streams that are scaled or mixed by scalars (residual multipliers,
+hyper-connections, AltUp). A norm on the stream itself (BERT, MiniMax) rotates directions without writing:
+the stream is measured before such a norm, and r is removed again after it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from excise.devices.float64 import as_float64
 from excise.errors import ModelError
 
 _SAME = 1e-2
-"""Relative distance from a stream state up to which a norm's input counts as that state: far above the
-rounding of bfloat16, far below that of anything unrelated."""
+"""Largest relative distance at which a norm's input counts as a known state of the stream: far above
+bfloat16's rounding, far below the distance of unrelated tensors."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a layer wrote along r, root mean square; and the rounding of the stream along r."""
+    """What a layer wrote along r, and the rounding of the stream along r; both root mean square."""
 
     along: float
     rounding: float
@@ -42,7 +42,7 @@ def forward(model: PreTrainedModel, tokens: Sequence[int]) -> None:
 
 
 def stream_of(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
-    """The residual stream among the arguments of a decoder layer: the first tensor of numbers."""
+    """The residual stream among the arguments of a decoder layer: the first floating-point tensor."""
     for value in (*args, kwargs.get("hidden_states"), *kwargs.values()):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
@@ -50,15 +50,15 @@ def stream_of(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
 
 
 def first_tensor(output: object) -> Tensor | None:
-    """A module's output, or the first one of several; None if that is no tensor."""
+    """A module's output, or the first element of a tuple; None if it is not a tensor."""
     value = output[0] if isinstance(output, tuple | list) and output else output
     return value if isinstance(value, Tensor) else None
 
 
 class StreamProbe:
-    """One forward pass with the stream cleaned of r [d], float32, in front of every layer.
+    """One forward pass with r [d], float32, removed from the stream before every layer.
 
-    norms: names of the norms that sit on the stream.
+    norms: names of the norms on the stream, see `norms_on_the_stream`.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class StreamProbe:
         self._leaving: Tensor | None = None
 
     def run(self, tokens: Sequence[int]) -> list[Written]:
-        """What each layer wrote along r on `tokens`; nothing for a layer that did not run.
+        """What each layer wrote along r on `tokens`; zero for a layer that did not run.
 
-        Raises ModelError if none did.
+        Raises ModelError if no layer ran.
         """
         with ExitStack() as stack:
             for index, name in enumerate(self._anatomy.layers):
@@ -86,13 +86,13 @@ class StreamProbe:
                             module.register_forward_hook(self._out_of_norm),
                         ):
                             stack.callback(handle.remove)
-                # Registered last: a norm at the end of the layer cleans what leaves it.
+                # Registered last, after the hooks of a norm at the end of the layer.
                 stack.callback(layer.register_forward_hook(self._out_of_layer(index)).remove)
             forward(self._model, tokens)
         if not self._squares:
             raise ModelError(
-                f"{type(self._model).__name__}: {self._anatomy.layers[0]} and its like do not run on text; "
-                "they are not its decoder layers"
+                f"{type(self._model).__name__}: {self._anatomy.layers[0]} and the others do not run on "
+                "text; they are not the decoder layers"
             )
         return [
             Written(_mean_root(self._squares[index]), _mean_root(self._rounding[index]))
@@ -105,15 +105,15 @@ class StreamProbe:
         return (hidden - (hidden @ r).unsqueeze(-1) * r).reshape(stream.shape).to(stream.dtype)
 
     def _streams(self, stream: Tensor) -> Tensor:
-        """[…, stream, d]: several streams may lie side by side in one vector."""
+        """[…, stream, d]: a vector may hold several streams."""
         return stream.reshape(*stream.shape[:-1], -1, len(self._r))
 
     def _measure(self, index: int, stream: Tensor) -> None:
         hidden = self._streams(as_float64(stream.cpu()))
         r = self._r.to(torch.float64)
         self._squares[index].append((hidden @ r).square().mean().item())
-        # Each component of the stream is rounded by up to ε/2 of itself at every add (two to four a
-        # layer); along r these errors add up like independent ones. Four of them is a wide margin.
+        # Each addition to the stream (two to four a layer) rounds a component by up to ε/2 of its size; along
+        # r the errors add up like independent errors. A factor of four is a wide margin.
         epsilon = 4 * torch.finfo(stream.dtype).eps
         self._rounding[index].append(epsilon**2 * (hidden.square() @ r.square()).mean().item())
 
@@ -126,7 +126,7 @@ class StreamProbe:
                 # A model spread over several devices moves the stream between its layers.
                 between = stream - self._leaving.to(stream)
                 if between.any():
-                    # Something between the layers wrote, and counts with the layer that it came before.
+                    # A module between the layers wrote; it is counted with the following layer.
                     self._measure(index, between)
             clean = self._clean(stream)
             return (
@@ -162,11 +162,11 @@ def _mean_root(squares: Sequence[float]) -> float:
 def norms_on_the_stream(
     model: PreTrainedModel, anatomy: Anatomy, tokens: Sequence[int]
 ) -> frozenset[str]:
-    """Names of modules in the layers whose input is the residual stream and whose output may replace it.
+    """Names of norms whose input is the residual stream itself and whose output may replace it.
 
-    Found with all writers silent: the stream then keeps its direction at every token from one norm to
-    the next, so a norm whose input is a multiple (or, of several streams, a mixture) of a known state
-    of the stream sits on the stream. Norms behind a writer see zeros, other norms see something else.
+    The outputs of all writers are set to zero. The stream then keeps its direction at every token between
+    two norms, so a norm is on the stream if its input is a multiple of a known state of the stream (with
+    several streams: a mixture). Post-norms of writers see zeros; other norms see other directions.
     """
     found: set[str] = set()
     states: list[Tensor] = []
@@ -180,15 +180,15 @@ def norms_on_the_stream(
     def entering(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         states[:] = [as_float64(stream_of(args, kwargs).cpu())]
 
-    def listen(name: str):  # type: ignore[no-untyped-def]
+    def record(name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-            # Of two inputs it is a sum or a gate, which may carry what a writer wrote.
-            given = args[0] if len(args) == 1 else None
-            if not isinstance(given, Tensor) or not isinstance(output, Tensor):
+            # A module with two inputs is a sum or a gate, and may carry the output of a writer.
+            value = args[0] if len(args) == 1 else None
+            if not isinstance(value, Tensor) or not isinstance(output, Tensor):
                 return
-            if given.shape[-1] != anatomy.dimension or given.shape != output.shape:
+            if value.shape[-1] != anatomy.dimension or value.shape != output.shape:
                 return
-            if _in_span(given, states):
+            if _in_span(value, states):
                 found.add(name)
                 states.append(as_float64(output.cpu()))
 
@@ -203,25 +203,25 @@ def norms_on_the_stream(
             stack.callback(layer.register_forward_pre_hook(entering, with_kwargs=True).remove)
             for part, module in layer.named_modules():
                 if part and _may_be_norm(module, anatomy.dimension):
-                    handle = module.register_forward_hook(listen(f"{name}.{part}"))
+                    handle = module.register_forward_hook(record(f"{name}.{part}"))
                     stack.callback(handle.remove)
         forward(model, tokens)
     return frozenset(found)
 
 
 def _may_be_norm(module: nn.Module, width: int) -> bool:
-    """True for a module without parts whose parameters, if any, are as wide as the stream."""
+    """True for a module without children whose parameters, if any, all have the shape [d]."""
     shapes = [tuple(parameter.shape) for parameter in module.parameters(recurse=False)]
     return not any(True for _ in module.children()) and all(shape == (width,) for shape in shapes)
 
 
-def _in_span(given: Tensor, states: Sequence[Tensor]) -> bool:
-    """True if `given` [..., d] is, at every token, a combination of streams of one of the states."""
-    hidden = as_float64(given.cpu())
+def _in_span(value: Tensor, states: Sequence[Tensor]) -> bool:
+    """True if `value` [..., d] is, at every token, a linear combination of the streams of one state."""
+    hidden = as_float64(value.cpu())
     if not hidden.any():
         return False
     for state in states:
-        # Several streams lie side by side on one axis: a state is then [token, stream, d].
+        # With several streams, a state is [token, stream, d].
         streams = _by_token(state, hidden)
         if streams is None:
             continue
@@ -234,7 +234,7 @@ def _in_span(given: Tensor, states: Sequence[Tensor]) -> bool:
 
 
 def _by_token(state: Tensor, hidden: Tensor) -> Tensor | None:
-    """A state as [token, stream, d] where `hidden` is [..., d] over the same tokens; None if it is not."""
+    """A state as [token, stream, d] for `hidden` [..., d]; None if the sizes do not fit."""
     if state.numel() % hidden.numel():
         return None
     if state.dim() == hidden.dim() + 1 and state.shape[1:] == hidden.shape:

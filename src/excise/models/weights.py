@@ -1,8 +1,7 @@
-"""Weights as they are stored: read as plain numbers, counted in bytes, whatever holds them.
+"""Weights of a loaded model, dequantised one matrix at a time, and their size in bytes.
 
-A search never reads a weight. The row-normalised kind and adapters do, one matrix at a time, and a
-matrix may be packed (bitsandbytes, torchao, FP8, MXFP4, GPTQ, …) or lie elsewhere (offloaded by
-accelerate to the processor's memory or to disk, which leaves an empty tensor on the meta device).
+A search never reads weights; the row-normalised kind and adapters do. A matrix may be quantised
+(bitsandbytes, torchao, FP8, MXFP4, GPTQ, …) or offloaded by accelerate, which leaves a meta tensor.
 """
 
 from __future__ import annotations
@@ -28,15 +27,14 @@ _INT8_LARGEST = 127.0
 _MXFP4 = "transformers.integrations.mxfp4"
 _MXFP4_EXPERTS = "Mxfp4GptOssExperts"
 _IDENTITY_ROWS = 512
-"""Rows of the identity that are sent through a layer at a time."""
+"""Rows of the identity matrix that pass through a layer at a time."""
 
 
 def dense(module: nn.Module, name: str) -> Tensor:
     """One weight of one module, such as "weight", "bias" or "down_proj", as a float32 tensor on the CPU.
 
-    Shapes are those of the unpacked weight, experts along the first axis as the module has them. It is
-    not to be written to: a float32 weight on the CPU is returned itself.
-    Raises ModelError, with the module's class and how the weight is stored, if it cannot be unpacked.
+    The shape is that of the dequantised weight. Do not write to it: a float32 weight on the CPU is returned
+    itself. Raises ModelError if the weight cannot be dequantised.
     """
     with _in_memory(module), torch.no_grad():
         tensor = _unpacked(module, name)
@@ -44,15 +42,12 @@ def dense(module: nn.Module, name: str) -> Tensor:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes that the weights take as they are stored, scales included and tied ones counted once.
-
-    Offloaded weights count too: they have to be moved for every pass.
-    """
+    """Bytes of all weights as they are stored, scales and offloaded weights included, tied weights once."""
     return sum(bytes_by_device(model).values())
 
 
 def bytes_by_device(model: nn.Module) -> dict[str, int]:
-    """The same by place: "cuda:0", "cpu", …, or "offloaded" for what is moved in for every pass."""
+    """`stored_bytes` by device: "cuda:0", "cpu", …, or "offloaded" for weights moved in for every pass."""
     counted: set[int] = set()
     places = Counter[str]()
     for module in model.modules():
@@ -60,7 +55,7 @@ def bytes_by_device(model: nn.Module) -> dict[str, int]:
             if id(tensor) not in counted:
                 counted.add(id(tensor))
                 places[_place(tensor)] += _tensor_bytes(tensor)
-        # GPTQ and AWQ keep packed weights as buffers; other buffers are small, and made anew.
+        # GPTQ and AWQ keep packed weights as buffers; other buffers are small.
         for buffer in module.buffers(recurse=False):
             if not buffer.is_floating_point() and buffer.dim() > 1:
                 places[_place(buffer)] += _tensor_bytes(buffer)
@@ -76,7 +71,7 @@ def _place(tensor: Tensor) -> str:
 
 @contextmanager
 def _in_memory(module: nn.Module) -> Iterator[None]:
-    """Within, the weights of an offloaded module are there: what accelerate does around a forward."""
+    """Within the context, an offloaded module's weights are loaded, as during a forward pass."""
     hook = hook_of(module)
     offloaded = any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers()))
     if not offloaded or not isinstance(hook, ModelHook):
@@ -96,7 +91,7 @@ def _is_ordinary(tensor: Tensor) -> bool:
 
 
 def _unpacked(module: nn.Module, name: str) -> Tensor:
-    """The weight's numbers, on any device and in any floating-point type."""
+    """The dequantised weight, on any device and in any floating-point type."""
     if type(module).__name__ == _MXFP4_EXPERTS and not isinstance(
         getattr(module, name, None), Tensor
     ):
@@ -104,13 +99,13 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
     tensor = getattr(module, name, None)
     if isinstance(tensor, Tensor):
         if tensor.is_meta:
-            raise _not_readable(module, name, "is on the meta device, its numbers elsewhere")
+            raise _not_readable(module, name, "is on the meta device, without its numbers")
         if is_prepacked(tensor):
             in_order: Tensor = tensor.to_dense()
             return in_order
         if _is_ordinary(tensor):
             return tensor
-        # bitsandbytes is an optional package, so its classes are told by their names.
+        # bitsandbytes is an optional package, so its classes are recognised by name.
         kind = type(tensor).__name__
         if kind == "Params4bit":
             return _bitsandbytes_4bit(module, tensor)
@@ -119,7 +114,7 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
         scale = getattr(module, f"{name}_scale_inv", None)
         if tensor.dtype in _FLOAT8 and isinstance(scale, Tensor):
             return _blockwise(tensor, scale, getattr(module, "block_size", None))
-        # Some layouts of torchao are for their own kernel only, and have no way back of their own.
+        # Some layouts of torchao have no `dequantize` of their own.
         if is_traceable_wrapper_subclass(tensor) and (
             type(tensor).dequantize is not Tensor.dequantize
         ):
@@ -133,21 +128,21 @@ def _unpacked(module: nn.Module, name: str) -> Tensor:
 def _bitsandbytes_4bit(module: nn.Module, weight: Tensor) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
-    # After a move between devices the state may be left on the layer alone.
+    # After a move between devices, only the layer may hold the state.
     state = getattr(weight, "quant_state", None)
     if state is None:
         state = getattr(module, "quant_state", None)
     if state is None:
         raise _not_readable(module, "weight", "is a 4-bit weight without its scales")
     if getattr(state, "packing_format_for_cpu", False):
-        # The first forward on a processor with AVX512-BF16 lays the weight out anew, for that kernel only.
+        # The first forward pass on a CPU with AVX512-BF16 changes the weight to a kernel's own layout.
         return _through_identity(module, weight)
     unpacked: Tensor = dequantize_4bit(weight.data, state)
     return unpacked
 
 
 def _bitsandbytes_8bit(module: nn.Module, weight: Tensor) -> Tensor:
-    # The first forward moves the scales from the weight to the layer's state.
+    # The first forward pass moves the scales from the weight to the layer's state.
     scales = getattr(weight, "SCB", None)
     if scales is None:
         scales = getattr(getattr(module, "state", None), "SCB", None)
@@ -158,7 +153,7 @@ def _bitsandbytes_8bit(module: nn.Module, weight: Tensor) -> Tensor:
 
 
 def _blockwise(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
-    """FP8 numbers times the scale of their block; one scale for all of a matrix if there are no blocks."""
+    """FP8 numbers times the scale of their block, or of the whole matrix without blocks."""
     scale = scale.to(torch.float32)
     if block is not None:
         rows, columns = weight.shape[-2:]
@@ -168,7 +163,7 @@ def _blockwise(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> 
 
 
 def _mxfp4_parts(module: nn.Module) -> dict[str, Tensor]:
-    """Blocks and scales of the experts that lie in a kernel's own layout, under checkpoint names."""
+    """Blocks and scales of experts in a kernel's own layout, by their names in checkpoints."""
     parts: dict[str, Tensor] = {}
     for name in ("gate_up_proj", "down_proj"):
         if not isinstance(getattr(module, name), Tensor):
@@ -188,11 +183,10 @@ def _mxfp4(module: nn.Module, name: str) -> Tensor:
 
 
 def _through_identity(module: nn.Module, tensor: object) -> Tensor:
-    """The weight of a linear layer of unknown storage: what the layer makes of the identity matrix.
+    """The weight of a linear layer in an unknown format: the layer's output for the identity matrix.
 
-    It costs a forward pass of as many tokens as the layer has inputs, and carries the rounding of the
-    data type that the layer computes in. The class's `forward` is called, so that no hook, and so no
-    edit, sees it.
+    It takes a forward pass of `in_features` tokens and is rounded to the layer's data type. The class's own
+    `forward` is called, so that hooks, and so edits, do not run.
     """
     inputs = getattr(module, "in_features", None)
     if not isinstance(inputs, int):
@@ -223,7 +217,7 @@ def _through_identity(module: nn.Module, tensor: object) -> Tensor:
 
 
 def _without_bias(module: nn.Module) -> nn.Module:
-    """A second view of the same layer, its bias zero: rounding the sum would lose digits of the weight."""
+    """A copy of the layer that shares its weights and has a bias of zero, so that no digits are lost."""
     layer = copy(module)
     for held in ("_parameters", "_buffers"):
         tensors = dict(getattr(module, held))
@@ -258,6 +252,6 @@ def _description(tensor: object) -> str:
 
 def _not_readable(module: nn.Module, name: str, how: str) -> ModelError:
     return ModelError(
-        f"{name} of a {type(module).__name__} {how}: it cannot be read, which adapters and the "
-        "row-normalised kind need; the orthogonal and discriminant kinds do not (--kind)"
+        f"{name} of a {type(module).__name__} {how}: it cannot be read, and adapters and the "
+        "row-normalised kind need it; the orthogonal and discriminant kinds do not (--kind)"
     )

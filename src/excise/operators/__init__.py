@@ -1,1 +1,1 @@
-"""Statistics of activations, and what is made of them: directions and (u, v) pairs. Pure functions."""
+"""Directions and operators (u, v) from statistics of activations. Pure functions."""

@@ -30,7 +30,7 @@ def discriminants(differences: Mapping[float, Tensor], moments: Moments) -> dict
     units = {ridge: unit(delta.to(torch.float64)) for ridge, delta in differences.items()}
     found: dict[float, list[Tensor]] = {ridge: [] for ridge in differences}
     for index in range(moments.writers):
-        # The outer loop is over writers: what all ridges of a writer share is large.
+        # The outer loop is over writers, because the system that all ridges of a writer share is large.
         system = moments.system(index)
         for ridge, u in units.items():
             found[ridge].append(system.solve(u[index], ridge))

@@ -2,8 +2,8 @@
 
 Two forms. Exact: S as sums of outer products, d² numbers a writer. Sketched: a matrix of a few rows
 whose Gram matrix is S in expectation (the count sketch of Charikar et al. 2002, as a sketch of matrices
-in Clarkson and Woodruff 2013, arXiv 1207.6365), for models whose S would not fit. Whatever is asked of
-them afterwards is asked in the same way.
+in Clarkson and Woodruff 2013, arXiv 1207.6365), for models whose S would not fit. Both forms
+have the same interface.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ class Moments(ABC):
     def __init__(
         self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
     ) -> None:
-        """devices: where each writer's outputs lie; one for all, or one for each."""
+        """devices: of the writers' outputs; one device for all writers, or one for each."""
         self.writers, self._dimension = writers, dimension
         given = [devices] * writers if isinstance(devices, (str, torch.device)) else devices
         self._devices = [torch.device(device) for device in given]
         self._counts = [0.0] * writers
-        self._heard = [0] * writers
+        self._token_counts = [0] * writers
         self._powers = _zeros([float64_device(each) for each in self._devices], dtype=torch.float64)
 
     def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
         """Add `tokens` [n, d] of a writer, each counted `weight` times."""
         tokens = tokens.to(torch.float32)
         self._counts[index] += weight * len(tokens)
-        self._heard[index] += len(tokens)
+        self._token_counts[index] += len(tokens)
         power = as_float64(tokens).square().sum()
         self._powers[index] += weight * power.to(self._powers[index].device)
         self._add_products(index, tokens, weight)
 
     def count(self, index: int) -> float:
-        """Tokens of a writer, each as often as it counts."""
+        """Sum of the weights of a writer's tokens."""
         return self._counts[index]
 
-    def heard(self, index: int) -> int:
-        """Tokens that were added of a writer, whatever they count: what there is to estimate from."""
-        return self._heard[index]
+    def token_count(self, index: int) -> int:
+        """Number of tokens that were added for a writer, without weights."""
+        return self._token_counts[index]
 
     @abstractmethod
     def system(self, index: int) -> System:
-        """Linear systems in the second moment of a writer, as it is now."""
+        """Linear systems in the current second moment of a writer."""
 
     @abstractmethod
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None: ...
 
     def _known(self, index: int) -> tuple[float, float]:
-        """What a system is made from: mean of the diagonal of S, and the count."""
+        """The mean of the diagonal of S, and the count."""
         count = max(1.0, self._counts[index])
         power = float(self._powers[index] / count)
         return max(0.0, power) / self._dimension, count
@@ -78,7 +78,7 @@ class System(ABC):
     """
 
     def __init__(self, variance: float, kept: Tensor) -> None:
-        """variance: mean of the diagonal of S. kept: what S is made from, float64."""
+        """variance: mean of the diagonal of S. kept: S, or its sketch, float64."""
         self.variance, self._kept = variance, kept
 
     def solve(self, right: Tensor, ridge: float) -> Tensor:
@@ -107,7 +107,7 @@ class System(ABC):
 
 
 class ExactMoments(Moments):
-    """Sums of outer products: products in float32, sums in float64, because sums are what loses digits."""
+    """Sums of outer products: products in float32, sums in float64, because sums lose digits."""
 
     def __init__(
         self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
@@ -168,7 +168,7 @@ class SketchedMoments(Moments):
         super().__init__(writers, dimension, devices)
         self._rows = rows
         self._sketch = _zeros(self._devices, rows, dimension, dtype=torch.float32)
-        # Drawn on the host, so that a sketch is the same one whatever the device.
+        # Drawn on the host, so that a sketch does not depend on the device.
         self._generators = [torch.Generator().manual_seed(seed + index) for index in range(writers)]
 
     def system(self, index: int) -> System:
@@ -185,7 +185,7 @@ class SketchedMoments(Moments):
         if sketch.device.type == "cpu":
             sketch.index_add_(0, buckets, signed)
         else:
-            # Where many threads add, index_add_ adds in another order each time; this one sorts first.
+            # On GPUs, index_add_ adds in a random order; index_put_ with accumulate sorts first.
             sketch.index_put_((buckets,), signed, accumulate=True)
 
 
@@ -207,7 +207,7 @@ class _SketchedSystem(System):
         return self._kept.T @ self._kept
 
     def _solve(self, right: Tensor, shift: float) -> Tensor:
-        # Woodbury 1950: a system as large as the sketch has rows, not as the output is wide.
+        # Woodbury 1950: a system of size rows × rows instead of d × d.
         gram = self._gram.clone()
         gram.diagonal().add_(shift)
         inner = torch.cholesky_solve(self._kept @ right, torch.linalg.cholesky(gram))
@@ -216,7 +216,7 @@ class _SketchedSystem(System):
 
 
 def _zeros(devices: Sequence[torch.device], *shape: int, dtype: torch.dtype) -> list[Tensor]:
-    """Zeros of `shape` for each writer on its device, all of a device in one piece that is taken once.
+    """Zeros of `shape` for each writer on its device, in one allocation for each device.
 
     These are the largest thing that a search ever allocates, and one large piece goes back to the system.
     """

@@ -25,7 +25,7 @@ class Operator:
 
 
 def apply_operator(output: Tensor, u: Tensor, v: Tensor, strength: float | Tensor) -> Tensor:
-    """y − α u (vᵀ y) for `output` y [..., d], u and v [d]; the reference that fast paths are held to."""
+    """y − α u (vᵀ y) for `output` y [..., d], u and v [d]; the reference for the fast paths."""
     return output - strength * (output @ v).unsqueeze(-1) * u
 
 
@@ -37,7 +37,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def through_post_norm(directions: Tensor, gains: Tensor) -> Tensor:
-    """Directions as the writer has to see them where its output passes an RMSNorm with gain γ.
+    """Directions for a writer whose output passes an RMSNorm with gain γ.
 
     The norm multiplies by γ and a positive scalar, so r·(γ ⊙ y) = (γ ⊙ r)·y: what has to vanish before
     the norm is the component along γ ⊙ r. A writer without a post-norm has a gain of ones.
@@ -63,6 +63,6 @@ def row_normalised(directions: Tensor, row_norms: Tensor) -> Operator:
 
     directions: [writer, d], unit vectors; row_norms: [writer, d], positive.
     """
-    # A row of zeros writes nothing whatever is done to it: any positive norm will do.
+    # A row of zeros writes nothing, so any positive norm is right.
     row_norms = torch.where(row_norms > 0, row_norms, torch.ones_like(row_norms))
     return Operator(u=row_norms * directions, v=directions / row_norms)

@@ -29,7 +29,7 @@ def mean(residuals: Tensor) -> Tensor:
 
 
 def geometric_median(residuals: Tensor, iterations: int = 100, tolerance: float = 1e-9) -> Tensor:
-    """Point of least summed distance to the prompts' vectors, layer by layer (Weiszfeld 1937).
+    """Geometric median of the prompts' vectors, for each layer (Weiszfeld 1937).
 
     [prompt, layer, d] → [layer, d], float64. Stops when no layer moves by more than `tolerance` of
     its size.
@@ -38,7 +38,7 @@ def geometric_median(residuals: Tensor, iterations: int = 100, tolerance: float 
     centre = points.mean(0)
     for _ in range(iterations):
         distance = (points - centre).norm(dim=-1, keepdim=True)
-        # A point that coincides with the centre would have infinite weight.
+        # A point at the centre would have infinite weight.
         weight = 1 / distance.clamp_min(1e-12)
         moved = (points * weight).sum(0) / weight.sum(0)
         step = (moved - centre).norm(dim=-1) / moved.norm(dim=-1).clamp_min(1e-12)

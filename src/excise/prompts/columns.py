@@ -1,4 +1,4 @@
-"""One column of a table, checked: the part that all tabular sources share."""
+"""Checks the column of prompts in tabular sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ANSWERS = frozenset(
         *("target", "targets", "thought", "thoughts"),
     )
 )  # fmt: skip
-"""Words in the names of columns that hold what a model answered, or should."""
+"""Words in names of columns with answers."""
 _PROMPTS: tuple[frozenset[str], ...] = (
     # AdvBench and JailbreakBench have goal, XSTest, StrongREJECT and most others prompt, Alpaca instruction,
     # WildJailbreak vanilla.
@@ -44,13 +44,13 @@ _PROMPTS: tuple[frozenset[str], ...] = (
         )
     ),
 )
-"""Names of columns that hold prompts in public data sets, the surest first."""
+"""Last words of names of prompt columns in public data sets, most reliable first."""
 _NEAR = 0.8
-"""Likeness from which a name counts as a misspelling of another one."""
+"""Similarity from which a name counts as a misspelling."""
 
 
 def check_column(column: str, columns: Iterable[str], where: str) -> None:
-    """Raise a `PromptError` that names the columns there are, unless `column` is just one of them."""
+    """Raise a `PromptError` that lists the columns unless exactly one is called `column`."""
     there = list(columns)
     if there.count(column) == 1:
         return
@@ -67,10 +67,9 @@ def check_column(column: str, columns: Iterable[str], where: str) -> None:
 
 
 def likely_column(column: str, columns: Sequence[str]) -> str | None:
-    """The one of `columns` that was meant by `column`, or else the only one that prompts are usually in.
+    """The column that `column` may be a misspelling of, or else the only typical column of prompts.
 
-    Never a column of answers: prompts made of them would look like prompts and measure something else.
-    None if there is no such column, or several.
+    Columns of answers are never suggested. None without a candidate, or with several.
     """
     eligible = {one: _words(one) for one in columns if not _ANSWERS.intersection(_words(one))}
     plain = {"".join(words): one for one, words in eligible.items()}
@@ -78,7 +77,7 @@ def likely_column(column: str, columns: Sequence[str]) -> str | None:
     if near:
         return plain[near[0]]
     for names in _PROMPTS:
-        # The last word tells what it is: a forbidden_prompt is a prompt, a prompt_id is none.
+        # The last word decides: a forbidden_prompt is a prompt, a prompt_id is not.
         found = [one for one, words in eligible.items() if words and words[-1] in names]
         if found:
             return found[0] if len(found) == 1 else None

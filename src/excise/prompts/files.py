@@ -1,7 +1,6 @@
 """Local files: .txt, .jsonl, .csv and .parquet.
 
-Read with the standard library (parquet with pyarrow), because what is wrong can then be told with
-its line, which a user can go to.
+Read with the standard library (parquet with pyarrow), so that errors name the line.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from excise.system.json_files import parse_json
 from excise.system.lfs import require_fetched
 
 MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 30
-"""Most that is read of a parquet file's column."""
+"""Limits of a parquet file's column."""
 _BATCH = 1 << 12
 
 
 def read_file(path: Path, column: str) -> list[object]:
-    """All rows of a file's column, in order; of a text file, its lines that are not blank.
+    """All rows of a file's column, in order; for a text file, its non-blank lines.
 
     Raises:
         PromptError: no such file, an empty one, an unknown ending, not UTF-8, a malformed line, or
@@ -53,16 +52,16 @@ def read_file(path: Path, column: str) -> list[object]:
 
 
 def _lines(content: bytes, path: Path) -> list[str]:
-    """Decoded lines. Only line ends part lines: a prompt may well hold U+2028 or a form feed."""
+    """Decoded lines. Only CR and LF end a line: a prompt may contain U+2028 or a form feed."""
     return _decode(content, path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _decode(content: bytes, path: Path) -> str:
     try:
-        # A byte order mark, which some editors put in front, is no part of the first prompt.
+        # Some editors write a byte order mark, which is not part of the first prompt.
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The mark is taken off before the offset is counted, hence the search in what was decoded.
+        # The error's offset does not count the byte order mark.
         offset = error.start + len(content) - len(error.object)
         line = content.count(b"\n", 0, offset) + 1
         raise PromptError(
@@ -110,7 +109,7 @@ def _read_csv(content: bytes, column: str, path: Path) -> list[object]:
                 )
             rows.append(row[column])
     except csv.Error as error:
-        # The outer reader's own count still stands at the last row that was well formed.
+        # DictReader's own count stops at the last valid row.
         raise PromptError(f"{path}: line {reader.reader.line_num}: not CSV: {error}") from None
     return rows
 
@@ -125,7 +124,7 @@ def _read_parquet(content: bytes, column: str, path: Path) -> list[object]:
 
 
 def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) -> list[object]:
-    """A column, piece by piece: a few kilobytes of parquet can stand for any number of rows and letters."""
+    """A column, read in batches, because a few kilobytes of parquet can decode to any number of rows."""
     if pyarrow.types.is_dictionary(kind):
         kind = kind.value_type
     is_text = any(
@@ -137,9 +136,9 @@ def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) 
             pyarrow.types.is_large_binary,
         )
     )
-    # Lists and tables are no prompts: one of them is enough to say so.
+    # Lists and tables are not prompts: one row is enough for the error.
     nested = pyarrow.types.is_nested(kind)
-    # Texts that are stored once stay so until their lengths are known.
+    # Dictionary-encoded texts are not expanded before their lengths are known.
     file = pyarrow.parquet.ParquetFile(
         io.BytesIO(content), read_dictionary=[column] if is_text else None
     )
@@ -160,7 +159,7 @@ def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) 
 
 
 def _letters(cells: pyarrow.Array) -> int:
-    """Bytes of the texts of a column, each counted as often as it stands there."""
+    """Bytes of the texts of a column, repetitions included."""
     if pyarrow.types.is_dictionary(cells.type):
         lengths = pyarrow.compute.binary_length(cells.dictionary)
         return pyarrow.compute.sum(lengths.take(cells.indices)).as_py() or 0

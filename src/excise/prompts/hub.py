@@ -1,4 +1,4 @@
-"""Data sets on the hub, pinned to the commit that was read."""
+"""Data sets on the hub, pinned to a commit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TIMEOUT = 20.0
 """Seconds to wait for the hub before turning to the cache."""
 
 _READ_ERRORS = (DatasetsError, *FAILURES, KeyError)
-"""What `datasets` raises on data that are missing, damaged, or cannot be fetched."""
+"""What `datasets` raises for missing or damaged data and failed downloads."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class HubRows:
     split: str
     revision: str
     from_cache: bool
-    """True if the hub was out of reach, or has had too many requests."""
+    """True if the hub was out of reach or limited requests."""
 
 
 def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubRows:
-    """Read a data set at the commit that `revision` (default: its main branch) now stands for.
+    """Read a data set at the current commit of `revision` (default: its main branch).
 
-    Out of reach of the hub, the cached copy is read, if there is one.
+    If the hub is out of reach, a cached copy is used.
 
     Raises:
         HubError: the hub is out of reach and the data set is not cached, or the hub refuses.
@@ -63,7 +63,7 @@ def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubR
                 raise PromptError(found.text) from None
             raise found.error from None
         if commit is None:
-            raise HubError(f"{name}: the hub names no commit for it; try again later")
+            raise HubError(f"{name}: the hub reports no commit for it; try again later")
         return _read(name, commit, column, split)
 
 
@@ -71,7 +71,7 @@ def _read(name: str, commit: str, column: str, split: Split) -> HubRows:
     try:
         builder = datasets.load_dataset_builder(name, revision=commit)
         if builder.hash != commit:
-            # When the hub fails it half way, datasets takes whatever commit it has prepared before.
+            # If a download fails, datasets silently uses another commit from its cache.
             raise HubError(f"{name}: commit {commit} could not be fetched; try again later")
         builder.download_and_prepare()
         return _take(builder, name, column, split, commit, from_cache=False)
@@ -94,11 +94,11 @@ def _read_cached(
         builder.download_and_prepare()
         return _take(builder, name, column, split, snapshot.commit, from_cache=True)
     except _READ_ERRORS as error:
-        raise _unread(error, name, f"{cause.text}; its cached copy is of no use") from None
+        raise _unread(error, name, f"{cause.text}; its cached copy cannot be used") from None
 
 
 def _unread(error: Exception, name: str, what: str) -> HubError:
-    """What stopped the hub or the disk, or else what is wrong with the data."""
+    """The error for a failed request, a full disk, or else damaged data."""
     found = failure(error, HubRequest(name, "data set"))
     if found.cause != "other":
         return found.error
@@ -116,7 +116,7 @@ def _take(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the libraries': only the command line draws on the screen."""
+    """Within the context, the libraries show no progress bars."""
     switches = [
         (enable, disable)
         for hidden, disable, enable in (

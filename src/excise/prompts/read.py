@@ -1,4 +1,4 @@
-"""Read one prompt set, wherever it is."""
+"""Reads a prompt set from a file, a folder or the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class PromptDefaults:
-    """What holds for every set that does not have its own."""
+    """Settings for prompt sources that do not set their own."""
 
     column: str = "text"
     prefix: str = ""
@@ -57,7 +57,7 @@ def read_prompts(
 def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") -> PromptSet:
     """Read a file, a folder saved by `datasets`, or else a hub data set.
 
-    A slice counts rows of the source, as everywhere: rows without text are dropped after it.
+    A slice counts rows of the source; rows without text are dropped afterwards.
 
     Raises:
         PromptError: the source cannot be read; the message says where and what to do.
@@ -72,14 +72,14 @@ def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") ->
         raise PromptError(f"{origin}: holds no text; it needs prompts")
     prefix = _own(source.prefix, shared.prefix)
     suffix = _own(source.suffix, shared.suffix)
-    # An empty system prompt is the way of a set to have none where the shared one is given.
+    # An empty system prompt overrides the shared system prompt.
     system_prompt = _own(source.system_prompt, shared.system_prompt) or None
     prompts = tuple(Prompt(prefix + text + suffix, system_prompt) for text in texts)
     return PromptSet(name, prompts, origin, revision)
 
 
 def _rows(source: PromptSource, column: str, split: Split) -> tuple[list[object], str, str | None]:
-    """All rows of the column, where they are from, and the commit."""
+    """All rows of the column, their origin, and the commit."""
     path = expanded(source.source)
     if path.is_dir():
         return read_saved(path, column, split), str(source), None
@@ -89,7 +89,7 @@ def _rows(source: PromptSource, column: str, split: Split) -> tuple[list[object]
                 f"{path}: a file has no split {split.name}; leave it out, or write {path}[:400]"
             )
         return read_file(path, column), str(source), None
-    # Imported here because datasets takes a second to import, and most sets are files.
+    # Imported here because datasets takes a second to import.
     from excise.prompts.hub import read_hub
 
     found = read_hub(source.source, source.revision, column, split)

@@ -13,22 +13,22 @@ from excise.prompts.slices import Split
 from excise.system.json_files import read_json_object
 
 _MARKS = ("dataset_dict.json", "state.json")
-"""Files that `save_to_disk` leaves in the folder: of several splits, of one data set."""
+"""Files that `save_to_disk` writes: for several splits, for one data set."""
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
 
 
 def read_saved(folder: Path, column: str, split: Split) -> list[object]:
-    """All rows of a column in the split that is named, or in the only one; not yet sliced.
+    """All rows of a column of the named or only split, not yet sliced.
 
     Raises:
-        PromptError: the folder is none of `datasets`', is damaged, or lacks the split or column.
+        PromptError: the folder is not from `datasets`, is damaged, or lacks the split or column.
     """
     if not any((folder / mark).exists() for mark in _MARKS):
         raise PromptError(
-            f"{folder}: not a folder saved by datasets (save_to_disk); give that, or a file"
+            f"{folder}: not a folder saved by datasets (save_to_disk); give such a folder, or a file"
         )
-    # Imported here because it takes a second, which whoever reads a text file need not wait.
+    # Imported here because datasets takes a second to import.
     import datasets
 
     _require_inside(folder)
@@ -50,30 +50,30 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
 
 
 def column_of(data: Any, column: str) -> list[object]:
-    """All rows of a column as they are stored.
+    """All rows of a column of a `datasets.Dataset`, not decoded.
 
-    Not as `datasets` would decode them: of an image or a sound it opens the file, or the address, that a row
-    names. data: a `datasets.Dataset`. Raises ArrowException or UnicodeDecodeError if it is damaged.
+    Decoding images or audio would open files and URLs that rows name. Raises ArrowException or
+    UnicodeDecodeError for damaged data.
     """
     table = data.select_columns([column]).with_format("arrow")[:]
-    # A file is mapped and nothing of it looked at: lengths may lead out of it, and texts may be no UTF-8.
+    # Mapped files are not checked: lengths may be wrong, and texts may not be UTF-8.
     table.validate(full=True)
     return list(table.column(column).to_pylist())
 
 
 def _require_inside(folder: Path) -> None:
-    """Raise PromptError if the folder's own lists name files, or folders of splits, outside it."""
+    """Raise PromptError if the folder's metadata name files or splits outside the folder."""
     splits = _entries(folder / _MARKS[0], "splits")
     for part in (folder, *(folder / split for split in splits if _is_name(split))):
         files = _entries(part / _MARKS[1], "_data_files")
         named = [one.get("filename") if isinstance(one, dict) else one for one in files]
         for name in (*splits, *named):
             if not _is_name(name):
-                raise PromptError(f"{part}: damaged: names {name}, which is no file of it")
+                raise PromptError(f"{part}: damaged: names {name}, which is not a file in it")
 
 
 def _entries(path: Path, key: str) -> list[Any]:
-    """A list in a JSON object; empty if there is no such file. Raises PromptError."""
+    """A list in a JSON file; empty without the file. Raises PromptError."""
     if not path.is_file():
         return []
     found = read_json_object(path, PromptError).get(key, [])
@@ -91,10 +91,10 @@ def _is_name(name: object) -> bool:
 
 
 def choose_split(split: Split, names: list[str], where: str) -> str:
-    """The name of the split to read: the one asked for, or the only one there is.
+    """The name of the split to read: the named split, or the only split.
 
     Raises:
-        PromptError: no such split, or several and none is named.
+        PromptError: an unknown split, or several splits without a name.
     """
     there = ", ".join(names)
     if split.name is None:

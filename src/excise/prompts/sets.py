@@ -1,4 +1,4 @@
-"""What a prompt set is, once it has been read."""
+"""Prompts and prompt sets as values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import overload
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, as the user's turn of a chat."""
+    """A user message, with an optional system prompt."""
 
     text: str
     system_prompt: str | None = None
@@ -17,15 +17,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet(Sequence[Prompt]):
-    """Prompts, and where they are from; a sequence of `Prompt`."""
+    """Prompts with their origin."""
 
     name: str
-    """What the set is for: `target train`."""
+    """The purpose of the set, such as `target train`."""
     prompts: tuple[Prompt, ...]
     origin: str
-    """For people: the file or data set, the split, and what was done to it."""
+    """For people: file or data set, split, and changes."""
     revision: str | None = None
-    """Commit of the hub data set that was read; None for what is no hub data set."""
+    """The commit of a hub data set; None for other sources."""
 
     def __len__(self) -> int:
         return len(self.prompts)

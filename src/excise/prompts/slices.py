@@ -24,11 +24,11 @@ class Split:
     stop: str | None = None
 
     def take(self, rows: Sequence[object], where: str) -> list[object]:
-        """The rows that the slice names; all of them if there is no slice.
+        """The rows of the slice; all rows without a slice.
 
         Raises:
-            PromptError: the slice goes beyond the end (which is never cut short in silence: fewer
-                prompts than asked for would make numbers that do not compare), or names no row.
+            PromptError: the slice is empty or goes beyond the end. It is never shortened silently, because
+                results on fewer prompts do not compare.
         """
         if self.start is None and self.stop is None:
             return list(rows)
@@ -50,24 +50,24 @@ class Split:
 
 
 def parse_split(expression: str | None, where: str) -> Split:
-    """Take a split expression apart; None stands for everything.
+    """Parse a split expression; None is the whole data set.
 
     Raises:
-        PromptError: it is none that excise understands.
+        PromptError: an invalid expression.
     """
     if not expression:
         return Split("")
     found = _EXPRESSION.fullmatch(expression.strip())
     if found is None:
         raise PromptError(
-            f"{where}: {expression} is no split; write for example train, train[:400], [10:20] "
+            f"{where}: {expression} is not a split; write for example train, train[:400], [10:20] "
             "or [:50%]"
         )
     return Split(expression, found["name"], found["start"], found["stop"])
 
 
 def _position(text: str | None, count: int, default: int) -> int:
-    """Row number of one end of a slice; a percentage is rounded, as in datasets."""
+    """Row number of an end of a slice; percentages are rounded as in datasets."""
     if text is None:
         return default
     number = int(text.removesuffix("%"))

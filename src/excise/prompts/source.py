@@ -1,4 +1,4 @@
-"""Where a prompt set comes from: a file, a folder or a hub data set, and which part of it."""
+"""The source of a prompt set: a file, a folder or a hub data set, and the part to read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from excise.system.paths import is_drive
 
 FILE_SUFFIXES: tuple[str, ...] = (".txt", ".jsonl", ".csv", ".parquet")
-"""Endings of the local files that prompts are read from."""
+"""Suffixes of supported files of prompts."""
 
 # "file.txt[:400]", and "file.txt:[:400]" which says the same.
 _BARE_SLICE = re.compile(r"(?P<source>.+?):?(?P<split>\[[^\[\]]*\])", re.DOTALL)
@@ -19,10 +19,10 @@ _NAMED_SPLIT = re.compile(r"(?P<source>.+):(?P<split>\w+(\.\w+)*(\[[^\[\]]*\])?)
 
 
 def parse_source(text: str) -> dict[str, str]:
-    """Take "SOURCE", "SOURCE:SPLIT" or "FILE[:400]" apart, into the fields of a `PromptSource`.
+    """Parse "SOURCE", "SOURCE:SPLIT" or "FILE[:400]" into the fields of a `PromptSource`.
 
-    It looks at the text alone, never at the disk. A file whose own name reads like a split can be
-    named in the form of a table, where nothing is taken apart.
+    Only the text is used, not the disk. A file whose name looks like a split can be given as a table of
+    fields.
     """
     named = _NAMED_SPLIT.fullmatch(text)
     if named and not is_drive(named["source"]) and not text.lower().endswith(FILE_SUFFIXES):

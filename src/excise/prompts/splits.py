@@ -1,4 +1,4 @@
-"""Train, search and held-out prompts of both kinds, with nothing in two parts at once."""
+"""Splits target and control prompts into disjoint train, search and held-out sets."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.source import PromptSource
 
 _SPLIT_SEED = 0
-"""Whatever `--seed` says: searches that differ in it alone are measured on the same held-out prompts."""
+"""Independent of `--seed`, so that searches with different seeds have the same held-out prompts."""
 FULL_SPLIT = (400, 100, 100)
-"""Train, search and held-out prompts taken from one set that has as many."""
+"""Numbers of train, search and held-out prompts from a large set."""
 LARGEST_CUT = 100
-"""Most prompts that are cut off a train set to be held out."""
+"""Most prompts of a train set that are held out."""
 _NAMED = 3
-"""Prompts that a note about an overlap quotes."""
+"""Number of prompts that a note about an overlap quotes."""
 MINIMUM = {"train": 4, "search": 1, "held-out": 1}
-"""Fewer than these, and there is nothing to average or to count."""
+"""Fewest prompts of each part."""
 
 
 @dataclass(frozen=True)
 class KindSources:
-    """Where one kind of prompts is read from: one set to be split three ways, or a set for each part.
+    """Sources of target or control prompts: one set to split, or a set for each part.
 
-    held_out: None cuts it off the train set.
+    held_out: None takes it from the train set.
     """
 
     whole: PromptSource | None = None
@@ -35,39 +35,39 @@ class KindSources:
     held_out: PromptSource | None = None
 
     def named(self) -> list[PromptSource]:
-        """The sources that are given."""
+        """The sources that are set."""
         sources = (self.whole, self.train, self.search, self.held_out)
         return [source for source in sources if source is not None]
 
 
 @dataclass(frozen=True)
 class PromptSources:
-    """Where all prompts of a run are read from."""
+    """Sources of all prompts of a run."""
 
     target: KindSources
     control: KindSources
     shared: PromptDefaults = field(default_factory=PromptDefaults)
 
     def names(self) -> list[str]:
-        """The sets, each once, as they would be typed."""
+        """The distinct sources, as a user would write them."""
         return list(dict.fromkeys(map(str, (*self.target.named(), *self.control.named()))))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of one kind of prompts. No prompt is in two of them."""
+    """Three disjoint sets of target or control prompts."""
 
     train: PromptSet
     """For directions."""
     search: PromptSet
-    """For the scores that the search sees."""
+    """For the scores of the search."""
     held_out: PromptSet
-    """For the figures that are reported."""
+    """For the reported figures."""
 
 
 @dataclass(frozen=True)
 class PromptParts:
-    """All prompts of a run, and what was done to them that a reader of its figures should know."""
+    """All prompts of a run, with notes for readers of its figures."""
 
     target: Parts
     control: Parts
@@ -75,11 +75,11 @@ class PromptParts:
 
 
 def load_parts(sources: PromptSources) -> PromptParts:
-    """Read all prompt sets of a run and make their three parts.
+    """Read all prompt sets of a run and split them.
 
     Raises:
         PromptError: a set cannot be read, or has too few prompts.
-        HubError: a set is on the hub, and neither that nor a cached copy can be read.
+        HubError: neither the hub nor a cached copy can be read.
     """
     target, target_notes = _load_kind("target", sources.target, sources.shared)
     control, control_notes = _load_kind("control", sources.control, sources.shared)
@@ -140,7 +140,7 @@ def split_whole(whole: PromptSet, seed: int) -> Parts:
 
 
 def cut_held_out(train: PromptSet, name: str) -> tuple[PromptSet, PromptSet]:
-    """Cut a quarter, at most 100 prompts, off the end of a train set: the rest, and the cut."""
+    """Split a quarter, at most 100 prompts, off the end of a train set; returns both sets."""
     rest = len(train) - min(LARGEST_CUT, len(train) // 4)
     held_out = replace(
         train,
@@ -152,9 +152,9 @@ def cut_held_out(train: PromptSet, name: str) -> tuple[PromptSet, PromptSet]:
 
 
 def drop_repeated(parts: Parts) -> tuple[Parts, list[str]]:
-    """Drop from search what is in train, from held-out what is in either; say how many of each.
+    """Drop train prompts from search, and train and search prompts from held-out; returns notes too.
 
-    A prompt is the same if its text and its system prompt are.
+    Prompts are equal if text and system prompt are equal.
     """
     notes: list[str] = []
     search, dropped = _without(parts.search, set(parts.train.prompts))

@@ -1,1 +1,1 @@
-"""Weights on disk rewritten: every format, checked."""
+"""Writes edited checkpoints in every format, and verifies what it wrote."""

@@ -1,4 +1,4 @@
-"""Which tensors of a GGUF file belong to an edit's writers, and which type each of them gets."""
+"""The plan for a GGUF file: the tensors of an edit's writers, and their types after the edit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from excise.undocumented import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_
 
 
 def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Plan:
-    """Find an edit's tensors in a GGUF file; its numbers are not read.
+    """Find an edit's tensors in a GGUF file, from its header.
 
-    Matrices lie there as they are multiplied, [d, k] and experts before them, whichever way the model
-    keeps them; what is reordered (queries and keys of Llama, say) is none of the writers' rows.
-    Raises ModelError for a damaged file or an architecture that transformers does not read from GGUF,
-    SaveError if the edit does not fit.
+    GGUF stores matrices as [d, k] or [expert, d, k], whatever the model's own layout. Rows that GGUF reorders
+    (queries and keys of Llama) are not rows of writers. Raises ModelError for a damaged file or an
+    architecture that transformers cannot read from GGUF, SaveError if the edit does not fit.
     """
     file = read_gguf(path)
     model = gguf_meta_model(path)
@@ -51,11 +50,13 @@ def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Pl
 
 
 def _names(path: Path, model: PreTrainedModel) -> dict[str, str]:
-    """The model's names of parameters → the file's, without what it may add at the end."""
+    """The model's parameter name → the name in the file, without `.weight` or `.bias`."""
     fields = open_gguf(path).fields
     architecture = str(fields["general.architecture"].contents())
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
-    return {theirs: own for own, theirs in get_gguf_hf_weights_map(model, processor).items()}
+    return {
+        parameter: stored for stored, parameter in get_gguf_hf_weights_map(model, processor).items()
+    }
 
 
 def _rewrite(
@@ -78,10 +79,10 @@ def _rewrite(
     plain = entry.dtype in ORDINARY
     shape = entry.shape if plain else quant_shape_from_byte_shape(entry.shape, kind)
     axis = len(shape) - (1 if tensor.bias else 2)
-    # The width alone: transformers guesses other sizes where a file states what it does not read.
+    # Only the width: transformers guesses other sizes that it does not read from the file.
     if shape[axis] != tensor.shape[tensor.axis]:
         raise SaveError(
-            f"{file.path.name}: {entry.name} has the shape {shape}, which is not that of {tensor.name}"
+            f"{file.path.name}: {entry.name} has the shape {shape}, which does not fit {tensor.name}"
         )
     stored = StoredTensor(entry.name, axis, tensor.bias, tuple(shape))
     if plain:
@@ -91,7 +92,7 @@ def _rewrite(
     if target is kind:
         return Rewrite(writer, stored, file, entry, packing, {}, first, entry, packing)
     bytes_shape = quant_shape_to_byte_shape(shape, target)
-    # bfloat16 is a plain type to us, and a packed one to the package.
+    # The gguf package treats bfloat16 as a quantised type.
     if target is Kind.BF16:
         output = Entry(entry.name, "BF16", tuple(shape), 0, prod(bytes_shape))
         return Rewrite(writer, stored, file, entry, packing, {}, first, output, None)

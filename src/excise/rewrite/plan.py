@@ -1,4 +1,4 @@
-"""What of a checkpoint changes: which stored tensors are edited, in which form, and how large all becomes."""
+"""The plan of an edited checkpoint: which stored tensors change, their new format, and the total size."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ from excise.rewrite.packing.formats import Packing
 from excise.undocumented import get_keys_to_not_convert
 
 Form = Literal["same", "plain"]
-"""What packed tensors of writers become: packed the same way, or plain."""
+"""The format of quantised writers after the edit: the same, or plain floating point."""
 
 
 @dataclass(frozen=True)
 class Rewrite:
     """One stored tensor of a writer.
 
-    stored: name, shape and axis as if nothing were packed. file, entry: where its numbers, or the codes
-    of a packed one, lie. packing: how they are packed, None if they are plain. scales: what else a packed
-    one is read from. first: how many matrices (or biases) of the same writer come before its own.
-    output: what stands in the edited checkpoint; repacking: how it is packed there. beside: stored names of
-    what goes with the codes and is not read.
+    stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
+    packing: its quantised format, None if plain. scales: further tensors that decoding reads. first: number
+    of matrices (or biases) of the same writer in earlier tensors. output: the tensor in the edited
+    checkpoint. repacking: its format there. beside: further tensors of the format, which are not read.
     """
 
     writer: str
@@ -53,19 +52,19 @@ class Rewrite:
 
     @property
     def changed_scales(self) -> Mapping[str, Entry]:
-        """The scales that may change with the codes, by what the format calls them."""
+        """The scales that may change with the codes, by the format's names."""
         keys = () if self.repacking is None else self.repacking.changed_scales
         return {key: self.scales[key][1] for key in keys if key in self.scales}
 
     @property
     def count(self) -> int:
-        """How many matrices, or biases, it holds."""
+        """Number of matrices or biases in the tensor."""
         return prod(self.stored.shape[: -1 if self.stored.bias else -2])
 
     def written(self, tensors: Mapping[str, tuple[WeightsFile, Entry]]) -> Rewrite:
-        """The same tensor where it stands in an edited copy.
+        """The same tensor in the edited checkpoint.
 
-        tensors: of the copy, by name. Scales that are not among them are taken to be the original's.
+        tensors: of the edited checkpoint, by name. Scales missing there are the original's.
         """
         file, entry = tensors[self.output.name]
         scales = {} if self.repacking is None else self.scales
@@ -75,11 +74,11 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that writing needs to know.
+    """What `write_checkpoint` writes.
 
-    rewrites: by the stored name of what is rewritten. dropped: stored names of scales that plain tensors
-    do not need. config: the content of config.json if it changes. companion_weights: other files
-    of the folder that repeat tensors of writers, and how these tensors are rewritten, by stored name.
+    rewrites: by stored name. dropped: stored names of scales that plain tensors do not need. config: the
+    changed content of config.json, None if it stays. companion_weights: other files of the folder that repeat
+    tensors of writers, and how these tensors are rewritten, by stored name.
     """
 
     checkpoint: Checkpoint
@@ -91,7 +90,7 @@ class Plan:
 
     @cached_property
     def changes(self) -> Mapping[str, Rewrite]:
-        """By the stored name of everything that may change: `rewrites`, and scales that move with codes."""
+        """All tensors that may change, by stored name: `rewrites`, and their `changed_scales`."""
         changed_scales = {
             entry.name: one
             for one in self.rewrites.values()
@@ -100,7 +99,7 @@ class Plan:
         return {**changed_scales, **self.rewrites}
 
     def outputs(self, file: WeightsFile) -> Iterator[tuple[Entry, Entry, Rewrite | None]]:
-        """What a file will hold, in order: the output, the original entry, and how it is rewritten."""
+        """The content of an edited file, in order: the output, the original entry, and the rewrite."""
         if (side := self.companion_weights.get(file.path)) is not None:
             yield from ((entry, entry, side.get(entry.name)) for entry in file.tensors)
             return
@@ -111,7 +110,7 @@ class Plan:
                 yield output, entry, rewrite
 
     def keeps_layout(self, file: WeightsFile) -> bool:
-        """True if every byte of the file that is no edited number stays where it is."""
+        """True if all unedited bytes of the file keep their positions."""
         return file.path in self.companion_weights or (
             all(output == entry for output, entry, _ in self.outputs(file))
             and not self.dropped.intersection(one.name for one in file.tensors)
@@ -119,7 +118,7 @@ class Plan:
 
     @cached_property
     def files(self) -> tuple[WeightsFile, ...]:
-        """The files that are rewritten: the checkpoint's, and those of `companion_weights`."""
+        """The files that are rewritten: the checkpoint's weights and `companion_weights`."""
         return (
             *self.checkpoint.files,
             *(
@@ -130,27 +129,27 @@ class Plan:
         )
 
     def name_of(self, file: WeightsFile) -> str:
-        """A file's name in the folder, with those of folders in front."""
+        """A file's path relative to the folder."""
         return file.path.relative_to(self.checkpoint.folder).as_posix()
 
     @property
     def size(self) -> int:
-        """Bytes of all that is rewritten."""
+        """Bytes of all rewritten files."""
         return self.size_of(self.files)
 
     def size_of(self, files: Iterable[WeightsFile]) -> int:
-        """Bytes of the tensors that some files will hold."""
+        """Bytes of the tensors in the edited form of `files`."""
         return sum(output.size for file in files for output, _, _ in self.outputs(file))
 
     @property
     def form(self) -> Form:
-        """What packed tensors of writers become; "same" if none is packed."""
+        """The format of quantised writers after the edit; "same" if no writer is quantised."""
         unpacked = any(one.packing and not one.repacking for one in self.rewrites.values())
         return "plain" if unpacked else "same"
 
     @property
     def packed(self) -> str | None:
-        """How writers are packed in the original, in words; None if they are plain."""
+        """The quantised format of writers in the original, for people; None if they are plain."""
         return next((one.packing.name for one in self.rewrites.values() if one.packing), None)
 
 
@@ -177,13 +176,13 @@ def make_plan(
     plan = Plan(checkpoint, edit, rewrites, frozenset(), None, companion_weights)
     if form == "same" or plan.packed is None:
         return plan
-    return _unpacked(plan, get_keys_to_not_convert(model))
+    return _plain(plan, get_keys_to_not_convert(model))
 
 
 def require_editable(
     name: str, checkpoint: Checkpoint, declared: tuple[str, ...], *, trust_remote_code: bool
 ) -> None:
-    """Raise SaveError if some writer of the checkpoint could not be edited; reads headers only."""
+    """Raise SaveError if excise cannot edit a writer of the checkpoint; reads headers only."""
     model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
     names = find.logical_names(checkpoint)
     _rewrites(checkpoint, layout_by_names(model, anatomy, anatomy.names, names))
@@ -232,9 +231,9 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: i
 def _companion_rewrites(
     checkpoint: Checkpoint, rewrites: Mapping[str, Rewrite]
 ) -> dict[Path, dict[str, Rewrite]]:
-    """Tensors of writers that lie once more in files beside the weights.
+    """Tensors of writers that other files of the folder repeat; quantised tensors stay as they are.
 
-    The name alone does not tell: a draft head names layers of its own the same way. Packed ones stay.
+    Names and numbers must be equal, because a draft head may use the names of the model's layers.
     """
     found: dict[Path, dict[str, Rewrite]] = {}
     for file in checkpoint.companion_weights:
@@ -250,20 +249,20 @@ def _companion_rewrites(
     return found
 
 
-def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
-    """The same with plain numbers in place of packed writers, and the configuration saying so.
+def _plain(plan: Plan, default_skips: list[str]) -> Plan:
+    """The plan with plain tensors in place of quantised writers, and the changed configuration.
 
-    They take the data type that the model computes in, which is what its other tensors are stored as.
+    Plain tensors have the data type that the configuration states.
     """
     checkpoint = plan.checkpoint
     method = find.method_of(checkpoint)
     key = find.SKIPPED_BY.get(method or "")
     if key is None:
         raise SaveError(
-            f"{plan.packed} has no list of modules that are not packed, so its writers cannot become plain; "
+            f"{plan.packed} has no list of unquantised modules, so its writers cannot become plain; "
             "leave out --packed, or save an adapter"
         )
-    dtype = _computes_in(checkpoint.config)
+    dtype = _compute_dtype(checkpoint.config)
     rewrites: dict[str, Rewrite] = {}
     dropped: set[str] = set()
     modules: list[str] = []
@@ -287,7 +286,7 @@ def _unpacked(plan: Plan, default_skips: list[str]) -> Plan:
     return replace(plan, rewrites=rewrites, dropped=frozenset(dropped), config=config)
 
 
-def _computes_in(config: Mapping[str, object]) -> str:
-    """The data type that config.json states, by its name in files; bfloat16 where it states none."""
+def _compute_dtype(config: Mapping[str, object]) -> str:
+    """The data type in config.json, by safetensors' name; bfloat16 if it is missing."""
     names = {str(dtype).removeprefix("torch."): name for name, dtype in ORDINARY.items()}
     return names.get(named_dtype(config) or "", "BF16")

@@ -1,4 +1,4 @@
-"""A folder that is written file by file, survives being killed, and takes its name when it is whole."""
+"""A folder written file by file: an interrupted call is resumed, and only a complete folder gets its name."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True)
 class ResumableFolder:
-    """The folder being written. finished: files that an interrupted call left whole."""
+    """The folder being written. finished: complete files of an interrupted call."""
 
     folder: Path
     finished: frozenset[str]
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """A path to write `name` under; it takes its name when the block ends well, and is on disk then."""
+        """A temporary path; it is flushed and renamed to `name` if the block succeeds."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}{_UNFINISHED}")
@@ -36,10 +36,10 @@ class ResumableFolder:
 
 @contextmanager
 def partial_file(destination: Path) -> Iterator[Path]:
-    """A path beside `destination` for one file that takes that name when the block ends well.
+    """A temporary path beside `destination`, renamed to it if the block succeeds.
 
-    It is the same path each time, so that what a killed call left is written over by the next one.
-    Raises SaveError if `destination` exists, if another process writes it, or if it cannot be written.
+    The path is always the same, so that a call overwrites the remains of a killed call. Raises SaveError if
+    `destination` exists, if another process writes it, or if it cannot be written.
     """
     require_free(destination)
     path = partial_path(destination)
@@ -47,7 +47,7 @@ def partial_file(destination: Path) -> Iterator[Path]:
         raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(destination):
+        with _locked(destination):
             try:
                 yield path
                 flush(path)
@@ -60,12 +60,12 @@ def partial_file(destination: Path) -> Iterator[Path]:
 
 
 def partial_path(destination: Path) -> Path:
-    """Where `destination` is written before it is whole."""
+    """The temporary path of `destination`."""
     return destination.with_name(f".{destination.name}.partial")
 
 
 def mark_path(destination: Path) -> Path:
-    """What stands beside a folder while it is written, and says what is being written."""
+    """The file that says what is being written to `destination`."""
     return destination.with_name(f".{destination.name}.partial.json")
 
 
@@ -77,15 +77,15 @@ def lock_path(destination: Path) -> Path:
 def require_new_folder(destination: Path) -> None:
     """Raise SaveError if `destination` exists and is not an empty folder.
 
-    If a call that wrote it was killed before it could take its mark and its lock away, that is done here.
+    Removes mark and lock of a call that was killed after it had completed `destination`.
     """
     try:
         require_free(destination)
     except SaveError:
-        # Whatever stands in the way of that, it is not what is wrong.
+        # A failure to remove them is not reported: `destination` exists.
         with suppress(OSError, SaveError):
             if destination.name and _marked(destination):
-                with _alone(destination):
+                with _locked(destination):
                     if not partial_path(destination).exists():
                         mark_path(destination).unlink(missing_ok=True)
         raise
@@ -97,11 +97,11 @@ def _marked(destination: Path) -> bool:
 
 @contextmanager
 def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFolder]:
-    """A folder beside `destination` that takes its name when the block ends well.
+    """A temporary folder beside `destination`, renamed to it if the block succeeds.
 
-    identity: what is being written. What a killed call with the same identity finished is kept, that of
-    another one is thrown away. If the block raises Exception, everything is removed; if it is interrupted
-    (KeyboardInterrupt) or the process is killed, finished files stay for the next call.
+    identity: of the content. Finished files of an interrupted call are kept if the identity is the same, and
+    deleted otherwise. If the block raises Exception, everything is removed; after KeyboardInterrupt or a
+    killed process, finished files stay for the next call.
     Raises SaveError if `destination` exists and is not empty, if another process writes it, or if it
     cannot be written.
     """
@@ -110,15 +110,15 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFold
     try:
         _require_ours(folder, mark)
         mark.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(destination):
+        with _locked(destination):
             try:
                 finished = _prepared(folder, mark, identity)
                 yield ResumableFolder(folder, finished)
                 move_into_place(folder, destination)
-                # All is done; if that fails, whoever comes next does it.
+                # If this fails, the next call removes the mark.
                 with suppress(OSError):
                     mark.unlink(missing_ok=True)
-            # Not BaseException: what Ctrl+C stopped is taken up by the next call.
+            # Not BaseException: after Ctrl+C the next call resumes.
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(OSError):
@@ -129,8 +129,8 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFold
 
 
 @contextmanager
-def _alone(destination: Path) -> Iterator[None]:
-    """Hold the lock of whoever writes `destination`. Raises SaveError if another process has it."""
+def _locked(destination: Path) -> Iterator[None]:
+    """Hold the lock for writing `destination`. Raises SaveError if another process holds it."""
     lock = ProcessLock(lock_path(destination))
     try:
         lock.acquire()
@@ -146,7 +146,7 @@ def _alone(destination: Path) -> Iterator[None]:
 
 def _require_ours(folder: Path, mark: Path) -> None:
     for path in (folder, mark):
-        # Whoever made it would decide what is cleared away here, or written over.
+        # A link could make excise delete or overwrite other files.
         if path.is_symlink():
             raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
@@ -154,14 +154,14 @@ def _require_ours(folder: Path, mark: Path) -> None:
 
 
 def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:
-    """Clear away what is of no use; the names of the finished files that remain."""
+    """Delete unusable files; returns the names of the remaining finished files."""
     now = json.dumps({"writing": identity})
     same = mark.exists() and mark.read_text(encoding="utf-8", errors="replace") == now
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_symlink() or (path.is_file() and not (same and path.suffix != _UNFINISHED)):
             path.unlink()
     if not same:
-        # The mark before the folder: without it, what lies there is not taken for ours.
+        # The mark is written first: a folder without a mark counts as foreign.
         mark.write_text(now, encoding="utf-8")
         flush(mark)
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""One weights file rewritten from its original, in the order of its bytes and in constant memory."""
+"""Writes the edited form of one weights file, in order of position and in constant memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from excise.rewrite.plan import Plan
 from excise.rewrite.tensor_data import EditedTensors
 
 BLOCK = 1 << 20
-"""Bytes that are copied, or compared, at a time: few enough for the processor's cache."""
+"""Bytes copied or compared at a time: they fit into the processor's cache."""
 
 Advance = Callable[[int], None]
-"""Told how many bytes were dealt with."""
+"""Receives the number of bytes that were processed."""
 
 
 def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) -> None:
-    """Write the edited form of `file` under `path`. Raises ModelError if the original ends too early."""
+    """Write the edited form of `file` under `path`. Raises ModelError if the original is truncated."""
     changed = [(entry, one) for _, entry, one in plan.outputs(file) if one is not None]
     edits = EditedTensors(plan)
     with file.path.open("rb", buffering=0) as source, path.open("wb", buffering=0) as target:
@@ -29,7 +29,7 @@ def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) ->
             place = 0
             for entry, rewrite in sorted(changed, key=lambda one: one[0].start):
                 if entry.start < place:
-                    continue  # The same numbers under a second name, as PyTorch files have them.
+                    continue  # A second name of the same numbers, as PyTorch files have for tied weights.
                 _copy(source, target, place, entry.start, advance)
                 _write(target, edits.of(rewrite)[entry.name], advance)
                 place = entry.end
@@ -53,7 +53,7 @@ def rewrite_file(plan: Plan, file: WeightsFile, path: Path, advance: Advance) ->
 
 
 def read_blocks(file: BinaryIO, start: int, end: int, buffer: bytearray) -> Iterator[memoryview]:
-    """Bytes [start, end) of an unbuffered file, through `buffer`. Raises ModelError if it ends before."""
+    """Bytes [start, end) of an unbuffered file, through `buffer`. Raises ModelError if it is too short."""
     view = memoryview(buffer)
     file.seek(start)
     while start < end:

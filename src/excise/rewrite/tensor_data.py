@@ -1,4 +1,4 @@
-"""The numbers of one stored tensor: read, unpacked, edited, packed again; a matrix of them at a time."""
+"""Reads, decodes, edits and encodes a stored tensor, one matrix at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Steps = Sequence[tuple[Operator, float]]
 
 
 class TensorData:
-    """A stored tensor, read. The numbers of packed ones are unpacked one matrix at a time."""
+    """A stored tensor in memory. Quantised tensors are decoded one matrix at a time."""
 
     def __init__(self, rewrite: Rewrite, held: Mapping[str, bytearray] | None = None) -> None:
-        """held: what is in memory already, by stored name."""
+        """held: bytes that are already in memory, by stored name."""
         self.rewrite = rewrite
         held = held or {}
 
@@ -41,7 +41,7 @@ class TensorData:
         }
 
     def matrices(self) -> Iterator[Tensor]:
-        """Each matrix [d, k], or bias [d]: plain ones where they lie, packed ones as float32."""
+        """Each matrix [d, k] or bias [d]: views of plain tensors, float32 copies of quantised tensors."""
         stored, packing = self.rewrite.stored, self.rewrite.packing
         if packing is None:
             yield from parts(self.tensor, stored.axis, bias=stored.bias)
@@ -50,8 +50,9 @@ class TensorData:
             yield self._turned(self._decoded(packing, codes, scales))
 
     def edit(self, steps: Iterator[Steps]) -> dict[str, bytearray]:
-        """The bytes that stand in the edited checkpoint, by name: the tensor's, and those of scales that may
-        change with it. What was read is used up. steps: of each matrix.
+        """The edited bytes by stored name: of the tensor, and of its scales. Overwrites the data in memory.
+
+        steps: the operators of each matrix.
         """
         rewrite = self.rewrite
         packing, repacking, output = rewrite.packing, rewrite.repacking, rewrite.output
@@ -59,7 +60,7 @@ class TensorData:
             for part in self.matrices():
                 edit_in_place(part, next(steps))
             return {output.name: self.data}
-        # Of the same form: the codes are replaced where they lie.
+        # With an unchanged format, the codes are overwritten in place.
         data = self.data if output == rewrite.entry else bytearray(output.size)
         result = as_tensor(data, output.dtype, output.shape)
         rng = self._rng()
@@ -76,9 +77,9 @@ class TensorData:
         return {output.name: data, **changed_scales}
 
     def sample(self, steps: Steps) -> tuple[Tensor, Tensor]:
-        """The first matrix of a packed tensor, edited: as it should be, and as it will be stored; float32.
+        """The first matrix of a quantised tensor, edited: exact, and as stored; float32.
 
-        What was read is used up. steps: of this matrix.
+        Overwrites the data in memory. steps: the operators of this matrix.
         """
         packing, repacking = self.rewrite.packing, self.rewrite.repacking
         assert packing is not None
@@ -93,13 +94,13 @@ class TensorData:
         )
 
     def _decoded(self, packing: Packing, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
-        """The numbers of one matrix. Raises ModelError if codes and scales do not go together."""
+        """One decoded matrix. Raises ModelError if codes and scales do not fit together."""
         where = f"{self.rewrite.file.path}: {self.rewrite.entry.name} cannot be unpacked"
         with translated(ModelError, where, RuntimeError, *UNREADABLE):
             return packing.decode(codes, scales)
 
     def _rng(self) -> torch.Generator:
-        """Always the same choice for the same tensor, so that the result can be made again."""
+        """A generator seeded by the tensor's name, so that the result is reproducible."""
         return torch.Generator().manual_seed(zlib.crc32(self.rewrite.entry.name.encode()))
 
     def _turned(self, values: Tensor) -> Tensor:
@@ -117,15 +118,14 @@ class TensorData:
             yield codes, {name: scale[index] for name, scale in self._scales.items()}
 
     def _each(self, tensor: Tensor) -> Iterator[Tensor]:
-        """The part of each matrix: experts lie along the leading axis."""
+        """The part of each matrix; experts are on the leading axis."""
         yield from [tensor] if len(self.rewrite.stored.shape) == 2 else tensor
 
 
 class EditedTensors:
-    """The edited bytes of a plan's tensors, made when they are asked for.
+    """The edited bytes of a plan's tensors, computed on demand.
 
-    Scales that change with their codes come of the same work and lie beside them in most files, so that the
-    last that were made are kept; plain numbers, which have none, are not.
+    The last result with scales is cached, because most files store codes and scales next to each other.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -133,7 +133,7 @@ class EditedTensors:
         self._last: tuple[Rewrite, dict[str, bytearray]] | None = None
 
     def of(self, rewrite: Rewrite) -> Mapping[str, bytearray]:
-        """What `TensorData.edit` makes of it."""
+        """The result of `TensorData.edit`."""
         if self._last is not None and self._last[0] is rewrite:
             return self._last[1]
         self._last = None
@@ -144,7 +144,7 @@ class EditedTensors:
 
 
 def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
-    """The operators of each matrix, or bias, of a stored tensor, in order."""
+    """The operators of each matrix or bias of a stored tensor, in order."""
     own = rewrite.writer in plan.edit.per_matrix
     for number in range(rewrite.first, rewrite.first + rewrite.count):
         norms = row_lengths(_matrix(plan, rewrite.writer, number)) if own else None
@@ -152,7 +152,7 @@ def steps_for(plan: Plan, rewrite: Rewrite) -> Iterator[Steps]:
 
 
 def rounding_of(plan: Plan) -> float:
-    """‖W' as stored − W'‖ / ‖W'‖ (Frobenius) of the first packed matrix that a plan rewrites."""
+    """‖W' as stored − W'‖ / ‖W'‖ (Frobenius) of the first quantised matrix that a plan rewrites."""
     first = next(one for one in plan.rewrites.values() if one.packing is not None)
     wanted, stored = TensorData(first).sample(next(steps_for(plan, first)))
     off = float(torch.linalg.vector_norm(stored.sub_(wanted)))
@@ -160,7 +160,7 @@ def rounding_of(plan: Plan) -> float:
 
 
 def _matrix(plan: Plan, writer: str, number: int) -> Tensor:
-    """One of a writer's matrices, unedited, wherever it is stored."""
+    """One of a writer's unedited matrices."""
     for one in plan.rewrites.values():
         if one.writer == writer and not one.stored.bias and 0 <= number - one.first < one.count:
             for index, matrix in enumerate(TensorData(one).matrices()):

@@ -1,6 +1,6 @@
-"""What was written, read again: the same as the original but for the edit, and the edit as it should be.
+"""Verifies written files: unedited bytes equal the original's, and edited numbers equal a reference.
 
-The reference is made anew from the original file, with vᵀ W in float64.
+The reference is computed from the original file, with vᵀ W in float64.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _READERS: Mapping[str, Callable[[Path], WeightsFile]] = {
     "gguf": read_gguf,
 }
 _LEAST_KEPT = 0.5
-"""Share of an edit that a packed format has to keep; less is no edit."""
+"""Share of an edit that must survive quantisation."""
 _FEW = 4096
-"""Numbers below which that share is left to chance."""
+"""Fewest numbers for which that share is checked; below, it is random."""
 
 
 @dataclass
 class Kept:
-    """How much of an edit survived packing. wanted: ‖ΔW‖² by the operator; got: ⟨ΔW as written, ΔW⟩."""
+    """How much of an edit survived quantisation. wanted: ‖ΔW‖² of the operator; got: ⟨ΔW as written, ΔW⟩."""
 
     wanted: float = 0.0
     got: float = 0.0
@@ -49,14 +49,14 @@ class Kept:
 
     @property
     def share(self) -> float:
-        """1 if all of it did."""
+        """1 if the whole edit survived."""
         return self.got / self.wanted if self.wanted else 1.0
 
 
 def verify_file(plan: Plan, file: WeightsFile, path: Path, kept: Kept, advance: Advance) -> None:
     """Compare the file written under `path` with its original. Raises SaveError that names the tensor.
 
-    kept: is added to for packed tensors.
+    kept: sums over quantised tensors, which are added to.
     """
     written = _READERS[file.kind](path)
     found = {one.name: one for one in written.tensors}
@@ -84,7 +84,7 @@ def verify_file(plan: Plan, file: WeightsFile, path: Path, kept: Kept, advance: 
 
 
 def same_bytes(one: Path, other: Path) -> bool:
-    """True if two files hold the same."""
+    """True if two files have the same content."""
     size = one.stat().st_size
     if other.stat().st_size != size:
         return False
@@ -98,7 +98,7 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 
 def _equal(one: memoryview, other: memoryview) -> bool:
-    # Memory views compare number by number, arrays by the machine's widest words.
+    # NumPy compares 8 bytes at a time, memory views one byte.
     words = len(one) // 8
     return np.array_equal(
         np.frombuffer(one, np.uint64, words), np.frombuffer(other, np.uint64, words)
@@ -106,7 +106,7 @@ def _equal(one: memoryview, other: memoryview) -> bool:
 
 
 def require_kept(kept: Kept, packing: str) -> None:
-    """Raise SaveError if packing took the edit back."""
+    """Raise SaveError if quantisation undid the edit."""
     if kept.numbers >= _FEW and kept.share < _LEAST_KEPT:
         raise SaveError(
             f"only {kept.share:.0%} of the edit survives in {packing}; give --packed plain, or save an "
@@ -116,13 +116,13 @@ def require_kept(kept: Kept, packing: str) -> None:
 
 def _wrong(path: Path, what: str, name: str) -> SaveError:
     return SaveError(
-        f"{path.name}: {what} {name} are not as they should be after writing; the disk or the memory may be "
-        "faulty, nothing was left behind"
+        f"{path.name}: {what} {name} are wrong after writing; the disk or the memory may be faulty; nothing "
+        "was left behind"
     )
 
 
 def _shared(entry: Entry, file: WeightsFile, plan: Plan) -> bool:
-    """True if an edited tensor lies at the same place, as tied ones do in PyTorch files."""
+    """True if an edited tensor shares the bytes, as tied tensors do in PyTorch files."""
     return file.kind == "pytorch" and any(
         one.file is file and one.entry.start < entry.end and entry.start < one.entry.end
         for one in plan.companion_weights.get(file.path, plan.rewrites).values()
@@ -145,7 +145,7 @@ def _check_edited(
             raise _wrong(written.path, f"{what} of", there.name)
         if there.name != rewrite.output.name:
             return
-        # What was written is what was made; scales that were may lie in a file that is not written yet.
+        # Scales may be in a file that is not written yet, so the computed bytes are used.
         held = dict(made)
     after = TensorData(rewrite.written({there.name: (written, there)}), held)
     pairs = zip(
@@ -170,14 +170,14 @@ def _check_edited(
 
 
 def _reference(columns: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
-    """W − α u (vᵀ W) of a few columns, vᵀ W in float64; and how far float32 may be off, for each column."""
+    """W − α u (vᵀ W) of some columns, vᵀ W in float64; and the largest error of float32 for each column."""
     values = columns.to(torch.float32)
     unit = torch.finfo(torch.float32).eps
     slack = unit * values.abs().amax(0)
     for operator, strength in steps:
         double = values.to(torch.float64)
         amount = operator.v.to(torch.float64) @ double
-        # |fl(vᵀw) − vᵀw| ≤ d ε ‖v‖ ‖w‖ (Higham 2002, section 3.1), and roundings of what is taken away.
+        # |fl(vᵀw) − vᵀw| ≤ d ε ‖v‖ ‖w‖ (Higham 2002, section 3.1), and rounding of the subtraction.
         lengths = torch.linalg.vector_norm(values, dim=0) * torch.linalg.vector_norm(operator.v)
         off = len(operator.u) * unit * lengths + 2 * unit * amount.abs()
         slack = slack + abs(strength) * operator.u.abs().max() * off

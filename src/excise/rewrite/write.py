@@ -1,4 +1,4 @@
-"""The one writer of edited checkpoints: streams, can be called again when killed, and reads it all again."""
+"""Writes edited checkpoints: streams, resumes after interruption, and verifies every file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from excise.system.files import FurtherFiles
 
 
 class Progress(Protocol):
-    """Hears what is done. stage: "write" or "verify"; done, total: bytes of the weights."""
+    """Receives progress. stage: "write" or "verify"; done, total: bytes of the weights."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Called every few megabytes."""
 
 
 def edit_digest(edit: Edit) -> str:
-    """What tells an edit from another one."""
+    """A hash of an edit, 16 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps([edit.kind, edit.writers, edit.per_matrix]).encode())
     for tensor in (edit.u, edit.v, edit.strengths):
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -43,14 +43,12 @@ def write_checkpoint(
     progress: Progress,
     further: FurtherFiles | None = None,
 ) -> Kept:
-    """Write the edited checkpoint to the new folder `destination`; returns how much of the edit packing kept.
+    """Write the edited checkpoint to the new folder `destination`; returns how much of the edit survived.
 
-    source_digest: of the original. texts: files to write beside it, by name; they stand in place of the
-    original's. further: asked for more of them when all else is written and checked, so that the folder has
-    its name only with them.
-    A call that was killed is taken up where it stopped by the same call. Raises SaveError if the
-    disk is too small, anything cannot be written, or what was written is not what it should be, and
-    ModelError if the original turns out damaged; `destination` then does not exist.
+    source_digest: of the original. texts: further text files by name, which replace the original's. further:
+    called at the end for more text files, before the folder gets its name. An interrupted call is resumed by
+    the same call. Raises SaveError if the disk is full, if writing or verification fails, and ModelError for
+    a damaged original; `destination` then does not exist.
     """
     identity = f"{source_digest} {edit_digest(plan.edit)} {plan.size}"
     with resumable_folder(destination, identity) as place:
@@ -63,7 +61,7 @@ def write_checkpoint(
 
 
 def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
-    """The same for a GGUF file, to the new file `destination`; a killed call is begun anew."""
+    """Write the edited GGUF file `destination`; an interrupted call starts from the beginning."""
     (file,) = plan.checkpoint.files
     with partial_file(destination) as path:
         _require_room(destination, plan, path.parent, frozenset())
@@ -76,7 +74,7 @@ def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
 
 
 def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
-    """Adds up what is done of the plan's bytes."""
+    """Adds up processed bytes and reports progress."""
     done, total = 0, plan.size
 
     def advance(count: int) -> None:
@@ -88,7 +86,7 @@ def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
 
 
 def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozenset[str]) -> None:
-    """Raise SaveError if the disk has no room for what is still to be written."""
+    """Raise SaveError if the disk has no room for the remaining files."""
     needed = sum(
         output.size
         for file in plan.files
@@ -103,7 +101,7 @@ def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozens
 
 
 def _write_weights(plan: Plan, place: ResumableFolder, progress: Progress) -> Kept:
-    """Write each file and read it again while the system still has both at hand; finished ones are read."""
+    """Write and verify each file, while both are in the system's cache; verify finished files."""
     written, verified = (_counted(stage, plan, progress) for stage in ("write", "verify"))
     kept = Kept()
     for file in plan.files:
@@ -122,13 +120,15 @@ def _write_weights(plan: Plan, place: ResumableFolder, progress: Progress) -> Ke
 
 def _write_others(plan: Plan, place: ResumableFolder, texts: Mapping[str, str]) -> None:
     for name in place.finished - {plan.name_of(file) for file in plan.files}:
-        # Of a killed call, which may have been to write further files; what is small is written anew.
+        # Small files of an interrupted call are written again.
         (place.folder / name).unlink()
     for original, name in _copies(plan, texts):
         with place.file(name) as path:
             shutil.copyfile(original, path)
             if not same_bytes(original, path):
-                raise SaveError(f"{name}: is not what was copied; the disk may be faulty")
+                raise SaveError(
+                    f"{name}: differs from the original after copying; the disk may be faulty"
+                )
     _write_texts(place, _texts(plan, texts))
 
 
@@ -139,7 +139,7 @@ def _write_texts(place: ResumableFolder, texts: Mapping[str, str]) -> None:
 
 
 def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
-    """Files that are copied as they are: where from, and under which name."""
+    """Files to copy unchanged: source and name."""
     made = _texts(plan, texts)
     written = {plan.name_of(file) for file in plan.files}
     copies = [
@@ -149,12 +149,12 @@ def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
     ]
     if plan.checkpoint.index is not None:
         copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
-    # A record of the original's making would be taken for one of the copy's.
+    # The original's reproduction record does not describe the edited checkpoint.
     return [(path, name) for path, name in copies if name not in made and name != RECORD]
 
 
 def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
-    """Files that are written anew: the caller's, the configuration and the index if they change."""
+    """Text files to write: `texts`, and the configuration and index if they change."""
     made = dict(texts)
     checkpoint = plan.checkpoint
     if plan.config is not None:

@@ -1,1 +1,1 @@
-"""Files, locks, paths and text of the operating system."""
+"""Files, locks, paths and differences between operating systems."""

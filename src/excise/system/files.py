@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and are on the disk before they take their name."""
+"""Atomic writing of files and folders: flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from excise.errors import SaveError, first_line
 
 FurtherFiles = Callable[[Path], Mapping[str, str]]
-"""Given a new folder before it takes its name, whole but for them: texts of further files, by name."""
+"""Called with a complete temporary folder before it is renamed; returns texts of further files, by name."""
 
 _TRIES = 5
-"""How often a name is taken before "permission denied" is believed."""
+"""Attempts to rename before PermissionError is raised."""
 
 
 def write_error(path: Path, error: BaseException, left: Path | None = None) -> SaveError:
-    """The line for what could not be written. left: what could not be cleared away either, if it is there."""
+    """The error for a failed write. left: a temporary path that may be left behind."""
     left_behind = [one for one in (left, path) if one is not None and _in_the_way(one, path)]
     behind = (
         f"{left_behind[0]} is left behind; delete it" if left_behind else "nothing was left behind"
@@ -32,7 +32,7 @@ def write_error(path: Path, error: BaseException, left: Path | None = None) -> S
 
 
 def _in_the_way(remains: Path, path: Path) -> bool:
-    """Whether it is there and was not before. A file named `path` is the one that was to be replaced."""
+    """Whether `remains` was left behind by the failed write. An existing file at `path` is older."""
     try:
         return any(remains.iterdir()) if remains.is_dir() else remains != path and remains.exists()
     except OSError:
@@ -40,23 +40,23 @@ def _in_the_way(remains: Path, path: Path) -> bool:
 
 
 def flush(path: Path) -> None:
-    """Have the content of a file on the disk. Raises OSError."""
-    # Windows flushes only what is open for writing.
+    """Flush a file to disk. Raises OSError."""
+    # Windows flushes only files that are open for writing.
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 
 def flush_folder(path: Path) -> None:
-    """Have a folder's own entries on the disk, where folders can be opened for that. Raises OSError."""
+    """Flush a folder's entries to disk, if the system supports it. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
-        # So on Windows, which writes entries in order by itself; and where a folder may not be listed.
+        # Windows cannot open folders. Or the folder is not readable.
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems keep no such thing.
+        # Some network file systems do not support it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -64,19 +64,16 @@ def flush_folder(path: Path) -> None:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Give `path` what lies under the name `temporary`, and have that on the disk. Raises OSError.
-
-    An empty folder under the name `path` makes way for a folder.
-    """
+    """Rename `temporary` to `path`, replacing an empty folder, and flush. Raises OSError."""
     if temporary.is_dir() and path.is_dir():
-        # Windows renames onto no folder, not even an empty one.
+        # Windows does not replace folders.
         path.rmdir()
     for tries_left in reversed(range(_TRIES)):
         try:
             os.replace(temporary, path)
             break
         except PermissionError:
-            # Windows does not rename onto a file while anybody has it open, a virus scanner or a reader.
+            # Windows does not replace a file that another process, such as a virus scanner, has open.
             if tries_left == 0:
                 raise
             time.sleep(0.02)
@@ -84,17 +81,16 @@ def move_into_place(temporary: Path, path: Path) -> None:
         flush_folder(path.parent)
     except OSError:
         if path.is_dir():
-            # So that it is cleared away as whatever else could not be written.
+            # So that the caller removes the temporary folder.
             os.replace(path, temporary)
         raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well, and is on disk then.
+    """A temporary path, flushed and renamed to `path` if the block succeeds.
 
-    Raises SaveError, with the system's reason, if it cannot be written; what was there before stays as it
-    is, and nothing else is left behind.
+    Raises SaveError if it cannot be written; an existing `path` then stays, and nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -111,7 +107,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all. Raises SaveError."""
+    """Write a file atomically. Raises SaveError."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -119,13 +115,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 def require_free(path: Path) -> None:
     """Raise SaveError if `path` exists and is not an empty folder, or is the working directory."""
     if not path.name:
-        raise SaveError(f"{path}: something new needs a name of its own; name a folder in it")
+        raise SaveError(f"{path}: is not a name for a new folder; name a folder inside it")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SaveError(f"{path}: already exists and is not empty; choose another name")
 
 
 def next_free(path: Path) -> Path:
-    """The first of path-2, path-3, … that does not exist."""
+    """The first path among path-2, path-3, … that does not exist."""
     path = path if path.name else path.absolute()
     number = 2
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
@@ -135,10 +131,9 @@ def next_free(path: Path) -> Path:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block ends well, and is on disk then.
+    """A temporary folder, flushed and renamed to `path` if the block succeeds.
 
-    Raises SaveError if `path` exists and is not an empty folder, or if anything cannot be written (a
-    full disk, say); nothing half-written is left under either name.
+    Raises SaveError if `path` exists and is not an empty folder, or if writing fails; nothing is left behind.
     """
     require_free(path)
     temporary: Path | None = None
@@ -149,7 +144,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
             )
             yield temporary
-            # mkdtemp makes folders that only their owner can read; a model is made to be shared.
+            # mkdtemp creates folders that only their owner can read.
             temporary.chmod(0o755)
             flush_all(temporary)
             move_into_place(temporary, path)
@@ -161,7 +156,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def flush_all(folder: Path) -> None:
-    """Have every file below a folder on the disk, and the folders. Raises OSError."""
+    """Flush all files and folders below `folder` to disk. Raises OSError."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
             flush_folder(path)

@@ -1,4 +1,4 @@
-"""Reading JSON that may come from anywhere: whatever is wrong with it is one kind of error."""
+"""Strict reading of JSON from untrusted files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from excise.system.lfs import require_fetched
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that a JSON text holds.
+    """The value of a JSON text.
 
-    Raises ValueError for whatever is wrong with it: not UTF-8, not JSON, a name that stands twice in an
-    object, of which readers would take one or the other, or brackets nested too deeply to be read.
+    Raises ValueError for text that is not UTF-8 or not JSON, for duplicate names in an object and for too
+    deep nesting.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -30,15 +30,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json_object(path: Path, to: type[ExciseError]) -> dict[str, Any]:
-    """The JSON object that a file holds. Raises `to`, naming the file, if it cannot be read or is damaged.
-
-    A file that is not there raises FileNotFoundError: only the caller knows what that means.
-    """
+    """The JSON object in a file. Raises `to` if the file is damaged, FileNotFoundError if it is missing."""
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not path.is_file():
-        # Reading a pipe, say, would wait for somebody to write to it.
-        raise to(f"{path}: damaged: is no file")
+        # Reading a pipe would block.
+        raise to(f"{path}: damaged: not a file")
     require_fetched(path, to)
     try:
         content = parse_json(path.read_bytes())
@@ -52,7 +49,7 @@ def read_json_object(path: Path, to: type[ExciseError]) -> dict[str, Any]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with what a JSON document holds: where, and what."""
+    """Location and message of the first validation error."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else str(first["msg"])
@@ -63,5 +60,5 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands twice in one object")
+        raise ValueError(f"{twice!r} occurs twice in an object")
     return content

@@ -1,4 +1,4 @@
-"""Git LFS pointers: small texts that Git keeps in place of large files until they are fetched."""
+"""Git LFS pointers: small text files in place of large files that were not downloaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def require_fetched(path: Path, to: type[ExciseError]) -> None:
-    """Raise `to` if the file is a pointer in place of the file meant, or cannot be opened."""
+    """Raise `to` if the file is a Git LFS pointer or cannot be opened."""
     try:
         with path.open("rb") as file:
             beginning = file.read(len(_POINTER))
@@ -18,5 +18,5 @@ def require_fetched(path: Path, to: type[ExciseError]) -> None:
         raise to(f"{path}: cannot be read ({first_line(error)})") from error
     if beginning == _POINTER:
         raise to(
-            f"{path}: is a Git LFS pointer in place of the file; bring the file with: git lfs pull"
+            f"{path}: is a Git LFS pointer in place of the file; download the file with: git lfs pull"
         )

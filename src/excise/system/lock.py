@@ -1,7 +1,7 @@
-"""A lock that one process holds on a place on the disk, and that ends with the process.
+"""A lock file that is released when its process ends, however it ends.
 
-The system holds it (`flock`, or `LockFileEx` on Windows, by filelock), so that whatever ends the process ends
-the lock: what a killed process leaves behind are two small files that hold nobody up.
+The operating system holds the lock (`flock`, or `LockFileEx` on Windows, through filelock). A killed process
+leaves two small files behind, which do not block other processes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 _PATIENCE = 0.2
-"""Seconds until a lock counts as held. Where the system has none, filelock sees at the second look that it is
-a dead process's."""
+"""Seconds until a lock counts as held. On systems without locks, filelock recognises a dead process's lock at
+its second attempt."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        """Whoever runs this, from now on."""
+        """This process, with the current time."""
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         return cls(platform.node() or "this host", os.getpid(), now)
 
@@ -42,8 +42,8 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
-class Busy(Exception):  # noqa: N818 - it says how things stand; what is wrong is said by whoever asked
-    """Another process, or another part of this one, holds the lock. holder: None if it is not known."""
+class Busy(Exception):  # noqa: N818 - a state, not an error; callers raise the error
+    """Another process, or another part of this one, holds the lock. holder: None if unknown."""
 
     def __init__(self, holder: Holder | None) -> None:
         super().__init__(str(holder or "another process"))
@@ -51,14 +51,14 @@ class Busy(Exception):  # noqa: N818 - it says how things stand; what is wrong i
 
 
 class ProcessLock:
-    """The lock of `path`, a file of its own; `path`.json beside it says who holds it.
+    """A lock file at `path`; `path`.json says which process holds it.
 
     Held from `acquire` to `release`, or until the process ends. Both files are gone after `release`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        # Not of one thread: it may be released by another one than has acquired it.
+        # Not thread-local: another thread may release the lock.
         self._lock = FileLock(self.path, thread_local=False)
 
     @property
@@ -66,19 +66,19 @@ class ProcessLock:
         return self.path.with_name(f"{self.path.name}.json")
 
     def acquire(self) -> None:
-        """Take the lock, or hardly wait for it. Raises Busy if it is held, OSError if it cannot be made."""
+        """Acquire the lock. Raises Busy if it is held, OSError if it cannot be created."""
         with warnings.catch_warnings():
-            # On a file system that cannot lock, filelock keeps a file that names its process instead.
+            # On a file system without locks, filelock warns and uses a file that names its process.
             warnings.simplefilter("ignore", UserWarning)
             try:
                 self._lock.acquire(timeout=_PATIENCE, poll_interval=_PATIENCE / 4)
             except Timeout as error:
                 if not self.path.exists():
-                    # filelock takes some of what the system refuses for a lock that is held.
+                    # filelock reports some errors of the system as a held lock; this raises them.
                     self.path.open("ab").close()
                 raise Busy(self._holder()) from error
         try:
-            # Not through what lies there: it may be a link.
+            # An existing note may be a link, so it is removed first.
             self._note.unlink(missing_ok=True)
             with self._note.open("x", encoding="utf-8") as note:
                 json.dump(asdict(Holder.this_process()), note)
@@ -87,25 +87,25 @@ class ProcessLock:
             raise
 
     def release(self) -> None:
-        """Let go of the lock; nothing happens if it is not held."""
+        """Release the lock; does nothing if it is not held."""
         if not self._lock.is_locked:
             return
         for path in (self._note, self.path):
-            # While it is held, so that nobody else's is taken away. Windows refuses that for the lock
-            # itself, which filelock takes away there. What stays behind does no harm.
+            # Removed while the lock is held, so that no other process's files are removed. Windows refuses
+            # this for the lock file, which filelock removes there. Remaining files do no harm.
             with suppress(OSError):
                 path.unlink()
         self._lock.release()
 
     def _holder(self) -> Holder | None:
         try:
-            told = json.loads(self._note.read_text(encoding="utf-8"))
-            found = Holder(str(told["host"]), int(told["pid"]), str(told["since"]))
+            content = json.loads(self._note.read_text(encoding="utf-8"))
+            found = Holder(str(content["host"]), int(content["pid"]), str(content["since"]))
         except (OSError, ValueError, KeyError, TypeError):
-            # Not written yet, or being written.
+            # The note is not written yet.
             return None
         here = found.host == Holder.this_process().host
-        # Of a process that was killed: who holds the lock now has not written its own yet.
+        # The note of a killed process: the new holder has not written its note yet.
         return None if here and not psutil.pid_exists(found.pid) else found
 
     def __enter__(self) -> ProcessLock:

@@ -1,6 +1,6 @@
-r"""Paths told from other names by their text alone, in the same way on every system.
+r"""Recognises paths by their text, in the same way on every system.
 
-`C:\models\x` is a path on Windows only, but nothing else anywhere: no hub id holds a colon or a backslash.
+`C:\models\x` counts as a path on every system, because hub ids contain no colon or backslash.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ RESERVED = frozenset(
         *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10)),
     ]
 )
-"""Names that Windows keeps for devices, in any folder and with any ending."""
+"""Names that Windows reserves for devices, with any suffix."""
 
 _LONGEST = 60
-"""Characters. Windows allows 260 in a whole path, unless it is told otherwise."""
+"""Characters of a folder's name. Windows allows 260 in a whole path by default."""
 
 
 def names_a_path(text: str) -> bool:
-    """True if `text` can only be a path: neither the id of a model nor that of a data set on the hub."""
+    """True if `text` can only be a path, not a hub id."""
     return (
         text.startswith((".", "/", "~"))
         or "\\" in text
@@ -34,7 +34,7 @@ def names_a_path(text: str) -> bool:
 
 
 def expanded(text: str | Path) -> Path:
-    """`text` as a path, with `~` as the home folder; as it is where there is no such user."""
+    """`text` as a path, with `~` expanded; unchanged for an unknown user."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -43,16 +43,16 @@ def expanded(text: str | Path) -> Path:
 
 
 def is_drive(text: str) -> bool:
-    """True if `text`, which stands before a colon, is the letter of a drive on Windows."""
+    """True if `text` (before a colon) is a Windows drive letter."""
     return len(text) == 1 and text.isascii() and text.isalpha()
 
 
 def last_part(path: str) -> str:
-    """The name at the end of a path that is written in either system's way; may be empty."""
+    """The last name of a POSIX or Windows path; may be empty."""
     return PureWindowsPath(path).name
 
 
 def directory_name(text: str) -> str:
-    """A name like `text` that a folder can have on every system: short, plain, and no device's."""
+    """A name like `text` that is valid for a folder on every system."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:_LONGEST].rstrip("-.") or "model"
     return f"model-{name}" if name.partition(".")[0].lower() in RESERVED else name

@@ -1,4 +1,4 @@
-"""What differs between operating systems. No other module asks which one it runs on."""
+"""Differences between operating systems. No other module checks the operating system."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import psutil
 
 
 def peak_host_memory() -> int:
-    """Most memory that this process has held so far, in bytes, on the host."""
+    """Peak memory of this process on the host, in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    # Not at the top: Windows has no such module.
+    # Imported here because Windows does not have this module.
     import resource
 
     return bytes_of_maximum(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)
 
 
 def bytes_of_maximum(maximum: int, system: str) -> int:
-    """`ru_maxrss` in bytes; macOS counts it so, everybody else in KiB. system: as in `sys.platform`."""
+    """`ru_maxrss` in bytes: macOS counts bytes, other systems KiB. system: as in `sys.platform`."""
     return maximum if system == "darwin" else maximum * 1024
 
 
 def interrupt_signals() -> tuple[signal.Signals, ...]:
-    """The signals by which somebody at a console interrupts a process.
+    """The signals with which a user at a console interrupts a process.
 
-    Windows has a second one, Ctrl+Break: the only one that reaches a process in a group of its own, and one
-    that ends a process without a word unless it is handled.
+    On Windows also Ctrl+Break, which is the only signal that reaches another process group.
     """
     if sys.platform == "win32":
         return signal.SIGINT, signal.SIGBREAK
@@ -42,19 +41,19 @@ def end_of_input() -> str:
 
 
 def is_broken_pipe(error: OSError) -> bool:
-    """True if nobody reads any more what is written to a pipe."""
-    # Windows says "invalid argument" for that (CPython issue 79935), and not for much else.
+    """True if the reader of a pipe is gone."""
+    # Windows reports EINVAL (CPython issue 79935).
     unread = sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
     return isinstance(error, BrokenPipeError) or unread
 
 
 def is_console(stream: TextIO | None) -> bool:
-    """True if somebody sits at the other end of `stream`; None stands for a process without one."""
+    """True if `stream` is an interactive console; None is a missing stream."""
     if stream is None or not stream.isatty():
         return False
     if sys.platform != "win32":
         return True
-    # Windows calls the null device a terminal too; only a console has a mode.
+    # On Windows, isatty is also true for the null device; only a console has a mode.
     import ctypes
     import msvcrt
 

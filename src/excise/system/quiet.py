@@ -1,4 +1,4 @@
-"""Libraries that talk: notices for their own developers, off for the users of excise."""
+"""Switches off notices of libraries that are meant for developers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ _TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes")
 
 
 def quiet_libraries() -> None:
-    """Turn off what libraries log at import, or at every layer of every pass; errors stay.
-
-    Where torchao is installed, transformers imports it, so this has to come before transformers.
-    """
+    """Log only errors of some libraries. Call it before transformers is imported, which imports torchao."""
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Packed numbers: codes and scales. An edit moves the codes; scales only where the codes do not reach."""
+"""Quantised weights: an edit changes the codes, and scales only if the grid is too small."""

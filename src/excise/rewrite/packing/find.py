@@ -1,4 +1,4 @@
-"""Which packed format a checkpoint keeps a tensor in, told by its configuration and the stored names."""
+"""Finds the quantised format of a tensor from the configuration and the stored names."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ SKIPPED_BY = {
     "compressed-tensors": "ignore",
     "awq": "modules_to_not_convert",
 }
-"""Where each method's configuration lists modules that are not packed."""
+"""The configuration key with which each method lists unquantised modules."""
 _CODES = tuple(f".{one}" for one in dict.fromkeys(CODES.values()))
 _BESIDE = ("_scales", "_scale_inv", ".SCB", *(f".{one}" for one in OTHERS))
 
 
 def method_of(checkpoint: Checkpoint) -> str | None:
-    """transformers' name of the quantisation that config.json states, None if it states none."""
+    """transformers' name of the quantisation in config.json, None without quantisation."""
     found = quantization_of(checkpoint.config)
     return None if found is None else str(found.get("quant_method", "bitsandbytes"))
 
 
 def quantization_of(config: Mapping[str, object]) -> dict[str, object] | None:
-    """The entry of a config.json, or of the language model's in it; it can be changed."""
+    """The quantisation entry of a config.json or of its text model; the entry itself, not a copy."""
     for key in ("quantization_config", "compression_config"):
         if isinstance(found := config.get(key), dict):
             return found
@@ -54,7 +54,7 @@ def quantization_of(config: Mapping[str, object]) -> dict[str, object] | None:
 
 
 def logical_name(codes: str) -> str:
-    """The name that a tensor would have if it were not packed."""
+    """The name that the tensor would have in an unquantised checkpoint."""
     for ending in _CODES:
         if codes.endswith(ending):
             return f"{codes.removesuffix(ending)}.weight"
@@ -62,14 +62,14 @@ def logical_name(codes: str) -> str:
 
 
 def logical_names(checkpoint: Checkpoint) -> list[str]:
-    """The names that the tensors would have if nothing were packed, as far as writers need them."""
+    """The names of the tensors in an unquantised checkpoint."""
     return [logical_name(name) for name in checkpoint.tensors if not name.endswith(_BESIDE)]
 
 
 def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
-    """How a tensor is packed; None if it is stored as ordinary numbers.
+    """How a tensor is packed; None if it is not quantised.
 
-    Raises SaveError if it is missing, or packed in a way that excise cannot write.
+    Raises SaveError for a missing tensor, and for a format that excise cannot write.
     """
     method, tensors = method_of(checkpoint), checkpoint.tensors
     if method is not None and method not in _METHODS:
@@ -96,7 +96,7 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
             return Packed(BitsAndBytes4(), stored, scales)
     base = stored.removesuffix(".weight")
     if method == "bitsandbytes" and entry.dtype == "I8" and f"{base}.SCB" in tensors:
-        # Beside the scales stands a byte that tells their order in memory.
+        # A further byte states the memory layout.
         parts = {"scale": f"{base}.SCB", "format": f"{base}.weight_format"}
         scales = {key: one for key, one in parts.items() if one in tensors}
         return Packed(Int8Rows(127.0, "bitsandbytes 8-bit"), stored, scales)
@@ -112,7 +112,7 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
 def _under_another_name(
     checkpoint: Checkpoint, method: str | None, tensor: StoredTensor
 ) -> Packed | None:
-    """How a tensor is packed whose codes have a name of their own."""
+    """How a tensor is packed whose codes are stored under another name."""
     tensors = checkpoint.tensors
     config = quantization_of(checkpoint.config) or {}
     require_known_variant(method or "", config)

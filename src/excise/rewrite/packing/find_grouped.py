@@ -1,4 +1,4 @@
-"""How GPTQ, AWQ and compressed-tensors store a matrix of integers in words, told by configuration and shapes.
+"""How GPTQ, AWQ and compressed-tensors pack a matrix, from the configuration and the tensors' shapes.
 
 Sources of the formats: AutoGPTQ `qlinear_cuda_old.py` and GPTQModel `utils/model.py` (zero points minus one
 in checkpoint_format gptq, as they are in gptq_v2; `dynamic`), AutoAWQ `modules/linear/gemm.py`,
@@ -22,7 +22,7 @@ from excise.rewrite.packing.packed_integers import WORD, PackedIntegers
 
 Tensors = Mapping[str, tuple[WeightsFile, Entry]]
 CODES = {"gptq": "qweight", "awq": "qweight", "compressed-tensors": "weight_packed"}
-"""What each method calls the codes of a module."""
+"""The name of a module's codes in each method."""
 OTHERS = (
     "qzeros",
     "scales",
@@ -32,20 +32,20 @@ OTHERS = (
     "weight_zero_point",
     "weight_g_idx",
 )
-"""What the methods call what stands beside them."""
+"""Names of the further tensors of a module."""
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _GPTQ_BITS, _PACKED_BITS = (2, 3, 4, 8), (4, 8)
 _VARIANTS: Mapping[str, Mapping[str, int]] = {
     "gptq": {"gptq": 1, "gptq_v2": 0},
     "awq": {"gemm": 0},
 }
-"""The variants of a method that are known, and what each adds to a stored zero point."""
+"""Known variants of a method, with the offset that is added to a stored zero point."""
 _PACKED_FORMATS = ("pack-quantized", "mixed-precision")
-"""Of compressed-tensors; the second one says that modules differ."""
+"""Formats of compressed-tensors; with the second, modules may differ."""
 
 
 def unwritable(method: str) -> SaveError:
-    """The refusal of a format that cannot be written here."""
+    """The error for a format that excise cannot write."""
     return SaveError(
         f"its writers are stored as {packing_in_words(method)}, which cannot be rewritten; save an adapter "
         "instead (excise export RUN --adapter DIR)"
@@ -53,7 +53,7 @@ def unwritable(method: str) -> SaveError:
 
 
 def require_known_variant(method: str, config: Mapping[str, object]) -> None:
-    """Raise SaveError for a variant of GPTQ or AWQ that lays its integers out in another way."""
+    """Raise SaveError for an unknown variant of GPTQ or AWQ."""
     if method in _VARIANTS and (variant := _variant(method, config)) not in _VARIANTS[method]:
         raise unwritable(f"{packing_in_words(method)} in the variant {variant}")
 
@@ -61,43 +61,38 @@ def require_known_variant(method: str, config: Mapping[str, object]) -> None:
 def find_grouped(
     method: str, config: Mapping[str, object], tensors: Tensors, module: str, stored: StoredTensor
 ) -> Packed:
-    """How the codes of `module` are packed. config: of a known variant. stored: its matrix, unpacked.
+    """How the codes of `module` are packed. stored: its unquantised matrix.
 
-    Raises SaveError for bits that are not known, and for tensors that are missing or do not fit.
+    Raises SaveError for unsupported bits, and for missing or unfitting tensors.
     """
     if len(stored.shape) != 2:
         raise unwritable(f"{packing_in_words(method)} with all experts in one tensor")
-    outputs = stored.shape[stored.axis]
-    inputs = stored.shape[1 - stored.axis]
     if method == "compressed-tensors":
         if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
             raise unwritable(f"{packing_in_words(method)} in the variant {form}")
-        return _compressed(tensors, module, inputs, outputs, transposed=stored.axis == 1)
-    return _gptq_or_awq(
-        method, config, tensors, module, inputs, outputs, transposed=stored.axis == 0
-    )
+        return _compressed(tensors, module, stored)
+    return _gptq_or_awq(method, config, tensors, module, stored)
+
+
+def _sides(stored: StoredTensor) -> tuple[int, int]:
+    """Inputs and outputs of a matrix."""
+    return stored.shape[1 - stored.axis], stored.shape[stored.axis]
 
 
 def _variant(method: str, config: Mapping[str, object]) -> str:
     if config.get("is_marlin_format"):
         return "marlin"
-    # Each tool writes it under a name of its own.
+    # Tools use different keys.
     keys = ("checkpoint_format", "format") if method == "gptq" else ("version", "format")
     default = next(iter(_VARIANTS[method]))
     return next((str(config[key]).lower() for key in keys if config.get(key)), default)
 
 
 def _gptq_or_awq(
-    method: str,
-    config: Mapping[str, object],
-    tensors: Tensors,
-    module: str,
-    inputs: int,
-    outputs: int,
-    *,
-    transposed: bool,
+    method: str, config: Mapping[str, object], tensors: Tensors, module: str, stored: StoredTensor
 ) -> Packed:
-    """GPTQ and AWQ, which share their names."""
+    """GPTQ and AWQ, which use the same names of tensors."""
+    inputs, outputs = _sides(stored)
     own = {**config, **_overrides(config, module)}
     bits = own.get("bits", own.get("w_bit"))
     if bits not in (_GPTQ_BITS if method == "gptq" else (4,)):
@@ -119,7 +114,7 @@ def _gptq_or_awq(
         scales["group"] = check.name("g_idx")
     elif reordered:
         raise SaveError(
-            f"{module}: has no g_idx, which tells the group of each input where desc_act is on; download the "
+            f"{module}: has no g_idx, which desc_act needs for the group of each input; download the "
             "checkpoint again"
         )
     if not reordered:
@@ -132,16 +127,15 @@ def _gptq_or_awq(
         across=interleaved,
         offset=_VARIANTS[method][_variant(method, config)],
         symmetric=symmetric,
-        transposed=transposed,
+        transposed=stored.axis == 0,
         reordered=reordered,
     )
     return Packed(packing, check.name(CODES[method]), scales, check.beside)
 
 
-def _compressed(
-    tensors: Tensors, module: str, inputs: int, outputs: int, *, transposed: bool
-) -> Packed:
-    """compressed-tensors' pack-quantized: the bits are told by the shape."""
+def _compressed(tensors: Tensors, module: str, stored: StoredTensor) -> Packed:
+    """compressed-tensors' pack-quantized: the shape determines the bits."""
+    inputs, outputs = _sides(stored)
     check = _Parts(tensors, module)
     dtype, codes = check.entry("weight_packed")
     bits = next((one for one in _PACKED_BITS if codes == (outputs, -(-inputs * one // WORD))), None)
@@ -166,14 +160,14 @@ def _compressed(
         words=PackedIntegers(bits),
         outputs_first=True,
         symmetric="zero" not in scales,
-        transposed=transposed,
+        transposed=stored.axis == 1,
         reordered="group" in scales,
     )
     return Packed(packing, check.name("weight_packed"), scales, check.beside)
 
 
 def _overrides(config: Mapping[str, object], module: str) -> Mapping[str, object]:
-    """What GPTQModel's `dynamic` states for one module: the first expression that matches its name counts."""
+    """The settings of the first pattern of GPTQModel's `dynamic` that matches the module's name."""
     dynamic = config.get("dynamic")
     for pattern, own in dynamic.items() if isinstance(dynamic, dict) else ():
         if re.match(pattern.removeprefix("+:"), module):
@@ -183,7 +177,7 @@ def _overrides(config: Mapping[str, object], module: str) -> Mapping[str, object
 
 @dataclass(frozen=True)
 class _Parts:
-    """The stored tensors of one module, checked as they are asked for."""
+    """The stored tensors of a module, with checks."""
 
     tensors: Tensors
     module: str
@@ -209,16 +203,16 @@ class _Parts:
     def fits(
         self, part: str, dtype: str, shape: tuple[int, ...], whole: tuple[int, int] = (WORD, 1)
     ) -> None:
-        """Raise SaveError unless a tensor is of this type and shape.
+        """Raise SaveError unless a tensor has this type and shape.
 
-        whole: a count of integers, and their bits, that have to fill words.
+        whole: a number of integers and their bits, which must fill whole words.
         """
         count, bits = whole
         if self.entry(part) != (dtype, shape) or count * bits % WORD:
             self._refuse(part, f"{dtype} {list(shape)}")
 
     def groups(self, part: str, axis: int, width: int) -> int:
-        """How many groups there are, by the shape of the scales; `width` is their other axis."""
+        """The number of groups, from the shape of the scales; `width` is their other axis."""
         dtype, shape = self.entry(part)
         if prod(shape) == 1 < width:
             raise unwritable(f"one scale for a whole matrix ({self.name(part)})")
@@ -232,7 +226,7 @@ class _Parts:
         return shape[axis]
 
     def even(self, part: str, inputs: int, groups: int) -> None:
-        """Raise SaveError unless the groups are of one size."""
+        """Raise SaveError unless all groups have the same size."""
         if inputs % groups:
             raise unwritable(
                 f"{groups} groups of {inputs} inputs, the last one smaller ({self.name(part)})"

@@ -1,4 +1,4 @@
-"""Packed formats of checkpoints: how codes and scales become numbers, and edited numbers codes again."""
+"""Quantised formats of checkpoints: decoding codes and scales, and encoding edited numbers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,19 @@ from excise.rewrite.packing.rounding import to_integers, to_levels
 
 
 class Packing(Protocol):
-    """One packed matrix [row, column].
-
-    name: in words. transposed: what is decoded is the transpose of the parameter that the layout means.
-    changed_scales: which of the scales `encode` may change. Experts lie along the leading axis of codes and
-    scales, and are packed one by one.
-    """
+    """The format of a packed matrix [row, column]. Experts are packed one by one, along the leading axis."""
 
     @property
     def name(self) -> str:
-        """As people call it."""
+        """The format's name for people."""
 
     @property
     def transposed(self) -> bool:
-        """True where rows and columns have changed places."""
+        """True if `decode` returns the transpose of the parameter."""
 
     @property
     def changed_scales(self) -> tuple[str, ...]:
-        """By what the format calls them; none where the grid always stays."""
+        """The scales that `encode` may change, by the format's names; empty if the grid is fixed."""
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """The numbers, float32."""
@@ -39,14 +34,15 @@ class Packing(Protocol):
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Codes for `values`, of the form of `codes`. Changes `values` and the `changed_scales` in place."""
+        """Codes for `values`, shaped like `codes`. Overwrites `values` and `changed_scales`."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """How one stored tensor is packed. codes, scales: stored names; scales by what the format calls them.
+    """How a stored tensor is packed.
 
-    beside: stored names of what else goes with the codes.
+    codes: their stored name. scales: the format's name → stored name. beside: stored names of further tensors
+    of the format.
     """
 
     packing: Packing
@@ -59,11 +55,11 @@ FLOAT8_LEVELS = {
     dtype: torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float32)
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
 }
-"""What each byte stands for."""
+"""The number that each byte encodes."""
 
 
 def ascending(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """The finite levels in order, each once, and the code of each."""
+    """The finite levels, ascending and distinct, and the code of each level."""
     codes = torch.arange(len(levels))[levels.isfinite()]
     values, order = levels[codes].sort(stable=True)
     first = torch.ones_like(values, dtype=torch.bool)
@@ -73,9 +69,9 @@ def ascending(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Float8:
-    """FP8 numbers times a scale: of a block (DeepSeek), of a row, or of the whole (compressed-tensors).
+    """FP8 numbers times a scale for each block (DeepSeek), each row, or the matrix (compressed-tensors).
 
-    block: rows and columns of a block, where there are blocks.
+    block: rows and columns of a block; None without blocks.
     """
 
     block: tuple[int, int] | None
@@ -87,7 +83,7 @@ class Float8:
         scale = scales["scale"].to(torch.float32)
         rows, columns = codes.shape
         if self.block is not None:
-            # First: there may be as many blocks as rows.
+            # Blocks are checked first, because there may be as many blocks as rows.
             down, across = self.block
             if scale.shape == (-(-rows // down), -(-columns // across)):
                 whole = scale.repeat_interleave(down, 0).repeat_interleave(across, 1)
@@ -105,7 +101,7 @@ class Float8:
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Between neighbouring FP8 numbers at random."""
+        """Stochastic rounding to FP8 numbers."""
         levels, bytes_of = ascending(FLOAT8_LEVELS[codes.dtype])
         index = to_levels(values.div_(self._scale(codes, scales)), levels, rng)
         return bytes_of.to(torch.uint8)[index.to(torch.int32)].view(codes.dtype)
@@ -130,14 +126,14 @@ class Int8Rows:
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Between neighbouring integers at random."""
+        """Stochastic rounding to integers."""
         step = self._step(scales).clamp_min(torch.finfo(torch.float32).tiny)
         return to_integers(values.div_(step), -128, 127, rng).to(torch.int8)
 
 
 @dataclass(frozen=True)
 class _State:
-    """What bitsandbytes stores as JSON beside a 4-bit weight. shape: of the weight."""
+    """The JSON state that bitsandbytes stores with a 4-bit weight. shape: of the weight."""
 
     shape: tuple[int, int]
     blocksize: int
@@ -158,7 +154,7 @@ class _State:
     def factors(self, scales: Mapping[str, Tensor]) -> Tensor:
         """The factor of each number, flat: the largest magnitude of its block.
 
-        Those may themselves be 8-bit codes of blocks of their own, around an offset.
+        With double quantisation, the factors are 8-bit codes with scales and an offset.
         """
         largest = scales["absmax"]
         if "nested_absmax" in scales:
@@ -171,7 +167,7 @@ class _State:
 
 @dataclass(frozen=True)
 class BitsAndBytes4:
-    """NF4 or FP4 of bitsandbytes: two codes a byte, the first in the high half; blocks run along rows."""
+    """NF4 or FP4 of bitsandbytes: two codes a byte, the first in the high bits; blocks run along rows."""
 
     name: str = "bitsandbytes 4-bit"
     transposed: bool = False
@@ -190,7 +186,7 @@ class BitsAndBytes4:
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Between neighbouring levels at random."""
+        """Stochastic rounding to levels."""
         levels, codes_of = ascending(scales["quant_map"].to(torch.float32))
         factors = _State.of(scales).factors(scales)
         scaled = values.view(-1).div_(factors.clamp_min_(torch.finfo(torch.float32).tiny))
@@ -203,15 +199,15 @@ class BitsAndBytes4:
 FP4_LEVELS = torch.tensor(
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 )
-"""E2M1: what each half byte stands for (OCP Microscaling Formats 1.0, table 6)."""
+"""E2M1: the number that each 4-bit code encodes (OCP Microscaling Formats 1.0, table 6)."""
 _SCALE_BIAS = 127
 
 
 @dataclass(frozen=True)
 class Mxfp4:
-    """MXFP4: blocks of 32 numbers of 4 bits along the inputs, the first in the low half, and an exponent.
+    """MXFP4: blocks of 32 4-bit numbers along the inputs, the first in the low bits, with an exponent.
 
-    Stored [output, block, 16] for a parameter [input, output].
+    Stored as [output, block, 16] for a parameter [input, output].
     """
 
     name: str = "MXFP4"
@@ -231,7 +227,7 @@ class Mxfp4:
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Between neighbouring levels at random."""
+        """Stochastic rounding to levels."""
         levels, codes_of = ascending(FP4_LEVELS)
         scaled = values.view(*codes.shape[:-1], 2 * codes.shape[-1]).div_(self._scale(scales))
         found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)]

@@ -1,4 +1,4 @@
-"""Blocks of GGUF files: unpacked by the gguf package, packed again with their scales where they were."""
+"""Quantised blocks of GGUF files: decoded by the gguf package, encoded with their old scales."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from excise.rewrite.packing.rounding import to_integers, to_levels
 Bytes = npt.NDArray[np.uint8]
 
 _NUMBERS = 32
-"""Numbers in a block of the types that are written."""
+"""Numbers in a block of the types that excise writes."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """A block of integers: scale (float16), minimum (float16) or none, high bits or none, low bits.
+    """A block of integers: scale (float16), optional minimum (float16), optional high bits, low bits.
 
-    zero: the integer that stands for 0 where there is no minimum.
+    zero: the integer that encodes 0 without a minimum.
     """
 
     bits: int
@@ -42,17 +42,17 @@ _LAYOUTS = {
     Kind.Q8_0: _Layout(8, 0, False),
 }
 _WRITTEN = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.BF16)
-"""Types that others are turned into, smallest first."""
+"""Types that excise converts other types to, smallest first."""
 
 
 def bits_of(kind: Kind) -> float:
-    """Bits that a number takes, scales included."""
+    """Bits for each number, scales included."""
     numbers, size = gguf.GGML_QUANT_SIZES[kind]
     return float(8 * size / numbers)
 
 
 def written_as(kind: Kind, columns: int) -> Kind:
-    """The type that an edited tensor gets: its own if it can be written, else the nearest larger one."""
+    """The type of the edited tensor: its own if excise can write it, else the next larger type."""
     if kind in _LAYOUTS or kind is Kind.MXFP4:
         return kind
     for other in _WRITTEN:
@@ -63,7 +63,7 @@ def written_as(kind: Kind, columns: int) -> Kind:
 
 @dataclass(frozen=True)
 class GgufBlocks:
-    """Rows of blocks of one type. origin: the type that the codes had before, where it was another one."""
+    """Rows of blocks of one type. origin: the former type of the codes, if it was another type."""
 
     kind: Kind
     origin: Kind | None = None
@@ -72,11 +72,11 @@ class GgufBlocks:
 
     @property
     def name(self) -> str:
-        """As the package calls it."""
+        """The gguf package's name of the type."""
         return str(self.kind.name)
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
-        """The package's numbers. Raises SaveError if it does not know the type."""
+        """Decoded by the gguf package. Raises SaveError for an unknown type."""
         try:
             values = gguf.quants.dequantize(codes.numpy(), self.kind)
         except NotImplementedError as error:
@@ -86,9 +86,9 @@ class GgufBlocks:
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Between neighbouring numbers of the same blocks at random; by the package from another type."""
+        """Stochastic rounding with the blocks' scales; from another type, encoded by the gguf package."""
         if self.origin is not None:
-            # Off the old grid: rounding to the nearest takes nothing back.
+            # The numbers lie on no grid of the new type, so rounding to the nearest does not undo the edit.
             return torch.from_numpy(gguf.quants.quantize(values.numpy(), self.kind))
         size = gguf.GGML_QUANT_SIZES[self.kind][1]
         blocks = codes.numpy().reshape(-1, size)
@@ -119,7 +119,7 @@ def _integers(numbers: Tensor, blocks: Bytes, layout: _Layout, rng: torch.Genera
 
 
 def _mxfp4(numbers: Tensor, blocks: Bytes, rng: torch.Generator) -> Bytes:
-    # The exponent's byte counts from 127, as everywhere in this format.
+    # The exponent has a bias of 127.
     exponent = torch.from_numpy(blocks[:, :1].astype(np.float32)) - 127
     levels, codes_of = ascending(FP4_LEVELS)
     index = to_levels(numbers.div_(exponent.exp2()), levels, rng)
@@ -128,5 +128,5 @@ def _mxfp4(numbers: Tensor, blocks: Bytes, rng: torch.Generator) -> Bytes:
 
 
 def _nibbles(codes: Bytes) -> Bytes:
-    """The first half of a block in the low halves of its bytes, the second half in the high ones."""
+    """The first half of a block in the low 4 bits of its bytes, the second half in the high 4 bits."""
     return codes[:, : _NUMBERS // 2] | (codes[:, _NUMBERS // 2 :] << np.uint8(4))

@@ -1,9 +1,8 @@
 """Integers with a scale and a zero point for each group of inputs: GPTQ, AWQ, compressed-tensors.
 
-A group is some inputs of one output, its numbers are (integer − zero point) · scale. An edit keeps the grid
-of a group whose edited numbers lie between its ends, or up to half a step beyond. Any other group gets a grid
-that holds its numbers: the least scale that does, with the zero point where they have it, or, where the
-format has one for all (symmetric), where it was.
+A group is a set of inputs of one output; its numbers are (integer − zero point) · scale. A group keeps its
+grid if the edited numbers lie within the grid's range or at most half a step beyond. Any other group gets a
+new grid: the smallest scale that covers its numbers, and a new zero point except in symmetric formats.
 """
 
 from __future__ import annotations
@@ -19,19 +18,18 @@ from excise.rewrite.packing.packed_integers import PackedIntegers
 from excise.rewrite.packing.rounding import to_integers
 
 _BEYOND = 0.5
-"""Of a step: how far a number may lie beyond the ends of its grid, where it is then put."""
+"""In steps: how far a number may lie beyond its grid, to be clamped to the end of the grid."""
 
 
 @dataclass(frozen=True)
 class GroupedIntegers:
-    """One matrix of integers in words.
+    """A matrix of integers packed into words.
 
-    inputs, outputs: of the linear layer. Integers lie as [input, output], or the other way round if outputs
-    come first, and so do scales and zero points. PackedIntegers run along the inputs, or along the outputs if
-    `across`; those of zero points along the outputs. offset: what is added to a stored zero point. symmetric:
-    zero points stay; where none are stored they are in the middle. The scales are "scale", of each group and
-    output, and where they are stored "zero", and "group", the group of each input. reordered: "group" says
-    which inputs belong together; otherwise neighbours do, whatever is stored.
+    inputs, outputs: of the linear layer. Integers, scales and zero points are [input, output], transposed if
+    `outputs_first`. Words run along the inputs, or along the outputs if `across`; words of zero points
+    always run along the outputs. offset: added to a stored zero point. symmetric: zero points are fixed, in
+    the middle of the range if not stored. Scales: "scale" for each group and output; optionally "zero", and
+    "group", the group of each input. reordered: "group" is used; otherwise groups are consecutive inputs.
     """
 
     name: str
@@ -47,7 +45,7 @@ class GroupedIntegers:
 
     @property
     def changed_scales(self) -> tuple[str, ...]:
-        """What `encode` may change beside the codes."""
+        """See `Packing`."""
         return ("scale",) if self.symmetric else ("scale", "zero")
 
     @property
@@ -66,7 +64,7 @@ class GroupedIntegers:
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
-        """Between neighbouring integers at random; scales and zero points of new grids go into `scales`."""
+        """Stochastic rounding; writes scales and zero points of new grids into `scales`."""
         numbers, scale, zero = (
             self._turned(values),
             self._turned(scales["scale"]),
@@ -79,7 +77,7 @@ class GroupedIntegers:
             step, origin = self._grid(some, scale[group], zero[group])
             safe = torch.where(step == 0, torch.ones_like(step), step)
             found[inputs] = to_integers(some.div_(safe).add_(origin), 0, self._largest, rng)
-            # A group that keeps its grid gets the same numbers back, to the bit.
+            # An unchanged grid writes back the same bits.
             scale[group] = step
             zero[group] = origin
         if not self.symmetric:
@@ -92,7 +90,7 @@ class GroupedIntegers:
         step = scale.to(torch.float32)
         low, high = numbers.amin(0), numbers.amax(0)
         ends = torch.stack([low, high]) / step + zero
-        # Without a step there is no grid but zero: what lies beside it makes an infinite end.
+        # A step of zero has no grid: any number but zero gives an infinite end.
         still = (low == 0) & (high == 0)
         fits = still | (
             (ends.amin(0) >= -_BEYOND)
@@ -112,7 +110,7 @@ class GroupedIntegers:
             torch.where(above > 0, high / above, 0.0), torch.where(below > 0, -low / below, 0.0)
         )
         type_ = torch.finfo(scale.dtype)
-        # Rounded up, so that the ends stay on the grid.
+        # Rounded up, so that the grid still covers the numbers.
         wider = (wider * (1 + type_.eps) + type_.smallest_normal * type_.eps).to(scale.dtype)
         return (
             torch.where(fits, step, wider.to(torch.float32)),
@@ -120,7 +118,7 @@ class GroupedIntegers:
         )
 
     def _turned(self, tensor: Tensor) -> Tensor:
-        """Inputs, or groups of them, before outputs; and back."""
+        """Transpose to inputs (or groups) before outputs, and back."""
         return tensor.T if self.outputs_first else tensor
 
     def _integers(self, codes: Tensor) -> Tensor:
@@ -131,20 +129,20 @@ class GroupedIntegers:
         )
 
     def _zeros(self, scales: Mapping[str, Tensor]) -> Tensor:
-        """Zero points [group, output], float32. Raises SaveError where loaders differ on what one means."""
+        """Zero points [group, output], float32. Raises SaveError for ambiguous values."""
         if "zero" not in scales:
             groups = self._turned(scales["scale"]).shape[0]
             return torch.full((groups, self.outputs), float(1 << (self.words.bits - 1)))
         stored = self.words.unpack(self._turned(scales["zero"]).T)[: self.outputs].T
         if self.offset and bool((stored == self._largest).any()):
             raise SaveError(
-                f"{self.name}: has zero points of 0, which loaders read in different ways in "
+                f"{self.name}: has zero points of 0, which loaders interpret differently in "
                 "checkpoint_format gptq; save an adapter instead (excise export RUN --adapter DIR)"
             )
         return stored + self.offset
 
     def _put_zeros(self, zeros: Tensor, into: Tensor) -> None:
-        """Write zero points [group, output] in place; what pads them stays."""
+        """Write zero points [group, output] in place; padding stays."""
         words = self._turned(into).T
         numbers = self.words.unpack(words)
         numbers[: self.outputs] = (zeros - self.offset).T
@@ -155,15 +153,15 @@ class GroupedIntegers:
         count = self._turned(scales["scale"]).shape[0]
         size = self.inputs // count
         stored = scales.get("group")
-        # compressed-tensors writes -1 where inputs are not grouped anew.
+        # compressed-tensors writes -1 if inputs are in their ordinary order.
         in_order = stored is None or (self.outputs_first and bool((stored == -1).any()))
         if stored is not None and not in_order and not self.reordered:
-            # Some tools leave it empty. Anything else is read by some loaders and not by others.
+            # Some tools leave g_idx empty. Loaders disagree about other contents.
             own = torch.arange(self.inputs, dtype=stored.dtype) // size
             if bool(stored.any()) and not torch.equal(stored, own):
                 raise SaveError(
-                    f"{self.name}: its g_idx puts inputs in an order of its own although desc_act is off, "
-                    "which loaders read in different ways; save an adapter instead (excise export RUN "
+                    f"{self.name}: its g_idx reorders inputs although desc_act is off, "
+                    "which loaders interpret differently; save an adapter instead (excise export RUN "
                     "--adapter DIR)"
                 )
             in_order = True

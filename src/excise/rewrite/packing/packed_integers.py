@@ -1,4 +1,4 @@
-"""Integers of a few bits in 32-bit words, as GPTQ, AWQ and compressed-tensors keep them."""
+"""Integers of a few bits packed into 32-bit words, as in GPTQ, AWQ and compressed-tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WORD = 32
 
 @dataclass(frozen=True)
 class PackedIntegers:
-    """How integers of `bits` bits lie in words: one after the other, from the lowest bit on.
+    """Integers of `bits` bits, packed one after the other from the lowest bit on.
 
-    Where `bits` does not divide 32, an integer may begin in one word and end in the next (3 bits: 32 of them
-    in three words). order: which integer of a word each place holds, where they do not lie in order.
+    If `bits` does not divide 32, an integer may span two words (3 bits: 32 integers in three words). order:
+    the integer that each position of a word holds, if they are not in order.
     """
 
     bits: int
@@ -26,21 +26,21 @@ class PackedIntegers:
 
     @property
     def period(self) -> int:
-        """Integers after which the pattern begins anew."""
+        """Number of integers after which the pattern repeats."""
         return WORD // gcd(WORD, self.bits)
 
     @property
     def width(self) -> int:
-        """PackedIntegers that so many take."""
+        """Number of words that a period takes."""
         return self.bits * self.period // WORD
 
     def _places(self) -> Iterator[tuple[int, int, int]]:
-        """Of each place: the integer it holds, the word it begins in and the bit."""
+        """For each position: its integer, and the word and bit at which it begins."""
         for place, number in enumerate(self.order or range(self.period)):
             yield number, *divmod(place * self.bits, WORD)
 
     def unpack(self, words: Tensor) -> Tensor:
-        """PackedIntegers [word, column], int32, as integers [number, column], float32."""
+        """From words [word, column], int32, to integers [number, column], float32."""
         count, columns = words.shape[0] // self.width, words.shape[1]
         groups = words.reshape(count, self.width, columns)
         numbers = torch.empty(count, self.period, columns)
@@ -48,13 +48,13 @@ class PackedIntegers:
         for number, word, bit in self._places():
             found = groups[:, word] >> bit
             if (here := WORD - bit) < self.bits:
-                # The shift repeats the sign, and what is above comes from the next word.
+                # The shift extends the sign; the upper bits come from the next word.
                 found = (found & ((1 << here) - 1)) | (groups[:, word + 1] << here)
             numbers[:, number] = found & mask
         return numbers.view(-1, columns)
 
     def pack(self, numbers: Tensor) -> Tensor:
-        """The way back: integers [number, column] as words [word, column], int32."""
+        """From integers [number, column] to words [word, column], int32."""
         count, columns = numbers.shape[0] // self.period, numbers.shape[1]
         groups = numbers.reshape(count, self.period, columns)
         words = torch.zeros(count, self.width, columns, dtype=torch.int32)

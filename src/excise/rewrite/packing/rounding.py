@@ -1,10 +1,9 @@
-"""Rounding to the levels of a packed format, so that an edit survives it.
+"""Stochastic rounding to the levels of a quantised format, so that an edit survives quantisation.
 
-A packed weight lies on a grid already, and an edit moves most numbers by less than half a step: a number
-of a matrix of width d moves by about its own size over √d, while 4 bits have steps of a third of it.
-Rounding to the nearest level would take nearly all of the edit back. Rounding up or down at random, with
-the probability that makes the mean exact, keeps it: what is lost on one number is gained on another
-(stochastic rounding, Gupta et al. 2015, arXiv 1502.02551). A number that the edit does not move stays.
+A quantised weight lies on a grid, and an edit moves most numbers by less than half a step: by about 1/√d of
+their size in a matrix of width d, where a step of 4 bits is a third of their size. Rounding to the nearest
+level would undo nearly all of the edit. Stochastic rounding (Gupta et al. 2015, arXiv 1502.02551) rounds up
+or down with probabilities that keep the mean exact. A number that the edit does not move stays unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 _ON_A_LEVEL = 1e-3
-"""Of a step: nearer to a level than that is on it."""
+"""In steps: a number this close to a level is on the level."""
 _PIECE = 1 << 20
 
 
@@ -24,7 +23,7 @@ def to_integers(values: Tensor, low: int, high: int, rng: torch.Generator) -> Te
     rounded = torch.empty(values.shape, dtype=torch.int16)
     for some, there in _pieces(values, rounded):
         nearest = some.round()
-        # A value on a level stays there, although dividing by its scale is not exact.
+        # A value on a level stays there, although the division by the scale is inexact.
         there.copy_(
             torch.where(
                 (some - nearest).abs() < _ON_A_LEVEL,
@@ -36,9 +35,9 @@ def to_integers(values: Tensor, low: int, high: int, rng: torch.Generator) -> Te
 
 
 def to_levels(values: Tensor, levels: Tensor, rng: torch.Generator) -> Tensor:
-    """Index of a level for each value, rounded stochastically between its neighbours; int16, same shape.
+    """Index of a level for each value, rounded stochastically; int16, same shape.
 
-    levels: ascending, float32. A value beyond the ends takes the end.
+    levels: ascending, float32. A value beyond the ends is clamped.
     """
     indices = torch.empty(values.shape, dtype=torch.int16)
     for some, there in _pieces(values, indices):
@@ -53,7 +52,7 @@ def to_levels(values: Tensor, levels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _pieces(values: Tensor, results: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A few numbers at a time, and where their results go: rounding takes some times their memory."""
+    """Pieces of `values` and of `results`, to limit the memory of rounding."""
     flat, into = values.contiguous().view(-1), results.view(-1)
     for start in range(0, len(flat), _PIECE):
         yield flat[start : start + _PIECE], into[start : start + _PIECE]
