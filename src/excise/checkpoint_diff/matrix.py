@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.reader import CHUNK
-from excise.diff.rounding import half_step, noise_norm
+from excise.checkpoint_diff.rounding import half_step, noise_norm
 
 EXACT_UP_TO = 1024
 """Rows or columns up to which all singular values are computed; beyond, the largest, by sketching."""
