@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_early import late_edits
+from test_cached_layers import late_edits
 from torch import Tensor
 from transformers import PreTrainedModel
 

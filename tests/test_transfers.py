@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from test_early import late_edits
+from test_cached_layers import late_edits
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
