@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cached_layers import late_edits
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +24,7 @@ from excise.engine.prefill import first_token_logits
 from excise.experiment.coverage import measure
 from excise.models.norms import post_norm_gains, row_norms
 from spread import spread
+from test_cached_layers import late_edits
 from virtual_devices import VirtualDevices
 from zoo import tiny
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from test_cached_layers import late_edits
 from transformers import PreTrainedModel
 
 from conftest import Thirds, random_prompts, tiny_model
@@ -16,6 +15,7 @@ from excise.engine.answers import NO_TOKEN, Request, greedy_tokens
 from excise.engine.assignment import Assignment
 from excise.engine.decode import scheduler_for
 from spread import spread
+from test_cached_layers import late_edits
 from virtual_devices import Crossings, VirtualDevices
 from zoo import tiny
 

@@ -112,7 +112,7 @@ def change_of(pair: Pair) -> MatrixChange:
 
 
 def refined(pair: Pair, left: Tensor) -> tuple[LowRank, float]:
-    """The best matrix of rank r for the stored numbers, and the share of the change that it leaves unexplained.
+    """The best matrix of rank r for the stored numbers, and the share of the change left unexplained.
 
     All changes within half a step of D [d, k] round to the same numbers. Alternating projections (von
     Neumann) between these changes and matrices of rank r remove the effect of rounding on the directions.
