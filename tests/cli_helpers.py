@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.cli.command import app, joined
 from excise.cli.main import main
+from excise.config import Settings, gather
 from excise.store.directory import write_json
 
 
@@ -76,3 +78,9 @@ def read_until(process: subprocess.Popen[str], wanted: Callable[[str], bool]) ->
     assert process.stdout is not None
     if not any(wanted(line) for line in process.stdout):
         raise AssertionError("the process ended before that")
+
+
+def settings_of(arguments: Sequence[str]) -> Settings:
+    """The settings that a command line of the main job gives, the environment aside."""
+    _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    return gather({**joined(bound.kwargs), "model": bound.args[0]}, {}, Path(os.devnull))

@@ -157,7 +157,7 @@ def test_the_demonstration_lies_beneath_what_was_typed(tmp_path: Path) -> None:
     assert plain.model == str(tmp_path)
     assert plain.target_train is not None
     typed = demo_settings(
-        tmp_path, {"trials": "2", "target": "mine.txt", "dtypes": "bfloat16", "save": "here"}, {}
+        tmp_path, {"trials": "2", "target": "mine.txt", "dtype": "bfloat16", "save": "here"}, {}
     )
     assert (typed.trials, typed.dtypes, typed.save) == (2, ("bfloat16",), Path("here"))
     assert typed.target_train is None

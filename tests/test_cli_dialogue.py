@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from cli_helpers import Script, result
-from excise.cli.parser import parse
+from cli_helpers import Script, result, settings_of
 from excise.cli.render import Renderer
 from excise.cli.run_command import run_attended
 from excise.cli.screen import make_console
-from excise.config import Settings, gather
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def attended(arguments: list[str], script: Script) -> None:
-    line = parse(arguments)
-    settings: Settings = gather({**line.flags, "model": line.words[0]}, {}, Path(os.devnull))
+    settings = settings_of(arguments)
     with Renderer(make_console()) as screen:
         run_attended(settings, screen, script)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from cli_helpers import json_lines, read_until, result, start_excise
+from cli_helpers import json_lines, read_until, result, settings_of, start_excise
 from excise.cli.interrupt import STOPPING, StopOnInterrupt
 from excise.cli.main import main
-from excise.cli.parser import parse
 from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
-from excise.config import gather
 from excise.events import Event
 from excise.search.events import TrialFinished
 from excise.search.study import DONE
@@ -34,11 +31,6 @@ class InterruptedAfter(JsonLines):
         if isinstance(event, TrialFinished):
             for _ in range(self._times):
                 signal.raise_signal(signal.SIGINT)
-
-
-def settings_of(arguments: list[str]):  # type: ignore[no-untyped-def]
-    line = parse(arguments)
-    return gather({**line.flags, "model": line.words[0]}, {}, Path(os.devnull))
 
 
 def test_first_asks_second_interrupts_and_the_old_handler_returns() -> None:

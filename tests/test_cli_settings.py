@@ -52,7 +52,7 @@ def command(words: list[str], run: Path, model: Path, saved: Path, out: Path) ->
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--dtypes=auto,float3", "--dtypes=auto,float3: must be one of auto, float16"),
+        ("--dtype=auto,float3", "--dtype=auto,float3: must be one of auto, float16"),
         ("--max-memory=0:20GiB", "--max-memory=0:20GiB: '0:20GiB' is not DEVICE=SIZE"),
         ("--dtype=half", "--dtype=half: must be one of auto, float16, bfloat16, float32"),
     ],
@@ -111,7 +111,9 @@ def test_what_a_run_was_made_with_goes_before_both(
     assert (run.max_new_tokens, run.batch_size, run.target) == (4, 3, None)
     typed = open_run_named(str(finished_run), {"dtypes": "auto,float16"}, environment, fields)
     assert typed.settings.dtypes == ("auto", "float16")
-    assert open_run_named(str(finished_run), {"dtype": "float16"}, {}).settings.dtype == "float16"
+    assert open_run_named(str(finished_run), {"dtype": "float16"}, {}).settings.dtypes == (
+        "float16",
+    )
 
 
 def test_a_wrong_value_in_a_stored_file_names_the_file() -> None:
@@ -125,7 +127,7 @@ def test_compare_measures_with_what_was_typed(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["compare", str(finished_run), str(finished_run), "--json"]
-    assert main([*arguments, "--max-memory", "cpu=20GiB", "--dtypes", "float32,auto"]) == 0
+    assert main([*arguments, "--max-memory", "cpu=20GiB", "--dtype", "float32,auto"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)[0]["what"] == "target prompts refused"
     assert "float32" in captured.err

@@ -227,7 +227,7 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["RUN"], "upload: say where to: --to OWNER/NAME"),
+        (["RUN"], "upload: needs --to OWNER/NAME"),
         (["RUN", "--to", NAME, "--as", "gguf"], "--as=gguf: must be one of model, adapter"),
         (["RUN:99", "--to", NAME], "--select 99: not on the front"),
         (["nowhere", "--to", NAME], "nowhere: no such run or folder"),

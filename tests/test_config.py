@@ -16,11 +16,11 @@ from excise.config import (
     Settings,
     differences,
     flag_name,
-    flags,
     gather,
     settings_digest,
     study_settings,
 )
+from excise.config.flags import choices, default_text, is_switch, metavar
 from excise.config.memory import memory_limits
 from excise.errors import SettingsError
 from excise.kinds import KINDS
@@ -73,16 +73,18 @@ def test_a_list_may_be_written_with_commas_or_as_json(text: str) -> None:
 # Data types and prompt sets
 
 
-def test_dtype_is_the_short_way_to_give_one() -> None:
+def test_dtype_takes_one_or_several() -> None:
     assert gathered({"dtype": "float32"}).dtypes == ("float32",)
+    assert gathered({"dtype": "auto,float16"}).dtypes == ("auto", "float16")
+    assert gathered({"dtype": "float32"}, toml='dtype = "float16"').dtypes == ("float32",)
 
 
-def test_a_nearer_dtype_overrides_dtypes_and_the_other_way_round() -> None:
-    assert gathered({"dtype": "float32"}, toml='dtypes = ["float16"]').dtypes == ("float32",)
-    assert gathered({"dtypes": "auto,float16"}, {"EXCISE_DTYPE": "float32"}).dtypes == (
-        "auto",
-        "float16",
-    )
+def test_the_former_names_of_data_types_are_still_read() -> None:
+    assert gathered(toml='dtypes = ["float16", "auto"]').dtypes == ("float16", "auto")
+    assert gathered({}, {"EXCISE_DTYPE": "float32"}, 'dtypes = ["float16"]').dtypes == ("float32",)
+    stored = gathered({"dtype": "float32"}).model_dump()
+    for former in (None, "float32"):
+        assert Settings.model_validate(stored | {"dtype": former}).dtypes == ("float32",)
 
 
 def test_without_prompts_the_fields_data_sets_are_filled_in() -> None:
@@ -193,20 +195,14 @@ def test_a_key_that_one_side_lacks_is_a_difference() -> None:
 # Flags
 
 
-def test_every_field_has_a_flag_in_the_order_of_declaration() -> None:
-    assert [flag.field for flag in flags()] == list(Settings.model_fields)
-    assert all(flag.description and flag.name == flag_name(flag.field) for flag in flags())
-
-
-def test_what_a_flag_tells_the_argument_parser() -> None:
-    by_field = {flag.field: flag for flag in flags()}
-    assert by_field["max_new_tokens"].name == "--max-new-tokens"
-    assert (by_field["max_new_tokens"].default, by_field["max_new_tokens"].metavar) == ("100", "N")
-    assert by_field["kinds"].choices == KINDS
-    assert by_field["kinds"].name == "--kind"
-    assert by_field["dtypes"].default == "auto,float16,bfloat16,float32"
-    assert by_field["save"].metavar == "DIR"
-    assert (by_field["json_lines"].name, by_field["json_lines"].is_switch) == ("--json", True)
+def test_what_the_help_text_says_of_a_setting() -> None:
+    assert all(info.description for info in Settings.model_fields.values())
+    assert flag_name("max_new_tokens") == "--max-new-tokens"
+    assert (default_text("max_new_tokens"), metavar("max_new_tokens")) == ("100", "N")
+    assert (choices("kinds"), flag_name("kinds")) == (KINDS, "--kind")
+    assert default_text("dtypes") == "auto,float16,bfloat16,float32"
+    assert metavar("save") == "DIR"
+    assert (flag_name("json_lines"), is_switch("json_lines")) == ("--json", True)
 
 
 def test_the_room_is_light_to_import() -> None:

@@ -75,18 +75,18 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"dtypes": "auto,float3"},
             {},
             "",
-            "--dtypes=auto,float3: must be one of auto, float16, bfloat16, float32; "
+            "--dtype=auto,float3: must be one of auto, float16, bfloat16, float32; "
             "did you mean float32?",
         ),
-        ({}, {}, 'dtypes = "auto"', 'excise.toml: dtypes = "auto": not a list'),
-        ({"dtypes": "[1"}, {}, "", "--dtypes: not JSON (character 3): Expecting ',' delimiter"),
+        ({}, {}, "dtypes = 3", "excise.toml: dtypes = 3: not a list"),
+        ({"dtypes": "[1"}, {}, "", "--dtype: not JSON (character 3): Expecting ',' delimiter"),
         ({"markers": "no,,never"}, {}, "", "--markers=no,,never: a marker may not be empty"),
         ({"markers": "[]"}, {}, "", "--markers=[]: must name at least one"),
         (
-            {"dtype": "auto", "dtypes": "float32"},
             {},
-            "",
-            "--dtype and --dtypes: exclude each other; give one of them",
+            {},
+            'dtype = "auto"\ndtypes = ["float32"]',
+            "excise.toml: dtypes: given twice, also as excise.toml: dtype; leave one of the two out",
         ),
         (
             {"target": "a.txt"},
@@ -131,7 +131,8 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {},
             "max-new-tokens = 1\nmax_new_tokens = 2",
-            "excise.toml: max_new_tokens: given twice; leave one of the two out",
+            "excise.toml: max_new_tokens: given twice, also as excise.toml: max-new-tokens; "
+            "leave one of the two out",
         ),
         ({}, {}, "trials = 1\nseed = \n", "excise.toml: line 2, column 8: not TOML: Invalid value"),
         ({}, {}, "seed = [", "excise.toml: line 1, at the end: not TOML: Invalid value"),
@@ -139,7 +140,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {"EXCISE_JSON": "1", "EXCISE_JSON_LINES": "1"},
             "",
-            "EXCISE_JSON_LINES: given twice, also as EXCISE_JSON; unset one",
+            "EXCISE_JSON_LINES: given twice, also as EXCISE_JSON; leave one of the two out",
         ),
         (
             {"model": None},

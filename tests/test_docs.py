@@ -21,9 +21,10 @@ import torch
 from markdown_it import MarkdownIt
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.cli.command import app, joined
 from excise.cli.main import main
-from excise.cli.parser import parse
-from excise.config import gather
+from excise.cli.mistakes import command_first
+from excise.config import Settings, gather
 
 pytest_plugins = ["cli_support"]
 
@@ -194,9 +195,13 @@ def _quick(arguments: Sequence[str]) -> list[str]:
 
 def _require_valid(arguments: Sequence[str]) -> str:
     """Raise unless the command line takes the words and the settings their values; returns the command."""
-    line = parse(arguments)
-    gather({"model": "./my-model", **line.flags}, {}, None)
-    return line.command.name
+    command, bound, _ = app.parse_args(
+        command_first(arguments), exit_on_error=False, print_error=False
+    )
+    typed = joined(bound.kwargs)
+    settings = {name: one for name, one in typed.items() if name in Settings.model_fields}
+    gather({"model": "./my-model", **settings}, {}, None)
+    return "" if command.__name__ == "run" else command.__name__
 
 
 def _check_targets(words: Sequence[str], where: str) -> None:

@@ -182,4 +182,4 @@ def test_the_command_says_which_configuration_it_follows(
     assert chat(str(asking), flags, {}, Script("bake"), "model") == 0
     assert "repetition_penalty" not in capsys.readouterr().out
     assert main(["chat", str(asking), "--generation-config", "beam"]) == 2
-    assert "must be greedy or model" in capsys.readouterr().err
+    assert "must be one of greedy, model" in capsys.readouterr().err

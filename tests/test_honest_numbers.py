@@ -42,7 +42,7 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     runner = Runner(
         model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, emit=ignore
     )
-    asked = runner.refusals_of_sets([target, control], least=ANSWER_TOKENS)
+    asked = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
     held_out = HeldOut(tuple(target), tuple(control), *asked, seconds=0.0)
     answers = greedy(model, control, max_new_tokens=ANSWER_TOKENS, slots=4)
     assert list(map(list, held_out.answers)) == answers

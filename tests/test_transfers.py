@@ -40,7 +40,7 @@ def steps(
     with VirtualEdits(model, anatomy.names) as scope:
         scope.use_several(late_edits(anatomy, 0, 2))
         scheduler = scheduler_for(model, 2 * len(PROMPTS), 40, scope.assign)
-        request = [
+        requests = [
             Request(
                 model,
                 PROMPTS,
@@ -50,13 +50,13 @@ def steps(
             )
             for candidate in range(2)
         ]
-        for each in request:
+        for each in requests:
             scheduler.add(each)
-        while not all(each.done for each in request):
+        while not all(each.done for each in requests):
             with devices.watched() as crossed:
                 scheduler.step()
             seen.append(crossed)
-    return seen, [tokens for each in request for tokens in each.tokens]
+    return seen, [tokens for each in requests for tokens in each.tokens]
 
 
 @pytest.mark.parametrize("place", [one_device, two_devices])

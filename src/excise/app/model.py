@@ -67,7 +67,7 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
     started = time.perf_counter()
     loaded = load(
         source,
-        dtypes=(settings.dtype,) if settings.dtype else settings.dtypes,
+        dtypes=settings.dtypes,
         device=settings.device,
         quantization=settings.quantization,
         max_memory=memory_limits(settings.max_memory),

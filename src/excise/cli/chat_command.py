@@ -18,7 +18,7 @@ from excise.engine.generation import settings_not_followed, settings_text
 from excise.errors import SettingsError
 from excise.events import Emit, Note
 
-_GREEDY, _OWN = "greedy", "model"
+_OWN = "model"
 
 
 def chat(
@@ -26,14 +26,12 @@ def chat(
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     ask: Ask = ask_person,
-    generation: str | None = None,
+    generation: str = "greedy",
 ) -> int:
     """Chat with what `word` names: a run or one of its trials, or else a model. Returns the exit status.
 
-    generation: "greedy", also if it is None, or "model" to follow the model's own generation configuration.
+    generation: "greedy", or "model" to follow the model's own generation configuration.
     """
-    if generation not in (None, _GREEDY, _OWN):
-        raise SettingsError(f"--generation-config={generation}: must be {_GREEDY} or {_OWN}")
     with Renderer(make_console()) as screen:
         settings, source, edit, about = _what(word, flags, environment, screen)
         loaded, _ = load_runner(settings, source, screen)

@@ -1,264 +1,256 @@
-"""The commands: their words, their flags, and what they do in one line. Declared here, once."""
+"""The commands: their words, their flags, and what they do in one line.
+
+What a command needs is imported when it is called, so that `--help` never waits for PyTorch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from excise.config import flags
-
-
-@dataclass(frozen=True)
-class Group:
-    """A heading of the help text and the settings under it, by field."""
-
-    title: str
-    fields: tuple[str, ...]
-
-
-MODEL = Group(
-    "The model",
-    (
-        "revision",
-        "dtype",
-        "dtypes",
-        "device",
-        "quantization",
-        "max_memory",
-        "offload_folder",
-        "trust_remote_code",
-        "chat_template",
-        "template_arguments",
-        "system_prompt",
-        "writers",
-        "config_only",
-        "allow_partial",
-        "allow_absent",
-    ),
+from excise.cli.command import (
+    DIRECTION,
+    GROUPS,
+    MODEL,
+    PARTS,
+    PLACES,
+    PROMPTS,
+    RESULT,
+    RESUMES,
+    SCORES,
+    Word,
+    command,
+    flag,
 )
-PROMPTS = Group(
-    "Prompts  (SET: a .txt, .jsonl, .csv or .parquet file, a folder, or a data set on the hub, with a part "
-    "such as FILE[:400] or NAME:train[:400])",
-    (
-        "target",
-        "control",
-        "target_train",
-        "target_search",
-        "target_held_out",
-        "control_train",
-        "control_search",
-        "control_held_out",
-        "column",
-        "prefix",
-        "suffix",
-    ),
-)
-DIRECTION = Group(
-    "The direction", ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
-)
-SEARCH = Group(
-    "The search",
-    ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
-)
-SCORES = Group(
-    "Scoring",
-    ("max_new_tokens", "batch_size", "candidates", "exhaustive", "response_prefix", "markers"),
-)
-RESULT = Group("The result", ("select", "save", "adapter", "packed", "no_hardware"))
-OUTPUT = Group("Output", ("yes", "json_lines"))
+from excise.config import Settings, gather
 
-GROUPS = (MODEL, PROMPTS, DIRECTION, SEARCH, SCORES, RESULT, OUTPUT)
-
-
-@dataclass(frozen=True)
-class OwnFlag:
-    """A flag that is no setting. name: as typed, without dashes. metavar: empty for a switch."""
-
-    name: str
-    metavar: str
-    description: str
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of the command line.
-
-    usage: its words, as in the help text. least, most: how many words it takes after its name.
-    fields: the settings that have a flag here. own: flags that are no settings. note: what its help text
-    says at the end.
-    """
-
-    name: str
-    usage: str
-    summary: str
-    least: int
-    most: int
-    fields: frozenset[str]
-    own: tuple[OwnFlag, ...] = ()
-    note: str = ""
-
-
-def _all_fields() -> frozenset[str]:
-    return frozenset(flag.field for flag in flags()) - {"model", "config_only"}
-
-
-_LOADING = frozenset(MODEL.fields) - {"writers", "config_only", "allow_partial", "allow_absent"}
-
-RUN = Command(
-    "",
-    "MODEL",
-    "find the behaviour's direction, search, remove it, save the model",
-    0,
-    1,
-    _all_fields(),
-)
-DEMO = Command(
-    "demo", "", "the same on a small built-in model, in about five minutes", 0, 0, _all_fields()
-)
-INSPECT = Command(
-    "inspect",
-    "MODEL",
-    "show layers, matrices and coverage; no search",
-    0,
-    1,
-    _LOADING | {"writers", "config_only", "json_lines"},
-)
-EVALUATE = Command(
-    "evaluate",
-    "MODEL --against ORIGINAL",
-    "compare two models: refusals and KL divergence",
-    0,
-    1,
-    _LOADING | set(PROMPTS.fields) | set(SCORES.fields) | {"seed", "json_lines"},
-    (OwnFlag("against", "ORIGINAL", "The model to compare with; required."),),
-)
-BENCH = Command(
-    "bench",
-    "MODEL|demo",
-    "measure a run on this machine: seconds, tokens a second and memory of each stage",
-    0,
-    1,
-    _LOADING
-    | set(PROMPTS.fields)
-    | set(DIRECTION.fields)
-    | set(SCORES.fields)
-    | {"writers", "trials", "seed", "json_lines"},
-)
-CHAT = Command(
-    "chat",
-    "RUN[:TRIAL]|MODEL",
-    "talk to a model, or to a run's edit of its model",
-    1,
-    1,
-    _LOADING | {"max_new_tokens", "select"},
-    (
-        OwnFlag(
-            "generation-config",
-            "greedy|model",
-            "Say the most probable token, as where answers are scored, or follow the model's own generation "
-            "configuration (sampling, penalties, beams), as servers do. Default: greedy.",
-        ),
-    ),
-)
-COMPARE = Command(
-    "compare",
-    "RUN[:TRIAL] RUN[:TRIAL]",
-    "do two edits differ by more than chance? On held-out prompts, in pairs",
-    2,
-    2,
-    _LOADING | {"max_new_tokens", "batch_size", "json_lines"},
-)
-EXPORT = Command(
-    "export",
-    "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR",
-    "write a run's edit as a model or an adapter, or an edit file as an adapter",
-    1,
-    2,
-    _LOADING | set(RESULT.fields) | {"writers", "json_lines"},
-    (OwnFlag("force", "", "Write an edit file's adapter for another model than its own."),),
-)
-DIFF = Command(
-    "diff",
-    "A B",
-    "what differs between two checkpoints, at which rank, by which edit",
-    2,
-    2,
-    frozenset(("revision", "trust_remote_code", "writers", "json_lines")),
-    (
-        OwnFlag("undo", "DIR", "Write an adapter that turns B back into A."),
-        OwnFlag("edit", "FILE", "Keep the difference as an edit file of A."),
-    ),
-)
-SHOW = Command(
-    "show",
-    "EDIT|RUN[:TRIAL]",
-    "print an edit: base, figures, strengths over layers",
-    1,
-    1,
-    frozenset(("json_lines",)),
-    (
-        OwnFlag(
-            "plot", "FILE", "Plot strengths and directions over layers to this .png or .svg file."
-        ),
-    ),
-)
-UPLOAD = Command(
-    "upload",
-    "RUN[:TRIAL]|DIR --to OWNER/NAME",
-    "put a saved model or adapter, or a run's edit, on the hub",
-    1,
-    1,
-    _LOADING | {"writers", "select", "no_hardware", "yes", "json_lines"},
-    (
-        OwnFlag("to", "OWNER/NAME", "The repository; it is made if there is none. Required."),
-        OwnFlag("as", "model|adapter", "What to write of a run. Default: model."),
-        OwnFlag("public", "", "Make the new repository public; private without it."),
-        OwnFlag("force", "", "Replace what the repository holds already."),
-    ),
+_ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
+_LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
+_TOKEN = (
     "The token is had through HF_OIDC_RESOURCE if that is set, or else read from HF_TOKEN, "
     "HUGGING_FACE_HUB_TOKEN or what `hf auth login` keeps, or else asked for on a terminal; --yes and --json "
-    "are for scripts: nothing is asked, and without a token the command fails.",
+    "are for scripts: nothing is asked, and without a token the command fails."
 )
-REPRODUCE = Command(
-    "reproduce",
-    "FILE DIR",
-    "make a saved model again from its reproduce.json, and compare the two",
-    2,
-    2,
-    (_LOADING - {"revision", "dtype", "dtypes", "quantization", "system_prompt"})
-    | set(PROMPTS.fields[2:8])
-    | {"target", "control", "no_hardware", "json_lines"},
-    (
-        OwnFlag("from", "MODEL", "Where the original model lies now, if it has moved."),
-        OwnFlag("repeat-search", "", "Search again too, instead of taking the trial's parameters."),
-    ),
-)
-APPLY = Command(
-    "apply",
-    "EDIT|RUN[:TRIAL] MODEL OUT",
-    "write the edited copy of a checkpoint, shard by shard, without loading it",
-    3,
-    3,
-    frozenset(("revision", "trust_remote_code", "writers", "packed", "yes", "json_lines")),
-    (OwnFlag("force", "", "Apply to another checkpoint than the edit's own."),),
-)
-RUNS = Command("runs", "[ROOT]", "list the runs on disk", 0, 1, frozenset(("json_lines",)))
 
-NAMED = {
-    command.name: command
-    for command in (
-        DEMO,
-        INSPECT,
-        BENCH,
-        EVALUATE,
-        COMPARE,
-        DIFF,
-        CHAT,
-        SHOW,
-        EXPORT,
-        APPLY,
-        UPLOAD,
-        REPRODUCE,
-        RUNS,
+
+@command("", "MODEL", _ALL, PLACES, RESUMES)
+def run(model: Word | None = None, /, **typed: object) -> int:
+    """Find the direction a behaviour takes in MODEL, remove it with the least damage, save the model."""
+    settings = _settings(model, typed)
+    from excise.cli.run_command import run
+
+    return run(settings)
+
+
+@command("demo", "", _ALL, PLACES, RESUMES)
+def demo(**typed: object) -> int:
+    """Do the same on a small built-in model, in about five minutes."""
+    from excise.cli.demo_command import demo
+
+    return demo(typed, os.environ)
+
+
+@command("inspect", "MODEL", {*_LOADING, "writers", "config_only", "json_lines"}, PLACES)
+def inspect(model: Word | None = None, /, **typed: object) -> int:
+    """Show layers, matrices and coverage; no search."""
+    settings = _settings(model, typed)
+    from excise.cli.inspect_command import inspect
+
+    return inspect(settings)
+
+
+_PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "seed", "json_lines"}
+
+
+@command("bench", "MODEL|demo", _PROFILED, PLACES)
+def bench(model: Word | None = None, /, **typed: object) -> int:
+    """Measure a run on this machine: seconds, tokens a second and memory of each stage."""
+    from excise.cli.bench_command import BUILT_IN, bench, bench_demo
+
+    if model == BUILT_IN:
+        return bench_demo(typed, os.environ)
+    return bench(_settings(model, typed))
+
+
+_EVALUATED = {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"}
+
+
+@command("evaluate", "MODEL --against ORIGINAL", _EVALUATED, PLACES)
+def evaluate(
+    model: Word | None = None,
+    /,
+    *,
+    against: Annotated[str, flag("The model to compare with.", "ORIGINAL")],
+    **typed: object,
+) -> int:
+    """Compare two models: refusals and KL divergence."""
+    settings = _settings(model, typed)
+    from excise.cli.evaluate_command import evaluate
+
+    return evaluate(settings, against)
+
+
+_COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
+
+
+@command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)
+def compare(first: Word, second: Word, /, **typed: object) -> int:
+    """Tell whether two edits differ by more than chance, on held-out prompts, in pairs."""
+    from excise.cli.compare_command import compare
+
+    return compare((first, second), typed, os.environ)
+
+
+@command("diff", "A B", {"revision", "trust_remote_code", "writers", "json_lines"}, PLACES)
+def diff(
+    first: Word,
+    second: Word,
+    /,
+    *,
+    undo: Annotated[str | None, flag("Write an adapter that turns B into A.", "DIR")] = None,
+    edit: Annotated[str | None, flag("Keep the difference as an edit file of A.", "FILE")] = None,
+    **typed: object,
+) -> int:
+    """Show what differs between two checkpoints, at which rank, by which edit."""
+    from excise.cli.diff_command import diff
+
+    return diff((first, second), typed, os.environ, undo=undo, edit=edit)
+
+
+_DECODING = (
+    "Say the most probable token, as where answers are scored, or follow the model's own generation "
+    "configuration (sampling, penalties, beams), as servers do."
+)
+
+
+@command("chat", "RUN[:TRIAL]|MODEL", {*_LOADING, "max_new_tokens", "select"}, PLACES)
+def chat(
+    word: Word,
+    /,
+    *,
+    generation_config: Annotated[
+        Literal["greedy", "model"], flag(_DECODING, "greedy|model")
+    ] = "greedy",
+    **typed: object,
+) -> int:
+    """Talk to a model, or to a run's edit of its model."""
+    from excise.cli.chat_command import chat
+
+    return chat(word, typed, os.environ, generation=generation_config)
+
+
+@command("show", "EDIT|RUN[:TRIAL]", {"json_lines"})
+def show(
+    word: Word,
+    /,
+    *,
+    plot: Annotated[
+        str | None,
+        flag("Plot strengths and directions over layers to a .png or .svg file.", "FILE"),
+    ] = None,
+    **typed: object,
+) -> int:
+    """Print an edit: base, figures, strengths over layers."""
+    from excise.cli.show_command import show
+
+    return show(word, typed, os.environ, plot=plot)
+
+
+_DESTINATIONS = "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR"
+
+
+@command("export", _DESTINATIONS, {*_LOADING, *RESULT, "writers", "json_lines"}, PLACES)
+def export(
+    word: Word,
+    model: Word | None = None,
+    /,
+    *,
+    force: Annotated[bool, flag("Write an edit file's adapter for another model.")] = False,
+    **typed: object,
+) -> int:
+    """Write a run's edit as a model or an adapter, or an edit file as an adapter."""
+    from excise.cli.export_command import export
+
+    return export(word, model, typed, os.environ, force=force)
+
+
+_APPLIED = {"revision", "trust_remote_code", "writers", "packed", "yes", "json_lines"}
+
+
+@command("apply", "EDIT|RUN[:TRIAL] MODEL OUT", _APPLIED, PLACES)
+def apply(
+    edit: Word,
+    model: Word,
+    out: Word,
+    /,
+    *,
+    force: Annotated[bool, flag("Apply to another checkpoint than the edit's own.")] = False,
+    **typed: object,
+) -> int:
+    """Write the edited copy of a checkpoint, shard by shard, without loading it."""
+    from excise.cli.apply_command import apply
+
+    return apply((edit, model, out), typed, os.environ, force=force)
+
+
+_UPLOADED = {*_LOADING, "writers", "select", "no_hardware", "yes", "json_lines"}
+
+
+@command("upload", "RUN[:TRIAL]|DIR --to OWNER/NAME", _UPLOADED, PLACES, _TOKEN)
+def upload(
+    word: Word,
+    /,
+    *,
+    to: Annotated[str, flag("The repository; made if it does not exist.", "OWNER/NAME")],
+    form: Annotated[
+        Literal["model", "adapter"] | None,
+        flag("What to write of a run. Default: model.", "model|adapter", "--as"),
+    ] = None,
+    public: Annotated[bool, flag("Make the new repository public; else private.")] = False,
+    force: Annotated[bool, flag("Replace what the repository holds already.")] = False,
+    **typed: object,
+) -> int:
+    """Put a saved model or adapter, or a run's edit, on the hub."""
+    from excise.cli.upload_command import upload
+
+    return upload(word, typed, os.environ, to=to, form=form, public=public, force=force)
+
+
+_OF_A_RECORD = _LOADING - {"revision", "dtypes", "quantization", "system_prompt"}
+_REPRODUCED = {*_OF_A_RECORD, *PARTS, "target", "control", "no_hardware", "json_lines"}
+
+
+@command("reproduce", "FILE DIR", _REPRODUCED)
+def reproduce(
+    file: Word,
+    folder: Word,
+    /,
+    *,
+    original: Annotated[
+        str | None, flag("Where the original model lies now, if it has moved.", "MODEL", "--from")
+    ] = None,
+    repeat_search: Annotated[
+        bool, flag("Search again too, instead of taking the trial's parameters.")
+    ] = False,
+    **typed: object,
+) -> int:
+    """Make a saved model again from its reproduce.json, and compare the two."""
+    from excise.cli.reproduce_command import reproduce
+
+    return reproduce(
+        file, folder, typed, os.environ, original=original, repeat_search=repeat_search
     )
-}
-"""The commands that have a name; any other first word is a model."""
+
+
+@command("runs", "[ROOT]", {"json_lines"})
+def runs(root: Word | None = None, /, **typed: object) -> int:
+    """List the runs on disk."""
+    from excise.cli.runs_command import runs
+
+    return runs(root, typed, os.environ)
+
+
+def _settings(model: str | None, typed: Mapping[str, object]) -> Settings:
+    """The settings in force. The model may also stand in the environment or in excise.toml."""
+    return gather({**typed, "model": model}, os.environ, None)

@@ -47,9 +47,7 @@ def demo_settings(
 ) -> Settings:
     """The demonstration's settings beneath what was typed. No excise.toml: that is another project's."""
     beneath = demo_flags(folder)
-    typed = {field_names()[name] for name in flags}
-    if typed & {"dtype", "dtypes"}:
-        beneath.pop("dtype", None)
+    typed = {field_names()[name]: value for name, value in flags.items()}
     for kind in ("target", "control"):
         if any(name == kind or name.startswith(f"{kind}_") for name in typed):
             # A set of the user's own replaces all parts of the built-in one.
@@ -59,7 +57,7 @@ def demo_settings(
         save = Path(str(beneath["save"]))
         # An earlier demonstration may have saved its model there.
         beneath["save"] = next_free(save) if save.exists() else save
-    merged = {**beneath, "yes": True, **flags}
+    merged = {**beneath, "yes": True, **typed}
     return gather(merged, environment, Path(os.devnull))
 
 

@@ -9,13 +9,10 @@ from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
 from excise.cli.tables import evaluation_table
 from excise.config import Settings
-from excise.errors import SettingsError
 
 
-def evaluate(settings: Settings, against: str | None) -> int:
+def evaluate(settings: Settings, against: str) -> int:
     """Compare `settings.model` with `against`; with --json as one object. Returns the exit status."""
-    if against is None:
-        raise SettingsError("evaluate: say what to compare with: --against ORIGINAL")
     # With --json, standard output belongs to the one object.
     with Renderer(make_console(to_errors=settings.json_lines)) as screen:
         evaluation = compare(settings, against, screen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from excise.anatomy.writers import examine
@@ -31,7 +31,8 @@ _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter",
 
 
 def export(
-    words: Sequence[str],
+    word: str,
+    model: str | None,
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     *,
@@ -41,21 +42,21 @@ def export(
 
     force: write an edit file's adapter for another model than its own.
     """
-    path = expanded(words[0])
+    path = expanded(word)
     if path.is_file():
-        return _export_file(path, words[1:], flags, environment, force=force)
-    if len(words) > 1:
+        return _export_file(path, model, flags, environment, force=force)
+    if model is not None:
         raise SettingsError(
-            f"{words[1]}: a run knows its model; MODEL goes with an edit file, and {path} is none"
+            f"{model}: a run knows its model; MODEL goes with an edit file, and {path} is none"
         )
     if force:
         raise SettingsError(f"--force: goes with an edit file, and {path} is none")
-    return _export_run(words[0], flags, environment)
+    return _export_run(word, flags, environment)
 
 
 def _export_file(
     path: Path,
-    model: Sequence[str],
+    model: str | None,
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     *,
@@ -66,8 +67,8 @@ def _export_file(
         raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
     edit = load_edit(path)
     stored: Stored | None = None
-    if model:
-        flags = {**flags, "model": model[0]}
+    if model is not None:
+        flags = {**flags, "model": model}
     elif edit.base is not None:
         named = {"model": edit.base.model, "revision": edit.base.revision}
         stored = Stored(str(path), named)

@@ -56,6 +56,10 @@ class PrintableRecord(logging.LogRecord):
 class PrintableConsole(Console):
     """A console that sends no control characters but its own."""
 
+    def on_broken_pipe(self) -> None:
+        """Let the error go on to `main`; called while it is handled. rich would end the process."""
+        raise
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:

@@ -36,11 +36,11 @@ class Summary:
     remark: str = ""
 
 
-def runs(words: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+def runs(word: str | None, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     """List the runs under a folder, by default `runs`. Returns the exit status."""
     as_json = wants_json(flags, environment)
-    root = expanded(words[0]) if words else DEFAULT_ROOT
-    if not root.is_dir() and words:
+    root = expanded(word) if word else DEFAULT_ROOT
+    if not root.is_dir() and word:
         raise RunError(f"{root}: no such folder")
     summaries = [summary(directory) for directory in all_runs(root)]
     if as_json:

@@ -82,20 +82,14 @@ def write_stop() -> None:
     os.write(2, f"{STOPPING}\n".encode())
 
 
-class _Console(PrintableConsole):
-    """A console that leaves it to `main` what happens when nobody reads a pipe any more."""
-
-    def on_broken_pipe(self) -> None:
-        """Let the error go on; called while it is handled. rich would end the process."""
-        raise
-
-
 def make_console(*, to_errors: bool = False) -> Console:
     """Where people read: as wide as the terminal, or wide enough for a file."""
     stream = sys.stderr if to_errors else sys.stdout
     terminal = stream is not None and stream.isatty()
     width = None if terminal else _WIDTH_OF_FILES
-    return _Console(stderr=to_errors, width=width, highlight=False, markup=False, emoji=False)
+    return PrintableConsole(
+        stderr=to_errors, width=width, highlight=False, markup=False, emoji=False
+    )
 
 
 def make_screen(settings: Settings) -> Screen:

@@ -20,15 +20,13 @@ from excise.hub.upload import upload as send
 from excise.reproduce.record import NAME, read_reproduction
 from excise.system.paths import expanded
 
-_FORMS = ("model", "adapter")
-
 
 def upload(
     word: str,
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     *,
-    to: str | None,
+    to: str,
     form: str | None,
     public: bool,
     force: bool,
@@ -36,10 +34,6 @@ def upload(
     ask_secretly: Ask = getpass.getpass,
 ) -> int:
     """Upload what `word` names, a run or a folder, to the repository `to`. Returns the exit status."""
-    if to is None:
-        raise SettingsError("upload: say where to: --to OWNER/NAME")
-    if form is not None and form not in _FORMS:
-        raise SettingsError(f"--as={form}: must be one of {', '.join(_FORMS)}")
     run = open_named(word, flags, environment)
     of_both = ("yes", "json_lines", "no_hardware")
     of_runs = [flag_name(field) for field in flags if field not in of_both]

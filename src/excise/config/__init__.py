@@ -6,19 +6,17 @@ Nothing heavy may be imported in here: `excise --help` is built from it.
 from __future__ import annotations
 
 from excise.config.digest import differences, settings_digest, stored_digest, study_settings
-from excise.config.flags import Flag, flag_name, flags
+from excise.config.flags import flag_name
 from excise.config.gather import Stored, gather
 from excise.config.settings import Settings
 from excise.prompts.source import PromptSource
 
 __all__ = [
-    "Flag",
     "PromptSource",
     "Settings",
     "Stored",
     "differences",
     "flag_name",
-    "flags",
     "gather",
     "settings_digest",
     "stored_digest",

@@ -1,4 +1,4 @@
-"""What is filled in where data types and prompt sets were left open, and what contradicts itself."""
+"""What is filled in where prompt sets were left open, and what contradicts itself."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ DEFAULT_SETS = {
 
 
 def filled_in(values: Mapping[str, object]) -> dict[str, object]:
-    """Settings by field, with data types and prompt sets filled in. Raises PydanticCustomError."""
+    """Settings by field, with prompt sets filled in. Raises PydanticCustomError."""
     filled = dict(values)
+    # Records of older versions have a second name for one data type, beside the list that holds it.
+    filled.pop("dtype", None)
     given = {name for name, one in filled.items() if one is not None}
-    if "dtype" in given:
-        only = [filled["dtype"]]
-        listed = filled["dtypes"] if "dtypes" in given else only
-        if not isinstance(listed, list | tuple) or list(listed) != only:
-            raise contradiction("exclude each other; give one of them", "dtype", "dtypes")
-        filled["dtypes"] = only
     for kind, data_set in DEFAULT_SETS.items():
         parts = [f"{kind}_{part}" for part in ("train", "search", "held_out")]
         parts = [name for name in parts if name in given]

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from excise.config.settings import Settings
 
 # How far a run goes, how it is carried out and where its results go: the same study can be
-# continued with other values of these. `dtype` is left out because `dtypes` says the same.
+# continued with other values of these.
 _NOT_OF_THE_STUDY = frozenset(
     (
-        "dtype",
         "device",
         "max_memory",
         "offload_folder",

@@ -1,20 +1,17 @@
-"""The command line's view of the settings: a flag for every field."""
+"""What a setting is called where it is given, and what values it takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
-
-from pydantic.fields import FieldInfo
 
 from excise.config.settings import Settings
 from excise.config.template import as_text
 from excise.prompts.source import PromptSource
 
-# `json` would shadow a method of pydantic's models; `--kind` takes one or several.
-_PUBLIC_NAMES = {"json_lines": "json", "kinds": "kind"}
+# `json` would shadow a method of pydantic's models. Of kinds and data types, one is what most people give.
+_PUBLIC_NAMES = {"json_lines": "json", "kinds": "kind", "dtypes": "dtype"}
 _METAVARS: dict[Any, str] = {
     int: "N",
     float: "NUMBER",
@@ -24,27 +21,8 @@ _METAVARS: dict[Any, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Flag:
-    """One flag, with all that an argument parser needs to know about it."""
-
-    name: str
-    """As typed: `--max-new-tokens`."""
-    field: str
-    """Name of the field in `Settings`, and the key that `gather` takes."""
-    description: str
-    default: str
-    """The default as text, empty where there is none."""
-    is_switch: bool
-    """True where the flag takes no value."""
-    choices: tuple[str, ...]
-    """The allowed values; empty where there is no fixed list. For a list, those of its elements."""
-    metavar: str
-    """What stands for the value in the help text; empty for a switch."""
-
-
 def public_name(field: str) -> str:
-    """The setting's name in `excise.toml`: the field's, but for `json` (json_lines) and `kind` (kinds)."""
+    """The setting's name in `excise.toml`: the field's, but for `json`, `kind` and `dtype`."""
     return _PUBLIC_NAMES.get(field, field)
 
 
@@ -65,17 +43,17 @@ def variable_name(field: str) -> str:
     return "EXCISE_" + public_name(field).upper()
 
 
-def flags() -> tuple[Flag, ...]:
-    """All flags, in the order in which the settings are declared. The model comes first."""
-    return tuple(_flag(name, info) for name, info in Settings.model_fields.items())
-
-
 def value_type(field: str) -> Any:
     """The type of a field's value, without `| None`."""
     annotation = Settings.model_fields[field].annotation
     if get_origin(annotation) in (Union, UnionType):
         (annotation,) = (one for one in get_args(annotation) if one is not NoneType)
     return annotation
+
+
+def is_switch(field: str) -> bool:
+    """True if the field's flag takes no value."""
+    return value_type(field) is bool
 
 
 def is_list(field: str) -> bool:
@@ -96,37 +74,26 @@ def choices(field: str) -> tuple[str, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def _flag(name: str, info: FieldInfo) -> Flag:
-    is_switch = info.annotation is bool
-    return Flag(
-        name=flag_name(name),
-        field=name,
-        description=info.description or "",
-        default="" if is_switch else _default_text(info),
-        is_switch=is_switch,
-        choices=choices(name),
-        metavar="" if is_switch else _metavar(name, info),
-    )
-
-
-def _default_text(info: FieldInfo) -> str:
-    default = info.default
-    if info.is_required() or default is None:
+def default_text(field: str) -> str:
+    """The default as the help text has it; empty for a switch and where the setting is left open."""
+    info = Settings.model_fields[field]
+    if info.is_required() or info.default is None or is_switch(field):
         return ""
-    if isinstance(default, dict):
-        return as_text(default)
-    if isinstance(default, tuple):
-        text = ",".join(default)
-        return text if len(text) <= 60 else f"{len(default)} built in"
-    return str(default)
+    if isinstance(info.default, dict):
+        return as_text(info.default)
+    if isinstance(info.default, tuple):
+        text = ",".join(info.default)
+        return text if len(text) <= 60 else f"{len(info.default)} built in"
+    return str(info.default)
 
 
-def _metavar(name: str, info: FieldInfo) -> str:
-    extra = info.json_schema_extra
+def metavar(field: str) -> str:
+    """What stands for the value in the help text; empty for a switch."""
+    extra = Settings.model_fields[field].json_schema_extra
     if isinstance(extra, dict) and "metavar" in extra:
         return str(extra["metavar"])
-    if is_list(name):
+    if is_switch(field):
+        return ""
+    if is_list(field):
         return "A,B,…"
-    if choices(name):
-        return "|".join(choices(name))
-    return _METAVARS[value_type(name)]
+    return "|".join(choices(field)) or _METAVARS[value_type(field)]

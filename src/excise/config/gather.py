@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from excise.config.flags import (
     field_names,
     flag_name,
     is_list,
+    is_switch,
     is_table,
     value_type,
     variable_name,
@@ -78,8 +79,8 @@ def gather(
     for layer in beneath:
         safe, wish = without_trust(layer)
         wishes += [] if wish is None else [wish]
-        given = _over(given, safe)
-    given = _over(given, typed)
+        given |= safe
+    given |= typed
     refuse_untyped(wishes, is_typed(typed), given)
     refuse_chosen_by_file(is_typed(typed), toml, given)
     given = {field: one for field, one in given.items() if one.value is not None}
@@ -94,45 +95,23 @@ def gather(
         raise SettingsError(explain(error.errors(), given)) from None
 
 
-def _over(given: Layer, nearer: Layer) -> Layer:
-    """`given`, overridden by the layer of a nearer place."""
-    if nearer.keys() & {"dtype", "dtypes"}:
-        # Two spellings of one setting: the nearer place overrides the other, however spelt.
-        given = {field: one for field, one in given.items() if field not in ("dtype", "dtypes")}
-    return given | nearer
-
-
 def _from_flags(flags: Mapping[str, object]) -> Layer:
-    layer: Layer = {}
+    given = []
     for key, value in flags.items():
-        if value is None:
-            continue
         name = key.lstrip("-").replace("-", "_")
-        field = field_names().get(name)
-        if field is None:
-            typed = "--" + name.replace("_", "-")
-            known = (flag_name(one) for one in Settings.model_fields)
-            raise SettingsError(f"{typed}: no such flag{did_you_mean(typed, known)}")
-        place = flag_name(field)
-        if field in layer:
-            raise SettingsError(f"{place}: given twice; leave one of the two out")
-        layer[field] = Given(_decoded(field, value, place), place, f"{place}={value}")
-    return layer
+        place = flag_name(field_names().get(name, name))
+        if value is not None:
+            given.append((name, Given(value, place, f"{place}={value}")))
+    return _layer(given, "flag", map(flag_name, Settings.model_fields))
 
 
 def _from_environment(environment: Mapping[str, str]) -> Layer:
-    layer: Layer = {}
-    for place, value in environment.items():
-        if not place.startswith(_VARIABLE_PREFIX):
-            continue
-        field = field_names().get(place.removeprefix(_VARIABLE_PREFIX).lower())
-        if field is None:
-            known = (variable_name(one) for one in Settings.model_fields)
-            raise SettingsError(f"{place}: no such setting{did_you_mean(place, known)}")
-        if field in layer:
-            raise SettingsError(f"{place}: given twice, also as {layer[field].place}; unset one")
-        layer[field] = Given(_decoded(field, value, place), place, f"{place}={value}")
-    return layer
+    given = [
+        (place.removeprefix(_VARIABLE_PREFIX).lower(), Given(value, place, f"{place}={value}"))
+        for place, value in environment.items()
+        if place.startswith(_VARIABLE_PREFIX)
+    ]
+    return _layer(given, "setting", map(variable_name, Settings.model_fields))
 
 
 def _from_toml(path: Path | None) -> Layer:
@@ -143,22 +122,30 @@ def _from_toml(path: Path | None) -> Layer:
     return _from_table(str(path), _read_toml(path))
 
 
-def _from_table(place: str, table: Mapping[str, object]) -> Layer:
-    layer: Layer = {}
+def _from_table(file: str, table: Mapping[str, object]) -> Layer:
+    given = []
     for key, value in table.items():
-        field = field_names().get(key.replace("-", "_"))
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        given.append(
+            (key.replace("-", "_"), Given(value, f"{file}: {key}", f"{file}: {key} = {text}"))
+        )
+    return _layer(given, "setting", field_names())
+
+
+def _layer(given: Iterable[tuple[str, Given]], noun: str, known: Iterable[str]) -> Layer:
+    """What one place gives, by field. Raises SettingsError for an unknown name, or two of one setting."""
+    layer: Layer = {}
+    for name, one in given:
+        field = field_names().get(name)
         if field is None:
-            known = field_names()
-            raise SettingsError(f"{place}: {key}: no such setting{did_you_mean(key, known)}")
+            hint = did_you_mean(one.place.rpartition(": ")[2], known)
+            raise SettingsError(f"{one.place}: no such {noun}{hint}")
         if field in layer:
-            raise SettingsError(f"{place}: {key}: given twice; leave one of the two out")
-        if isinstance(value, bool) and value_type(field) is not bool:
-            # pydantic would take true for the number 1.
-            raise SettingsError(f"{place}: {key} = {json.dumps(value)}: must not be true or false")
-        if isinstance(value, dict) and not is_table(field):
-            value = {inner.replace("-", "_"): one for inner, one in value.items()}
-        assignment = f"{place}: {key} = {json.dumps(value, ensure_ascii=False, default=str)}"
-        layer[field] = Given(value, f"{place}: {key}", assignment)
+            also = layer[field].place
+            raise SettingsError(
+                f"{one.place}: given twice, also as {also}; leave one of the two out"
+            )
+        layer[field] = replace(one, value=_decoded(field, one))
     return layer
 
 
@@ -188,8 +175,14 @@ def _read_toml(path: Path) -> dict[str, object]:
         raise SettingsError(f"{path}: {position}: not TOML: {message}") from None
 
 
-def _decoded(field: str, value: object, place: str) -> object:
+def _decoded(field: str, given: Given) -> object:
     """Take lists and tables out of the text that a flag or a variable can only hold."""
+    value = given.value
+    if isinstance(value, bool) and not is_switch(field):
+        # pydantic would take true for the number 1.
+        raise SettingsError(f"{given.assignment}: must not be true or false")
+    if isinstance(value, dict) and not is_table(field):
+        return {key.replace("-", "_"): one for key, one in value.items()}
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -201,7 +194,9 @@ def _decoded(field: str, value: object, place: str) -> object:
         if is_list(field) or (value_type(field) is PromptSource and text.startswith("{")):
             return parse_json(text)
     except json.JSONDecodeError as error:
-        raise SettingsError(f"{place}: not JSON (character {error.pos + 1}): {error.msg}") from None
+        raise SettingsError(
+            f"{given.place}: not JSON (character {error.pos + 1}): {error.msg}"
+        ) from None
     except ValueError as error:
-        raise SettingsError(f"{place}: {error}") from None
+        raise SettingsError(f"{given.place}: {error}") from None
     return value

@@ -31,8 +31,8 @@ def _metavar(text: str) -> dict[str, Any]:
 class Settings(BaseModel):
     """Everything a user can decide about a run. Frozen; an unknown name is an error.
 
-    Build it with `gather`, which says in one line where a wrong value came from. Where prompts or
-    data types were left open, the fields hold what was filled in: a stored copy says what was used.
+    Build it with `gather`, which says in one line where a wrong value came from. Where prompts were
+    left open, the fields hold what was filled in: a stored copy says what was used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,13 +41,10 @@ class Settings(BaseModel):
     revision: str | None = Field(
         default=None, description="Commit, tag or branch of the model on the hub."
     )
-    dtype: DataType | None = Field(
-        default=None, description="The one data type to load the model in."
-    )
     dtypes: tuple[DataType, ...] = Field(
         default=("auto", "float16", "bfloat16", "float32"),
         min_length=1,
-        description="Data types to try in turn.",
+        description="The data type to load the model in, or several to try in turn.",
     )
     device: str = Field(
         default="auto", min_length=1, description="auto, cpu, cuda, cuda:1, mps, …."
@@ -218,7 +215,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, value: object) -> object:
-        """Reject contradictions; fill in the data types and prompt sets that were left open."""
+        """Reject contradictions; fill in the prompt sets that were left open."""
         return filled_in(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ def demo_flags(folder: Path) -> dict[str, object]:
     }
     return {
         "model": str(folder),
-        "dtype": "float32",
+        "dtypes": "float32",
         "trials": 60,
         "startup_trials": 6,
         "max_new_tokens": NEW_TOKENS,

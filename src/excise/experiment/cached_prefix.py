@@ -1,4 +1,4 @@
-"""What early layers make of the search prompts: room for it, and the proof that it may be used."""
+"""Cached layers of the search prompts: which layers to cache within the memory budget."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from excise.engine.prefill import Tokens, common_prefix_length
 from excise.models.load import LoadedModel
 
 _SHARE, _LEAST = 0.05, 64 * 2**20
-"""Share of the model's size that kept states may take, and what they may take in any case."""
+"""Share of the model's size that stored states may take, and bytes that they may always take."""
 
 
 def room_for_cached_layers(
     loaded: LoadedModel, anatomy: Anatomy, target: Sequence[Tokens], control: Sequence[Tokens]
 ) -> CachedPart | None:
-    """Empty room for the kept states of both sets; None if the model or the memory allows none."""
+    """Empty caches for both sets; None if the model needs whole passes or no start layer fits."""
     model = loaded.model
     if not slots_are_exact(model):
         return None

@@ -1,4 +1,4 @@
-"""What is measured of an edit on prompts that nothing was fitted to, and how."""
+"""Measurements of an edit on held-out prompts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from excise.scorers.refusals import Refusals
 from excise.store.record import Answered
 
 Switch = Callable[[bool], None]
-"""Puts a change of the model in force, or takes it off."""
+"""Applies a change of the model (True), or removes it (False)."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The original model on held-out prompts; asked once, whatever number of edits is compared to it.
+    """The original model on held-out prompts, measured once for all edits.
 
-    target, control: the prompts, as tokens. to_target, to_control: its answers. seconds: what it took.
+    target, control: the prompts, as tokens. to_target, to_control: its answers. seconds: time of measurement.
     """
 
     target: tuple[Tokens, ...]
@@ -44,12 +44,12 @@ class HeldOut:
 
     @property
     def answers(self) -> list[Tokens]:
-        """The first 32 tokens of its answers to control prompts; none of them is empty."""
+        """The first 32 tokens of its answers to control prompts; no answer is empty."""
         return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
 
     @property
     def answer_tokens(self) -> AnswerTokens:
-        """Over how many of them KL is averaged."""
+        """The number of answer tokens over which KL is averaged."""
         return AnswerTokens.of(self.answers)
 
 
@@ -68,7 +68,7 @@ class Measured:
 
 
 def measure_held_out(runner: Runner, prompts: PromptParts) -> HeldOut:
-    """Ask the original model the held-out prompts."""
+    """Measure the original model on the held-out prompts."""
     started = time.perf_counter()
     target, control = (
         tuple(runner.chat.encode(each.held_out.prompts))
@@ -79,13 +79,13 @@ def measure_held_out(runner: Runner, prompts: PromptParts) -> HeldOut:
 
 
 def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
-    """Ask the edited model the same."""
+    """Measure the edited model on the same prompts."""
     with VirtualEdits(runner.model, edit.writers) as edits:
         return measure_changed(runner, held_out, lambda on: edits.use(edit if on else None))
 
 
 def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measured:
-    """Ask a model that was changed in whatever way; `switch(False)` makes it the original again."""
+    """Measure a model that was changed in any way; `switch(False)` restores the original model."""
     switch(True)
     to_target, to_control = _ask(runner, held_out.target, held_out.control)
     along = _divergences(runner, switch, held_out.control, held_out.answers)
@@ -101,8 +101,8 @@ def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measur
 def _ask(
     runner: Runner, target: Sequence[Tokens], control: Sequence[Tokens]
 ) -> tuple[Refusals, Refusals]:
-    # Refusals too go on until there is enough of them for the KL along them: one answer serves both. The
-    # edited model does alike, or its answers would be counted by another measure.
+    # One answer serves verdict and KL, so refusals too are decoded to 32 tokens. The edited model's answers
+    # are decoded as far, so that both are counted alike.
     to_target, to_control = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
     return to_target, to_control
 

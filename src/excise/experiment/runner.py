@@ -1,4 +1,4 @@
-"""The loaded model with what it takes to ask it questions: chat, markers, number of slots."""
+"""The model with chat, markers, and the number of slots and rows that fit into memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Runner:
         return result
 
     def emit_halved(self, size: int) -> None:
-        """Say that memory ran out, and how many rows run at a time from now on."""
+        """Report that memory ran out, and how many rows run at a time from now on."""
         self._emit(BatchReduced(size))
 
     def log_probabilities(

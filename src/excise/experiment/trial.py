@@ -1,4 +1,4 @@
-"""A trial: candidates in, scores out. What comes out depends on edit, prompts and what there is to beat."""
+"""Trials: a candidate goes in, its scores come out. They depend on edit, prompts and bound alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Bound:
 
 @dataclass
 class _RunningTrial:
-    """A candidate that is being scored. judged: None if nothing is asked. error: why it failed, if so."""
+    """A candidate that is being scored. judged: None if KL alone decides. error: of a trial that failed."""
 
     candidate_slot: int
     bound: Bound
@@ -66,7 +66,7 @@ class _RunningTrial:
 
     @property
     def limit(self) -> int | None:
-        """Certain refusals from which on it is dominated; None if nothing has so little KL."""
+        """Number of certain refusals at which the trial is dominated; None if every point has more KL."""
         return refusals_to_beat(self.points, self.kl)
 
     @property
@@ -75,13 +75,12 @@ class _RunningTrial:
 
 
 class Scoring:
-    """Candidates being scored, up to `candidate_slots` of them under way at a time, each as if it were alone.
+    """Scores up to `candidate_slots` candidates side by side, each as if it ran alone.
 
-    KL comes first: it takes one forward pass, and tells how many refusals a candidate may have at most to
-    be better than all before it. Once so many are certain its other answers are not waited for: whatever
-    they are, the candidate is dominated. Answers of all candidates decode together, so that the few that
-    run on to their end do not run alone: a step of few rows costs almost what one of many does. They are
-    handed out in the order in which they came.
+    KL comes first: it takes one forward pass, and sets the limit of refusals at which the candidate is
+    dominated. At the limit the request stops, because its other answers cannot change that. Answers of all
+    candidates decode together, because a step of few sequences costs almost as much as a step of many.
+    Candidates leave in the order in which they began.
     """
 
     def __init__(
@@ -100,28 +99,28 @@ class Scoring:
         self._scheduler_slots = 0
 
     def __len__(self) -> int:
-        """How many are under way."""
+        """Number of candidates that are being scored."""
         return len(self._running)
 
     @property
     def prompts(self) -> int:
-        """How many of their prompts are being answered."""
+        """Number of prompts that are being answered."""
         return sum(one.judged.request.running for one in self._running if one.judged is not None)
 
     @property
     def ready(self) -> bool:
-        """True if another candidate can begin and nobody has to wait for slots."""
+        """True if another candidate can begin at once and delays no other candidate."""
         return bool(self._free) and (
             self._scheduler is None or self._scheduler.ready(len(self._part.target))
         )
 
     @property
     def finished(self) -> bool:
-        """True if the first of those under way can be taken."""
+        """True if the scores of the oldest candidate can be taken."""
         return bool(self._running) and self._running[0].done
 
     def begin(self, edit: Edit, bound: Bound) -> None:
-        """Measure a candidate's KL, and let it be asked the target prompts if they can matter."""
+        """Measure a candidate's KL, and request answers to the target prompts unless KL alone decides."""
         started = time.perf_counter()
         one = _RunningTrial(self._assign_slot(edit), bound, list(bound.points))
         self._running.append(one)
@@ -145,10 +144,10 @@ class Scoring:
         one.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
-        """Go on until the first is finished or, if there are `more` to come, until another can begin.
+        """Decode until the oldest candidate is finished or, if `more` wait, until another can begin.
 
-        seconds: after so many it returns in any case, at the end of a step. Where memory runs out, all are
-        asked again in half as many slots.
+        seconds: the time after which it returns in any case, at the end of a step. If memory runs out, all
+        requests restart in half as many slots.
         """
         until = time.perf_counter() + seconds
 
@@ -160,17 +159,17 @@ class Scoring:
         self._runner.in_slots(work)
 
     def learn(self, point: Point) -> None:
-        """Let what is under way have this trial to beat as well."""
+        """Add a finished trial to the bounds of all running trials."""
         for one in self._running:
             one.points.append(point)
             if one.judged is not None and not one.bound.exhaustive:
                 one.judged.lower_limit(one.limit)
 
     def take(self) -> tuple[Scored | TrialError, float]:
-        """The scores of the first of those under way, which is to be finished, and the seconds it took.
+        """The scores of the oldest candidate, which must be finished, and the seconds that it took.
 
-        Those are its share of the passes in which it ran beside others. A candidate with a logit that is not
-        a number gives the error.
+        The seconds are its share of the passes that it ran in beside others. A candidate with a logit that is
+        not finite returns the error.
         """
         one = self._running.pop(0)
         self._free.append(one.candidate_slot)
@@ -188,7 +187,7 @@ class Scoring:
         return Scored(one.kl, verdicts, dominated), seconds
 
     def _assign_slot(self, edit: Edit) -> int:
-        """Put the edit in force beside the others; returns its number."""
+        """Put the edit in force beside the others; returns its candidate slot."""
         candidate_slot = min(self._free)
         self._free.remove(candidate_slot)
         # Seats from the lowest on are taken first, so there is never a gap before a new one.
@@ -197,7 +196,7 @@ class Scoring:
         return candidate_slot
 
     def _assignments(self, edit: Edit, one: _RunningTrial) -> tuple[Assignment, Assignment]:
-        """How target and control prompts are asked: with what is known of layers before the edited ones."""
+        """Assignments of target and control prompts, with cached layers before the first edited one."""
         cached_layers = self._part.cached_layers
         start_layer = (
             0
@@ -216,11 +215,11 @@ class Scoring:
         )
 
     def _scheduler_of(self, slots: int) -> Scheduler:
-        """The scheduler, a new one if there is none of so many slots."""
+        """The scheduler of `slots` slots; a new scheduler if the number of slots changed."""
         if self._scheduler is None or slots != self._scheduler_slots:
             judged = [one.judged for one in self._running if one.judged is not None]
             if self._scheduler is not None:
-                # Its memory is to be free before there is another one; nobody can go on from what it held.
+                # Its memory is freed before the new scheduler allocates; its requests restart without it.
                 self._scheduler = None
                 for each in judged:
                     each.restart()
@@ -250,7 +249,7 @@ def score(
 def score_all(
     scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:
-    """Take all candidates through `scoring`, as many side by side as it has candidate_slots."""
+    """Score all candidates with `scoring`, as many side by side as it has slots for."""
     found: list[Scored | TrialError] = []
     waiting = list(candidates)
     try:

@@ -1,4 +1,4 @@
-"""Answers that show damage whatever they are about: empty ones, and ones that go round in circles."""
+"""Answers that show damage whatever their topic: empty answers and answers that repeat themselves."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LEAST_TOKENS = 12
 
 
 def is_empty(answer: str) -> bool:
-    """True if there is nothing but white space and emphasis in it."""
+    """True if the answer holds only white space and emphasis."""
     return not normalise(answer)
 
 
 def is_loop(answer: Sequence[int]) -> bool:
-    """True if the answer, as token ids, ends in the same 1 to 16 tokens at least three times over.
+    """True if the answer, as token ids, ends in the same 1 to 16 tokens at least three times.
 
-    The repeated part has to be at least 12 tokens in all.
+    The repetitions together have at least 12 tokens.
     """
     for period in range(1, _LONGEST_PERIOD + 1):
         needed = max(_TIMES * period, _LEAST_TOKENS)

@@ -1,4 +1,9 @@
-"""Confidence intervals: of counts, and of means."""
+"""Confidence intervals of counts and of means.
+
+Not from SciPy: it would save about eight lines here and in `paired`, but is no dependency so far. Its import
+takes 0.55 s of processor time and 72 MiB of memory, its files 143 MiB, and its Wilson interval differs in the
+last bit.
+"""
 
 from __future__ import annotations
 

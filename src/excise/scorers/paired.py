@@ -1,4 +1,7 @@
-"""Do two edits differ by more than chance? Paired tests, because both answered the same prompts."""
+"""Paired tests of whether two edits differ by more than chance: both answered the same prompts.
+
+Not from SciPy, see `interval`: its permutation test draws other samples, which would change p-values.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ import numpy as np
 
 SHUFFLES = 10_000
 SIGNIFICANT = 0.05
-"""Probability by chance alone below which a difference is called one."""
+"""A difference with a smaller p-value is called significant."""
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Probability, two-sided, that chance alone makes the verdicts differ as unevenly as they do.
+    """Two-sided p-value of the verdicts of two edits.
 
-    Only prompts on which the two differ count; under chance each of those falls to either side like a coin.
-    Exact form of McNemar 1947, Psychometrika 12, 153 to 157. Raises ValueError if lengths differ.
+    Only prompts on which the verdicts differ count; by chance, each of them favours either edit with
+    probability one half. Exact form of McNemar 1947, Psychometrika 12, 153 to 157. Raises ValueError if
+    lengths differ.
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -26,11 +30,11 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def sign_flips(first: Sequence[float], second: Sequence[float], seed: int = 0) -> float:
-    """Probability, two-sided, that chance alone makes the means of paired values differ as they do.
+    """Two-sided p-value of the difference of the means of paired values.
 
-    Under chance each pair's difference might as well have the other sign (Fisher 1935, The Design of
-    Experiments, section 21). Drawn, not enumerated; never below 1/(draws + 1). Raises ValueError if
-    lengths differ.
+    By chance, each pair's difference has either sign with the same probability (Fisher 1935, The Design of
+    Experiments, section 21). Signs are drawn, not enumerated, so that the p-value is at least 1/(draws + 1).
+    Raises ValueError if lengths differ.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values beside {len(second)}")
@@ -38,5 +42,5 @@ def sign_flips(first: Sequence[float], second: Sequence[float], seed: int = 0) -
     found = abs(differences.sum())
     signs = np.random.default_rng(seed).integers(0, 2, (SHUFFLES, len(differences))) * 2 - 1
     drawn = np.abs((signs * differences).sum(1))
-    # Rounding must not make a draw that equals what was found count as less.
+    # A draw that equals the found difference counts, whatever rounding does.
     return float((np.count_nonzero(drawn >= found * (1 - 1e-12)) + 1) / (SHUFFLES + 1))

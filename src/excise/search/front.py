@@ -1,4 +1,8 @@
-"""The Pareto front, and the choice of a trial from it."""
+"""The Pareto front, and the choice of a trial from it.
+
+Not from Optuna: its hypervolume is private (`optuna._hypervolume`), and `best_trials` takes a study's trials,
+while fronts here are also of records and of other tools' results.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""How a command is declared: a function, the settings that have a flag there, and flags of its own.
+
+cyclopts takes the command line apart and writes the help texts. What the value of a setting means is for
+`gather` to say, which knows the other places too. So each reaches the function as the text that was typed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, Group, Parameter
+from cyclopts.help import DefaultFormatter, PanelSpec
+from rich import box
+
+from excise import __version__
+from excise.config import Settings
+from excise.config.flags import default_text, flag_name, is_list, is_switch, is_table, metavar
+
+Function = TypeVar("Function", bound=Callable[..., int])
+
+MODEL = (
+    *("revision", "dtypes", "device", "quantization", "max_memory", "offload_folder"),
+    *("trust_remote_code", "chat_template", "template_arguments", "system_prompt"),
+    *("writers", "config_only", "allow_partial", "allow_absent"),
+)
+PARTS = tuple(
+    f"{kind}_{part}" for kind in ("target", "control") for part in ("train", "search", "held_out")
+)
+PROMPTS = ("target", "control", *PARTS, "column", "prefix", "suffix")
+DIRECTION = ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
+SEARCH = ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir")
+SCORES = (
+    *("max_new_tokens", "batch_size", "candidates", "exhaustive"),
+    *("response_prefix", "markers"),
+)
+RESULT = ("select", "save", "adapter", "packed", "no_hardware")
+OUTPUT = ("yes", "json_lines")
+GROUPS = {
+    "The model": MODEL,
+    "Prompts (a SET is a file, a folder or a hub data set, with a part: FILE[:400])": PROMPTS,
+    "The direction": DIRECTION,
+    "The search": SEARCH,
+    "Scoring": SCORES,
+    "The result": RESULT,
+    "Output": OUTPUT,
+}
+"""The headings of the help texts, and the settings under each."""
+
+PLACES = (
+    "Every flag under a heading is also an environment variable (EXCISE_MAX_NEW_TOKENS) and a key of "
+    "excise.toml in the working directory (max_new_tokens)."
+)
+RESUMES = (
+    "Ctrl+C ends the search after the trial in hand; a run that was stopped or killed goes on when the same "
+    "command is given again."
+)
+
+app = App(
+    name="excise",
+    version=f"excise {__version__}",
+    version_format="plaintext",
+    help_format="plaintext",
+    help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=box.SIMPLE, padding=(0, 0, 0, 3))),
+    group_parameters=Group("Flags", sort_key=0),
+    group_commands=Group("Commands", sort_key=0),
+    suppress_keyboard_interrupt=False,
+)
+
+Word = Annotated[str, Parameter(show=False)]
+"""A word after the command's name; the usage line names it."""
+
+
+def command(
+    name: str, usage: str, settings: Collection[str], *notes: str
+) -> Callable[[Function], Function]:
+    """Declare the decorated function as `excise NAME`; its docstring is what the help text says.
+
+    name: empty for the main job. usage: the words after the name. settings: the fields of `Settings` that
+    have a flag here; those that were typed come as keyword arguments. notes: what the help text ends with.
+    """
+
+    def declare(function: Function) -> Function:
+        signature = inspect.signature(function, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        fields = [
+            _parameter(field, Group(title, sort_key=place))
+            for place, (title, group) in enumerate(GROUPS.items(), 1)
+            for field in group
+            if field in settings
+        ]
+
+        @functools.wraps(function)
+        def call(*words: str, **given: object) -> int:
+            return function(*words, **joined(given))
+
+        call.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
+        words = " ".join(word for word in ("Usage: excise", name, usage, "[FLAGS]") if word)
+        if name:
+            app.command(call, name=name, usage=words, help_epilogue=" ".join(notes))
+        else:
+            app.default(call)
+            app.usage, app.help_epilogue = words, " ".join(notes)
+        return function
+
+    return declare
+
+
+def joined(given: Mapping[str, object]) -> dict[str, object]:
+    """What was typed, by name. A list whose flag was typed several times is as if typed once, with commas."""
+    return {name: ",".join(one) if isinstance(one, list) else one for name, one in given.items()}
+
+
+def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
+    """A flag that is no setting. text: for the help text. metavar: what stands there for the value."""
+    return Parameter(
+        name=name,
+        help=text,
+        metavar=metavar or None,
+        negative=(),
+        show_choices=False,
+        show_default=None if metavar else False,
+        allow_repeating=True,
+    )
+
+
+def _parameter(field: str, group: Group) -> inspect.Parameter:
+    several = is_list(field) or is_table(field)
+    kind: Any = bool if is_switch(field) else list[str] | None if several else str | None
+    about = Parameter(
+        name=flag_name(field),
+        help=Settings.model_fields[field].description,
+        group=group,
+        metavar=metavar(field) or None,
+        show_default=default_text(field) or False,
+        json_list=False,
+        allow_repeating=True,
+        negative=(),
+    )
+    default = False if kind is bool else None
+    return inspect.Parameter(
+        field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, about]
+    )
