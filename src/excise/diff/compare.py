@@ -21,16 +21,16 @@ from excise.diff.rounding import coarser
 
 _PARALLEL = 0.99
 _SMALLEST_MATRIX = 4
-"""Fewest rows and columns of what a rank is told of; kernels of short convolutions are no matrices."""
+"""Fewest rows and columns of a matrix; smaller tensors are kernels of short convolutions."""
 
 
 @dataclass(frozen=True)
 class TensorChange:
     """A tensor that differs. name: in the second checkpoint; former: in the first.
 
-    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; not a number if one in the
-    tensor is none. share: of its numbers that differ. matrices: the change of each matrix in it, oriented as
-    `place` says; none for vectors, and where numbers are packed. place: what it is in the model, if known.
+    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; NaN if the tensor contains
+    NaN. share: of differing numbers. matrices: the change of each matrix, oriented by `place`; empty for
+    vectors and quantised tensors. place: its role in the model, if known.
     """
 
     name: str
@@ -45,23 +45,23 @@ class TensorChange:
 
     @property
     def rank(self) -> int | None:
-        """The highest rank among its matrices, None if it has none."""
+        """The highest rank of its matrices, None without matrices."""
         return max((each.rank for each in self.matrices), default=None)
 
     @property
     def more(self) -> bool:
-        """True if the rank is only known to be larger."""
+        """True if the true rank may be higher."""
         return any(each.more for each in self.matrices)
 
     @property
     def full(self) -> bool:
-        """True if the rank is that of a matrix without any structure."""
+        """True if the rank is the full rank."""
         return self.rank is not None and self.rank >= min(self.shape[-2:])
 
 
 @dataclass(frozen=True)
 class WriterChange:
-    """A writer that was edited by an operator. biases: True if its biases follow it, None without any."""
+    """A writer that was edited by an operator. biases: whether they changed too, None without biases."""
 
     writer: str
     operator: FoundOperator
@@ -70,7 +70,7 @@ class WriterChange:
 
 @dataclass(frozen=True)
 class Report:
-    """All that tells two checkpoints apart. same: number of tensors that are equal number by number."""
+    """All differences of two checkpoints. same: number of equal tensors."""
 
     names: Names
     same: int
@@ -79,17 +79,17 @@ class Report:
 
     @property
     def identical(self) -> bool:
-        """True if nothing differs but the cut into files."""
+        """True if all tensors are equal, whatever files they are in."""
         return not (self.changed or self.names.differ)
 
     @property
     def moved(self) -> list[TensorChange]:
-        """Tensors that differ by more than rounding; vectors whatever they differ by."""
+        """Tensors that differ by more than rounding, and all differing vectors."""
         return [one for one in self.changed if one.rank != 0]
 
     @property
     def unexplained(self) -> list[TensorChange]:
-        """Those of them that no operator on a writer explains."""
+        """The `moved` tensors that no operator on a writer explains."""
         explained = {one.writer for one in self.writers}
         return [one for one in self.moved if one.place is None or one.place.writer not in explained]
 
@@ -100,10 +100,10 @@ def compare(
     layout: Layout,
     report: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Report:
-    """Compare two checkpoints in memory for a few pieces of a tensor.
+    """Compare two checkpoints, with a few pieces of a tensor in memory.
 
-    layout: what the second one's tensors are in the model. report: called with each tensor's name, its number
-    and how many there are. Raises ModelError if a file is damaged.
+    layout: of the second checkpoint. report: called with each tensor's name, its number and the number of
+    tensors. Raises ModelError if a file is damaged.
     """
     with Reader(first.index) as before, Reader(second.index) as after:
         names = pair_names(first.index, second.index, before, after)
@@ -111,14 +111,14 @@ def compare(
         for number, (name, former) in enumerate(names.pairs.items()):
             report(name, number, len(names.pairs))
             entries = first.index[former], second.index[name]
-            # Most tensors of an edited model are the same, which their bytes tell soonest.
+            # Most tensors of an edited model are unchanged; comparing bytes is fastest.
             if _same_bytes(before.pieces(former), after.pieces(name)):
                 continue
             sizes = _sizes(before.pieces(former), after.pieces(name))
             if sizes is None:
                 continue
             place = layout.get(name)
-            pairs = _pairs(before, after, former, name, entries, place)
+            pairs = _pairs(_Versions((before, after), (former, name)), entries, place)
             matrices = tuple(map(change_of, pairs)) if math.isfinite(sizes[1]) else ()
             dtypes = entries[0].dtype, entries[1].dtype
             changed.append(
@@ -137,18 +137,18 @@ def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:
 
 
 def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, float, float] | None:
-    """Relative norm, largest difference and share of differing numbers; None if there are none."""
+    """Relative norm, largest difference and share of differing numbers; None for equal tensors."""
     square = whole = largest = 0.0
     differing = count = 0
     for old, new in zip(before, after, strict=True):
         count += old.numel()
-        # Integers of packed weights, and scales, as numbers too: how far, whatever they stand for.
+        # Codes and scales of quantised weights are compared as numbers.
         a, b = (one.to(torch.float32) for one in (old, new))
         change = b - a
         differing += int((change != 0).sum())
         square += float(change.square().sum(dtype=torch.float64))
         whole += float(a.square().sum(dtype=torch.float64))
-        # Python's max drops what is not a number; such a tensor has no largest change.
+        # Python's max ignores NaN.
         largest = math.nan if math.isnan(square) else max(largest, float(change.abs().max()))
     if differing == 0:
         return None
@@ -156,15 +156,26 @@ def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, fl
     return relative, largest, differing / count
 
 
+@dataclass(frozen=True)
+class _Versions:
+    """A tensor in both checkpoints. readers, names: of the first and of the second checkpoint."""
+
+    readers: tuple[Reader, Reader]
+    names: tuple[str, str]
+
+    def read(self, *key: slice) -> list[Tensor]:
+        """The part `key` of both versions, float32, without the leading axis of experts."""
+        shape = [one.stop - one.start for one in key[-2:]]
+        return [
+            reader.read(name, *key).to(torch.float32).reshape(shape)
+            for reader, name in zip(self.readers, self.names, strict=True)
+        ]
+
+
 def _pairs(
-    before: Reader,
-    after: Reader,
-    former: str,
-    name: str,
-    entries: tuple[TensorInfo, TensorInfo],
-    place: Place | None,
+    tensor: _Versions, entries: tuple[TensorInfo, TensorInfo], place: Place | None
 ) -> list[Pair]:
-    """The matrices of a tensor, in order, with the residual stream's axis first where it is known."""
+    """The matrices of a tensor, in order; the residual stream's axis is first where it is known."""
     shape = entries[1].shape
     dtype = coarser(entries[0].dtype, entries[1].dtype)
     if place is not None and place.parameter.bias:
@@ -177,32 +188,19 @@ def _pairs(
     fronts: Sequence[tuple[slice, ...]] = (
         [()] if len(shape) == 2 else [(slice(one, one + 1),) for one in range(shape[0])]
     )
-    return [
-        Pair(*sides, dtype, partial(_read, before, after, former, name, front, sides, first))
-        for front in fronts
-    ]
+    return [Pair(*sides, dtype, partial(_read, tensor, front, sides, first)) for front in fronts]
 
 
 def _read(
-    before: Reader,
-    after: Reader,
-    former: str,
-    name: str,
-    front: tuple[slice, ...],
-    sides: tuple[int, int],
-    first: bool,
+    tensor: _Versions, front: tuple[slice, ...], sides: tuple[int, int], first: bool
 ) -> Iterator[Chunk]:
+    """Columns of one matrix. front: selects the expert. first: whether rows are the stream's axis."""
     d, k = sides
     width = max(1, CHUNK // d)
     for start in range(0, k, width):
         columns = slice(start, min(start + width, k))
         key = (*front, slice(0, d), columns) if first else (*front, columns, slice(0, d))
-        parts = [
-            reader.read(held, *key)
-            .to(torch.float32)
-            .reshape([one.stop - one.start for one in key[-2:]])
-            for reader, held in ((before, former), (after, name))
-        ]
+        parts = tensor.read(*key)
         old, new = parts if first else [part.T.contiguous() for part in parts]
         yield columns, old, new
 
@@ -227,12 +225,13 @@ def _writers(
             if place.writer == writer and not place.parameter.bias
         }
         if {one.name for one in tensors} != stored:
-            continue  # An edit of the writer changes every expert; this is something else.
+            continue  # An edit of a writer changes all its experts.
         pairs: list[Pair] = []
         matrices: list[MatrixChange] = []
         for one in tensors:
             entries = indices[0][one.former], indices[1][one.name]
-            pairs += _pairs(before, after, one.former, one.name, entries, one.place)
+            tensor = _Versions((before, after), (one.former, one.name))
+            pairs += _pairs(tensor, entries, one.place)
             matrices += one.matrices
         biases = [
             (before.read(former[name]), after.read(name))
@@ -248,7 +247,7 @@ def _writers(
 
 
 def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:
-    """The writers grouped by direction: within a group all are parallel, either way round."""
+    """The writers grouped by parallel or antiparallel directions."""
     groups: list[list[WriterChange]] = []
     for one in writers:
         direction = one.operator.direction

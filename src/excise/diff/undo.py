@@ -1,4 +1,4 @@
-"""What to do with a difference: undo it by an adapter, or keep it as an edit file."""
+"""Writes a difference as an adapter that undoes it, or as an edit file."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def save_undo(
 ) -> None:
     """Write a peft adapter that turns the second checkpoint into the first, within rounding.
 
-    model: the second one's, without weights. Its matrices get the opposite of what changed them, its biases
-    their former values. Raises SaveError, with what cannot be undone, before anything is written.
+    model: the second checkpoint's, on the meta device. Matrices get the opposite change, biases their former
+    values. Raises SaveError, before anything is written, if a change cannot be undone.
     """
     require_comparable(report, "--undo")
     moved = report.moved
@@ -79,7 +79,7 @@ def _undoable(one: TensorChange) -> bool:
 
 
 def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterChange]:
-    """What undoes each parameter; the parts of one that is stored in several tensors come in order."""
+    """The change that undoes each parameter; a parameter may be stored in several tensors."""
     by_parameter: dict[str, list[TensorChange]] = {}
     for one in moved:
         assert one.place is not None
@@ -109,7 +109,7 @@ def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterC
 def recovered_edit(report: Report, first: Compared, second: Compared) -> Edit:
     """The difference as an edit of the first checkpoint.
 
-    Raises SaveError if anything differs that no operator on a writer explains.
+    Raises SaveError if a difference is not explained by operators on writers.
     """
     require_comparable(report, "--edit")
     if other := [one.name for one in report.unexplained]:
@@ -119,7 +119,7 @@ def recovered_edit(report: Report, first: Compared, second: Compared) -> Edit:
     unfit = [one.writer for one in report.writers if one.biases is False]
     if unfit:
         raise SaveError(
-            f"--edit: an edit changes biases with their matrices, and those of {listed(unfit)} were not; "
+            f"--edit: an edit changes biases with their matrices, but those of {listed(unfit)} did not change; "
             "nothing was written"
         )
     found = [one.operator for one in report.writers]
@@ -147,6 +147,6 @@ def _card(first: Compared, second: Compared, count: int) -> str:
     return (
         "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n# An edit undone\n\n"
         f"This LoRA adapter turns **{latter}** back into **{former}**, within rounding: it holds "
-        f"the opposite of what tells the two apart, in {count} parameters. Made by `excise diff --undo` from "
+        f"the opposite of their difference, in {count} parameters. Made by `excise diff --undo` from "
         "both checkpoints; nothing was trained.\n"
     )
