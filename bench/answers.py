@@ -44,7 +44,7 @@ from excise.config.prompt_sources import prompt_sources
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
 from excise.edits.base import Base
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.engine.answers import end_tokens
 from excise.engine.prefill import Tokens
 from excise.events import ignore
@@ -93,7 +93,7 @@ def off(unedited: Said, exact: Exact) -> float:
 
 def in_float32(base: Path, edit_file: Path, prompts: Sequence[Tokens], work: Path) -> Group:
     """Applied to the original in float32, and as an adapter, merged."""
-    edit = load_edit(edit_file)
+    edit = Edit.load(edit_file)
     exact = Exact(opened(base), edit, prompts, TOKENS)
     run("apply", edit_file, base, work / "applied", "--force")
     run("export", edit_file, base, "--adapter", work / "adapter", "--force")
@@ -115,7 +115,7 @@ def in_float32(base: Path, edit_file: Path, prompts: Sequence[Tokens], work: Pat
 
 def in_bfloat16(base: Path, edit_file: Path, prompts: Sequence[Tokens], work: Path) -> Group:
     """Applied to a copy of the original in bfloat16; run in float32 and in bfloat16."""
-    edit, copy, out = load_edit(edit_file), work / "bfloat16", work / "applied-bfloat16"
+    edit, copy, out = Edit.load(edit_file), work / "bfloat16", work / "applied-bfloat16"
     opened(base, "bfloat16").save_pretrained(copy)
     run("apply", edit_file, copy, out, "--force")
     exact = Exact(opened(copy), edit, prompts, TOKENS)
@@ -143,7 +143,7 @@ def in_gguf(
     llama: Llama | None,
 ) -> Group:
     """Applied to the original as GGUF F16; read by transformers, and answered by llama.cpp."""
-    edit, copy, out = load_edit(edit_file), work / "F16.gguf", work / "applied-F16.gguf"
+    edit, copy, out = Edit.load(edit_file), work / "F16.gguf", work / "applied-F16.gguf"
     write_f16(opened(base), template, copy)
     run("apply", edit_file, copy, out, "--force")
     exact = Exact(opened(copy), edit, prompts, TOKENS)

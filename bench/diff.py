@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 
 from bench.machine import cost, described
 from excise.anatomy.writers import WriterTensor
-from excise.diff.checkpoint import open_compared
-from excise.diff.compare import Report, compare
-from excise.diff.layout import Place
+from excise.checkpoint_diff.checkpoint import open_compared
+from excise.checkpoint_diff.compare import compare_tensors
+from excise.checkpoint_diff.layout import Place
+from excise.checkpoint_diff.result import Diff
 from excise.operators.operator import unit
 
 D, K, STRENGTH = 4096, 14336, 0.9
@@ -48,9 +49,11 @@ def measured(kind: str, folder: Path) -> str:
     write(kind, folder)
     first, second = (open_compared(str(folder / f"{name}.safetensors")) for name in "ab")
     tensor = WriterTensor(f"{NAME}.weight", (D, K), 0, False)
-    reports: list[Report] = []
+    reports: list[Diff] = []
     taken = cost(
-        lambda: reports.append(compare(first, second, {tensor.name: Place(tensor, 0, 0, NAME)}))
+        lambda: reports.append(
+            compare_tensors(first, second, {tensor.name: Place(tensor, 0, 0, NAME)})
+        )
     )
     (change,) = reports[0].changed
     rank = f"{change.rank} or more" if change.more else str(change.rank)

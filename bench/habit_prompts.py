@@ -20,6 +20,7 @@ from bench.refusing_model import save_base
 from excise.checkpoint.source import resolve
 from excise.models.chat import Chat
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.prompts.sets import Prompt
 from excise.scorers.markers import has_marker
 from excise.scorers.refusals import JudgingParameters, MarkerJudge
@@ -62,7 +63,7 @@ CONTROL = (
 
 def main() -> None:
     topics = [topic.strip() for topic in TOPICS.replace("\n", " ").split(",")]
-    loaded = load(resolve(str(save_base())), dtypes=("float32",), device="cpu")
+    loaded = load(resolve(str(save_base())), LoadOptions(dtypes=("float32",), device="cpu"))
     chat = Chat(loaded.tokenizer, "", loaded.call)
     judge = MarkerJudge(loaded.model, chat, MARKERS)
     FOLDER.mkdir(exist_ok=True)

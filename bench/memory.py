@@ -27,12 +27,12 @@ from transformers import AutoTokenizer
 
 from bench.machine import described, forget_peak, peak_resident, resident
 from bench.random_models import SHAPES, random_model
-from excise.app.events import ModelLoaded
 from excise.app.profile import profile
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import demo_flags
 from excise.events import Event, StageStarted
+from excise.models.events import ModelLoaded
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "memory.md"

@@ -30,6 +30,7 @@ from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
 from excise.models.chat import Chat
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.prompts.sets import Prompt
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "prepacked.md"
@@ -55,7 +56,7 @@ def one_step(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> float:
 
 
 def table(dtype: str, repeats: int) -> list[str]:
-    loaded = load(resolve(str(materialise(print)), None), dtypes=(dtype,))
+    loaded = load(resolve(str(materialise(print)), None), LoadOptions(dtypes=(dtype,)))
     model = loaded.model
     # Every row has to last.
     model.generation_config.eos_token_id = None

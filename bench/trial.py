@@ -41,7 +41,6 @@ from bench.simple_way import simple_way
 from bench.timed import timed_score
 from bench.trial_page import BOUNDED, Round, page
 from bench.whole_run import whole_run
-from excise.app.events import ModelLoaded
 from excise.app.prepare import Prepared, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
@@ -52,6 +51,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.trial import Bound, Scored, score
+from excise.models.events import ModelLoaded
 from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point

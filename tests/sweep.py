@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 
 from conftest import write_edited
 from excise.anatomy.writers import Anatomy, examine
-from excise.edits.adapter import save_adapter
 from excise.edits.edit import Edit
+from excise.edits.peft_folder import AdapterFolder, save_adapter
+from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import ModelError, SaveError
@@ -203,7 +204,7 @@ def require_realisations(model: PreTrainedModel, anatomy: Anatomy, folder: Path)
         return [*notes, f"the search works, saving does not: {error}"]
     require_equal("baked", _logits(_load(kind, baked)), virtual)
     try:
-        save_adapter(edit, model, anatomy.writers, str(base), adapter, "")
+        save_adapter(FittedEdit.of(edit, model), AdapterFolder(adapter, str(base)))
     except SaveError as error:
         return [*notes, f"no adapter: {error}"]
     adapted = _quietly(lambda: PeftModel.from_pretrained(_load(kind, base), str(adapter)).eval())

@@ -25,7 +25,7 @@ from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.edits.base import Base
-from excise.edits.edit import Edit, load_edit
+from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError, SaveError
 from excise.operators.operator import orthogonal, row_normalised, unit
@@ -287,7 +287,7 @@ def test_damage_after_writing_is_found_and_nothing_stays(
 
         monkeypatch.setattr(write, "rewrite_file", flipped)
         with pytest.raises(SaveError, match=what) as caught:
-            write_edited(load_edit(edit), model, elsewhere / "out")
+            write_edited(Edit.load(edit), model, elsewhere / "out")
         assert "\n" not in str(caught.value)
         assert list(elsewhere.iterdir()) == []
 

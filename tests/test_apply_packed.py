@@ -22,6 +22,7 @@ from excise.edits.edit import Edit
 from excise.edits.matrices import removed
 from excise.errors import ModelError, SaveError
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.models.weights import dense
 from excise.rewrite.packing.formats import FLOAT8_LEVELS, Float8, ascending
 from excise.rewrite.packing.rounding import to_integers, to_levels
@@ -62,7 +63,7 @@ def make(form: str, folder: Path) -> Path:
     else:
         packed.require(form)
         plain = packed.save("llama", folder.parent / "plain")
-        first = load(resolve(str(plain)), quantization=form, dtypes=("bfloat16",))  # type: ignore[arg-type]
+        first = load(resolve(str(plain)), LoadOptions(quantization=form, dtypes=("bfloat16",)))  # type: ignore[arg-type]
         first.model.save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
     return folder
@@ -133,7 +134,8 @@ def test_what_is_written_means_to_others_what_it_means_to_us(form: str, tmp_path
     edit = edit_of(folder)
     write_edited(edit, folder, tmp_path / "out")
     loaded = [
-        load(resolve(str(one)), dtypes=("float32",)).model for one in (folder, tmp_path / "out")
+        load(resolve(str(one)), LoadOptions(dtypes=("float32",))).model
+        for one in (folder, tmp_path / "out")
     ]
     for index, name in enumerate(edit.writers):
         if not edit.strengths[index]:
@@ -185,7 +187,8 @@ def test_plain_writers_load_as_such(form: str, tmp_path: Path) -> None:
     write_edited(edit, folder, tmp_path / "out", form="plain")
     # In the data type of the checkpoint: transformers casts nothing beside packed weights.
     original, edited = (
-        load(resolve(str(one)), dtypes=("auto",)).model for one in (folder, tmp_path / "out")
+        load(resolve(str(one)), LoadOptions(dtypes=("auto",))).model
+        for one in (folder, tmp_path / "out")
     )
     for index, name in enumerate(edit.writers):
         strength = float(edit.strengths[index])

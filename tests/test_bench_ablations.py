@@ -9,7 +9,7 @@ from bench.ablations import ABLATIONS, MomentsAndMeans, centred_discriminant, le
 from excise.experiment.train_statistics import TrainPrompts
 from excise.kinds import FormerKind
 from excise.operators.moments import ExactMoments
-from excise.operators.operator import apply, unit
+from excise.operators.operator import apply_operator, unit
 from test_kinds import D, draw, outputs
 from test_train_statistics import heard, source  # noqa: F401
 
@@ -52,7 +52,7 @@ def test_leace_whitens_projects_and_goes_back() -> None:
     )
     # No linear probe is left anything: the classes' means agree.
     u, v = made.u[0].double(), made.v[0].double()
-    gap = apply(target, u, v, 1.0).mean(0) - apply(control, u, v, 1.0).mean(0)
+    gap = apply_operator(target, u, v, 1.0).mean(0) - apply_operator(control, u, v, 1.0).mean(0)
     torch.testing.assert_close(gap, torch.zeros(D).double(), atol=1e-5, rtol=0)
 
 

@@ -8,14 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from excise.app.events import (
-    Chosen,
-    DeviceFound,
-    Examined,
-    ModelLoaded,
-    PromptsLoaded,
-    SeedsCompared,
-)
+from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.app.seeds import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
@@ -30,9 +23,11 @@ from excise.experiment.events import (
     BatchReduced,
     BatchSizeFound,
     DirectionsFound,
+    Examined,
     ResponsePrefixFound,
 )
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
+from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
 from excise.scorers.interval import Estimate
 from excise.search.events import (

@@ -15,10 +15,11 @@ from excise.app.prepare import prepare
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
-from excise.events import ignore
+from excise.events import Emit, ignore
 from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.search.loop import open_study, search
 from excise.store.directory import RunDirectory
 
@@ -87,7 +88,7 @@ def test_a_run_keeps_the_type_that_it_had(
     search(prepared, open_study(prepared), ignore)
     prepared.directory.close()
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
-    assert load(half, dtypes=DEFAULT).dtype == "bfloat16"
+    assert load(half, LoadOptions(dtypes=DEFAULT)).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"
 
 
@@ -111,8 +112,8 @@ def test_packed_weights_go_on_with_the_types_that_packing_decides(
     )
     asked: list[object] = []
 
-    def load_nothing(source: ModelSource, **how: object) -> None:
-        asked.append(how["dtypes"])
+    def load_nothing(source: ModelSource, options: LoadOptions, emit: Emit) -> None:
+        asked.append(options.dtypes)
         raise ModelError("enough")
 
     monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")

@@ -29,14 +29,16 @@ from excise.config import gather
 from excise.config.prompt_sources import prompt_sources
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import PROMPTS, demo_flags
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.events import ignore
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.operators.operator import unit
 from excise.prompts.sets import Prompt
 from excise.prompts.splits import load_parts
 from excise.saving.export import save_model
+from excise.saving.options import DescribedEdit
 
 SIZES = {"train": 400, "search": 100, "held_out": 100}
 
@@ -170,7 +172,7 @@ def test_a_random_direction_of_the_same_strength_removes_nothing(
     finished: Path, demo_model: Path
 ) -> None:
     chosen = json.loads((finished / "run" / "result.json").read_text())["chosen"]["trial"]
-    edit = load_edit(finished / "run" / f"edit-{chosen}.safetensors")
+    edit = Edit.load(finished / "run" / f"edit-{chosen}.safetensors")
     r = unit(torch.randn(edit.u.shape, generator=torch.Generator().manual_seed(0)))
     settings = gather(
         {"model": str(demo_model), "dtype": "float32", "max_new_tokens": 32, "batch_size": 24},
@@ -196,15 +198,15 @@ def test_a_gguf_file_is_loaded_edited_and_saved_as_a_plain_model(
     assert package is not None
     assert package.submodule_search_locations
     gguf = next(Path(next(iter(package.submodule_search_locations))).glob("*.gguf"))
-    loaded = load(resolve(str(gguf)), dtypes=("float32",))
-    edit = load_edit(next((finished / "run").glob("edit-*.safetensors")))
+    loaded = load(resolve(str(gguf)), LoadOptions(dtypes=("float32",)))
+    edit = Edit.load(next((finished / "run").glob("edit-*.safetensors")))
     anatomy = examine(loaded.model)
     assert anatomy.names == edit.writers
     ids = torch.tensor([[1, 4093, 198, 2, 198, 1, 520]])
     with torch.inference_mode(), VirtualEdits(loaded.model, edit.writers) as edits:
         edits.use(edit)
         virtual = loaded.model(ids).logits
-    save_model(loaded, edit, tmp_path / "plain", "", ignore)
+    save_model(loaded, DescribedEdit(edit, ""), tmp_path / "plain")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").eval()
     with torch.inference_mode():
         torch.testing.assert_close(plain(ids).logits, virtual, atol=2e-3, rtol=1e-3)

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from excise.app.events import ModelLoaded
-from excise.app.model import devices_found
+from excise.app.model import load_options
 from excise.cli.describe import describe
 from excise.config import gather
 from excise.devices import memory as device_memory
@@ -24,6 +23,8 @@ from excise.devices.memory import (
 )
 from excise.engine import batch_size
 from excise.errors import ModelError
+from excise.models.events import ModelLoaded
+from excise.models.load import devices_found
 from excise.models.weights import bytes_by_device, stored_bytes
 from spread import spread
 from virtual_devices import VirtualDevices
@@ -53,9 +54,11 @@ def test_devices_that_a_model_may_come_to_lie_on() -> None:
 
 def test_each_device_is_told_with_its_memory_and_its_limit(empty_directory: None) -> None:
     with VirtualDevices(2, memory=8 * GIB):
-        both = devices_found(settings_of())
-        one = devices_found(settings_of(device="cuda:1"))
-        limited = devices_found(settings_of(max_memory=("1=2GiB",), offload_folder="o"))
+        both = devices_found(load_options(settings_of()))
+        one = devices_found(load_options(settings_of(device="cuda:1")))
+        limited = devices_found(
+            load_options(settings_of(max_memory=("1=2GiB",), offload_folder="o"))
+        )
     assert [(each.device, each.memory, each.limit) for each in both] == [
         ("virtual GPU", 8 * GIB, None)
     ] * 2
@@ -63,7 +66,7 @@ def test_each_device_is_told_with_its_memory_and_its_limit(empty_directory: None
     assert [line.text for each in limited for line in describe(each)] == [
         "virtual GPU, 8.0 GiB (2.0 GiB for weights)"
     ]
-    (host,) = devices_found(settings_of(device="cpu"))
+    (host,) = devices_found(load_options(settings_of(device="cpu")))
     assert host.device == f"CPU, {torch.get_num_threads()} threads"
 
 

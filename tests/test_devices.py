@@ -26,6 +26,7 @@ from excise.cli.main import main
 from excise.config.memory import memory_limits
 from excise.engine import cached_layers
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from virtual_devices import VirtualDevices
 
 pytest_plugins = ["cli_support"]
@@ -183,10 +184,12 @@ def lies_on(place: Place, model: Path, folder: Path) -> set[str]:
     limits = place.limits
     loaded = load(
         resolve(str(model)),
-        dtypes=("float32",),
-        device="auto" if limits else place.flags[1],
-        max_memory=memory_limits(limits) if limits else None,
-        offload_folder=folder if limits else None,
+        LoadOptions(
+            dtypes=("float32",),
+            device="auto" if limits else place.flags[1],
+            max_memory=memory_limits(limits),
+            offload_folder=folder if limits else None,
+        ),
     )
     return {str(parameter.device) for parameter in loaded.model.parameters()}
 

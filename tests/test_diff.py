@@ -19,16 +19,15 @@ from transformers import (
 
 from conftest import SHAPE, fill, tiny_model, write_edited
 from excise.anatomy.writers import examine
-from excise.diff import matrix
-from excise.diff.checkpoint import open_compared
-from excise.diff.compare import Report, compare, shared_directions
-from excise.diff.layout import layout_of
-from excise.diff.matrix import LowRank, Pair, change_of
-from excise.diff.rounding import coarser, half_step, noise_norm
-from excise.diff.undo import recovered_edit, save_undo
+from excise.checkpoint_diff import matrix
+from excise.checkpoint_diff.checkpoint import open_compared
+from excise.checkpoint_diff.compare import compare_tensors
+from excise.checkpoint_diff.diff import diff
+from excise.checkpoint_diff.matrix import LowRank, Pair, change_of
+from excise.checkpoint_diff.result import Diff, shared_directions
+from excise.checkpoint_diff.rounding import coarser, half_step, noise_norm
 from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.models.meta_model import meta_model
 from excise.operators.operator import orthogonal, unit
 from test_realisations import random_edit
 
@@ -65,16 +64,9 @@ def changed(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> tupl
     return folder / "a", folder / "b"
 
 
-def report_on(a: Path, b: Path) -> Report:
-    first, second = open_compared(str(a)), open_compared(str(b))
-    model = meta_model("b", b, trust_remote_code=False)
-    return compare(first, second, layout_of(model, second.index))
-
-
-def undone(a: Path, b: Path, report: Report) -> PreTrainedModel:
+def undone(b: Path, report: Diff) -> PreTrainedModel:
     """The second model with the adapter that undoes the difference merged into it."""
-    model = meta_model("b", b, trust_remote_code=False)
-    save_undo(report, model, open_compared(str(a)), open_compared(str(b)), b.parent / "adapter")
+    report.save_undo(b.parent / "adapter")
     loaded = AutoModelForCausalLM.from_pretrained(b, dtype=torch.float32)
     merged: PreTrainedModel = PeftModel.from_pretrained(
         loaded, str(b.parent / "adapter")
@@ -88,7 +80,7 @@ def test_an_edit_is_recognised_and_undone(kind: str, dtype: torch.dtype, tmp_pat
     model = tiny_model("llama with biases").to(dtype)
     edit = random_edit(model, examine(model), kind)
     a, b = baked(model, edit, tmp_path)
-    report = report_on(a, b)
+    report = diff(a, b)
     assert {one.writer for one in report.writers} == set(edit.changed)
     # Each number of bfloat16 is known to 0.4 %, the α behind thousands of them better than that.
     tolerance = 1e-3 if dtype == torch.float32 else 0.02
@@ -107,7 +99,7 @@ def test_an_edit_is_recognised_and_undone(kind: str, dtype: torch.dtype, tmp_pat
         assert abs(float(v)) > 1 - slack * tolerance
         assert found.strength == pytest.approx(float(edit.strengths[row]), rel=slack * tolerance)
         assert float(found.u @ found.v) == pytest.approx(1, abs=1e-3)
-    merged = undone(a, b, report)
+    merged = undone(b, report)
     for name, former in load_file(a / "model.safetensors").items():
         now = merged.state_dict()[name].to(dtype).float()
         step = half_step(former.float(), coarser("BF16" if dtype == torch.bfloat16 else "F32"))
@@ -132,7 +124,7 @@ def test_experts_of_one_block_are_one_writer(kind: str, dtype: torch.dtype, tmp_
             edit.kind, blocks, *(one[1::2] for one in (edit.u, edit.v, edit.strengths)), blocks
         )
     a, b = baked(model, edit, tmp_path)
-    report = report_on(a, b)
+    report = diff(a, b)
     assert {one.writer for one in report.writers} == set(edit.changed)
     for one in report.writers:
         row = edit.writers.index(one.writer)
@@ -143,7 +135,7 @@ def test_experts_of_one_block_are_one_writer(kind: str, dtype: torch.dtype, tmp_
         if of_experts or kind != "discriminant":
             assert one.operator.strength == pytest.approx(float(edit.strengths[row]), rel=0.02)
     if dtype == torch.float32:
-        merged = undone(a, b, report)
+        merged = undone(b, report)
         original = AutoModelForCausalLM.from_pretrained(a)
         for name, former in original.state_dict().items():
             torch.testing.assert_close(merged.state_dict()[name], former, atol=2e-6, rtol=1e-5)
@@ -156,13 +148,13 @@ def test_experts_that_were_left_out_are_no_edit_of_the_block(tmp_path: Path) -> 
     name = "model.layers.1.mlp.experts.2.down_proj.weight"
     assert not torch.equal(tensors[name], former[name])
     save_file(tensors | {name: former[name]}, b / "model.safetensors", {"format": "pt"})
-    report = report_on(a, b)
+    report = diff(a, b)
     assert "model.layers.1.mlp.experts" not in {one.writer for one in report.writers}
     assert "model.layers.2.mlp.experts" in {one.writer for one in report.writers}
     with pytest.raises(SaveError, match=r"the change of model\.layers\.1\.mlp\.experts\.0"):
-        recovered_edit(report, open_compared(str(a)), open_compared(str(b)))
+        report.edit()
     # It can be undone all the same.
-    merged = undone(a, b, report)
+    merged = undone(b, report)
     for key, tensor in AutoModelForCausalLM.from_pretrained(a).state_dict().items():
         torch.testing.assert_close(merged.state_dict()[key], tensor, atol=2e-6, rtol=1e-5)
 
@@ -171,10 +163,10 @@ def test_transposed_matrices_with_biases(tmp_path: Path) -> None:
     model = gpt2_model()
     edit = random_edit(model, examine(model), "orthogonal")
     a, b = baked(model, edit, tmp_path)
-    report = report_on(a, b)
+    report = diff(a, b)
     assert [one.operator.kind for one in report.writers] == ["orthogonal"] * 3
     assert all(one.biases for one in report.writers)
-    merged = undone(a, b, report)
+    merged = undone(b, report)
     for name, former in AutoModelForCausalLM.from_pretrained(a).state_dict().items():
         torch.testing.assert_close(merged.state_dict()[name], former, atol=2e-6, rtol=1e-5)
 
@@ -183,14 +175,14 @@ def test_transposed_matrices_with_biases(tmp_path: Path) -> None:
 def test_the_difference_kept_as_an_edit_makes_it_again(dtype: torch.dtype, tmp_path: Path) -> None:
     model = tiny_model("llama with biases").to(dtype)
     a, b = baked(model, random_edit(model, examine(model), "orthogonal"), tmp_path)
-    first, second = open_compared(str(a)), open_compared(str(b))
-    edit = recovered_edit(report_on(a, b), first, second)
+    first = open_compared(str(a))
+    edit = diff(a, b).edit()
     assert edit.kind == "orthogonal"
     assert first.source is not None
     assert edit.base is not None
     assert edit.base.differences(first.source) == []
     write_edited(edit, a, tmp_path / "again")
-    again = report_on(b, tmp_path / "again")
+    again = diff(b, tmp_path / "again")
     if dtype == torch.bfloat16:
         # Nothing stands above what a step of the data type makes.
         assert all(one.rank in (0, None) for one in again.changed)
@@ -204,7 +196,7 @@ def test_one_direction_of_all_layers_is_progress(tmp_path: Path) -> None:
     r = unit(torch.randn(32, generator=torch.Generator().manual_seed(3)))
     operator = orthogonal(r.expand(count, -1))
     edit = Edit("orthogonal", examine(model).names, operator.u, operator.v, torch.ones(count))
-    one, *others = shared_directions(report_on(*baked(model, edit, tmp_path)).writers)
+    one, *others = shared_directions(diff(*baked(model, edit, tmp_path)).writers)
     assert len(one) == count
     assert not others
 
@@ -226,11 +218,11 @@ def test_a_merged_lora_is_told_by_its_rank_and_undone(dtype: torch.dtype, tmp_pa
         tensors = load_file(a / "model.safetensors")
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         save_file(tensors, a / "model.safetensors", {"format": "pt"})
-    report = report_on(a, b)
+    report = diff(a, b)
     assert {one.name: one.rank for one in report.changed} == dict.fromkeys(names, 3)
     assert not report.writers
     assert not any(one.full for one in report.changed)
-    merged = undone(a, b, report)
+    merged = undone(b, report)
     for name in names:
         former = load_file(a / "model.safetensors")[name].float()
         error = (merged.state_dict()[name] - former).norm() / former.norm()
@@ -245,16 +237,14 @@ def test_training_is_told_as_full_rank_and_not_undone(tmp_path: Path) -> None:
             tensor += 0.01 * torch.randn(tensor.shape, generator=generator)
 
     a, b = changed(tmp_path, train)
-    report = report_on(a, b)
+    report = diff(a, b)
     assert report.same == 0
     assert all(one.full for one in report.changed if len(one.shape) == 2)
     assert not report.writers
-    model = meta_model("b", b, trust_remote_code=False)
-    checkpoints = open_compared(str(a)), open_compared(str(b))
     with pytest.raises(SaveError, match="an adapter can undo changes of low rank"):
-        save_undo(report, model, *checkpoints, tmp_path / "adapter")
+        report.save_undo(tmp_path / "adapter")
     with pytest.raises(SaveError, match="no operator on a writer explains"):
-        recovered_edit(report, *checkpoints)
+        report.edit()
     assert not (tmp_path / "adapter").exists()
 
 
@@ -266,14 +256,14 @@ def test_tensors_that_went_came_or_changed_their_shape(tmp_path: Path) -> None:
         tensors["model.norm.weight"] = torch.ones(7)
 
     a, b = changed(tmp_path, rename)
-    report = report_on(a, b)
+    report = diff(a, b)
     assert report.names.renamed == {"model.layers.0.mlp.up_proj.weight": "other.name"}
     assert report.names.only_first == ("model.layers.1.mlp.up_proj.weight",)
     assert report.names.only_second == ("extra",)
     assert report.names.reshaped == {"model.norm.weight": ((32,), (7,))}
     assert not report.changed
     with pytest.raises(SaveError, match="do not hold the same tensors"):
-        recovered_edit(report, open_compared(str(a)), open_compared(str(b)))
+        report.edit()
 
 
 def test_a_prefix_that_came_does_not_hide_an_edit(tmp_path: Path) -> None:
@@ -283,7 +273,7 @@ def test_a_prefix_that_came_does_not_hide_an_edit(tmp_path: Path) -> None:
     tensors = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "b.safetensors")
     first, second = open_compared(str(a)), open_compared(str(tmp_path / "b.safetensors"))
-    report = compare(first, second, {})
+    report = compare_tensors(first, second, {})
     assert len(report.names.renamed) == len(tensors)
     assert [one.rank for one in report.changed] == [1] * 7
 
@@ -292,13 +282,15 @@ def test_another_cut_is_the_same_and_another_type_is_rounding(tmp_path: Path) ->
     model = tiny_model()
     model.save_pretrained(tmp_path / "a")
     model.save_pretrained(tmp_path / "b", max_shard_size="20KB")
-    assert report_on(tmp_path / "a", tmp_path / "b").identical
+    assert diff(tmp_path / "a", tmp_path / "b").identical
     (tmp_path / "old").mkdir()
     torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
-    old = compare(open_compared(str(tmp_path / "old")), open_compared(str(tmp_path / "b")), {})
+    old = compare_tensors(
+        open_compared(str(tmp_path / "old")), open_compared(str(tmp_path / "b")), {}
+    )
     assert old.identical
     model.to(torch.bfloat16).save_pretrained(tmp_path / "c")
-    report = report_on(tmp_path / "a", tmp_path / "c")
+    report = diff(tmp_path / "a", tmp_path / "c")
     assert not report.identical
     assert all(one.rank in (0, None) for one in report.changed)
     assert max(one.relative for one in report.changed) < 2**-8

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from conftest import tiny_model, write_edited
 from excise.anatomy.writers import examine
 from excise.cli.main import main
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from test_realisations import random_edit
 
 pytest_plugins = ["cli_support"]
@@ -50,7 +50,7 @@ def test_an_edit_is_told_kept_and_undone(
         "saved the adapter that undoes it to",
     ):
         assert told in out, told
-    assert load_edit(tmp_path / "found.safetensors").kind == "orthogonal"
+    assert Edit.load(tmp_path / "found.safetensors").kind == "orthogonal"
     card = (tmp_path / "undo" / "README.md").read_text(encoding="utf-8")
     assert f"turns **{edited.name}** back into **{model_folder.name}**" in card
     assert str(model_folder.parent) not in card

@@ -13,7 +13,7 @@ import torch
 from cli_helpers import result
 from excise.cli.main import main
 from excise.cli.tables import kl_text
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.report.card import figures_in, figures_of
 from excise.scorers.divergence import AnswerTokens, kl_divergence
 from excise.scorers.interval import Estimate
@@ -79,7 +79,7 @@ def test_fewer_tokens_are_told_wherever_the_figure_is(
         "most": 4,
     }
     assert title in figures_of(outcome)
-    assert title in figures_in(load_edit(finished_run / f"edit-{outcome.trial}.safetensors"))
+    assert title in figures_in(Edit.load(finished_run / f"edit-{outcome.trial}.safetensors"))
     assert main(["export", str(finished_run), "--adapter", str(tmp_path / "adapter")]) == 0
     card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
     figures = json.loads((tmp_path / "adapter" / "reproduce.json").read_text())["figures"]
@@ -98,9 +98,9 @@ def test_a_record_of_before_says_what_is_certain(finished_run: Path, tmp_path: P
     outcome = outcome_of(record)
     assert outcome is not None
     assert outcome.answer_tokens.title == "KL, mean of up to 32 answer tokens"
-    stored = load_edit(run / f"edit-{outcome.trial}.safetensors")
+    stored = Edit.load(run / f"edit-{outcome.trial}.safetensors")
     facts = dict(stored.facts)
     del facts["held_out"]
     facts["kl"] = -1e-9
     replace(stored, facts=facts).save(run / f"edit-{outcome.trial}.safetensors")
-    assert "KL 0.0 nats" in figures_in(load_edit(run / f"edit-{outcome.trial}.safetensors"))
+    assert "KL 0.0 nats" in figures_in(Edit.load(run / f"edit-{outcome.trial}.safetensors"))

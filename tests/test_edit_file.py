@@ -18,9 +18,9 @@ from excise.checkpoint.folder import open_checkpoint, weight_files
 from excise.checkpoint.index import checkpoint_index, index_digest
 from excise.checkpoint.source import ModelSource, resolve
 from excise.edits.base import Base
-from excise.edits.edit import FORMAT, Edit, load_edit
+from excise.edits.edit import FORMAT, Edit
+from excise.edits.same_model import require_base
 from excise.errors import ModelError, RunError, SaveError
-from excise.saving.apply import require_base
 from packed_models import write_gguf
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def small_edit(base: Base | None = None) -> Edit:
 def test_everything_comes_back(tmp_path: Path, model_folder: Path) -> None:
     edit = small_edit(Base.of(resolve(str(model_folder))))
     edit.save(tmp_path / "edit.safetensors")
-    again = load_edit(tmp_path / "edit.safetensors")
+    again = Edit.load(tmp_path / "edit.safetensors")
     for name in ("kind", "writers", "parameters", "facts", "base", "settings_digest"):
         assert getattr(again, name) == getattr(edit, name), name
     for name in ("u", "v", "strengths"):
@@ -59,7 +59,7 @@ def test_everything_comes_back(tmp_path: Path, model_folder: Path) -> None:
 def test_a_file_of_format_2_opens() -> None:
     with safe_open(FORMAT_2, framework="pt") as file:
         assert json.loads(file.metadata()["excise"])["format"] == 2 < FORMAT
-    edit = load_edit(FORMAT_2)
+    edit = Edit.load(FORMAT_2)
     # The kind that was called `discriminant` then.
     assert edit.kind == "discriminant_tokens"
     assert edit.writers[1] == "model.layers.0.mlp.down_proj"
@@ -77,7 +77,7 @@ def test_a_file_of_format_2_opens() -> None:
 
 def test_a_file_of_format_3_opens() -> None:
     """It has no checksum of its contents."""
-    edit = load_edit(FORMAT_3)
+    edit = Edit.load(FORMAT_3)
     assert edit.kind == "discriminant"
     assert edit.base == Base(
         "org/model", "c" * 40, "c" * 40, "0123456789abcdef", "fedcba9876543210"
@@ -92,10 +92,10 @@ def test_a_file_of_format_4_is_the_same_edit(tmp_path: Path) -> None:
         tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
     assert (header["format"], header["kind"]) == (4, "discriminant_weighted")
     assert header["parameters"]["kind"] == "discriminant_weighted"
-    edit = load_edit(FORMAT_4)
+    edit = Edit.load(FORMAT_4)
     assert edit.kind == edit.parameters["kind"] == "discriminant"
     edit.save(tmp_path / "new.safetensors")
-    older, again = load_edit(FORMAT_3), load_edit(tmp_path / "new.safetensors")
+    older, again = Edit.load(FORMAT_3), Edit.load(tmp_path / "new.safetensors")
     for other in (older, again):
         for name in ("kind", "writers", "parameters", "facts", "base", "settings_digest"):
             assert getattr(other, name) == getattr(edit, name), name
@@ -123,11 +123,11 @@ def test_kinds_of_older_files_keep_their_meaning(former: str, now: str, tmp_path
     header |= {"format": 3, "kind": former, "parameters": {"kind": former}}
     del header["sha256"]
     save_file(tensors, path, {"excise": json.dumps(header)})
-    edit = load_edit(path)
+    edit = Edit.load(path)
     assert (edit.kind, edit.parameters) == (now, {"kind": now})
     # Saved anew, the file holds the name that says what the kind is.
     edit.save(path)
-    assert load_edit(path).kind == now
+    assert Edit.load(path).kind == now
 
 
 def test_the_same_edit_has_the_same_bytes(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunError, match="do not match their checksum"):
-        load_edit(path)
+        Edit.load(path)
 
 
 def test_a_file_of_this_format_has_a_checksum(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_file_of_this_format_has_a_checksum(tmp_path: Path) -> None:
     del header["sha256"]
     save_file(tensors, tmp_path / "bare.safetensors", {"excise": json.dumps(header)})
     with pytest.raises(RunError, match="do not match their checksum"):
-        load_edit(tmp_path / "bare.safetensors")
+        Edit.load(tmp_path / "bare.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_one_line(
         tensors = {name: file.get_tensor(name) for name in ("u", "v", "strengths")}
     save_file(tensors, tmp_path / "bad.safetensors", {"excise": json.dumps(header)})
     with pytest.raises(RunError, match=told) as caught:
-        load_edit(tmp_path / "bad.safetensors")
+        Edit.load(tmp_path / "bad.safetensors")
     assert "\n" not in str(caught.value)
 
 

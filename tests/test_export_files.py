@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from conftest import TEMPLATE
-from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.saving.export import save_model, save_model_adapter
+from excise.saving.options import DescribedEdit
 from excise.store.directory import RunDirectory
 
 pytest_plugins = ["cli_support"]
@@ -37,10 +38,9 @@ def test_a_run_is_exported_as_the_loaded_model_would_be(
 ) -> None:
     number = json.loads((finished_run / "result.json").read_text())["chosen"]["trial"]
     edit = RunDirectory(finished_run).edit(number)
-    loaded = load(resolve(str(model_folder)), dtypes=("float32",))
-    anatomy = examine(loaded.model)
-    save_model(loaded, edit, elsewhere / "expected", "", lambda _: None)
-    save_model_adapter(loaded, anatomy, edit, elsewhere / "ranks", "", lambda _: None)
+    loaded = load(resolve(str(model_folder)), LoadOptions(dtypes=("float32",)))
+    save_model(loaded, DescribedEdit(edit, ""), elsewhere / "expected")
+    save_model_adapter(loaded, DescribedEdit(edit, ""), elsewhere / "ranks")
     monkeypatch.setattr(
         PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded")
     )

@@ -15,6 +15,7 @@ from conftest import tiny_model, tiny_tokenizer
 from excise.checkpoint.source import resolve
 from excise.errors import ModelError
 from excise.models.load import load
+from excise.models.options import LoadOptions
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -103,7 +104,7 @@ def test_a_chat_template_runs_in_a_sandbox(
 def test_a_chat_template_is_a_file_of_some_size(model: Path) -> None:
     for path in (Path("/dev/zero"), model):
         with pytest.raises(ModelError, match="not a file, or too large for a template"):
-            load(resolve(str(model)), chat_template=str(path))
+            load(resolve(str(model)), LoadOptions(chat_template=str(path)))
 
 
 def test_offloading_writes_over_nothing(

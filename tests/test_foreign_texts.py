@@ -26,7 +26,7 @@ from excise.cli.conversation import to_standard_output
 from excise.cli.main import main
 from excise.cli.printable import PrintableConsole, PrintableRecord, ask_person, printable
 from excise.cli.screen import write_json
-from excise.edits.edit import Edit, load_edit
+from excise.edits.edit import Edit
 from excise.errors import PromptError, RunError, SaveError
 from excise.prompts import files
 from excise.prompts.read import PromptDefaults, read
@@ -223,7 +223,7 @@ def test_an_edit_of_numbers_that_are_none_is_damaged(tmp_path: Path, field: str)
     values.view(-1)[0] = float("nan")
     edit(**{field: values}).save(path)
     with pytest.raises(RunError, match="not finite"):
-        load_edit(path)
+        Edit.load(path)
 
 
 def test_a_parquet_file_can_stand_for_too_much(

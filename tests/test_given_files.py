@@ -17,6 +17,7 @@ from excise.checkpoint.tensors import read_safetensors
 from excise.cli.main import main
 from excise.errors import ModelError, first_line
 from excise.models.load import load
+from excise.models.options import LoadOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 POINTER = (
@@ -37,7 +38,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def line(path: Path) -> str:
     with pytest.raises(ModelError) as caught:
-        load(resolve(str(path)), dtypes=("float32",))
+        load(resolve(str(path)), LoadOptions(dtypes=("float32",)))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -73,7 +74,9 @@ def test_a_vocabulary_that_is_a_pointer(shards: Path, tmp_path: Path) -> None:
     """It would be read as one, and tokens be made of its words."""
     folder = Path(shutil.copytree(shards, tmp_path / "m"))
     (folder / "vocab.txt").write_bytes(POINTER)
-    load(resolve(str(folder)), dtypes=("float32",))  # nobody needs it beside tokenizer.json
+    load(
+        resolve(str(folder)), LoadOptions(dtypes=("float32",))
+    )  # nobody needs it beside tokenizer.json
     (folder / "tokenizer.json").unlink()
     assert "vocab.txt: is a Git LFS pointer" in line(folder)
 
@@ -172,17 +175,17 @@ def test_what_nobody_needs_may_be_damaged(shards: Path, tmp_path: Path) -> None:
             *("preprocessor_config.json", "trainer_state.json", "README.md", "vocab.json"),
         ):
             (folder / name).write_bytes(content)
-        assert load(resolve(str(folder)), dtypes=("float32",)).notes == ()
+        assert load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).notes == ()
 
 
 def test_the_weights_that_transformers_loads_are_those_that_are_looked_at(tmp_path: Path) -> None:
     """A folder of PyTorch weights in which other safetensors lie is one of PyTorch weights."""
     folder = packed.save("llama", tmp_path / "m")
-    model = load(resolve(str(folder)), dtypes=("float32",)).model
+    model = load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).model
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     (folder / "stray.safetensors").write_bytes(b"")
-    again = load(resolve(str(folder)), dtypes=("float32",)).model
+    again = load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).model
     assert torch.equal(again(packed.IDS).logits, model(packed.IDS).logits)
 
 

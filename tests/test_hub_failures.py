@@ -12,11 +12,11 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from excise.hub_access.failures import _CLIENT, failure, without_secrets
-from excise.hub_access.request import Request
+from excise.hub_access.request import HubRequest
 from hub_stand_in import HubStandIn, run_python
 
 TOKEN = "hf_SecretOfTheTests"
-ASKED = Request("owner/model")
+ASKED = HubRequest("owner/model")
 
 ASK = """
 import json, sys

@@ -31,7 +31,7 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.models.load import load
-from excise.saving.adapter import save_stored_adapter
+from excise.models.options import LoadOptions
 from excise.store.directory import RunDirectory
 from sweep import random_edit
 from zoo import tiny, tiny_config
@@ -132,7 +132,7 @@ def test_every_spelling_of_the_names_is_saved_from_files(model_type: str, tmp_pa
             == load_file(folder / "model.safetensors").keys()
         )
         torch.testing.assert_close(logits(loaded(out)), expected, atol=1e-4, rtol=1e-4)
-        save_stored_adapter(edit, resolve(str(folder)), adapter, "", lambda _: None)
+        edit.to_peft(adapter, folder, force=True)
         adapted = PeftModel.from_pretrained(loaded(folder), str(adapter)).eval()
         torch.testing.assert_close(logits(adapted), expected, atol=1e-4, rtol=1e-4)
 
@@ -181,13 +181,16 @@ def test_chat_templates_of_processors(name: str | None, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     if name is None:
         with pytest.raises(ModelError, match="no chat template; give one"):
-            load(resolve(str(folder)), dtypes=("float32",))
+            load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
         return
     (folder / name).write_text(json.dumps({"chat_template": TEMPLATE}))
-    assert load(resolve(str(folder)), dtypes=("float32",)).tokenizer.chat_template == TEMPLATE
+    assert (
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).tokenizer.chat_template
+        == TEMPLATE
+    )
     (folder / name).write_text('{"chat_template": ')
     with pytest.raises(ModelError, match=f"{name}: damaged"):
-        load(resolve(str(folder)), dtypes=("float32",))
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from excise.kinds import FACTS, KINDS, FormerKind, current_name, former_name
 from excise.operators.discriminant import discriminant, discriminants
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
-from excise.operators.operator import apply, unit
+from excise.operators.operator import apply_operator, unit
 
 D = 12
 
@@ -129,7 +129,7 @@ def test_discriminant_moves_control_outputs_least_of_all_that_remove_delta() -> 
     tokens, delta = outputs(), draw(1, D)
 
     def damage(u: torch.Tensor, v: torch.Tensor) -> float:
-        return float((tokens - apply(tokens, u, v, 1.0)).square().sum())
+        return float((tokens - apply_operator(tokens, u, v, 1.0)).square().sum())
 
     made = discriminant(delta, filled(ExactMoments(1, D), tokens), 1e-9)
     best = damage(made.u[0].double(), made.v[0].double())
@@ -144,7 +144,7 @@ def test_no_difference_and_silence_are_borne() -> None:
     moments = filled(ExactMoments(1, D), outputs())
     made = discriminant(torch.zeros(1, D), moments, 0.01)
     y = draw(3, D)
-    torch.testing.assert_close(apply(y, made.u[0].double(), made.v[0].double(), 1.0), y)
+    torch.testing.assert_close(apply_operator(y, made.u[0].double(), made.v[0].double(), 1.0), y)
     silent = discriminant(draw(1, D), filled(ExactMoments(1, D), torch.zeros(9, D)), 0.01)
     torch.testing.assert_close(silent.u, silent.v)
 

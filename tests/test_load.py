@@ -14,11 +14,12 @@ from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from hub_stand_in import HubStandIn, run_python
 
 
 def test_a_local_folder_loads_in_the_first_type_that_works(model_folder: Path) -> None:
-    loaded = load(resolve(str(model_folder)), dtypes=("float32",))
+    loaded = load(resolve(str(model_folder)), LoadOptions(dtypes=("float32",)))
     assert loaded.dtype == "float32"
     assert loaded.attempts == ()
     assert loaded.bytes == sum(p.numel() * 4 for p in tiny_model().parameters())
@@ -32,13 +33,13 @@ def test_a_type_that_overflows_is_passed_over_and_said_why(
     model = tiny_model()
     model.model.layers[1].mlp.down_proj.weight.data *= 1e6
     model.save_pretrained(folder)
-    loaded = load(resolve(str(folder)), dtypes=("float16", "float32"))
+    loaded = load(resolve(str(folder)), LoadOptions(dtypes=("float16", "float32")))
     assert loaded.dtype == "float32"
     assert len(loaded.attempts) == 1
     assert loaded.attempts[0].startswith("float16: ")
     assert "not numbers" in loaded.attempts[0]
     with pytest.raises(ModelError, match=r"could not be loaded \(float16: .*not numbers"):
-        load(resolve(str(folder)), dtypes=("float16",))
+        load(resolve(str(folder)), LoadOptions(dtypes=("float16",)))
 
 
 def test_old_pytorch_files_load(model_folder: Path, tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_old_pytorch_files_load(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, folder)
     (folder / "model.safetensors").unlink()
     torch.save(tiny_model().state_dict(), folder / "pytorch_model.bin")
-    loaded = load(resolve(str(folder)), dtypes=("float32",))
+    loaded = load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
     for name, tensor in tiny_model().state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor)
 
@@ -91,7 +92,7 @@ def test_damaged_weights(model_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(model_folder, folder)
         (folder / "model.safetensors").write_bytes(content)
         with pytest.raises(ModelError, match=message) as caught:
-            load(resolve(str(folder)), dtypes=("float32",))
+            load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
         assert "model.safetensors" in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -101,23 +102,27 @@ def test_no_chat_template_and_one_from_a_file(model_folder: Path, tmp_path: Path
     shutil.copytree(model_folder, folder)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="--chat-template FILE"):
-        load(resolve(str(folder)), dtypes=("float32",))
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
     template = tmp_path / "template.jinja"
     template.write_text(TEMPLATE)
-    loaded = load(resolve(str(folder)), dtypes=("float32",), chat_template=template)
+    loaded = load(resolve(str(folder)), LoadOptions(dtypes=("float32",), chat_template=template))
     assert loaded.tokenizer.chat_template == TEMPLATE
     with pytest.raises(ModelError, match="--chat-template"):
-        load(resolve(str(folder)), dtypes=("float32",), chat_template=tmp_path / "missing")
+        load(
+            resolve(str(folder)),
+            LoadOptions(dtypes=("float32",), chat_template=tmp_path / "missing"),
+        )
 
 
 LOAD = textwrap.dedent(
     """
     from excise.errors import ExciseError
     from excise.models.load import load
+    from excise.models.options import LoadOptions
     from excise.checkpoint.source import resolve
     try:
         source = resolve("someone/tiny")
-        loaded = load(source, dtypes=("float32",))
+        loaded = load(source, LoadOptions(dtypes=("float32",)))
         print("LOADED", source.revision, loaded.dtype)
     except ExciseError as error:
         print("ERROR", type(error).__name__, error)

@@ -19,6 +19,7 @@ from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError
 from excise.models.load import LoadedModel, load
+from excise.models.options import LoadOptions
 
 Tensors = dict[str, Tensor]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -40,13 +41,13 @@ def changed(folder: Path, change: Callable[[Tensors], Tensors], to: Path) -> Pat
 
 def refusal(folder: Path, **arguments: object) -> str:
     with pytest.raises(ModelError) as caught:
-        load(resolve(str(folder)), **{"dtypes": ("float32",)} | arguments)  # type: ignore[arg-type]
+        load(resolve(str(folder)), LoadOptions(**{"dtypes": ("float32",)} | arguments))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def float32(folder: Path) -> LoadedModel:
-    return load(resolve(str(folder)), dtypes=("float32",))
+    return load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,10 @@ def test_code_that_comes_with_the_model(model_folder: Path, tmp_path: Path) -> N
         return folder
 
     whole = own(changed(model_folder, dict, tmp_path / "whole"))
-    assert load(resolve(str(whole)), dtypes=("float32",), trust_remote_code=True).notes == ()
+    assert (
+        load(resolve(str(whole)), LoadOptions(dtypes=("float32",), trust_remote_code=True)).notes
+        == ()
+    )
     lacking = own(changed(model_folder, without(DOWN), tmp_path / "lacking"))
     assert f"lacks {DOWN}" in refusal(lacking, trust_remote_code=True)
 

@@ -24,6 +24,7 @@ from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.batch_size import with_halving
 from excise.errors import ModelError, OutOfMemoryError
 from excise.models import attempt, load, memory_fit, weights
+from excise.models.options import LoadOptions
 from zoo import tiny
 
 GIB = 2**30
@@ -162,7 +163,10 @@ def test_a_model_that_does_not_fit_is_loaded_once(
     # The checkpoint is stored in float32: nothing smaller than float16 is left to try.
     loads = Loads(monkeypatch, {"float16": shortage})
     with pytest.raises(OutOfMemoryError) as caught:
-        load.load(resolve(str(model_folder)), dtypes=("float16", "auto", "bfloat16", "float32"))
+        load.load(
+            resolve(str(model_folder)),
+            LoadOptions(dtypes=("float16", "auto", "bfloat16", "float32")),
+        )
     assert loads.tried == ["float16"]
     message = str(caught.value)
     for part in (
@@ -181,7 +185,9 @@ def test_a_smaller_type_is_tried_and_a_larger_one_is_not(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = Loads(monkeypatch, {"auto": SHORTAGES["CUDA"], "float32": SHORTAGES["CUDA"]})
-    loaded = load.load(resolve(str(model_folder)), dtypes=("auto", "float32", "bfloat16"))
+    loaded = load.load(
+        resolve(str(model_folder)), LoadOptions(dtypes=("auto", "float32", "bfloat16"))
+    )
     assert loads.tried == ["auto", "bfloat16"]
     assert loaded.dtype == "bfloat16"
     assert loaded.attempts == (f"auto: {SHORTAGES['CUDA']}",)
@@ -195,14 +201,15 @@ def test_a_type_that_fails_and_a_larger_one_that_does_not_fit(
     with pytest.raises(
         OutOfMemoryError, match=r"as float32.*float16: logits are not.*MPS.*--dtype bfloat16"
     ):
-        load.load(resolve(str(model_folder)), dtypes=("float16", "float32"))
+        load.load(resolve(str(model_folder)), LoadOptions(dtypes=("float16", "float32")))
     assert loads.tried == ["float16", "float32"]
 
 
 def test_how_much_is_needed(model_folder: Path) -> None:
     source = resolve(str(model_folder))
     stored = sum(
-        tensor.numel() for tensor in load.load(source, dtypes=("float32",)).model.parameters()
+        tensor.numel()
+        for tensor in load.load(source, LoadOptions(dtypes=("float32",))).model.parameters()
     )
     assert memory_fit._weights_bytes(source, "float32", None) == 4 * stored
     assert memory_fit._weights_bytes(source, "auto", None) == 4 * stored
@@ -248,7 +255,7 @@ def test_a_device_that_is_not_there(
     model_folder: Path, device: str, limits: dict[int | str, int] | None, named: str
 ) -> None:
     with pytest.raises(ModelError, match=rf"{named}.*there are cpu"):
-        load.load(resolve(str(model_folder)), device=device, max_memory=limits)
+        load.load(resolve(str(model_folder)), LoadOptions(device=device, max_memory=limits or {}))
 
 
 def test_memory_that_runs_out_anywhere_else_is_one_line(
@@ -272,9 +279,9 @@ def test_memory_that_runs_out_while_experts_are_fused(
 ) -> None:
     tiny("mixtral").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    assert load.load(resolve(str(tmp_path)), dtypes=("float32",)).attempts == ()
+    assert load.load(resolve(str(tmp_path)), LoadOptions(dtypes=("float32",))).attempts == ()
     loads = Loads(monkeypatch, {})
     monkeypatch.setattr(MergeModulelist, "convert", raising(SHORTAGES["CUDA"]))
     with pytest.raises(OutOfMemoryError, match=r"CUDA out of memory\. Tried to allocate 2\.00 GiB"):
-        load.load(resolve(str(tmp_path)), dtypes=("bfloat16", "float32"))
+        load.load(resolve(str(tmp_path)), LoadOptions(dtypes=("bfloat16", "float32")))
     assert loads.tried == ["bfloat16"]

@@ -16,10 +16,11 @@ from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.errors import ModelError, SaveError
-from excise.events import ignore
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.models.weights import dense, stored_bytes
 from excise.saving.export import require_rewritable, save_model
+from excise.saving.options import DescribedEdit
 from excise.system.quiet import quiet_libraries
 from sweep import random_edit
 
@@ -30,7 +31,7 @@ quiet_libraries()
 def test_quantised_loading(quantization: str, tmp_path: Path) -> None:
     packed.require(quantization)
     folder = packed.save("llama", tmp_path / "plain")
-    loaded = load(resolve(str(folder)), quantization=quantization)  # type: ignore[arg-type]
+    loaded = load(resolve(str(folder)), LoadOptions(quantization=quantization))  # type: ignore[arg-type]
     assert loaded.attempts == ()
     assert loaded.packing is not None
     assert loaded.precision == f"{loaded.dtype} over {loaded.packing}"
@@ -56,7 +57,7 @@ def test_checkpoints_that_are_packed_already_load_as_they_are(
 ) -> None:
     packed.require(quantization)
     folder = packed.save("llama", tmp_path / "plain")
-    first = load(resolve(str(folder)), quantization=quantization, dtypes=("bfloat16",))  # type: ignore[arg-type]
+    first = load(resolve(str(folder)), LoadOptions(quantization=quantization, dtypes=("bfloat16",)))  # type: ignore[arg-type]
     first.model.save_pretrained(tmp_path / "packed")
     first.tokenizer.save_pretrained(tmp_path / "packed")
     source = resolve(str(tmp_path / "packed"))
@@ -77,7 +78,7 @@ def test_checkpoints_that_are_packed_already_load_as_they_are(
     else:
         require_rewritable(source, (), trust_remote_code=False)
     with pytest.raises(ModelError, match="already; leave out --quantization"):
-        load(source, quantization="bnb_4bit")
+        load(source, LoadOptions(quantization="bnb_4bit"))
 
 
 @pytest.mark.parametrize("form", ["mxfp4", "fp8"])
@@ -90,16 +91,16 @@ def test_checkpoints_that_are_unpacked_while_loading_are_saved_packed(
         packed.write_fp8("llama", tmp_path / form)
     source = resolve(str(tmp_path / form))
     require_rewritable(source, (), trust_remote_code=False)
-    loaded = load(source, dtypes=("float32",))
+    loaded = load(source, LoadOptions(dtypes=("float32",)))
     assert loaded.packing is None
     assert loaded.precision == loaded.dtype
     edit = random_edit(examine(loaded.model))
-    save_model(loaded, edit, tmp_path / "saved", "", ignore)
+    save_model(loaded, DescribedEdit(edit, ""), tmp_path / "saved")
     names = {path.name for path in (tmp_path / form).iterdir()}
     assert {path.name for path in (tmp_path / "saved").iterdir()} == names | {"README.md"}
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == form
-    assert load(resolve(str(tmp_path / "saved")), dtypes=("float32",)).packing is None
+    assert load(resolve(str(tmp_path / "saved")), LoadOptions(dtypes=("float32",))).packing is None
 
 
 def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
@@ -123,12 +124,12 @@ def test_what_could_not_be_saved_is_said_before_anything_is_loaded(
 
 def test_memory_limits_offload_and_count_the_same(tmp_path: Path) -> None:
     source = resolve(str(packed.save("llama", tmp_path / "plain")))
-    whole = load(source, dtypes=("float32",))
+    whole = load(source, LoadOptions(dtypes=("float32",)))
     spread = load(
         source,
-        dtypes=("float32",),
-        max_memory={"cpu": 60_000},
-        offload_folder=tmp_path / "offloaded",
+        LoadOptions(
+            dtypes=("float32",), max_memory={"cpu": 60_000}, offload_folder=tmp_path / "offloaded"
+        ),
     )
     assert spread.bytes == whole.bytes
     assert spread.attempts == ()
@@ -143,9 +144,11 @@ def test_packed_weights_that_do_not_fit_say_so(quantization: str, tmp_path: Path
     with pytest.raises(ModelError, match="have to fit in --max-memory") as caught:
         load(
             source,
-            quantization=quantization,  # type: ignore[arg-type]
-            max_memory={"cpu": 20_000},
-            offload_folder=tmp_path / "offloaded",
+            LoadOptions(
+                quantization=quantization,  # type: ignore[arg-type]
+                max_memory={"cpu": 20_000},
+                offload_folder=tmp_path / "offloaded",
+            ),
         )
     assert "\n" not in str(caught.value)
 
@@ -153,14 +156,14 @@ def test_packed_weights_that_do_not_fit_say_so(quantization: str, tmp_path: Path
 def test_a_place_for_weights_on_disk_is_asked_for(tmp_path: Path) -> None:
     source = resolve(str(packed.save("qwen3_moe", tmp_path / "plain")))
     with pytest.raises(ModelError, match="give --offload-folder DIR"):
-        load(source, dtypes=("float32",), max_memory={"cpu": 60_000})
+        load(source, LoadOptions(dtypes=("float32",), max_memory={"cpu": 60_000}))
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = packed.save("llama", tmp_path / "plain")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"need the package bitsandbytes.*excise\[quantized\]"):
-        load(resolve(str(plain)), quantization="bnb_4bit")
+        load(resolve(str(plain)), LoadOptions(quantization="bnb_4bit"))
     for method, package in (("gptq", "gptqmodel"), ("compressed-tensors", "compressed-tensors")):
         folder = packed.marked(plain, tmp_path / method, {"quant_method": method, "bits": 4})
         with pytest.raises(ModelError, match=f"pip install {package}") as caught:
@@ -176,7 +179,7 @@ def test_an_unknown_method_and_a_file_that_is_unpacked_anyway(tmp_path: Path) ->
     assert "\n" not in str(caught.value)
     packed.write_gguf(tmp_path / "model.gguf")
     with pytest.raises(ModelError, match="GGUF file, which is dequantised"):
-        load(resolve(str(tmp_path / "model.gguf")), quantization="int8")
+        load(resolve(str(tmp_path / "model.gguf")), LoadOptions(quantization="int8"))
 
 
 def test_code_that_comes_with_a_model_is_named_and_never_asked_about(tmp_path: Path) -> None:

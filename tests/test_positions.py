@@ -15,6 +15,7 @@ from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.errors import ModelError
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.models.positions import position_limit, require_known, require_positions
 from zoo import tiny
 
@@ -135,5 +136,5 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     gpt2(40).save_pretrained(folder)
     bpe_tokenizer().save_pretrained(folder)
     with pytest.raises(ModelError, match="do not belong together"):
-        load(resolve(str(folder)), dtypes=("float32",))
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
     require_known(gpt2(40), range(VOCABULARY))

@@ -22,7 +22,8 @@ from excise.devices.prepacked import (
     is_prepacked,
     prepack,
 )
-from excise.edits.adapter import save_adapter
+from excise.edits.peft_folder import AdapterFolder, save_adapter
+from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
@@ -30,6 +31,7 @@ from excise.errors import OutOfMemoryError
 from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.saving.export import write_plain
 from excise.search.start import closed_form_of
 from excise.undocumented import prepack_linear_weight
@@ -48,7 +50,7 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_loaded_model_answers_as_the_ordinary_one(wide_folder: Path) -> None:
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",)))
     assert isinstance(loaded.model.get_submodule("model.layers.3.mlp.up_proj"), PrepackedLinear)
     prompts = [[2, 9, 17, 4], [2, 30, 4], [2, 11, 12, 13, 14, 4]]
     ordinary = wide_model()
@@ -75,7 +77,7 @@ def test_a_layer_that_looks_into_its_weights_keeps_them(
         return ordinary(self, values) * scale / scale
 
     monkeypatch.setattr(LlamaMLP, "forward", looking)
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",))
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",)))
     assert not any(is_prepacked(parameter) for parameter in loaded.model.parameters())
     (note,) = loaded.notes
     assert note.startswith("weights are not prepacked")
@@ -91,7 +93,7 @@ def test_another_sum_is_not_taken_for_rounding(
     factor = wrong if dtype == "float32" else 10 * wrong
     monkeypatch.setattr(PrepackedLinear, "forward", lambda self, input: right(self, input) * factor)
     assert prepack(wide_model()) > 0
-    loaded = load(resolve(str(wide_folder), None), dtypes=(dtype,))
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=(dtype,)))
     assert loaded.dtype == dtype
     assert len(loaded.notes) == 1
     assert not any(isinstance(module, PrepackedLinear) for module in loaded.model.modules())
@@ -110,11 +112,11 @@ def test_memory_that_runs_out_is_said_and_nothing_stays_half_done(
 
     monkeypatch.setattr("excise.devices.prepacked.prepack_linear_weight", scarce)
     with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
-        load(resolve(str(wide_folder), None), dtypes=("float32",))
+        load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",)))
 
 
 def test_the_base_of_training_and_merging_is_ordinary(wide_folder: Path) -> None:
-    loaded = load(resolve(str(wide_folder), None), dtypes=("float32",), prepack=False)
+    loaded = load(resolve(str(wide_folder), None), LoadOptions(dtypes=("float32",), prepack=False))
     assert not any(is_prepacked(parameter) for parameter in loaded.model.parameters())
 
 
@@ -154,7 +156,7 @@ def test_virtual_baked_and_adapter_agree_on_a_prepacked_model(
         edits.use(edit)
         virtual = first_token_logits(loaded.model, prompts, 2)
     write_edited(edit, model_folder, tmp_path / "baked")
-    save_adapter(edit, loaded.model, prepared.anatomy.writers, "tiny", tmp_path / "adapter", "card")
+    save_adapter(FittedEdit.of(edit, loaded.model), AdapterFolder(tmp_path / "adapter", "tiny"))
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).merge_and_unload()
@@ -167,7 +169,7 @@ def test_virtual_baked_and_adapter_agree_on_a_prepacked_model(
 def test_a_prepacked_model_is_saved_to_the_bit_and_stays_in_use(
     model_folder: Path, tmp_path: Path
 ) -> None:
-    loaded = load(resolve(str(model_folder), None), dtypes=("float32",))
+    loaded = load(resolve(str(model_folder), None), LoadOptions(dtypes=("float32",)))
     (tmp_path / "plain").mkdir()
     write_plain(loaded, tmp_path / "plain")
     assert any(isinstance(module, PrepackedLinear) for module in loaded.model.modules())

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer, write_edited
 from excise.anatomy.writers import Anatomy, examine
-from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights, save_adapter
-from excise.edits.edit import Edit, load_edit
+from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights
+from excise.edits.edit import Edit
 from excise.edits.matrices import MatrixOperators, removed
+from excise.edits.peft_folder import AdapterFolder, save_adapter
+from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
 from excise.models.norms import row_norms
@@ -82,7 +84,7 @@ def test_virtual_equals_baked_equals_adapter(
     torch.testing.assert_close(logits(baked, prompts), virtual, atol=2e-4, rtol=1e-4)
 
     base = str(tmp_path / "original")
-    save_adapter(edit, model, anatomy.writers, base, tmp_path / "adapter", "a card")
+    save_adapter(FittedEdit.of(edit, model), AdapterFolder(tmp_path / "adapter", base))
     fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "original").eval()
     adapted = PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
     torch.testing.assert_close(logits(adapted, prompts), virtual, atol=2e-4, rtol=1e-4)
@@ -228,7 +230,7 @@ def test_edit_file_round_trip_and_plain_safetensors(tmp_path: Path) -> None:
     anatomy = examine(model)
     edit = random_edit(model, anatomy, "discriminant")
     edit.save(tmp_path / "edit.safetensors")
-    again = load_edit(tmp_path / "edit.safetensors")
+    again = Edit.load(tmp_path / "edit.safetensors")
     assert (again.kind, again.writers) == (edit.kind, edit.writers)
     for name in ("u", "v", "strengths"):
         assert torch.equal(getattr(again, name), getattr(edit, name))
@@ -237,10 +239,10 @@ def test_edit_file_round_trip_and_plain_safetensors(tmp_path: Path) -> None:
 
 def test_edit_files_that_are_no_edit_files(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such edit file"):
-        load_edit(tmp_path / "missing.safetensors")
+        Edit.load(tmp_path / "missing.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(RunError, match="damaged"):
-        load_edit(tmp_path / "bad.safetensors")
+        Edit.load(tmp_path / "bad.safetensors")
 
 
 def test_nothing_half_written_stays_when_the_disk_is_full(
@@ -256,8 +258,8 @@ def test_nothing_half_written_stays_when_the_disk_is_full(
 
     writings = {
         "shutil.copyfile": lambda: write_edited(edit, tmp_path / "original", tmp_path / "out"),
-        "excise.edits.adapter.save_file": lambda: save_adapter(
-            edit, model, anatomy.writers, "base", tmp_path / "out", "card"
+        "excise.edits.peft_folder.save_file": lambda: save_adapter(
+            FittedEdit.of(edit, model), AdapterFolder(tmp_path / "out", "base")
         ),
     }
     for target, write in writings.items():
@@ -273,15 +275,9 @@ def test_saving_over_something_is_refused(tmp_path: Path) -> None:
     anatomy = examine(model)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
+    edit = random_edit(model, anatomy, "orthogonal")
     with pytest.raises(SaveError, match="not empty"):
-        save_adapter(
-            random_edit(model, anatomy, "orthogonal"),
-            model,
-            anatomy.writers,
-            "x",
-            tmp_path / "out",
-            "card",
-        )
+        save_adapter(FittedEdit.of(edit, model), AdapterFolder(tmp_path / "out", "x"))
     assert (tmp_path / "out" / "precious").read_text() == "mine"
 
 

@@ -18,7 +18,7 @@ from excise.app.rebuild import settings_of
 from excise.cli.main import main
 from excise.cli.reproduce_command import lines
 from excise.errors import ReproductionError
-from excise.reproduce.compare import TOLERANCE, compare
+from excise.reproduce.compare import TOLERANCE, compare_records
 from excise.reproduce.fingerprint import fingerprint, sketch
 from excise.reproduce.record import Reproduction, read_reproduction
 
@@ -147,7 +147,7 @@ def test_how_far_an_edit_moved_decides(
         noise = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
         tensors[name] += noise / noise.norm() * moved.size * TOLERANCE["float32"] * factor
 
-    found = compare(record, rewritten(record, tmp_path / "model", move))
+    found = compare_records(record, rewritten(record, tmp_path / "model", move))
     assert found.sameness == sameness
     if factor:
         (difference,) = found.differences
@@ -166,7 +166,7 @@ def test_tensors_that_were_not_edited_have_to_be_the_same(saved: Path, tmp_path:
         del tensors["lm_head.weight"]
         tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].half()
 
-    found = compare(record, rewritten(record, tmp_path / "model", touch))
+    found = compare_records(record, rewritten(record, tmp_path / "model", touch))
     assert found.sameness == "different"
     assert {one.tensors[0]: one.why.split()[0:3] for one in found.differences} == {
         "lm_head.weight": ["is", "missing", "now"],
@@ -195,7 +195,7 @@ def test_stored_in_few_bits_a_small_move_may_be_a_whole_spacing() -> None:
             "sketch": numbers,
         }
         records.append(_record({"w": stored}, size))
-    found = compare(records[0], records[1])
+    found = compare_records(records[0], records[1])
     assert found.sameness == "within rounding"
     # It moved by far more than τ alone would allow: the second term is needed.
     assert found.differences[0].share is not None
@@ -211,7 +211,7 @@ def test_of_a_16_bit_run_it_is_said_that_another_machine_is_enough_to_differ(dty
         return made.model_copy(update={"circumstances": then})
 
     recorded, rebuilt = record("a", 0.0), record("b", 0.5)
-    said = " ".join(lines(recorded, rebuilt, compare(recorded, rebuilt)))
+    said = " ".join(lines(recorded, rebuilt, compare_records(recorded, rebuilt)))
     assert "Different, by more than is allowed for rounding" in said
     assert (f"in {dtype} another machine alone may do that" in said) == (dtype != "float32")
 
@@ -429,7 +429,7 @@ def test_a_file_does_not_decide_that_code_is_run(
 def test_records_without_tensors_are_not_the_same() -> None:
     empty = _record({}, 0.0)
     with pytest.raises(ReproductionError, match="nothing to compare"):
-        compare(empty, empty)
+        compare_records(empty, empty)
 
 
 def test_a_run_of_an_older_excise_is_told_how_to_record_it(

@@ -20,8 +20,9 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import resolve
 from excise.checkpoint.tensors import read_bytes
 from excise.cli.main import main
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.models.weights import dense
 from excise.reproduce.record import read_reproduction
 from excise.system.quiet import quiet_libraries
@@ -57,7 +58,7 @@ def raw(folder: Path) -> dict[str, bytes]:
 
 def writer_norms(folder: Path) -> dict[str, float]:
     """The length of what each writer holds, as transformers loads it."""
-    model = load(resolve(str(folder)), dtypes=("float32",)).model
+    model = load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).model
     return {
         writer.name: float(
             torch.cat(
@@ -237,7 +238,7 @@ def test_an_edit_that_was_read_gives_the_weights_of_the_one_that_was_found(tmp_p
     for length in range(1, 65, 9):
         path = tmp_path / "edit.safetensors"
         replace(found, facts={"padding": "x" * length}).save(path)
-        write_edited(load_edit(path), folder, tmp_path / f"read-{length}")
+        write_edited(Edit.load(path), folder, tmp_path / f"read-{length}")
         assert raw(tmp_path / f"read-{length}") == raw(tmp_path / "found")
 
 

@@ -17,7 +17,7 @@ import pytest
 from cli_helpers import result
 from excise.app import outcome, prepare
 from excise.cli.main import main
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.store import record
 from faulty_disk import FaultyDisk, forked, status_of
 
@@ -77,7 +77,7 @@ def outcome_of(run: Path) -> dict[str, object]:
     trials = [{**trial, "seconds": None} for trial in told["trials"]]  # type: ignore[attr-defined]
     edits = {}
     for path in sorted(run.glob("edit-*.safetensors")):
-        edit = load_edit(path)
+        edit = Edit.load(path)
         edits[path.name] = (
             [edit.u.tolist(), edit.v.tolist(), edit.strengths.tolist()],
             dict(edit.parameters),
@@ -112,7 +112,7 @@ def require_readable(run: Path) -> None:
     """What reads a run directory finds no half of anything."""
     if (run / "result.json").exists():
         for number in result(run)["front"]:  # type: ignore[attr-defined]
-            load_edit(run / f"edit-{number}.safetensors")
+            Edit.load(run / f"edit-{number}.safetensors")
 
 
 @pytest.mark.parametrize(

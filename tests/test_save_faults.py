@@ -18,11 +18,12 @@ import packed_models as packed
 from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
 from excise.errors import SaveError
-from excise.events import ignore
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.saving.export import save_model
+from excise.saving.options import DescribedEdit
 from excise.system.files import move_into_place, new_folder, replacing
 from faulty_disk import FaultyDisk
 from sweep import random_edit
@@ -119,22 +120,22 @@ def files_no_longer_than(size: int) -> Iterator[None]:
 
 def test_a_gguf_model_that_does_not_fit_on_the_disk_is_one_line(elsewhere: Path) -> None:
     packed.write_gguf(elsewhere / "model.gguf", Kind.F16, tokenizer=True)
-    loaded = load(resolve(str(elsewhere / "model.gguf")), dtypes=("float32",))
+    loaded = load(resolve(str(elsewhere / "model.gguf")), LoadOptions(dtypes=("float32",)))
     edit = random_edit(examine(loaded.model))
     before = contents(elsewhere)
     with (
         files_no_longer_than(30_000),
         pytest.raises(SaveError, match=r"out: could not be written \(.*File too large"),
     ):
-        save_model(loaded, edit, elsewhere / "out", "", ignore)
+        save_model(loaded, DescribedEdit(edit, ""), elsewhere / "out")
     assert contents(elsewhere) == before
-    save_model(loaded, edit, elsewhere / "out", "", ignore)
+    save_model(loaded, DescribedEdit(edit, ""), elsewhere / "out")
 
 
 def test_an_edit_and_an_adapter_that_do_not_fit_are_one_line(
     edit: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = load_edit(edit)
+    found = Edit.load(edit)
     with files_no_longer_than(500):
         with pytest.raises(SaveError, match=r"\(File too large\); nothing was left behind"):
             found.save(elsewhere / "edit.safetensors")

@@ -16,10 +16,11 @@ from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
-from excise.edits.adapter import save_adapter
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from excise.edits.peft_folder import AdapterFolder, save_adapter
 from excise.edits.served import unservable
+from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.operators.operator import unit
 from packed_models import marked
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 def adapter_of(model: PreTrainedModel, edit: Edit, folder: Path) -> Path:
     model.save_pretrained(folder / "base")
     base = str(folder / "base")
-    save_adapter(edit, model, examine(model).writers, base, folder / "adapter", "a card")
+    save_adapter(FittedEdit.of(edit, model), AdapterFolder(folder / "adapter", base))
     return folder / "adapter"
 
 
@@ -126,7 +127,7 @@ def test_an_adapter_from_an_edit_file_is_that_of_the_loaded_model(
     tiny_tokenizer().save_pretrained(tmp_path / "base")
     base = Base.of(resolve(str(tmp_path / "base")))
     Edit(**{**vars(edit), "base": base}).save(tmp_path / "edit.safetensors")
-    save_adapter(edit, model, anatomy.writers, base.model, tmp_path / "loaded", "a card")
+    save_adapter(FittedEdit.of(edit, model), AdapterFolder(tmp_path / "loaded", base.model))
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the whole model was loaded")

@@ -18,6 +18,7 @@ from excise.errors import ModelError
 from excise.models.chat import Chat
 from excise.models.load import load
 from excise.models.lost_text import holds
+from excise.models.options import LoadOptions
 from excise.models.template import TemplateCall, choose_template, literals, template_text, variables
 from excise.models.tokenizer import load_tokenizer
 from excise.prompts.sets import Prompt
@@ -191,7 +192,10 @@ def test_a_template_where_processors_keep_it(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     file = folder / "chat_template.json"
     file.write_text(json.dumps({"chat_template": template}), encoding="utf-8")
-    assert load(resolve(str(folder)), dtypes=("float32",)).tokenizer.chat_template == template
+    assert (
+        load(resolve(str(folder)), LoadOptions(dtypes=("float32",))).tokenizer.chat_template
+        == template
+    )
     for damaged, said in (
         ("{", "chat_template.json"),
         ("[]", "chat_template.json"),
@@ -199,13 +203,15 @@ def test_a_template_where_processors_keep_it(folder: Path) -> None:
     ):
         file.write_text(damaged, encoding="utf-8")
         with pytest.raises(ModelError, match=said):
-            load(resolve(str(folder)), dtypes=("float32",))
+            load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
 
 
 def test_arguments_reach_the_template(folder: Path) -> None:
     template = folder / "chat_template.jinja"
     template.write_text("{{ mood }} " + template.read_text(encoding="utf-8"), encoding="utf-8")
-    loaded = load(resolve(str(folder)), dtypes=("float32",), template_arguments={"mood": "hello"})
+    loaded = load(
+        resolve(str(folder)), LoadOptions(dtypes=("float32",), template_arguments={"mood": "hello"})
+    )
     assert Chat(loaded.tokenizer, call=loaded.call).text(Prompt("bake")).startswith("hello ")
 
 
@@ -240,7 +246,7 @@ def test_a_named_template_by_flag(
     assert main([*command, "--chat-template", "rag"]) == 0
     assert main([*command, "--chat-template", "RAG"]) == 2
     assert "no template of this name (rag, tool_use)" in capsys.readouterr().err
-    loaded = load(resolve(str(folder)), dtypes=("float32",), chat_template="tool_use")
+    loaded = load(resolve(str(folder)), LoadOptions(dtypes=("float32",), chat_template="tool_use"))
     assert Chat(loaded.tokenizer, call=loaded.call).text(Prompt("bake")).endswith("tool_use")
     # The model's own templates stay what they are where it is saved.
     assert loaded.chat_template is None

@@ -17,6 +17,7 @@ import packed_models as packed
 from excise.checkpoint.source import resolve
 from excise.checkpoint.transformers4 import config_for_both_versions, tokenizer_for_both_versions
 from excise.models.load import load
+from excise.models.options import LoadOptions
 from excise.saving.export import write_plain
 
 BASE = 54321.0
@@ -26,7 +27,9 @@ def test_a_folder_made_of_a_gguf_file_names_its_rotary_base_and_its_tokenizer_fo
     tmp_path: Path,
 ) -> None:
     packed.write_gguf(tmp_path / "model.gguf", tokenizer=True, rotary_base=BASE)
-    loaded = load(resolve(str(tmp_path / "model.gguf")), dtypes=("float32",), prepack=False)
+    loaded = load(
+        resolve(str(tmp_path / "model.gguf")), LoadOptions(dtypes=("float32",), prepack=False)
+    )
     folder = tmp_path / "plain"
     folder.mkdir()
     assert write_plain(loaded, folder) == []

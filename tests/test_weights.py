@@ -24,6 +24,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.models.load import load
 from excise.models.norms import post_norm_gains, row_norms
+from excise.models.options import LoadOptions
 from excise.models.weights import dense, stored_bytes
 from excise.system.quiet import quiet_libraries
 
@@ -63,7 +64,7 @@ def _offloaded(kind: str, make: Callable[[str, Path], PreTrainedModel], folder: 
 def _quantized(quantization: str, error: float, folder: Path) -> Case:
     packed.require(quantization)
     packed.save("llama", folder)
-    loaded = load(resolve(str(folder)), quantization=quantization, dtypes=("float32",))  # type: ignore[arg-type]
+    loaded = load(resolve(str(folder)), LoadOptions(quantization=quantization, dtypes=("float32",)))  # type: ignore[arg-type]
     return Case(loaded.model, packed.writer_names("llama"), _references("llama"), False, error)
 
 

@@ -13,7 +13,7 @@ ROOMS = (
     (("cli",), "parse the command line, call, render; nothing else prints"),
     (("app", "demo"), "one run from settings: stages, choosing, saving · the built-in model"),
     (
-        ("hub", "saving", "report", "diff", "reproduce"),
+        ("hub", "saving", "report", "checkpoint_diff", "reproduce"),
         "uploads · an edit written out · cards and plots · two checkpoints compared · reproduce.json",
     ),
     (("config",), "settings from flags, environment and excise.toml"),

@@ -1,7 +1,76 @@
 """excise: find the direction a behaviour takes inside a language model, and remove it from the weights.
 
-The command line is `excise`; as a library, start from `excise.app`. Importing this package is light:
-PyTorch and transformers are imported by the modules that need them.
+The names below are the public interface; docs/api.md describes them. Importing this package is light: what
+needs PyTorch and transformers is imported when its name is first used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from excise.checkpoint_diff.diff import diff as diff
+    from excise.checkpoint_diff.result import Diff as Diff
+    from excise.edits.edit import Edit as Edit
+    from excise.errors import ExciseError as ExciseError
+    from excise.errors import HubError as HubError
+    from excise.errors import ModelError as ModelError
+    from excise.errors import OutOfMemoryError as OutOfMemoryError
+    from excise.errors import PromptError as PromptError
+    from excise.errors import ReproductionError as ReproductionError
+    from excise.errors import RunError as RunError
+    from excise.errors import SaveError as SaveError
+    from excise.errors import SettingsError as SettingsError
+    from excise.errors import TrialError as TrialError
+    from excise.experiment.inspection import Inspection as Inspection
+    from excise.experiment.inspection import inspect as inspect
+    from excise.models.load import LoadedModel as LoadedModel
+    from excise.models.load import load as load
+    from excise.models.options import LoadOptions as LoadOptions
+    from excise.prompts.read import read_prompts as read_prompts
+    from excise.prompts.sets import Prompt as Prompt
+    from excise.prompts.sets import PromptSet as PromptSet
+    from excise.saving.apply import apply as apply
+    from excise.saving.options import SaveOptions as SaveOptions
+
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Diff": "checkpoint_diff.result",
+    "Edit": "edits.edit",
+    "ExciseError": "errors",
+    "HubError": "errors",
+    "Inspection": "experiment.inspection",
+    "LoadOptions": "models.options",
+    "LoadedModel": "models.load",
+    "ModelError": "errors",
+    "OutOfMemoryError": "errors",
+    "Prompt": "prompts.sets",
+    "PromptError": "errors",
+    "PromptSet": "prompts.sets",
+    "ReproductionError": "errors",
+    "RunError": "errors",
+    "SaveError": "errors",
+    "SaveOptions": "saving.options",
+    "SettingsError": "errors",
+    "TrialError": "errors",
+    "apply": "saving.apply",
+    "diff": "checkpoint_diff.diff",
+    "inspect": "experiment.inspection",
+    "load": "models.load",
+    "read_prompts": "prompts.read",
+}
+"""Public name to the module that defines it. No module of this package may have one of these names."""
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

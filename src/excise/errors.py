@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 _LONGEST = 800
 """Characters of a message, which may quote a damaged file."""
@@ -28,7 +29,7 @@ class PromptError(ExciseError):
 
 
 class ModelError(ExciseError):
-    """A model that cannot be found, loaded, or covered."""
+    """A model that cannot be found, loaded, or covered, or that an edit does not fit."""
 
 
 class HubError(ExciseError):
@@ -76,6 +77,23 @@ def first_line(error: BaseException) -> str:
     while lines[count - 1].endswith(":") and count < len(lines):
         count += 1
     return " ".join(lines[:count])
+
+
+def causes(
+    error: BaseException, contexts: Literal["none", "shown", "all"] = "shown"
+) -> Iterator[BaseException]:
+    """An error, and those that it was raised from, each once.
+
+    contexts: of errors that were being handled when the next one was raised, which count too: none of them,
+    those that a traceback shows, or also those that `from None` hides.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        hidden = contexts == "none" or (contexts == "shown" and found.__suppress_context__)
+        found = found.__cause__ or (None if hidden else found.__context__)
 
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)

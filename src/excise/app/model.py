@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
-
-from excise.anatomy.writers import Anatomy, examine
-from excise.app.events import DeviceFound, Examined, ModelLoaded
+from excise.anatomy.writers import Anatomy
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.trust import remote_code_of
 from excise.config import Settings
 from excise.config.memory import memory_limits
-from excise.devices.memory import device_memory, devices_for
-from excise.events import Emit, Note, StageStarted
-from excise.experiment.coverage import Coverage, measure
+from excise.events import Emit
+from excise.experiment.coverage import Coverage
+from excise.experiment.inspection import examine_and_measure
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
+from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
+from excise.saving.options import SaveOptions
 
 
 def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
@@ -35,9 +33,7 @@ def open_model(
 ) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
     """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
     loaded, runner = load_runner(settings, source, emit)
-    anatomy = examine(loaded.model, settings.writers)
-    coverage = measure(loaded.model, anatomy, runner.chat.test_prompt(settings.system_prompt))
-    emit(Examined(len(anatomy.layers), anatomy.matrices(), coverage.per_layer))
+    anatomy, coverage = examine_and_measure(loaded, settings.writers, settings.system_prompt, emit)
     return loaded, anatomy, coverage, runner
 
 
@@ -48,25 +44,12 @@ def given_template(settings: Settings, source: ModelSource) -> str | None:
     """
     if settings.chat_template is None:
         return None
-    return load_tokenizer(
-        source,
-        trust_remote_code=settings.trust_remote_code,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        system_prompt=settings.system_prompt,
-    ).custom_template
+    return load_tokenizer(source, load_options(settings)).custom_template
 
 
-def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
-    """Load a model, ready to be asked. Raises ModelError."""
-    for found in devices_found(settings):
-        emit(found)
-    if settings.trust_remote_code and (code := remote_code_of(source)):
-        emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
-    emit(StageStarted("load", f"Loading {source.name}"))
-    started = time.perf_counter()
-    loaded = load(
-        source,
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings say that a model is loaded."""
+    return LoadOptions(
         dtypes=settings.dtypes,
         device=settings.device,
         quantization=settings.quantization,
@@ -77,18 +60,20 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
         template_arguments=settings.template_arguments,
         system_prompt=settings.system_prompt,
     )
-    emit(
-        ModelLoaded(
-            name=source.name,
-            dtype=loaded.precision,
-            bytes=loaded.bytes,
-            seconds=time.perf_counter() - started,
-            attempts=loaded.attempts,
-            places=loaded.places,
-        )
+
+
+def save_options(
+    settings: Settings, *, chat_template: str | None = None, force: bool = False
+) -> SaveOptions:
+    """How the settings say that the files of a model are read and written."""
+    return SaveOptions(
+        settings.packed, settings.writers, settings.trust_remote_code, chat_template, force
     )
-    for note in loaded.notes:
-        emit(Note(note))
+
+
+def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
+    """Load a model, ready to be asked. Raises ModelError."""
+    loaded = load(source, load_options(settings), emit=emit)
     runner = Runner(
         loaded.model,
         Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
@@ -98,14 +83,3 @@ def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[Lo
         emit=emit,
     )
     return loaded, runner
-
-
-def devices_found(settings: Settings) -> list[DeviceFound]:
-    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
-    limits = memory_limits(settings.max_memory)
-    devices = devices_for(settings.device, limits)
-    allowed = list(limits.values()) if limits else [None] * len(devices)
-    return [
-        DeviceFound(known.name, known.total, limit)
-        for known, limit in zip(map(device_memory, devices), allowed, strict=True)
-    ]

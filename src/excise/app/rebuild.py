@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from excise.anatomy.writers import Anatomy
-from excise.app.model import open_model
+from excise.app.model import open_model, save_options
 from excise.app.prepare import Prepared, prepare
 from excise.app.settle import settle
 from excise.checkpoint.source import ModelSource, resolve
@@ -26,6 +26,7 @@ from excise.models.load import LoadedModel
 from excise.prompts.splits import PromptParts, load_parts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
+from excise.saving.options import DescribedEdit
 from excise.search.loop import open_study, search
 from excise.search.space import Candidate, propose, propose_operator
 from excise.search.study import Study
@@ -76,20 +77,10 @@ def rebuild(
         facts=recorded.trial.facts,
     )
     known = _known(recorded, loaded, candidate, anatomy, no_hardware=settings.no_hardware)
-    if recorded.made == "model":
-        save_model(
-            loaded,
-            edit,
-            destination,
-            known.figures,
-            emit,
-            form=recorded.packed,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            known=known,
-        )
-    else:
-        save_model_adapter(loaded, anatomy, edit, destination, known.figures, emit, known)
+    described = DescribedEdit(edit, known.figures, known)
+    options = replace(save_options(settings), packed=recorded.packed)
+    save = save_model if recorded.made == "model" else save_model_adapter
+    save(loaded, described, destination, options, emit)
     return read_reproduction(destination)
 
 

@@ -31,7 +31,7 @@ from excise.checkpoint.tensors import ORDINARY, read_safetensors
 from excise.errors import HubError, ModelError
 from excise.hub_access.cache import Snapshot, cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, disk_full, failure, free_bytes
-from excise.hub_access.request import OUT_OF_REACH, Cause, Request
+from excise.hub_access.request import OUT_OF_REACH, Cause, HubRequest
 
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before turning to the cache."""
@@ -59,7 +59,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
     used. Raises ModelError for an unknown model or revision and for a model without readable weights,
     HubError for other failures.
     """
-    request = Request(name, "model", revision)
+    request = HubRequest(name, "model", revision)
     repository: _Repository | None = None
     try:
         with _no_log_lines():
@@ -72,7 +72,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
         found = failure(error, request if repository is None else repository.request)
         if repository is None and found.cause in _CACHE_SERVES:
             snapshot = cached_snapshot(name, "model", revision)
-            if snapshot is not None and _is_whole(snapshot.folder, weights=weights):
+            if snapshot is not None and is_whole(snapshot.folder, weights=weights):
                 return snapshot
         if found.cause in ("repository", "revision"):
             raise ModelError(found.text) from None
@@ -85,7 +85,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
     return Snapshot(repository.commit, repository.folder)
 
 
-def _is_whole(folder: Path, *, weights: bool) -> bool:
+def is_whole(folder: Path, *, weights: bool) -> bool:
     """False for an interrupted download: small files are downloaded first, weights after them."""
     try:
         return (folder / "config.json").is_file() and bool(not weights or weight_files(folder))
@@ -149,9 +149,9 @@ class _Repository:
         return Path(constants.HF_HUB_CACHE) / repository / "snapshots" / self.commit
 
     @property
-    def request(self) -> Request:
+    def request(self) -> HubRequest:
         """The request, for messages."""
-        return Request(self.name, "model", self.commit, stage="downloading it")
+        return HubRequest(self.name, "model", self.commit, stage="downloading it")
 
     def fetch(self, names: Sequence[str]) -> None:
         """Download files. Raises HubError if the disk has no room for them."""

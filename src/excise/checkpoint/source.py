@@ -134,24 +134,40 @@ def resolve(model: str, revision: str | None = None, *, code: bool = False) -> M
     return _from_hub(model, revision, code=code)
 
 
-def resolve_configuration(
-    model: str, revision: str | None, config_only: bool, *, code: bool = False
-) -> Path | None:
-    """The folder of `config.json` for a model that is inspected without its weights.
+def resolve_to_inspect(
+    model: str, revision: str | None, *, weights: bool | None, code: bool = False
+) -> tuple[ModelSource, bool]:
+    """The files of a model that is to be looked at, and whether its weights are looked at too.
 
-    None if the model has weights and `config_only` is False. Raises as `resolve` does.
+    weights: True wants them wherever they are, None if they are on this disk, False never; a folder without
+    weights does without. code: as for `resolve`. Raises ModelError or HubError as `resolve` does.
     """
     path = expanded(model)
-    if not path.is_dir():
-        if not config_only:
-            return None
-        if path.suffix.lower() == ".gguf":
+    if path.is_dir():
+        folder = path.resolve()
+        wanted = weights is not False and _has_weights(folder)
+        return _local(model, folder, weights=wanted), wanted
+    if path.suffix.lower() == ".gguf":
+        if weights is False:
             raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
-        return _from_hub(model, revision, weights=False, code=code).folder
-    folder = path.resolve()
-    if config_only or not _has_weights(folder):
-        return _local(model, folder, weights=False).folder
-    return None
+        return resolve(model), True
+    if weights or path.is_absolute() or names_a_path(model):
+        return resolve(model, revision, code=code), True
+    cached = None if weights is False else _cached(model, revision)
+    if cached is not None:
+        return cached, True
+    return _from_hub(model, revision, weights=False, code=code), False
+
+
+def _cached(model: str, revision: str | None) -> ModelSource | None:
+    """The model in the hub's cache, if it is there with all its weights."""
+    from excise.checkpoint.download import is_whole
+    from excise.hub_access.cache import cached_snapshot
+
+    found = cached_snapshot(model, "model", revision)
+    if found is None or not is_whole(found.folder, weights=True):
+        return None
+    return ModelSource(model, found.folder, None, found.commit)
 
 
 def _has_weights(folder: Path) -> bool:

@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.checkpoint.source import ModelSource, resolve
+from excise.app.model import save_options
 from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.screen import Screen, make_screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
 from excise.cli.streams import is_attended
-from excise.config import Settings, Stored, gather
-from excise.edits.edit import Edit, load_edit
+from excise.config import Stored, gather
+from excise.edits.edit import Edit
 from excise.errors import SaveError, SettingsError
 from excise.events import Note
 from excise.report.card import figures_in
 from excise.rewrite.plan import Form, Plan
-from excise.rewrite.resumable_folder import require_new_folder
 from excise.rewrite.tensor_data import rounding_of
-from excise.saving.apply import apply_edit, apply_to_gguf, plan_for, require_base
+from excise.saving.apply import Application, plan_application, resolve_new
+from excise.saving.options import DescribedEdit
 from excise.store.directory import RunDirectory
 from excise.system.paths import expanded
 
@@ -31,13 +31,12 @@ _TRUST = ("trust_remote_code",)
 
 @dataclass(frozen=True)
 class _Given:
-    """An edit, what is known of it as text, and what its run says of the settings, if it lies in one.
+    """An edit, and what its run says of the settings, if it lies in a run directory.
 
-    stored: what it says of running code. writers: the claims about writers that the edit was made with.
+    stored: what the run says of running code. writers: the claims about writers that the edit was made with.
     """
 
-    edit: Edit
-    figures: str
+    described: DescribedEdit
     stored: Stored | None
     writers: tuple[str, ...]
 
@@ -57,28 +56,17 @@ def apply(
     if given.writers and "writers" not in settings.model_fields_set:
         # Below the environment: the model need not be the run's own.
         settings = settings.model_copy(update={"writers": given.writers})
-    destination = expanded(out)
+    options = save_options(settings, force=force)
     with make_screen(settings) as screen:
-        require_new_folder(destination)
-        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
-        require_base(given.edit, source, force=force, emit=screen)
-        if source.gguf is not None:
-            if "packed" in flags:
-                raise SettingsError(
-                    f"--packed: {model} is a GGUF file, which says by itself how each tensor is packed"
-                )
-            apply_to_gguf(given.edit, source, destination, settings.writers, screen)
-            return 0
-        if destination.suffix.lower() == ".gguf":
-            raise SaveError(
-                f"{destination}: a GGUF file is made of a GGUF file; {model} is a folder"
+        source = resolve_new(settings.model, out, settings.revision, options)
+        if source.gguf is not None and "packed" in flags:
+            raise SettingsError(
+                f"--packed: {model} is a GGUF file, which says by itself how each tensor is packed"
             )
-        _require_apart(source.folder, destination)
-        plan = _plan(given.edit, source, settings, settings.packed)
+        planned = plan_application(given.described, source, expanded(out), options, screen)
         attended = is_attended() and not (settings.yes or settings.json_lines)
         asked = attended and "packed" not in settings.model_fields_set
-        plan = _chosen(plan, given.edit, source, settings, screen, ask if asked else None)
-        apply_edit(plan, source, destination, given.figures, screen)
+        _chosen(planned, screen, ask if asked else None).write()
     return 0
 
 
@@ -86,57 +74,38 @@ def _given(word: str) -> _Given:
     """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
     path = expanded(word)
     if path.is_file() or path.suffix.lower() == ".safetensors":
-        edit = load_edit(path)
+        edit = Edit.load(path)
+        described = DescribedEdit(edit, figures_in(edit))
         directory = RunDirectory(path.parent)
-        inside = (path.parent / "run.json").is_file()
-        stored = settings_in(directory, _TRUST) if inside else None
-        return _Given(edit, figures_in(edit), stored, _writers(directory) if inside else ())
-    folder, trial = split_trial(word)
-    directory = RunDirectory(folder)
-    stored, number = settings_in(directory, _TRUST), chosen_trial(directory, trial)
-    edit = directory.edit(number)
-    text = figures(directory.record(), number, edit)
-    return _Given(edit, text, stored, _writers(directory))
+        if not (path.parent / "run.json").is_file():
+            return _Given(described, None, ())
+    else:
+        folder, trial = split_trial(word)
+        directory = RunDirectory(folder)
+        number = chosen_trial(directory, trial)
+        edit = directory.edit(number)
+        described = DescribedEdit(edit, figures(directory.record(), number, edit))
+    return _Given(described, settings_in(directory, _TRUST), _writers(directory))
 
 
 def _writers(directory: RunDirectory) -> tuple[str, ...]:
     """The run's claims about writers. Raises SettingsError for what is no list of them."""
     stored = settings_in(directory, ("writers",))
-    return gather({"model": "none is looked at"}, {}, Path(os.devnull), stored).writers
+    return gather({}, {}, Path(os.devnull), stored, needs_model=False).writers
 
 
-def _require_apart(folder: Path, destination: Path) -> None:
-    """Raise SaveError if one folder lies inside the other."""
-    target = destination.resolve()
-    if target.is_relative_to(folder) or folder.is_relative_to(target):
-        raise SaveError(
-            f"{destination}: lies inside {folder}, or the other way round; choose another place"
-        )
-
-
-def _plan(edit: Edit, source: ModelSource, settings: Settings, form: Form) -> Plan:
-    return plan_for(
-        edit,
-        source,
-        form=form,
-        declared=settings.writers,
-        trust_remote_code=settings.trust_remote_code,
-    )
-
-
-def _chosen(
-    plan: Plan, edit: Edit, source: ModelSource, settings: Settings, screen: Screen, ask: Ask | None
-) -> Plan:
-    """The plan of the form that packed writers take, shown with its size before anything is written."""
-    if plan.packed is None:
-        return plan
-    forms: dict[Form, Plan] = {settings.packed: plan}
-    other: Form = "plain" if settings.packed == "same" else "same"
+def _chosen(planned: Application, screen: Screen, ask: Ask | None) -> Application:
+    """With packed writers in the form that the user takes; sizes are shown before anything is written."""
+    plan, form = planned.plan, planned.options.packed
+    if planned.source.gguf is not None or plan.packed is None:
+        return planned
+    forms: dict[Form, Application] = {form: planned}
+    other: Form = "plain" if form == "same" else "same"
     try:
-        forms[other] = _plan(edit, source, settings, other)
-        choices = " · ".join(f"{form} {_cost(one)}" for form, one in sorted(forms.items()))
+        forms[other] = planned.in_form(other)
+        choices = " · ".join(f"{name} {_cost(one.plan)}" for name, one in sorted(forms.items()))
     except SaveError as error:
-        choices = f"{settings.packed} {_cost(plan)}; {error}"
+        choices = f"{form} {_cost(plan)}; {error}"
     screen(
         Note(
             f"writers are stored as {plan.packed}. --packed: {choices}. An adapter leaves them alone: "
@@ -144,9 +113,9 @@ def _chosen(
         )
     )
     if ask is None or other not in forms:
-        return plan
-    answer = answer_to(ask, f"Write them as [s]ame / [p]lain [{settings.packed[0]}]: ")
-    return forms[other] if answer[:1].lower() == other[0] else plan
+        return planned
+    answer = answer_to(ask, f"Write them as [s]ame / [p]lain [{form[0]}]: ")
+    return forms[other] if answer[:1].lower() == other[0] else planned
 
 
 def _cost(plan: Plan) -> str:

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import singledispatch
 
-from excise.app.events import (
-    Chosen,
-    DeviceFound,
-    Examined,
-    ModelLoaded,
-    PromptsLoaded,
-    SeedsCompared,
-)
+from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.config.template import as_text
@@ -22,9 +15,11 @@ from excise.experiment.events import (
     BatchReduced,
     BatchSizeFound,
     DirectionsFound,
+    Examined,
     ResponsePrefixFound,
 )
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
+from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
 from excise.search.events import SearchEnded, SearchStarted, TrialFinished
 

@@ -11,21 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedModel
 
-from excise.checkpoint.index import Index
+import excise
+from excise.checkpoint_diff.names import listed
+from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange, shared_directions
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.config import Settings, gather
-from excise.diff.checkpoint import Compared, open_compared
-from excise.diff.compare import Report, TensorChange, WriterChange, compare, shared_directions
-from excise.diff.layout import Layout, layout_of
-from excise.diff.names import listed
-from excise.diff.undo import recovered_edit, save_undo
-from excise.errors import ModelError, SaveError
+from excise.config import gather
 from excise.kinds import FACTS
-from excise.models.meta_model import meta_model
 from excise.report.profile import place
 from excise.system.files import require_free
 from excise.system.paths import expanded
@@ -56,61 +50,41 @@ def diff(
         if path is not None:
             require_free(path)
     console = make_console(to_errors=settings.json_lines)
-    first, second = (open_compared(word, settings.revision) for word in words)
-    model, layout, why_not = _model(second if second.source else first, second.index, settings)
     with console.status("comparing") as status:
-        report = compare(
-            first,
-            second,
-            layout,
-            lambda name, done, of: status.update(f"comparing {done + 1} of {of}: {name}"),
+        found = excise.diff(
+            *words,
+            revision=settings.revision,
+            writers=settings.writers,
+            trust_remote_code=settings.trust_remote_code,
+            progress=lambda name, done, of: status.update(f"comparing {done + 1} of {of}: {name}"),
         )
     if settings.json_lines:
-        write_json(report_as_json(first, second, report), indent=1)
+        write_json(_as_json(found), indent=1)
     else:
-        _show(console, report, why_not)
+        _show(console, found)
     if wanted.edit is not None:
-        recovered_edit(report, first, second).save(wanted.edit)
+        found.edit().save(wanted.edit)
         console.print(f"saved the edit to {wanted.edit}")
     if wanted.undo is not None:
-        if model is None:
-            raise SaveError(f"--undo: {why_not}; an adapter needs the names of its modules")
-        save_undo(report, model, first, second, wanted.undo)
+        found.save_undo(wanted.undo)
         console.print(f"saved the adapter that undoes it to {wanted.undo}")
     return 0
 
 
-def _model(
-    checkpoint: Compared, index: Index, settings: Settings
-) -> tuple[PreTrainedModel | None, Layout, str]:
-    """The model without weights and what its tensors are, or why that is not known."""
-    if checkpoint.source is None:
-        return None, {}, f"{checkpoint.name} has no config.json, so that writers are not known"
-    try:
-        model = meta_model(
-            checkpoint.name,
-            checkpoint.source.folder,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        return model, layout_of(model, index, settings.writers), ""
-    except ModelError as error:
-        return None, {}, str(error)
-
-
-def report_as_json(first: Compared, second: Compared, report: Report) -> dict[str, object]:
+def _as_json(diff: Diff) -> dict[str, object]:
     """All that was found; directions as plain numbers."""
-    groups = shared_directions(report.writers)
+    groups = shared_directions(diff.writers)
     group_of = {one.writer: number for number, group in enumerate(groups) for one in group}
     return {
-        "first": first.name,
-        "second": second.name,
-        "identical": report.identical,
-        "same": report.same,
-        "only_first": report.names.only_first,
-        "only_second": report.names.only_second,
-        "renamed": report.names.renamed,
-        "reshaped": report.names.reshaped,
-        "retyped": report.names.retyped,
+        "first": diff.first.name,
+        "second": diff.second.name,
+        "identical": diff.identical,
+        "same": diff.same,
+        "only_first": diff.names.only_first,
+        "only_second": diff.names.only_second,
+        "renamed": diff.names.renamed,
+        "reshaped": diff.names.reshaped,
+        "retyped": diff.names.retyped,
         "changed": [
             {
                 "name": one.name,
@@ -127,7 +101,7 @@ def report_as_json(first: Compared, second: Compared, report: Report) -> dict[st
                     for each in one.matrices
                 ],
             }
-            for one in report.changed
+            for one in diff.changed
         ],
         "writers": [
             {
@@ -143,13 +117,13 @@ def report_as_json(first: Compared, second: Compared, report: Report) -> dict[st
                 "u": one.operator.u.tolist(),
                 "v": one.operator.v.tolist(),
             }
-            for one in report.writers
+            for one in diff.writers
         ],
     }
 
 
-def _show(console: Console, report: Report, why_not: str) -> None:
-    names = report.names
+def _show(console: Console, diff: Diff) -> None:
+    names = diff.names
     for what, found in (
         ("only in the first", names.only_first),
         ("only in the second", names.only_second),
@@ -159,14 +133,14 @@ def _show(console: Console, report: Report, why_not: str) -> None:
     ):
         if found:
             console.print(Text(f"{what}: {listed(found, _NAMED)}", "yellow"))
-    if report.changed:
-        console.print(_table(report.changed))
-    console.print(f"{plural(report.same, 'tensor')} the same, {len(report.changed)} changed")
-    if report.changed and why_not:
-        console.print(Text(f"edits are not looked for: {why_not}", "yellow"))
-    if report.writers:
-        _show_operators(console, report)
-    console.print(Text(_verdict(report), "bold"))
+    if diff.changed:
+        console.print(_table(diff.changed))
+    console.print(f"{plural(diff.same, 'tensor')} the same, {len(diff.changed)} changed")
+    if diff.changed and diff.why_not:
+        console.print(Text(f"edits are not looked for: {diff.why_not}", "yellow"))
+    if diff.writers:
+        _show_operators(console, diff)
+    console.print(Text(_verdict(diff), "bold"))
 
 
 def _table(changed: Sequence[TensorChange]) -> Table:
@@ -203,9 +177,9 @@ def _ranks(group: Sequence[TensorChange]) -> str:
     return f"{text} or more" if any(one.more for one in group) else text
 
 
-def _show_operators(console: Console, report: Report) -> None:
+def _show_operators(console: Console, diff: Diff) -> None:
     by_component: dict[str, list[WriterChange]] = {}
-    for one in report.writers:
+    for one in diff.writers:
         by_component.setdefault(place(one.writer)[1], []).append(one)
     console.print(Text("Edits of writers, W' = W − α u (vᵀ W)", "bold"))
     for component, found in by_component.items():
@@ -225,7 +199,7 @@ def _show_operators(console: Console, report: Report) -> None:
             )
         if len(set(layers)) == len(layers):
             console.print(layer_chart(layers, [abs(value) for value in strengths], top))
-    groups = shared_directions(report.writers)
+    groups = shared_directions(diff.writers)
     sizes = sorted(map(len, groups), reverse=True)
     if len(groups) == 1 and sizes[0] > 1:
         console.print(f"One direction is shared by all {sizes[0]} of them.")
@@ -238,17 +212,17 @@ def _show_operators(console: Console, report: Report) -> None:
         )
     else:
         console.print("Each has a direction of its own.")
-    strayed = [one.writer for one in report.writers if one.biases is False]
+    strayed = [one.writer for one in diff.writers if one.biases is False]
     if strayed:
         console.print(f"Biases were not edited with their matrices: {listed(strayed, _NAMED)}")
 
 
-def _verdict(report: Report) -> str:
-    moved, others = report.moved, report.unexplained
-    if report.identical:
+def _verdict(diff: Diff) -> str:
+    moved, others = diff.moved, diff.unexplained
+    if diff.identical:
         return "The same, number by number."
     if not moved:
-        return "Nothing differs by more than rounding." if report.changed else "No number differs."
+        return "Nothing differs by more than rounding." if diff.changed else "No number differs."
     if not others:
         return (
             "An edit of writers explains every change: --undo DIR undoes it, --edit FILE keeps it."

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from excise.anatomy.writers import examine
-from excise.app.model import given_template, load_runner
+from excise.app.model import given_template, load_runner, save_options
 from excise.checkpoint.source import resolve
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen, make_screen
 from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
 from excise.config import Stored, flag_name, gather
-from excise.edits.edit import load_edit
+from excise.edits.edit import Edit
+from excise.edits.same_model import require_base
+from excise.edits.stored import packed_whole
 from excise.errors import SettingsError
 from excise.events import Note
 from excise.report.card import figures_in
-from excise.saving.adapter import (
-    note_serving,
-    packed_whole,
-    save_edit_adapter,
-    save_stored_adapter,
-)
+from excise.saving.adapter import save_stored_adapter
 from excise.saving.export import save_from_files, save_model, save_model_adapter
+from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.system.paths import expanded
 
@@ -65,7 +63,7 @@ def _export_file(
     """Export an edit file as an adapter, from its base model or a copy of it."""
     if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
         raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
-    edit = load_edit(path)
+    edit = Edit.load(path)
     stored: Stored | None = None
     if model is not None:
         flags = {**flags, "model": model}
@@ -86,16 +84,11 @@ def _export_file(
     with make_screen(settings) as screen:
         if stored is not None:
             tell_named(settings, stored.place, screen)
-        save_edit_adapter(
-            edit,
-            resolve(settings.model, settings.revision, code=settings.trust_remote_code),
-            settings.adapter,
-            figures_in(edit),
-            screen,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            force=force,
-        )
+        options = save_options(settings, force=force)
+        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+        require_base(edit, source, force=force, emit=screen)
+        described = DescribedEdit(edit, figures_in(edit))
+        save_stored_adapter(described, source, settings.adapter, options, screen)
     return 0
 
 
@@ -134,39 +127,20 @@ def write(
     else:
         known = reproduction_of(run.directory, source, number, text, hardware=hardware)
     screen(Note(f"exporting trial {number}"))
+    described = DescribedEdit(edit, text, known)
+    options = save_options(settings)
     if save is not None and source.gguf is None:
-        save_from_files(
-            source,
-            edit,
-            save,
-            text,
-            screen,
-            form=settings.packed,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            chat_template=given_template(settings, source),
-            known=known,
-        )
+        given = replace(options, chat_template=given_template(settings, source))
+        save_from_files(source, described, save, given, screen)
         save = None
     if adapter is not None and packed_whole(source) is None and settings.quantization == "none":
-        save_stored_adapter(
-            edit,
-            source,
-            adapter,
-            text,
-            screen,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            known=known,
-        )
+        save_stored_adapter(described, source, adapter, options, screen)
         adapter = None
     if save is None and adapter is None:
         return
     # Numbers that only loading unpacks.
     loaded, _ = load_runner(settings, source, screen)
     if save is not None:
-        save_model(loaded, edit, save, text, screen, declared=settings.writers, known=known)
+        save_model(loaded, described, save, options, screen)
     if adapter is not None:
-        anatomy = examine(loaded.model, settings.writers)
-        note_serving(edit, anatomy.writers, screen)
-        save_model_adapter(loaded, anatomy, edit, adapter, text, screen, known)
+        save_model_adapter(loaded, described, adapter, options, screen)

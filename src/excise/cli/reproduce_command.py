@@ -11,7 +11,7 @@ from excise.app.rebuild import rebuild, settings_of
 from excise.cli.human import plural
 from excise.cli.render import Renderer
 from excise.cli.screen import make_console, write_json
-from excise.reproduce.compare import Comparison, Difference, compare
+from excise.reproduce.compare import ChangeDifference, RecordComparison, compare_records
 from excise.reproduce.record import Reproduction, read_reproduction
 from excise.system.files import require_free
 from excise.system.paths import expanded
@@ -45,7 +45,7 @@ def reproduce(
             screen,
             repeat_search=repeat_search,
         )
-        found = compare(recorded, rebuilt)
+        found = compare_records(recorded, rebuilt)
         if as_json:
             changed = changes_of_circumstances(recorded, rebuilt)
             write_json({"result": found.sameness, **asdict(found), "circumstances": changed})
@@ -54,7 +54,7 @@ def reproduce(
     return STATUS[found.sameness]
 
 
-def lines(recorded: Reproduction, rebuilt: Reproduction, found: Comparison) -> list[str]:
+def lines(recorded: Reproduction, rebuilt: Reproduction, found: RecordComparison) -> list[str]:
     """What to say of a comparison."""
     if found.sameness == "same":
         return [f"Same: all {plural(found.tensors, 'tensor')} bit-identical."]
@@ -106,12 +106,12 @@ def changes_of_circumstances(recorded: Reproduction, rebuilt: Reproduction) -> l
     return [f"{name} {a} and {b or 'none'}" for name, a, b in pairs if a != b]
 
 
-def _named(difference: Difference) -> str:
+def _named(difference: ChangeDifference) -> str:
     first, *others = difference.tensors
     return f"{first} and {plural(len(others), 'other')}" if others else first
 
 
-def _share(difference: Difference) -> str:
+def _share(difference: ChangeDifference) -> str:
     if difference.share is None or difference.allowed is None:
         return difference.why
     return f"{difference.share:.2%} of its size (rounding: up to {difference.allowed:.2%})"

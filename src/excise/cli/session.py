@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from excise.app.model import save_options
 from excise.app.outcome import ask_held_out, confirm
 from excise.app.prepare import Prepared
 from excise.cli.interrupt import StopOnInterrupt
@@ -14,9 +15,8 @@ from excise.cli.tables import front_table
 from excise.edits.edit import Edit
 from excise.experiment.figures import HeldOut
 from excise.report.card import figures_of
-from excise.reproduce.record import Reproduction
-from excise.saving.adapter import note_serving
 from excise.saving.export import save_model, save_model_adapter
+from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.search.front import Point, pareto_front
 from excise.search.loop import search
@@ -108,44 +108,24 @@ class Session:
         """The edit of a chosen trial."""
         return self.prepared.directory.edit(outcome.trial)
 
-    def _figures(self, outcome: Outcome) -> str:
-        return figures_of(outcome, self.prepared.coverage.per_layer)
-
-    def _known(self, outcome: Outcome) -> Reproduction:
+    def _described(self, outcome: Outcome) -> DescribedEdit:
         prepared = self.prepared
-        return reproduction_of(
+        figures = figures_of(outcome, prepared.coverage.per_layer)
+        record = reproduction_of(
             prepared.directory,
             prepared.loaded.source,
             outcome.trial,
-            self._figures(outcome),
+            figures,
             hardware=not prepared.settings.no_hardware,
         )
+        return DescribedEdit(self.edit(outcome), figures, record)
 
     def save(self, outcome: Outcome, destination: Path) -> None:
         """Write the edited model to a new folder. Raises SaveError."""
-        settings = self.prepared.settings
-        save_model(
-            self.prepared.loaded,
-            self.edit(outcome),
-            destination,
-            self._figures(outcome),
-            self.screen,
-            form=settings.packed,
-            declared=settings.writers,
-            trust_remote_code=settings.trust_remote_code,
-            known=self._known(outcome),
-        )
+        options, loaded = save_options(self.prepared.settings), self.prepared.loaded
+        save_model(loaded, self._described(outcome), destination, options, self.screen)
 
     def save_adapter(self, outcome: Outcome, destination: Path) -> None:
         """Write the edit as an adapter to a new folder. Raises SaveError."""
-        edit = self.edit(outcome)
-        note_serving(edit, self.prepared.anatomy.writers, self.screen)
-        save_model_adapter(
-            self.prepared.loaded,
-            self.prepared.anatomy,
-            edit,
-            destination,
-            self._figures(outcome),
-            self.screen,
-            self._known(outcome),
-        )
+        options, loaded = save_options(self.prepared.settings), self.prepared.loaded
+        save_model_adapter(loaded, self._described(outcome), destination, options, self.screen)

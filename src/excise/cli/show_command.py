@@ -16,7 +16,7 @@ from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import edit_path, wants_json
 from excise.cli.tables import outcome_table
-from excise.edits.edit import Edit, load_edit
+from excise.edits.edit import Edit
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS
 from excise.report.card import asked_with_lines
@@ -39,7 +39,7 @@ def show(
     if picture is not None:
         require_plots(picture)
     path = edit_path(word)
-    edit = load_edit(path)
+    edit = Edit.load(path)
     if picture is not None:
         plot_edit(edit, f"{path.name}: {edit.kind}", picture)
     if as_json:

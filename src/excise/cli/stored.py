@@ -98,7 +98,7 @@ def open_run_named(
 
 def wants_json(flags: Mapping[str, object], environment: Mapping[str, str]) -> bool:
     """Whether a command without a model is to write JSON. Raises SettingsError as every command does."""
-    return gather({**flags, "model": "none is looked at"}, environment, None).json_lines
+    return gather(flags, environment, None, needs_model=False).json_lines
 
 
 def tell_named(settings: Settings, place: str, emit: Emit) -> None:

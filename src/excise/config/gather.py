@@ -59,12 +59,15 @@ def gather(
     environment: Mapping[str, str],
     toml_path: Path | None,
     stored: Stored | None = None,
+    *,
+    needs_model: bool = True,
 ) -> Settings:
     """Merge the places where settings come from: a flag first, then `stored`, the environment, the file.
 
     `flags` maps names of fields (or flags) to what was typed; None says that the flag was not given.
     Without `toml_path`, `excise.toml` of the working directory is read if there is one. A list in a
     flag or a variable is separated by commas, or a JSON list; a prompt set may be a JSON object.
+    needs_model: False where no model is looked at; without one `Settings.model` is then empty.
 
     Raises:
         SettingsError: one line that names the place, what is wrong with it and what is allowed; or the
@@ -84,7 +87,7 @@ def gather(
     refuse_untyped(wishes, is_typed(typed), given)
     refuse_chosen_by_file(is_typed(typed), toml, given)
     given = {field: one for field, one in given.items() if one.value is not None}
-    if "model" not in given:
+    if needs_model and "model" not in given:
         raise SettingsError(
             f"no model: name one (excise MODEL), set {variable_name('model')}, "
             f"or write model = … in {TOML_NAME}"

@@ -37,7 +37,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(min_length=1, description="Hub id, local folder or .gguf file of the model.")
+    model: str = Field(
+        default="", min_length=1, description="Hub id, local folder or .gguf file of the model."
+    )
     revision: str | None = Field(
         default=None, description="Commit, tag or branch of the model on the hub."
     )

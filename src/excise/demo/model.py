@@ -71,6 +71,7 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     from excise.checkpoint.source import ModelSource
     from excise.models.load import load
+    from excise.models.options import LoadOptions
     from excise.saving.export import unmark_gguf
 
     package = find_spec(_PACKAGE)
@@ -82,6 +83,6 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(next(iter(package.submodule_search_locations)))
     source = ModelSource(_PACKAGE, folder, _GGUF, None)
     # An adapter is to be merged into it, or it is to be trained.
-    loaded = load(source, dtypes=("float32",), device="cpu", prepack=False)
+    loaded = load(source, LoadOptions(dtypes=("float32",), device="cpu", prepack=False))
     unmark_gguf(loaded.model)
     return loaded.model, loaded.tokenizer

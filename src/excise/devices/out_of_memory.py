@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import gc
 import re
-from collections.abc import Iterator
 
 import torch
 from safetensors import SafetensorError
+
+from excise.errors import causes
 
 MEMORY_ADVICE = (
     "quantise the weights (--quantization bnb_4bit), offload some of them (--max-memory 0=…,cpu=… "
@@ -46,7 +47,7 @@ _WINDOWS_ERRORS = frozenset((8, 14, 1455))
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True if `error`, or an error that led to it, says that memory ran out."""
-    return any(map(_is_memory_error, _chain(error)))
+    return any(map(_is_memory_error, causes(error)))
 
 
 def mentions_out_of_memory(text: str) -> bool:
@@ -77,13 +78,3 @@ def _is_memory_error(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError, SafetensorError)) and mentions_out_of_memory(
         str(error)
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and the errors that it was raised from."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)

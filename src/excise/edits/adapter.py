@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Writer, WriterTensor
-from excise.checkpoint.source import ModelSource
 from excise.edits.edit import Edit
 from excise.edits.matrices import MatrixOperators, parts
-from excise.edits.served import serving_note
 from excise.errors import SaveError
 from excise.models.weights import dense
-from excise.system.files import FurtherFiles, new_folder
 from excise.undocumented import (
     PrefixChange,
     WeightRenaming,
@@ -28,7 +23,6 @@ from excise.undocumented import (
     get_model_conversion_mapping,
 )
 
-_NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
 """peft 0.21 refuses adapters on these types' `out_proj`, because fused kernels may read the weight past
 the module."""
@@ -66,7 +60,7 @@ def edit_changes(
     edit: Edit, writers: Sequence[Writer], weights: Weights
 ) -> Iterator[ParameterChange]:
     """What `edit` does to each parameter of the writers that it changes."""
-    for writer in _changed(edit, writers):
+    for writer in changed_writers(edit, writers):
         operators = MatrixOperators(edit, writer.name)
         for tensor in writer.tensors:
             if tensor.bias:
@@ -118,7 +112,8 @@ def _padded(factor: Tensor, rank: int, axis: int) -> Tensor:
     return torch.cat([factor, factor.new_zeros(lacking)], axis)
 
 
-def _changed(edit: Edit, writers: Sequence[Writer]) -> list[Writer]:
+def changed_writers(edit: Edit, writers: Sequence[Writer]) -> list[Writer]:
+    """The writers that the edit changes, in the order of the model."""
     changed = set(edit.changed)
     return [writer for writer in writers if writer.name in changed]
 
@@ -168,95 +163,3 @@ def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
         for one in get_model_conversion_mapping(model, add_legacy=False)
         if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
     ]
-
-
-def adapter_base(source: ModelSource) -> tuple[str, str | None]:
-    """Name and revision of an adapter's base, such that it is found from any working directory.
-
-    They are the hub's where they are known. Else it is an absolute path: those who load the adapter take a
-    relative one from where they are.
-    """
-    origin = source.origin
-    return (source.reference, None) if origin is None else (origin.name, origin.revision)
-
-
-def save_adapter(
-    edit: Edit,
-    model: PreTrainedModel,
-    writers: Sequence[Writer],
-    base: str,
-    destination: Path,
-    card: str,
-    weights: Weights | None = None,
-    further: FurtherFiles | None = None,
-    *,
-    revision: str | None = None,
-) -> None:
-    """Write a peft folder that `PeftModel.from_pretrained` loads. Raises SaveError.
-
-    model: unedited; its W are read unless `weights` gives them, and then it may be without any. writers: the
-    model's. base, revision: of the original model, for the adapter's configuration; see `adapter_base`.
-    further: files that the folder gets before it takes its name.
-    """
-    require_adapter(model, _changed(edit, writers), edit.directions)
-    changes = list(edit_changes(edit, writers, weights or loaded_weights(model)))
-    write_adapter(model, changes, base, destination, card, further, revision=revision)
-
-
-def write_adapter(
-    model: PreTrainedModel,
-    changes: Sequence[ParameterChange],
-    base: str,
-    destination: Path,
-    card: str,
-    further: FurtherFiles | None = None,
-    *,
-    revision: str | None = None,
-) -> None:
-    """Write the changes as a peft folder. Raises SaveError. model: its weights are not read.
-
-    base, revision: as for `save_adapter`.
-    """
-    from peft import LoraConfig
-
-    tensors = adapter_tensors(model, changes)
-    rank = rank_of(changes)
-    changed = [change.tensor.name for change in changes if change.bias is None]
-    modules, parameters = split_targets(model, changed)
-    owners: Mapping[str, nn.Module] = {name: model.get_submodule(name) for name in modules}
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=modules,
-        target_parameters=parameters or None,
-        fan_in_fan_out=any(isinstance(owner, Conv1D) for owner in owners.values()),
-        bias="lora_only" if any(change.bias is not None for change in changes) else "none",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        revision=revision,
-        inference_mode=True,
-    )
-    note = serving_note([change.tensor for change in changes], rank)
-    with new_folder(destination) as folder:
-        config.save_pretrained(str(folder))
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        (folder / "README.md").write_text(f"{card.rstrip()}\n\n{note}\n", encoding="utf-8")
-        for name, text in (further(folder) if further is not None else {}).items():
-            (folder / name).write_text(text, encoding="utf-8")
-
-
-def split_targets(model: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parameters' names as peft's target_modules (of linear layers) and target_parameters (the others)."""
-    linear = {
-        name
-        for name in names
-        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
-    }
-    if len(linear) < len(names):
-        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
-        # and turns them into the experts' parameter. As parameters they stay what they are.
-        linear = {name for name in linear if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
-    return (
-        [name.rpartition(".")[0] for name in names if name in linear],
-        [name for name in names if name not in linear],
-    )

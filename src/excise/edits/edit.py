@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,10 @@ from excise.kinds import FACTS, KINDS, EditKind, current_name, with_current_kind
 from excise.system.files import write_bytes
 from excise.system.json_files import parse_json
 from excise.system.lfs import require_fetched
+from excise.system.paths import expanded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FORMAT = 5
 """2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
@@ -81,7 +86,57 @@ class Edit:
         """How many operators a writer has at most: the rank of the edit."""
         return max(Counter(self.writers).values(), default=0)
 
-    def save(self, path: Path) -> None:
+    def scaled(self, factor: float) -> Edit:
+        """The same edit with every strength multiplied by `factor`."""
+        return replace(self, strengths=self.strengths * factor)
+
+    @contextmanager
+    def on(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """Apply the edit to a model in memory while a `with` block runs; gives the model.
+
+        Hooks edit the outputs of the writers; no weight is read or written. At the end of the block the model
+        is as it was, bit for bit. Raises ModelError if the model lacks a writer of the edit, or if its
+        residual stream has another width.
+        """
+        from excise.edits.fitting import fitted_to_modules
+        from excise.edits.virtual import VirtualEdits
+
+        edit = fitted_to_modules(self, model)
+        with VirtualEdits(model, edit.writers) as scope:
+            scope.use(edit)
+            yield model
+
+    def to_peft(
+        self,
+        folder: str | Path,
+        model: PreTrainedModel | str | Path | None = None,
+        *,
+        writers: tuple[str, ...] = (),
+        trust_remote_code: bool = False,
+        force: bool = False,
+    ) -> None:
+        """Write the edit as a LoRA adapter, which `peft.PeftModel.from_pretrained` loads.
+
+        folder: a new folder. model: the original model in memory, or the name of its files (hub id or local
+        folder); without it, the files that `base` names, which are fetched from the hub if this machine lacks
+        them. Of files, only the matrices that the edit changes are read. writers: claims about writers,
+        "PATTERN=COMPONENT", that the edit was made with. trust_remote_code: build the model with its own
+        code. force: take other files than those that the edit was made of.
+
+        Raises SaveError if the files are of another model than the edit was made of, if the weights are
+        packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
+        """
+        from excise.edits.peft_folder import save_adapter_from_files, save_adapter_from_memory
+
+        path = expanded(folder)
+        if model is None or isinstance(model, str | Path):
+            save_adapter_from_files(
+                self, path, model, writers, trust_remote_code=trust_remote_code, force=force
+            )
+        else:
+            save_adapter_from_memory(self, path, model, writers)
+
+    def save(self, path: str | Path) -> None:
         """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
         header = {
             "format": FORMAT,
@@ -97,36 +152,37 @@ class Edit:
         tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
         # One key of metadata: safetensors writes several in any order, and bytes are to be the same.
         checked = {**header, _CHECKSUM: _checksum(header, tensors)}
-        write_bytes(path, save(tensors, metadata={"excise": json.dumps(checked)}))
+        write_bytes(expanded(path), save(tensors, metadata={"excise": json.dumps(checked)}))
 
+    @classmethod
+    def load(cls, path: str | Path) -> Edit:
+        """Read an edit file, of this format or an older one.
 
-def load_edit(path: Path) -> Edit:
-    """Read an edit file, of this format or an older one.
-
-    Raises RunError if it is missing, damaged, or of a newer format.
-    """
-    if path.exists():
-        require_fetched(path, RunError)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = parse_json((file.metadata() or {})["excise"])
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        version = _version(path, header)
-        found = header.pop(_CHECKSUM, None)
-        checked = version >= _CHECKED_SINCE or found is not None
-        if checked and found != _checksum(header, tensors):
-            raise RunError(
-                f"{path}: damaged: its contents do not match their checksum; take another copy of it"
-            )
-        if version < _RENAMED_IN:
-            header["kind"] = current_name(header["kind"])
-            header["parameters"] = with_current_kind(header["parameters"])
-        _require_known_kind(path, header["kind"])
-        return _edit_of(header, tensors)
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: no such edit file") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
+        Raises RunError if it is missing, damaged, or of a newer format.
+        """
+        path = expanded(path)
+        if path.exists():
+            require_fetched(path, RunError)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = parse_json((file.metadata() or {})["excise"])
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            version = _version(path, header)
+            found = header.pop(_CHECKSUM, None)
+            checked = version >= _CHECKED_SINCE or found is not None
+            if checked and found != _checksum(header, tensors):
+                raise RunError(
+                    f"{path}: damaged: its contents do not match their checksum; take another copy of it"
+                )
+            if version < _RENAMED_IN:
+                header["kind"] = current_name(header["kind"])
+                header["parameters"] = with_current_kind(header["parameters"])
+            _require_known_kind(path, header["kind"])
+            return _edit_of(header, tensors)
+        except FileNotFoundError as error:
+            raise RunError(f"{path}: no such edit file") from error
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
 
 
 def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from transformers import GenerationConfig, PreTrainedModel
 
+from excise.errors import shortened
+
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "bad_words_ids": (),
     "begin_suppress_tokens": (),
@@ -52,8 +54,7 @@ def settings_not_followed(configuration: GenerationConfig | None) -> dict[str, s
         value = getattr(configuration, name, None)
         if value is None or value in neutral or (hasattr(value, "__len__") and not len(value)):
             continue
-        text = str(value)
-        found[name] = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        found[name] = shortened(str(value), _SHOWN)
     return found
 
 

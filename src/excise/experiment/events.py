@@ -9,6 +9,15 @@ from excise.events import Event
 
 
 @dataclass(frozen=True)
+class Examined(Event):
+    """Layers, matrices of each component, and coverage of each layer."""
+
+    layers: int
+    matrices: Mapping[str, int]
+    coverage: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class BatchReduced(Event):
     """Memory ran out; so many prompts at a time from now on."""
 

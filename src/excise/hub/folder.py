@@ -11,7 +11,7 @@ from typing import Literal
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError, SaveError
-from excise.reproduce.record import NAME, Reproduction, as_text, read_reproduction
+from excise.reproduce.record import NAME, Reproduction, read_reproduction, record_text
 from excise.system.json_files import read_json_object
 from excise.system.paths import last_part, names_a_path
 
@@ -116,7 +116,7 @@ def public_record(path: Path, *, hardware: bool) -> bytes:
     if not hardware:
         content["circumstances"].pop("hardware", None)
     paths = sorted(set(_local_paths(content["model"], content["settings"])), key=len, reverse=True)
-    text = as_text(content)
+    text = record_text(content)
     for path_ in paths:
         mine, shown = (
             json.dumps(one, ensure_ascii=False)[1:-1] for one in (path_, last_part(path_))

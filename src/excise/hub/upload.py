@@ -30,7 +30,7 @@ from excise.events import Emit, Note, StageStarted
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.hub.folder import Upload
 from excise.hub_access.failures import FAILURES, failure
-from excise.hub_access.request import Request
+from excise.hub_access.request import HubRequest
 
 _OWN_TO_THE_HUB = frozenset((".gitattributes",))
 """Files that the hub creates in every repository."""
@@ -95,7 +95,7 @@ class _Sender:
             yield
         except FAILURES as error:
             # The cause is dropped, because its request holds the token.
-            asked = Request(self.name, writes=True, stage=what, token=str(self.api.token))
+            asked = HubRequest(self.name, writes=True, stage=what, token=str(self.api.token))
             raise failure(error, asked).error from None
 
     def repository_for(self, what: Upload, emit: Emit, *, public: bool) -> _Repository:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # of httpx or httpx2, whichever this version is built on
 )
 
-from excise.errors import HubError
+from excise.errors import HubError, causes, shortened
 from excise.hub_access.refusals import not_found, refusal
-from excise.hub_access.request import RETRY_HINT, Cause, Request
+from excise.hub_access.request import RETRY_HINT, Cause, HubRequest
 
 _CLIENT: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])
 """httpx or httpx2; huggingface_hub exports only some of its exceptions."""
@@ -55,7 +54,7 @@ class Failure:
         return HubError(self.text)
 
 
-def failure(error: Exception, request: Request) -> Failure:
+def failure(error: Exception, request: HubRequest) -> Failure:
     """Cause and message of an exception that a request raised."""
     cause, what = _classified(error, request)
     where = f"{request.name}: {request.stage}" if request.stage else request.name
@@ -89,10 +88,10 @@ def disk_full(needed: int | None = None) -> str:
     )
 
 
-def _classified(error: Exception, request: Request) -> tuple[Cause, str]:
-    if any(map(_is_full, _causes_and_contexts(error))):
+def _classified(error: Exception, request: HubRequest) -> tuple[Cause, str]:
+    if any(map(_is_full, causes(error, "all"))):
         return "disk", disk_full()
-    chain = list(_causes(error))
+    chain = list(causes(error, "none"))
     cause = _deepest(chain)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
         # huggingface_hub and datasets each have a class of this name.
@@ -128,10 +127,10 @@ def _classified(error: Exception, request: Request) -> tuple[Cause, str]:
     return "other", f"{_in_one_line(cause)}; {RETRY_HINT}"
 
 
-def _connection(error: Exception, request: Request) -> str | None:
+def _connection(error: Exception, request: HubRequest) -> str | None:
     """The reason why no answer came; None for other failures."""
     failed = "the connection failed" if request.writes else "the hub is out of reach"
-    for one in _causes_and_contexts(error):
+    for one in causes(error, "all"):
         if "CERTIFICATE_VERIFY_FAILED" in str(one):
             return (
                 f"{failed}: its certificate is not trusted ({_in_one_line(one)}); behind a proxy that "
@@ -142,7 +141,7 @@ def _connection(error: Exception, request: Request) -> str | None:
                 f"{failed}: the server does not speak TLS ({_in_one_line(one)}); check HF_ENDPOINT and "
                 "HTTPS_PROXY"
             )
-    for one in _causes(error):
+    for one in causes(error, "none"):
         if isinstance(one, _CLIENT.ProxyError):
             return (
                 f"{failed}: the proxy refuses ({_in_one_line(one)}); check HTTPS_PROXY and NO_PROXY"
@@ -180,21 +179,6 @@ def _deepest(chain: list[BaseException]) -> BaseException:
     return found
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
-
-
-def _causes_and_contexts(error: BaseException) -> Iterator[BaseException]:
-    """An error, its causes and its contexts."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
 def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shortened(text, _LONGEST)

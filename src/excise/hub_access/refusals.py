@@ -13,12 +13,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from excise.hub_access.request import RETRY_HINT, Cause, Request
+from excise.hub_access.request import RETRY_HINT, Cause, HubRequest
 
 _TOKEN_PAGE = "https://huggingface.co/settings/tokens"
 
 
-def refusal(error: HfHubHTTPError, request: Request) -> tuple[Cause, str]:
+def refusal(error: HfHubHTTPError, request: HubRequest) -> tuple[Cause, str]:
     """Cause and message for an error response of the hub."""
     detail = f" (the hub says: {_message(error)})" if _message(error) else ""
     status = error.response.status_code
@@ -42,7 +42,7 @@ def refusal(error: HfHubHTTPError, request: Request) -> tuple[Cause, str]:
     )  # fmt: skip
 
 
-def _read_refusal(error: HfHubHTTPError, request: Request, detail: str) -> tuple[Cause, str]:
+def _read_refusal(error: HfHubHTTPError, request: HubRequest, detail: str) -> tuple[Cause, str]:
     status = error.response.status_code
     match error:
         case GatedRepoError():
@@ -74,7 +74,7 @@ def _read_refusal(error: HfHubHTTPError, request: Request, detail: str) -> tuple
     return "other", f"the hub refuses (status {status}){detail}"
 
 
-def _write_refusal(error: HfHubHTTPError, request: Request, detail: str) -> tuple[Cause, str]:
+def _write_refusal(error: HfHubHTTPError, request: HubRequest, detail: str) -> tuple[Cause, str]:
     owner = request.name.partition("/")[0]
     status = error.response.status_code
     match status:
@@ -104,7 +104,7 @@ def _write_refusal(error: HfHubHTTPError, request: Request, detail: str) -> tupl
     return "other", f"the hub refuses (status {status}){detail}"
 
 
-def not_found(request: Request) -> str:
+def not_found(request: HubRequest) -> str:
     """The message for an unknown repository, or a private repository that the user may not see."""
     here = "folder" if request.kind == "model" else "file or folder"
     return (

@@ -16,7 +16,7 @@ OUT_OF_REACH: frozenset[Cause] = frozenset(("offline", "unreachable", "limit"))
 
 
 @dataclass(frozen=True)
-class Request:
+class HubRequest:
     """A request to the hub.
 
     name: of the repository. writes: whether the request changes it. stage: the current step, such as

@@ -8,7 +8,6 @@ from io import StringIO
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -20,31 +19,16 @@ from excise.checkpoint.trust import remote_code_error
 from excise.data_types import Quantization
 from excise.engine.decode import greedy
 from excise.errors import ModelError, TrialError, first_line
-from excise.models.configuration import configuration
+from excise.models.configuration import UNFIT, configuration
 from excise.models.missing_keys import captured_report, require_complete, require_scales
 from excise.models.positions import require_known
-from excise.models.quantization import describe, require_package
+from excise.models.quantization import packing_in_words, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
 
 _TEST_TOKENS = 3
 _GENERATION = "generation_config.json"
-FAILURES = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    ImportError,
-    # Kernels for packed weights raise these for unsuitable arguments.
-    TypeError,
-    AssertionError,
-    SafetensorError,
-    MemoryError,
-    # An inconsistent configuration.
-    AttributeError,
-    ArithmeticError,
-    StrictDataclassError,
-)
-"""What loading and testing a model can raise for an unsuitable data type."""
+LOADING_FAILURES = (*UNFIT, SafetensorError, MemoryError)
+"""What loading a model, or its first steps, can raise for a data type that does not suit it."""
 
 
 def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
@@ -120,7 +104,7 @@ def require_loadable(source: ModelSource, packed: str | None, quantization: Quan
             )
         if packed is not None:
             raise ModelError(
-                f"{source.name} is stored as {describe(packed)} already; leave out --quantization"
+                f"{source.name} is stored as {packing_in_words(packed)} already; leave out --quantization"
             )
         require_package(quantization)
     elif packed is not None:
@@ -138,7 +122,7 @@ def raise_if_no_type_helps(source: ModelSource, packing: str | None, error: Exce
         ) from error
     if packing is not None and isinstance(error, ImportError):
         raise ModelError(
-            f"{source.name} as {describe(packing)} cannot be loaded: {text}"
+            f"{source.name} as {packing_in_words(packing)} cannot be loaded: {text}"
         ) from error
 
 

@@ -11,16 +11,16 @@ from excise.checkpoint.trust import require_trust
 from excise.errors import ModelError, translated
 
 _CONFIG = "config.json"
-_DAMAGED = (
+UNFIT = (
     OSError,
     ValueError,
-    KeyError,
-    IndexError,
+    LookupError,
     ImportError,
     AttributeError,
     TypeError,
     ArithmeticError,
-    RecursionError,
+    AssertionError,
+    RuntimeError,
     StrictDataclassError,
 )
 """What transformers raises for an inconsistent configuration."""
@@ -32,7 +32,7 @@ def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTra
     Raises ModelError for a damaged configuration, and for remote code that the user has not allowed.
     """
     require_trust(name, folder, trust_remote_code=trust_remote_code)
-    with translated(ModelError, f"{folder / _CONFIG}: is not a usable configuration", *_DAMAGED):
+    with translated(ModelError, f"{folder / _CONFIG}: is not a usable configuration", *UNFIT):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code
         )
@@ -41,6 +41,6 @@ def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTra
 
 def gguf_configuration(path: Path) -> PreTrainedConfig:
     """The configuration in a GGUF file's metadata. Raises ModelError."""
-    with translated(ModelError, f"{path}: transformers cannot read this model", *_DAMAGED):
+    with translated(ModelError, f"{path}: transformers cannot read this model", *UNFIT):
         config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     return config

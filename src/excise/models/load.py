@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +14,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from excise.checkpoint.source import ModelSource
-from excise.checkpoint.trust import (
-    require_offload_folder,
-    require_sound_files,
-)
+from excise.checkpoint.source import ModelSource, resolve
+from excise.checkpoint.trust import remote_code_of, require_offload_folder, require_sound_files
 from excise.data_types import Quantization
-from excise.devices.memory import devices_for
+from excise.devices.memory import device_memory, devices_for
 from excise.devices.out_of_memory import is_out_of_memory, release_memory
 from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError, first_line
+from excise.events import Emit, Note, StageStarted, ignore
 from excise.models.attempt import (
-    FAILURES,
+    LOADING_FAILURES,
     loading_class,
     raise_if_no_type_helps,
     require_loadable,
@@ -32,11 +31,13 @@ from excise.models.attempt import (
     was_unpacked,
 )
 from excise.models.data_type import fastest_first
+from excise.models.events import DeviceFound, ModelLoaded
 from excise.models.memory_fit import smaller_dtypes, too_large_error
+from excise.models.options import LoadOptions
 from excise.models.prepack import prepack_if_equal
 from excise.models.quantization import (
-    describe,
     dtypes_to_try,
+    packing_in_words,
     quantize_arguments,
     stored_quantization,
     unpack_arguments,
@@ -93,61 +94,85 @@ class LoadedModel:
 
 
 def load(
-    source: ModelSource,
+    model: str | Path | ModelSource,
+    options: LoadOptions = LoadOptions(),
     *,
-    dtypes: Sequence[str] = ("auto", "float16", "bfloat16", "float32"),
-    device: str = "auto",
-    quantization: Quantization = "none",
-    max_memory: Mapping[int | str, int] | None = None,
-    offload_folder: Path | None = None,
-    trust_remote_code: bool = False,
-    chat_template: str | None = None,
-    template_arguments: Mapping[str, Any] | None = None,
-    system_prompt: str | None = None,
-    prepack: bool = True,
+    revision: str | None = None,
+    emit: Emit = ignore,
 ) -> LoadedModel:
-    """Load model and tokenizer, trying `dtypes` in turn, each with a test generation.
+    """Load model and tokenizer, trying data types in turn, each with a test generation.
 
-    On a CPU that is slower with the model's own type than with float32, float32 goes before "auto".
-
-    quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
-    max_memory: bytes of weights that each device may hold; the rest is offloaded, at last to disk, where
-    weights go to `offload_folder` unless the checkpoint's own files serve.
-    prepack: whether weights may be prepacked on a CPU; False if they are to be trained, or if an
-    adapter is to be merged into them.
+    model: a hub id (which may be of a `revision`), a local folder or a GGUF file. On a CPU that is slower
+    with the model's own type than with float32, float32 goes before "auto". emit: takes the events.
     Raises ModelError that says why each data type failed, that weights are damaged, that a package is
-    missing, that there is no such device, or that there is no chat template; OutOfMemoryError if the model
-    fits in none of the types.
+    missing, that there is no such model or device, or that there is no chat template; HubError;
+    OutOfMemoryError if the model fits in none of the types.
     """
+    source = (
+        model
+        if isinstance(model, ModelSource)
+        else resolve(str(model), revision, code=options.trust_remote_code)
+    )
+    for found in devices_found(options):
+        emit(found)
+    if options.trust_remote_code and (code := remote_code_of(source)):
+        emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
+    emit(StageStarted("load", f"Loading {source.name}"))
+    started = time.perf_counter()
+    loaded = _loaded(source, options)
+    emit(
+        ModelLoaded(
+            name=source.name,
+            dtype=loaded.precision,
+            bytes=loaded.bytes,
+            seconds=time.perf_counter() - started,
+            attempts=loaded.attempts,
+            places=loaded.places,
+        )
+    )
+    for note in loaded.notes:
+        emit(Note(note))
+    return loaded
+
+
+def devices_found(options: LoadOptions) -> list[DeviceFound]:
+    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
+    limits = options.max_memory
+    devices = devices_for(options.device, limits)
+    allowed = list(limits.values()) if limits else [None] * len(devices)
+    return [
+        DeviceFound(known.name, known.total, limit)
+        for known, limit in zip(map(device_memory, devices), allowed, strict=True)
+    ]
+
+
+def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
     quiet_libraries()
     require_sound_files(source)
-    if offload_folder is not None:
-        require_offload_folder(offload_folder)
-    auto = loading_class(source, trust_remote_code=trust_remote_code)
+    if options.offload_folder is not None:
+        require_offload_folder(options.offload_folder)
+    trusted, quantization = options.trust_remote_code, options.quantization
+    auto = loading_class(source, trust_remote_code=trusted)
     packed = stored_quantization(source)
     require_loadable(source, packed, quantization)
-    devices = devices_for(device, max_memory)
-    tokenizer = load_tokenizer(
-        source,
-        trust_remote_code=trust_remote_code,
-        chat_template=chat_template,
-        template_arguments=template_arguments,
-        system_prompt=system_prompt,
-    )
+    devices = devices_for(options.device, options.max_memory)
+    tokenizer = load_tokenizer(source, options)
+    device, limits = options.device, dict(options.max_memory) or None
     if device == "auto":
-        device = "auto" if torch.cuda.is_available() or max_memory else "cpu"
+        device = "auto" if torch.cuda.is_available() or limits else "cpu"
     arguments: dict[str, Any] = {
         "device_map": device,
-        "max_memory": dict(max_memory) if max_memory else None,
-        "offload_folder": offload_folder,
-        "trust_remote_code": trust_remote_code,
+        "max_memory": limits,
+        "offload_folder": options.offload_folder,
+        "trust_remote_code": trusted,
         **source.gguf_arguments,
     }
+    dtypes = options.dtypes
     packing = packed if quantization == "none" else quantization
     if device == "cpu" and packing is None:
-        dtypes = fastest_first(source, tuple(dtypes))
-    trial = _Trial(source, auto, tokenizer, arguments, packing, quantization, prepack)
-    return _in_first_type(trial, dtypes_to_try(tuple(dtypes), packing), devices)
+        dtypes = fastest_first(source, dtypes)
+    trial = _Trial(source, auto, tokenizer, arguments, packing, options)
+    return _in_first_type(trial, dtypes_to_try(dtypes, packing), devices)
 
 
 @dataclass(frozen=True)
@@ -159,8 +184,7 @@ class _Trial:
     tokenizer: LoadedTokenizer
     arguments: Mapping[str, Any]
     packing: str | None
-    quantization: Quantization
-    prepack: bool
+    options: LoadOptions
 
     def load(self, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]] | _Failure:
         """The model in a data type, and what is to be noted of it; or why not.
@@ -168,16 +192,16 @@ class _Trial:
         In a function of its own: once it is left, so are the traceback and the weights that it keeps alive.
         """
         how = unpack_arguments(self.source) | quantize_arguments(
-            self.quantization, dtype, self.arguments["device_map"]
+            self.options.quantization, dtype, self.arguments["device_map"]
         )
         try:
             model, note = tested_model(
                 self.source, self.auto, self.tokenizer, dtype, {**self.arguments, **how}
             )
             slower = None
-            if self.prepack and (self.packing is None or was_unpacked(model)):
+            if self.options.prepack and (self.packing is None or was_unpacked(model)):
                 slower = prepack_if_equal(model, self.tokenizer.test_prompt())
-        except FAILURES as error:
+        except LOADING_FAILURES as error:
             raise_if_no_type_helps(self.source, self.packing, error)
             return _Failure(first_line(error), is_out_of_memory(error))
         return model, tuple(one for one in (note, slower) if one is not None)
@@ -224,10 +248,10 @@ def _in_first_type(
             tuple(attempts),
             trial.tokenizer.call,
             trial.tokenizer.custom_template,
-            None if packing is None or unpacked else describe(packing),
-            trial.quantization,
+            None if packing is None or unpacked else packing_in_words(packing),
+            trial.options.quantization,
             notes,
         )
-    stored = "" if packing is None else f" as {describe(packing)}"
+    stored = "" if packing is None else f" as {packing_in_words(packing)}"
     hint = "; packed weights have to fit in --max-memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from excise.errors import ModelError
+from excise.errors import ModelError, shortened
 
 _INVISIBLE = ("Z", "C")
 """First letters of Unicode categories that tokenizers may drop or replace: separators, control, format."""
@@ -103,4 +103,4 @@ def _missing_words(
 
 def _quoted(text: str) -> str:
     line = " ".join(text.split())
-    return f'"{line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"}"'
+    return f'"{shortened(line, _SHOWN)}"'

@@ -12,7 +12,7 @@ from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import DTYPES, ORDINARY
 from excise.devices.memory import DeviceMemory, device_memory
 from excise.errors import OutOfMemoryError
-from excise.models.quantization import describe, stored_dtype
+from excise.models.quantization import packing_in_words, stored_dtype
 
 _FLOAT32_BYTES = 4
 
@@ -36,7 +36,7 @@ def too_large_error(
     dtype: the last data type tried. packing: the quantisation of the weights. limits: --max-memory. why: the
     errors of all attempts. Free memory is measured, so the failed model has to be released first.
     """
-    as_what = dtype if packing is None else describe(packing)
+    as_what = dtype if packing is None else packing_in_words(packing)
     there = ", ".join(_free(device_memory(device)) for device in devices)
     advice = [] if packing else ["quantise its weights (--quantization bnb_4bit)"]
     if packing is None and _number_bytes(dtype, source) == _FLOAT32_BYTES:

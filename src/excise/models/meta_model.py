@@ -5,27 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from excise.checkpoint.auto_class import auto_class
 from excise.errors import ModelError, translated
-from excise.models.configuration import configuration, gguf_configuration
+from excise.models.configuration import UNFIT, configuration, gguf_configuration
 from excise.undocumented import no_init_weights
-
-_UNBUILDABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    ImportError,
-    AttributeError,
-    TypeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    StrictDataclassError,
-)
-"""What transformers' model classes raise for an inconsistent configuration."""
 
 
 def meta_model(name: str, folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
@@ -45,7 +30,7 @@ def gguf_meta_model(path: Path) -> PreTrainedModel:
 def _built(name: str, config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel:
     auto = auto_class(name, config)
     with (
-        translated(ModelError, f"{name}: cannot be built from its configuration", *_UNBUILDABLE),
+        translated(ModelError, f"{name}: cannot be built from its configuration", *UNFIT),
         torch.device("meta"),
         no_init_weights(),
     ):

@@ -73,7 +73,7 @@ def named_dtype(config: object) -> str | None:
     return named if isinstance(named, str) else named_dtype(config.get("text_config"))
 
 
-def describe(name: str) -> str:
+def packing_in_words(name: str) -> str:
     """The name for people: "bitsandbytes 4-bit" for `bnb_4bit`."""
     return _DESCRIPTIONS.get(name, name)
 
@@ -85,7 +85,7 @@ def require_package(name: str) -> None:
         return
     extra = "'excise[quantized]'" if package in _IN_THE_EXTRA else package.replace("_", "-")
     raise ModelError(
-        f"{describe(name)} weights need the package {package}, which is not installed "
+        f"{packing_in_words(name)} weights need the package {package}, which is not installed "
         f"(pip install {extra})"
     )
 

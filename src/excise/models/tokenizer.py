@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -14,6 +12,7 @@ from excise.checkpoint.tokenizer_files import require_fetched_tokenizer, require
 from excise.checkpoint.trust import remote_code_error
 from excise.errors import ModelError, first_line
 from excise.models.chat import Chat
+from excise.models.options import LoadOptions
 from excise.models.template import TemplateCall, choose_template, template_file
 
 _SPECIAL = re.compile(r"<(?!0x).*>|\[.*\]", re.DOTALL)
@@ -37,24 +36,16 @@ class LoadedTokenizer:
         return Chat(self.tokenizer, "", self.call).test_prompt(self.system_prompt)
 
 
-def load_tokenizer(
-    source: ModelSource,
-    *,
-    trust_remote_code: bool = False,
-    chat_template: str | None = None,
-    template_arguments: Mapping[str, Any] | None = None,
-    system_prompt: str | None = None,
-) -> LoadedTokenizer:
+def load_tokenizer(source: ModelSource, options: LoadOptions = LoadOptions()) -> LoadedTokenizer:
     """Load a model's tokenizer and test its chat template.
 
-    chat_template: a Jinja file, or the name of one of the model's templates. Raises ModelError without
-    tokenizer or template, and for a template that does not render prompts.
+    Raises ModelError without tokenizer or template, and for a template that does not render prompts.
     """
     if source.gguf is None:
         require_fetched_tokenizer(source.folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=trust_remote_code, **source.gguf_arguments
+            source.folder, trust_remote_code=options.trust_remote_code, **source.gguf_arguments
         )
     except Exception as error:
         # tokenizers, written in Rust, raises plain Exception for a damaged file.
@@ -68,11 +59,11 @@ def load_tokenizer(
         if tokenizer.chat_template is None and source.gguf is None:
             tokenizer.chat_template = template_file(source.folder)
         call, custom = choose_template(
-            tokenizer, chat_template, template_arguments or {}, system_prompt
+            tokenizer, options.chat_template, options.template_arguments, options.system_prompt
         )
     except ModelError as error:
         raise ModelError(f"{source.name}: {error}") from error
-    return LoadedTokenizer(tokenizer, call, custom, system_prompt)
+    return LoadedTokenizer(tokenizer, call, custom, options.system_prompt)
 
 
 def _require_vocabulary(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:

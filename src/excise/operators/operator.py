@@ -24,7 +24,7 @@ class Operator:
     v: Tensor
 
 
-def apply(output: Tensor, u: Tensor, v: Tensor, strength: float | Tensor) -> Tensor:
+def apply_operator(output: Tensor, u: Tensor, v: Tensor, strength: float | Tensor) -> Tensor:
     """y − α u (vᵀ y) for `output` y [..., d], u and v [d]; the reference for the fast paths."""
     return output - strength * (output @ v).unsqueeze(-1) * u
 

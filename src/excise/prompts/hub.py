@@ -20,7 +20,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars as show_hub_bars
 from excise.errors import HubError, PromptError, first_line
 from excise.hub_access.cache import cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, Failure, failure, without_secrets
-from excise.hub_access.request import OUT_OF_REACH, Request
+from excise.hub_access.request import OUT_OF_REACH, HubRequest
 from excise.prompts.columns import check_column
 from excise.prompts.saved import choose_split, column_of
 from excise.prompts.slices import Split
@@ -56,7 +56,7 @@ def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubR
         try:
             commit = HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT).sha
         except FAILURES as error:
-            found = failure(error, Request(name, "data set", revision))
+            found = failure(error, HubRequest(name, "data set", revision))
             if found.cause in OUT_OF_REACH:
                 return _read_cached(name, revision, column, split, found)
             if found.cause in ("repository", "revision"):
@@ -99,7 +99,7 @@ def _read_cached(
 
 def _unread(error: Exception, name: str, what: str) -> HubError:
     """The error for a failed request, a full disk, or else damaged data."""
-    found = failure(error, Request(name, "data set"))
+    found = failure(error, HubRequest(name, "data set"))
     if found.cause != "other":
         return found.error
     return HubError(without_secrets(f"{what}: {first_line(error)}"))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from excise.errors import PromptError
+from pydantic import ValidationError
+
+from excise.errors import PromptError, translated
 from excise.prompts.columns import texts_of
 from excise.prompts.files import read_file
 from excise.prompts.saved import read_saved
 from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.slices import Split, parse_split
-from excise.prompts.source import FILE_SUFFIXES, PromptSource
+from excise.prompts.source import FILE_SUFFIXES, PromptSource, parse_source
 from excise.system.paths import expanded
 
 Shareable = TypeVar("Shareable", str, str | None)
@@ -28,6 +31,27 @@ class PromptDefaults:
     prefix: str = ""
     suffix: str = ""
     system_prompt: str | None = None
+
+
+def read_prompts(
+    source: str | Path,
+    *,
+    column: str = "text",
+    prefix: str = "",
+    suffix: str = "",
+    system_prompt: str | None = None,
+    revision: str | None = None,
+) -> PromptSet:
+    """Read prompts from a .txt, .jsonl, .csv or .parquet file, a folder, or a data set on the hub.
+
+    source: a path or a hub id, with a part of it if not all is wanted: "file.csv[:400]",
+    "owner/name:train[10%:20%]". column: the column that holds the text. prefix, suffix: text put around every
+    prompt. system_prompt: of every prompt. revision: commit, tag or branch of a hub data set.
+    Raises PromptError, with file and line where there is a line, or HubError.
+    """
+    with translated(PromptError, f"{source}: not the name of a prompt set", ValidationError):
+        parsed = PromptSource(**parse_source(str(source)), revision=revision)
+    return read(parsed, PromptDefaults(column, prefix, suffix, system_prompt))
 
 
 def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") -> PromptSet:

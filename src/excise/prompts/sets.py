@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class PromptSet:
+class PromptSet(Sequence[Prompt]):
     """Prompts with their origin."""
 
     name: str
@@ -27,3 +29,10 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | tuple[Prompt, ...]:
+        return self.prompts[index]

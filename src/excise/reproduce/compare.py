@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from excise.errors import ReproductionError
-from excise.reproduce.record import Change, Reproduction, Stored
+from excise.reproduce.record import Change, RecordedTensor, Reproduction
 
 Sameness = Literal["same", "within rounding", "different"]
 
@@ -35,7 +35,7 @@ _PACKED_SPACING = 0.25
 
 
 @dataclass(frozen=True)
-class Difference:
+class ChangeDifference:
     """Tensors of one change that differ. share: ‖A − B‖ / C, estimated; allowed: the bound on it.
 
     share is None where the two cannot be measured against each other: why says why not.
@@ -53,12 +53,12 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecordComparison:
     """What came of it. tensors: how many there are; same: how many of them are bit-identical."""
 
     tensors: int
     same: int
-    differences: tuple[Difference, ...]
+    differences: tuple[ChangeDifference, ...]
 
     @property
     def sameness(self) -> Sameness:
@@ -69,7 +69,7 @@ class Comparison:
         return "within rounding" if explained else "different"
 
 
-def compare(recorded: Reproduction, rebuilt: Reproduction) -> Comparison:
+def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComparison:
     """Compare what was saved with what was made again, tensor by tensor.
 
     Raises ReproductionError for a record that names no tensor.
@@ -79,7 +79,7 @@ def compare(recorded: Reproduction, rebuilt: Reproduction) -> Comparison:
         raise ReproductionError("a record names no tensor: there is nothing to compare")
     names = sorted(theirs.keys() | ours.keys())
     unequal = {name for name in names if _hash(theirs, name) != _hash(ours, name)}
-    found: list[Difference] = []
+    found: list[ChangeDifference] = []
     explained: set[str] = set()
     dtype = recorded.circumstances.dtype
     for change in recorded.changes:
@@ -89,18 +89,20 @@ def compare(recorded: Reproduction, rebuilt: Reproduction) -> Comparison:
             explained.update(here)
     edited = {name for change in recorded.changes for name in change.tensors}
     found += [
-        Difference((name,), None, None, _why(theirs.get(name), ours.get(name), name in edited))
+        ChangeDifference(
+            (name,), None, None, _why(theirs.get(name), ours.get(name), name in edited)
+        )
         for name in sorted(unequal - explained)
     ]
-    return Comparison(len(names), len(names) - len(unequal), tuple(found))
+    return RecordComparison(len(names), len(names) - len(unequal), tuple(found))
 
 
-def _hash(tensors: Mapping[str, Stored], name: str) -> tuple[object, ...] | None:
+def _hash(tensors: Mapping[str, RecordedTensor], name: str) -> tuple[object, ...] | None:
     one = tensors.get(name)
     return None if one is None else (one.dtype, one.shape, one.sha256)
 
 
-def _comparable(one: Stored | None, other: Stored | None) -> bool:
+def _comparable(one: RecordedTensor | None, other: RecordedTensor | None) -> bool:
     return (
         one is not None
         and other is not None
@@ -113,17 +115,17 @@ def _comparable(one: Stored | None, other: Stored | None) -> bool:
 def _measured(
     change: Change,
     names: tuple[str, ...],
-    theirs: Mapping[str, Stored],
-    ours: Mapping[str, Stored],
+    theirs: Mapping[str, RecordedTensor],
+    ours: Mapping[str, RecordedTensor],
     dtype: str,
-) -> Difference:
+) -> ChangeDifference:
     gap = sum(
         (a - b) ** 2
         for name in names
         for a, b in zip(theirs[name].sketch or (), ours[name].sketch or (), strict=True)
     )
     if not math.isfinite(gap) or change.size <= 0:
-        return Difference(
+        return ChangeDifference(
             names, None, None, "holds numbers that are not finite, or nothing was changed"
         )
     moved = TOLERANCE.get(dtype, TOLERANCE["float32"]) * change.size
@@ -134,10 +136,10 @@ def _measured(
         )
     )
     allowed = math.sqrt(moved**2 + moved * noise)
-    return Difference(names, math.sqrt(gap) / change.size, allowed / change.size)
+    return ChangeDifference(names, math.sqrt(gap) / change.size, allowed / change.size)
 
 
-def _why(one: Stored | None, other: Stored | None, edited: bool) -> str:
+def _why(one: RecordedTensor | None, other: RecordedTensor | None, edited: bool) -> str:
     if other is None:
         return "is missing now"
     if one is None:

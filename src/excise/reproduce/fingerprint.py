@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excise.reproduce.record import Stored
+from excise.reproduce.record import RecordedTensor
 
 BUCKETS = 16
 _SEED = 20250101
@@ -24,7 +24,7 @@ as fast. A multiple of 64, the signs that one word of random bits gives."""
 
 def fingerprint(
     dtype: str, shape: tuple[int, ...], data: bytes | bytearray, numbers: Iterable[Tensor] | None
-) -> Stored:
+) -> RecordedTensor:
     """What is recorded of a tensor stored as `data`.
 
     numbers: what it holds, to be measured by: of a packed one each matrix, unpacked. None leaves norm and
@@ -32,9 +32,9 @@ def fingerprint(
     """
     digest = hashlib.sha256(data).hexdigest()
     if numbers is None:
-        return Stored(dtype=dtype, shape=shape, sha256=digest)
+        return RecordedTensor(dtype=dtype, shape=shape, sha256=digest)
     norm, buckets = sketch(numbers)
-    return Stored(dtype=dtype, shape=shape, sha256=digest, norm=norm, sketch=buckets)
+    return RecordedTensor(dtype=dtype, shape=shape, sha256=digest, norm=norm, sketch=buckets)
 
 
 def sketch(pieces: Iterable[Tensor]) -> tuple[float, tuple[float, ...]]:

@@ -43,7 +43,7 @@ class Prompts(_Record):
     digest: str
 
 
-class Parts(_Record):
+class RecordedParts(_Record):
     """The prompts of one kind."""
 
     train: Prompts
@@ -54,8 +54,8 @@ class Parts(_Record):
 class PromptSets(_Record):
     """The prompts of both kinds."""
 
-    target: Parts
-    control: Parts
+    target: RecordedParts
+    control: RecordedParts
 
     def part(self, kind: str, part: str) -> Prompts:
         """One part of the prompts of one kind."""
@@ -99,7 +99,7 @@ class Circumstances(_Record):
     hardware: dict[str, str | int] | None = None
 
 
-class Stored(_Record):
+class RecordedTensor(_Record):
     """A stored tensor. dtype: as safetensors names it. sha256: of its raw bytes.
 
     norm, sketch: of edited ones, of their numbers as they are unpacked; see `fingerprint`.
@@ -138,7 +138,7 @@ class Reproduction(_Record):
     circumstances: Circumstances
     written_with: dict[str, str]
     figures: str
-    tensors: dict[str, Stored]
+    tensors: dict[str, RecordedTensor]
     changes: tuple[Change, ...]
 
     @field_serializer("settings")
@@ -154,10 +154,10 @@ class Reproduction(_Record):
         for entry in content["tensors"].values():
             if entry["sketch"] is None:
                 del entry["norm"], entry["sketch"]
-        return as_text(content)
+        return record_text(content)
 
 
-def as_text(content: Mapping[str, Any]) -> str:
+def record_text(content: Mapping[str, Any]) -> str:
     """JSON with a line for each tensor and change, so that two files can be compared by `diff`."""
     long = ("tensors", "changes")
     head = json.dumps(

@@ -15,11 +15,11 @@ from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.gguf_file import open_gguf, read_gguf
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.edits.edit import Edit
-from excise.edits.spelling import spelt_for
+from excise.edits.fitting import fitted
 from excise.errors import SaveError
 from excise.models.meta_model import gguf_meta_model
 from excise.rewrite.packing.gguf_blocks import GgufBlocks, written_as
-from excise.rewrite.plan import Plan, Rewrite, require_fit
+from excise.rewrite.plan import Plan, Rewrite
 from excise.undocumented import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 
@@ -33,8 +33,7 @@ def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Pl
     file = read_gguf(path)
     model = gguf_meta_model(path)
     anatomy = examine(model, declared)
-    edit = spelt_for(edit, anatomy)
-    require_fit(path.name, edit, anatomy)
+    edit = fitted(edit, anatomy, path.name)
     names = _names(path, model)
     tensors = {one.name: one for one in file.tensors}
     rewrites: dict[str, Rewrite] = {}

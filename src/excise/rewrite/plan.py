@@ -17,7 +17,7 @@ from excise.anatomy.writers import Anatomy, examine
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same_numbers
 from excise.edits.edit import Edit
-from excise.edits.spelling import spelt_for
+from excise.edits.fitting import fitted
 from excise.errors import SaveError
 from excise.models.meta_model import meta_model
 from excise.models.quantization import named_dtype
@@ -165,11 +165,11 @@ def make_plan(
     """Find an edit's tensors in a checkpoint, from its configuration and the names in its files.
 
     name: the model's, for messages. declared: the user's own claims about writers. Raises ModelError for
-    a model that cannot be built or a damaged checkpoint, SaveError for one that the edit does not fit.
+    a model that cannot be built or that the edit does not fit and for a damaged checkpoint, SaveError for
+    one whose tensors cannot be edited.
     """
     model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
-    edit = spelt_for(edit, anatomy)
-    require_fit(name, edit, anatomy)
+    edit = fitted(edit, anatomy, name)
     layout = layout_by_names(model, anatomy, edit.changed, find.logical_names(checkpoint))
     rewrites = _rewrites(checkpoint, layout)
     companion_weights = _companion_rewrites(checkpoint, rewrites)
@@ -177,21 +177,6 @@ def make_plan(
     if form == "same" or plan.packed is None:
         return plan
     return _plain(plan, get_keys_to_not_convert(model))
-
-
-def require_fit(name: str, edit: Edit, anatomy: Anatomy) -> None:
-    """Raise SaveError unless the model has the edit's writers, of its width."""
-    unknown = [writer for writer in edit.changed if writer not in anatomy.names]
-    if unknown:
-        raise SaveError(
-            f"{name}: has no writer {unknown[0]}, which the edit names; it was made from another model, or "
-            "with --writers, which is then needed here too"
-        )
-    if edit.u.shape[1] != anatomy.dimension:
-        raise SaveError(
-            f"{name}: its residual stream has {anatomy.dimension} numbers, the edit's {edit.u.shape[1]}; the "
-            "edit was made from another model"
-        )
 
 
 def require_editable(

@@ -4,98 +4,155 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from excise.checkpoint.folder import open_checkpoint
-from excise.checkpoint.source import ModelSource
+from excise.checkpoint.source import ModelSource, resolve
 from excise.edits.edit import Edit
+from excise.edits.same_model import require_base
 from excise.errors import SaveError
-from excise.events import Emit, Note, StageStarted
-from excise.report.card import model_card
-from excise.reproduce.record import NAME, Reproduction
+from excise.events import Emit, Note, StageStarted, ignore
+from excise.report.card import figures_in, model_card
+from excise.reproduce.record import NAME
 from excise.rewrite.gguf_plan import make_gguf_plan
 from excise.rewrite.plan import Form, Plan, make_plan
+from excise.rewrite.resumable_folder import require_new_folder
 from excise.rewrite.verify import Kept
 from excise.rewrite.write import Progress, write_checkpoint, write_gguf
 from excise.saving.events import Saved, Streamed, Verified
+from excise.saving.options import DescribedEdit, SaveOptions
 from excise.saving.reproduction import model_record
+from excise.system.paths import expanded
 
 _STEP = 0.25
 """Share of the bytes after which progress is told."""
 
 
-def require_base(edit: Edit, source: ModelSource, *, force: bool, emit: Emit) -> None:
-    """Raise SaveError unless `source` is the checkpoint that the edit was made of.
-
-    force: say what it risks and go on.
-    """
-    if edit.base is None:
-        differs = "the edit does not say of which checkpoint it was made"
-    elif edit.base.index is None and not edit.base.tells_contents(source):
-        differs = f"the edit, an old file, says nothing that could be compared of {edit.base.model}"
-    elif found := edit.base.differences(source):
-        differs = (
-            f"the edit was made of {edit.base.model}, from which it differs in {'; '.join(found)}"
-        )
-    else:
-        if not edit.base.tells_contents(source):
-            emit(
-                Note(
-                    f"names and shapes are those of {edit.base.model}; contents could not be compared, "
-                    "because the edit file is an old one and only one of the two is a hub model"
-                )
-            )
-        return
-    if not force:
-        raise SaveError(
-            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that one, or "
-            "--force to apply it all the same"
-        )
-    emit(
-        Note(
-            f"going on with --force although {differs}: the direction was found in other weights, and may "
-            "take away something else, or nothing"
-        )
-    )
-
-
-def plan_for(
-    edit: Edit,
-    source: ModelSource,
+def apply(
+    edit: Edit | str | Path,
+    model: str | Path,
+    out: str | Path,
+    options: SaveOptions = SaveOptions(),
     *,
-    form: Form = "same",
-    declared: tuple[str, ...] = (),
-    trust_remote_code: bool = False,
-) -> Plan:
+    revision: str | None = None,
+    emit: Emit = ignore,
+) -> None:
+    """Write the edited copy of a checkpoint, shard by shard; the model is never loaded.
+
+    edit: an edit, or the path of an edit file. model: a local folder, a .gguf file or a hub id, which may be
+    of a `revision`. out: a new folder, or a new file whose name ends in .gguf for a GGUF file. emit: takes
+    the events. Raises RunError for an edit file that cannot be read, ModelError for a model that cannot be
+    read or that the edit does not fit, SaveError for what cannot be written; nothing half-written is left.
+    """
+    if not isinstance(edit, Edit):
+        edit = Edit.load(edit)
+    described = DescribedEdit(edit, figures_in(edit))
+    source = resolve_new(model, out, revision, options)
+    plan_application(described, source, expanded(out), options, emit).write()
+
+
+def resolve_new(
+    model: str | Path, out: str | Path, revision: str | None, options: SaveOptions
+) -> ModelSource:
+    """The files of a model, once it is sure that `out` can be written. Raises ModelError, SaveError."""
+    require_new_folder(expanded(out))
+    return resolve(str(model), revision, code=options.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class Application:
+    """An edit about to be applied to a checkpoint: what changes is known, nothing is written yet."""
+
+    described: DescribedEdit
+    source: ModelSource
+    destination: Path
+    options: SaveOptions
+    plan: Plan
+    emit: Emit
+
+    def in_form(self, form: Form) -> Application:
+        """The same with packed matrices in another form. Raises SaveError if that is not possible."""
+        options = replace(self.options, packed=form)
+        plan = plan_for(self.described.edit, self.source, options)
+        return replace(self, options=options, plan=plan)
+
+    def write(self) -> None:
+        """Write the edited copy. Raises SaveError or ModelError."""
+        if self.source.gguf is None:
+            apply_edit(self.plan, self.source, self.described, self.destination, self.emit)
+        else:
+            _write_gguf(self.plan, self.destination, self.emit)
+
+
+def plan_application(
+    described: DescribedEdit,
+    source: ModelSource,
+    destination: Path,
+    options: SaveOptions = SaveOptions(),
+    emit: Emit = ignore,
+) -> Application:
+    """What applying an edit to a checkpoint changes; reads headers only. Raises ExciseError."""
+    require_base(described.edit, source, force=options.force, emit=emit)
+    to_gguf = destination.suffix.lower() == ".gguf"
+    if source.gguf is not None:
+        if not to_gguf:
+            raise SaveError(
+                f"{destination}: of a GGUF file comes a GGUF file, so its name ends in .gguf; a folder is "
+                "what excise export RUN --save DIR makes of it"
+            )
+        path = source.folder / source.gguf
+        plan = make_gguf_plan(path, described.edit, options.writers)
+    else:
+        if to_gguf:
+            raise SaveError(
+                f"{destination}: a GGUF file is made of a GGUF file; {source.name} is a folder"
+            )
+        _require_apart(source.folder, destination)
+        plan = plan_for(described.edit, source, options)
+    return Application(described, source, destination, options, plan, emit)
+
+
+def _require_apart(folder: Path, destination: Path) -> None:
+    """Raise SaveError if one folder lies inside the other."""
+    target = destination.resolve()
+    if target.is_relative_to(folder) or folder.is_relative_to(target):
+        raise SaveError(
+            f"{destination}: lies inside {folder}, or the other way round; choose another place"
+        )
+
+
+def plan_for(edit: Edit, source: ModelSource, options: SaveOptions = SaveOptions()) -> Plan:
     """What applying `edit` to the folder of `source` changes; reads headers only. Raises ExciseError."""
     return make_plan(
         source.name,
         open_checkpoint(source.folder),
         edit,
-        form=form,
-        declared=declared,
-        trust_remote_code=trust_remote_code,
+        form=options.packed,
+        declared=options.writers,
+        trust_remote_code=options.trust_remote_code,
     )
 
 
 def apply_edit(
     plan: Plan,
     source: ModelSource,
+    described: DescribedEdit,
     destination: Path,
-    figures: str,
     emit: Emit,
     extra: Mapping[str, str] | None = None,
-    known: Reproduction | None = None,
 ) -> None:
     """Write the edited checkpoint to the new folder `destination`. Raises SaveError or ModelError.
 
-    figures: what is known of the edit, for the card. extra: further files, by name. known: what the edit
-    was made from, for a `reproduce.json`; without it there is none.
+    extra: further files, by name.
     """
     emit(StageStarted("save", f"Writing the edited model to {destination}"))
     for text in _of_the_folder(plan):
         emit(Note(text))
-    card = model_card(source, plan.edit, figures, adapter=False, recorded=known is not None)
+    known = described.record
+    card = model_card(
+        source, plan.edit, described.figures, adapter=False, recorded=known is not None
+    )
     texts = {"README.md": card, **(extra or {})}
 
     def record(folder: Path) -> Mapping[str, str]:
@@ -105,17 +162,8 @@ def apply_edit(
     _emit_saved(plan, destination, kept, emit)
 
 
-def apply_to_gguf(
-    edit: Edit, source: ModelSource, destination: Path, declared: tuple[str, ...], emit: Emit
-) -> None:
-    """Write the edited GGUF file of `source` to the new file `destination`. Raises ExciseError."""
-    assert source.gguf is not None
-    if destination.suffix.lower() != ".gguf":
-        raise SaveError(
-            f"{destination}: of a GGUF file comes a GGUF file, so its name ends in .gguf; a folder is what "
-            "excise export RUN --save DIR makes of it"
-        )
-    plan = make_gguf_plan(source.folder / source.gguf, edit, declared)
+def _write_gguf(plan: Plan, destination: Path, emit: Emit) -> None:
+    """Write the edited GGUF file to the new file `destination`. Raises ExciseError."""
     emit(StageStarted("save", f"Writing the edited model to {destination}"))
     changed = Counter(
         (one.entry.dtype, one.output.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,18 +17,15 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.transformers4 import add_version4_keys
 from excise.devices.prepacked import plain_weights
-from excise.edits.adapter import adapter_base, save_adapter
-from excise.edits.edit import Edit
+from excise.edits.stored import FittedEdit
 from excise.errors import SaveError, translated
-from excise.events import Emit, Note, StageStarted
+from excise.events import Emit, Note, ignore
 from excise.models.load import LoadedModel
-from excise.report.card import model_card
 from excise.report.terms import terms_of
-from excise.reproduce.record import Reproduction
-from excise.rewrite.plan import Form, require_editable
-from excise.saving.adapter import recorded
+from excise.rewrite.plan import require_editable
+from excise.saving.adapter import save_fitted_adapter
 from excise.saving.apply import apply_edit, plan_for
-from excise.saving.events import Saved
+from excise.saving.options import DescribedEdit, SaveOptions
 from excise.system.files import require_free
 
 
@@ -52,64 +50,43 @@ def require_writable(anatomy: Anatomy) -> None:
 
 def save_model(
     loaded: LoadedModel,
-    edit: Edit,
+    described: DescribedEdit,
     destination: Path,
-    figures: str,
-    emit: Emit,
-    *,
-    form: Form = "same",
-    declared: tuple[str, ...] = (),
-    trust_remote_code: bool = False,
-    known: Reproduction | None = None,
+    options: SaveOptions = SaveOptions(),
+    emit: Emit = ignore,
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
-    known: what the edit was made from, for the `reproduce.json` beside the model; without it there is none.
     The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
     model in memory holds unpacked, that model is written first.
     """
     source, template = loaded.source, loaded.chat_template
     if source.gguf is None:
-        save_from_files(
-            source,
-            edit,
-            destination,
-            figures,
-            emit,
-            form=form,
-            declared=declared,
-            trust_remote_code=trust_remote_code,
-            chat_template=template,
-            known=known,
-        )
+        options = replace(options, chat_template=template)
+        save_from_files(source, described, destination, options, emit)
         return
     require_free(destination)
     with _plain_copy(loaded, destination, emit) as folder:
         plain = ModelSource(source.name, folder, None, None)
-        plan = plan_for(edit, plain, declared=declared)
+        plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
         texts = terms_of(source) | _template_file(template)
-        apply_edit(plan, source, destination, figures, emit, texts, known)
+        apply_edit(plan, source, described, destination, emit, texts)
 
 
 def save_from_files(
     source: ModelSource,
-    edit: Edit,
+    described: DescribedEdit,
     destination: Path,
-    figures: str,
-    emit: Emit,
-    *,
-    form: Form = "same",
-    declared: tuple[str, ...] = (),
-    trust_remote_code: bool = False,
-    chat_template: str | None = None,
-    known: Reproduction | None = None,
+    options: SaveOptions = SaveOptions(),
+    emit: Emit = ignore,
 ) -> None:
     """`save_model` from a checkpoint's files alone: no model is loaded. Not of a GGUF file.
 
-    chat_template: the one that the user gave in place of the model's own. Raises SaveError or ModelError.
+    Raises SaveError or ModelError.
     """
-    plan = plan_for(edit, source, form=form, declared=declared, trust_remote_code=trust_remote_code)
-    apply_edit(plan, source, destination, figures, emit, _template_file(chat_template), known)
+    plan = plan_for(described.edit, source, options)
+    texts = _template_file(options.chat_template)
+    apply_edit(plan, source, described, destination, emit, texts)
 
 
 def _template_file(chat_template: str | None) -> dict[str, str]:
@@ -118,32 +95,14 @@ def _template_file(chat_template: str | None) -> dict[str, str]:
 
 def save_model_adapter(
     loaded: LoadedModel,
-    anatomy: Anatomy,
-    edit: Edit,
+    described: DescribedEdit,
     destination: Path,
-    figures: str,
-    emit: Emit,
-    known: Reproduction | None = None,
+    options: SaveOptions = SaveOptions(),
+    emit: Emit = ignore,
 ) -> None:
-    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
-
-    known: as for a model.
-    """
-    emit(StageStarted("save", f"Saving the adapter to {destination}"))
-    card = model_card(loaded.source, edit, figures, adapter=True, recorded=known is not None)
-    base, revision = adapter_base(loaded.source)
-    further = recorded(loaded.source, known)
-    save_adapter(
-        edit,
-        loaded.model,
-        anatomy.writers,
-        base,
-        destination,
-        card,
-        further=further,
-        revision=revision,
-    )
-    emit(Saved("adapter", str(destination)))
+    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError or ModelError."""
+    fitted = FittedEdit.of(described.edit, loaded.model, options.writers)
+    save_fitted_adapter(fitted, described, loaded.source, destination, emit)
 
 
 @contextmanager

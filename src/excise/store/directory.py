@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.config import Settings, settings_digest, stored_digest, study_settings
-from excise.edits.edit import Edit, load_edit
+from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.kinds import KINDS, current_name, former_name, with_current_kind
 from excise.prompts.sets import PromptSet
@@ -69,7 +69,7 @@ class RunDirectory:
 
     def edit(self, number: int) -> Edit:
         """The edit of a front trial. Raises RunError if there is none."""
-        return load_edit(self.edit_path(number))
+        return Edit.load(self.edit_path(number))
 
     def identity(self) -> dict[str, object]:
         """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""

@@ -12,7 +12,7 @@ from excise.rewrite.packing.find_grouped import (
     CODES,
     OTHERS,
     find_grouped,
-    require_known,
+    require_known_variant,
     unwritable,
 )
 from excise.rewrite.packing.formats import BitsAndBytes4, Float8, Int8Rows, Mxfp4, Packed
@@ -115,7 +115,7 @@ def _under_another_name(
     """How a tensor is packed whose codes are stored under another name."""
     tensors = checkpoint.tensors
     config = quantization_of(checkpoint.config) or {}
-    require_known(method or "", config)
+    require_known_variant(method or "", config)
     for name in possible_names(tensor.name):
         blocks, exponents = f"{name}_blocks", f"{name}_scales"
         if blocks in tensors and exponents in tensors:

@@ -15,7 +15,7 @@ from math import prod
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.tensors import Entry, WeightsFile
 from excise.errors import SaveError
-from excise.models.quantization import describe
+from excise.models.quantization import packing_in_words
 from excise.rewrite.packing.formats import Packed
 from excise.rewrite.packing.grouped import GroupedIntegers
 from excise.rewrite.packing.packed_integers import WORD, PackedIntegers
@@ -47,15 +47,15 @@ _PACKED_FORMATS = ("pack-quantized", "mixed-precision")
 def unwritable(method: str) -> SaveError:
     """The error for a format that excise cannot write."""
     return SaveError(
-        f"its writers are stored as {describe(method)}, which cannot be rewritten; save an adapter instead "
-        "(excise export RUN --adapter DIR)"
+        f"its writers are stored as {packing_in_words(method)}, which cannot be rewritten; save an adapter "
+        "instead (excise export RUN --adapter DIR)"
     )
 
 
-def require_known(method: str, config: Mapping[str, object]) -> None:
+def require_known_variant(method: str, config: Mapping[str, object]) -> None:
     """Raise SaveError for an unknown variant of GPTQ or AWQ."""
     if method in _VARIANTS and (variant := _variant(method, config)) not in _VARIANTS[method]:
-        raise unwritable(f"{describe(method)} in the variant {variant}")
+        raise unwritable(f"{packing_in_words(method)} in the variant {variant}")
 
 
 def find_grouped(
@@ -66,10 +66,10 @@ def find_grouped(
     Raises SaveError for unsupported bits, and for missing or unfitting tensors.
     """
     if len(stored.shape) != 2:
-        raise unwritable(f"{describe(method)} with all experts in one tensor")
+        raise unwritable(f"{packing_in_words(method)} with all experts in one tensor")
     if method == "compressed-tensors":
         if (form := config.get("format", _PACKED_FORMATS[0])) not in _PACKED_FORMATS:
-            raise unwritable(f"{describe(method)} in the variant {form}")
+            raise unwritable(f"{packing_in_words(method)} in the variant {form}")
         return _compressed(tensors, module, stored)
     return _gptq_or_awq(method, config, tensors, module, stored)
 
@@ -96,7 +96,7 @@ def _gptq_or_awq(
     own = {**config, **_overrides(config, module)}
     bits = own.get("bits", own.get("w_bit"))
     if bits not in (_GPTQ_BITS if method == "gptq" else (4,)):
-        raise unwritable(f"{describe(method)} with {bits} bits")
+        raise unwritable(f"{packing_in_words(method)} with {bits} bits")
     assert isinstance(bits, int)
     symmetric = bool(own.get("sym", True)) if method == "gptq" else not own.get("zero_point", True)
     interleaved = method == "awq"
@@ -120,7 +120,7 @@ def _gptq_or_awq(
     if not reordered:
         check.even("scales", inputs, groups)
     packing = GroupedIntegers(
-        name=f"{describe(method)} {bits}-bit",
+        name=f"{packing_in_words(method)} {bits}-bit",
         inputs=inputs,
         outputs=outputs,
         words=words,

@@ -12,104 +12,40 @@ from torch import Tensor
 
 from excise.checkpoint.index import Index, TensorInfo
 from excise.checkpoint.reader import CHUNK, Reader, bits
-from excise.diff.checkpoint import Compared
-from excise.diff.layout import Layout, Place
-from excise.diff.matrix import Chunk, MatrixChange, Pair, change_of
-from excise.diff.names import Names, pair_names
-from excise.diff.operator import FoundOperator, follows, recognise
-from excise.diff.rounding import coarser
+from excise.checkpoint_diff.checkpoint import Compared
+from excise.checkpoint_diff.layout import Layout, Place
+from excise.checkpoint_diff.matrix import Chunk, MatrixChange, Pair, change_of
+from excise.checkpoint_diff.names import pair_names
+from excise.checkpoint_diff.operator import follows, recognise
+from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange
+from excise.checkpoint_diff.rounding import coarser
 
-_PARALLEL = 0.99
+Progress = Callable[[str, int, int], None]
+"""Takes a tensor's name, its number, and how many there are."""
 _SMALLEST_MATRIX = 4
 """Fewest rows and columns of a matrix; smaller tensors are kernels of short convolutions."""
 
 
-@dataclass(frozen=True)
-class TensorChange:
-    """A tensor that differs. name: in the second checkpoint; former: in the first.
-
-    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; NaN if the tensor contains
-    NaN. share: of differing numbers. matrices: the change of each matrix, oriented by `place`; empty for
-    vectors and quantised tensors. place: its role in the model, if known.
-    """
-
-    name: str
-    former: str
-    dtypes: tuple[str, str]
-    shape: tuple[int, ...]
-    relative: float
-    largest: float
-    share: float
-    matrices: tuple[MatrixChange, ...]
-    place: Place | None
-
-    @property
-    def rank(self) -> int | None:
-        """The highest rank of its matrices, None without matrices."""
-        return max((each.rank for each in self.matrices), default=None)
-
-    @property
-    def more(self) -> bool:
-        """True if the true rank may be higher."""
-        return any(each.more for each in self.matrices)
-
-    @property
-    def full(self) -> bool:
-        """True if the rank is the full rank."""
-        return self.rank is not None and self.rank >= min(self.shape[-2:])
+def no_progress(name: str, done: int, of: int) -> None:
+    """The listener that does nothing."""
 
 
-@dataclass(frozen=True)
-class WriterChange:
-    """A writer that was edited by an operator. biases: whether they changed too, None without biases."""
-
-    writer: str
-    operator: FoundOperator
-    biases: bool | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """All differences of two checkpoints. same: number of equal tensors."""
-
-    names: Names
-    same: int
-    changed: tuple[TensorChange, ...]
-    writers: tuple[WriterChange, ...]
-
-    @property
-    def identical(self) -> bool:
-        """True if all tensors are equal, whatever files they are in."""
-        return not (self.changed or self.names.differ)
-
-    @property
-    def moved(self) -> list[TensorChange]:
-        """Tensors that differ by more than rounding, and all differing vectors."""
-        return [one for one in self.changed if one.rank != 0]
-
-    @property
-    def unexplained(self) -> list[TensorChange]:
-        """The `moved` tensors that no operator on a writer explains."""
-        explained = {one.writer for one in self.writers}
-        return [one for one in self.moved if one.place is None or one.place.writer not in explained]
-
-
-def compare(
+def compare_tensors(
     first: Compared,
     second: Compared,
     layout: Layout,
-    report: Callable[[str, int, int], None] = lambda name, done, of: None,
-) -> Report:
+    progress: Progress = no_progress,
+) -> Diff:
     """Compare two checkpoints, with a few pieces of a tensor in memory.
 
-    layout: of the second checkpoint. report: called with each tensor's name, its number and the number of
+    layout: of the second checkpoint. progress: called with each tensor's name, its number and the number of
     tensors. Raises ModelError if a file is damaged.
     """
     with Reader(first.index) as before, Reader(second.index) as after:
         names = pair_names(first.index, second.index, before, after)
         changed: list[TensorChange] = []
         for number, (name, former) in enumerate(names.pairs.items()):
-            report(name, number, len(names.pairs))
+            progress(name, number, len(names.pairs))
             entries = first.index[former], second.index[name]
             # Most tensors of an edited model are unchanged; comparing bytes is fastest.
             if _same_bytes(before.pieces(former), after.pieces(name)):
@@ -126,7 +62,7 @@ def compare(
             )
         indices = first.index, second.index
         found = tuple(_writers(changed, layout, before, after, indices, names.pairs))
-    return Report(names, len(names.pairs) - len(changed), tuple(changed), found)
+    return Diff(first, second, names, len(names.pairs) - len(changed), tuple(changed), found)
 
 
 def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:
@@ -244,17 +180,3 @@ def _writers(
         dtype = pairs[0].dtype
         fit = all(follows(operator, *each, dtype) for each in biases) if biases else None
         yield WriterChange(writer, operator, fit)
-
-
-def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:
-    """The writers grouped by parallel or antiparallel directions."""
-    groups: list[list[WriterChange]] = []
-    for one in writers:
-        direction = one.operator.direction
-        for group in groups:
-            if abs(float(group[0].operator.direction @ direction)) > _PARALLEL:
-                group.append(one)
-                break
-        else:
-            groups.append([one])
-    return groups

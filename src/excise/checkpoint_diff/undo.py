@@ -6,51 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from excise.checkpoint.reader import Reader
-from excise.diff.checkpoint import Compared
-from excise.diff.compare import Report, TensorChange
-from excise.diff.names import listed
-from excise.edits.adapter import (
-    ParameterChange,
-    adapter_base,
-    rank_of,
-    require_form,
-    write_adapter,
-)
+from excise.checkpoint_diff.checkpoint import Compared
+from excise.checkpoint_diff.names import listed
+from excise.checkpoint_diff.result import Diff, TensorChange
+from excise.edits.adapter import ParameterChange, rank_of, require_form
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from excise.edits.peft_folder import AdapterFolder, write_adapter
 from excise.errors import SaveError
 from excise.system.paths import expanded
 
 
-def require_comparable(report: Report, what: str) -> None:
+def _require_comparable(diff: Diff, what: str) -> None:
     """Raise SaveError unless both checkpoints hold the same tensors and some of them differ."""
-    names = report.names
+    names = diff.names
     odd = [*names.only_first, *names.only_second, *names.reshaped]
     if odd:
         raise SaveError(
             f"{what}: the checkpoints do not hold the same tensors ({listed(odd)}); nothing was written"
         )
-    if not report.moved:
+    if not diff.moved:
         raise SaveError(f"{what}: the checkpoints do not differ by more than rounding")
 
 
-def save_undo(
-    report: Report,
-    model: PreTrainedModel,
-    first: Compared,
-    second: Compared,
-    destination: Path,
-) -> None:
-    """Write a peft adapter that turns the second checkpoint into the first, within rounding.
-
-    model: the second checkpoint's, on the meta device. Matrices get the opposite change, biases their former
-    values. Raises SaveError, before anything is written, if a change cannot be undone.
-    """
-    require_comparable(report, "--undo")
-    moved = report.moved
+def save_undo(diff: Diff, destination: Path) -> None:
+    """`Diff.save_undo`: matrices get the opposite change, biases their former values."""
+    first, second, model, moved = diff.first, diff.second, diff.model, diff.moved
+    if model is None:
+        raise SaveError(f"--undo: {diff.why_not}; an adapter needs the names of its modules")
+    _require_comparable(diff, "--undo")
     lost = [one.name for one in moved if not _undoable(one)]
     if lost:
         raise SaveError(
@@ -60,14 +46,12 @@ def save_undo(
     with Reader(first.index) as reader:
         changes = list(_opposites(moved, reader))
     require_form(model, [change.tensor for change in changes], rank_of(changes))
-    base, revision = (
-        (str(expanded(second.name).absolute()), None)
-        if second.source is None
-        else adapter_base(second.source)
-    )
-    write_adapter(
-        model, changes, base, destination, _card(first, second, len(changes)), revision=revision
-    )
+    card = _card(first, second, len(changes))
+    if second.source is None:
+        folder = AdapterFolder(destination, str(expanded(second.name).absolute()), card=card)
+    else:
+        folder = AdapterFolder.of(destination, second.source, card)
+    write_adapter(model, changes, folder)
 
 
 def _undoable(one: TensorChange) -> bool:
@@ -106,31 +90,29 @@ def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterC
         yield ParameterChange(tensor, pairs)
 
 
-def recovered_edit(report: Report, first: Compared, second: Compared) -> Edit:
-    """The difference as an edit of the first checkpoint.
-
-    Raises SaveError if a difference is not explained by operators on writers.
-    """
-    require_comparable(report, "--edit")
-    if other := [one.name for one in report.unexplained]:
+def recovered_edit(diff: Diff) -> Edit:
+    """`Diff.edit`."""
+    _require_comparable(diff, "--edit")
+    first, second = diff.first, diff.second
+    if other := [one.name for one in diff.unexplained]:
         raise SaveError(
             f"--edit: no operator on a writer explains the change of {listed(other)}; nothing was written"
         )
-    unfit = [one.writer for one in report.writers if one.biases is False]
+    unfit = [one.writer for one in diff.writers if one.biases is False]
     if unfit:
         raise SaveError(
-            f"--edit: an edit changes biases with their matrices, but those of {listed(unfit)} did not change; "
-            "nothing was written"
+            "--edit: an edit changes biases with their matrices, but the biases of "
+            f"{listed(unfit)} did not change; nothing was written"
         )
-    found = [one.operator for one in report.writers]
+    found = [one.operator for one in diff.writers]
     kinds = {one.kind for one in found}
     return Edit(
         kind=kinds.pop() if len(kinds) == 1 else "recovered",
-        writers=tuple(one.writer for one in report.writers),
+        writers=tuple(one.writer for one in diff.writers),
         u=torch.stack([one.u for one in found]),
         v=torch.stack([one.v for one in found]),
         strengths=torch.tensor([one.strength for one in found]),
-        per_matrix=tuple(one.writer for one in report.writers if one.operator.per_matrix),
+        per_matrix=tuple(one.writer for one in diff.writers if one.operator.per_matrix),
         facts={
             "recovered_from": [first.name, second.name],
             "outside": max(one.outside for one in found),

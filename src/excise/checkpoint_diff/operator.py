@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from excise.diff.matrix import EXPLAINED, MatrixChange, Pair, outside_of
-from excise.diff.rounding import half_step
+from excise.checkpoint_diff.matrix import EXPLAINED, MatrixChange, Pair, outside_of
+from excise.checkpoint_diff.rounding import half_step
 from excise.kinds import EditKind
 from excise.operators.operator import Operator, orthogonal, row_normalised, unit
 

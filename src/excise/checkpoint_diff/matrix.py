@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.reader import CHUNK
-from excise.diff.rounding import half_step, noise_norm
+from excise.checkpoint_diff.rounding import half_step, noise_norm
 
 EXACT_UP_TO = 1024
 """Largest number of rows for which all singular values are computed; above, a sketch gives the largest."""

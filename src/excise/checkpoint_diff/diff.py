@@ -1,0 +1,45 @@
+"""Two checkpoints, named as users name them, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from excise.checkpoint_diff.checkpoint import open_compared
+from excise.checkpoint_diff.compare import Progress, compare_tensors, no_progress
+from excise.checkpoint_diff.layout import layout_of
+from excise.checkpoint_diff.result import Diff
+from excise.errors import ModelError
+from excise.models.meta_model import meta_model
+
+
+def diff(
+    first: str | Path,
+    second: str | Path,
+    *,
+    revision: str | None = None,
+    writers: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    progress: Progress = no_progress,
+) -> Diff:
+    """Compare two checkpoints: which tensors differ, at which rank, and which edit made the difference.
+
+    first, second: local folders, weight files or hub ids; a hub id may end in @REVISION, else it is of
+    `revision`. writers: claims about writers, "PATTERN=COMPONENT". progress: called with each tensor's name,
+    its number and how many tensors there are. Memory: a few pieces of one tensor.
+    Raises ModelError for files that cannot be read or are packed, HubError.
+    """
+    one, other = (open_compared(str(name), revision) for name in (first, second))
+    described = other if other.source else one
+    model, layout, why_not = None, {}, ""
+    if described.source is None:
+        why_not = f"{described.name} has no config.json, so that writers are not known"
+    else:
+        try:
+            folder = described.source.folder
+            model = meta_model(described.name, folder, trust_remote_code=trust_remote_code)
+            layout = dict(layout_of(model, other.index, writers))
+        except ModelError as error:
+            model, why_not = None, str(error)
+    return replace(compare_tensors(one, other, layout, progress), model=model, why_not=why_not)

@@ -1,0 +1,74 @@
+"""An edit made to fit a model: its writers under the names that the model's class has for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from excise.anatomy.layers import residual_width
+from excise.anatomy.writers import Anatomy, examine
+from excise.edits.edit import Edit
+from excise.errors import ModelError
+
+
+def fitted(edit: Edit, anatomy: Anatomy, name: str) -> Edit:
+    """`edit` with its writers under the names that `anatomy` has for them.
+
+    The class that holds only the language model of an image-text model, as that of a GGUF file does, has the
+    same layers under another name. name: the model's, for messages. Raises ModelError if the model lacks a
+    writer that the edit changes, or if its residual stream has another width.
+    """
+    edit = _renamed(edit, anatomy)
+    _require_fit(edit, set(anatomy.names), anatomy.dimension, name)
+    return edit
+
+
+def fitted_to_modules(edit: Edit, model: PreTrainedModel) -> Edit:
+    """The same for a model in memory, of which any module may be a writer: the edit's user named some."""
+    modules = {name for name, _ in model.named_modules()}
+    if not set(edit.writers) <= modules:
+        edit = _renamed(edit, examine(model))
+    name = model.name_or_path or type(model).__name__
+    _require_fit(edit, modules, residual_width(model), name)
+    return edit
+
+
+def _renamed(edit: Edit, anatomy: Anatomy) -> Edit:
+    """An edit with a writer that is in no layer of `anatomy` is returned as it is."""
+    if set(edit.writers) <= set(anatomy.names):
+        return edit
+    places: dict[str, str] = {}
+    for writer in anatomy.writers:
+        layer = anatomy.layers[writer.layer]
+        places[_place(layer) + writer.name.removeprefix(layer)] = writer.name
+    names: dict[str, str] = {}
+    for name in edit.writers:
+        found = [own for place, own in places.items() if f".{name}".endswith(f".{place}")]
+        if len(found) != 1:
+            return edit
+        names[name] = found[0]
+    return replace(
+        edit,
+        writers=tuple(names[name] for name in edit.writers),
+        per_matrix=tuple(names[name] for name in edit.per_matrix),
+    )
+
+
+def _require_fit(edit: Edit, names: set[str], dimension: int, model: str) -> None:
+    unknown = [writer for writer in edit.changed if writer not in names]
+    if unknown:
+        raise ModelError(
+            f"{model}: has no writer {unknown[0]}, which the edit names; it was made of another model, or "
+            "with --writers, which has to be given here too"
+        )
+    if edit.u.shape[1] != dimension:
+        raise ModelError(
+            f"{model}: its residual stream has {dimension} numbers, the edit's {edit.u.shape[1]}; the edit "
+            "was made of another model"
+        )
+
+
+def _place(layer: str) -> str:
+    """A layer's name without the modules around its list: `layers.3` of `model.language_model.layers.3`."""
+    return ".".join(layer.split(".")[-2:])

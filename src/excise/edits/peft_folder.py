@@ -1,0 +1,158 @@
+"""The folder of a LoRA adapter, as peft reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from excise.checkpoint.source import ModelSource, resolve
+from excise.edits.adapter import (
+    ParameterChange,
+    adapter_tensors,
+    changed_writers,
+    edit_changes,
+    rank_of,
+    require_adapter,
+)
+from excise.edits.edit import Edit
+from excise.edits.same_model import require_base
+from excise.edits.served import serving_note
+from excise.edits.stored import FittedEdit, from_files
+from excise.errors import SaveError
+from excise.events import ignore
+from excise.system.files import FurtherFiles, new_folder
+
+_NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A folder to be written, and what goes into it beside the adapter.
+
+    path: of the new folder. base, revision: of the original model, for the adapter's configuration.
+    card: text of the README.md, to which a section about serving is added. further: files that the folder
+    gets before it takes its name.
+    """
+
+    path: Path
+    base: str
+    revision: str | None = None
+    card: str = ""
+    further: FurtherFiles | None = None
+
+    @classmethod
+    def of(
+        cls, path: Path, source: ModelSource, card: str, further: FurtherFiles | None = None
+    ) -> AdapterFolder:
+        """With the base named such that it is found from any working directory.
+
+        Name and revision are the hub's where they are known. Else the name is an absolute path: who loads the
+        adapter takes a relative path from another working directory.
+        """
+        origin = source.origin
+        base = source.reference if origin is None else origin.name
+        return cls(path, base, None if origin is None else origin.revision, card, further)
+
+
+def save_adapter_from_memory(
+    edit: Edit, path: Path, model: PreTrainedModel, writers: tuple[str, ...] = ()
+) -> None:
+    """`Edit.to_peft` of a model in memory."""
+    base = edit.base
+    name, revision = (model.name_or_path, None) if base is None else (base.model, base.revision)
+    fitted = FittedEdit.of(edit, model, writers)
+    save_adapter(fitted, AdapterFolder(path, name, revision, _card(edit, name)))
+
+
+def save_adapter_from_files(
+    edit: Edit,
+    path: Path,
+    model: str | Path | None,
+    writers: tuple[str, ...],
+    *,
+    trust_remote_code: bool,
+    force: bool,
+) -> None:
+    """`Edit.to_peft` of the files that `model` or the edit names."""
+    if model is not None:
+        source = resolve(str(model), code=trust_remote_code)
+    elif edit.base is not None:
+        source = resolve(edit.base.model, edit.base.revision, code=trust_remote_code)
+    else:
+        raise SaveError("the edit does not say which model it was made of; give the model")
+    require_base(edit, source, force=force, emit=ignore)
+    with from_files(edit, source, writers, trust_remote_code=trust_remote_code) as fitted:
+        save_adapter(fitted, AdapterFolder.of(path, source, _card(edit, source.public_name)))
+
+
+def _card(edit: Edit, base: str) -> str:
+    return (
+        "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n"
+        f"# {Path(base).name}, edited\n\nThis is a LoRA adapter of rank {edit.directions} for **{base}**. It "
+        f"removes the direction of one behaviour from {len(edit.changed)} matrices ({edit.kind}). Nothing "
+        "was trained. Safety behaviour of the original may be weakened or gone; test it before you rely on "
+        "it.\n"
+    )
+
+
+def save_adapter(fitted: FittedEdit, folder: AdapterFolder) -> None:
+    """Write a peft folder that `PeftModel.from_pretrained` loads. Raises SaveError."""
+    edit, model = fitted.edit, fitted.model
+    require_adapter(model, changed_writers(edit, fitted.writers), edit.directions)
+    write_adapter(model, list(edit_changes(edit, fitted.writers, fitted.weights)), folder)
+
+
+def write_adapter(
+    model: PreTrainedModel, changes: Sequence[ParameterChange], folder: AdapterFolder
+) -> None:
+    """Write the changes as a peft folder. Raises SaveError. model: its weights are not read."""
+    from peft import LoraConfig
+
+    tensors = adapter_tensors(model, changes)
+    rank = rank_of(changes)
+    changed = [change.tensor.name for change in changes if change.bias is None]
+    modules, parameters = split_targets(model, changed)
+    owners: Mapping[str, nn.Module] = {name: model.get_submodule(name) for name in modules}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=modules,
+        target_parameters=parameters or None,
+        fan_in_fan_out=any(isinstance(owner, Conv1D) for owner in owners.values()),
+        bias="lora_only" if any(change.bias is not None for change in changes) else "none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=folder.base,
+        revision=folder.revision,
+        inference_mode=True,
+    )
+    note = serving_note([change.tensor for change in changes], rank)
+    with new_folder(folder.path) as place:
+        config.save_pretrained(str(place))
+        save_file(tensors, place / "adapter_model.safetensors", metadata={"format": "pt"})
+        card = f"{folder.card.rstrip()}\n\n{note}\n"
+        (place / "README.md").write_text(card, encoding="utf-8")
+        for name, text in (folder.further(place) if folder.further else {}).items():
+            (place / name).write_text(text, encoding="utf-8")
+
+
+def split_targets(model: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parameters' names as peft's target_modules (of linear layers) and target_parameters (the others)."""
+    linear = {
+        name
+        for name in names
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
+    }
+    if len(linear) < len(names):
+        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
+        # and turns them into the experts' parameter. As parameters they stay what they are.
+        linear = {name for name in linear if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
+    return (
+        [name.rpartition(".")[0] for name in names if name in linear],
+        [name for name in names if name not in linear],
+    )

@@ -1,0 +1,36 @@
+"""How a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from excise.data_types import Quantization
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded.
+
+    dtypes: data types to try in turn. device: "auto", "cpu", "cuda", "cuda:1", "mps", ….
+    quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
+    max_memory: bytes of weights that each device may hold, by the number of an accelerator or "cpu"; the rest
+    is offloaded, at last to disk, where weights go to `offload_folder` unless the checkpoint's own files
+    serve. trust_remote_code: run code that comes with the model. chat_template: a Jinja file, or the name of
+    one of the model's own templates. template_arguments: given to the template beside the messages.
+    system_prompt: goes before every prompt. prepack: on a CPU, lay weights out as its matrix products read
+    them; not if they are to be trained, or an adapter merged into them.
+    """
+
+    dtypes: tuple[str, ...] = ("auto", "float16", "bfloat16", "float32")
+    device: str = "auto"
+    quantization: Quantization = "none"
+    max_memory: Mapping[int | str, int] = field(default_factory=dict)
+    offload_folder: Path | None = None
+    trust_remote_code: bool = False
+    chat_template: str | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    system_prompt: str | None = None
+    prepack: bool = True

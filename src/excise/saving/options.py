@@ -1,0 +1,39 @@
+"""What is saved, and how: the values that all ways of saving an edit take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from excise.edits.edit import Edit
+from excise.reproduce.record import Reproduction
+from excise.rewrite.plan import Form
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """How the files of a model are read and written.
+
+    packed: what packed matrices become: "same" packs them the same way, "plain" leaves them unpacked.
+    writers: claims about writers, "PATTERN=COMPONENT". trust_remote_code: build the model with its own code.
+    chat_template: text of a template that replaces the model's own. force: apply an edit to another
+    checkpoint than its own.
+    """
+
+    packed: Form = "same"
+    writers: tuple[str, ...] = ()
+    trust_remote_code: bool = False
+    chat_template: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class DescribedEdit:
+    """An edit with what is known of it.
+
+    figures: what was measured, as Markdown for the card. record: what the edit was made from, for a
+    `reproduce.json`; without it no such file is written.
+    """
+
+    edit: Edit
+    figures: str
+    record: Reproduction | None = None
