@@ -216,5 +216,7 @@ def test_code_runs_where_the_flag_is_typed(
     assert (tmp_path / "ran").exists()
     with suppress(AttributeError):
         main(["inspect", str(with_code), "--trust-remote-code"])
-    told = f"--trust-remote-code: {with_code} runs code of its own, custom_generate/generate.py, theirs."
+    told = (
+        f"--trust-remote-code: {with_code} runs remote code, custom_generate/generate.py, theirs."
+    )
     assert told in capsys.readouterr().out
