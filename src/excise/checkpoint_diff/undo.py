@@ -1,4 +1,4 @@
-"""What to do with a difference: undo it by an adapter, or keep it as an edit file."""
+"""Writes a difference as an adapter that undoes it, or as an edit file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _require_comparable(diff: Diff, what: str) -> None:
 
 
 def save_undo(diff: Diff, destination: Path) -> None:
-    """`Diff.save_undo`: matrices get the opposite of what changed them, biases their former values."""
+    """`Diff.save_undo`: matrices get the opposite change, biases their former values."""
     first, second, model, moved = diff.first, diff.second, diff.model, diff.moved
     if model is None:
         raise SaveError(f"--undo: {diff.why_not}; an adapter needs the names of its modules")
@@ -63,7 +63,7 @@ def _undoable(one: TensorChange) -> bool:
 
 
 def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterChange]:
-    """What undoes each parameter; the parts of one that is stored in several tensors come in order."""
+    """The change that undoes each parameter; a parameter may be stored in several tensors."""
     by_parameter: dict[str, list[TensorChange]] = {}
     for one in moved:
         assert one.place is not None
@@ -101,8 +101,8 @@ def recovered_edit(diff: Diff) -> Edit:
     unfit = [one.writer for one in diff.writers if one.biases is False]
     if unfit:
         raise SaveError(
-            f"--edit: an edit changes biases with their matrices, and those of {listed(unfit)} were not; "
-            "nothing was written"
+            "--edit: an edit changes biases with their matrices, but the biases of "
+            f"{listed(unfit)} did not change; nothing was written"
         )
     found = [one.operator for one in diff.writers]
     kinds = {one.kind for one in found}
@@ -129,6 +129,6 @@ def _card(first: Compared, second: Compared, count: int) -> str:
     return (
         "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n# An edit undone\n\n"
         f"This LoRA adapter turns **{latter}** back into **{former}**, within rounding: it holds "
-        f"the opposite of what tells the two apart, in {count} parameters. Made by `excise diff --undo` from "
+        f"the opposite of their difference, in {count} parameters. Made by `excise diff --undo` from "
         "both checkpoints; nothing was trained.\n"
     )
