@@ -108,7 +108,7 @@ def _written(run: StoredRun, form: str, screen: Screen) -> Path:
         write(run, number, screen, **{"save" if form == "model" else "adapter": folder})
         return folder
     there = read_reproduction(folder) if (folder / NAME).is_file() else None
-    digest = run.directory.identity()["model_digest"]
+    digest = run.directory.identity().model_digest
     if there is None or (there.made, there.trial.number, there.model.digest) != (
         form,
         number,

@@ -12,8 +12,8 @@ from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
-from excise.scorers.interval import counted
-from excise.store.record import Outcome, outcome_in
+from excise.scorers.interval import Share
+from excise.store.outcome import Outcome, outcome_in
 
 _RECORDED = """
 `reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
@@ -28,13 +28,13 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
     return [
         (
             "target prompts refused",
-            counted(before.refusals, outcome.prompts),
-            counted(after.refusals, outcome.prompts),
+            str(Share(before.refusals, outcome.prompts)),
+            str(Share(after.refusals, outcome.prompts)),
         ),
         (
             "control prompts refused",
-            counted(before.control_refusals, outcome.control_prompts),
-            counted(after.control_refusals, outcome.control_prompts),
+            str(Share(before.control_refusals, outcome.control_prompts)),
+            str(Share(after.control_refusals, outcome.control_prompts)),
         ),
         ("answers that are empty", f"{before.empty}/{answers}", f"{after.empty}/{answers}"),
         ("answers that loop", f"{before.looping}/{answers}", f"{after.looping}/{answers}"),
