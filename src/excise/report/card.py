@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from excise import __version__
 from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
 from excise.edits.edit import Edit
@@ -14,6 +13,7 @@ from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.interval import Share
 from excise.store.outcome import Outcome, outcome_in
+from excise.system.version import VERSION
 
 _RECORDED = """
 `reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
@@ -146,7 +146,7 @@ def model_card(
 # {name}, edited
 
 This is {form} **{name}**{f" (revision {code(source.origin.revision)})" if source.origin else ""}.
-Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
+Its weights were changed by [excise](https://pypi.org/project/excise/) {VERSION}: the direction of one
 behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
 {edit.kind} kind: {facts.text} ({facts.source}).
 
