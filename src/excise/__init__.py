@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from excise.system.version import VERSION
 
 if TYPE_CHECKING:
+    from excise.checkpoint_diff.diff import Diff as Diff
     from excise.checkpoint_diff.diff import diff as diff
-    from excise.checkpoint_diff.result import Diff as Diff
     from excise.edits.edit import Edit as Edit
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _MODULES = {
-    "Diff": "checkpoint_diff.result",
+    "Diff": "checkpoint_diff.diff",
     "Edit": "edits.edit",
     "ExciseError": "errors",
     "HubError": "errors",
