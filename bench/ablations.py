@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from excise.app.prepare import Prepared
+from excise.experiment.measurements import Measurements
 from excise.experiment.train_statistics import TrainPrompts, accumulator, answered
 from excise.kinds import FormerKind
 from excise.operators.discriminant import discriminant, oblique
@@ -104,14 +104,8 @@ ABLATIONS: Mapping[FormerKind, Callable[[TrainPrompts, int, float], Operator]] =
 }
 
 
-def ablation(prepared: Prepared, kind: FormerKind, ridge: float) -> Operator:
+def ablation(experiment: Measurements, kind: FormerKind, ridge: float) -> Operator:
     """The operator of an ablation, [writer, d], from the train prompts. ridge: LEACE has none."""
-    encode, prompts = prepared.runner.chat.encode, prepared.prompts
-    source = TrainPrompts(
-        prepared.loaded,
-        prepared.anatomy,
-        prepared.runner,
-        encode(prompts.target.train.prompts),
-        encode(prompts.control.train.prompts),
-    )
-    return prepared.runner.in_rows(lambda rows: ABLATIONS[kind](source, rows, ridge))
+    runner = experiment.runner
+    source = TrainPrompts.of(experiment.anatomy, runner, experiment.prompts)
+    return runner.in_rows(lambda rows: ABLATIONS[kind](source, rows, ridge))

@@ -36,7 +36,7 @@ from bench.gguf_copy import write_f16
 from bench.machine import described, environment
 from bench.said import Exact, Rounding, Said, Way, ask, largest, same, virtual
 from excise.anatomy.roles import ATTENTION
-from excise.app.model import open_model
+from excise.app.model import experiment_of, load_model
 from excise.checkpoint.source import resolve
 from excise.cli.main import main as excise
 from excise.config import gather
@@ -49,10 +49,9 @@ from excise.engine.answers import end_tokens
 from excise.engine.prefill import Tokens
 from excise.events import ignore
 from excise.experiment.bank import edit_of
-from excise.experiment.build_bank import build_bank
 from excise.models.chat import Chat
+from excise.prompts.load import load_parts
 from excise.prompts.sets import Prompt
-from excise.prompts.splits import load_parts
 from excise.search.start import closed_form_of
 from excise.system.quiet import quiet_libraries
 
@@ -189,8 +188,10 @@ def closed_form(base: Path, path: Path) -> None:
     """Write an edit of every writer: attention at full strength, as a run's first trial, and MLP at half."""
     settings = gather(demo_flags(base) | {"kinds": [KIND], "batch_size": 32}, {}, Path(os.devnull))
     source = resolve(settings.model)
-    loaded, anatomy, _, runner = open_model(settings, source, ignore)
-    bank = build_bank(settings, loaded, anatomy, runner, load_parts(prompt_sources(settings)))
+    loaded = load_model(settings, source, ignore)
+    prompts = load_parts(prompt_sources(settings))
+    experiment = experiment_of(settings, loaded, prompts, ignore)
+    anatomy, bank = experiment.anatomy, experiment.bank
     strengths = [1.0 if one.component == ATTENTION else 0.5 for one in anatomy.writers]
     candidate = replace(closed_form_of(KIND, anatomy), free=tuple(strengths))
     path.parent.mkdir(parents=True, exist_ok=True)

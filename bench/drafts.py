@@ -32,15 +32,12 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from bench.machine import described
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import gather
 from excise.demo.model import materialise
 from excise.demo.settings import demo_flags
 from excise.edits.virtual import VirtualEdits
 from excise.events import ignore
-from excise.experiment.bank import edit_of
-from excise.search.loop import open_study
-from excise.search.space import propose
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "drafts.md"
 LENGTHS = (2, 4, 8)
@@ -50,16 +47,15 @@ CONTEXT = 64
 Answers = Sequence[Sequence[int]]
 
 
-def answers_of_trials(prepared: Prepared, count: int) -> list[Answers]:
+def answers_of_trials(run: Run, count: int) -> list[Answers]:
     """What the search's first edits answer to the target prompts, up to where each verdict is certain."""
-    study = open_study(prepared)
+    study, experiment = run.study, run.experiment
     found: list[Answers] = []
-    with VirtualEdits(prepared.loaded.model, prepared.anatomy.names) as edits:
+    with VirtualEdits(experiment.model, experiment.anatomy.names) as edits:
         for number in range(count):
             trial = study.new()
-            candidate = propose(trial, prepared.settings.kinds, prepared.anatomy)
-            edits.use(edit_of(candidate, prepared.bank, prepared.anatomy))
-            refusals = prepared.runner.refusals(prepared.search_part.target)
+            edits.use(experiment.edit_of_trial(trial))
+            refusals = experiment.runner.refusals(experiment.search_part.target)
             # A start-up trial's scores decide nothing: no further one is proposed by them.
             study.tell(trial, refusals.count, float(number), 0.0)
             found.append(refusals.tokens)
@@ -140,11 +136,11 @@ def main() -> None:
             "max_new_tokens": options.tokens,
             "startup_trials": options.trials,
         }
-        prepared = prepare(gather(flags, {}, None), ignore)
-        trials = answers_of_trials(prepared, options.trials)
-    rows = prepared.runner.slots
+        run = prepare(gather(flags, {}, None), ignore)
+        trials = answers_of_trials(run, options.trials)
+    rows = run.experiment.runner.slots
     seconds = {
-        tokens: pass_seconds(prepared.loaded.model, rows, tokens, options.repeats)
+        tokens: pass_seconds(run.loaded.model, rows, tokens, options.repeats)
         for tokens in (1, *(length + 1 for length in LENGTHS))
     }
     text = "\n".join(

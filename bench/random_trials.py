@@ -17,12 +17,13 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.prefill import Tokens
 from excise.errors import TrialError
 from excise.events import Event
+from excise.experiment.baseline import Part
 from excise.experiment.events import BatchReduced
-from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Bound, Scored
+from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.scorers.markers import DEFAULT_MARKERS
+from excise.search.scoring import Bound, Scored
 
 STRENGTH = 0.8
 _LETTERS = "bcdfghjklmnpqrtvwxz"

@@ -42,16 +42,15 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
 
 def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     """What strength 1 takes off each writer's matrix: [writer, 2, …] as its factors u and vᵀW."""
-    from excise.app.model import open_model
+    from excise.app.model import experiment_of, load_model
     from excise.checkpoint.source import resolve
     from excise.config import gather
     from excise.config.prompt_sources import prompt_sources
     from excise.demo.model import materialise
     from excise.demo.settings import demo_flags
     from excise.events import ignore
-    from excise.experiment.build_bank import build_bank
     from excise.models.weights import dense
-    from excise.prompts.splits import load_parts
+    from excise.prompts.load import load_parts
     from excise.search.space import Candidate
 
     flags = demo_flags(materialise(lambda text: None))
@@ -59,9 +58,10 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
         flags[f"{kind}_train"] = f"{flags[f'{kind}_train']}[:{prompts}]"
     flags |= {"kinds": ["discriminant", "orthogonal"], "batch_size": 32, "dtype": dtype}
     settings = gather(flags, {}, Path(os.devnull))
-    loaded, anatomy, _, runner = open_model(settings, resolve(settings.model), ignore)
-    runner.rows = rows
-    bank = build_bank(settings, loaded, anatomy, runner, load_parts(prompt_sources(settings)))
+    loaded = load_model(settings, resolve(settings.model), ignore)
+    prompts = load_parts(prompt_sources(settings))
+    experiment = experiment_of(settings, loaded, prompts, ignore, rows=rows)
+    anatomy, bank = experiment.anatomy, experiment.bank
     found: dict[str, torch.Tensor] = {}
     for kind, ridge in KEYS:
         operator = bank.operator(Candidate(kind, ridge=ridge))  # type: ignore[arg-type]

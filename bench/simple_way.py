@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from excise.app.prepare import Prepared
+from excise.app.run import Run
 from excise.scorers.divergence import kl_divergence
 from excise.scorers.markers import is_refusal
 
@@ -19,14 +19,14 @@ def padded(prompts: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor
 
 
 @torch.inference_mode()
-def simple_way(prepared: Prepared, markers: Sequence[str]) -> tuple[list[bool], float]:
-    model, part = prepared.loaded.model, prepared.search_part
-    pad = prepared.loaded.tokenizer.pad_token_id
+def simple_way(run: Run, markers: Sequence[str]) -> tuple[list[bool], float]:
+    model, part = run.loaded.model, run.experiment.search_part
+    pad = run.loaded.tokenizer.pad_token_id
     edited = model(**padded(part.control, pad), logits_to_keep=1).logits[:, -1].log_softmax(-1)
     kl = float(kl_divergence(part.original.log_softmax(-1), edited).mean())
     batch = padded(part.target, pad)
-    limit = prepared.settings.max_new_tokens
+    limit = run.settings.max_new_tokens
     output = model.generate(**batch, do_sample=False, max_new_tokens=limit, pad_token_id=pad)
     answers = output[:, batch["input_ids"].shape[1] :].tolist()
-    chat = prepared.runner.chat
+    chat = run.experiment.runner.chat
     return [is_refusal(chat.decode(answer), markers) for answer in answers], kl

@@ -10,8 +10,10 @@ from math import inf
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
-from excise.experiment.runner import Part, Runner
-from excise.experiment.trial import Bound, Scored, Scoring, score_all
+from excise.experiment.baseline import Part
+from excise.experiment.runner import Runner
+from excise.experiment.trial import Scoring, score_all
+from excise.search.scoring import Bound, Scored
 
 
 class TimedScoring(Scoring):
@@ -41,4 +43,4 @@ def timed_score(
 ) -> tuple[list[Scored | TrialError], dict[str, float]]:
     """`excise.experiment.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
     scoring = TimedScoring(runner, edits, part, len(candidates))
-    return score_all(scoring, edits, candidates, bound), dict(scoring.seconds)
+    return score_all(scoring, candidates, bound), dict(scoring.seconds)

@@ -29,7 +29,7 @@ from bench.heretic_edits import LowRank
 from bench.machine import described
 from bench.peers import HereticRun, heretic_python, run_heretic
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import Settings
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
@@ -41,13 +41,12 @@ from excise.experiment.figures import (
     Measured,
     measure_changed,
     measure_edit,
-    measure_held_out,
 )
-from excise.experiment.trial import Bound, score
+from excise.experiment.trial import score
 from excise.kinds import KINDS
 from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
-from excise.search.loop import open_study, search
+from excise.search.scoring import Bound
 from excise.search.start import closed_form_of
 
 HERETIC_TRIALS = 60
@@ -73,7 +72,7 @@ class Row:
     held_out: dict[str, object] | None = None
 
 
-def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], list[Point]]:
+def excise_rows(settings: Settings, tool: str) -> tuple[Run, list[Row], list[Point]]:
     """One whole run: its trials with the processor time at which each was there, and its front."""
     started = time.process_time()
     stamps = settings.run_dir.with_suffix(".json")  # type: ignore[union-attr]
@@ -99,41 +98,43 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Prepared, list[Row], lis
                 f"{tool} {event.number}: {event.refusals}, {event.kl:.4f}, {took:.0f} s", flush=True
             )
 
-    prepared = prepare(settings, listen)
-    study = open_study(prepared)
-    search(prepared, study, listen)
-    return prepared, [Row(**row) for row in known], pareto_front(study.points())  # type: ignore[arg-type]
+    run = prepare(settings, listen)
+    run.search()
+    return run, [Row(**row) for row in known], run.front()  # type: ignore[arg-type]
 
 
-def closed_forms(prepared: Prepared, tool: str) -> list[Row]:
+def closed_forms(run: Run, tool: str) -> list[Row]:
     """The closed form of every kind that the bank holds, scored on the search prompts."""
     rows: list[Row] = []
-    anatomy = prepared.anatomy
-    writers = anatomy.names * prepared.settings.directions
-    with VirtualEdits(prepared.loaded.model, writers) as edits:
-        for kind in prepared.settings.kinds:
-            edit = edit_of(closed_form_of(kind, anatomy), prepared.bank, anatomy)
-            rows.append(_scored(prepared, edits, edit, tool))
+    anatomy = run.experiment.anatomy
+    writers = anatomy.names * run.settings.directions
+    with VirtualEdits(run.loaded.model, writers) as edits:
+        for kind in run.settings.kinds:
+            edit = edit_of(closed_form_of(kind, anatomy), run.experiment.bank, anatomy)
+            rows.append(_scored(run, edits, edit, tool))
     return rows
 
 
-def ablated(prepared: Prepared, tool: str) -> list[Row]:
+def ablated(run: Run, tool: str) -> list[Row]:
     """The closed form of the discriminant with the operators of each ablation, scored likewise."""
     rows: list[Row] = []
-    anatomy, form = prepared.anatomy, closed_form_of("discriminant", prepared.anatomy)
+    anatomy, form = (
+        run.experiment.anatomy,
+        closed_form_of("discriminant", run.experiment.anatomy),
+    )
     assert form.ridge is not None
-    edit = edit_of(form, prepared.bank, anatomy)
-    with VirtualEdits(prepared.loaded.model, anatomy.names) as edits:
+    edit = edit_of(form, run.experiment.bank, anatomy)
+    with VirtualEdits(run.loaded.model, anatomy.names) as edits:
         for kind in ABLATIONS:
-            operator = ablation(prepared, kind, form.ridge)
+            operator = ablation(run.experiment, kind, form.ridge)
             other = replace(edit, kind=kind, u=operator.u, v=operator.v)
-            rows.append(_scored(prepared, edits, other, tool))
+            rows.append(_scored(run, edits, other, tool))
     return rows
 
 
-def _scored(prepared: Prepared, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
-    part = prepared.search_part
-    (scored,) = score(prepared.runner, edits, [edit], part, Bound())
+def _scored(run: Run, edits: VirtualEdits, edit: Edit, tool: str) -> Row:
+    part = run.experiment.search_part
+    (scored,) = score(run.experiment.runner, edits, [edit], part, Bound())
     if isinstance(scored, TrialError):
         raise scored
     print(f"{tool} {edit.kind}: {scored.refusals}, {scored.kl:.4f}", flush=True)
@@ -162,31 +163,31 @@ def held_out_figures(measured: Measured) -> dict[str, object]:
 
 
 def measured_rows(
-    prepared: Prepared, held_out: HeldOut, rows: Sequence[Row], points: Sequence[Point]
+    run: Run, held_out: HeldOut, rows: Sequence[Row], points: Sequence[Point]
 ) -> list[Row]:
     """The rows of these points of an excise run, with held-out figures."""
     found: list[Row] = []
     for point in points:
         row = next(row for row in rows if row.label == str(point.number))
-        measured = measure_edit(prepared.runner, held_out, prepared.directory.edit(point.number))
+        measured = measure_edit(run.experiment.runner, held_out, run.directory.edit(point.number))
         found.append(Row(**{**asdict(row), "held_out": held_out_figures(measured)}))
         print(f"{row.tool} {row.label} held out: {found[-1].held_out}", flush=True)
     return found
 
 
-def heretic_rows(prepared: Prepared, held_out: HeldOut, run: HereticRun, prompts: int) -> list[Row]:
+def heretic_rows(run: Run, held_out: HeldOut, peer: HereticRun, prompts: int) -> list[Row]:
     """heretic's trials, those on its front with held-out figures measured by excise's code."""
-    clock = run.start_processor_seconds
+    clock = peer.start_processor_seconds
     rows: dict[int, Row] = {}
-    for trial in run.trials:
+    for trial in peer.trials:
         clock += trial.processor_seconds
         rows[trial.number] = Row(
             "heretic", str(trial.number), trial.refusals, prompts, trial.kl, clock
         )
-    front = pareto_front([Point(trial.number, trial.refusals, trial.kl) for trial in run.trials])
+    front = pareto_front([Point(trial.number, trial.refusals, trial.kl) for trial in peer.trials])
     for point in thinned(front, prompts):
-        change = LowRank(prepared.loaded.model, run.trials[point.number].matrices)
-        measured = measure_changed(prepared.runner, held_out, change.switch)
+        change = LowRank(run.loaded.model, peer.trials[point.number].matrices)
+        measured = measure_changed(run.experiment.runner, held_out, change.switch)
         row = rows[point.number]
         rows[point.number] = Row(**{**asdict(row), "held_out": held_out_figures(measured)})
         print(f"heretic {row.label} held out: {rows[point.number].held_out}", flush=True)
@@ -201,11 +202,11 @@ def run_case(case: Case, environment: Path) -> None:
     model = case.model()
     heretic = heretic_run(case, environment)
     tpe = settings_of(case, model, heretic.markers, "tpe", trials=TRIALS)
-    prepared, rows, front = excise_rows(tpe, "excise, TPE")
-    held_out = measure_held_out(prepared.runner, prepared.prompts)
-    part = prepared.search_part
-    kept = [*rows, *measured_rows(prepared, held_out, rows, thinned(front, len(part.target), 0))]
-    kept += heretic_rows(prepared, held_out, heretic, len(part.target))
+    run, rows, front = excise_rows(tpe, "excise, TPE")
+    held_out = run.experiment.held_out
+    part = run.experiment.search_part
+    kept = [*rows, *measured_rows(run, held_out, rows, thinned(front, len(part.target), 0))]
+    kept += heretic_rows(run, held_out, heretic, len(part.target))
     if case.every_kind:
         every = settings_of(case, model, heretic.markers, "kinds", kinds=",".join(KINDS))
         of_every = prepare(every, ignore)

@@ -41,7 +41,7 @@ from bench.simple_way import simple_way
 from bench.timed import timed_score
 from bench.trial_page import BOUNDED, Round, page
 from bench.whole_run import whole_run
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
@@ -50,11 +50,12 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
-from excise.experiment.trial import Bound, Scored, score
+from excise.experiment.trial import score
 from excise.models.events import ModelLoaded
 from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal
 from excise.search.front import Point
+from excise.search.scoring import Bound, Scored
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench" / "trial"
@@ -64,10 +65,12 @@ HERETIC_TRIALS = 200
 
 
 def our_way(
-    prepared: Prepared, edits: VirtualEdits, edit: Edit, bound: Bound
+    run: Run, edits: VirtualEdits, edit: Edit, bound: Bound
 ) -> tuple[Scored, Mapping[str, float]]:
     started = time.perf_counter()
-    (scored,), seconds = timed_score(prepared.runner, edits, [edit], prepared.search_part, bound)
+    (scored,), seconds = timed_score(
+        run.experiment.runner, edits, [edit], run.experiment.search_part, bound
+    )
     if isinstance(scored, TrialError):
         raise scored
     return scored, {**seconds, "excise": time.perf_counter() - started}
@@ -94,7 +97,7 @@ def nothing(names: Sequence[str], dimension: int) -> Edit:
 
 
 def one_round(
-    prepared: Prepared,
+    run: Run,
     edits: VirtualEdits,
     heretic: SteppedHeretic,
     *,
@@ -103,12 +106,15 @@ def one_round(
     markers: Sequence[str],
 ) -> Round:
     trial = heretic.trial()
-    model, names = prepared.loaded.model, prepared.anatomy.names
+    model, names = run.loaded.model, run.experiment.anatomy.names
     weights: LowRank | None = None
     if rows == "none":
         edit = as_edit(trial.matrices, names, model)
     else:
-        edit, weights = nothing(names, prepared.anatomy.dimension), LowRank(model, trial.matrices)
+        edit, weights = (
+            nothing(names, run.experiment.anatomy.dimension),
+            LowRank(model, trial.matrices),
+        )
         weights.switch(True)
     verdicts: dict[str, Sequence[bool]] = {}
     kl = {"heretic": trial.kl}
@@ -117,7 +123,7 @@ def one_round(
     def simple() -> None:
         edits.use(edit)
         started = time.perf_counter()
-        verdicts["simple"], kl["simple"] = simple_way(prepared, markers)
+        verdicts["simple"], kl["simple"] = simple_way(run, markers)
         seconds["simple"] = time.perf_counter() - started
 
     simple_first = bool(len(before) % 2)
@@ -126,15 +132,15 @@ def one_round(
     forget_peak()
     # Changed weights are no edit's: then nothing that was kept of the original model holds.
     bound = Bound(exhaustive=weights is not None)
-    scored, ours = our_way(prepared, edits, edit, bound)
+    scored, ours = our_way(run, edits, edit, bound)
     peak = peak_resident()
     answered, kl["excise"] = scored.answered, scored.kl
     assert answered is not None, "with nothing to beat, every verdict is waited for"
     seconds |= ours
     dominated = False
     if weights is None:
-        bound = bound_after(before, len(prepared.search_part.target))
-        bounded, ours = our_way(prepared, edits, edit, bound)
+        bound = bound_after(before, len(run.experiment.search_part.target))
+        bounded, ours = our_way(run, edits, edit, bound)
         seconds[BOUNDED] = ours["excise"]
         kl[BOUNDED], dominated = bounded.kl, bounded.dominated
         verdicts[BOUNDED] = () if bounded.answered is None else bounded.answered.refused
@@ -147,7 +153,10 @@ def one_round(
     said = trial.verdicts()
     verdicts["heretic"] = [verdict for _, verdict in said]
     verdicts["excise"] = answered.refused
-    part, costs = prepared.search_part, costs_of(model, prepared.anatomy.layers)
+    part, costs = (
+        run.experiment.search_part,
+        costs_of(model, run.experiment.anatomy.layers),
+    )
     first = [[0]] * len(part.control)
     floors, whole = (
         {
@@ -170,13 +179,13 @@ def one_round(
     )
 
 
-def side_by_side(prepared: Prepared, edits: VirtualEdits, done: Sequence[Round]) -> str:
+def side_by_side(run: Run, edits: VirtualEdits, done: Sequence[Round]) -> str:
     """All edits again, under way together as the candidates of a search are, every verdict waited for."""
     made = [one.edit for one in done if one.edit is not None]
     if not made:
         return ""
     started = time.perf_counter()
-    scores = score(prepared.runner, edits, made, prepared.search_part, Bound())
+    scores = score(run.experiment.runner, edits, made, run.experiment.search_part, Bound())
     seconds = (time.perf_counter() - started) / len(made)
     verdicts = [
         None if isinstance(one, TrialError) or one.answered is None else one.answered.refused
@@ -201,18 +210,18 @@ def measure(
             memory["loaded model"] = resident()
             forget_peak()
 
-    prepared = prepare(settings.model_copy(update={"markers": tuple(markers)}), listen)
+    run = prepare(settings.model_copy(update={"markers": tuple(markers)}), listen)
     memory["peak while preparing"] = peak_resident()
     done: list[Round] = []
     rates: list[float] = []
-    model = prepared.loaded.model
-    dtype, device = getattr(torch, prepared.loaded.dtype), input_device(model)
-    with VirtualEdits(model, prepared.anatomy.names) as edits:
+    model = run.loaded.model
+    dtype, device = getattr(torch, run.loaded.dtype), input_device(model)
+    with VirtualEdits(model, run.experiment.anatomy.names) as edits:
         for _ in range(rounds):
             rates.append(matrix_rate(dtype, device, seconds=1.0))
             done.append(
                 one_round(
-                    prepared,
+                    run,
                     edits,
                     heretic,
                     rows=rows,
@@ -224,11 +233,9 @@ def measure(
                 " · ".join(f"{way} {each:.1f} s" for way, each in done[-1].seconds.items()),
                 flush=True,
             )
-        together = side_by_side(prepared, edits, done)
+        together = side_by_side(run, edits, done)
     memory["peak during a trial"] = max(one.peak for one in done)
-    text = page(
-        prepared, done, max(rates), memory, peak_resident(heretic.pid), start_seconds, rows=rows
-    )
+    text = page(run, done, max(rates), memory, peak_resident(heretic.pid), start_seconds, rows=rows)
     return done, text + together
 
 

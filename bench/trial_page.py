@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.machine import described
-from excise.app.prepare import Prepared
+from excise.app.run import Run
 from excise.edits.edit import Edit
 
 STAGES = ("kl", "refusals")
@@ -39,7 +39,7 @@ class Round:
 
 
 def page(
-    prepared: Prepared,
+    run: Run,
     done: Sequence[Round],
     rate: float,
     memory: Mapping[str, int],
@@ -48,7 +48,8 @@ def page(
     *,
     rows: str,
 ) -> str:
-    part = prepared.search_part
+    part = run.experiment.search_part
+    before = run.store.origin.load_seconds + sum(run.experiment.seconds.values())
 
     def seconds(way: str) -> float:
         return statistics.median(one.seconds[way] for one in done)
@@ -59,10 +60,10 @@ def page(
 
     ours = seconds("excise")
     lines = [
-        f"{described()}. {prepared.settings.model}, {prepared.loaded.dtype}, {len(part.target)} "
-        f"target and {len(part.control)} control prompts, {prepared.settings.max_new_tokens} new "
+        f"{described()}. {run.settings.model}, {run.loaded.dtype}, {len(part.target)} "
+        f"target and {len(part.control)} control prompts, {run.settings.max_new_tokens} new "
         f"tokens, heretic 1.4.0 with row_normalization = {rows!r}, {len(done)} of its edits scored by "
-        f"all in turn; {prepared.runner.slots} slots.",
+        f"all in turn; {run.experiment.runner.slots} slots.",
         "",
         "| | seconds a trial, median | range | times excise | refusals | KL (nats) |",
         "|---|---|---|---|---|---|",
@@ -116,7 +117,7 @@ def page(
             for name, size in memory.items()
         )
         + f"; heretic's process at most {memory_of_heretic / 2**20:,.0f} MiB. Before its first trial "
-        f"heretic took {start_seconds:.0f} s, excise {sum(prepared.seconds.values()):.0f} s, one after "
+        f"heretic took {start_seconds:.0f} s, excise {before:.0f} s, one after "
         "the other.",
     ]
     return "\n".join(lines) + "\n"

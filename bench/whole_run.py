@@ -5,12 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 
-from excise.app.outcome import ask_held_out, confirm
-from excise.app.prepare import prepare
+from excise.app.run import prepare
 from excise.config import Settings
 from excise.events import ignore
-from excise.search.front import pareto_front, select
-from excise.search.loop import open_study, search
+from excise.search.front import select
 
 
 def whole_run(settings: Settings) -> tuple[float, float, str]:
@@ -19,29 +17,22 @@ def whole_run(settings: Settings) -> tuple[float, float, str]:
     And the median of its trials, and what there is to say of it.
     """
     started = time.perf_counter()
-    prepared = prepare(settings, ignore)
+    run = prepare(settings, ignore)
     ready = time.perf_counter()
-    study = open_study(prepared)
-    search(prepared, study, ignore)
+    run.search()
     searched = time.perf_counter()
-    front = pareto_front(study.points())
-    confirm(
-        prepared,
-        study,
-        select(front, "knee"),
-        ask_held_out(prepared, ignore),
-        ignore,
-    )
+    front = run.front()
+    run.choose(select(front, "knee"))
     ended = time.perf_counter()
-    records = study.records()
-    seconds = [record.seconds for record in records if record.seconds is not None]
-    left = sum(record.state == "pruned" for record in records)
+    trials, experiment = run.study.trials(), run.experiment
+    seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+    left = sum(trial.state == "pruned" for trial in trials)
     said = (
         f"Preparation {ready - started:.0f} s, trials {searched - ready:.0f} s, held-out report "
-        f"{ended - searched:.0f} s. {prepared.runner.slots} prompts and "
-        f"{prepared.candidates} candidates at a time, as excise finds them. A trial took "
+        f"{ended - searched:.0f} s. {experiment.runner.slots} prompts and "
+        f"{experiment.candidates} candidates at a time, as excise finds them. A trial took "
         f"{min(seconds):.1f} to {max(seconds):.1f} s, its share of the passes that it ran in; {left} of "
-        f"{len(records)} were left early. Refusals and KL of the front: "
+        f"{len(trials)} were left early. Refusals and KL of the front: "
         + ", ".join(f"{one.refusals}: {one.kl:.3f}" for one in front)
         + "."
     )

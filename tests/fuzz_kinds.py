@@ -23,7 +23,8 @@ from excise.models.template import choose_template
 from excise.prompts.read import PromptDefaults, read
 from excise.prompts.sets import Prompt
 from excise.prompts.source import PromptSource
-from excise.search.study import Study
+from excise.search.study import Proposals
+from excise.store.stored_study import open_study
 from fuzz_guard import Outcome, called, ran
 from fuzz_mutators import Mutator
 
@@ -204,9 +205,7 @@ def _read_run(place: Path, size: int) -> list[Outcome]:
 
 
 def _read_study(place: Path, size: int) -> list[Outcome]:
-    return [
-        ran(lambda: Study(place / "run" / "journal.log", seed=0, startup_trials=2).records(), size)
-    ]
+    return [ran(lambda: open_study(place / "run" / "journal.log", Proposals(0, 2)).trials(), size)]
 
 
 def _upload(place: Path, size: int) -> list[Outcome]:

@@ -11,7 +11,7 @@ import pytest
 
 from cli_helpers import rewrite
 from conftest import TEMPLATE
-from excise.app.model import load_runner
+from excise.app.model import load_model
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
@@ -108,7 +108,7 @@ def test_a_model_made_again_is_asked_alike(saved: Path, tmp_path: Path) -> None:
 
 def test_chat_uses_the_arguments_that_were_given(saved: Path) -> None:
     run = open_run_named(str(saved / "run"), {}, {})
-    loaded, _ = load_runner(run.settings, run.source(ignore), ignore)
+    loaded = load_model(run.settings, run.source(ignore), ignore)
     conversation = Conversation.of(run.settings, loaded)
     assert conversation.answer("bake", lambda text: None) is not None
     text = Chat(conversation.tokenizer, "", conversation.call).conversation(conversation.messages)

@@ -11,13 +11,12 @@ import torch
 
 from cli_helpers import rewrite
 from conftest import write_prompts
-from excise.app import settle
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import Settings, gather
 from excise.devices.memory import DeviceMemory, device_memory
 from excise.engine import batch_size
 from excise.events import Event, Note, ignore
-from excise.search.loop import open_study, search
+from excise.experiment import settle
 from excise.store.directory import read_json
 
 Record = dict[str, Any]
@@ -50,11 +49,11 @@ def changed(settings: Settings, change: Callable[[Record], object]) -> None:
     rewrite(path, record)
 
 
-def go_on(settings: Settings) -> tuple[Prepared, list[str]]:
+def go_on(settings: Settings) -> tuple[Run, list[str]]:
     """What the run has when it is taken up again, and the notes that say why."""
     told: list[Event] = []
-    prepared = prepare(settings, told.append)
-    return prepared, [one.text for one in told if isinstance(one, Note)]
+    run = prepare(settings, told.append)
+    return run, [one.text for one in told if isinstance(one, Note)]
 
 
 @pytest.fixture
@@ -68,8 +67,7 @@ def begun(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return found[-1]
 
     monkeypatch.setattr(settle, "find_batch_size", counted)
-    prepared = prepare(settings, ignore)
-    search(prepared, open_study(prepared), ignore)
+    prepare(settings, ignore).search()
 
     def smaller(record: Record) -> None:
         record["batch_size"] = 2
@@ -82,20 +80,20 @@ def begun(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_on_the_same_device_it_is_kept(settings: Settings, begun: list[int]) -> None:
     assert len(record_of(settings)[1]["device"]) == 16
-    prepared, notes = go_on(settings)
-    assert (prepared.runner.slots, prepared.runner.rows) == (2, 4)
+    run, notes = go_on(settings)
+    assert (run.experiment.runner.slots, run.experiment.runner.rows) == (2, 4)
     assert begun == []
     assert not any("at a time" in note for note in notes)
 
 
 def test_on_another_device_it_is_found_anew(settings: Settings, begun: list[int]) -> None:
     changed(settings, lambda record: record.update(device="0" * 16, candidates=3))
-    prepared, notes = go_on(settings)
-    assert begun == [prepared.runner.slots] == [6]
-    assert prepared.runner.rows == 32
+    run, notes = go_on(settings)
+    assert begun == [run.experiment.runner.slots] == [6]
+    assert run.experiment.runner.rows == 32
     assert any("on another device before" in note for note in notes)
     # How many are scored side by side decides what is proposed, and so stays.
-    assert prepared.candidates == 3
+    assert run.experiment.candidates == 3
 
 
 def test_where_memory_is_short_it_is_found_anew(
@@ -106,8 +104,8 @@ def test_where_memory_is_short_it_is_found_anew(
         return DeviceMemory(device, known.name, known.total, 1000)
 
     monkeypatch.setattr(batch_size, "device_memory", short)
-    prepared, notes = go_on(settings)
-    assert begun == [prepared.runner.slots] == [1]
+    run, notes = go_on(settings)
+    assert begun == [run.experiment.runner.slots] == [1]
     assert any("2 prompts at a time, as this run had before, do not fit" in note for note in notes)
 
 
@@ -131,6 +129,6 @@ def test_a_run_of_an_excise_that_recorded_no_digest(
             del record["circumstances"]["hardware"]
 
     changed(settings, former)
-    prepared, _ = go_on(settings)
+    run, _ = go_on(settings)
     assert bool(begun) == anew
-    assert prepared.runner.slots == (6 if anew else 2)
+    assert run.experiment.runner.slots == (6 if anew else 2)

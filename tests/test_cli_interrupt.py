@@ -56,7 +56,7 @@ def test_a_stopped_search_still_chooses(
     (ended,) = [event for event in json_lines(out) if event["event"] == "SearchEnded"]
     assert ended["why"] == "stopped"
     assert finished.outcome.trial == 0
-    assert finished.session.study.done() == 1
+    assert finished.session.run.study.done() == 1
 
 
 def test_pressed_twice_it_says_how_to_go_on(
@@ -65,16 +65,16 @@ def test_pressed_twice_it_says_how_to_go_on(
     session = start(settings_of([*small, "--trials", "9"]), InterruptedAfter(2))
     with pytest.raises(KeyboardInterrupt, match="go on with the same command"):
         session.search()
-    assert session.study.done() == 1
+    assert session.run.study.done() == 1
 
 
 def test_interrupted_elsewhere_is_status_130_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small: list[str]
 ) -> None:
-    def interrupted(settings: object, source: object, screen: object) -> None:
+    def interrupted(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("excise.app.model.open_model", interrupted)
+    monkeypatch.setattr("excise.experiment.inspection.load", interrupted)
     assert main(["inspect", small[0]]) == 130
     assert capsys.readouterr().err == "excise: interrupted\n"
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
-from excise.app.seeds import SeedResult, spread
+from excise.app.spread import SeedResult, spread
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
 from excise.cli.interrupt import STOPPING
@@ -38,7 +38,7 @@ from excise.search.events import (
     WorkDone,
 )
 from excise.search.front import Point
-from excise.store.record import Answered, Outcome
+from excise.store.outcome import Answered, Outcome
 
 PARAMETERS = {
     "kind": "discriminant",

@@ -14,7 +14,6 @@ from configuration import gathered
 from excise.config import (
     PromptSource,
     Settings,
-    differences,
     flag_name,
     gather,
     settings_digest,
@@ -24,6 +23,7 @@ from excise.config.flags import choices, default_text, is_switch, metavar
 from excise.config.memory import memory_limits
 from excise.errors import SettingsError
 from excise.kinds import KINDS
+from excise.store.identity import differences
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 

@@ -11,7 +11,7 @@ import torch
 
 import packed_models as packed
 from conftest import tiny_model, tiny_tokenizer, write_prompts
-from excise.app.prepare import prepare
+from excise.app.run import prepare
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
@@ -20,8 +20,6 @@ from excise.models import data_type
 from excise.models.data_type import fastest_first
 from excise.models.load import load
 from excise.models.options import LoadOptions
-from excise.search.loop import open_study, search
-from excise.store.directory import RunDirectory
 
 DEFAULT = ("auto", "float16", "bfloat16", "float32")
 
@@ -83,10 +81,10 @@ def test_a_run_keeps_the_type_that_it_had(
     }
     settings: Settings = gather(flags, {}, None)
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(1.0, 2.0),))
-    prepared = prepare(settings, ignore)
-    assert prepared.loaded.dtype == "float32"
-    search(prepared, open_study(prepared), ignore)
-    prepared.directory.close()
+    run = prepare(settings, ignore)
+    assert run.loaded.dtype == "float32"
+    run.search()
+    run.directory.close()
     monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
     assert load(half, LoadOptions(dtypes=DEFAULT)).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"
@@ -116,7 +114,7 @@ def test_packed_weights_go_on_with_the_types_that_packing_decides(
         asked.append(options.dtypes)
         raise ModelError("enough")
 
-    monkeypatch.setattr(RunDirectory, "dtype", lambda self: "float16")
+    monkeypatch.setattr("excise.app.run.known_of", lambda directory: ("float16", None))
     monkeypatch.setattr("excise.app.model.load", load_nothing)
     with pytest.raises(ModelError, match="enough"):
         prepare(settings, ignore)

@@ -22,7 +22,7 @@ from transformers import (
 from conftest import tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
 from excise.app.evaluate import evaluate
-from excise.app.model import load_runner
+from excise.app.model import load_model
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.config import gather
@@ -32,11 +32,13 @@ from excise.demo.settings import PROMPTS, demo_flags
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.events import ignore
+from excise.experiment.runner import Runner
+from excise.models.chat import Chat
 from excise.models.load import load
 from excise.models.options import LoadOptions
 from excise.operators.operator import unit
+from excise.prompts.load import load_parts
 from excise.prompts.sets import Prompt
-from excise.prompts.splits import load_parts
 from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 
@@ -179,7 +181,15 @@ def test_a_random_direction_of_the_same_strength_removes_nothing(
         {},
         None,
     )
-    _, runner = load_runner(settings, resolve(str(demo_model)), ignore)
+    loaded = load_model(settings, resolve(str(demo_model)), ignore)
+    runner = Runner(
+        loaded.model,
+        Chat(loaded.tokenizer, "", loaded.call),
+        markers=settings.markers,
+        max_new_tokens=settings.max_new_tokens,
+        slots=settings.batch_size,
+        emit=ignore,
+    )
     tokens = runner.chat.encode([Prompt(text) for text in lines("target_held_out")[:24]])
     with VirtualEdits(runner.model, edit.writers) as edits:
         edits.use(dataclasses.replace(edit, u=r, v=r))

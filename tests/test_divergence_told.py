@@ -18,7 +18,7 @@ from excise.report.card import figures_in, figures_of
 from excise.scorers.divergence import AnswerTokens, kl_divergence
 from excise.scorers.interval import Estimate
 from excise.search.front import Point, reason
-from excise.store.record import outcome_of
+from excise.store.outcome import outcome_of
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

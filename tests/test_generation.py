@@ -15,8 +15,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from chat_templates import bpe_tokenizer
 from cli_helpers import Script
 from conftest import SHAPE, fill, tiny_model, tiny_tokenizer, write_prompts
-from excise.app.model import load_runner
-from excise.app.settle import settle
+from excise.app.model import experiment_of, load_model
 from excise.checkpoint.source import resolve
 from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation
@@ -27,9 +26,8 @@ from excise.engine.decode import greedy
 from excise.engine.generation import settings_not_followed, settings_text
 from excise.errors import ModelError
 from excise.events import Event, Note
-from excise.experiment.runner import measure_original
 from excise.models.chat import Chat
-from excise.prompts.splits import load_parts
+from excise.prompts.load import load_parts
 
 SILENT: list[Mapping[str, Any]] = [
     {},
@@ -160,17 +158,17 @@ def test_a_run_tells_what_its_scores_do_not_follow(
         None,
     )
     told: list[Event] = []
-    loaded, runner = load_runner(settings, resolve(str(asking)), told.append)
+    loaded = load_model(settings, resolve(str(asking)), told.append)
     prompts = load_parts(prompt_sources(settings))
-    settle(runner, settings, loaded, prompts, told.append)
+    experiment = experiment_of(settings, loaded, prompts, told.append)
+    part = experiment.search_part
     (note,) = [each.text for each in told if isinstance(each, Note) and "servers" in each.text]
     assert "repetition_penalty 1.3, suppress_tokens [7, 8, 9]" in note or (
         "suppress_tokens [7, 8, 9]" in note and "repetition_penalty 1.3" in note
     )
     # Forbidden tokens have finite logits all the same: scores are numbers.
-    part = measure_original(runner, prompts.target.search, prompts.control.search)
     assert torch.isfinite(part.original).all()
-    assert part.divergences(runner) == [0.0] * len(part.control)
+    assert part.divergences(experiment.runner) == [0.0] * len(part.control)
 
 
 def test_the_command_says_which_configuration_it_follows(

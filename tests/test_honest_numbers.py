@@ -13,8 +13,8 @@ from cli_helpers import Script, json_lines
 from conftest import random_prompts, tiny_model, tiny_tokenizer, write_prompts
 from excise.anatomy.writers import examine
 from excise.cli.main import main
+from excise.cli.render import make_screen
 from excise.cli.run_command import run_attended
-from excise.cli.screen import make_screen
 from excise.config import gather
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
@@ -131,7 +131,7 @@ def test_a_behaviour_that_is_not_there_is_said_before_the_search(
     small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A random model ends some answers at once, and an empty answer is a refusal.
-    monkeypatch.setattr("excise.app.prepare._SHOWN", 1.1)
+    monkeypatch.setattr("excise.experiment.baseline._SHOWN", 1.1)
     wary = [argument for argument in small if argument != "--allow-absent"]
     assert main([*wary, "--yes"]) == 2
     captured = capsys.readouterr()
@@ -144,7 +144,7 @@ def test_a_behaviour_that_is_not_there_is_said_before_the_search(
 def test_a_person_is_asked_whether_to_go_on(
     model_folder: Path, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("excise.app.prepare._SHOWN", 1.1)
+    monkeypatch.setattr("excise.experiment.baseline._SHOWN", 1.1)
     flags = {"trials": 1, "startup_trials": 1, "max_new_tokens": 2, "batch_size": 8}
     prompts = write_prompts(tmp_path / "prompts", 8)
     settings = gather(

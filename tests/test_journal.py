@@ -11,8 +11,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from excise.errors import RunError
-from excise.search.study import Study
+from excise.search.study import Proposals
 from excise.store.journal import Journal, mend
+from excise.store.stored_study import open_study
 
 RECORDS = [{"op_code": number, "worker_id": "a", "value": 0.1 * number} for number in range(4)]
 
@@ -86,7 +87,7 @@ def test_a_journal_from_before_checksums_is_read_and_goes_on(tmp_path: Path) -> 
 def test_optuna_reads_it_as_its_own(tmp_path: Path) -> None:
     """So does whatever is built on Optuna, its dashboard for one."""
     path = tmp_path / "journal.log"
-    study = Study(path, seed=0, startup_trials=2)
+    study = open_study(path, Proposals(0, 2))
     study.tell(study.new(), refusals=3, kl=0.25, seconds=1.0)
     storage = JournalStorage(JournalFileBackend(str(path)))
     (summary,) = optuna.get_all_study_summaries(storage)

@@ -14,8 +14,7 @@ import pytest
 from rich.console import Console
 
 from cli_helpers import rewrite
-from excise.app.batch import batch_of
-from excise.app.settle import beginning_of
+from excise.app.run import identity_of, known_of
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.cli.render import Renderer
@@ -24,9 +23,9 @@ from excise.cli.stored import figures, open_run_named
 from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
-from excise.prompts.splits import load_parts
+from excise.prompts.load import load_parts
 from excise.saving.reproduction import reproduction_of
-from excise.store.directory import RunDirectory, prompts_digest
+from excise.store.directory import RunDirectory
 from excise.store.opening import open_run
 
 pytest_plugins = ["cli_support"]
@@ -75,13 +74,10 @@ def damages(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def readers(folder: Path) -> list[Callable[[], object]]:
     """All that looks into a run's records: to go on with it, and to use what it found."""
-    stored: Any = RunDirectory(folder).identity()["settings"]
+    stored = RunDirectory(folder).identity().settings
     settings = Settings.model_validate({**stored, "run_dir": folder})
     screen = Renderer(Console(file=StringIO()))
-    source, prompts = (
-        resolve(settings.model, None),
-        prompts_digest(load_parts(prompt_sources(settings))),
-    )
+    source, prompts = resolve(settings.model, None), load_parts(prompt_sources(settings))
     run = open_run_named(str(folder), {}, {})
     directory = run.directory
 
@@ -95,10 +91,8 @@ def readers(folder: Path) -> list[Callable[[], object]]:
         use,
         lambda: run.source(lambda event: None),
         lambda: where_to_run(settings, screen, None),
-        lambda: open_run(settings, source.digest, prompts).close(),
-        directory.dtype,
-        lambda: batch_of(directory),
-        lambda: beginning_of(directory),
+        lambda: open_run(folder, identity_of(settings, source, prompts)).close(),
+        lambda: known_of(directory),
     ]
 
 

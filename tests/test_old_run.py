@@ -11,9 +11,11 @@ import pytest
 from cli_helpers import json_lines
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.cli.main import main
-from excise.config import differences, gather, settings_digest, study_settings
-from excise.search.study import Study
+from excise.config import gather, settings_digest, study_settings
+from excise.search.study import Proposals
 from excise.store.directory import RunDirectory, default_path
+from excise.store.identity import differences
+from excise.store.stored_study import open_study
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMER = "discriminant_weighted"
@@ -65,7 +67,7 @@ def test_it_is_listed_and_shown(
 
 def test_reading_it_writes_nothing_and_gives_names_of_today(run: RunDirectory) -> None:
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
-    settings, trials = run.identity()["settings"], run.record()["trials"]
+    settings, trials = run.identity().settings, run.record()["trials"]
     assert isinstance(settings, dict)
     assert isinstance(trials, list)
     assert settings["kinds"] == ["discriminant", "orthogonal"]
@@ -81,8 +83,8 @@ def test_reading_it_writes_nothing_and_gives_names_of_today(run: RunDirectory) -
 def test_its_study_goes_on(run: RunDirectory) -> None:
     written = run.journal.read_bytes()
     assert FORMER.encode() in written
-    study = Study(run.journal, seed=0, startup_trials=2)
-    before = study.records()
+    study = open_study(run.journal, Proposals(0, 2))
+    before = study.trials()
     assert [record.state for record in before] == ["complete", "complete", "pruned"]
     assert [record.parameters["kind"] for record in before] == [
         "discriminant",
@@ -94,7 +96,7 @@ def test_its_study_goes_on(run: RunDirectory) -> None:
     study.tell(trial, refusals=4, kl=0.5, seconds=1.0)
     # What was there stays as it was, to the byte: a process that is killed leaves nothing half renamed.
     assert run.journal.read_bytes().startswith(written)
-    again = Study(run.journal, seed=0, startup_trials=2).records()
+    again = open_study(run.journal, Proposals(0, 2)).trials()
     assert again[:3] == before
     assert (again[3].refusals, again[3].kl) == (4, 0.5)
 
@@ -116,17 +118,17 @@ def test_the_same_command_still_finds_it(
     }
     settings = gather(flags, {}, None)
     identity = run.identity()
-    assert settings_digest(settings) == identity["settings_digest"]
-    stored = identity["settings"]
+    assert settings_digest(settings) == identity.settings_digest
+    stored = identity.settings
     assert isinstance(stored, dict)
     assert differences(stored, study_settings(settings)) == []
     # Under `runs/` its folder has the digest of the settings as they were named then.
-    new = default_path(settings)
+    new = default_path(study_settings(settings))
     then = json.loads((run.path / "run.json").read_text(encoding="utf-8"))["settings_digest"]
     former = new.with_name(f"tiny-{then[:8]}")
     assert former != new
     shutil.copytree(run.path, former)
-    assert default_path(settings) == former
+    assert default_path(study_settings(settings)) == former
 
 
 def test_the_command_goes_on_with_it_as_with_a_run_of_today(

@@ -9,7 +9,7 @@ import pytest
 from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.cli.stored import split_trial
-from excise.config import gather
+from excise.config import gather, study_settings
 from excise.errors import HubError, ModelError, PromptError, SettingsError
 from excise.prompts.read import PromptDefaults, read
 from excise.prompts.source import PromptSource, parse_source
@@ -53,9 +53,8 @@ def test_a_hub_id_is_no_path(text: str) -> None:
 
 
 def named(model: str) -> str:
-    return default_path(
-        gather({"model": model, "target": "t.txt", "control": "c.txt"}, {}, None)
-    ).name
+    settings = gather({"model": model, "target": "t.txt", "control": "c.txt"}, {}, None)
+    return default_path(study_settings(settings)).name
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from conftest import tiny_tokenizer, wide_model, write_edited, write_prompts
-from excise.app.prepare import prepare
+from excise.app.run import prepare
 from excise.checkpoint.source import resolve
 from excise.config import Settings, gather
 from excise.devices.prepacked import (
@@ -147,10 +147,15 @@ def test_virtual_baked_and_adapter_agree_on_a_prepacked_model(
     model_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     settings = run_settings(model_folder, tmp_path, kinds=(kind,))
-    prepared = prepare(settings, ignore)
-    loaded, names = prepared.loaded, prepared.anatomy.names
+    run = prepare(settings, ignore)
+    loaded, experiment = run.loaded, run.experiment
+    names = experiment.anatomy.names
     assert isinstance(loaded.model.get_submodule(names[0]), PrepackedLinear)
-    edit = edit_of(closed_form_of(kind, prepared.anatomy), prepared.bank, prepared.anatomy)
+    edit = edit_of(
+        closed_form_of(kind, experiment.anatomy),
+        experiment.bank,
+        experiment.anatomy,
+    )
     prompts = [[2, 9, 17, 4], [2, 30, 4]]
     with VirtualEdits(loaded.model, names) as edits:
         edits.use(edit)

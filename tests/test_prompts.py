@@ -14,17 +14,11 @@ import pytest
 from excise.config import PromptSource, Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import PromptError
+from excise.prompts.load import load_parts
 from excise.prompts.read import PromptDefaults, read
 from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.slices import parse_split
-from excise.prompts.splits import (
-    Parts,
-    PromptParts,
-    cut_held_out,
-    drop_repeated,
-    load_parts,
-    split_whole,
-)
+from excise.prompts.splits import Parts, Prompts, cut_held_out, drop_repeated, split_whole
 
 TEXTS = ["first", "second", "third", "fourth"]
 
@@ -332,7 +326,7 @@ def test_no_prompt_stays_in_two_parts() -> None:
     ]
 
 
-def loaded(folder: Path, **sets: list[str]) -> PromptParts:
+def loaded(folder: Path, **sets: list[str]) -> Prompts:
     """`load_parts` on text files with these lines; a control set is added if there is none."""
     sets = {"control": [f"ordinary {number}" for number in range(12)]} | sets
     if any(name.startswith("control_") for name in sets):

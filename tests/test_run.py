@@ -10,18 +10,16 @@ import pytest
 import torch
 
 from conftest import tiny_model, tiny_tokenizer, write_prompts
-from excise.app.outcome import ask_held_out, confirm
-from excise.app.prepare import Prepared, prepare
+from excise.app.run import Run, prepare
 from excise.config import Settings, gather
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
 from excise.events import Event, ignore
-from excise.experiment.trial import Bound, Scored, Scoring, score
+from excise.experiment.trial import Scoring, score
 from excise.search import loop as search_module
 from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
-from excise.search.loop import open_study, search
-from excise.search.space import propose
+from excise.search.scoring import Bound, Scored
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")
 """Markers of which every answer of a random model holds one, so that all count as refusals."""
@@ -55,8 +53,8 @@ def result(settings: Settings) -> dict[str, object]:
 
 def test_same_seed_same_front_whatever_the_directory(settings: Settings, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        prepared = prepare(with_(settings, run_dir=tmp_path / name), ignore)
-        search(prepared, open_study(prepared), ignore)
+        run = prepare(with_(settings, run_dir=tmp_path / name), ignore)
+        run.search()
     results = [result(with_(settings, run_dir=tmp_path / name)) for name in ("one", "two")]
     for record in results:
         for trial in record["trials"]:  # type: ignore[attr-defined]
@@ -71,25 +69,25 @@ def test_a_stopped_and_resumed_search_is_the_one_that_ran_through(
 ) -> None:
     settings = with_(settings, candidates=candidates)
     through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
-    search(through, open_study(through), ignore)
+    through.search()
     finished: list[Event] = []
 
     def listen(event: Event) -> None:
         if isinstance(event, TrialFinished):
             finished.append(event)
 
-    first = prepare(settings, ignore)
-    search(first, open_study(first), listen, stop=lambda: len(finished) >= 2)
+    first = prepare(settings, listen)
+    first.search(stop=lambda: len(finished) >= 2)
     assert len(result(settings)["trials"]) == 2  # type: ignore[arg-type]
     first.directory.close()
     again = prepare(settings, ignore)
-    search(again, open_study(again), ignore)
-    expected = [(r.number, r.parameters, r.point) for r in open_study(through).records()]
-    assert [(r.number, r.parameters, r.point) for r in open_study(again).records()] == expected
+    again.search()
+    expected = [(r.number, r.parameters, r.point) for r in through.study.trials()]
+    assert [(r.number, r.parameters, r.point) for r in again.study.trials()] == expected
 
 
-def told(prepared: Prepared) -> list[tuple[object, ...]]:
-    return [(r.number, r.parameters, r.state, r.point) for r in open_study(prepared).records()]
+def told(run: Run) -> list[tuple[object, ...]]:
+    return [(r.number, r.parameters, r.state, r.point) for r in run.study.trials()]
 
 
 @pytest.mark.parametrize("candidates", [1, 3])
@@ -102,9 +100,9 @@ def test_waiting_for_every_verdict_finds_the_same_front(
         prepare(with_(settings, run_dir=tmp_path / name, exhaustive=name == "slow"), ignore)
         for name in ("fast", "slow")
     )
-    for prepared in (fast, slow):
-        search(prepared, open_study(prepared), ignore)
-    records = [open_study(prepared).records() for prepared in (fast, slow)]
+    for run in (fast, slow):
+        run.search()
+    records = [run.study.trials() for run in (fast, slow)]
     assert "pruned" in {record.state for record in records[0]}
     for quick, waited in zip(*records, strict=True):
         # Passes that begin at a later layer may round the last digit of KL otherwise, and nothing else.
@@ -115,7 +113,7 @@ def test_waiting_for_every_verdict_finds_the_same_front(
         assert waited.refusals is not None
         assert quick.refusals <= waited.refusals
     assert result(with_(settings, run_dir=tmp_path / "fast"))["front"] == [
-        point.number for point in pareto_front(open_study(slow).points())
+        point.number for point in pareto_front(slow.study.points())
     ]
 
 
@@ -125,7 +123,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
 ) -> None:
     settings = with_(settings, trials=8, candidates=3, markers=("e", "o"))
     through = prepare(with_(settings, run_dir=tmp_path / "through"), ignore)
-    search(through, open_study(through), ignore)
+    through.search()
     first, calls = prepare(settings, ignore), iter(range(99))
     store = search_module._store
 
@@ -136,22 +134,22 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
 
     monkeypatch.setattr(search_module, "_store", die)
     with pytest.raises(KeyboardInterrupt):
-        search(first, open_study(first), ignore)
+        first.search()
     monkeypatch.setattr(search_module, "_store", store)
     first.directory.close()
     again = prepare(settings, ignore)
-    search(again, open_study(again), ignore)
+    again.search()
     assert told(again) == told(through)
 
 
 def test_the_search_leaves_every_weight_as_it_was_and_the_model_without_hooks(
     settings: Settings,
 ) -> None:
-    prepared = prepare(settings, ignore)
-    model = prepared.loaded.model
+    run = prepare(settings, ignore)
+    model = run.loaded.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     places = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
-    search(prepared, open_study(prepared), ignore)
+    run.search()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
         assert tensor.data_ptr() == places[name]
@@ -161,17 +159,23 @@ def test_the_search_leaves_every_weight_as_it_was_and_the_model_without_hooks(
 def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
     settings: Settings,
 ) -> None:
-    prepared = prepare(settings, ignore)
-    study = open_study(prepared)
-    search(prepared, study, ignore)
+    run = prepare(settings, ignore)
+    study = run.study
+    run.search()
     front = pareto_front(study.points())
-    kept = sorted(path.name for path in prepared.directory.path.glob("edit-*"))
+    kept = sorted(path.name for path in run.directory.path.glob("edit-*"))
     assert kept == sorted(f"edit-{point.number}.safetensors" for point in front)
     for point in front:
-        edit = prepared.directory.edit(point.number)
+        edit = run.directory.edit(point.number)
         assert edit.facts["kl"] == point.kl
-        with VirtualEdits(prepared.loaded.model, edit.writers) as edits:
-            (scored,) = score(prepared.runner, edits, [edit], prepared.search_part, Bound())
+        with VirtualEdits(run.loaded.model, edit.writers) as edits:
+            (scored,) = score(
+                run.experiment.runner,
+                edits,
+                [edit],
+                run.experiment.search_part,
+                Bound(),
+            )
         assert isinstance(scored, Scored)
         assert (scored.refusals, scored.kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
 
@@ -193,8 +197,8 @@ def test_a_trial_without_numbers_fails_with_its_reason_and_the_budget_is_kept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scoring, "take", failing({1, 3}))
-    prepared = prepare(settings, ignore)
-    search(prepared, open_study(prepared), ignore)
+    run = prepare(settings, ignore)
+    run.search()
     trials = result(settings)["trials"]
     states = [trial["state"] for trial in trials]  # type: ignore[attr-defined]
     assert [number for number, state in enumerate(states) if state == "failed"] == [1, 3]
@@ -206,33 +210,34 @@ def test_trials_that_keep_failing_end_the_search_with_the_reason(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scoring, "take", failing(set(range(100))))
-    prepared = prepare(settings, ignore)
+    run = prepare(settings, ignore)
     with pytest.raises(ExciseError, match=r"10 trials in a row failed: logits are not numbers"):
-        search(prepared, open_study(prepared), ignore)
+        run.search()
 
 
 def test_an_edit_that_breaks_the_model_is_a_failed_trial_not_a_crash(settings: Settings) -> None:
-    prepared = prepare(settings, ignore)
-    study = open_study(prepared)
-    trial = study.new()
-    candidate = propose(trial, settings.kinds, prepared.anatomy)
-    sound = search_module.edit_of(candidate, prepared.bank, prepared.anatomy)
+    run = prepare(settings, ignore)
+    sound = run.experiment.edit_of_trial(run.study.new())
     broken = dataclasses.replace(sound, u=torch.full_like(sound.u, torch.nan))
-    with VirtualEdits(prepared.loaded.model, sound.writers) as edits:
-        scores = score(prepared.runner, edits, [sound, broken], prepared.search_part, Bound())
+    with VirtualEdits(run.loaded.model, sound.writers) as edits:
+        scores = score(
+            run.experiment.runner,
+            edits,
+            [sound, broken],
+            run.experiment.search_part,
+            Bound(),
+        )
     # The one beside it is scored all the same.
     assert isinstance(scores[0], Scored)
     assert isinstance(scores[1], TrialError)
     assert "not numbers" in str(scores[1])
 
 
-def chosen_run(settings: Settings) -> Prepared:
-    prepared = prepare(settings, ignore)
-    study = open_study(prepared)
-    search(prepared, study, ignore)
-    held_out = ask_held_out(prepared, ignore)
-    confirm(prepared, study, pareto_front(study.points())[0], held_out, ignore)
-    return prepared
+def chosen_run(settings: Settings) -> Run:
+    run = prepare(settings, ignore)
+    run.search()
+    run.choose(run.front()[0])
+    return run
 
 
 def test_a_choice_stays_in_the_record_when_the_run_is_opened_again(settings: Settings) -> None:
@@ -240,15 +245,15 @@ def test_a_choice_stays_in_the_record_when_the_run_is_opened_again(settings: Set
     before = result(settings)
     assert before["chosen"] is not None
     again = prepare(settings, ignore)
-    search(again, open_study(again), ignore)
+    again.search()
     after = result(settings)
     assert (after["chosen"], after["baseline"]) == (before["chosen"], before["baseline"])
 
 
 def test_time_ends_a_search(settings: Settings) -> None:
     told: list[Event] = []
-    prepared = prepare(with_(settings, search_seconds=1e-9), ignore)
-    search(prepared, open_study(prepared), told.append)
+    run = prepare(with_(settings, search_seconds=1e-9), told.append)
+    run.search()
     assert [event.why for event in told if isinstance(event, SearchEnded)] == ["time"]
     assert result(settings)["trials"] == []
 
@@ -281,8 +286,8 @@ def test_a_run_directory_of_other_settings_prompts_or_weights_is_refused(
 
 
 def test_more_trials_than_were_asked_for_at_first(settings: Settings) -> None:
-    prepared = prepare(settings, ignore)
-    study = open_study(prepared)
-    search(prepared, study, ignore)
-    search(prepared, study, ignore, trials=7)
+    run = prepare(settings, ignore)
+    study = run.study
+    run.search()
+    run.search(7)
     assert study.done() == 7

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from cli_helpers import result
-from excise.app import outcome, prepare
+from excise.app import run as app_run
 from excise.cli.main import main
 from excise.edits.edit import Edit
+from excise.experiment import measurements
 from excise.store import record
 from faulty_disk import FaultyDisk, forked, status_of
 
@@ -43,11 +44,12 @@ def _warm() -> Iterator[None]:
     """What comes before the search is the same each time, and worked out once: it writes nothing."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (prepare, "open_model"),
-            (prepare, "settle"),
-            (prepare, "measure_original"),
-            (prepare, "build_bank"),
-            (outcome, "measure_held_out"),
+            (app_run, "load_model"),
+            (measurements, "measure"),
+            (measurements, "settle"),
+            (measurements, "measure_original"),
+            (measurements, "build_bank"),
+            (measurements, "measure_held_out"),
             (record, "versions"),
         ):
             patch.setattr(module, name, _once(getattr(module, name)))

@@ -14,7 +14,7 @@ from excise.models.chat import Chat
 from excise.prompts.sets import Prompt
 from excise.scorers.damage import is_empty, is_loop
 from excise.scorers.divergence import kl_divergence
-from excise.scorers.interval import Estimate, bootstrap, counted, wilson
+from excise.scorers.interval import Estimate, Share, bootstrap, wilson
 from excise.scorers.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
 from excise.scorers.paired import mcnemar, sign_flips
 from excise.scorers.refusals import JudgingParameters, MarkerJudge
@@ -91,7 +91,7 @@ def test_wilson_interval_by_hand() -> None:
     low, high = wilson(50, 100)
     assert low + high == pytest.approx(1)
     assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert counted(3, 100) == "3/100 (1 to 8 %)"
+    assert str(Share(3, 100)) == "3/100 (1 to 8 %)"
     with pytest.raises(ValueError, match="no share"):
         wilson(3, 2)
 

@@ -15,6 +15,7 @@ from excise.experiment.bank import Bank, edit_of, residual_bank
 from excise.kinds import KINDS, Kind, of_residuals
 from excise.operators.operator import Operator, orthogonal, unit
 from excise.search.front import Point, check_selection, knee, pareto_front, select
+from excise.search.sampler import good_trials
 from excise.search.space import (
     RIDGES,
     Candidate,
@@ -22,7 +23,8 @@ from excise.search.space import (
     propose,
 )
 from excise.search.start import closed_forms, start_points
-from excise.search.study import Study, good_trials
+from excise.search.study import OptunaStudy, Proposals
+from excise.store.stored_study import open_study
 
 LAYERS = 6
 KINDS_SEARCHED: tuple[Kind, ...] = ("discriminant", "orthogonal")
@@ -52,7 +54,7 @@ def test_strengths_follow_component_and_layer() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_proposals_stay_in_the_space_and_reach_all_of_it(kind: Kind, tmp_path: Path) -> None:
-    study = Study(tmp_path / "journal.log", seed=1, startup_trials=99)
+    study = open_study(tmp_path / "journal.log", Proposals(1, 99))
     off = edited_early = shared = 0
     for _ in range(60):
         trial = study.new()
@@ -80,7 +82,7 @@ def test_proposals_stay_in_the_space_and_reach_all_of_it(kind: Kind, tmp_path: P
 def test_a_model_of_one_layer_has_a_space_too(kinds: tuple[Kind, ...], tmp_path: Path) -> None:
     anatomy = Anatomy(ANATOMY.layers[:1], ANATOMY.writers[:2], 8)
     points = start_points(kinds, anatomy, 9, seed=0)
-    study = Study(tmp_path / "j", seed=0, startup_trials=9, anchors=points)
+    study = open_study(tmp_path / "j", Proposals(0, 9, tuple(points)))
     for _ in range(12):
         trial = study.new()
         assert propose(trial, kinds, anatomy).strengths(anatomy).shape == (2,)
@@ -90,7 +92,7 @@ def test_a_model_of_one_layer_has_a_space_too(kinds: tuple[Kind, ...], tmp_path:
 def test_first_trials_are_the_closed_forms_of_every_kind_in_turn(tmp_path: Path) -> None:
     kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
     points = start_points(kinds, ANATOMY, 6, seed=0)
-    study = Study(tmp_path / "journal.log", seed=0, startup_trials=6, anchors=points)
+    study = open_study(tmp_path / "journal.log", Proposals(0, 6, tuple(points)))
     for strength, kind in [(strength, kind) for strength in (1.0, 0.7, 0.5) for kind in kinds]:
         trial = study.new()
         candidate = propose(trial, kinds, ANATOMY)
@@ -112,7 +114,7 @@ def test_start_points_spread_around_the_closed_forms_inside_the_space(tmp_path: 
     assert points == start_points(kinds, ANATOMY, 40, seed=1)
     assert points != start_points(kinds, ANATOMY, 40, seed=2)
     assert points[:6] == closed_forms(kinds, ANATOMY)
-    study = Study(tmp_path / "journal.log", seed=0, startup_trials=40, anchors=points)
+    study = open_study(tmp_path / "journal.log", Proposals(0, 40, tuple(points)))
     taken: list[Candidate] = []
     with warnings.catch_warnings():
         # Optuna warns where an enqueued value lies outside its range.
@@ -126,10 +128,10 @@ def test_start_points_spread_around_the_closed_forms_inside_the_space(tmp_path: 
     assert any(candidate.kernels[MLP].max_weight > 0 for candidate in taken)
 
 
-def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Study:
+def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> OptunaStudy:
     """A search on a made-up objective; stops dead in trial stop[0], at the moment stop[1]."""
     points = start_points(KINDS_SEARCHED, ANATOMY, 4, seed=3)
-    study = Study(journal, seed=3, startup_trials=6, anchors=points)
+    study = open_study(journal, Proposals(3, 6, tuple(points)))
     while len(study.points()) < until:
         trial = next(iter(study.in_hand()), None) or study.new()
         here = stop is not None and trial.number == stop[0]
@@ -150,37 +152,37 @@ def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Study
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> OptunaStudy:
     return run(tmp_path_factory.mktemp("study") / "journal.log", 16)
 
 
 @pytest.mark.parametrize("moment", ["asked", "half proposed", "proposed"])
 @pytest.mark.parametrize("number", [1, 4, 12])
 def test_a_resumed_study_is_the_one_that_was_never_interrupted(
-    uninterrupted: Study, number: int, moment: str, tmp_path: Path
+    uninterrupted: OptunaStudy, number: int, moment: str, tmp_path: Path
 ) -> None:
     run(tmp_path / "journal.log", 16, stop=(number, moment))
     resumed = run(tmp_path / "journal.log", 16)
-    assert resumed.records() == uninterrupted.records()
+    assert resumed.trials() == uninterrupted.trials()
 
 
-def test_a_failed_trial_keeps_its_reason_and_the_budget(uninterrupted: Study) -> None:
-    records = uninterrupted.records()
+def test_a_failed_trial_keeps_its_reason_and_the_budget(uninterrupted: OptunaStudy) -> None:
+    records = uninterrupted.trials()
     assert len(records) == 17
     assert (records[5].state, records[5].reason) == ("failed", "logits are not numbers")
     assert len(uninterrupted.points()) == 16
 
 
-def test_no_two_trials_are_alike(uninterrupted: Study) -> None:
-    seen = [tuple(sorted(record.parameters.items())) for record in uninterrupted.records()]
+def test_no_two_trials_are_alike(uninterrupted: OptunaStudy) -> None:
+    seen = [tuple(sorted(record.parameters.items())) for record in uninterrupted.trials()]
     assert len(set(seen)) == len(seen)
 
 
-def test_other_seeds_give_other_studies(uninterrupted: Study, tmp_path: Path) -> None:
-    study = Study(tmp_path / "journal.log", seed=4, startup_trials=6)
+def test_other_seeds_give_other_studies(uninterrupted: OptunaStudy, tmp_path: Path) -> None:
+    study = open_study(tmp_path / "journal.log", Proposals(4, 6))
     trial = study.new()
     propose(trial, KINDS_SEARCHED, ANATOMY)
-    assert all(trial.params != record.parameters for record in uninterrupted.records())
+    assert all(trial.params != record.parameters for record in uninterrupted.trials())
 
 
 FRONT = [Point(7, 2, 0.30), Point(3, 5, 0.10), Point(9, 20, 0.07), Point(0, 90, 0.01)]
@@ -274,7 +276,7 @@ def test_pruned_trials_are_never_among_the_good_ones() -> None:
 
 def test_a_pruned_trial_uses_budget_and_is_learned_from_but_is_no_point(tmp_path: Path) -> None:
     def proposals(prune: bool) -> list[Candidate]:
-        study = Study(tmp_path / f"journal-{prune}.log", seed=3, startup_trials=4)
+        study = open_study(tmp_path / f"journal-{prune}.log", Proposals(3, 4))
         found: list[Candidate] = []
         for number in range(12):
             trial = study.new()
@@ -288,7 +290,7 @@ def test_a_pruned_trial_uses_budget_and_is_learned_from_but_is_no_point(tmp_path
         assert study.done() == 12
         assert len(study.points()) == (6 if prune else 12)
         if prune:
-            record = study.records()[1]
+            record = study.trials()[1]
             assert (record.state, record.refusals, record.kl) == ("pruned", 21, 0.5)
             assert record.point is None
         return found

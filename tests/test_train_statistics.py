@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -11,14 +10,12 @@ import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.checkpoint.source import ModelSource
 from excise.engine.capture import residuals
 from excise.engine.decode import greedy
 from excise.events import ignore
 from excise.experiment.runner import Runner
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.models.chat import Chat
-from excise.models.load import LoadedModel
 
 
 @pytest.fixture
@@ -26,26 +23,19 @@ def source() -> TrainPrompts:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.generation_config.eos_token_id = list(range(0, 96, 6))
     runner = Runner(model, Chat(tokenizer), markers=("x",), max_new_tokens=4, slots=4, emit=ignore)
-    loaded = LoadedModel(
-        model,
-        tokenizer,
-        ModelSource("tiny", Path("tiny"), None, None),
-        dtype="float32",
-        attempts=(),
-    )
     return TrainPrompts(
-        loaded, examine(model), runner, random_prompts(7, seed=1), random_prompts(9, seed=2)
+        examine(model), runner, random_prompts(7, seed=1), random_prompts(9, seed=2)
     )
 
 
 def heard(source: TrainPrompts, sequences: list[list[int]]) -> list[torch.Tensor]:
     """Every output of the first writer, one sequence at a time, in float64."""
     found: list[torch.Tensor] = []
-    writer = source.loaded.model.get_submodule(source.anatomy.names[0])
+    writer = source.runner.model.get_submodule(source.anatomy.names[0])
     handle = writer.register_forward_hook(lambda *call: found.append(call[-1][0].double()))
     with torch.inference_mode():
         for tokens in sequences:
-            source.loaded.model(torch.tensor([tokens]))
+            source.runner.model(torch.tensor([tokens]))
     handle.remove()
     return found
 
@@ -62,14 +52,14 @@ def test_half_of_the_second_moment_is_of_last_tokens(
     found = measured(source, 4, False)
     control = [list(prompt) for prompt in source.control]
     asked = control[:: max(1, 9 // answered)][:answered]
-    answers = greedy(source.loaded.model, asked, max_new_tokens=32, slots=4)
+    answers = greedy(source.runner.model, asked, max_new_tokens=32, slots=4)
     assert max(map(len, answers)) > 1
     spoken = [[*prompt, *answer] for prompt, answer in zip(asked, answers, strict=True)]
     last = torch.stack([tokens[-1] for tokens in heard(source, control)])
     expected = (second_moment(last) + second_moment(torch.cat(heard(source, spoken)))) / 2
     weighted = found.moments
     torch.testing.assert_close(weighted.system(0).matrix(), expected, atol=1e-5, rtol=1e-4)
-    assert weighted.heard(0) < weighted.count(0)
+    assert weighted.token_count(0) < weighted.count(0)
     assert found.streams == ()
 
 
@@ -78,7 +68,7 @@ def test_the_residual_stream_is_heard_in_the_same_pass(source: TrainPrompts) -> 
     assert len(streams) == 2
     for prompts, stream in zip((source.target, source.control), streams, strict=True):
         expected = residuals(
-            source.loaded.model,
+            source.runner.model,
             source.anatomy.layers,
             prompts,
             4,

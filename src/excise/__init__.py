@@ -7,6 +7,8 @@ needs PyTorch and transformers is imported when its name is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from excise.system.version import VERSION
+
 if TYPE_CHECKING:
     from excise.checkpoint_diff.diff import diff as diff
     from excise.checkpoint_diff.result import Diff as Diff
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from excise.saving.apply import apply as apply
     from excise.saving.options import SaveOptions as SaveOptions
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _MODULES = {
     "Diff": "checkpoint_diff.result",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app.model import load_runner
-from excise.app.settle import settle
+from excise.app.model import experiment_of, load_model
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.edits.edit import Edit
-from excise.events import Emit, StageStarted
-from excise.experiment.events import BaselineMeasured
-from excise.experiment.figures import Measured, measure_edit, measure_held_out
-from excise.prompts.splits import load_parts
+from excise.events import Emit
+from excise.experiment.figures import Measured, measure_edit
+from excise.prompts.load import load_parts
 from excise.scorers.divergence import AnswerTokens
-from excise.scorers.interval import bootstrap, counted
+from excise.scorers.interval import Share, bootstrap
 from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
 
 
@@ -42,12 +40,9 @@ def compare(
     Raises ExciseError for whatever the user can mend.
     """
     prompts = load_parts(prompt_sources(settings))
-    loaded, runner = load_runner(settings, source, emit)
-    settle(runner, settings, loaded, prompts, emit)
-    emit(StageStarted("held_out", "Asking held-out prompts"))
-    held_out = measure_held_out(runner, prompts)
-    emit(BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
-    measured = [measure_edit(runner, held_out, edit) for edit in (first, second)]
+    experiment = experiment_of(settings, load_model(settings, source, emit), prompts, emit)
+    held_out = experiment.held_out
+    measured = [measure_edit(experiment.runner, held_out, edit) for edit in (first, second)]
     return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)
 
 
@@ -66,8 +61,8 @@ def differences(
     return [
         Difference(
             "target prompts refused",
-            counted(sum(first.refused), len(first.refused)),
-            counted(sum(second.refused), len(second.refused)),
+            str(Share(sum(first.refused), len(first.refused))),
+            str(Share(sum(second.refused), len(second.refused))),
             mcnemar(first.refused, second.refused),
         ),
         mean("KL, first answer token (nats)", first.divergences, second.divergences),

@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from excise.app.model import in_data_type, load_runner
-from excise.app.settle import settle
+from excise.app.model import experiment_of, in_data_type, load_model
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.devices.out_of_memory import release_memory
 from excise.errors import ModelError
 from excise.events import Emit, StageStarted
+from excise.experiment.baseline import Part, measure_original
 from excise.experiment.events import BaselineMeasured
-from excise.experiment.runner import Part, measure_original
-from excise.prompts.splits import PromptParts, load_parts
+from excise.experiment.runner import Runner
+from excise.models.chat import Chat
+from excise.models.load import LoadedModel
+from excise.prompts.load import load_parts
+from excise.prompts.splits import Prompts
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,7 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
     release_memory()
     # Another data type would count as a difference between the two.
     typed = in_data_type(settings, asked.dtype, edited_source) if asked.dtype else settings
-    _, runner = load_runner(typed, edited_source, emit)
-    runner.slots = asked.slots
-    # Both models are asked the same: the original's answer prefix counts for the edited one too.
-    runner.chat = replace(
-        runner.chat,
-        response_prefix=asked.response_prefix,
-        call=runner.chat.call.with_arguments(asked.template_arguments),
-    )
+    runner = _asked_alike(settings, load_model(typed, edited_source, emit), asked, emit)
     emit(StageStarted("held_out", f"Asking {settings.model}"))
     parts: dict[str, Figures] = {}
     for name, (part, control_refusals) in asked.parts.items():
@@ -100,12 +96,10 @@ class _Asked:
     template_arguments: Mapping[str, Any]
 
 
-def _ask_original(
-    settings: Settings, source: ModelSource, prompts: PromptParts, emit: Emit
-) -> _Asked:
+def _ask_original(settings: Settings, source: ModelSource, prompts: Prompts, emit: Emit) -> _Asked:
     """In a function of its own, so that nothing holds the model when it returns."""
-    loaded, runner = load_runner(settings, source, emit)
-    settle(runner, settings, loaded, prompts, emit)
+    loaded = load_model(settings, source, emit)
+    runner = experiment_of(settings, loaded, prompts, emit).runner
     emit(StageStarted("baseline", f"Asking {source.name}"))
     parts: dict[str, tuple[Part, int]] = {}
     for name, target, control in (
@@ -123,4 +117,17 @@ def _ask_original(
         runner.slots,
         runner.chat.response_prefix,
         runner.chat.call.arguments,
+    )
+
+
+def _asked_alike(settings: Settings, loaded: LoadedModel, asked: _Asked, emit: Emit) -> Runner:
+    """The edited model, ready to be asked the same: the original's answer prefix counts for it too."""
+    call = loaded.call.with_arguments(asked.template_arguments)
+    return Runner(
+        loaded.model,
+        Chat(loaded.tokenizer, asked.response_prefix, call),
+        markers=settings.markers,
+        max_new_tokens=settings.max_new_tokens,
+        slots=asked.slots,
+        emit=emit,
     )

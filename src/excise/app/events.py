@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from excise.app.spread import SeedResult, Spread
 from excise.events import Event
-from excise.store.record import Outcome
-
-if TYPE_CHECKING:
-    from excise.app.seeds import SeedResult, Spread
+from excise.store.outcome import Outcome
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,21 @@
-"""The model that the settings name: loaded, ready to be asked, its writers found and covered."""
+"""The model that the settings name, and the experiment with it."""
 
 from __future__ import annotations
 
-from excise.anatomy.writers import Anatomy
+from dataclasses import fields
+
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
 from excise.config.memory import memory_limits
 from excise.events import Emit
-from excise.experiment.coverage import Coverage
-from excise.experiment.inspection import examine_and_measure
-from excise.experiment.runner import Runner
-from excise.models.chat import Chat
+from excise.experiment.experiment import Experiment
+from excise.experiment.options import Options
+from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
+from excise.prompts.splits import Prompts
 from excise.saving.options import SaveOptions
 
 
@@ -26,15 +27,6 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
     if settings.quantization != "none" or stored_quantization(source) is not None:
         return settings
     return settings.model_copy(update={"dtypes": (dtype,)})
-
-
-def open_model(
-    settings: Settings, source: ModelSource, emit: Emit
-) -> tuple[LoadedModel, Anatomy, Coverage, Runner]:
-    """Load a model, find its writers and prove coverage. Raises ModelError if it cannot be loaded."""
-    loaded, runner = load_runner(settings, source, emit)
-    anatomy, coverage = examine_and_measure(loaded, settings.writers, settings.system_prompt, emit)
-    return loaded, anatomy, coverage, runner
 
 
 def given_template(settings: Settings, source: ModelSource) -> str | None:
@@ -71,15 +63,26 @@ def save_options(
     )
 
 
-def load_runner(settings: Settings, source: ModelSource, emit: Emit) -> tuple[LoadedModel, Runner]:
-    """Load a model, ready to be asked. Raises ModelError."""
-    loaded = load(source, load_options(settings), emit=emit)
-    runner = Runner(
-        loaded.model,
-        Chat(loaded.tokenizer, settings.response_prefix or "", loaded.call),
-        markers=settings.markers,
-        max_new_tokens=settings.max_new_tokens,
-        slots=settings.batch_size or 1,
-        emit=emit,
-    )
-    return loaded, runner
+def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedModel:
+    """Load the model that the settings name. Raises ModelError."""
+    return load(source, load_options(settings), emit=emit)
+
+
+def experiment_of(
+    settings: Settings,
+    loaded: LoadedModel,
+    prompts: Prompts,
+    emit: Emit,
+    *,
+    known: Settled | None = None,
+    rows: int = Options.rows,
+) -> Experiment:
+    """The experiment that the settings describe. known: what a run found out before; rows: see `Options`."""
+    return Experiment.of(loaded, prompts, options_of(settings, rows), known=known, emit=emit)
+
+
+def options_of(settings: Settings, rows: int = Options.rows) -> Options:
+    """The options that the settings name alike. Whoever made them asks about an absent behaviour."""
+    names = [field.name for field in fields(Options) if field.name in type(settings).model_fields]
+    given = {name: getattr(settings, name) for name in names}
+    return Options(**{**given, "rows": rows, "allow_absent": True})

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from excise.app.events import Chosen
-from excise.app.prepare import Prepared
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.events import Emit, Note, StageStarted
-from excise.experiment.events import BaselineMeasured
-from excise.experiment.figures import HeldOut, measure_edit, measure_held_out
+from excise.events import Note
+from excise.experiment.experiment import Experiment
+from excise.experiment.figures import measure_edit
 from excise.experiment.runner import Runner
 from excise.scorers.interval import bootstrap, wilson
 from excise.search.front import Point, pareto_front, reason
-from excise.search.study import Study
-from excise.store.record import Outcome, held_out_facts, write_result
+from excise.store.outcome import Outcome
+from excise.store.stored_study import StoredStudy
 
 
 @dataclass(frozen=True)
@@ -28,25 +27,15 @@ class Comparison:
     edited: str
 
 
-def ask_held_out(prepared: Prepared, emit: Emit) -> HeldOut:
-    """Ask the original model the held-out prompts."""
-    emit(StageStarted("held_out", "Asking held-out prompts that the search never saw"))
-    held_out = measure_held_out(prepared.runner, prepared.prompts)
-    emit(BaselineMeasured("held_out", held_out.to_target.count, len(held_out.target)))
-    return held_out
-
-
-def confirm(
-    prepared: Prepared, study: Study, point: Point, held_out: HeldOut, emit: Emit
-) -> Outcome:
+def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome:
     """Measure the chosen trial on held-out prompts and put it into the record."""
+    held_out, seed = experiment.held_out, experiment.options.seed
     started = time.perf_counter()
-    measured = measure_edit(prepared.runner, held_out, prepared.directory.edit(point.number))
-    seed = prepared.settings.seed
+    measured = measure_edit(experiment.runner, held_out, store.directory.edit(point.number))
     outcome = Outcome(
         trial=point.number,
         search=point,
-        search_prompts=len(prepared.search_part.target),
+        search_prompts=len(experiment.search_part.target),
         prompts=len(held_out.target),
         control_prompts=len(held_out.control),
         original=held_out.answered,
@@ -56,16 +45,11 @@ def confirm(
         answer_tokens=held_out.answer_tokens,
         seconds=held_out.seconds + time.perf_counter() - started,
     )
-    front = pareto_front(study.points())
-    # The edit file travels without the run directory, and its figures with it. It is written before the
-    # record says that they are known.
-    edit = prepared.directory.edit(point.number)
-    facts = {**edit.facts, **held_out_facts(outcome)}
-    replace(edit, facts=facts).save(prepared.directory.edit_path(point.number))
-    write_result(prepared, study.records(), front, outcome)
-    emit(Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
-    if not prepared.coverage.complete:
-        emit(Note(f"the edit is partial: {prepared.coverage.lacking()}"))
+    store.choose(experiment.describe(store), outcome)
+    front = pareto_front(store.study.points())
+    experiment.emit(Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
+    if not experiment.coverage.complete:
+        experiment.emit(Note(f"the edit is partial: {experiment.coverage.lacking()}"))
     return outcome
 
 

@@ -13,23 +13,18 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from excise.app.model import open_model
-from excise.app.settle import settle
+from excise.app.model import experiment_of, load_model
 from excise.checkpoint.source import resolve
 from excise.config import Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.devices.memory import device_memory, devices_of, peak_memory
-from excise.edits.virtual import VirtualEdits
 from excise.engine.tokens import TokenCounter
 from excise.errors import TrialError
 from excise.events import Emit, StageStarted
 from excise.experiment.bank import edit_of
-from excise.experiment.build_bank import build_bank
-from excise.experiment.events import BaselineMeasured
-from excise.experiment.runner import measure_original
-from excise.experiment.trial import Bound, Scoring
 from excise.models.rate import synchronise
-from excise.prompts.splits import load_parts
+from excise.prompts.load import load_parts
+from excise.search.scoring import Bound
 from excise.search.start import closed_form_of
 
 TRIAL_STAGES = ("edit", "kl", "refusals")
@@ -84,26 +79,24 @@ def profile(settings: Settings, emit: Emit) -> Profile:
     prompts = load_parts(prompt_sources(settings))
     source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     started = time.perf_counter()
-    loaded, anatomy, _, runner = open_model(settings, source, emit)
-    model = loaded.model
-    devices = devices_of(model)
+    loaded = load_model(settings, source, emit)
+    experiment = experiment_of(settings, loaded, prompts, emit)
+    _ = experiment.coverage
+    devices = devices_of(loaded.model)
     stages = [Stage("load", time.perf_counter() - started, 0, peak_memory(devices))]
-    with TokenCounter(model) as counter:
-        stage = _measured(model, counter, stages.append)
+    with TokenCounter(loaded.model) as counter:
+        stage = _measured(loaded.model, counter, stages.append)
         with stage("batch size"):
-            settle(runner, settings, loaded, prompts, emit)
-        emit(StageStarted("baseline", "Asking the original model"))
+            runner = experiment.runner
         with stage("baseline"):
-            part = measure_original(runner, prompts.target.search, prompts.control.search)
-        emit(BaselineMeasured("search", part.refusals, len(part.target)))
-        emit(StageStarted("directions", "Finding the direction of each layer"))
+            part = experiment.search_part
         with stage("directions"):
-            bank = build_bank(settings, loaded, anatomy, runner, prompts)
+            bank = experiment.bank
         emit(StageStarted("trial", "Scoring the closed form"))
         with stage("edit"):
-            edit = edit_of(closed_form_of(settings.kinds[0], anatomy), bank, anatomy)
-        with VirtualEdits(model, anatomy.names * settings.directions) as edits:
-            scoring = Scoring(runner, edits, part, candidate_slots=1)
+            form = closed_form_of(settings.kinds[0], experiment.anatomy)
+            edit = edit_of(form, bank, experiment.anatomy)
+        with experiment.scoring(1) as scoring:
             with stage("kl"):
                 scoring.begin(edit, Bound())
             with stage("refusals"):

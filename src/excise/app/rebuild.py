@@ -10,26 +10,23 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from excise.anatomy.writers import Anatomy
-from excise.app.model import open_model, save_options
-from excise.app.prepare import Prepared, prepare
-from excise.app.settle import settle
+from excise.app.model import experiment_of, load_model, save_options
+from excise.app.run import Run, prepare
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, Stored, gather
 from excise.config.prompt_sources import prompt_sources
 from excise.devices.device import input_device
 from excise.devices.environment import hardware, versions
 from excise.errors import ModelError, PromptError, ReproductionError
-from excise.events import Emit, Note, StageStarted
+from excise.events import Emit, Note
 from excise.experiment.bank import edit_of
-from excise.experiment.build_bank import build_bank
 from excise.models.load import LoadedModel
-from excise.prompts.splits import PromptParts, load_parts
+from excise.prompts.load import load_parts
+from excise.prompts.splits import Prompts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
 from excise.saving.options import DescribedEdit
-from excise.search.loop import open_study, search
 from excise.search.space import Candidate, propose, propose_operator
-from excise.search.study import Study
 from excise.store.directory import set_digest
 
 _PARTS = ("train", "search", "held_out")
@@ -61,18 +58,18 @@ def rebuild(
     prompts, source = _found(settings)
     _require_unmoved(recorded, source, prompts, emit, all_parts=repeat_search)
     if repeat_search:
-        prepared, candidate = _searched(recorded, settings, destination, emit)
-        loaded, anatomy, bank = prepared.loaded, prepared.anatomy, prepared.bank
+        run, candidate = _searched(recorded, settings, destination, emit)
+        loaded, experiment = run.loaded, run.experiment
     else:
-        loaded, anatomy, _, runner = open_model(settings, source, emit)
+        loaded = load_model(settings, source, emit)
         # Sketched second moments are other ones with every other number of rows.
-        runner.rows = recorded.circumstances.rows
-        settle(runner, settings, loaded, prompts, emit)
-        emit(StageStarted("directions", "Finding the direction of each layer"))
-        bank = build_bank(settings, loaded, anatomy, runner, prompts)
-        candidate = _recorded_candidate(recorded, settings, anatomy)
+        rows = recorded.circumstances.rows
+        experiment = experiment_of(settings, loaded, prompts, emit, rows=rows)
+        _ = experiment.coverage
+        candidate = _recorded_candidate(recorded, settings, experiment.anatomy)
+    anatomy = experiment.anatomy
     edit = replace(
-        edit_of(candidate, bank, anatomy),
+        edit_of(candidate, experiment.bank, anatomy),
         parameters=recorded.trial.parameters,
         facts=recorded.trial.facts,
     )
@@ -84,7 +81,7 @@ def rebuild(
     return read_reproduction(destination)
 
 
-def _found(settings: Settings) -> tuple[PromptParts, ModelSource]:
+def _found(settings: Settings) -> tuple[Prompts, ModelSource]:
     """The prompts and the model that the settings name. Raises ReproductionError."""
     try:
         prompts = load_parts(prompt_sources(settings))
@@ -155,7 +152,7 @@ def _pin(settings: dict[str, Any], field: str, revision: str | None) -> None:
 def _require_unmoved(
     recorded: Reproduction,
     source: ModelSource,
-    prompts: PromptParts,
+    prompts: Prompts,
     emit: Emit,
     *,
     all_parts: bool,
@@ -199,28 +196,26 @@ def _recorded_candidate(recorded: Reproduction, settings: Settings, anatomy: Ana
 
 def _searched(
     recorded: Reproduction, settings: Settings, destination: Path, emit: Emit
-) -> tuple[Prepared, Candidate]:
+) -> tuple[Run, Candidate]:
     folder = destination.with_name(f"{destination.name}-run")
     emit(Note(f"the search is kept in {folder}; the same command goes on with it"))
-    prepared = prepare(settings.model_copy(update={"run_dir": folder}), emit)
-    with prepared.directory:
-        study = open_study(prepared)
-        search(prepared, study, emit, trials=recorded.trial.completed)
-        return prepared, _found_again(recorded, prepared, study, emit)
+    with prepare(settings.model_copy(update={"run_dir": folder}), emit) as run:
+        run.search(recorded.trial.completed)
+        return run, _found_again(recorded, run, emit)
 
 
-def _found_again(recorded: Reproduction, prepared: Prepared, study: Study, emit: Emit) -> Candidate:
+def _found_again(recorded: Reproduction, run: Run, emit: Emit) -> Candidate:
     """The trial of the same number; says so if the search led elsewhere."""
     number = recorded.trial.number
-    records = {record.number: record for record in study.records()}
-    if number not in records or records[number].state != "complete":
+    trials = {trial.number: trial for trial in run.study.trials()}
+    if number not in trials or trials[number].state != "complete":
         raise ReproductionError(
             f"the search was repeated and has no trial {number}; leave out --repeat-search to take the "
             "recorded parameters"
         )
-    if dict(records[number].parameters) != recorded.trial.parameters:
+    if dict(trials[number].parameters) != recorded.trial.parameters:
         emit(Note(f"the search took another way: trial {number} has other parameters"))
-    return propose(study.finished(number), prepared.settings.kinds, prepared.anatomy)
+    return propose(run.study.finished(number), run.settings.kinds, run.experiment.anatomy)
 
 
 def _known(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from excise.app.model import load_runner
+from excise.app.model import load_model
 from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.conversation import Conversation, converse
 from excise.cli.printable import ask_person
@@ -34,7 +34,7 @@ def chat(
     """
     with Renderer(make_console()) as screen:
         settings, source, edit, about = _what(word, flags, environment, screen)
-        loaded, _ = load_runner(settings, source, screen)
+        loaded = load_model(settings, source, screen)
         asked = settings_not_followed(loaded.model.generation_config)
         if asked and generation != _OWN:
             screen(

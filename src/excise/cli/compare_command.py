@@ -26,15 +26,13 @@ def compare(
     fields = tuple(Settings.model_fields)
     first, second = (open_run_named(word, flags, environment, fields) for word in words)
     as_json = first.settings.json_lines
-    if second.directory.identity()["model_digest"] != first.directory.identity()["model_digest"]:
+    identity, other = first.directory.identity(), second.directory.identity()
+    if other.model_digest != identity.model_digest:
         raise RunError(
             f"{second.directory.path} is of another model than {first.directory.path}; edits of one model "
             "can be compared"
         )
-    if (
-        first.directory.identity()["prompts_digest"]
-        != second.directory.identity()["prompts_digest"]
-    ):
+    if other.prompts_digest != identity.prompts_digest:
         raise RunError(
             f"{second.directory.path} had other prompts than {first.directory.path}: what one held out the "
             "other may have learned from; compare runs on the same prompts"

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.text import Text
 
 from excise.app.outcome import Comparison, side_by_side
+from excise.cli.render import make_screen
 from excise.cli.run_command import DEFAULT_SELECTION, Finished, run_unattended
-from excise.cli.screen import Screen, make_screen, write_json
+from excise.cli.screen import Screen, write_json
 from excise.cli.tables import comparison_table
 from excise.config import Settings, gather
 from excise.config.flags import field_names
@@ -63,16 +64,16 @@ def demo_settings(
 
 def _comparisons(finished: Finished) -> list[Comparison]:
     """The first few held-out prompts that the original refused and the edited model answered."""
-    session = finished.session
-    prepared, held_out = session.prepared, session.held_out()
-    texts = tuple(prompt.text for prompt in prepared.prompts.target.held_out.prompts[:_ASKED])
+    run = finished.session.run
+    experiment = run.experiment
+    texts = tuple(prompt.text for prompt in experiment.prompts.target.held_out.prompts[:_ASKED])
     answers = side_by_side(
-        prepared.runner,
-        session.edit(finished.outcome),
+        experiment.runner,
+        run.edit(finished.outcome.trial),
         texts,
-        [list(tokens) for tokens in held_out.target[:_ASKED]],
+        [list(tokens) for tokens in experiment.held_out.target[:_ASKED]],
     )
-    markers = prepared.settings.markers
+    markers = run.settings.markers
     return [
         one
         for one in answers
@@ -81,7 +82,7 @@ def _comparisons(finished: Finished) -> list[Comparison]:
 
 
 def _say_what_next(finished: Finished, settings: Settings, screen: Screen) -> None:
-    outcome, path = finished.outcome, finished.session.prepared.directory.path
+    outcome, path = finished.outcome, finished.session.run.directory.path
     screen.show(
         Text(
             f"Refused before: {outcome.original.refusals}/{outcome.prompts} held-out prompts. "

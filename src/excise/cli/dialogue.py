@@ -11,7 +11,7 @@ from excise.cli.conversation import Conversation, converse
 from excise.cli.session import Ask, Session
 from excise.errors import ExciseError
 from excise.search.front import select
-from excise.store.record import Outcome
+from excise.store.outcome import Outcome
 from excise.system.paths import expanded
 
 _TRIAL = "Trial (its number, knee, fewest, refusals<=N, kl<=X), [m]ore trials, [q]uit [knee]: "
@@ -49,7 +49,7 @@ class Dialogue:
                 self._guarded(self._next)
         except EOFError:
             self._say("")
-        path = self._session.prepared.directory.path
+        path = self._session.run.directory.path
         self._say(f"The run is kept in {path}; the same command opens it again.")
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class Dialogue:
             self._say(str(error), "yellow")
 
     def _begin(self) -> None:
-        settings = self._session.prepared.settings
+        settings = self._session.run.settings
         if settings.select is not None:
             self._choose(settings.select)
         if self._outcome is not None and settings.save is not None:
@@ -88,7 +88,7 @@ class Dialogue:
             self._choose(answer or "knee")
 
     def _choose(self, selection: str) -> None:
-        self._outcome = self._session.choose(select(self._session.front(), selection))
+        self._outcome = self._session.run.choose(select(self._session.run.front(), selection))
 
     def _save(self, outcome: Outcome) -> None:
         self._session.save(outcome, self._destination("the model", f"model-{outcome.trial}"))
@@ -98,17 +98,14 @@ class Dialogue:
         self._session.save_adapter(outcome, destination)
 
     def _destination(self, what: str, name: str) -> Path:
-        proposed = self._session.prepared.directory.path / name
+        proposed = self._session.run.directory.path / name
         typed = self._ask(f"Folder for {what} [{proposed}]: ").strip()
         return expanded(typed) if typed else proposed
 
     def _chat(self, outcome: Outcome) -> None:
-        prepared = self._session.prepared
-        converse(
-            Conversation.of(prepared.settings, prepared.loaded),
-            self._session.edit(outcome),
-            self._ask,
-        )
+        run = self._session.run
+        conversation = Conversation.of(run.settings, run.loaded)
+        converse(conversation, run.edit(outcome.trial), self._ask)
 
     def _search_on(self, outcome: Outcome) -> None:
         self._more()
@@ -118,7 +115,7 @@ class Dialogue:
         if not (typed or str(_MORE)).isdecimal() or typed == "0":
             self._say(f"{typed}: not a number of trials", "yellow")
             return
-        self._session.search(self._session.study.done() + int(typed or _MORE))
+        self._session.search(self._session.run.study.done() + int(typed or _MORE))
         # A trial that was chosen may have left the front; the choice is made anew.
         self._outcome = None
         self._session.show_front()

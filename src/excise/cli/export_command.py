@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from excise.app.model import given_template, load_runner, save_options
+from excise.app.model import given_template, load_model, save_options
 from excise.checkpoint.source import resolve
+from excise.cli.render import make_screen
 from excise.cli.run_command import check_early
-from excise.cli.screen import Screen, make_screen
+from excise.cli.screen import Screen
 from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
 from excise.config import Stored, flag_name, gather
 from excise.edits.edit import Edit
@@ -139,7 +140,7 @@ def write(
     if save is None and adapter is None:
         return
     # Numbers that only loading unpacks.
-    loaded, _ = load_runner(settings, source, screen)
+    loaded = load_model(settings, source, screen)
     if save is not None:
         save_model(loaded, described, save, options, screen)
     if adapter is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from excise.app.run import run_path
 from excise.cli.human import plural
 from excise.cli.screen import Screen
 from excise.cli.session import Ask
 from excise.config import Settings, settings_digest
 from excise.events import Note
 from excise.search.study import DONE
-from excise.store.directory import RunDirectory, default_path
+from excise.store.directory import RunDirectory
 from excise.store.opening import require_idle
 from excise.system.files import next_free
 
@@ -18,7 +19,7 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
 
     ask: None goes on with the run that is there, and says so. Raises RunError if a process works on it.
     """
-    directory = RunDirectory(settings.run_dir or default_path(settings))
+    directory = RunDirectory(run_path(settings))
     require_idle(directory)
     done = _trials_done(directory, settings)
     if done == 0:
@@ -58,7 +59,7 @@ def _trials_done(directory: RunDirectory, settings: Settings) -> int:
     """
     if not directory.is_run or not directory.result.exists():
         return 0
-    if directory.identity()["settings_digest"] != settings_digest(settings):
+    if directory.identity().settings_digest != settings_digest(settings):
         return 0
     trials = directory.record()["trials"]
     assert isinstance(trials, list)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from excise.app.events import SeedsCompared
-from excise.app.prepare import prepare
-from excise.app.seeds import SeedResult, further_seeds, spreads
+from excise.app.run import prepare
+from excise.app.seeds import further_seeds
+from excise.app.spread import SeedResult, spreads
 from excise.cli.dialogue import Dialogue
 from excise.cli.printable import ask_person
+from excise.cli.render import make_screen
 from excise.cli.resume import where_to_run
-from excise.cli.screen import Screen, make_screen
+from excise.cli.screen import Screen
 from excise.cli.session import Ask, Session, answer_to
 from excise.cli.streams import is_attended
 from excise.cli.tables import spread_table
@@ -18,8 +20,7 @@ from excise.config import Settings
 from excise.errors import SettingsError
 from excise.events import Note
 from excise.search.front import Point, check_selection, hypervolume, select
-from excise.search.loop import open_study
-from excise.store.record import Outcome
+from excise.store.outcome import Outcome
 from excise.system.files import require_free
 
 DEFAULT_SELECTION = "knee"
@@ -52,7 +53,7 @@ def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
         with start(there, screen, ask) as session:
             if session.search() and settings.seeds > 1:
                 point = chosen(session, settings.select, DEFAULT_SELECTION)
-                show_seeds(session, session.choose(point))
+                show_seeds(session, session.run.choose(point))
             Dialogue(session, ask).hold()
 
 
@@ -73,7 +74,7 @@ def _unattended(
 ) -> Finished:
     whole = session.search()
     session.show_front()
-    outcome = session.choose(chosen(session, settings.select, otherwise))
+    outcome = session.run.choose(chosen(session, settings.select, otherwise))
     if settings.save is not None:
         session.save(outcome, settings.save)
     if settings.adapter is not None:
@@ -82,7 +83,7 @@ def _unattended(
     if whole:
         show_seeds(session, outcome)
     if settings.save is None and settings.adapter is None:
-        path = session.prepared.directory.path
+        path = session.run.directory.path
         screen(Note(f"nothing was saved; to write the model: excise export {path} --save DIR"))
     return Finished(session, outcome)
 
@@ -93,37 +94,37 @@ def chosen(session: Session, selection: str | None, otherwise: str | None) -> Po
     otherwise: the rule to choose by if no trial fits it; None makes that a SettingsError.
     """
     try:
-        return select(session.front(), selection or DEFAULT_SELECTION)
+        return select(session.run.front(), selection or DEFAULT_SELECTION)
     except SettingsError as error:
-        if otherwise is None or not session.front():
+        if otherwise is None or not session.run.front():
             raise
         session.screen(Note(f"{error}; taking the {otherwise}"))
-        return select(session.front(), otherwise)
+        return select(session.run.front(), otherwise)
 
 
 def show_seeds(session: Session, outcome: Outcome) -> None:
     """Repeat the search with the further seeds that were asked for, if any, and show the spread."""
-    settings = session.prepared.settings
+    settings = session.run.settings
     if settings.seeds == 1:
         return
     results = [_result(session, outcome)]
-    for prepared in further_seeds(session.prepared, session.screen):
-        session.screen(Note(f"the same search with seed {prepared.settings.seed}"))
-        other = session.with_(prepared, open_study(prepared))
+    for run in further_seeds(session.run):
+        session.screen(Note(f"the same search with seed {run.settings.seed}"))
+        other = Session(run, session.screen)
         if not other.search():
             session.screen(Note("stopped; the same command goes on with this seed"))
             return
         point = chosen(other, settings.select, DEFAULT_SELECTION)
-        results.append(_result(other, other.choose(point)))
+        results.append(_result(other, run.choose(point)))
     found = spreads(results)
     session.screen(SeedsCompared(tuple(results), found))
     session.screen.show(spread_table(results, found))
 
 
 def _result(session: Session, outcome: Outcome) -> SeedResult:
-    prompts = len(session.prepared.search_part.target)
-    volume = hypervolume(session.front(), prompts)
-    return SeedResult(session.prepared.settings.seed, outcome, volume)
+    run = session.run
+    volume = hypervolume(run.front(), len(run.experiment.search_part.target))
+    return SeedResult(run.settings.seed, outcome, volume)
 
 
 def check_early(settings: Settings) -> None:
@@ -144,9 +145,4 @@ def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session
         screen(Note(reason))
         return answer_to(ask, "Search all the same? [y]es / [n]o [n]: ").lower() in ("y", "yes")
 
-    prepared = prepare(settings, screen, go_on)
-    try:
-        return Session(prepared, open_study(prepared), screen)
-    except BaseException:
-        prepared.directory.close()
-        raise
+    return Session(prepare(settings, screen, go_on), screen)

@@ -59,7 +59,7 @@ def summary(directory: RunDirectory) -> Summary:
     path = str(directory.path)
     model = ""
     try:
-        model = str(directory.identity()["model"])
+        model = directory.identity().model
         if not directory.result.exists():
             return Summary(path, date, model, remark="no trial yet")
         return _summary(directory.record(), path, date, model)

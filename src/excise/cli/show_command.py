@@ -22,7 +22,7 @@ from excise.kinds import FACTS
 from excise.report.card import asked_with_lines
 from excise.report.plot import plot_edit, require_plots
 from excise.report.profile import Profile, place, profiles
-from excise.store.record import outcome_in
+from excise.store.outcome import outcome_in
 from excise.system.paths import expanded
 
 

@@ -16,7 +16,7 @@ from excise.events import Emit, Note
 from excise.report.card import figures_in, figures_of
 from excise.search.front import Point, select
 from excise.store.directory import RunDirectory
-from excise.store.record import outcome_of
+from excise.store.outcome import outcome_of
 from excise.system.paths import expanded, is_drive
 
 _TO_LOAD_WITH = (
@@ -47,7 +47,7 @@ class StoredRun:
         source = resolve(
             self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
         )
-        digest = self.directory.identity()["model_digest"]
+        digest = self.directory.identity().model_digest
         if source.digest != digest:
             hub = source.revision is not None
             raise RunError(
@@ -77,7 +77,7 @@ def open_stored(
 
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     """What `run.json` says of these settings. Raises RunError."""
-    settings: dict[str, Any] = directory.identity()["settings"]  # type: ignore[assignment]
+    settings = directory.identity().settings
     return Stored(
         str(directory.path / "run.json"),
         {field: settings[field] for field in fields if field in settings},

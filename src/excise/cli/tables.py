@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from excise.app.compare import Difference
     from excise.app.evaluate import Evaluation
     from excise.app.outcome import Comparison
-    from excise.app.seeds import SeedResult, Spread
-    from excise.store.record import Outcome
+    from excise.app.spread import SeedResult, Spread
+    from excise.store.outcome import Outcome
 
 
 def kl_text(kl: float) -> Text:

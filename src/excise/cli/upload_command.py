@@ -8,7 +8,8 @@ from pathlib import Path
 
 from excise.cli.export_command import write
 from excise.cli.printable import ask_person
-from excise.cli.screen import Screen, make_screen
+from excise.cli.render import make_screen
+from excise.cli.screen import Screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
 from excise.cli.streams import is_attended
@@ -108,7 +109,7 @@ def _written(run: StoredRun, form: str, screen: Screen) -> Path:
         write(run, number, screen, **{"save" if form == "model" else "adapter": folder})
         return folder
     there = read_reproduction(folder) if (folder / NAME).is_file() else None
-    digest = run.directory.identity()["model_digest"]
+    digest = run.directory.identity().model_digest
     if there is None or (there.made, there.trial.number, there.model.digest) != (
         form,
         number,

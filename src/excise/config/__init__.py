@@ -5,7 +5,7 @@ Nothing heavy may be imported in here: `excise --help` is built from it.
 
 from __future__ import annotations
 
-from excise.config.digest import differences, settings_digest, stored_digest, study_settings
+from excise.config.digest import settings_digest, study_settings
 from excise.config.flags import flag_name
 from excise.config.gather import Stored, gather
 from excise.config.settings import Settings
@@ -15,10 +15,8 @@ __all__ = [
     "PromptSource",
     "Settings",
     "Stored",
-    "differences",
     "flag_name",
     "gather",
     "settings_digest",
-    "stored_digest",
     "study_settings",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from excise.config.settings import Settings
+from excise.prompts.load import KindSources, PromptSources
 from excise.prompts.read import PromptDefaults
-from excise.prompts.splits import KindSources, PromptSources
 
 
 def prompt_sources(settings: Settings) -> PromptSources:

@@ -9,44 +9,31 @@ import torch
 from torch import Tensor
 
 from excise.anatomy.writers import Anatomy
-from excise.config import Settings
 from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import EndStatistics
 from excise.experiment.bank import Bank, ResidualBank, edit_of, residual_bank
+from excise.experiment.options import Options
 from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.kinds import of_residuals
-from excise.models.load import LoadedModel
 from excise.models.norms import post_norm_gains, row_norms
 from excise.operators.discriminant import discriminants
 from excise.operators.moments import Moments
 from excise.operators.operator import Operator
 from excise.operators.residual import difference, geometric_median, mean, winsorise
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.search.space import RIDGES
 from excise.search.start import closed_form_of
 
 
-def build_bank(
-    settings: Settings,
-    loaded: LoadedModel,
-    anatomy: Anatomy,
-    runner: Runner,
-    prompts: PromptParts,
-) -> Bank:
+def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prompts) -> Bank:
     """Every direction and operator that the search may ask for, from the train prompts.
 
     Raises PromptError if target and control prompts cannot be told apart, or are too few for the ridge.
     """
-    source = TrainPrompts(
-        loaded,
-        anatomy,
-        runner,
-        runner.chat.encode(prompts.target.train.prompts),
-        runner.chat.encode(prompts.control.train.prompts),
-    )
-    kinds = settings.kinds
+    source = TrainPrompts.of(anatomy, runner, prompts)
+    kinds = options.kinds
     with_residuals = any(map(of_residuals, kinds))
     residual: ResidualBank | None = None
     local: dict[float, Operator] = {}
@@ -65,26 +52,26 @@ def build_bank(
         require_separable(separation(*map(_ends_of, streams)))
     if streams:
         residual = residual_bank(
-            _residual_directions(settings, *streams),
+            residual_directions(options, *streams),
             anatomy,
-            post_norm_gains(loaded.model, anatomy.writers, anatomy.dimension),
-            row_norms(loaded.model, anatomy.writers, anatomy.dimension)
+            post_norm_gains(runner.model, anatomy.writers, anatomy.dimension),
+            row_norms(runner.model, anatomy.writers, anatomy.dimension)
             if "row_normalised" in kinds
             else None,
         )
     bank = Bank(residual, local)
-    for _ in range(settings.directions - 1):
-        bank = replace(bank, further=(*bank.further, _next_bank(settings, source, bank, moments)))
+    for _ in range(options.directions - 1):
+        bank = replace(bank, further=(*bank.further, _next_bank(options, source, bank, moments)))
     return bank
 
 
-def _residual_directions(settings: Settings, target: Tensor, control: Tensor) -> Tensor:
+def residual_directions(options: Options, target: Tensor, control: Tensor) -> Tensor:
     """Unit directions [layer, d] from residual streams [prompt, layer, d], float64."""
-    centre = geometric_median if settings.direction_from == "geometric_median" else mean
+    centre = geometric_median if options.direction_from == "geometric_median" else mean
     return difference(
-        centre(winsorise(target, settings.winsorise)),
-        centre(winsorise(control, settings.winsorise)),
-        orthogonalise=settings.orthogonalise,
+        centre(winsorise(target, options.winsorise)),
+        centre(winsorise(control, options.winsorise)),
+        orthogonalise=options.orthogonalise,
     )
 
 
@@ -93,9 +80,7 @@ def _ends_of(residual: Tensor) -> EndStatistics:
     return EndStatistics(values.mean(0), values.var(0, correction=0).sum(-1), len(values))
 
 
-def _next_bank(
-    settings: Settings, source: TrainPrompts, bank: Bank, moments: Moments | None
-) -> Bank:
+def _next_bank(options: Options, source: TrainPrompts, bank: Bank, moments: Moments | None) -> Bank:
     """The next direction: what still separates the prompts while the directions before it are removed.
 
     From each new δ the part along the earlier directions is taken as their operators see it, δ − u (vᵀδ).
@@ -103,15 +88,15 @@ def _next_bank(
     that all together are the oblique projector away from all of them, in whatever order they apply.
     """
     anatomy = source.anatomy
-    first = closed_form_of(settings.kinds[0], anatomy)
+    first = closed_form_of(options.kinds[0], anatomy)
     edit = edit_of(first, bank, anatomy)
     residual: ResidualBank | None = None
     local: dict[float, Operator] = {}
-    with VirtualEdits(source.loaded.model, edit.writers) as edits:
+    with VirtualEdits(source.runner.model, edit.writers) as edits:
         edits.use(edit)
         if bank.residual is not None:
             streams = source.residuals(source.target), source.residuals(source.control)
-            directions = _residual_directions(settings, *streams)
+            directions = residual_directions(options, *streams)
             earlier = [bank.residual, *(each.residual for each in bank.further if each.residual)]
             for one in earlier:
                 known = one.directions.to(torch.float64)

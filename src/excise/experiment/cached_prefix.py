@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedModel
+
 from excise.anatomy.writers import Anatomy
 from excise.engine.batch_size import key_value_bytes
 from excise.engine.cached_layers import CachedLayers, CachedPart, start_layers_within
 from excise.engine.capability import slots_are_exact
 from excise.engine.prefill import Tokens, common_prefix_length
-from excise.models.load import LoadedModel
+from excise.models.weights import stored_bytes
 
 _SHARE, _LEAST = 0.05, 64 * 2**20
 """Share of the model's size that stored states may take, and bytes that they may always take."""
 
 
 def room_for_cached_layers(
-    loaded: LoadedModel, anatomy: Anatomy, target: Sequence[Tokens], control: Sequence[Tokens]
+    model: PreTrainedModel, anatomy: Anatomy, target: Sequence[Tokens], control: Sequence[Tokens]
 ) -> CachedPart | None:
     """Empty caches for both sets; None if the model needs whole passes or no start layer fits."""
-    model = loaded.model
     if not slots_are_exact(model):
         return None
     start_layers = start_layers_within(
-        max(_SHARE * loaded.bytes, _LEAST),
+        max(_SHARE * stored_bytes(model), _LEAST),
         len(anatomy.layers),
         (_own_tokens(target), _own_tokens(control)),
         anatomy.dimension,

@@ -14,11 +14,11 @@ from excise.engine.batch_size import with_halving
 from excise.engine.distributions import Distributions, distributions
 from excise.engine.prefill import Tokens
 from excise.experiment.runner import Runner
-from excise.prompts.splits import PromptParts
+from excise.prompts.splits import Prompts
 from excise.scorers.damage import is_empty, is_loop
 from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, divergences
 from excise.scorers.refusals import Refusals
-from excise.store.record import Answered
+from excise.store.outcome import Answered
 
 Switch = Callable[[bool], None]
 """Applies a change of the model (True), or removes it (False)."""
@@ -67,7 +67,7 @@ class Measured:
     answer_divergences: tuple[float, ...]
 
 
-def measure_held_out(runner: Runner, prompts: PromptParts) -> HeldOut:
+def measure_held_out(runner: Runner, prompts: Prompts) -> HeldOut:
     """Measure the original model on the held-out prompts."""
     started = time.perf_counter()
     target, control = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor
@@ -11,13 +10,11 @@ from transformers import PreTrainedModel
 
 from excise.engine.assignment import ONE_CANDIDATE, Assignment, LayerCache
 from excise.engine.batch_size import with_halving
-from excise.engine.cached_layers import CachedPart
 from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
 from excise.models.chat import Chat
-from excise.prompts.sets import PromptSet
 from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge, Refusals
 
 Result = TypeVar("Result")
@@ -38,11 +35,31 @@ class Runner:
         markers: Sequence[str],
         max_new_tokens: int,
         slots: int,
+        rows: int = 32,
         emit: Emit,
     ) -> None:
-        self.model, self.chat, self.slots, self.rows = model, chat, slots, 32
-        self._max_new_tokens, self._emit = max_new_tokens, emit
+        self.model, self.chat, self.slots, self.rows = model, chat, slots, rows
+        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
         self._judge = MarkerJudge(model, chat, markers)
+
+    def with_chat(self, chat: Chat) -> Runner:
+        """The same model, asked by another chat."""
+        return self._like(chat, self.slots, self.rows)
+
+    def with_batch(self, slots: int, rows: int) -> Runner:
+        """The same, in other batches."""
+        return self._like(self.chat, slots, rows)
+
+    def _like(self, chat: Chat, slots: int, rows: int) -> Runner:
+        return Runner(
+            self.model,
+            chat,
+            markers=self._markers,
+            max_new_tokens=self._max_new_tokens,
+            slots=slots,
+            rows=rows,
+            emit=self._emit,
+        )
 
     def in_rows(self, work: Callable[[int], Result]) -> Result:
         """`work(rows)` for forward passes, with fewer rows for good if memory runs out."""
@@ -119,57 +136,3 @@ class Runner:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""
         result, self.slots = with_halving(self.slots, work, self.emit_halved)
         return result
-
-
-@dataclass(frozen=True)
-class Part:
-    """Target and control prompts of one part, as tokens, and what the original model makes of them.
-
-    original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. cached_layers: what early layers make of both
-    sets.
-    """
-
-    target: tuple[Tokens, ...]
-    control: tuple[Tokens, ...]
-    original: Tensor
-    answered: Refusals
-    cached_layers: CachedPart | None = None
-
-    @property
-    def refusals(self) -> int:
-        """How many target prompts the original model refuses."""
-        return self.answered.count
-
-    def divergences(self, runner: Runner) -> list[float]:
-        """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
-        return runner.divergences(self.control, self.original)
-
-
-def measure_original(
-    runner: Runner,
-    target: PromptSet,
-    control: PromptSet,
-    room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
-) -> Part:
-    """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
-    target_tokens = tuple(runner.chat.encode(target.prompts))
-    control_tokens = tuple(runner.chat.encode(control.prompts))
-    cached_layers = room(target_tokens, control_tokens)
-    part = Part(
-        target=target_tokens,
-        control=control_tokens,
-        original=runner.log_probabilities(
-            control_tokens, cached_layers.control.recording() if cached_layers else None
-        ),
-        answered=runner.refusals(
-            target_tokens,
-            assignment=Assignment(
-                cached_layers=cached_layers.target.recording() if cached_layers else None
-            ),
-        ),
-        cached_layers=cached_layers,
-    )
-    if cached_layers is not None:
-        cached_layers.verify(runner.model, target_tokens, control_tokens)
-    return part

@@ -20,9 +20,10 @@ from excise.engine.capture import (
 )
 from excise.engine.decode import greedy
 from excise.experiment.runner import Runner
-from excise.models.load import LoadedModel
 from excise.models.positions import within_positions
+from excise.models.weights import stored_bytes
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.prompts.splits import Prompts
 
 _MOMENTS_SHARE = 0.1
 """Share of the model's size that second moments may take; where exact ones take more, they are sketched."""
@@ -38,17 +39,23 @@ _ANSWERED = 64
 
 @dataclass(frozen=True)
 class TrainPrompts:
-    """What a bank is made from: a model, what writes in it, train prompts as tokens."""
+    """What a bank is made from: a model in its runner, what writes in it, train prompts as tokens."""
 
-    loaded: LoadedModel
     anatomy: Anatomy
     runner: Runner
     target: Sequence[Sequence[int]]
     control: Sequence[Sequence[int]]
 
+    @classmethod
+    def of(cls, anatomy: Anatomy, runner: Runner, prompts: Prompts) -> TrainPrompts:
+        """The train prompts, encoded."""
+        encode = runner.chat.encode
+        target, control = prompts.target.train.prompts, prompts.control.train.prompts
+        return cls(anatomy, runner, encode(target), encode(control))
+
     def residuals(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """[prompt, layer, d] at the last prompt token."""
-        model, layers = self.loaded.model, self.anatomy.layers
+        model, layers = self.runner.model, self.anatomy.layers
         return self.runner.in_rows(
             lambda rows: residuals(model, layers, prompts, rows, dimension=self.anatomy.dimension)
         )
@@ -73,7 +80,7 @@ class TrainPrompts:
     ) -> EndStatistics:
         """Statistics of writers' outputs at the last prompt token; moments fill as tokens pass."""
         return writer_statistics(
-            self.loaded.model,
+            self.runner.model,
             self.anatomy.names,
             prompts,
             rows,
@@ -85,8 +92,8 @@ class TrainPrompts:
 def accumulator(source: TrainPrompts) -> Moments:
     """Empty second moments, exact if those of all writers fit into their share of memory."""
     writers, size = len(source.anatomy.names), source.anatomy.dimension
-    budget = max(_MOMENTS_SHARE * source.loaded.bytes, _LEAST_MEMORY)
-    model = source.loaded.model
+    budget = max(_MOMENTS_SHARE * stored_bytes(source.runner.model), _LEAST_MEMORY)
+    model = source.runner.model
     devices = [execution_device(model.get_submodule(name)) for name in source.anatomy.names]
     if writers * size * size * 8 <= budget:
         return ExactMoments(writers, size, devices)
@@ -98,9 +105,9 @@ def answered(source: TrainPrompts, rows: int) -> list[list[int]]:
     """Some control prompts, each with the model's answer to it."""
     step = max(1, len(source.control) // _ANSWERED)
     prompts = source.control[::step][:_ANSWERED]
-    model = source.loaded.model
+    model = source.runner.model
     # Not by what is free at the moment: rounding, and with it an answer, may depend on the number of slots.
-    budget = batch_memory(source.loaded.bytes)
+    budget = batch_memory(stored_bytes(source.runner.model))
     fitting = slots_within(budget, model, prompts, ANSWER_TOKENS)
     most = within_positions(model, prompts, ANSWER_TOKENS)
     answers = greedy(model, prompts, max_new_tokens=most, slots=min(rows, fitting))

@@ -14,42 +14,11 @@ from excise.engine.assignment import Assignment
 from excise.engine.decode import scheduler_for
 from excise.engine.scheduler import Scheduler
 from excise.errors import TrialError
-from excise.experiment.runner import Part, Runner
-from excise.scorers.refusals import JudgedRequest, Refusals
+from excise.experiment.baseline import Part
+from excise.experiment.runner import Runner
+from excise.scorers.refusals import JudgedRequest
 from excise.search.front import Point, refusals_to_beat
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A candidate's scores.
-
-    kl: nats, first answer token, mean over control prompts. answered: verdicts on target prompts; None if
-    KL alone rules the candidate out. dominated: a trial before it is at least as good in both; its
-    refusals are then a lower bound.
-    """
-
-    kl: float
-    answered: Refusals | None
-    dominated: bool
-
-    @property
-    def refusals(self) -> int:
-        """Certain refusals."""
-        return 0 if self.answered is None else self.answered.count
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What decides how much of a trial is waited for.
-
-    points: trials finished before. priorities: of each target prompt, how often it was refused before: asked
-    first, these rule a bad candidate out soonest. exhaustive: wait for every verdict and run every layer all
-    the same; the scores that come out are alike.
-    """
-
-    points: tuple[Point, ...] = ()
-    priorities: tuple[float, ...] | None = None
-    exhaustive: bool = False
+from excise.search.scoring import Bound, Scored
 
 
 @dataclass
@@ -59,6 +28,7 @@ class _RunningTrial:
     candidate_slot: int
     bound: Bound
     points: list[Point]
+    divergences: tuple[float, ...] = ()
     kl: float = 0.0
     judged: JudgedRequest | None = None
     error: TrialError | None = None
@@ -126,9 +96,10 @@ class Scoring:
         self._running.append(one)
         target, control = self._assignments(edit, one)
         try:
-            one.kl = mean(
+            one.divergences = tuple(
                 self._runner.divergences(self._part.control, self._part.original, control)
             )
+            one.kl = mean(one.divergences)
         except TrialError as error:
             one.error = error
         else:
@@ -177,20 +148,20 @@ class Scoring:
             self._scheduler = None
             self._edits.use(None)
         if one.judged is None:
-            return one.error or Scored(one.kl, None, dominated=True), one.seconds
+            return one.error or Scored(one.kl, None, True, one.divergences), one.seconds
         request = one.judged.request
         seconds = one.seconds + request.seconds
         if request.failure is not None:
             return request.failure, seconds
         verdicts = one.judged.verdicts()
         dominated = one.limit is not None and verdicts.count >= one.limit
-        return Scored(one.kl, verdicts, dominated), seconds
+        return Scored(one.kl, verdicts, dominated, one.divergences), seconds
 
     def _assign_slot(self, edit: Edit) -> int:
         """Put the edit in force beside the others; returns its candidate slot."""
         candidate_slot = min(self._free)
         self._free.remove(candidate_slot)
-        # Seats from the lowest on are taken first, so there is never a gap before a new one.
+        # Slots from the lowest on are taken first, so that there is never a gap before a new one.
         self._edits_of[candidate_slot : candidate_slot + 1] = [edit]
         self._edits.use_several(self._edits_of)
         return candidate_slot
@@ -243,23 +214,23 @@ def score(
     bound: Bound,
 ) -> list[Scored | TrialError]:
     """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
-    return score_all(Scoring(runner, edits, part, len(candidates)), edits, candidates, bound)
+    try:
+        return score_all(Scoring(runner, edits, part, len(candidates)), candidates, bound)
+    finally:
+        edits.use(None)
 
 
 def score_all(
-    scoring: Scoring, edits: VirtualEdits, candidates: Sequence[Edit], bound: Bound
+    scoring: Scoring, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:
     """Score all candidates with `scoring`, as many side by side as it has slots for."""
     found: list[Scored | TrialError] = []
     waiting = list(candidates)
-    try:
-        while waiting or len(scoring):
-            if waiting and scoring.ready:
-                scoring.begin(waiting.pop(0), bound)
-            elif scoring.finished:
-                found.append(scoring.take()[0])
-            else:
-                scoring.advance(more=bool(waiting))
-    finally:
-        edits.use(None)
+    while waiting or len(scoring):
+        if waiting and scoring.ready:
+            scoring.begin(waiting.pop(0), bound)
+        elif scoring.finished:
+            found.append(scoring.take()[0])
+        else:
+            scoring.advance(more=bool(waiting))
     return found

@@ -33,10 +33,12 @@ class Chat:
 
         Raises ModelError if the template fails, or leaves out the prompt's text or the system prompt.
         """
-        messages = messages_of(prompt.text, prompt.system_prompt)
+        messages = messages_of(prompt.text, prompt.system_prompt, prompt.earlier)
         rendered = render(self.tokenizer, messages, self.call)
         for message in messages:
-            require_rendered(message["content"], rendered)
+            # Templates leave out the thoughts of earlier answers.
+            if message["role"] != "assistant":
+                require_rendered(message["content"], rendered)
         return rendered + self.response_prefix
 
     def conversation(self, messages: Sequence[Message]) -> str:
@@ -128,5 +130,6 @@ class Chat:
 
     def generation_prompt(self, prompt: Prompt) -> str:
         """The text between the prompt and its answer: generation prompt and response prefix."""
-        rendered = render(self.tokenizer, messages_of(prompt.text, prompt.system_prompt), self.call)
+        messages = messages_of(prompt.text, prompt.system_prompt, prompt.earlier)
+        rendered = render(self.tokenizer, messages, self.call)
         return rendered.rpartition(prompt.text.strip())[2] + self.response_prefix

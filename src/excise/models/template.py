@@ -52,10 +52,13 @@ class TemplateCall:
         return replace(self, arguments={**self.arguments, **arguments})
 
 
-def messages_of(text: str, system_prompt: str | None) -> list[Message]:
-    """The system prompt, if any, and one user message."""
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return [*system, {"role": "user", "content": text}]
+def messages_of(
+    text: str, system_prompt: str | None, earlier: Sequence[tuple[str, str]] = ()
+) -> list[Message]:
+    """The system prompt, if any, earlier turns as roles and texts, and one user message."""
+    system = [] if system_prompt is None else [("system", system_prompt)]
+    turns = [*system, *earlier, ("user", text)]
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def render(

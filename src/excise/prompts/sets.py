@@ -9,10 +9,14 @@ from typing import overload
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user message, with an optional system prompt."""
+    """A user message, with an optional system prompt.
+
+    earlier: role and text of the turns before it, without the system prompt.
+    """
 
     text: str
     system_prompt: str | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from excise.errors import PromptError
-from excise.prompts.read import PromptDefaults, read
+from excise.prompts.given import PromptLike, prompt_set
 from excise.prompts.sets import Prompt, PromptSet
-from excise.prompts.source import PromptSource
 
 _SPLIT_SEED = 0
 """Independent of `--seed`, so that searches with different seeds have the same held-out prompts."""
@@ -20,37 +20,6 @@ _NAMED = 3
 """Number of prompts that a note about an overlap quotes."""
 MINIMUM = {"train": 4, "search": 1, "held-out": 1}
 """Fewest prompts of each part."""
-
-
-@dataclass(frozen=True)
-class KindSources:
-    """Sources of target or control prompts: one set to split, or a set for each part.
-
-    held_out: None takes it from the train set.
-    """
-
-    whole: PromptSource | None = None
-    train: PromptSource | None = None
-    search: PromptSource | None = None
-    held_out: PromptSource | None = None
-
-    def named(self) -> list[PromptSource]:
-        """The sources that are set."""
-        sources = (self.whole, self.train, self.search, self.held_out)
-        return [source for source in sources if source is not None]
-
-
-@dataclass(frozen=True)
-class PromptSources:
-    """Sources of all prompts of a run."""
-
-    target: KindSources
-    control: KindSources
-    shared: PromptDefaults = field(default_factory=PromptDefaults)
-
-    def names(self) -> list[str]:
-        """The distinct sources, as a user would write them."""
-        return list(dict.fromkeys(map(str, (*self.target.named(), *self.control.named()))))
 
 
 @dataclass(frozen=True)
@@ -66,25 +35,54 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class PromptParts:
-    """All prompts of a run, with notes for readers of its figures."""
+class Prompts:
+    """All prompts of an experiment, with notes for readers of its figures."""
 
     target: Parts
+    """Prompts that show the behaviour."""
     control: Parts
-    notes: tuple[str, ...]
+    """Prompts that do not show it."""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, target: Given, control: Given, *, system_prompt: str | None = None) -> Prompts:
+        """Prompts from memory.
+
+        target, control: a `PromptSet` (see `excise.read_prompts`) or a sequence of prompts, which is shuffled
+        and split three ways as the command line does it; or a mapping from "train", "search" and, unless it
+        is to be cut off the train prompts, "held_out" to such sets. A prompt is a string, a chat message with
+        "role" and "content", or a conversation of such messages that ends with one of the user.
+        system_prompt: of prompts that bring none of their own.
+        Raises PromptError if a prompt is none of these, or a set has too few.
+        """
+        sets = {"target": target, "control": control}
+        made = {kind: _parts_of(kind, given, system_prompt) for kind, given in sets.items()}
+        return joined(made["target"], made["control"])
 
 
-def load_parts(sources: PromptSources) -> PromptParts:
-    """Read all prompt sets of a run and split them.
+Given = PromptSet | Sequence[PromptLike] | Mapping[str, PromptSet | Sequence[PromptLike]]
 
-    Raises:
-        PromptError: a set cannot be read, or has too few prompts.
-        HubError: neither the hub nor a cached copy can be read.
-    """
-    target, target_notes = _load_kind("target", sources.target, sources.shared)
-    control, control_notes = _load_kind("control", sources.control, sources.shared)
-    both = _all_prompts(target) & _all_prompts(control)
-    if both and both >= _all_prompts(target):
+
+def _parts_of(kind: str, given: Given, system_prompt: str | None) -> tuple[Parts, list[str]]:
+    if not isinstance(given, Mapping):
+        return three_parts(kind, whole=prompt_set(given, kind, system_prompt))
+    unknown = set(given) - {"train", "search", "held_out"}
+    if unknown or not {"train", "search"} <= set(given):
+        raise PromptError(
+            f"{kind}: a mapping of prompts has the keys train, search and, if wanted, held_out; this one has "
+            f"{', '.join(map(str, given))}"
+        )
+    sets = {
+        part: prompt_set(one, f"{kind} {part.replace('_', '-')}", system_prompt)
+        for part, one in given.items()
+    }
+    return three_parts(kind, **sets)
+
+
+def joined(target: tuple[Parts, list[str]], control: tuple[Parts, list[str]]) -> Prompts:
+    """Both kinds with their notes. Raises PromptError if they hold the same prompts."""
+    both = _all_prompts(target[0]) & _all_prompts(control[0])
+    if both and both >= _all_prompts(target[0]):
         raise PromptError("target and control hold the same prompts; give two sets that differ")
     named = sorted(repr(prompt.text) for prompt in both)
     quoted = ", ".join(named[:_NAMED] + ["…"] * (len(named) > _NAMED))
@@ -93,27 +91,35 @@ def load_parts(sources: PromptSources) -> PromptParts:
         if both
         else []
     )
-    return PromptParts(target, control, (*target_notes, *control_notes, *in_both))
+    return Prompts(target[0], control[0], (*target[1], *control[1], *in_both))
 
 
-def _load_kind(kind: str, sources: KindSources, shared: PromptDefaults) -> tuple[Parts, list[str]]:
+def three_parts(
+    kind: str,
+    *,
+    whole: PromptSet | None = None,
+    train: PromptSet | None = None,
+    search: PromptSet | None = None,
+    held_out: PromptSet | None = None,
+) -> tuple[Parts, list[str]]:
+    """Parts of one kind without a prompt in two of them, and notes on what was done.
+
+    Either `whole` is split, or the other sets are taken as they are. Raises PromptError if one has too few.
+    """
     notes: list[str] = []
-    if sources.whole is not None:
-        three = split_whole(read(sources.whole, shared, kind), _SPLIT_SEED)
+    if whole is not None:
+        three = split_whole(whole, _SPLIT_SEED)
+    elif train is None or search is None:
+        raise ValueError(f"no {kind} train prompts, or no search prompts")
+    elif held_out is not None:
+        three = Parts(train, search, held_out)
     else:
-        if sources.train is None or sources.search is None:
-            raise ValueError(f"no source of the {kind} train prompts, or of the search prompts")
-        train = read(sources.train, shared, f"{kind} train")
-        search = read(sources.search, shared, f"{kind} search")
-        if sources.held_out is not None:
-            held_out = read(sources.held_out, shared, f"{kind} held-out")
-        else:
-            before = len(train)
-            train, held_out = cut_held_out(train, f"{kind} held-out")
-            notes.append(
-                f"{kind}: no held-out set is given, so the last {len(held_out)} of the {before} "
-                "train prompts are held out."
-            )
+        before = len(train)
+        train, held_out = cut_held_out(train, f"{kind} held-out")
+        notes.append(
+            f"{kind}: no held-out set is given, so the last {len(held_out)} of the {before} "
+            "train prompts are held out."
+        )
         three = Parts(train, search, held_out)
     three, dropped = drop_repeated(three)
     notes += [f"{kind}: {note}" for note in dropped]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from excise import __version__
 from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
 from excise.edits.edit import Edit
@@ -12,8 +11,9 @@ from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
-from excise.scorers.interval import counted
-from excise.store.record import Outcome, outcome_in
+from excise.scorers.interval import Share
+from excise.store.outcome import Outcome, outcome_in
+from excise.system.version import VERSION
 
 _RECORDED = """
 `reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
@@ -28,13 +28,13 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
     return [
         (
             "target prompts refused",
-            counted(before.refusals, outcome.prompts),
-            counted(after.refusals, outcome.prompts),
+            str(Share(before.refusals, outcome.prompts)),
+            str(Share(after.refusals, outcome.prompts)),
         ),
         (
             "control prompts refused",
-            counted(before.control_refusals, outcome.control_prompts),
-            counted(after.control_refusals, outcome.control_prompts),
+            str(Share(before.control_refusals, outcome.control_prompts)),
+            str(Share(after.control_refusals, outcome.control_prompts)),
         ),
         ("answers that are empty", f"{before.empty}/{answers}", f"{after.empty}/{answers}"),
         ("answers that loop", f"{before.looping}/{answers}", f"{after.looping}/{answers}"),
@@ -146,7 +146,7 @@ def model_card(
 # {name}, edited
 
 This is {form} **{name}**{f" (revision {code(source.origin.revision)})" if source.origin else ""}.
-Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
+Its weights were changed by [excise](https://pypi.org/project/excise/) {VERSION}: the direction of one
 behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
 {edit.kind} kind: {facts.text} ({facts.source}).
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from excise.checkpoint.folder import RECORD
-from excise.config import Settings, stored_digest, study_settings
+from excise.config import Settings, study_settings
 from excise.errors import ReproductionError
 from excise.kinds import KINDS, current_name, with_current_kind
+from excise.store.identity import stored_digest
 from excise.system.json_files import first_fault, read_json_object
 
 FORMAT = 2
@@ -34,7 +35,7 @@ class Original(_Record):
     digest: str
 
 
-class Prompts(_Record):
+class RecordedPrompts(_Record):
     """One part of the prompts. digest: SHA-256 over the prompts themselves, in order."""
 
     origin: str
@@ -46,9 +47,9 @@ class Prompts(_Record):
 class RecordedParts(_Record):
     """The prompts of one kind."""
 
-    train: Prompts
-    search: Prompts
-    held_out: Prompts
+    train: RecordedPrompts
+    search: RecordedPrompts
+    held_out: RecordedPrompts
 
 
 class PromptSets(_Record):
@@ -57,13 +58,13 @@ class PromptSets(_Record):
     target: RecordedParts
     control: RecordedParts
 
-    def part(self, kind: str, part: str) -> Prompts:
+    def part(self, kind: str, part: str) -> RecordedPrompts:
         """One part of the prompts of one kind."""
-        found: Prompts = getattr(getattr(self, kind), part)
+        found: RecordedPrompts = getattr(getattr(self, kind), part)
         return found
 
 
-class Trial(_Record):
+class RecordedTrial(_Record):
     """The trial that was saved.
 
     parameters: the search's. strengths: of every writer, in order. completed: how many trials the study had
@@ -134,7 +135,7 @@ class Reproduction(_Record):
     settings: Settings
     settings_digest: str
     prompts: PromptSets
-    trial: Trial
+    trial: RecordedTrial
     circumstances: Circumstances
     written_with: dict[str, str]
     figures: str

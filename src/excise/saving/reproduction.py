@@ -25,8 +25,8 @@ from excise.reproduce.record import (
     Circumstances,
     Original,
     PromptSets,
+    RecordedTrial,
     Reproduction,
-    Trial,
 )
 from excise.rewrite.plan import Plan, Rewrite
 from excise.rewrite.tensor_data import TensorData, steps_for
@@ -49,7 +49,7 @@ def reproduction_of(
     hardware: False leaves that part out. Raises RunError if the run was last written by an excise that did
     not record this, or knows other settings.
     """
-    identity: dict[str, Any] = directory.identity()
+    identity = directory.identity()
     record: dict[str, Any] = directory.record()
     edit = directory.edit(number)
     if record.get("circumstances") is None:
@@ -65,7 +65,7 @@ def reproduction_of(
     if not hardware:
         known.pop("hardware", None)
     try:
-        settings = Settings.model_validate(identity["settings"])
+        settings = Settings.model_validate(identity.settings)
         prompts = PromptSets.model_validate(record["prompts"])
         circumstances = Circumstances.model_validate(known)
     except ValidationError as error:
@@ -78,7 +78,7 @@ def reproduction_of(
         model=Original(name=source.reference, revision=source.revision, digest=source.digest),
         seed=settings.seed,
         settings=_from_anywhere(settings, source),
-        settings_digest=identity["settings_digest"],
+        settings_digest=identity.settings_digest,
         prompts=prompts,
         trial=_trial(number, edit, record),
         circumstances=circumstances,
@@ -89,10 +89,10 @@ def reproduction_of(
     )
 
 
-def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> Trial:
+def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> RecordedTrial:
     """The trial that is saved, as its edit and the run's record tell it."""
     writers = len(dict.fromkeys(edit.writers))
-    return Trial(
+    return RecordedTrial(
         number=number,
         parameters=dict(edit.parameters),
         # An edit of several directions repeats them.

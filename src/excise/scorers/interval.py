@@ -31,10 +31,25 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def counted(count: int, of: int) -> str:
-    """A count with its interval in per cent, as in "3/100 (1 to 8 %)"."""
-    low, high = wilson(count, of)
-    return f"{count}/{of} ({100 * low:.0f} to {100 * high:.0f} %)"
+@dataclass(frozen=True)
+class Share:
+    """A count of so many, with the 95 % interval of the share, see `wilson`."""
+
+    count: int
+    of: int
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval, from 0 to 1."""
+        return wilson(self.count, self.of)[0]
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval, from 0 to 1."""
+        return wilson(self.count, self.of)[1]
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.of} ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from excise.config import Settings, settings_digest, stored_digest, study_settings
 from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.kinds import KINDS, current_name, former_name, with_current_kind
 from excise.prompts.sets import PromptSet
-from excise.prompts.splits import PromptParts
-from excise.store.shape import Identity, Record, require_shape
+from excise.prompts.splits import Prompts
+from excise.store.identity import Identity, stored_digest
+from excise.store.shape import ResultShape, require_shape
 from excise.system.files import write_bytes
 from excise.system.json_files import read_json_object
 from excise.system.paths import directory_name, last_part, names_a_path
@@ -71,37 +71,28 @@ class RunDirectory:
         """The edit of a front trial. Raises RunError if there is none."""
         return Edit.load(self.edit_path(number))
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> Identity:
         """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""
         path = self.folder / "run.json"
         content: dict[str, Any] = read_json(path, "not a run directory")
-        require_shape(path, content, Identity)
-        if content["format"] < _RENAMED_IN:
-            settings = content["settings"]
-            kinds = settings.get("kinds")
-            if isinstance(kinds, list):
-                settings = {**settings, "kinds": [current_name(str(kind)) for kind in kinds]}
-            content |= {"settings": settings, "settings_digest": stored_digest(settings)}
-        return content
+        identity = require_shape(path, content, Identity)
+        if content["format"] >= _RENAMED_IN or not identity.kinds:
+            return identity
+        kinds = [current_name(kind) for kind in identity.kinds]
+        return identity.with_settings({**identity.settings, "kinds": kinds})
 
     def former_kinds(self) -> tuple[str, ...]:
         """The kinds of the run that are no longer searched. Raises RunError."""
-        settings: Any = self.identity()["settings"]
-        kinds = settings.get("kinds")
-        return tuple(one for one in kinds if one not in KINDS) if isinstance(kinds, list) else ()
+        return tuple(kind for kind in self.identity().kinds if kind not in KINDS)
 
     def record(self) -> dict[str, object]:
         """What `result.json` holds. Raises RunError if it is missing or damaged."""
         content: dict[str, Any] = read_json(self.result, "no result in this run directory yet")
-        require_shape(self.result, content, Record)
+        require_shape(self.result, content, ResultShape)
         if content["format"] < _RENAMED_IN:
             for trial in content["trials"]:
                 trial["parameters"] = with_current_kind(trial["parameters"])
         return content
-
-    def dtype(self) -> str | None:
-        """The data type that the run used so far, None for a new run. Raises RunError."""
-        return str(self.record()["dtype"]) if self.result.exists() else None
 
 
 def read_json(path: Path, absent: str) -> dict[str, object]:
@@ -138,22 +129,21 @@ def _checksum(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def default_path(settings: Settings) -> Path:
+def default_path(settings: Mapping[str, object]) -> Path:
     """runs/<model>-<digest of the settings>: the same command finds its own run again.
 
-    A run of an older format is found under the digest of its settings with the former names of kinds.
+    settings: those of the study, as in `Identity`. A run of an older format is found under the digest of its
+    settings with the former names of kinds.
     """
-    model = last_part(settings.model) if names_a_path(settings.model) else settings.model
-    stored = study_settings(settings)
-    former = stored_digest({**stored, "kinds": [former_name(kind) for kind in settings.kinds]})
-    now, then = (
-        DEFAULT_ROOT / f"{directory_name(model)}-{digest[:8]}"
-        for digest in (settings_digest(settings), former)
-    )
+    model, kinds = str(settings["model"]), settings["kinds"]
+    assert isinstance(kinds, list)
+    name = directory_name(last_part(model) if names_a_path(model) else model)
+    former = {**settings, "kinds": [former_name(kind) for kind in kinds]}
+    now, then = (DEFAULT_ROOT / f"{name}-{stored_digest(each)[:8]}" for each in (settings, former))
     return then if then.exists() and not now.exists() else now
 
 
-def prompts_digest(prompts: PromptParts) -> str:
+def prompts_digest(prompts: Prompts) -> str:
     """What tells these prompts from others that may come from files of the same names."""
     digest = hashlib.sha256()
     for parts in (prompts.target, prompts.control):
@@ -168,7 +158,11 @@ def set_digest(prompts: PromptSet) -> str:
 
 
 def _canonical(prompts: PromptSet) -> bytes:
-    return json.dumps([[one.system_prompt, one.text] for one in prompts.prompts]).encode()
+    told = [
+        [one.system_prompt, one.text, *([one.earlier] if one.earlier else [])]
+        for one in prompts.prompts
+    ]
+    return json.dumps(told).encode()
 
 
 def all_runs(root: Path = DEFAULT_ROOT) -> list[RunDirectory]:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
-from excise.config import Settings, differences, settings_digest, study_settings
 from excise.errors import RunError, SaveError, translated
 from excise.search.space import REFUSAL_WEIGHT
-from excise.store.directory import FORMAT, RunDirectory, default_path, write_json
+from excise.store.directory import FORMAT, RunDirectory, write_json
+from excise.store.identity import Identity, differences
 from excise.store.journal import mend
 from excise.system.files import write_error
 from excise.system.lock import Busy, ProcessLock
@@ -63,14 +64,13 @@ class OpenRun(RunDirectory):
         self.close()
 
 
-def open_run(settings: Settings, model_digest: str, prompts: str) -> OpenRun:
-    """The run directory of these settings, made if it is new, for this process alone until it is closed.
+def open_run(path: Path, identity: Identity) -> OpenRun:
+    """The run directory of a study, made if it is new, for this process alone until it is closed.
 
-    model_digest, prompts: what tells the checkpoint, and the prompts, from others of the same name.
-    Raises RunError if it belongs to another model or other settings, naming what differs, or if another
-    process works on it, naming that; SaveError if it cannot be written.
+    Raises RunError if it belongs to another study, naming what differs, or if another process works on it,
+    naming that; SaveError if it cannot be written.
     """
-    directory = RunDirectory(settings.run_dir or default_path(settings))
+    directory = RunDirectory(path)
     # Before the lock: nothing is put into a folder that is none of ours, or through a link out of it.
     _require_no_links(directory)
     _require_run_or_new(directory)
@@ -78,13 +78,14 @@ def open_run(settings: Settings, model_digest: str, prompts: str) -> OpenRun:
     try:
         if directory.is_run:
             _require_searchable(directory)
-            _require_same(directory, settings, model_digest, prompts)
+            _require_same(directory, identity)
             _clear_away(directory)
             notes = _mended(directory)
         else:
             _require_run_or_new(directory)
             _clear_away(directory)
-            _identify(directory, settings, model_digest, prompts)
+            content = {"format": FORMAT, **identity.model_dump()}
+            write_json(directory.folder / "run.json", content)
             notes = ()
         return OpenRun(directory.path, lock, notes)
     except BaseException:
@@ -158,23 +159,6 @@ def _mended(directory: RunDirectory) -> tuple[str, ...]:
     )
 
 
-def _identify(directory: RunDirectory, settings: Settings, model_digest: str, prompts: str) -> None:
-    content: dict[str, object] = {
-        "format": FORMAT,
-        "model": settings.model,
-        "model_digest": model_digest,
-        "prompts_digest": prompts,
-        "settings_digest": settings_digest(settings),
-        "settings": study_settings(settings),
-    }
-    write_json(directory.folder / "run.json", content)
-
-
-def trusts(settings: object) -> bool:
-    """Whether stored settings ask for a model's own code to be run."""
-    return isinstance(settings, dict) and settings.get("trust_remote_code") is True
-
-
 def _require_searchable(directory: RunDirectory) -> None:
     """Raise RunError for a run of an older version that this one cannot go on with."""
     gone = [f"the kind {kind}" for kind in directory.former_kinds()]
@@ -189,27 +173,23 @@ def _require_searchable(directory: RunDirectory) -> None:
         )
 
 
-def _require_same(
-    directory: RunDirectory, settings: Settings, model_digest: str, prompts: str
-) -> None:
-    """Raise RunError if the run is of something else."""
+def _require_same(directory: RunDirectory, identity: Identity) -> None:
+    """Raise RunError if the run is of another study."""
     theirs = directory.identity()
-    if trusts(theirs["settings"]) and not settings.trust_remote_code:
+    if theirs.trusts_code and not identity.trusts_code:
         raise RunError(
             f"{directory.path / 'run.json'}: the run was begun with --trust-remote-code, which counts only "
-            f"where it is typed; give it again to run the code that comes with {settings.model}"
+            f"where it is typed; give it again to run the code that comes with {identity.model}"
         )
-    differing = differences(dict(theirs["settings"]), study_settings(settings))  # type: ignore[call-overload]
+    differing = differences(theirs.settings, identity.settings)
     if differing:
         raise RunError(
             f"{directory.path} belongs to other settings ({'; '.join(differing[:3])}); "
             "give these settings or another --run-dir"
         )
-    for key, mine_now, what in (
-        ("model_digest", model_digest, f"the weights of {settings.model}"),
-        ("prompts_digest", prompts, "the prompts"),
-    ):
-        if theirs[key] != mine_now:
-            raise RunError(
-                f"{directory.path}: {what} have changed since this run; give another --run-dir"
-            )
+    changed = [f"the weights of {identity.model}"] * (theirs.model_digest != identity.model_digest)
+    changed += ["the prompts"] * (theirs.prompts_digest != identity.prompts_digest)
+    if changed:
+        raise RunError(
+            f"{directory.path}: {' and '.join(changed)} have changed since this run; give another --run-dir"
+        )

@@ -6,7 +6,7 @@ A checksum tells damage, but runs of format 4 have none, and anybody can make on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,22 +21,13 @@ from excise.errors import RunError
 from excise.system.json_files import first_fault
 
 
-class _Shape(BaseModel):
-    # Values are left as they are, and keys that are not looked at may be there.
-    model_config = ConfigDict(strict=True, extra="ignore")
+class Shape(BaseModel):
+    """Values are left as they are, and keys that are not looked at may be there."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class Identity(_Shape):
-    """`run.json`."""
-
-    model: str
-    model_digest: str
-    prompts_digest: str
-    settings_digest: str
-    settings: dict[str, Any]
-
-
-class _Estimate(_Shape):
+class _Estimate(Shape):
     model_config = ConfigDict(extra="forbid")
 
     mean: float
@@ -44,14 +35,14 @@ class _Estimate(_Shape):
     high: float
 
 
-class _AnswerTokens(_Shape):
+class _AnswerTokens(Shape):
     model_config = ConfigDict(extra="forbid")
 
     least: NonNegativeInt
     most: NonNegativeInt
 
 
-class _Counts(_Shape):
+class _Counts(Shape):
     refusals: NonNegativeInt
     prompts: PositiveInt
 
@@ -69,7 +60,7 @@ class _HeldOut(_Answered):
     answer_tokens: _AnswerTokens | None = None
 
 
-class _Baseline(_Shape):
+class _Baseline(Shape):
     search: _Counts
     held_out: _Answered | None = None
 
@@ -78,13 +69,13 @@ class _Search(_Counts):
     kl: float
 
 
-class _Chosen(_Shape):
+class _Chosen(Shape):
     trial: NonNegativeInt
     search: _Search
     held_out: _HeldOut
 
 
-class _Trial(_Shape):
+class _Trial(Shape):
     # A number becomes part of a file name, so it has to be one.
     number: NonNegativeInt
     state: str
@@ -93,19 +84,19 @@ class _Trial(_Shape):
     kl: float | None
 
 
-class _Hardware(_Shape):
+class _Hardware(Shape):
     device: str
     memory: int
 
 
-class _Circumstances(_Shape):
+class _Circumstances(Shape):
     rows: PositiveInt
     response_prefix: str
     template_arguments: dict[str, Any] = {}
     hardware: _Hardware | None = None
 
 
-class Record(_Shape):
+class ResultShape(Shape):
     """`result.json`."""
 
     dtype: str
@@ -122,7 +113,7 @@ class Record(_Shape):
     seconds: dict[str, float]
 
     @model_validator(mode="after")
-    def _names_what_it_has(self) -> Record:
+    def _names_what_it_has(self) -> ResultShape:
         scored = {one.number for one in self.trials if None not in (one.refusals, one.kl)}
         if not scored.issuperset(self.front):
             raise ValueError("its front names a trial that it has no figures of")
@@ -135,7 +126,7 @@ class Record(_Shape):
         return self
 
 
-class _Measured(_Shape):
+class _Measured(Shape):
     original: _Answered
     edited: _HeldOut
 
@@ -147,12 +138,13 @@ class MeasuredFacts(_Search):
     held_out: _Measured
 
 
-def require_shape(
-    what: object, content: Mapping[str, Any], shape: type[Identity | Record | MeasuredFacts]
-) -> None:
-    """Raise RunError, naming the first fault, unless the content is of that shape. what: whose it is."""
+Checked = TypeVar("Checked", bound=Shape)
+
+
+def require_shape(what: object, content: Mapping[str, Any], shape: type[Checked]) -> Checked:
+    """The content as that shape. Raises RunError, naming the first fault, if it is not. what: whose it is."""
     try:
-        shape.model_validate(content)
+        return shape.model_validate(content)
     except ValidationError as error:
         raise RunError(
             f"{what}: damaged, or written by another excise: {first_fault(error)}"

@@ -1,0 +1,48 @@
+"""How much a search's outcome varies from seed to seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from excise.store.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What one seed came to. hypervolume: of its whole front on search prompts, see `search.front`."""
+
+    seed: int
+    outcome: Outcome
+    hypervolume: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation and extremes of one figure over seeds."""
+
+    mean: float
+    deviation: float
+    least: float
+    most: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Raises ValueError unless there are two values at least."""
+    if len(values) < 2:
+        raise ValueError("a spread needs two values at least")
+    return Spread(statistics.mean(values), statistics.stdev(values), min(values), max(values))
+
+
+def spreads(results: Sequence[SeedResult]) -> dict[str, Spread]:
+    """The spread of each figure of the chosen edits on held-out prompts, and of the fronts."""
+    figures = {
+        "held-out refusals": [float(each.outcome.edited.refusals) for each in results],
+        "held-out KL, first answer token": [each.outcome.kl.mean for each in results],
+        f"held-out {results[0].outcome.answer_tokens.title}": [
+            each.outcome.answer_kl.mean for each in results
+        ],
+        "hypervolume of the front": [each.hypervolume for each in results],
+    }
+    return {name: spread(values) for name, values in figures.items()}

@@ -1,0 +1,81 @@
+"""What the original model makes of one part of the prompts: what every edit is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from excise.engine.assignment import Assignment
+from excise.engine.cached_layers import CachedPart
+from excise.engine.prefill import Tokens
+from excise.experiment.runner import Runner
+from excise.prompts.sets import PromptSet
+from excise.scorers.refusals import Refusals
+
+_SHOWN = 0.05
+"""Share of target prompts that have to show the behaviour."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Target and control prompts of one part, as tokens, and what the original model makes of them.
+
+    original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
+    answered: the original model's answers to target prompts. cached_layers: what early layers make of both
+    sets.
+    """
+
+    target: tuple[Tokens, ...]
+    control: tuple[Tokens, ...]
+    original: Tensor
+    answered: Refusals
+    cached_layers: CachedPart | None = None
+
+    @property
+    def refusals(self) -> int:
+        """How many target prompts the original model refuses."""
+        return self.answered.count
+
+    def absence(self) -> str | None:
+        """Why there is hardly a behaviour to remove; None if the original model shows it."""
+        if self.refusals >= _SHOWN * len(self.target):
+            return None
+        return (
+            f"the model shows the behaviour on {self.refusals} of {len(self.target)} target prompts "
+            f"(search prompts; at least {_SHOWN:.0%} are needed)"
+        )
+
+    def divergences(self, runner: Runner) -> list[float]:
+        """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
+        return runner.divergences(self.control, self.original)
+
+
+def measure_original(
+    runner: Runner,
+    target: PromptSet,
+    control: PromptSet,
+    room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
+) -> Part:
+    """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
+    target_tokens = tuple(runner.chat.encode(target.prompts))
+    control_tokens = tuple(runner.chat.encode(control.prompts))
+    cached_layers = room(target_tokens, control_tokens)
+    part = Part(
+        target=target_tokens,
+        control=control_tokens,
+        original=runner.log_probabilities(
+            control_tokens, cached_layers.control.recording() if cached_layers else None
+        ),
+        answered=runner.refusals(
+            target_tokens,
+            assignment=Assignment(
+                cached_layers=cached_layers.target.recording() if cached_layers else None
+            ),
+        ),
+        cached_layers=cached_layers,
+    )
+    if cached_layers is not None:
+        cached_layers.verify(runner.model, target_tokens, control_tokens)
+    return part

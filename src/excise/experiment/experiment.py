@@ -1,0 +1,242 @@
+"""The experiment: a model in memory and prompts, edits and their scores, and the search for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from optuna.trial import FixedTrial
+from torch import Tensor
+
+from excise.edits.edit import Edit
+from excise.errors import ModelError, SettingsError
+from excise.events import ignore
+from excise.experiment.activations import activations
+from excise.experiment.bank import edit_of
+from excise.experiment.build_bank import residual_directions
+from excise.experiment.describe import description_of
+from excise.experiment.figures import measure_edit
+from excise.experiment.measurements import Measurements
+from excise.experiment.memory import identity_of_memory
+from excise.experiment.progress import progress_bar
+from excise.experiment.scores import Baseline, PromptPart, Scores, Statistics
+from excise.experiment.settle import Settled
+from excise.experiment.study import Study
+from excise.experiment.train_statistics import TrainPrompts
+from excise.experiment.trial import score_all
+from excise.kinds import Kind, of_residuals
+from excise.prompts.given import PromptLike, prompt_set
+from excise.scorers.interval import Share
+from excise.search.loop import Limits, Objective, search
+from excise.search.scoring import Bound
+from excise.search.space import RIDGES, Candidate
+from excise.search.study import OptunaStudy, Trial
+from excise.store.description import Origin, RunDescription
+from excise.store.opening import open_run
+from excise.store.record import settled_facts
+from excise.store.stored_study import StoredStudy
+
+
+class Experiment(Measurements):
+    """A model and prompts: what the model does, the directions in it, edits and their scores.
+
+    Whatever takes passes through the model is worked out when it is first asked for, and kept. The model is
+    never changed but for the time of a measurement.
+    """
+
+    @property
+    def baseline(self) -> Baseline:
+        """The original model on the target prompts of the search."""
+        answered = self.search_part.answered
+        refusals = Share(answered.count, len(answered))
+        return Baseline(refusals, answered.refused, answered.answers)
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """The direction of each layer: [layer, d], unit vectors, float32, in the residual stream."""
+        if self.bank.residual is not None:
+            return self.bank.residual.directions
+        source = self._train_prompts()
+        streams = source.residuals(source.target), source.residuals(source.control)
+        return residual_directions(self.options, *streams).to(torch.float32)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What writers put out at the last token of the train prompts."""
+        source = self._train_prompts()
+        target, control = (
+            self.runner.in_rows(partial(source.ends, prompts))
+            for prompts in (source.target, source.control)
+        )
+        return Statistics(self.anatomy.names, target, control)
+
+    def activations(
+        self, prompts: Sequence[PromptLike], positions: Sequence[int] = (-1,)
+    ) -> Tensor:
+        """The residual stream behind each layer: [prompt, position, layer, d], float32.
+
+        prompts: as in `Prompts.of`. positions: of tokens of the rendered prompt, as Python's indices: −1 is
+        the last, from which the first token of the answer is read. Raises PromptError or ModelError.
+        """
+        given = prompt_set(prompts, "activations", self.options.system_prompt)
+        tokens = self.runner.chat.encode(given.prompts)
+        return activations(self.model, self.anatomy, tokens, positions)
+
+    def edit(
+        self,
+        kind: Kind = "discriminant",
+        strength: float = 1.0,
+        *,
+        components: Collection[str] | None = None,
+        layers: Collection[int] | None = None,
+        ridge: float = 1e-2,
+        direction_index: float | None = None,
+    ) -> Edit:
+        """An edit with the same strength in all layers, from the train prompts.
+
+        kind: one of the experiment's options. components, layers: those that are edited; None for all. ridge:
+        ρ of the discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: fractional
+        layer whose direction all layers share, for kinds of residual directions; None lets each have its own.
+        Raises SettingsError for what the model or the experiment does not have.
+        """
+        if kind not in self.options.kinds:
+            known = ", ".join(self.options.kinds)
+            raise SettingsError(f"kind {kind}: the experiment has {known}; see Options.kinds")
+        found = [one for one in RIDGES if math.isclose(one, ridge, rel_tol=0.01)]
+        if not found and not of_residuals(kind):
+            known = ", ".join(f"{one:.3g}" for one in RIDGES)
+            raise SettingsError(f"ridge {ridge:g}: not one of {known}")
+        self._require_known("component", components, self.anatomy.matrices())
+        self._require_known("layer", layers, range(len(self.anatomy.layers)))
+        strengths = tuple(
+            strength
+            if (components is None or writer.component in components)
+            and (layers is None or writer.layer in layers)
+            else 0.0
+            for writer in self.anatomy.writers
+        )
+        ridge_used = None if of_residuals(kind) else found[0]
+        candidate = Candidate(kind, {}, direction_index, ridge_used, strengths)
+        return replace(edit_of(candidate, self.bank, self.anatomy), base=self.base)
+
+    def score(self, edit: Edit, on: PromptPart = "search") -> Scores:
+        """Measure an edit on the prompts of the search, or on the held-out prompts.
+
+        Raises TrialError if the edited model puts out logits that are not numbers.
+        """
+        if on == "held_out":
+            held_out = self.held_out
+            measured = measure_edit(self.runner, held_out, edit)
+            return Scores.of_held_out(measured, held_out, self.options.seed)
+        with self.scoring(1, edit.writers) as scoring:
+            (scored,) = score_all(scoring, [edit], Bound())
+        if isinstance(scored, Exception):
+            raise scored
+        return Scores.of_search(scored, self.options.seed)
+
+    def search(
+        self,
+        trials: int = 30,
+        *,
+        store: StoredStudy | str | Path | None = None,
+        seconds: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        progress: bool = True,
+    ) -> Study:
+        """Search for edits with few refusals and little KL, until the study holds `trials`.
+
+        store: a folder that keeps the study, which a later call goes on with; None keeps it in memory.
+        seconds: no trial is proposed after so many. stop: asked between trials. progress: show a progress bar
+        if no other listener takes the experiment's events.
+        Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to something
+        else, ExciseError if no trial can be scored.
+        """
+        with self._listening(progress):
+            if isinstance(store, str | Path):
+                with self._stored(Path(store)) as stored:
+                    return self._search(trials, stored, seconds, stop)
+            return self._search(trials, store, seconds, stop)
+
+    def describe(self, store: StoredStudy) -> RunDescription:
+        """What is written of this experiment into a run directory."""
+        return description_of(self, store.identity, store.origin)
+
+    def require_behaviour(self) -> None:
+        """Raise ModelError if there is next to nothing to remove."""
+        absence = self.search_part.absence()
+        if absence is not None:
+            raise ModelError(
+                f"{absence}: there is hardly anything to remove; give other target prompts or markers, or "
+                "search all the same with --allow-absent"
+            )
+
+    def _search(
+        self,
+        trials: int,
+        store: StoredStudy | None,
+        seconds: float | None,
+        stop: Callable[[], bool],
+    ) -> Study:
+        if not self.options.allow_absent:
+            self.require_behaviour()
+
+        def save() -> None:
+            if store is not None:
+                store.save(self.describe(store), self.edit_of_trial)
+
+        objective = Objective(
+            self.model, len(self.search_part.target), self.edit_of_trial, self.scoring
+        )
+        limits = Limits(trials, self.candidates, seconds, self.options.exhaustive)
+        study = store.study if store is not None else OptunaStudy(self.proposals)
+        search(study, objective, limits, self.emit, stop=stop, save=save)
+        return Study(tuple(study.trials()), self._edit_of)
+
+    @contextmanager
+    def _stored(self, folder: Path) -> Iterator[StoredStudy]:
+        """The study in a folder, with what an earlier experiment found out about the model."""
+        identity = identity_of_memory(self.model, self.prompts, self.options, self.base)
+        with open_run(folder, identity) as directory:
+            if directory.result.exists() and not self.is_settled:
+                facts = settled_facts(directory.record())
+                self._known = None if facts is None else Settled(**facts)
+            yield StoredStudy.open(directory, self.proposals, identity, Origin(self.base))
+
+    def _train_prompts(self) -> TrainPrompts:
+        return TrainPrompts.of(self.anatomy, self.runner, self.prompts)
+
+    def _edit_of(self, trial: Trial) -> Edit:
+        edit = self.edit_of_trial(FixedTrial(dict(trial.parameters)))
+        facts = {
+            "trial": trial.number,
+            "refusals": trial.refusals,
+            "kl": trial.kl,
+            "prompts": len(self.search_part.target),
+        }
+        return replace(edit, parameters=dict(trial.parameters), facts=facts, base=self.base)
+
+    @contextmanager
+    def _listening(self, progress: bool) -> Iterator[None]:
+        if self.emit is not ignore or not progress:
+            yield
+            return
+        with progress_bar() as self.emit:
+            try:
+                yield
+            finally:
+                self.emit = ignore
+
+    @staticmethod
+    def _require_known(
+        what: str,
+        given: Collection[object] | None,
+        known: Collection[object] | Mapping[str, int],
+    ) -> None:
+        if given is not None and (wrong := [one for one in given if one not in known]):
+            names = ", ".join(map(str, known))
+            raise SettingsError(f"{what} {wrong[0]}: the model has {names}")

@@ -1,0 +1,217 @@
+"""What is measured of a model in memory with prompts, when it is first asked for. It knows no disk."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Self
+
+from optuna.trial import BaseTrial
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from excise.anatomy.writers import Anatomy, examine
+from excise.edits.base import Base
+from excise.edits.edit import Edit
+from excise.edits.virtual import VirtualEdits
+from excise.events import Emit, Note, StageStarted, ignore
+from excise.experiment.bank import Bank, edit_of, per_matrix
+from excise.experiment.baseline import Part, measure_original
+from excise.experiment.build_bank import build_bank
+from excise.experiment.cached_prefix import room_for_cached_layers
+from excise.experiment.coverage import Coverage, measure
+from excise.experiment.events import BaselineMeasured, DirectionsFound, Examined
+from excise.experiment.figures import HeldOut, measure_held_out
+from excise.experiment.options import Options
+from excise.experiment.runner import Runner
+from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
+from excise.experiment.trial import Scoring
+from excise.models.chat import Chat
+from excise.models.load import LoadedModel
+from excise.models.template import choose_template
+from excise.prompts.splits import Prompts
+from excise.search.space import propose
+from excise.search.start import start_points
+from excise.search.study import Proposals
+
+
+class Measurements:
+    """A model and prompts, with what is measured of the two.
+
+    Whatever takes passes through the model is worked out when it is first asked for, and kept. The model is
+    never changed but for the time of a measurement.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
+        options: Options = Options(),
+        *,
+        chat: Chat | None = None,
+        base: Base | None = None,
+        known: Settled | None = None,
+        emit: Emit = ignore,
+    ) -> None:
+        """chat: how prompts become tokens; by default by the tokenizer's chat template. base: the files that
+        the model is of, for the edits. known: what an experiment with the same model found out before. emit:
+        takes the events of the work.
+
+        Raises ModelError if the tokenizer has no chat template, or one that loses prompts.
+        """
+        self.model, self.prompts, self.options, self.base = model, prompts, options, base
+        self.chat = chat if chat is not None else _chat(tokenizer, options)
+        self.seconds: dict[str, float] = {}
+        self._known, self.emit = known, emit
+
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedModel,
+        prompts: Prompts,
+        options: Options = Options(),
+        *,
+        known: Settled | None = None,
+        emit: Emit = ignore,
+    ) -> Self:
+        """An experiment with a model that `excise.load` has loaded: its edits know the model's files."""
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            prompts,
+            options,
+            chat=Chat(loaded.tokenizer, options.response_prefix or "", loaded.call),
+            base=Base.of(loaded.source),
+            known=known,
+            emit=emit,
+        )
+
+    def with_seed(self, seed: int) -> Self:
+        """The same experiment, with all that is known of it, and another seed."""
+        other = copy.copy(self)
+        other.options = replace(self.options, seed=seed)
+        return other
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The model's layers, and what writes to its residual stream. Raises ModelError."""
+        return examine(self.model, self.options.writers)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Covered share of what each layer writes, measured along a random direction."""
+        hello = self.chat.test_prompt(self.options.system_prompt)
+        coverage = measure(self.model, self.anatomy, hello)
+        self.emit(Examined(len(self.anatomy.layers), self.anatomy.matrices(), coverage.per_layer))
+        return coverage
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The model, ready to be asked: the beginning of its answers and its batch size are known."""
+        options = self.options
+        runner = Runner(
+            self.model,
+            self.chat,
+            markers=options.markers,
+            max_new_tokens=options.max_new_tokens,
+            slots=options.batch_size or 1,
+            rows=options.rows,
+            emit=self.emit,
+        )
+        return settle(runner, options, self.prompts, self.emit, self._known)
+
+    @property
+    def is_settled(self) -> bool:
+        """True if it is known how the model is asked."""
+        return "runner" in self.__dict__
+
+    @cached_property
+    def candidates(self) -> int:
+        """How many edits are scored side by side."""
+        return candidates_for(self.runner, self.options, self.prompts, self._known)
+
+    @cached_property
+    def search_part(self) -> Part:
+        """The original model on the prompts of the search."""
+        with self._stage("baseline", "Asking the original model"):
+            part = measure_original(
+                self.runner,
+                self.prompts.target.search,
+                self.prompts.control.search,
+                partial(room_for_cached_layers, self.model, self.anatomy),
+            )
+            self.emit(BaselineMeasured("search", part.refusals, len(part.target)))
+            note = unfinished_note(self.runner.chat, part.answered.tokens)
+            if note is not None:
+                self.emit(Note(note))
+        return part
+
+    @cached_property
+    def bank(self) -> Bank:
+        """Every direction and operator that the search may ask for, from the train prompts.
+
+        Raises ModelError if not every layer is covered, PromptError if the prompts cannot be told apart.
+        """
+        if not self.options.allow_partial:
+            self.coverage.require_complete()
+        runner, kinds = self.runner, self.options.kinds
+        with self._stage("directions", "Finding the direction of each layer"):
+            bank = build_bank(self.options, self.anatomy, runner, self.prompts)
+        self.emit(DirectionsFound(kinds, self.seconds["directions"]))
+        blocks = [block for kind in kinds for block in per_matrix(kind, self.anatomy)]
+        if blocks:
+            text = (
+                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
+                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
+                "kind for each expert"
+            )
+            self.emit(Note(text))
+        return bank
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The original model on held-out prompts."""
+        runner = self.runner
+        self.emit(StageStarted("held_out", "Asking held-out prompts that the search never saw"))
+        held_out = measure_held_out(runner, self.prompts)
+        refusals = held_out.to_target.count
+        self.emit(BaselineMeasured("held_out", refusals, len(held_out.target)))
+        return held_out
+
+    def edit_of_trial(self, trial: BaseTrial) -> Edit:
+        """The edit that a trial of the search stands for; a new trial is asked for its parameters."""
+        return edit_of(propose(trial, self.options.kinds, self.anatomy), self.bank, self.anatomy)
+
+    @property
+    def proposals(self) -> Proposals:
+        """How a search of this experiment proposes its trials."""
+        options = self.options
+        count, seed = options.startup_trials, options.seed
+        return Proposals(seed, count, tuple(start_points(options.kinds, self.anatomy, count, seed)))
+
+    @contextmanager
+    def scoring(self, candidates: int, writers: Sequence[str] | None = None) -> Iterator[Scoring]:
+        """A scope in which so many edits are scored side by side on the prompts of the search.
+
+        writers: those of the edits, by default the experiment's.
+        """
+        names = self.anatomy.names * self.options.directions if writers is None else writers
+        with VirtualEdits(self.model, names) as edits:
+            yield Scoring(self.runner, edits, self.search_part, candidates)
+
+    @contextmanager
+    def _stage(self, name: str, text: str) -> Iterator[None]:
+        self.emit(StageStarted(name, text))
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:
+    """Prompts put by the tokenizer's own chat template."""
+    call, _ = choose_template(tokenizer, None, options.template_arguments, options.system_prompt)
+    return Chat(tokenizer, options.response_prefix or "", call)

@@ -1,0 +1,55 @@
+"""What tells a model in memory from others, where no file says it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+
+import torch
+from transformers import PreTrainedModel
+
+from excise.devices.prepacked import is_prepacked
+from excise.edits.base import Base
+from excise.experiment.options import Options
+from excise.prompts.splits import Prompts
+from excise.store.directory import prompts_digest
+from excise.store.identity import Identity
+
+_NOT_OF_THE_STUDY = (
+    "batch_size",
+    "candidates",
+    "rows",
+    "exhaustive",
+    "allow_partial",
+    "allow_absent",
+)
+_SAMPLED = 64
+"""Numbers of each tensor that the digest looks at, spread over all of it."""
+
+
+def identity_of_memory(
+    model: PreTrainedModel, prompts: Prompts, options: Options, base: Base | None
+) -> Identity:
+    """What makes a run directory that of these prompts, these options and this model."""
+    name = base.model if base is not None else model.config._name_or_path or type(model).__name__
+    settings = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(options).items()
+        if key not in _NOT_OF_THE_STUDY
+    }
+    weights = base.digest if base is not None else weights_digest(model)
+    return Identity.of(
+        name, {"model": name, **settings}, weights=weights, prompts=prompts_digest(prompts)
+    )
+
+
+@torch.no_grad()
+def weights_digest(model: PreTrainedModel) -> str:
+    """16 hexadecimal digits over names, shapes, types and samples of all tensors of a model in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = (tensor.to_dense() if is_prepacked(tensor) else tensor).reshape(-1)
+        step = max(1, len(flat) // _SAMPLED)
+        digest.update(flat[::step][:_SAMPLED].to("cpu", torch.float64).numpy().tobytes())
+    return digest.hexdigest()[:16]

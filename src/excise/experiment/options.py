@@ -1,0 +1,53 @@
+"""What decides an experiment beside the model and the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from excise.kinds import Kind
+from excise.scorers.markers import DEFAULT_MARKERS
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of an `Experiment`, with the defaults of the command line.
+
+    kinds: how a direction may be taken out of a matrix; the search chooses among them. directions: how many
+    are removed, one after the other. direction_from: what stands for the middle of a prompt set. winsorise:
+    quantile to clip residuals to before averaging, 1 for none. orthogonalise: make each direction orthogonal
+    to the mean of the control prompts. These last three shape directions of the residual stream only.
+
+    markers: normalised phrases that make an answer a refusal. max_new_tokens: longest answer.
+    response_prefix: what every answer begins with, skipped when scoring; None finds it out.
+    system_prompt, template_arguments: given to the chat template.
+
+    seed: of everything that is random. startup_trials: trials around the closed forms before the search
+    learns. batch_size: prompts that decode at a time; candidates: edits scored side by side; 0 finds both
+    out. rows: prompts of one forward pass without decoding; figures depend on it by rounding. exhaustive:
+    wait for every verdict and run every layer; the front is the same.
+
+    writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: go on
+    although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.
+    """
+
+    kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
+    directions: int = 1
+    direction_from: Literal["mean", "geometric_median"] = "mean"
+    winsorise: float = 1.0
+    orthogonalise: bool = False
+    markers: tuple[str, ...] = DEFAULT_MARKERS
+    max_new_tokens: int = 100
+    response_prefix: str | None = None
+    system_prompt: str | None = None
+    template_arguments: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
+    startup_trials: int = 12
+    batch_size: int = 0
+    candidates: int = 0
+    rows: int = 32
+    exhaustive: bool = False
+    writers: tuple[str, ...] = ()
+    allow_partial: bool = False
+    allow_absent: bool = False

@@ -1,0 +1,146 @@
+"""The chosen trial, measured on held-out prompts: as a value, in the record, and in an edit file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from excise.scorers.divergence import UNRECORDED, AnswerTokens
+from excise.scorers.interval import Estimate
+from excise.search.front import Point
+from excise.store.shape import MeasuredFacts, require_shape
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How one model answers a part of the prompts.
+
+    refusals: of target prompts; control_refusals: of control prompts. empty, looping: among all answers.
+    """
+
+    refusals: int
+    control_refusals: int
+    empty: int
+    looping: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The chosen trial, measured on held-out prompts, beside the original model.
+
+    kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
+    answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: how many
+    tokens of an answer that were, which is fewer where less was allowed or said.
+    """
+
+    trial: int
+    search: Point
+    search_prompts: int
+    prompts: int
+    control_prompts: int
+    original: Answered
+    edited: Answered
+    kl: Estimate
+    answer_kl: Estimate
+    seconds: float
+    answer_tokens: AnswerTokens = UNRECORDED
+
+
+def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
+    """The chosen trial as `result.json` holds it, None if none was chosen."""
+    chosen = record["chosen"]
+    if chosen is None:
+        return None
+    search = chosen["search"]
+    return _outcome(
+        Point(chosen["trial"], search["refusals"], search["kl"]),
+        search["prompts"],
+        record["baseline"]["held_out"],
+        chosen["held_out"],
+        record["seconds"]["held_out"],
+    )
+
+
+def outcome_in(facts: Mapping[str, Any]) -> Outcome | None:
+    """The same as an edit file holds it in its facts, None if it was not measured on held-out prompts.
+
+    Raises RunError if they are no figures.
+    """
+    if "held_out" not in facts:
+        return None
+    require_shape("the facts of the edit file", facts, MeasuredFacts)
+    held_out = facts["held_out"]
+    return _outcome(
+        Point(facts["trial"], facts["refusals"], facts["kl"]),
+        facts["prompts"],
+        held_out["original"],
+        held_out["edited"],
+        0.0,
+    )
+
+
+def held_out_facts(outcome: Outcome) -> dict[str, object]:
+    """The facts that `outcome_in` reads again."""
+    return {
+        "held_out": {
+            "original": counts(outcome.original, outcome),
+            "edited": held_out_json(outcome),
+        }
+    }
+
+
+def _outcome(
+    search: Point,
+    search_prompts: int,
+    original: Mapping[str, Any],
+    held_out: Mapping[str, Any],
+    seconds: float,
+) -> Outcome:
+    recorded = held_out.get("answer_tokens")
+    return Outcome(
+        trial=search.number,
+        search=search,
+        search_prompts=search_prompts,
+        prompts=held_out["prompts"],
+        control_prompts=held_out["control_prompts"],
+        original=_answered(original),
+        edited=_answered(held_out),
+        kl=Estimate(**held_out["kl"]),
+        answer_kl=Estimate(**held_out["answer_kl"]),
+        answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
+        seconds=seconds,
+    )
+
+
+def _answered(stored: Mapping[str, Any]) -> Answered:
+    return Answered(**{each.name: stored[each.name] for each in fields(Answered)})
+
+
+def counts(answered: Answered, outcome: Outcome) -> dict[str, object]:
+    """One model's answers as JSON. outcome: knows how many prompts there were."""
+    prompts = {"prompts": outcome.prompts, "control_prompts": outcome.control_prompts}
+    return {**asdict(answered), **prompts}
+
+
+def chosen_json(outcome: Outcome) -> Mapping[str, object]:
+    """What `outcome_of` reads under "chosen"."""
+    return {
+        "trial": outcome.trial,
+        "search": {
+            "refusals": outcome.search.refusals,
+            "prompts": outcome.search_prompts,
+            "kl": outcome.search.kl,
+        },
+        "held_out": held_out_json(outcome),
+    }
+
+
+def held_out_json(outcome: Outcome) -> dict[str, object]:
+    """The edited model on held-out prompts."""
+    return {
+        **counts(outcome.edited, outcome),
+        "kl": asdict(outcome.kl),
+        "answer_kl": asdict(outcome.answer_kl),
+        "answer_tokens": asdict(outcome.answer_tokens),
+    }
