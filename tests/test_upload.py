@@ -262,7 +262,7 @@ def test_other_mistakes(hub: UploadStandIn, folder: Path, monkeypatch: pytest.Mo
     line = refused(hub, folder, name="other/edited")
     assert "the token has no write permission for other (the hub says: You don't" in line
     assert "not a repository name; write OWNER/NAME" in refused(hub, folder, name="edited")
-    assert "not the name of a repository" in refused(hub, folder, name="me/two words")
+    assert "not a repository name" in refused(hub, folder, name="me/two words")
     hub.full = True
     assert "Private storage limit reached" in refused(hub, folder)
     stored = len(hub.received)
