@@ -40,6 +40,12 @@ def signature(value: object) -> str:
     )
 
 
+def members_of(value: type) -> dict[str, object]:
+    """What a class and those of ours that it is made of define."""
+    ours = [one for one in reversed(value.__mro__) if one.__module__.startswith("excise.")]
+    return {name: found for one in ours for name, found in vars(one).items()}
+
+
 def lines_of(name: str) -> list[str]:
     """A public name, and what a class offers."""
     value = getattr(excise, name)
@@ -48,7 +54,7 @@ def lines_of(name: str) -> list[str]:
     if issubclass(value, Exception):
         return [f"{name} < {value.__mro__[1].__name__}"]
     lines = [f"{name}{signature(value)}" if is_dataclass(value) else name]
-    for member, found in sorted(vars(value).items()):
+    for member, found in sorted(members_of(value).items()):
         if member.startswith("_"):
             continue
         if isinstance(found, property):
@@ -77,7 +83,7 @@ def test_the_page_describes_each_name() -> None:
                 assert re.search(rf"excise\.{name}\([^`]*\b{parameter}\b", described), parameter
         else:
             section = text.split(f"\n## excise.{name}\n")[1].split("\n## ")[0]
-            members = [*getattr(value, "__dataclass_fields__", ()), *vars(value)]
+            members = [*getattr(value, "__dataclass_fields__", ()), *members_of(value)]
             lacking = [
                 one
                 for one in members
