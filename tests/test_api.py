@@ -42,9 +42,9 @@ def signature(value: object) -> str:
 
 
 def members_of(value: type) -> dict[str, object]:
-    """What a class offers, with what its base classes in excise do."""
-    own = [base for base in value.__mro__ if base.__module__.startswith("excise")]
-    return {name: found for base in reversed(own) for name, found in vars(base).items()}
+    """What a class and those of ours that it is made of define."""
+    ours = [one for one in reversed(value.__mro__) if one.__module__.startswith("excise.")]
+    return {name: found for one in ours for name, found in vars(one).items()}
 
 
 def lines_of(name: str) -> list[str]:

@@ -423,7 +423,7 @@ def test_places_that_cannot_be_written_to(
     in_the_way = partial_path(elsewhere / "out")
     in_the_way.mkdir()
     (in_the_way / "precious").write_text("mine")
-    assert "is in the way and was not written by excise" in said("out")
+    assert "exists and was not written by excise" in said("out")
     assert (in_the_way / "precious").read_text() == "mine"
     shutil.rmtree(in_the_way)
     usage = namedtuple("usage", "total used free")

@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(
         ("nowhere", "no folder of that name is here"),
         ("./nowhere", "no such folder"),
         ("cut", "damaged weights file"),
-        ("m.gguf", "GGUF files are packed"),
+        ("m.gguf", "GGUF files cannot be compared"),
     ):
         assert main(["diff", str(model_folder), other]) == 2, other
         error = capsys.readouterr().err

@@ -13,8 +13,8 @@ from cli_helpers import Script, json_lines
 from conftest import random_prompts, tiny_model, tiny_tokenizer, write_prompts
 from excise.anatomy.writers import examine
 from excise.cli.main import main
+from excise.cli.render import make_screen
 from excise.cli.run_command import run_attended
-from excise.cli.screen import make_screen
 from excise.config import gather
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits

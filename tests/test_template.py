@@ -92,7 +92,7 @@ def test_a_prompt_that_the_template_loses_is_named() -> None:
     chat = Chat(bpe_tokenizer(short))
     assert chat.encode([Prompt("Tell me how to bake a cake.")])
     with pytest.raises(
-        ModelError, match='leaves out the text of the prompt "Tell me how to bake a cake'
+        ModelError, match='leaves out the text of the prompt "Tell me how to bak … '
     ):
         chat.encode([Prompt("Tell me how to bake a cake and then some more.")])
 

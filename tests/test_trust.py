@@ -35,7 +35,7 @@ def asking(finished_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_code(model_folder: Path, tmp_path: Path) -> Path:
-    """A model that brings code of its own for every class; any of it leaves the file `ran` when it runs."""
+    """A model that comes with remote code for every class; any of it leaves the file `ran` when it runs."""
     folder = tmp_path / "with-code"
     shutil.copytree(model_folder, folder)
     (folder / "theirs.py").write_text(EVIL.format(str(tmp_path / "ran")), encoding="utf-8")
@@ -201,7 +201,7 @@ def test_no_command_runs_code_of_a_model_unasked(
     }
     prompts = prompt_flags if command[0] in ("CODE", "evaluate") else []
     line = failure([*(words.get(word, word) for word in command), *prompts], capsys)
-    assert "brings code of its own" in line
+    assert "comes with remote code" in line
     assert "theirs." in line
     assert line.endswith("give --trust-remote-code to run it")
     assert not (tmp_path / "ran").exists()
@@ -216,5 +216,7 @@ def test_code_runs_where_the_flag_is_typed(
     assert (tmp_path / "ran").exists()
     with suppress(AttributeError):
         main(["inspect", str(with_code), "--trust-remote-code"])
-    told = f"--trust-remote-code: {with_code} runs code of its own, custom_generate/generate.py, theirs."
+    told = (
+        f"--trust-remote-code: {with_code} runs remote code, custom_generate/generate.py, theirs."
+    )
     assert told in capsys.readouterr().out

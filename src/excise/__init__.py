@@ -7,9 +7,11 @@ needs PyTorch and transformers is imported when its name is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from excise.system.version import VERSION
+
 if TYPE_CHECKING:
+    from excise.checkpoint_diff.diff import Diff as Diff
     from excise.checkpoint_diff.diff import diff as diff
-    from excise.checkpoint_diff.result import Diff as Diff
     from excise.edits.edit import Edit as Edit
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
@@ -43,12 +45,12 @@ if TYPE_CHECKING:
     from excise.scorers.interval import Share as Share
     from excise.search.study import Trial as Trial
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _MODULES = {
     "Baseline": "experiment.scores",
     "Coverage": "experiment.coverage",
-    "Diff": "checkpoint_diff.result",
+    "Diff": "checkpoint_diff.diff",
     "Edit": "edits.edit",
     "Estimate": "scorers.interval",
     "ExciseError": "errors",

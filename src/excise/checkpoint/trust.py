@@ -45,7 +45,7 @@ def remote_code_error(name: str, folder: Path) -> ModelError:
     """The error for remote code that the user has not allowed."""
     code = ", ".join(remote_code_in(folder)) or "named in its configuration"
     return ModelError(
-        f"{name} brings code of its own ({code}); read it, and give --trust-remote-code to run it"
+        f"{name} comes with remote code ({code}); read it, and give --trust-remote-code to run it"
     )
 
 

@@ -1,1 +1,1 @@
-"""Two checkpoints compared: which tensors differ, at which rank, and whether an edit made the difference."""
+"""Compares two checkpoints: differing tensors, ranks of the changes, and the edit that explains them."""

@@ -1,4 +1,4 @@
-"""A checkpoint to compare: anything that holds named tensors, read piece by piece."""
+"""Opens a checkpoint for comparison: a folder, a weights file or a hub model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.system.paths import expanded
 
 @dataclass(frozen=True)
 class Compared:
-    """name: as it was given. source: None for weights without a config.json beside them."""
+    """name: as the user gave it. source: None for weights without config.json."""
 
     name: str
     source: ModelSource | None
@@ -27,7 +27,7 @@ def open_compared(word: str, revision: str | None = None) -> Compared:
     path = expanded(word)
     if path.suffix.lower() == ".gguf":
         raise ModelError(
-            f"{word}: GGUF files are packed; compare the checkpoints they were made from"
+            f"{word}: GGUF files cannot be compared; compare the checkpoints that they were made from"
         )
     if path.is_file():
         return Compared(word, None, read_index([path]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,13 +17,13 @@ from excise.checkpoint_diff.layout import Layout, Place
 from excise.checkpoint_diff.matrix import Chunk, MatrixChange, Pair, change_of
 from excise.checkpoint_diff.names import pair_names
 from excise.checkpoint_diff.operator import follows, recognise
-from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange
+from excise.checkpoint_diff.result import TensorChange, TensorComparison, WriterChange
 from excise.checkpoint_diff.rounding import coarser
 
 Progress = Callable[[str, int, int], None]
 """Takes a tensor's name, its number, and how many there are."""
 _SMALLEST_MATRIX = 4
-"""Fewest rows and columns of what a rank is told of; kernels of short convolutions are no matrices."""
+"""Fewest rows and columns of a matrix; smaller tensors are kernels of short convolutions."""
 
 
 def no_progress(name: str, done: int, of: int) -> None:
@@ -34,12 +35,11 @@ def compare_tensors(
     second: Compared,
     layout: Layout,
     progress: Progress = no_progress,
-) -> Diff:
-    """Compare two checkpoints in memory for a few pieces of a tensor.
+) -> TensorComparison:
+    """Compare two checkpoints, with a few pieces of a tensor in memory.
 
-    layout: what the second one's tensors are in the model. progress: called with each tensor's name, its
-    number
-    and how many there are. Raises ModelError if a file is damaged.
+    layout: of the second checkpoint. progress: called with each tensor's name, its number and the number of
+    tensors. Raises ModelError if a file is damaged.
     """
     with Reader(first.index) as before, Reader(second.index) as after:
         names = pair_names(first.index, second.index, before, after)
@@ -47,14 +47,14 @@ def compare_tensors(
         for number, (name, former) in enumerate(names.pairs.items()):
             progress(name, number, len(names.pairs))
             entries = first.index[former], second.index[name]
-            # Most tensors of an edited model are the same, which their bytes tell soonest.
+            # Most tensors of an edited model are unchanged; comparing bytes is fastest.
             if _same_bytes(before.pieces(former), after.pieces(name)):
                 continue
             sizes = _sizes(before.pieces(former), after.pieces(name))
             if sizes is None:
                 continue
             place = layout.get(name)
-            pairs = _pairs(before, after, former, name, entries, place)
+            pairs = _pairs(_Versions((before, after), (former, name)), entries, place)
             matrices = tuple(map(change_of, pairs)) if math.isfinite(sizes[1]) else ()
             dtypes = entries[0].dtype, entries[1].dtype
             changed.append(
@@ -62,7 +62,9 @@ def compare_tensors(
             )
         indices = first.index, second.index
         found = tuple(_writers(changed, layout, before, after, indices, names.pairs))
-    return Diff(first, second, names, len(names.pairs) - len(changed), tuple(changed), found)
+    return TensorComparison(
+        first, second, names, len(names.pairs) - len(changed), tuple(changed), found
+    )
 
 
 def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:
@@ -73,18 +75,18 @@ def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:
 
 
 def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, float, float] | None:
-    """Relative norm, largest difference and share of differing numbers; None if there are none."""
+    """Relative norm, largest difference and share of differing numbers; None for equal tensors."""
     square = whole = largest = 0.0
     differing = count = 0
     for old, new in zip(before, after, strict=True):
         count += old.numel()
-        # Integers of packed weights, and scales, as numbers too: how far, whatever they stand for.
+        # Codes and scales of quantised weights are compared as numbers.
         a, b = (one.to(torch.float32) for one in (old, new))
         change = b - a
         differing += int((change != 0).sum())
         square += float(change.square().sum(dtype=torch.float64))
         whole += float(a.square().sum(dtype=torch.float64))
-        # Python's max drops what is not a number; such a tensor has no largest change.
+        # Python's max ignores NaN.
         largest = math.nan if math.isnan(square) else max(largest, float(change.abs().max()))
     if differing == 0:
         return None
@@ -92,15 +94,26 @@ def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, fl
     return relative, largest, differing / count
 
 
+@dataclass(frozen=True)
+class _Versions:
+    """A tensor in both checkpoints. readers, names: of the first and of the second checkpoint."""
+
+    readers: tuple[Reader, Reader]
+    names: tuple[str, str]
+
+    def read(self, *key: slice) -> list[Tensor]:
+        """The part `key` of both versions, float32, without the leading axis of experts."""
+        shape = [one.stop - one.start for one in key[-2:]]
+        return [
+            reader.read(name, *key).to(torch.float32).reshape(shape)
+            for reader, name in zip(self.readers, self.names, strict=True)
+        ]
+
+
 def _pairs(
-    before: Reader,
-    after: Reader,
-    former: str,
-    name: str,
-    entries: tuple[TensorInfo, TensorInfo],
-    place: Place | None,
+    tensor: _Versions, entries: tuple[TensorInfo, TensorInfo], place: Place | None
 ) -> list[Pair]:
-    """The matrices of a tensor, in order, with the residual stream's axis first where it is known."""
+    """The matrices of a tensor, in order; the residual stream's axis is first where it is known."""
     shape = entries[1].shape
     dtype = coarser(entries[0].dtype, entries[1].dtype)
     if place is not None and place.parameter.bias:
@@ -113,32 +126,19 @@ def _pairs(
     fronts: Sequence[tuple[slice, ...]] = (
         [()] if len(shape) == 2 else [(slice(one, one + 1),) for one in range(shape[0])]
     )
-    return [
-        Pair(*sides, dtype, partial(_read, before, after, former, name, front, sides, first))
-        for front in fronts
-    ]
+    return [Pair(*sides, dtype, partial(_read, tensor, front, sides, first)) for front in fronts]
 
 
 def _read(
-    before: Reader,
-    after: Reader,
-    former: str,
-    name: str,
-    front: tuple[slice, ...],
-    sides: tuple[int, int],
-    first: bool,
+    tensor: _Versions, front: tuple[slice, ...], sides: tuple[int, int], first: bool
 ) -> Iterator[Chunk]:
+    """Columns of one matrix. front: selects the expert. first: whether rows are the stream's axis."""
     d, k = sides
     width = max(1, CHUNK // d)
     for start in range(0, k, width):
         columns = slice(start, min(start + width, k))
         key = (*front, slice(0, d), columns) if first else (*front, columns, slice(0, d))
-        parts = [
-            reader.read(held, *key)
-            .to(torch.float32)
-            .reshape([one.stop - one.start for one in key[-2:]])
-            for reader, held in ((before, former), (after, name))
-        ]
+        parts = tensor.read(*key)
         old, new = parts if first else [part.T.contiguous() for part in parts]
         yield columns, old, new
 
@@ -163,12 +163,13 @@ def _writers(
             if place.writer == writer and not place.parameter.bias
         }
         if {one.name for one in tensors} != stored:
-            continue  # An edit of the writer changes every expert; this is something else.
+            continue  # An edit of a writer changes all its experts.
         pairs: list[Pair] = []
         matrices: list[MatrixChange] = []
         for one in tensors:
             entries = indices[0][one.former], indices[1][one.name]
-            pairs += _pairs(before, after, one.former, one.name, entries, one.place)
+            tensor = _Versions((before, after), (one.former, one.name))
+            pairs += _pairs(tensor, entries, one.place)
             matrices += one.matrices
         biases = [
             (before.read(former[name]), after.read(name))

@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint are in the model: linear layers, writers, their biases."""
+"""Maps the tensors of a checkpoint to the model's linear layers, writers and biases."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from excise.errors import SaveError
 
 @dataclass(frozen=True)
 class Place:
-    """One stored tensor. parameter: of the model, which it is all or a part of. axis: its own axis that
-    runs over the parameter's output (over the residual stream, for writers). number: which part it is,
-    counted from 0. writer: the module name of the writer it belongs to, None for other layers.
+    """The role of a stored tensor in the model.
+
+    parameter: the parameter that it is, or is a part of. axis: its axis over the parameter's output (for
+    writers, the residual stream). number: of the part, from 0. writer: module name of its writer, None for
+    other layers.
     """
 
     parameter: WriterTensor
@@ -30,14 +32,11 @@ class Place:
 
 
 Layout = Mapping[str, Place]
-"""Stored name → what it is, for what an adapter can hold or an edit can change."""
+"""Stored name → its role, for parameters that an adapter can hold or an edit can change."""
 
 
 def layout_of(model: PreTrainedModel, index: Index, declared: Sequence[str] = ()) -> Layout:
-    """The layout of the checkpoint with this index. model: its weights are not looked at.
-
-    Raises ModelError if no writer can be found.
-    """
+    """The layout of a checkpoint. model: may be on the meta device. Raises ModelError without writers."""
     anatomy = examine(model, declared)
     use_stored_names(model, index)
     layout: dict[str, Place] = {}
@@ -57,7 +56,7 @@ def _places(
     try:
         stored = stored_tensors(model, tensor)
     except SaveError:
-        return  # Stored in a form that cannot be told: its changes are shown, and that is all.
+        return  # Stored in an unknown form: its changes are shown, but not explained.
     for number, one in enumerate(stored):
         name = stored_name(one.name, index)
         if name is not None:

@@ -1,7 +1,7 @@
-"""The same matrix in two checkpoints, and the numerical rank of its change.
+"""A matrix in two checkpoints, and the numerical rank of its change.
 
-A change W' − W that was rounded to bfloat16 has full rank, all of it but a few singular values no larger
-than rounding makes. The rank told here is that of what stands above the rounding.
+After rounding to bfloat16, a change W' − W has full rank, but most singular values are rounding errors. The
+numerical rank counts the singular values above the rounding errors.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from excise.checkpoint.reader import CHUNK
 from excise.checkpoint_diff.rounding import half_step, noise_norm
 
 EXACT_UP_TO = 1024
-"""Rows or columns up to which all singular values are computed; beyond, the largest, by sketching."""
+"""Largest number of rows for which all singular values are computed; above, a sketch gives the largest."""
 MOST = 64
-"""The highest rank that is told of a larger matrix, and that is kept as factors."""
+"""The highest rank that is determined for larger matrices, and that is kept as factors."""
 _SPARE = 8
 _ROUNDS, _ROUNDS_OF_LARGE = 12, 3
 _FINE = 1e-4
 EXPLAINED = 1e-2
-"""Share of the change, in Frobenius norm, that may lie outside the rounding of what explains it."""
+"""Share of the change (Frobenius norm) that an explanation may leave unexplained, beyond rounding."""
 
 
 Chunk = tuple[slice, Tensor, Tensor]
@@ -32,9 +32,9 @@ Chunk = tuple[slice, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Pair:
-    """Both versions of one matrix, [d, k], with d the residual stream's axis where it has one.
+    """Both versions of a matrix [d, k]; d is the residual stream's axis, if it has one.
 
-    dtype: the coarser of the two. read: gives columns [d, c] of both, float32, from left to right.
+    dtype: the coarser of both types. read: yields columns [d, c] of both versions, float32, in order.
     """
 
     d: int
@@ -43,18 +43,18 @@ class Pair:
     read: Callable[[], Iterator[Chunk]]
 
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Columns, their difference D [d, c] and half a step of rounding for each number of it."""
+        """Columns, their difference D [d, c], and the half step of rounding for each number of D."""
         for columns, before, after in self.read():
             step = half_step(torch.maximum(before.abs(), after.abs()), self.dtype)
             yield columns, after - before, step
 
     def differences(self) -> Iterator[tuple[slice, Tensor]]:
-        """Columns and their difference alone, which is quicker."""
+        """Columns and their difference."""
         for columns, before, after in self.read():
             yield columns, after - before
 
     def held(self) -> Pair:
-        """The same, read once and for all if it is small."""
+        """The pair with its numbers in memory, if it is small."""
         if self.d * self.k > CHUNK:
             return self
         kept = list(self.read())
@@ -73,10 +73,10 @@ class LowRank:
 class MatrixChange:
     """How a matrix changed.
 
-    rank: number of singular values above the rounding. more: there are more than were looked for.
-    largest: the largest singular value. noise: what rounding makes at most. outside: share of the change
-    (Frobenius norm) that rounding of the factors' matrix does not explain. factors: of that rank, None
-    if it is 0, not all were found, or they would be no smaller than the matrix.
+    rank: number of singular values above `noise`. more: the rank may be higher. largest: the largest singular
+    value. noise: bound of the rounding errors. outside: share of the change (Frobenius norm) that the factors
+    do not explain within rounding. factors: of this rank; None for rank 0, an unknown rank, or factors that
+    are not smaller than the matrix.
     """
 
     rank: int
@@ -97,14 +97,14 @@ def change_of(pair: Pair) -> MatrixChange:
     more = rank == len(values) < min(pair.d, pair.k)
     if rank == 0 or more:
         return MatrixChange(rank, more, largest, noise, 1.0 if rank else 0.0, None)
-    # Where the change is small beside a step of rounding, what rounding swallows of it has a pattern of
-    # its own and can stand above noise: the least rank that explains all numbers within rounding counts.
-    swallowed = range(1, min(rank, 5)) if noise > _FINE * largest else ()
-    for lower in swallowed:
+    # If the change is small compared with a rounding step, rounding errors are correlated with it and can
+    # exceed `noise`: the lowest rank that explains all numbers within rounding is taken.
+    candidates = range(1, min(rank, 5)) if noise > _FINE * largest else ()
+    for lower in candidates:
         factors, outside = refined(pair, left[:, :lower])
         if outside <= EXPLAINED:
             return MatrixChange(lower, False, largest, noise, outside, factors)
-    # Factors that are larger than the matrix are of no use.
+    # Factors are kept only if they are smaller than the matrix.
     if rank <= MOST and rank * (pair.d + pair.k) < pair.d * pair.k:
         factors, outside = refined(pair, left[:, :rank])
         return MatrixChange(rank, False, largest, noise, outside, factors)
@@ -112,11 +112,11 @@ def change_of(pair: Pair) -> MatrixChange:
 
 
 def refined(pair: Pair, left: Tensor) -> tuple[LowRank, float]:
-    """The matrix of rank r that fits the stored numbers best, and the share that it leaves unexplained.
+    """The best matrix of rank r for the stored numbers, and the share of the change left unexplained.
 
-    All changes within half a step of D [d, k] round to the same numbers. Going back and forth between
-    the nearest of those and the nearest matrix of rank r (von Neumann's alternating projections) takes
-    out what rounding did to the directions. left: [d, r], orthonormal columns to start from.
+    All changes within half a step of D [d, k] round to the same numbers. Alternating projections (von
+    Neumann) between these changes and matrices of rank r remove the effect of rounding on the directions.
+    left: [d, r], orthonormal columns to start from.
     """
     right = torch.cat([left.T @ change for _, change in pair.differences()], dim=1)
     best, least = LowRank(left, right), float("inf")
@@ -143,13 +143,13 @@ def refined(pair: Pair, left: Tensor) -> tuple[LowRank, float]:
 
 
 def _nearest(pair: Pair, left: Tensor, right: Tensor) -> Iterator[Tensor]:
-    """What would round to the stored numbers and is nearest to left @ right."""
+    """The changes nearest to left @ right that round to the stored numbers."""
     for columns, change, step in pair.chunks():
         yield (left @ right[:, columns]).clamp(change - step, change + step)
 
 
 def outside_of(pair: Pair, left: Tensor, right: Tensor) -> float:
-    """Frobenius norm of what rounding of left @ right does not explain, as a share of the change."""
+    """Frobenius norm of the change that left @ right does not explain within rounding, as a share."""
     outside = whole = 0.0
     for columns, change, step in pair.chunks():
         outside += _excess(change - left @ right[:, columns], step)
@@ -158,8 +158,8 @@ def outside_of(pair: Pair, left: Tensor, right: Tensor) -> float:
 
 
 def _excess(error: Tensor, step: Tensor) -> float:
-    """Sum of squares of what lies outside rounding. `error` is used up."""
-    # A whole step: what made the change may have rounded it once before it was added.
+    """Sum of squared errors beyond rounding. Overwrites `error`."""
+    # A whole step, because the change may have been rounded before it was added.
     return float(error.abs_().sub_(step, alpha=2).clamp_min_(0).square_().sum())
 
 

@@ -1,4 +1,4 @@
-"""Which tensor of one checkpoint is which of the other: by name, by the end of the name, by numbers."""
+"""Pairs the tensors of two checkpoints: by name, by the end of the name, or by their numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from excise.checkpoint.reader import Reader
 
 @dataclass(frozen=True)
 class Names:
-    """pairs: name in the second checkpoint → name in the first, of tensors that can be compared.
+    """pairs: name in the second checkpoint → name in the first, for tensors of equal shape.
 
-    only_first, only_second: tensors that the other one lacks. reshaped: name → both shapes. retyped: name in
-    the second → both data types, of pairs whose types differ.
+    only_first, only_second: unpaired tensors. reshaped: name → both shapes, where they differ. retyped: name
+    in the second → both data types, where they differ.
     """
 
     pairs: Mapping[str, str]
@@ -25,17 +25,17 @@ class Names:
 
     @property
     def renamed(self) -> dict[str, str]:
-        """Name in the first → name in the second, of those that differ."""
+        """Name in the first → name in the second, where they differ."""
         return {former: name for name, former in self.pairs.items() if former != name}
 
     @property
     def differ(self) -> bool:
-        """True if the checkpoints do not hold tensors of the same names, shapes and types."""
+        """True if names, shapes or types of the checkpoints differ."""
         return any((self.only_first, self.only_second, self.reshaped, self.renamed, self.retyped))
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many there are more, as text."""
+    """The first names and the number of further names, as text."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
@@ -43,8 +43,8 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def pair_names(first: Index, second: Index, before: Reader, after: Reader) -> Names:
     """Pair the tensors of two checkpoints.
 
-    A tensor whose name the other one lacks is paired with one that it lacks in turn: of the same shape, if
-    one name ends in the other (a prefix came or went), else of the same shape, type and numbers.
+    Tensors without a partner of the same name are paired if they have the same shape and one name ends in the
+    other (an added or removed prefix), or else if they have the same shape, type and numbers.
     """
     common = first.keys() & second.keys()
     reshaped = {
@@ -66,7 +66,7 @@ def pair_names(first: Index, second: Index, before: Reader, after: Reader) -> Na
             pairs[name] = ends[0]
             lost.remove(ends[0])
     new -= pairs.keys()
-    # Reading them all is worth it only where a partner is possible.
+    # Numbers are read only if a partner is possible.
     forms = {(first[name].shape, first[name].dtype) for name in lost}
     wanted = {name for name in new if (second[name].shape, second[name].dtype) in forms}
     held: dict[bytes, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The operator behind a writer's change: W' − W = −α u (vᵀ W), read off both matrices."""
+"""Recovers the operator of a writer's change, W' − W = −α u (vᵀ W), from both matrices."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from excise.operators.operator import Operator, orthogonal, row_normalised, unit
 
 _PARALLEL = 0.99
 _RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12)
-"""Shares of the mean of W Wᵀ's diagonal, tried from the mildest v on."""
-_TURNS = 4
+"""Ridges as shares of the mean of W Wᵀ's diagonal, strongest first."""
+_ITERATIONS = 4
 _NO_STRENGTH = 1e-6
 _BIAS = 0.1
-"""Share of a bias's expected change that may be missing: an error of v shows more in one column."""
+"""Share of a bias's expected change that may be missing: an error of v has more effect on one column."""
 
 
 @dataclass(frozen=True)
 class FoundOperator:
     """An operator that explains how a writer changed.
 
-    kind: orthogonal (u = v), row_normalised, or recovered for any other. direction: [d], the unit vector r
-    of the first two kinds, u / ‖u‖ of the third. u, v: [d], vᵀu = 1; the direction where each matrix has an
-    operator of its own (per_matrix). outside: share of the change that rounding does not explain.
-    doubt: how far α moves between two solutions for v that both explain the change; 0 where v is known
-    from u. trivial: W has no more columns than rows, so that any change of rank 1 has such a v.
+    kind: orthogonal (u = v), row_normalised, or recovered for any other operator. direction: [d], the unit
+    vector r of the first two kinds, u / ‖u‖ of the third. u, v: [d], vᵀu = 1; both are the direction if each
+    matrix has its own operator (per_matrix). outside: share of the change beyond rounding that the operator
+    does not explain. doubt: difference of α between two solutions for v; 0 if u determines v. trivial: W has
+    no more columns than rows, so that such a v exists for any change of rank 1.
     """
 
     kind: EditKind
@@ -46,7 +46,7 @@ class FoundOperator:
 
 @dataclass(frozen=True)
 class _Changed:
-    """A matrix of the writer, with its change of rank 1: D = p qᵀ, p [d] of length 1, q [k]."""
+    """A matrix of the writer and its change of rank 1: D = p qᵀ, with unit vector p [d] and q [k]."""
 
     pair: Pair
     p: Tensor
@@ -68,16 +68,16 @@ def recognise(
     changes: Sequence[MatrixChange],
     biases: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> FoundOperator | None:
-    """The operator that explains the changes of all a writer's matrices, None if there is no one.
+    """The operator that explains the changes of all matrices of a writer, None without such an operator.
 
-    biases: before and after, [d] or [expert, d]; where they changed they are further columns to find v from.
-    Source of each form: the kinds of operator in `excise.operators.operator`; any other (u, v) is solved for.
+    biases: before and after, [d] or [expert, d]; changed biases are further columns for solving v. The kinds
+    of `excise.operators.operator` are tried first; then (u, v) is solved.
     """
     if not changes or any(each.rank != 1 or each.factors is None for each in changes):
         return None
     matrices = [
         _Changed(
-            # All experts of a block at once may be too much to hold.
+            # Several experts may not fit into memory together.
             pair.held() if len(pairs) == 1 else pair,
             change.factors.left[:, 0],
             change.factors.right[0],
@@ -98,7 +98,7 @@ def recognise(
 
 
 def _common(vectors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor | None:
-    """The unit vector that all are parallel to, either way round; None if they are not."""
+    """The unit vector to which all are parallel or antiparallel; None if they are not."""
     first = vectors[int(torch.stack(list(weights)).argmax())]
     total = sum(
         weight * vector * torch.sign(vector @ first)
@@ -144,7 +144,7 @@ def _positive(norms: Tensor) -> Tensor:
 def _fitted(
     kind: EditKind, operator: Operator, direction: Tensor, matrices: Sequence[_Changed]
 ) -> FoundOperator | None:
-    """α by least squares, if the operator then explains every matrix within rounding."""
+    """The operator with α by least squares, if it explains every matrix within rounding."""
     u, v = operator.u, operator.v
     amounts = [each.amounts(v) for each in matrices]
     above = sum(
@@ -167,10 +167,10 @@ def _fitted(
 def _solved(
     matrices: Sequence[_Changed], p: Tensor, biases: Sequence[tuple[Tensor, Tensor]]
 ) -> FoundOperator | None:
-    """v from Wᵀ v = −q/α, u = p, over all matrices at once: they share both.
+    """v from Wᵀ v = −q/α with u = p, over all matrices together.
 
-    Ridge-regularised normal equations, from a strong ridge to a weak one until the change is explained: the
-    mildest v that does it. α = vᵀp before v is scaled to vᵀu = 1.
+    The normal equations are solved with decreasing ridges, until v explains the change. α = vᵀp before v is
+    scaled to vᵀu = 1.
     """
     d = len(p)
     gram = torch.zeros(d, d, dtype=torch.float64)
@@ -192,8 +192,8 @@ def _solved(
     for ridge in _RIDGES:
         factor = torch.linalg.cholesky(gram + ridge * scale * torch.eye(d, dtype=torch.float64))
         solved = torch.zeros(d, dtype=torch.float64)
-        # Iterated (Riley 1955, Mathematical Tables 9, 96 to 101): the ridge's own part shrinks each turn.
-        for _ in range(_TURNS):
+        # Iterated refinement (Riley 1955, Mathematical Tables 9, 96 to 101) reduces the effect of the ridge.
+        for _ in range(_ITERATIONS):
             remaining = (right - gram @ solved).unsqueeze(1)
             solved = solved + torch.cholesky_solve(remaining, factor).squeeze(1)
         strength = float(solved @ p.to(torch.float64))
@@ -206,7 +206,7 @@ def _solved(
 
 
 def follows(operator: FoundOperator, before: Tensor, after: Tensor, dtype: str) -> bool:
-    """True if biases [d], or [expert, d], changed as the writer's matrices did: b' = b − α u (vᵀ b)."""
+    """True if biases [d] or [expert, d] changed by the same operator: b' = b − α u (vᵀ b)."""
     if operator.per_matrix:
         return torch.equal(before, after) and not before.any()
     old, new = before.to(torch.float32), after.to(torch.float32)

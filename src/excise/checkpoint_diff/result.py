@@ -1,10 +1,9 @@
-"""What a comparison of two checkpoints found."""
+"""The result of a comparison of two checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -13,8 +12,6 @@ from excise.checkpoint_diff.layout import Place
 from excise.checkpoint_diff.matrix import MatrixChange
 from excise.checkpoint_diff.names import Names
 from excise.checkpoint_diff.operator import FoundOperator
-from excise.edits.edit import Edit
-from excise.system.paths import expanded
 
 _PARALLEL = 0.99
 
@@ -23,9 +20,9 @@ _PARALLEL = 0.99
 class TensorChange:
     """A tensor that differs. name: in the second checkpoint; former: in the first.
 
-    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; not a number if one in the
-    tensor is none. share: of its numbers that differ. matrices: the change of each matrix in it, oriented as
-    `place` says; none for vectors, and where numbers are packed. place: what it is in the model, if known.
+    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; NaN if the tensor contains
+    NaN. share: of differing numbers. matrices: the change of each matrix, oriented by `place`; empty for
+    vectors and quantised tensors. place: its role in the model, if known.
     """
 
     name: str
@@ -40,23 +37,23 @@ class TensorChange:
 
     @property
     def rank(self) -> int | None:
-        """The highest rank among its matrices, None if it has none."""
+        """The highest rank of its matrices, None without matrices."""
         return max((each.rank for each in self.matrices), default=None)
 
     @property
     def more(self) -> bool:
-        """True if the rank is only known to be larger."""
+        """True if the true rank may be higher."""
         return any(each.more for each in self.matrices)
 
     @property
     def full(self) -> bool:
-        """True if the rank is that of a matrix without any structure."""
+        """True if the rank is the full rank."""
         return self.rank is not None and self.rank >= min(self.shape[-2:])
 
 
 @dataclass(frozen=True)
 class WriterChange:
-    """A writer that was edited by an operator. biases: True if its biases follow it, None without any."""
+    """A writer that was edited by an operator. biases: whether they changed too, None without biases."""
 
     writer: str
     operator: FoundOperator
@@ -64,13 +61,13 @@ class WriterChange:
 
 
 @dataclass(frozen=True)
-class Diff:
-    """All that tells two checkpoints apart.
+class TensorComparison:
+    """All differences of two checkpoints.
 
-    first, second: the checkpoints. names: tensors that only one of them has, or under another name, type or
-    shape. same: number of tensors that are equal number by number. changed: the others. writers: those whose
-    changes one operator explains. model: the second one's, without weights; where it could not be built it is
-    None, writers are not looked for, and `why_not` says why.
+    names: tensors that only one checkpoint has, and differences in names, types and shapes. same: number of
+    equal tensors. changed: the other tensors. writers: writers whose changes an operator explains. model: the
+    second checkpoint's, on the meta device; None if it could not be built: `why_not` is the reason, and
+    writers are not examined.
     """
 
     first: Compared
@@ -84,41 +81,23 @@ class Diff:
 
     @property
     def identical(self) -> bool:
-        """True if nothing differs but the cut into files."""
+        """True if all tensors are equal, whatever files they are in."""
         return not (self.changed or self.names.differ)
 
     @property
     def moved(self) -> list[TensorChange]:
-        """Tensors that differ by more than rounding; vectors whatever they differ by."""
+        """Tensors that differ by more than rounding, and all differing vectors."""
         return [one for one in self.changed if one.rank != 0]
 
     @property
     def unexplained(self) -> list[TensorChange]:
-        """Those of them that no operator on a writer explains."""
+        """The `moved` tensors that no operator on a writer explains."""
         explained = {one.writer for one in self.writers}
         return [one for one in self.moved if one.place is None or one.place.writer not in explained]
 
-    def edit(self) -> Edit:
-        """The difference as an edit of the first checkpoint.
-
-        Raises SaveError if anything differs that no operator on a writer explains.
-        """
-        from excise.checkpoint_diff.undo import recovered_edit
-
-        return recovered_edit(self)
-
-    def save_undo(self, folder: str | Path) -> None:
-        """Write a peft adapter that turns the second checkpoint into the first, within rounding.
-
-        folder: a new folder. Raises SaveError, with what cannot be undone, before anything is written.
-        """
-        from excise.checkpoint_diff.undo import save_undo
-
-        save_undo(self, expanded(folder))
-
 
 def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:
-    """The writers grouped by direction: within a group all are parallel, either way round."""
+    """The writers grouped by parallel or antiparallel directions."""
     groups: list[list[WriterChange]] = []
     for one in writers:
         direction = one.operator.direction

@@ -1,4 +1,4 @@
-"""What rounding to a stored data type can do to a number, and to a matrix."""
+"""The size of rounding errors of stored data types, for numbers and matrices."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 _PRECISION = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8, "F8_E4M3": 4, "F8_E5M2": 3}
-"""Binary digits of the significand, the implied one counted (IEEE 754; OCP 8-bit floating point)."""
+"""Bits of the significand, with the implied bit (IEEE 754; OCP 8-bit floating point)."""
 _EXPONENT_BITS = 0x7F800000
 _MARGIN = 1.5
-"""√2 covers two checkpoints that were both rounded from a third one; the rest is for the bound's constant."""
+"""√2 covers two checkpoints that were both rounded from a third; the rest is for the bound's constant."""
 
 
 def coarser(*dtypes: str) -> str | None:
-    """The data type of fewest digits, None if one of them has no rounding that is known."""
+    """The data type with the fewest significand bits, None if a type is not in the table."""
     if any(dtype not in _PRECISION for dtype in dtypes):
         return None
     return min(dtypes, key=lambda dtype: _PRECISION[dtype])
@@ -24,7 +24,7 @@ def coarser(*dtypes: str) -> str | None:
 def half_step(values: Tensor, dtype: str) -> Tensor:
     """Half the distance between neighbouring numbers of `dtype` at each of `values` (float32).
 
-    Rounding moves a number by no more. Zero has no such distance: it is stored exactly.
+    It is the largest rounding error. Zero is stored exactly.
     """
     # The exponent's bits alone are the power of two below the number.
     powers = (values.contiguous().view(torch.int32) & _EXPONENT_BITS).view(torch.float32)
@@ -35,7 +35,7 @@ def noise_norm(row_squares: Tensor, column_squares: Tensor) -> float:
     """The spectral norm that independent rounding errors of these sizes do not exceed, with a margin.
 
     row_squares, column_squares: sums over rows and over columns of the squared half steps. A rounding
-    error is spread evenly over ± half a step, so that its variance is a third of the half step's square.
+    error is uniform over ± half a step, so that its variance is a third of the squared half step.
     The largest root of a row's variances plus that of a column's bounds the norm of a random matrix
     (Bandeira and van Handel 2016, Annals of Probability 44, theorem 1.1, up to its logarithmic term).
     """

@@ -1,4 +1,4 @@
-"""What to do with a difference: undo it by an adapter, or keep it as an edit file."""
+"""Writes a difference as an adapter that undoes it, or as an edit file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from excise.checkpoint.reader import Reader
 from excise.checkpoint_diff.checkpoint import Compared
 from excise.checkpoint_diff.names import listed
-from excise.checkpoint_diff.result import Diff, TensorChange
+from excise.checkpoint_diff.result import TensorChange, TensorComparison
 from excise.edits.adapter import ParameterChange, rank_of, require_form
 from excise.edits.base import Base
 from excise.edits.edit import Edit
@@ -19,7 +19,7 @@ from excise.errors import SaveError
 from excise.system.paths import expanded
 
 
-def _require_comparable(diff: Diff, what: str) -> None:
+def _require_comparable(diff: TensorComparison, what: str) -> None:
     """Raise SaveError unless both checkpoints hold the same tensors and some of them differ."""
     names = diff.names
     odd = [*names.only_first, *names.only_second, *names.reshaped]
@@ -31,8 +31,8 @@ def _require_comparable(diff: Diff, what: str) -> None:
         raise SaveError(f"{what}: the checkpoints do not differ by more than rounding")
 
 
-def save_undo(diff: Diff, destination: Path) -> None:
-    """`Diff.save_undo`: matrices get the opposite of what changed them, biases their former values."""
+def save_undo(diff: TensorComparison, destination: Path) -> None:
+    """`Diff.save_undo`: matrices get the opposite change, biases their former values."""
     first, second, model, moved = diff.first, diff.second, diff.model, diff.moved
     if model is None:
         raise SaveError(f"--undo: {diff.why_not}; an adapter needs the names of its modules")
@@ -63,7 +63,7 @@ def _undoable(one: TensorChange) -> bool:
 
 
 def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterChange]:
-    """What undoes each parameter; the parts of one that is stored in several tensors come in order."""
+    """The change that undoes each parameter; a parameter may be stored in several tensors."""
     by_parameter: dict[str, list[TensorChange]] = {}
     for one in moved:
         assert one.place is not None
@@ -90,7 +90,7 @@ def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterC
         yield ParameterChange(tensor, pairs)
 
 
-def recovered_edit(diff: Diff) -> Edit:
+def recovered_edit(diff: TensorComparison) -> Edit:
     """`Diff.edit`."""
     _require_comparable(diff, "--edit")
     first, second = diff.first, diff.second
@@ -101,8 +101,8 @@ def recovered_edit(diff: Diff) -> Edit:
     unfit = [one.writer for one in diff.writers if one.biases is False]
     if unfit:
         raise SaveError(
-            f"--edit: an edit changes biases with their matrices, and those of {listed(unfit)} were not; "
-            "nothing was written"
+            "--edit: an edit changes biases with their matrices, but the biases of "
+            f"{listed(unfit)} did not change; nothing was written"
         )
     found = [one.operator for one in diff.writers]
     kinds = {one.kind for one in found}
@@ -129,6 +129,6 @@ def _card(first: Compared, second: Compared, count: int) -> str:
     return (
         "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n# An edit undone\n\n"
         f"This LoRA adapter turns **{latter}** back into **{former}**, within rounding: it holds "
-        f"the opposite of what tells the two apart, in {count} parameters. Made by `excise diff --undo` from "
+        f"the opposite of their difference, in {count} parameters. Made by `excise diff --undo` from "
         "both checkpoints; nothing was trained.\n"
     )

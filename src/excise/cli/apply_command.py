@@ -10,7 +10,8 @@ from pathlib import Path
 from excise.app.model import save_options
 from excise.cli.human import size
 from excise.cli.printable import ask_person
-from excise.cli.screen import Screen, make_screen
+from excise.cli.render import make_screen
+from excise.cli.screen import Screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
 from excise.cli.streams import is_attended

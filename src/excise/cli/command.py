@@ -15,9 +15,9 @@ from cyclopts import App, Group, Parameter
 from cyclopts.help import DefaultFormatter, PanelSpec
 from rich import box
 
-from excise import __version__
 from excise.config import Settings
 from excise.config.flags import default_text, flag_name, is_list, is_switch, is_table, metavar
+from excise.system.version import VERSION
 
 Function = TypeVar("Function", bound=Callable[..., int])
 
@@ -60,7 +60,7 @@ RESUMES = (
 
 app = App(
     name="excise",
-    version=f"excise {__version__}",
+    version=f"excise {VERSION}",
     version_format="plaintext",
     help_format="plaintext",
     help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=box.SIMPLE, padding=(0, 0, 0, 3))),

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.text import Text
 
 from excise.app.outcome import Comparison, side_by_side
+from excise.cli.render import make_screen
 from excise.cli.run_command import DEFAULT_SELECTION, Finished, run_unattended
-from excise.cli.screen import Screen, make_screen, write_json
+from excise.cli.screen import Screen, write_json
 from excise.cli.tables import comparison_table
 from excise.config import Settings, gather
 from excise.config.flags import field_names

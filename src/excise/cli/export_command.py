@@ -8,8 +8,9 @@ from pathlib import Path
 
 from excise.app.model import given_template, load_model, save_options
 from excise.checkpoint.source import resolve
+from excise.cli.render import make_screen
 from excise.cli.run_command import check_early
-from excise.cli.screen import Screen, make_screen
+from excise.cli.screen import Screen
 from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
 from excise.config import Stored, flag_name, gather
 from excise.edits.edit import Edit

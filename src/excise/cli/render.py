@@ -12,8 +12,9 @@ from rich.text import Text
 from excise.app.events import Chosen
 from excise.cli.describe import Line, describe
 from excise.cli.live import SearchView
-from excise.cli.screen import write_stop
+from excise.cli.screen import JsonLines, Screen, make_console, write_stop
 from excise.cli.tables import outcome_table
+from excise.config import Settings
 from excise.events import Event, StageStarted
 from excise.saving.events import Saved
 from excise.search.events import (
@@ -120,3 +121,8 @@ class Renderer:
 
 def _text(line: Line) -> Text:
     return Text.assemble((f"{line.label:<{_LABEL_WIDTH}} ", "bold"), (line.text, line.style))
+
+
+def make_screen(settings: Settings) -> Screen:
+    """The screen that the settings ask for: JSON lines for programs, or lines for people."""
+    return JsonLines() if settings.json_lines else Renderer(make_console())

@@ -10,8 +10,9 @@ from excise.app.seeds import further_seeds
 from excise.app.spread import SeedResult, spreads
 from excise.cli.dialogue import Dialogue
 from excise.cli.printable import ask_person
+from excise.cli.render import make_screen
 from excise.cli.resume import where_to_run
-from excise.cli.screen import Screen, make_screen
+from excise.cli.screen import Screen
 from excise.cli.session import Ask, Session, answer_to
 from excise.cli.streams import is_attended
 from excise.cli.tables import spread_table

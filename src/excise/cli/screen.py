@@ -13,7 +13,6 @@ from rich.console import Console, RenderableType
 from excise.cli.interrupt import STOPPING
 from excise.cli.printable import PrintableConsole, printable_json
 from excise.cli.streams import write_json_in_utf8
-from excise.config import Settings
 from excise.events import Event
 
 _WIDTH_OF_FILES = 160
@@ -90,10 +89,3 @@ def make_console(*, to_errors: bool = False) -> Console:
     return PrintableConsole(
         stderr=to_errors, width=width, highlight=False, markup=False, emoji=False
     )
-
-
-def make_screen(settings: Settings) -> Screen:
-    """The screen that the settings ask for: JSON lines for programs, or lines for people."""
-    from excise.cli.render import Renderer
-
-    return JsonLines() if settings.json_lines else Renderer(make_console())

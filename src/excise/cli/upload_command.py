@@ -8,7 +8,8 @@ from pathlib import Path
 
 from excise.cli.export_command import write
 from excise.cli.printable import ask_person
-from excise.cli.screen import Screen, make_screen
+from excise.cli.render import make_screen
+from excise.cli.screen import Screen
 from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
 from excise.cli.streams import is_attended

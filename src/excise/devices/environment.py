@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from excise import __version__
+from excise.system.version import VERSION
 
 _PACKAGES = (
     "torch",
@@ -34,7 +34,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of excise, Python and the packages that a result may depend on."""
-    found = {"excise": __version__, "python": platform.python_version()}
+    found = {"excise": VERSION, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

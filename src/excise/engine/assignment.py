@@ -13,11 +13,6 @@ AssignRows = Callable[[Sequence[int]], None]
 """Called before every forward pass with the candidate of each row, as `VirtualEdits.assign` is."""
 
 
-def ignore_rows(candidates: Sequence[int]) -> None:
-    """The `AssignRows` of a model that is the same for every row."""
-    return
-
-
 class LayerCache(Protocol):
     """Stores the output of the first layers on a pass, or replays it; see `excise.engine.cached_layers`."""
 
@@ -39,7 +34,7 @@ class Assignment:
     """
 
     candidate: int = 0
-    assign_rows: AssignRows = ignore_rows
+    assign_rows: AssignRows = lambda candidates: None
     cached_layers: LayerCache | None = None
 
     def around(

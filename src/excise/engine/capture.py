@@ -22,7 +22,6 @@ from excise.engine.prefill import (
     Prefill,
     Tokens,
     right_aligned,
-    run_all,
 )
 
 Listener = Callable[[int, Tensor], None]
@@ -105,9 +104,11 @@ def residuals(
 ) -> Tensor:
     """`Residuals.values` of all prompts, in one pass."""
     found = Residuals(layers, len(prompts), dimension)
-    with listening(model, layers, found.listen):
-        for group in run_all(model, prompts, limit):
-            found.store(group.rows)
+    with torch.inference_mode(), listening(model, layers, found.listen):
+        prefill = Prefill.start(model, prompts)
+        for rows in prefill.groups(limit):
+            prefill.run(rows, cached=False)
+            found.store(rows)
     return found.values
 
 

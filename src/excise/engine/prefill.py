@@ -7,7 +7,7 @@ which this is not exact take the plain path: whole prompts, groups of equal leng
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -250,26 +250,6 @@ def _last(count: int, ids: Tensor) -> list[int]:
 
 
 @torch.inference_mode()
-def run_all(
-    model: PreTrainedModel,
-    prompts: Sequence[Tokens],
-    limit: int,
-    assignment: Assignment = ONE_CANDIDATE,
-    *,
-    checked: bool = True,
-) -> Iterator[Group]:
-    """Run all prompts in groups of at most `limit`, longest first; their caches are not kept.
-
-    checked: see `Prefill.run`.
-    """
-    if not prompts:
-        return
-    prefill = Prefill.start(model, prompts, assignment)
-    for rows in prefill.groups(limit):
-        yield prefill.run(rows, cached=False, checked=checked)
-
-
-@torch.inference_mode()
 def first_token_logits(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
@@ -280,15 +260,11 @@ def first_token_logits(
 
     Raises TrialError if a logit is not finite.
     """
-    result: Tensor | None = None
-    for group in run_all(model, prompts, limit, assignment, checked=False):
-        last = require_finite(group.logits[:, -1].cpu())
-        if result is None:
-            result = last.new_empty(len(prompts), last.shape[-1])
-        result[list(group.rows)] = last
-    if result is None:
-        raise ValueError("no prompts")
-    return result
+    prefill, found = Prefill.start(model, prompts, assignment), dict[int, Tensor]()
+    for rows in prefill.groups(limit):
+        last = prefill.run(rows, cached=False, checked=False).logits[:, -1].cpu()
+        found.update(zip(rows, require_finite(last), strict=True))
+    return torch.stack([found[row] for row in range(len(prompts))])
 
 
 def require_finite(logits: Tensor) -> Tensor:

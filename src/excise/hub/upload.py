@@ -24,13 +24,13 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from excise import __version__
 from excise.errors import HubError
 from excise.events import Emit, Note, StageStarted
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.hub.folder import Upload
 from excise.hub_access.failures import FAILURES, failure
 from excise.hub_access.request import HubRequest
+from excise.system.version import VERSION
 
 _OWN_TO_THE_HUB = frozenset((".gitattributes",))
 """Files that the hub creates in every repository."""
@@ -62,9 +62,7 @@ def upload(
     message if the repository holds other files; returns whether to replace and remove them (they stay in the
     history). Raises HubError; nothing is visible then. The token is sent only to the hub.
     """
-    sender = _Sender(
-        HfApi(token=token, library_name="excise", library_version=__version__), repository
-    )
+    sender = _Sender(HfApi(token=token, library_name="excise", library_version=VERSION), repository)
     with _quiet(emit):
         found = sender.repository_for(what, emit, public=public)
         if found.files:
@@ -143,7 +141,7 @@ class _Sender:
             commit: CommitInfo = self.api.create_commit(
                 self.name,
                 [*removals, *additions],
-                commit_message=f"Upload {what.made} edited by excise {__version__}",
+                commit_message=f"Upload {what.made} edited by excise {VERSION}",
                 parent_commit=found.head,
             )
         return commit.oid

@@ -1,1 +1,1 @@
-"""Models: load them, find what writes to the residual stream, prove that all of it was found."""
+"""Models in memory: loading, chat templates, weights, the residual stream."""

@@ -1,4 +1,4 @@
-"""What loading a model emits."""
+"""Events of loading a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from excise.events import Event
 
 @dataclass(frozen=True)
 class DeviceFound(Event):
-    """A device that the model may come to lie on; one event for each.
+    """A device that may hold the model.
 
-    memory: its own, in bytes (the host's for a CPU). limit: bytes of weights that it may hold, None if any.
+    memory: of the device, in bytes. limit: most bytes of weights, None without a limit.
     """
 
     device: str
@@ -22,9 +22,9 @@ class DeviceFound(Event):
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """The model is in memory. attempts: data types that failed before, with the reason.
+    """The model is in memory. attempts: data types that failed before, with the reasons.
 
-    places: bytes of its weights by place: "cuda:0", "cpu", …, "offloaded" for what is moved in for each pass.
+    places: bytes of weights by device: "cuda:0", "cpu", …, "offloaded" for weights moved in for each pass.
     """
 
     name: str

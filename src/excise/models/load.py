@@ -1,4 +1,4 @@
-"""Loading a model: a hub id, a local folder or a GGUF file, in the first data type that works."""
+"""Loads a model from a hub id, a local folder or a GGUF file, in the first data type that works."""
 
 from __future__ import annotations
 
@@ -53,12 +53,10 @@ from excise.undocumented import use_conversions
 class LoadedModel:
     """A model ready to run.
 
-    dtype: name of the data type it was loaded in; of packed weights, what it computes in. attempts: data
-    types that failed before, with why. call: how the tokenizer's chat template is called. chat_template: the
-    one that the user gave in place of the model's own, if any. packing: how the weights are packed in memory,
-    in words; None if they are plain.
-    quantization: how they were packed while loading; a checkpoint that was packed already has "none".
-    notes: what a user should know of how it runs.
+    dtype: the data type that it computes in. attempts: data types that failed before, with the reasons. call:
+    how to call the tokenizer's chat template. chat_template: the text of the user's template file, if any.
+    packing: the quantisation of the weights in memory, for people; None if they are plain. quantization: the
+    quantisation while loading; "none" for a checkpoint that was already quantised. notes: for the user.
     """
 
     model: PreTrainedModel
@@ -79,17 +77,17 @@ class LoadedModel:
 
     @property
     def bytes(self) -> int:
-        """Memory that the weights take as they are stored, tied ones counted once, offloaded ones too."""
+        """Bytes of all weights, offloaded weights included, tied weights once."""
         return stored_bytes(self.model)
 
     @property
     def places(self) -> dict[str, int]:
-        """The same by place: "cuda:0", "cpu", …, or "offloaded"."""
+        """Bytes of weights by device: "cuda:0", "cpu", …, or "offloaded"."""
         return bytes_by_device(self.model)
 
     @property
     def precision(self) -> str:
-        """Data type and packing for people: "bfloat16", or "bfloat16 over bitsandbytes 4-bit"."""
+        """Data type and quantisation for people: "bfloat16", or "bfloat16 over bitsandbytes 4-bit"."""
         return self.dtype if self.packing is None else f"{self.dtype} over {self.packing}"
 
 
@@ -100,13 +98,12 @@ def load(
     revision: str | None = None,
     emit: Emit = ignore,
 ) -> LoadedModel:
-    """Load model and tokenizer, trying data types in turn, each with a test generation.
+    """Load a model and its tokenizer in the first data type that passes a test generation.
 
-    model: a hub id (which may be of a `revision`), a local folder or a GGUF file. On a CPU that is slower
-    with the model's own type than with float32, float32 goes before "auto". emit: takes the events.
-    Raises ModelError that says why each data type failed, that weights are damaged, that a package is
-    missing, that there is no such model or device, or that there is no chat template; HubError;
-    OutOfMemoryError if the model fits in none of the types.
+    model: a hub id (with `revision`), a local folder or a GGUF file. On a CPU, float32 is tried before "auto"
+    if it is faster than the model's own type. emit: receives the events. Raises ModelError for an unknown
+    model or device, damaged weights, a missing package, a missing chat template, and if every data type
+    fails; HubError; OutOfMemoryError if the model fits into memory in no data type.
     """
     source = (
         model
@@ -116,7 +113,7 @@ def load(
     for found in devices_found(options):
         emit(found)
     if options.trust_remote_code and (code := remote_code_of(source)):
-        emit(Note(f"--trust-remote-code: {source.name} runs code of its own, {code}"))
+        emit(Note(f"--trust-remote-code: {source.name} runs remote code, {code}"))
     emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
     loaded = _loaded(source, options)
@@ -136,7 +133,7 @@ def load(
 
 
 def devices_found(options: LoadOptions) -> list[DeviceFound]:
-    """The devices that the model may come to lie on. Raises ModelError if there is no such device here."""
+    """An event for each device that the options allow. Raises ModelError for a missing device."""
     limits = options.max_memory
     devices = devices_for(options.device, limits)
     allowed = list(limits.values()) if limits else [None] * len(devices)
@@ -177,7 +174,7 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What is the same whatever the data type. packing: how the weights are or become packed."""
+    """The arguments of all attempts to load. packing: the quantisation of the weights, if any."""
 
     source: ModelSource
     auto: Any
@@ -187,9 +184,9 @@ class _Trial:
     options: LoadOptions
 
     def load(self, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]] | _Failure:
-        """The model in a data type, and what is to be noted of it; or why not.
+        """The model in a data type, with notes for the user; or the failure.
 
-        In a function of its own: once it is left, so are the traceback and the weights that it keeps alive.
+        A function of its own, so that a failed model and its traceback are freed on return.
         """
         how = unpack_arguments(self.source) | quantize_arguments(
             self.options.quantization, dtype, self.arguments["device_map"]
@@ -209,7 +206,7 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a data type does not suit. memory_ran_out: whether for its size alone."""
+    """Why a data type failed. memory_ran_out: whether memory ran out."""
 
     why: str
     memory_ran_out: bool
@@ -218,7 +215,7 @@ class _Failure:
 def _in_first_type(
     trial: _Trial, untried: tuple[str, ...], devices: Sequence[torch.device]
 ) -> LoadedModel:
-    """The model in the first data type that works. devices: where it is to lie."""
+    """The model in the first data type that works."""
     source, packing, limits = trial.source, trial.packing, trial.arguments["max_memory"]
     attempts: list[str] = []
     while untried:
@@ -228,7 +225,7 @@ def _in_first_type(
             release_memory()
             attempts.append(f"{dtype}: {found.why}")
             if found.memory_ran_out:
-                # The type suits, but for its size: larger ones, and others of that size, fit no better.
+                # Only smaller data types can fit.
                 untried = () if packing else smaller_dtypes(untried, dtype, source)
                 if not untried:
                     raise too_large_error(
@@ -238,7 +235,7 @@ def _in_first_type(
         model, notes = found
         unpacked = packing is not None and was_unpacked(model)
         if unpacked:
-            # transformers would save the plain tensors under the packed ones' names.
+            # transformers would save the plain tensors with the names of the quantised tensors.
             use_conversions(model, None)
         return LoadedModel(
             model,
@@ -253,5 +250,5 @@ def _in_first_type(
             notes,
         )
     stored = "" if packing is None else f" as {packing_in_words(packing)}"
-    hint = "; packed weights have to fit in --max-memory" if packing and limits else ""
+    hint = "; quantised weights have to fit in --max-memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

@@ -15,13 +15,12 @@ class LoadOptions:
     """How a model is loaded.
 
     dtypes: data types to try in turn. device: "auto", "cpu", "cuda", "cuda:1", "mps", ….
-    quantization: packs the weights while loading; a checkpoint that is packed already loads as it is.
-    max_memory: bytes of weights that each device may hold, by the number of an accelerator or "cpu"; the rest
-    is offloaded, at last to disk, where weights go to `offload_folder` unless the checkpoint's own files
-    serve. trust_remote_code: run code that comes with the model. chat_template: a Jinja file, or the name of
-    one of the model's own templates. template_arguments: given to the template beside the messages.
-    system_prompt: goes before every prompt. prepack: on a CPU, lay weights out as its matrix products read
-    them; not if they are to be trained, or an adapter merged into them.
+    quantization: quantises the weights while loading; a quantised checkpoint needs none. max_memory: bytes of
+    weights for each device, by the index of an accelerator or "cpu"; the rest is offloaded, finally to disk,
+    into `offload_folder` or the checkpoint's own files. trust_remote_code: run code that comes with the
+    model. chat_template: a Jinja file, or the name of one of the model's templates. template_arguments:
+    template variables beside the messages. system_prompt: goes before every prompt. prepack: prepack weights
+    on a CPU; False if they are to be trained, or an adapter is to be merged into them.
     """
 
     dtypes: tuple[str, ...] = ("auto", "float16", "bfloat16", "float32")

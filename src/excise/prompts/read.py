@@ -44,10 +44,10 @@ def read_prompts(
 ) -> PromptSet:
     """Read prompts from a .txt, .jsonl, .csv or .parquet file, a folder, or a data set on the hub.
 
-    source: a path or a hub id, with a part of it if not all is wanted: "file.csv[:400]",
-    "owner/name:train[10%:20%]". column: the column that holds the text. prefix, suffix: text put around every
-    prompt. system_prompt: of every prompt. revision: commit, tag or branch of a hub data set.
-    Raises PromptError, with file and line where there is a line, or HubError.
+    source: a path or a hub id, optionally with a split: "file.csv[:400]", "owner/name:train[10%:20%]".
+    column: the column that holds the text. prefix, suffix: text put around every prompt. system_prompt: of
+    every prompt. revision: commit, tag or branch of a hub data set.
+    Raises PromptError, which names file and line, or HubError.
     """
     with translated(PromptError, f"{source}: not the name of a prompt set", ValidationError):
         parsed = PromptSource(**parse_source(str(source)), revision=revision)

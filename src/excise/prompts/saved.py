@@ -35,7 +35,7 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
     try:
         data = datasets.load_from_disk(str(folder))
     except _DAMAGED as error:
-        raise PromptError(f"{folder}: damaged: {first_line(error)}; save it anew") from None
+        raise PromptError(f"{folder}: damaged: {first_line(error)}; save it again") from None
     if isinstance(data, datasets.DatasetDict):
         data = data[choose_split(split, list(data), str(folder))]
     elif split.name is not None and split.name != str(data.split):
@@ -78,7 +78,7 @@ def _entries(path: Path, key: str) -> list[Any]:
         return []
     found = read_json_object(path, PromptError).get(key, [])
     if not isinstance(found, list):
-        raise PromptError(f"{path.parent}: damaged {path.name}: no list of {key}; save it anew")
+        raise PromptError(f"{path.parent}: damaged {path.name}: no list of {key}; save it again")
     return found
 
 

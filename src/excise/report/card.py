@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from excise import __version__
 from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.interval import Share
 from excise.store.outcome import Outcome, outcome_in
+from excise.system.version import VERSION
 
 _RECORDED = """
 `reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
@@ -57,7 +57,7 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
     )
 
 
-def figures_in(edit: Edit, coverage: Sequence[float] = ()) -> str:
+def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:
     """What an edit file says was measured: on held-out prompts, else by the search, else nothing."""
     outcome, facts = outcome_in(edit.facts), edit.facts
     if outcome is not None:
@@ -84,7 +84,7 @@ def _covered(coverage: Sequence[float]) -> str:
     )
 
 
-def _reservations(edit: Edit) -> str:
+def _reservations(edit: EditValues) -> str:
     """What has to be known beside the figures: layers left uncovered, experts edited one by one."""
     uncovered = edit.facts.get("uncovered")
     lines: list[str] = []
@@ -126,7 +126,7 @@ def asked_with_lines(told: object) -> list[str]:
 
 
 def model_card(
-    source: ModelSource, edit: Edit, figures: str, *, adapter: bool, recorded: bool = False
+    source: ModelSource, edit: EditValues, figures: str, *, adapter: bool, recorded: bool = False
 ) -> str:
     """Text of the README.md that goes with an edited model or an adapter; the original's card is its end.
 
@@ -146,7 +146,7 @@ def model_card(
 # {name}, edited
 
 This is {form} **{name}**{f" (revision {code(source.origin.revision)})" if source.origin else ""}.
-Its weights were changed by [excise](https://pypi.org/project/excise/) {__version__}: the direction of one
+Its weights were changed by [excise](https://pypi.org/project/excise/) {VERSION}: the direction of one
 behaviour was removed from {edited} of {writers} matrices that write to the residual stream, by {rank} of the
 {edit.kind} kind: {facts.text} ({facts.source}).
 

@@ -150,7 +150,7 @@ def _require_ours(folder: Path, mark: Path) -> None:
         if path.is_symlink():
             raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
     if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
-        raise SaveError(f"{folder}: is in the way and was not written by excise; remove it")
+        raise SaveError(f"{folder}: exists and was not written by excise; remove it")
 
 
 def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:
