@@ -118,13 +118,8 @@ def write(
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
     known = None
-    if gone := run.directory.former_kinds():
-        screen(
-            Note(
-                "no reproduce.json is written: the run has kinds that excise no longer searches "
-                f"({', '.join(gone)})"
-            )
-        )
+    if reason := run.directory.irreproducible():
+        screen(Note(f"no reproduce.json is written: {reason}"))
     else:
         known = reproduction_of(run.directory, source, number, text, hardware=hardware)
     screen(Note(f"exporting trial {number}"))
