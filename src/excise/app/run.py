@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
@@ -58,12 +57,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.directory.close()
 
     def search(self, trials: int | None = None, stop: Callable[[], bool] = lambda: False) -> None:

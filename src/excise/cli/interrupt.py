@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 
 from excise.system.platform import interrupt_signals
 
@@ -33,12 +33,7 @@ class StopOnInterrupt:
         self._previous = {one: signal.signal(one, self._handle) for one in interrupt_signals()}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         # None stands for a handler that Python did not install and cannot put back.
         for one, handler in self._previous.items():
             signal.signal(one, signal.default_int_handler if handler is None else handler)

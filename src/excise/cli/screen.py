@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console, RenderableType
@@ -34,12 +33,7 @@ class Screen(Protocol):
     def __enter__(self) -> Screen:
         """Begin."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Leave nothing moving on the terminal."""
 
 
@@ -60,12 +54,7 @@ class JsonLines:
     def __enter__(self) -> JsonLines:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
 
