@@ -15,6 +15,7 @@ from excise.app.model import load_model
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
+from excise.config import Inputs
 from excise.events import ignore
 from excise.models.chat import Chat
 from excise.reproduce.record import read_reproduction
@@ -107,7 +108,7 @@ def test_a_model_made_again_is_asked_alike(saved: Path, tmp_path: Path) -> None:
 
 
 def test_chat_uses_the_arguments_that_were_given(saved: Path) -> None:
-    run = open_run_named(str(saved / "run"), {}, {})
+    run = open_run_named(str(saved / "run"), Inputs())
     loaded = load_model(run.settings, run.source(ignore), ignore)
     conversation = Conversation.of(run.settings, loaded)
     assert conversation.answer("bake", lambda text: None) is not None

@@ -20,7 +20,7 @@ from excise.checkpoint.source import resolve
 from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
-from excise.config import gather
+from excise.config import Inputs, gather
 from excise.config.prompt_sources import prompt_sources
 from excise.engine.decode import greedy
 from excise.engine.generation import settings_not_followed, settings_text
@@ -175,9 +175,9 @@ def test_the_command_says_which_configuration_it_follows(
     asking: Path, capsys: pytest.CaptureFixture[str], empty_directory: None
 ) -> None:
     flags = {"dtype": "float32", "max_new_tokens": 4}
-    assert chat(str(asking), flags, {}, Script("bake")) == 0
+    assert chat(str(asking), Inputs(flags), Script("bake")) == 0
     assert "repetition_penalty 1.3" in capsys.readouterr().out
-    assert chat(str(asking), flags, {}, Script("bake"), "model") == 0
+    assert chat(str(asking), Inputs(flags), Script("bake"), "model") == 0
     assert "repetition_penalty" not in capsys.readouterr().out
     assert main(["chat", str(asking), "--generation-config", "beam"]) == 2
     assert "must be one of greedy, model" in capsys.readouterr().err

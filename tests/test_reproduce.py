@@ -17,6 +17,7 @@ from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.app.rebuild import settings_of
 from excise.cli.main import main
 from excise.cli.reproduce_command import lines
+from excise.config import Inputs
 from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare_records
 from excise.reproduce.fingerprint import fingerprint, sketch
@@ -335,13 +336,13 @@ def test_what_came_from_the_hub_is_read_at_the_recorded_commit(saved: Path) -> N
     record["prompts"]["target"]["train"]["revision"] = "abc"
     record["model"] |= {"name": "owner/model", "revision": "def"}
     then = Reproduction.model_validate(record)
-    settings = settings_of(then, {}, {}, None)
+    settings = settings_of(then, Inputs())
     assert settings.target_train is not None
     assert (settings.target_train.source, settings.target_train.revision) == ("owner/set", "abc")
     assert (settings.model, settings.revision) == ("owner/model", "def")
     assert settings.dtypes == ("float32",)
     now = settings_of(
-        then, {"target_train": "mine.txt", "model": "./here", "control": "all.txt"}, {}, None
+        then, Inputs({"target_train": "mine.txt", "model": "./here", "control": "all.txt"})
     )
     assert (str(now.target_train), now.model, now.revision) == ("mine.txt", "./here", None)
     assert (str(now.control), now.control_train) == ("all.txt", None)
@@ -407,7 +408,7 @@ def test_a_record_that_lacks_a_setting_takes_its_default(saved: Path) -> None:
     record = loaded(saved / "adapter" / "reproduce.json")
     del record["settings"]["quantization"], record["packed"]
     then = Reproduction.model_validate(record)
-    assert settings_of(then, {}, {}, None).quantization == "none"
+    assert settings_of(then, Inputs()).quantization == "none"
     assert then.packed == "same"
 
 

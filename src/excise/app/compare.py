@@ -1,4 +1,4 @@
-"""Two edits of one model on the same held-out prompts: do they differ by more than chance?"""
+"""Tests whether two edits of one model differ by more than chance on the same held-out prompts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of both edits. chance: probability that chance alone makes them differ as much."""
+    """One figure of both edits, as text. p_value: of the paired test."""
 
-    what: str
+    figure: str
     first: str
     second: str
-    chance: float
+    p_value: float
 
     @property
-    def differs(self) -> bool:
-        """True if it is more than chance (5 %)."""
-        return self.chance < SIGNIFICANT
+    def significant(self) -> bool:
+        """True if the p-value is below 5 %."""
+        return self.p_value < SIGNIFICANT
 
 
 def compare(
@@ -51,12 +51,12 @@ def differences(
 ) -> list[Difference]:
     """Each figure of two edits, with a paired test of their difference.
 
-    tokens: over how many of an answer KL was averaged.
+    tokens: the answer tokens over which KL was averaged.
     """
 
-    def mean(what: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
+    def mean(figure: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
         first, second = (str(bootstrap(values, seed)) for values in (one, other))
-        return Difference(what, first, second, sign_flips(one, other, seed))
+        return Difference(figure, first, second, sign_flips(one, other, seed))
 
     return [
         Difference(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from excise.anatomy.writers import Anatomy
 from excise.app.model import experiment_of, load_model, save_options
 from excise.app.run import Run, prepare
 from excise.checkpoint.source import ModelSource, resolve
-from excise.config import Settings, Stored, gather
+from excise.config import Inputs, Settings, Stored
 from excise.config.prompt_sources import prompt_sources
 from excise.devices.device import input_device
 from excise.devices.environment import hardware, versions
@@ -97,17 +96,12 @@ def _found(settings: Settings) -> tuple[Prompts, ModelSource]:
         ) from error
 
 
-def settings_of(
-    recorded: Reproduction,
-    given: Mapping[str, object],
-    environment: Mapping[str, str],
-    toml_path: Path | None,
-) -> Settings:
-    """The recorded settings, with what the run found out by itself as if it had been given.
+def settings_of(recorded: Reproduction, inputs: Inputs) -> Settings:
+    """The recorded settings; what the run measured, such as the batch size, counts as a setting.
 
-    given: flags, which say where prompts and model lie now. environment, toml_path: as for `gather`; they
-    count for what the record does not say, which is how the work is carried out here.
-    Raises SettingsError, also if code of the model's is to be run and `given` does not allow it.
+    inputs: the flags replace recorded settings, such as the places of the prompts and the model. The
+    environment and `excise.toml` give the settings that the record lacks.
+    Raises SettingsError, also if the model needs its own code and the flags do not allow it.
     """
     settings: dict[str, Any] = recorded.settings.model_dump(mode="json", exclude=_OF_HERE)
     then = recorded.circumstances
@@ -125,12 +119,12 @@ def settings_of(
     for kind in ("target", "control"):
         for part in _PARTS:
             _pin(settings, f"{kind}_{part}", recorded.prompts.part(kind, part).revision)
-            if kind in given:
+            if kind in inputs.flags:
                 settings[f"{kind}_{part}"] = None
         _pin(settings, kind, recorded.prompts.part(kind, "train").revision)
-    if "model" in given:
+    if "model" in inputs.flags:
         settings["revision"] = None
-    return gather(given, environment, toml_path, Stored(NAME, settings))
+    return inputs.settings(Stored(NAME, settings))
 
 
 def _named_by(settings: Settings) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
-from excise.app.model import experiment_of, in_data_type, load_model
+from excise.app.model import experiment_of, in_data_type, load_model, save_options
 from excise.app.outcome import confirm
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, study_settings
@@ -23,7 +23,15 @@ from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
 from excise.prompts.load import load_parts
 from excise.prompts.splits import Parts, Prompts
-from excise.saving.export import require_rewritable, require_writable
+from excise.report.card import figures_of
+from excise.saving.export import (
+    require_rewritable,
+    require_writable,
+    save_model,
+    save_model_adapter,
+)
+from excise.saving.options import DescribedEdit
+from excise.saving.reproduction import reproduction_of
 from excise.search.front import Point, pareto_front
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin
@@ -76,6 +84,22 @@ class Run:
     def edit(self, number: int) -> Edit:
         """The edit of a front trial. Raises RunError."""
         return self.directory.edit(number)
+
+    def save(self, outcome: Outcome, destination: Path) -> None:
+        """Write the edited model to a new folder. Raises SaveError."""
+        options, emit = save_options(self.settings), self.experiment.emit
+        save_model(self.loaded, self._described(outcome), destination, options, emit)
+
+    def save_adapter(self, outcome: Outcome, destination: Path) -> None:
+        """Write the edit as an adapter to a new folder. Raises SaveError."""
+        options, emit = save_options(self.settings), self.experiment.emit
+        save_model_adapter(self.loaded, self._described(outcome), destination, options, emit)
+
+    def _described(self, outcome: Outcome) -> DescribedEdit:
+        figures = figures_of(outcome, self.experiment.coverage.per_layer)
+        source, hardware = self.loaded.source, not self.settings.no_hardware
+        record = reproduction_of(self.directory, source, outcome.trial, figures, hardware=hardware)
+        return DescribedEdit(self.edit(outcome.trial), figures, record)
 
     def choose(self, point: Point) -> Outcome:
         """Measure a trial of the front on held-out prompts and record it as the chosen one."""

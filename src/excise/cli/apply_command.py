@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.app.model import save_options
+from excise.cli.ask import Ask, answer_to
 from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.render import make_screen
 from excise.cli.screen import Screen
-from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
 from excise.cli.streams import is_attended
-from excise.config import Stored, gather
+from excise.config import Inputs, Stored, gather
 from excise.edits.edit import Edit
 from excise.errors import SaveError, SettingsError
 from excise.events import Note
@@ -44,8 +44,7 @@ class _Given:
 
 def apply(
     words: Sequence[str],
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     force: bool,
     ask: Ask = ask_person,
@@ -53,14 +52,14 @@ def apply(
     """Apply an edit, `words` being EDIT MODEL OUT; returns the exit status."""
     word, model, out = words
     given = _given(word)
-    settings = gather({**flags, "model": model}, environment, None, given.stored)
+    settings = inputs.with_flags(model=model).settings(given.stored)
     if given.writers and "writers" not in settings.model_fields_set:
         # Below the environment: the model need not be the run's own.
         settings = settings.model_copy(update={"writers": given.writers})
     options = save_options(settings, force=force)
     with make_screen(settings) as screen:
         source = resolve_new(settings.model, out, settings.revision, options)
-        if source.gguf is not None and "packed" in flags:
+        if source.gguf is not None and "packed" in inputs.flags:
             raise SettingsError(
                 f"--packed: {model} is a GGUF file, which says by itself how each tensor is packed"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 from rich.table import Table
@@ -10,9 +9,9 @@ from rich.table import Table
 from excise.app.profile import TRIAL_STAGES, Profile, Stage, profile
 from excise.cli.demo_command import demo_settings
 from excise.cli.human import duration, plural, size, sizes
-from excise.cli.render import Renderer
-from excise.cli.screen import make_console, write_json
-from excise.config import Settings
+from excise.cli.render import screen_beside_result
+from excise.cli.screen import write_json
+from excise.config import Inputs, Settings
 from excise.demo.model import cache_folder, materialise
 from excise.events import StageStarted
 
@@ -22,9 +21,9 @@ BUILT_IN = "demo"
 _TITLES = {"kl": "KL", "edit": "edit made"}
 
 
-def bench_demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+def bench_demo(inputs: Inputs) -> int:
     """`excise bench demo`: the built-in model. Returns the exit status."""
-    settings = demo_settings(cache_folder(), flags, environment)
+    settings = demo_settings(cache_folder(), inputs)
     return _bench(settings, built_in=True)
 
 
@@ -34,8 +33,7 @@ def bench(settings: Settings) -> int:
 
 
 def _bench(settings: Settings, *, built_in: bool) -> int:
-    # With --json, standard output belongs to the one object.
-    with Renderer(make_console(to_errors=settings.json_lines)) as screen:
+    with screen_beside_result(settings) as screen:
         if built_in:
             materialise(lambda text: screen(StageStarted("load", text)))
         found = profile(settings, screen)

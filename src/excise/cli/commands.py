@@ -23,7 +23,7 @@ from excise.cli.command import (
     command,
     flag,
 )
-from excise.config import Settings, gather
+from excise.config import Inputs, Settings
 
 _ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
@@ -37,10 +37,9 @@ _TOKEN = (
 @command("", "MODEL", _ALL, PLACES, RESUMES)
 def run(model: Word | None = None, /, **typed: object) -> int:
     """Find the direction a behaviour takes in MODEL, remove it with the least damage, save the model."""
-    settings = _settings(model, typed)
     from excise.cli.run_command import run
 
-    return run(settings)
+    return run(_settings(model, typed))
 
 
 @command("demo", "", _ALL, PLACES, RESUMES)
@@ -48,16 +47,15 @@ def demo(**typed: object) -> int:
     """Do the same on a small built-in model, in about five minutes."""
     from excise.cli.demo_command import demo
 
-    return demo(typed, os.environ)
+    return demo(_inputs(typed))
 
 
 @command("inspect", "MODEL", {*_LOADING, "writers", "config_only", "json_lines"}, PLACES)
 def inspect(model: Word | None = None, /, **typed: object) -> int:
     """Show layers, matrices and coverage; no search."""
-    settings = _settings(model, typed)
     from excise.cli.inspect_command import inspect
 
-    return inspect(settings)
+    return inspect(_settings(model, typed))
 
 
 _PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "seed", "json_lines"}
@@ -69,7 +67,7 @@ def bench(model: Word | None = None, /, **typed: object) -> int:
     from excise.cli.bench_command import BUILT_IN, bench, bench_demo
 
     if model == BUILT_IN:
-        return bench_demo(typed, os.environ)
+        return bench_demo(_inputs(typed))
     return bench(_settings(model, typed))
 
 
@@ -85,10 +83,9 @@ def evaluate(
     **typed: object,
 ) -> int:
     """Compare two models: refusals and KL divergence."""
-    settings = _settings(model, typed)
     from excise.cli.evaluate_command import evaluate
 
-    return evaluate(settings, against)
+    return evaluate(_settings(model, typed), against)
 
 
 _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
@@ -99,7 +96,7 @@ def compare(first: Word, second: Word, /, **typed: object) -> int:
     """Tell whether two edits differ by more than chance, on held-out prompts, in pairs."""
     from excise.cli.compare_command import compare
 
-    return compare((first, second), typed, os.environ)
+    return compare((first, second), _inputs(typed))
 
 
 @command("diff", "A B", {"revision", "trust_remote_code", "writers", "json_lines"}, PLACES)
@@ -115,7 +112,7 @@ def diff(
     """Show what differs between two checkpoints, at which rank, by which edit."""
     from excise.cli.diff_command import diff
 
-    return diff((first, second), typed, os.environ, undo=undo, edit=edit)
+    return diff((first, second), _inputs(typed), undo=undo, edit=edit)
 
 
 _DECODING = (
@@ -137,7 +134,7 @@ def chat(
     """Talk to a model, or to a run's edit of its model."""
     from excise.cli.chat_command import chat
 
-    return chat(word, typed, os.environ, generation=generation_config)
+    return chat(word, _inputs(typed), generation=generation_config)
 
 
 @command("show", "EDIT|RUN[:TRIAL]", {"json_lines"})
@@ -154,7 +151,7 @@ def show(
     """Print an edit: base, figures, strengths over layers."""
     from excise.cli.show_command import show
 
-    return show(word, typed, os.environ, plot=plot)
+    return show(word, _inputs(typed), plot=plot)
 
 
 _DESTINATIONS = "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR"
@@ -172,7 +169,7 @@ def export(
     """Write a run's edit as a model or an adapter, or an edit file as an adapter."""
     from excise.cli.export_command import export
 
-    return export(word, model, typed, os.environ, force=force)
+    return export(word, model, _inputs(typed), force=force)
 
 
 _APPLIED = {"revision", "trust_remote_code", "writers", "packed", "yes", "json_lines"}
@@ -191,7 +188,7 @@ def apply(
     """Write the edited copy of a checkpoint, shard by shard, without loading it."""
     from excise.cli.apply_command import apply
 
-    return apply((edit, model, out), typed, os.environ, force=force)
+    return apply((edit, model, out), _inputs(typed), force=force)
 
 
 _UPLOADED = {*_LOADING, "writers", "select", "no_hardware", "yes", "json_lines"}
@@ -214,7 +211,7 @@ def upload(
     """Put a saved model or adapter, or a run's edit, on the hub."""
     from excise.cli.upload_command import upload
 
-    return upload(word, typed, os.environ, to=to, form=form, public=public, force=force)
+    return upload(word, _inputs(typed), to=to, form=form, public=public, force=force)
 
 
 _OF_A_RECORD = _LOADING - {"revision", "dtypes", "quantization", "system_prompt"}
@@ -238,9 +235,7 @@ def reproduce(
     """Make a saved model again from its reproduce.json, and compare the two."""
     from excise.cli.reproduce_command import reproduce
 
-    return reproduce(
-        file, folder, typed, os.environ, original=original, repeat_search=repeat_search
-    )
+    return reproduce(file, folder, _inputs(typed), original=original, repeat_search=repeat_search)
 
 
 @command("runs", "[ROOT]", {"json_lines"})
@@ -248,9 +243,13 @@ def runs(root: Word | None = None, /, **typed: object) -> int:
     """List the runs on disk."""
     from excise.cli.runs_command import runs
 
-    return runs(root, typed, os.environ)
+    return runs(root, _inputs(typed))
+
+
+def _inputs(typed: Mapping[str, object]) -> Inputs:
+    return Inputs(typed, os.environ)
 
 
 def _settings(model: str | None, typed: Mapping[str, object]) -> Settings:
-    """The settings in force. The model may also stand in the environment or in excise.toml."""
-    return gather({**typed, "model": model}, os.environ, None)
+    """The settings in force. The environment or excise.toml may name the model too."""
+    return _inputs(typed).with_flags(model=model).settings()

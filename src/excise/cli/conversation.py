@@ -17,8 +17,8 @@ from transformers import (
     TextStreamer,
 )
 
+from excise.cli.ask import Ask
 from excise.cli.printable import printable
-from excise.cli.session import Ask
 from excise.config import Settings
 from excise.devices.device import generation_device
 from excise.edits.edit import Edit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange, shar
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.config import gather
+from excise.config import Inputs
 from excise.kinds import FACTS
 from excise.report.profile import place
 from excise.system.files import require_free
@@ -37,14 +37,13 @@ class _Results:
 
 def diff(
     words: tuple[str, str],
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     undo: str | None,
     edit: str | None,
 ) -> int:
     """Compare the checkpoints A and B. Returns the exit status."""
-    settings = gather({"model": words[0], **flags}, environment, None)
+    settings = inputs.with_flags(model=words[0]).settings()
     wanted = _Results(expanded(undo) if undo else None, expanded(edit) if edit else None)
     for path in (wanted.undo, wanted.edit):
         if path is not None:

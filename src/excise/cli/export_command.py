@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from excise.cli.render import make_screen
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen
 from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
-from excise.config import Stored, flag_name, gather
+from excise.config import Inputs, Stored, flag_name
 from excise.edits.edit import Edit
 from excise.edits.same_model import require_base
 from excise.edits.stored import packed_whole
@@ -32,8 +31,7 @@ _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter",
 def export(
     word: str,
     model: str | None,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     force: bool = False,
 ) -> int:
@@ -43,31 +41,30 @@ def export(
     """
     path = expanded(word)
     if path.is_file():
-        return _export_file(path, model, flags, environment, force=force)
+        return _export_file(path, model, inputs, force=force)
     if model is not None:
         raise SettingsError(
             f"{model}: a run knows its model; MODEL goes with an edit file, and {path} is none"
         )
     if force:
         raise SettingsError(f"--force: goes with an edit file, and {path} is none")
-    return _export_run(word, flags, environment)
+    return _export_run(word, inputs)
 
 
 def _export_file(
     path: Path,
     model: str | None,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     force: bool,
 ) -> int:
     """Export an edit file as an adapter, from its base model or a copy of it."""
-    if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
+    if of_runs := [flag_name(field) for field in inputs.flags if field not in _OF_EDIT_FILES]:
         raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
     edit = Edit.load(path)
     stored: Stored | None = None
     if model is not None:
-        flags = {**flags, "model": model}
+        inputs = inputs.with_flags(model=model)
     elif edit.base is not None:
         named = {"model": edit.base.model, "revision": edit.base.revision}
         stored = Stored(str(path), named)
@@ -75,7 +72,7 @@ def _export_file(
         raise SettingsError(
             f"{path} does not say which model it is of; name it: excise export EDIT MODEL"
         )
-    settings = gather(flags, environment, None, stored)
+    settings = inputs.settings(stored)
     if settings.adapter is None or settings.save is not None:
         raise SettingsError(
             "export: an edit file is written as an adapter: --adapter DIR; to write the edited model: excise "
@@ -93,8 +90,8 @@ def _export_file(
     return 0
 
 
-def _export_run(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    run = open_run_named(word, flags, environment)
+def _export_run(word: str, inputs: Inputs) -> int:
+    run = open_run_named(word, inputs)
     settings = run.settings
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")

@@ -6,8 +6,8 @@ from rich.text import Text
 
 import excise
 from excise.app.model import load_options
-from excise.cli.render import Renderer
-from excise.cli.screen import make_console, write_json
+from excise.cli.render import screen_beside_result
+from excise.cli.screen import write_json
 from excise.cli.tables import anatomy_table
 from excise.config import Settings
 
@@ -19,8 +19,7 @@ _UNMEASURED = (
 
 def inspect(settings: Settings) -> int:
     """Show a model's layers, matrices and coverage; one that is not covered is shown all the same."""
-    # With --json, standard output belongs to the one object.
-    with Renderer(make_console(to_errors=settings.json_lines)) as screen:
+    with screen_beside_result(settings) as screen:
         found = excise.inspect(
             settings.model,
             load_options(settings),

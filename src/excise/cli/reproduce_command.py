@@ -9,8 +9,9 @@ from rich.text import Text
 
 from excise.app.rebuild import rebuild, settings_of
 from excise.cli.human import plural
-from excise.cli.render import Renderer
-from excise.cli.screen import make_console, write_json
+from excise.cli.render import screen_beside_result
+from excise.cli.screen import write_json
+from excise.config import Inputs
 from excise.reproduce.compare import ChangeDifference, RecordComparison, compare_records
 from excise.reproduce.record import Reproduction, read_reproduction
 from excise.system.files import require_free
@@ -24,8 +25,7 @@ _SHOWN = 10
 def reproduce(
     file: str,
     destination: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     original: str | None,
     repeat_search: bool,
@@ -34,10 +34,11 @@ def reproduce(
     recorded = read_reproduction(expanded(file))
     folder = expanded(destination)
     require_free(folder)
-    given = flags if original is None else {**flags, "model": original}
-    settings = settings_of(recorded, given, environment, None)
+    if original is not None:
+        inputs = inputs.with_flags(model=original)
+    settings = settings_of(recorded, inputs)
     as_json = settings.json_lines
-    with Renderer(make_console(to_errors=as_json)) as screen:
+    with screen_beside_result(settings) as screen:
         rebuilt = rebuild(
             recorded,
             folder,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from excise.app.run import run_path
+from excise.cli.ask import Ask
 from excise.cli.human import plural
 from excise.cli.screen import Screen
-from excise.cli.session import Ask
 from excise.config import Settings, settings_digest
 from excise.events import Note
 from excise.search.study import DONE

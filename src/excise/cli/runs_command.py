@@ -13,7 +13,8 @@ from rich.text import Text
 
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import front_of, wants_json
+from excise.cli.stored import front_of
+from excise.config import Inputs
 from excise.errors import RunError
 from excise.search.front import Point, knee
 from excise.search.study import DONE
@@ -36,9 +37,9 @@ class Summary:
     remark: str = ""
 
 
-def runs(word: str | None, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
+def runs(word: str | None, inputs: Inputs) -> int:
     """List the runs under a folder, by default `runs`. Returns the exit status."""
-    as_json = wants_json(flags, environment)
+    as_json = inputs.settings(needs_model=False).json_lines
     root = expanded(word) if word else DEFAULT_ROOT
     if not root.is_dir() and word:
         raise RunError(f"{root}: no such folder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from rich.text import Text
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import edit_path, wants_json
+from excise.cli.stored import edit_path
 from excise.cli.tables import outcome_table
+from excise.config import Inputs
 from excise.edits.edit import Edit
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS
@@ -28,13 +28,12 @@ from excise.system.paths import expanded
 
 def show(
     word: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     plot: str | None,
 ) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
-    as_json = wants_json(flags, environment)
+    as_json = inputs.settings(needs_model=False).json_lines
     picture = expanded(plot) if plot is not None else None
     if picture is not None:
         require_plots(picture)

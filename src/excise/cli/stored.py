@@ -9,7 +9,7 @@ from typing import Any
 
 from excise.checkpoint.source import ModelSource, resolve
 from excise.cli.run_command import DEFAULT_SELECTION
-from excise.config import Settings, Stored, gather
+from excise.config import Inputs, Settings, Stored
 from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.events import Emit, Note
@@ -61,20 +61,6 @@ class StoredRun:
         return chosen_trial(self.directory, self.settings.select)
 
 
-def open_stored(
-    path: Path,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    fields: Collection[str] = _TO_LOAD_WITH,
-) -> StoredRun:
-    """A run directory, with the settings it was made with where the flags say nothing else.
-
-    fields: those of its settings that count. Raises RunError, or SettingsError as `gather` does.
-    """
-    directory = RunDirectory(path)
-    return StoredRun(directory, gather(flags, environment, None, settings_in(directory, fields)))
-
-
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     """What `run.json` says of these settings. Raises RunError."""
     settings = directory.identity().settings
@@ -86,19 +72,19 @@ def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
 
 def open_run_named(
     word: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     fields: Collection[str] = _TO_LOAD_WITH,
 ) -> StoredRun:
-    """RUN or RUN:TRIAL, with TRIAL a number, knee or fewest. Raises RunError if there is no such run."""
+    """The run RUN or RUN:TRIAL, TRIAL being a number, knee or fewest, with the settings it was made with.
+
+    fields: the stored settings that count; flags replace them. Raises RunError if the run does not exist,
+    SettingsError as `gather` does.
+    """
     path, trial = split_trial(word)
-    typed = flags if trial is None else {**flags, "select": trial}
-    return open_stored(path, typed, environment, fields)
-
-
-def wants_json(flags: Mapping[str, object], environment: Mapping[str, str]) -> bool:
-    """Whether a command without a model is to write JSON. Raises SettingsError as every command does."""
-    return gather(flags, environment, None, needs_model=False).json_lines
+    directory = RunDirectory(path)
+    if trial is not None:
+        inputs = inputs.with_flags(select=trial)
+    return StoredRun(directory, inputs.settings(settings_in(directory, fields)))
 
 
 def tell_named(settings: Settings, place: str, emit: Emit) -> None:
@@ -114,16 +100,14 @@ def tell_named(settings: Settings, place: str, emit: Emit) -> None:
         emit(Note(f"the chat template is {settings.chat_template}"))
 
 
-def open_named(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
-) -> StoredRun | None:
+def open_named(word: str, inputs: Inputs) -> StoredRun | None:
     """The same, or None if `word` names no run but may name a folder of another kind."""
     path = expanded(word)
     if path.is_dir() and not (path / "run.json").is_file():
         return None
     if not path.exists() and not split_trial(word)[0].is_dir():
         raise RunError(f"{word}: no such run or folder")
-    return open_run_named(word, flags, environment)
+    return open_run_named(word, inputs)
 
 
 def split_trial(word: str) -> tuple[Path, str | None]:

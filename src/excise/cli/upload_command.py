@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
 from pathlib import Path
 
+from excise.cli.ask import Ask, answer_to
 from excise.cli.export_command import write
 from excise.cli.printable import ask_person
 from excise.cli.render import make_screen
 from excise.cli.screen import Screen
-from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
 from excise.cli.streams import is_attended
-from excise.config import flag_name, gather
+from excise.config import Inputs, flag_name
 from excise.errors import HubError, SaveError, SettingsError
 from excise.events import Note
 from excise.hub.folder import open_upload
@@ -24,8 +23,7 @@ from excise.system.paths import expanded
 
 def upload(
     word: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     to: str,
     form: str | None,
@@ -35,13 +33,13 @@ def upload(
     ask_secretly: Ask = getpass.getpass,
 ) -> int:
     """Upload what `word` names, a run or a folder, to the repository `to`. Returns the exit status."""
-    run = open_named(word, flags, environment)
+    run = open_named(word, inputs)
     of_both = ("yes", "json_lines", "no_hardware")
-    of_runs = [flag_name(field) for field in flags if field not in of_both]
+    of_runs = [flag_name(field) for field in inputs.flags if field not in of_both]
     of_runs += ["--as"] if form is not None else []
     if run is None and of_runs:
         raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
-    settings = run.settings if run else gather({**flags, "model": word}, environment, None)
+    settings = run.settings if run else inputs.with_flags(model=word).settings()
     attended = is_attended() and not (settings.yes or settings.json_lines)
     token = _token(ask_secretly if attended else None)
 

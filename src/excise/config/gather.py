@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -52,6 +52,22 @@ class Stored:
 
     place: str
     values: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The flags and environment variables that a command was called with."""
+
+    flags: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def with_flags(self, **flags: object) -> Inputs:
+        """The same with further flags, by field, which replace others."""
+        return replace(self, flags={**self.flags, **flags})
+
+    def settings(self, stored: Stored | None = None, *, needs_model: bool = True) -> Settings:
+        """`gather` with `excise.toml` of the working directory."""
+        return gather(self.flags, self.environment, None, stored, needs_model=needs_model)
 
 
 def gather(
