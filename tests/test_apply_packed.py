@@ -221,7 +221,7 @@ def test_the_choice_is_shown_with_its_size_before_it_is_made(
     shown = capsys.readouterr().out
     assert "writers are stored as FP8. --packed: plain " in shown
     assert shown.index("--packed:") < shown.index("Writing the edited model")
-    assert "of the edit is left after packing" in shown
+    assert "of the edit remains after packing" in shown
     assert main(["apply", str(edit), str(folder), "plain", "--packed", "plain"]) == 0
     capsys.readouterr()
     config = json.loads((elsewhere / "plain" / "config.json").read_text())

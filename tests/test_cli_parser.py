@@ -88,7 +88,7 @@ def test_a_list_may_be_given_by_several_flags(capsys: pytest.CaptureFixture[str]
         (["m", "--kind", "orthogonl"], "did you mean orthogonal?"),
         (["m", "--select", "kneee"], "--select kneee: not understood"),
         (["inspct", "m"], "inspct: no such command; did you mean inspect?"),
-        (["m", "n"], "n: one too many"),
+        (["m", "n"], "n: unexpected argument"),
         (["m", "--seed", "-1"], "--seed=-1: must be at least 0"),
         (["m", "--prefix", "-x"], "--prefix: needs one argument"),
         (["m", "-x"], "-x: no such flag"),

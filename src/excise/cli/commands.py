@@ -1,6 +1,6 @@
-"""The commands: their words, their flags, and what they do in one line.
+"""The commands: arguments, flags and help texts.
 
-What a command needs is imported when it is called, so that `--help` never waits for PyTorch.
+A command imports its modules when it is called, so that `--help` does not wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from excise.config import Inputs, Settings
 _ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
 _TOKEN = (
-    "The token is had through HF_OIDC_RESOURCE if that is set, or else read from HF_TOKEN, "
-    "HUGGING_FACE_HUB_TOKEN or what `hf auth login` keeps, or else asked for on a terminal; --yes and --json "
-    "are for scripts: nothing is asked, and without a token the command fails."
+    "The token comes from HF_OIDC_RESOURCE, HF_TOKEN, HUGGING_FACE_HUB_TOKEN or `hf auth login`, in this "
+    "order; without them the command asks for it on a terminal. With --yes or --json it asks nothing, and "
+    "fails without a token."
 )
 
 
 @command("", "MODEL", _ALL, PLACES, RESUMES)
 def run(model: Word | None = None, /, **typed: object) -> int:
-    """Find the direction a behaviour takes in MODEL, remove it with the least damage, save the model."""
+    """Find the direction of a behaviour in MODEL, remove it with the least damage, save the model."""
     from excise.cli.run_command import run
 
     return run(_settings(model, typed))
@@ -44,7 +44,7 @@ def run(model: Word | None = None, /, **typed: object) -> int:
 
 @command("demo", "", _ALL, PLACES, RESUMES)
 def demo(**typed: object) -> int:
-    """Do the same on a small built-in model, in about five minutes."""
+    """Run the whole job on a small built-in model, in about five minutes."""
     from excise.cli.demo_command import demo
 
     return demo(_inputs(typed))
@@ -52,7 +52,7 @@ def demo(**typed: object) -> int:
 
 @command("inspect", "MODEL", {*_LOADING, "writers", "config_only", "json_lines"}, PLACES)
 def inspect(model: Word | None = None, /, **typed: object) -> int:
-    """Show layers, matrices and coverage; no search."""
+    """Show the layers, matrices and coverage of MODEL, without a search."""
     from excise.cli.inspect_command import inspect
 
     return inspect(_settings(model, typed))
@@ -64,11 +64,9 @@ _PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "see
 @command("bench", "MODEL|demo", _PROFILED, PLACES)
 def bench(model: Word | None = None, /, **typed: object) -> int:
     """Measure a run on this machine: seconds, tokens a second and memory of each stage."""
-    from excise.cli.bench_command import BUILT_IN, bench, bench_demo
+    from excise.cli.bench_command import bench
 
-    if model == BUILT_IN:
-        return bench_demo(_inputs(typed))
-    return bench(_settings(model, typed))
+    return bench(model, _inputs(typed))
 
 
 _EVALUATED = {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"}
@@ -93,7 +91,7 @@ _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
 
 @command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)
 def compare(first: Word, second: Word, /, **typed: object) -> int:
-    """Tell whether two edits differ by more than chance, on held-out prompts, in pairs."""
+    """Test whether two edits differ by more than chance on held-out prompts."""
     from excise.cli.compare_command import compare
 
     return compare((first, second), _inputs(typed))
@@ -106,18 +104,18 @@ def diff(
     /,
     *,
     undo: Annotated[str | None, flag("Write an adapter that turns B into A.", "DIR")] = None,
-    edit: Annotated[str | None, flag("Keep the difference as an edit file of A.", "FILE")] = None,
+    edit: Annotated[str | None, flag("Save the difference as an edit file of A.", "FILE")] = None,
     **typed: object,
 ) -> int:
-    """Show what differs between two checkpoints, at which rank, by which edit."""
+    """Show which tensors of two checkpoints differ, by which rank, and which edit explains it."""
     from excise.cli.diff_command import diff
 
     return diff((first, second), _inputs(typed), undo=undo, edit=edit)
 
 
 _DECODING = (
-    "Say the most probable token, as where answers are scored, or follow the model's own generation "
-    "configuration (sampling, penalties, beams), as servers do."
+    "How to choose tokens: greedy, as for scores, or by the model's own generation configuration (sampling, "
+    "penalties, beams), as servers do."
 )
 
 
@@ -131,7 +129,7 @@ def chat(
     ] = "greedy",
     **typed: object,
 ) -> int:
-    """Talk to a model, or to a run's edit of its model."""
+    """Chat with a model, or with a run's model under one of its edits."""
     from excise.cli.chat_command import chat
 
     return chat(word, _inputs(typed), generation=generation_config)
@@ -148,7 +146,7 @@ def show(
     ] = None,
     **typed: object,
 ) -> int:
-    """Print an edit: base, figures, strengths over layers."""
+    """Print an edit: base model, figures, strengths over layers."""
     from excise.cli.show_command import show
 
     return show(word, _inputs(typed), plot=plot)
@@ -163,7 +161,9 @@ def export(
     model: Word | None = None,
     /,
     *,
-    force: Annotated[bool, flag("Write an edit file's adapter for another model.")] = False,
+    force: Annotated[
+        bool, flag("Write the adapter of an edit file for another model than its own.")
+    ] = False,
     **typed: object,
 ) -> int:
     """Write a run's edit as a model or an adapter, or an edit file as an adapter."""
@@ -182,7 +182,7 @@ def apply(
     out: Word,
     /,
     *,
-    force: Annotated[bool, flag("Apply to another checkpoint than the edit's own.")] = False,
+    force: Annotated[bool, flag("Apply the edit to another checkpoint than its own.")] = False,
     **typed: object,
 ) -> int:
     """Write the edited copy of a checkpoint, shard by shard, without loading it."""
@@ -199,16 +199,18 @@ def upload(
     word: Word,
     /,
     *,
-    to: Annotated[str, flag("The repository; made if it does not exist.", "OWNER/NAME")],
+    to: Annotated[str, flag("The repository; created if it does not exist.", "OWNER/NAME")],
     form: Annotated[
         Literal["model", "adapter"] | None,
-        flag("What to write of a run. Default: model.", "model|adapter", "--as"),
+        flag(
+            "The form in which a run's edit is uploaded. Default: model.", "model|adapter", "--as"
+        ),
     ] = None,
-    public: Annotated[bool, flag("Make the new repository public; else private.")] = False,
-    force: Annotated[bool, flag("Replace what the repository holds already.")] = False,
+    public: Annotated[bool, flag("Create a public repository instead of a private one.")] = False,
+    force: Annotated[bool, flag("Replace the files that the repository already holds.")] = False,
     **typed: object,
 ) -> int:
-    """Put a saved model or adapter, or a run's edit, on the hub."""
+    """Upload a saved model or adapter, or a run's edit, to the hub."""
     from excise.cli.upload_command import upload
 
     return upload(word, _inputs(typed), to=to, form=form, public=public, force=force)
@@ -225,14 +227,15 @@ def reproduce(
     /,
     *,
     original: Annotated[
-        str | None, flag("Where the original model lies now, if it has moved.", "MODEL", "--from")
+        str | None,
+        flag("The present place of the original model, if it has moved.", "MODEL", "--from"),
     ] = None,
     repeat_search: Annotated[
-        bool, flag("Search again too, instead of taking the trial's parameters.")
+        bool, flag("Repeat the search too, instead of using the recorded parameters.")
     ] = False,
     **typed: object,
 ) -> int:
-    """Make a saved model again from its reproduce.json, and compare the two."""
+    """Rebuild a saved model from its reproduce.json, and compare both."""
     from excise.cli.reproduce_command import reproduce
 
     return reproduce(file, folder, _inputs(typed), original=original, repeat_search=repeat_search)

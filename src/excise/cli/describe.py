@@ -1,4 +1,4 @@
-"""Every event as lines of text: a label and what there is to say. Pure; printing is the screen's."""
+"""Describes events as lines of text, which the screen prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from excise.search.events import SearchEnded, SearchStarted, TrialFinished
 
 @dataclass(frozen=True)
 class Line:
-    """One line: the label stands in a column of its own. style: a rich style for the text."""
+    """A line with its label. style: a rich style for the text."""
 
     label: str
     text: str
@@ -38,7 +38,7 @@ WARNING = "yellow"
 
 @singledispatch
 def describe(event: Event) -> tuple[Line, ...]:
-    """The lines that say what `event` tells; none if it is of no interest by itself."""
+    """The lines for an event; most kinds of progress have no line."""
     return ()
 
 
@@ -121,8 +121,8 @@ def _(event: DirectionsFound) -> tuple[Line, ...]:
 
 @describe.register
 def _(event: SearchStarted) -> tuple[Line, ...]:
-    held = f", {event.done} of them done before" if event.done else ""
-    return (Line("search", f"{plural(event.trials, 'trial')}{held}"),)
+    resumed = f", {event.done} of them done before" if event.done else ""
+    return (Line("search", f"{plural(event.trials, 'trial')}{resumed}"),)
 
 
 @describe.register
@@ -137,14 +137,14 @@ def _(event: TrialFinished) -> tuple[Line, ...]:
 
 
 def scores(event: TrialFinished) -> str:
-    """What a finished trial scored, or why it could not be."""
+    """The scores of a trial, or the reason of its failure."""
     if event.refusals is None or event.kl is None:
         return f"failed: {event.reason}"
     return f"{refusals_text(event)} refused, KL {event.kl:z.4f}"
 
 
 def refusals_text(event: TrialFinished) -> str:
-    """Refusals of a trial; of a dominated one not all were waited for."""
+    """Refusals of a trial; for a dominated trial the number is a lower bound."""
     return f"{'≥' if event.dominated else ''}{event.refusals}/{event.prompts}"
 
 
@@ -152,9 +152,9 @@ def refusals_text(event: TrialFinished) -> str:
 def _(event: SearchEnded) -> tuple[Line, ...]:
     why = {
         "done": "all trials are done",
-        "stopped": "stopped; what is done is kept",
-        "time": "its time is up",
-        "failing": "too many trials in a row failed; going on with those that did not",
+        "stopped": "stopped; finished trials are kept",
+        "time": "the time limit is reached",
+        "failing": "too many trials in a row failed; going on with the others",
     }[event.why]
     return (Line("search", why),)
 
@@ -177,7 +177,7 @@ def _(event: Streamed) -> tuple[Line, ...]:
 
 @describe.register
 def _(event: Verified) -> tuple[Line, ...]:
-    kept = "" if event.kept == 1 else f"; {event.kept:.1%} of the edit is left after packing"
+    kept = "" if event.kept == 1 else f"; {event.kept:.1%} of the edit remains after packing"
     edited = f"{plural(event.edited, 'tensor')} edited as the operator says{kept}"
     return (Line("verified", f"{edited} · {event.untouched} untouched, bit-identical"),)
 

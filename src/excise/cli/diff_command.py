@@ -1,12 +1,10 @@
-"""`excise diff`: two checkpoints compared, and what made the difference."""
+"""`excise diff`: the differences of two checkpoints, and the edit that explains them."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +16,7 @@ from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange, shar
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
+from excise.cli.tables import make_table
 from excise.config import Inputs
 from excise.kinds import FACTS
 from excise.report.profile import place
@@ -25,14 +24,6 @@ from excise.system.files import require_free
 from excise.system.paths import expanded
 
 _NAMED = 8
-
-
-@dataclass(frozen=True)
-class _Results:
-    """Where to write what comes out, if anywhere."""
-
-    undo: Path | None
-    edit: Path | None
 
 
 def diff(
@@ -44,10 +35,8 @@ def diff(
 ) -> int:
     """Compare the checkpoints A and B. Returns the exit status."""
     settings = inputs.with_flags(model=words[0]).settings()
-    wanted = _Results(expanded(undo) if undo else None, expanded(edit) if edit else None)
-    for path in (wanted.undo, wanted.edit):
-        if path is not None:
-            require_free(path)
+    for path in filter(None, (undo, edit)):
+        require_free(expanded(path))
     console = make_console(to_errors=settings.json_lines)
     with console.status("comparing") as status:
         found = excise.diff(
@@ -61,17 +50,17 @@ def diff(
         write_json(_as_json(found), indent=1)
     else:
         _show(console, found)
-    if wanted.edit is not None:
-        found.edit().save(wanted.edit)
-        console.print(f"saved the edit to {wanted.edit}")
-    if wanted.undo is not None:
-        found.save_undo(wanted.undo)
-        console.print(f"saved the adapter that undoes it to {wanted.undo}")
+    if edit:
+        found.edit().save(edit)
+        console.print(f"saved the edit to {expanded(edit)}")
+    if undo:
+        found.save_undo(undo)
+        console.print(f"saved the adapter that undoes it to {expanded(undo)}")
     return 0
 
 
 def _as_json(diff: Diff) -> dict[str, object]:
-    """All that was found; directions as plain numbers."""
+    """The whole comparison; directions as lists of numbers."""
     groups = shared_directions(diff.writers)
     group_of = {one.writer: number for number, group in enumerate(groups) for one in group}
     return {
@@ -136,21 +125,20 @@ def _show(console: Console, diff: Diff) -> None:
         console.print(_table(diff.changed))
     console.print(f"{plural(diff.same, 'tensor')} the same, {len(diff.changed)} changed")
     if diff.changed and diff.why_not:
-        console.print(Text(f"edits are not looked for: {diff.why_not}", "yellow"))
+        console.print(Text(f"no search for edits: {diff.why_not}", "yellow"))
     if diff.writers:
         _show_operators(console, diff)
     console.print(Text(_verdict(diff), "bold"))
 
 
 def _table(changed: Sequence[TensorChange]) -> Table:
-    """One row for all tensors whose names differ in numbers only."""
+    """A row for each group of tensors whose names differ only in numbers."""
     groups: dict[tuple[str, tuple[str, str]], list[TensorChange]] = {}
     for one in changed:
         groups.setdefault((re.sub(r"\d+", "*", one.name), one.dtypes), []).append(one)
-    table = Table(title="Changed tensors", title_justify="left")
-    table.add_column("tensor", overflow="fold")
-    for heading in ("", "type", "relative norm", "largest", "numbers", "rank"):
-        table.add_column(heading, justify="right")
+    headings = ("", "type", "relative norm", "largest", "numbers", "rank")
+    table = make_table("tensor", *headings, numbers=headings, title="Changed tensors")
+    table.columns[0].overflow = "fold"
     for (name, dtypes), group in groups.items():
         types = dtypes[0] if dtypes[0] == dtypes[1] else " → ".join(dtypes)
         table.add_row(
@@ -184,14 +172,14 @@ def _show_operators(console: Console, diff: Diff) -> None:
     for component, found in by_component.items():
         found = sorted(found, key=lambda one: place(one.writer)[0])
         kinds = dict.fromkeys(one.operator.kind for one in found)
-        told = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
-        console.print(f"  {component}: {told}")
+        kinds_text = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
+        console.print(f"  {component}: {kinds_text}")
         strengths = [one.operator.strength for one in found]
         top = max(1.0, *map(abs, strengths))
         layers = [place(one.writer)[0] for one in found]
         doubt = max(one.operator.doubt for one in found)
-        beside = f", each known to ± {doubt:.2g}" if doubt else ""
-        console.print(f"  strengths α {_span(strengths)}{beside}")
+        error = f", each known to ± {doubt:.2g}" if doubt else ""
+        console.print(f"  strengths α {_span(strengths)}{error}")
         if any(one.operator.trivial for one in found):
             console.print(
                 "  these matrices have no more columns than rows, so that any change of rank 1 has this form"
@@ -201,30 +189,32 @@ def _show_operators(console: Console, diff: Diff) -> None:
     groups = shared_directions(diff.writers)
     sizes = sorted(map(len, groups), reverse=True)
     if len(groups) == 1 and sizes[0] > 1:
-        console.print(f"One direction is shared by all {sizes[0]} of them.")
+        console.print(f"All {sizes[0]} writers share one direction.")
     elif sizes[0] > 1:
         shared = ", ".join(str(size) for size in sizes if size > 1)
         alone = sizes.count(1)
         console.print(
             f"{len(groups)} directions: shared by {shared} writers"
-            + (f"; {alone} of their own" if alone else "")
+            + (f"; {plural(alone, 'writer')} with an own direction" if alone else "")
         )
     else:
-        console.print("Each has a direction of its own.")
-    strayed = [one.writer for one in diff.writers if one.biases is False]
-    if strayed:
-        console.print(f"Biases were not edited with their matrices: {listed(strayed, _NAMED)}")
+        console.print("Each writer has its own direction.")
+    unedited = [one.writer for one in diff.writers if one.biases is False]
+    if unedited:
+        console.print(f"Biases were not edited with their matrices: {listed(unedited, _NAMED)}")
 
 
 def _verdict(diff: Diff) -> str:
     moved, others = diff.moved, diff.unexplained
     if diff.identical:
-        return "The same, number by number."
+        return "All tensors are equal."
     if not moved:
-        return "Nothing differs by more than rounding." if diff.changed else "No number differs."
+        return (
+            "No tensor differs by more than rounding." if diff.changed else "All numbers are equal."
+        )
     if not others:
         return (
-            "An edit of writers explains every change: --undo DIR undoes it, --edit FILE keeps it."
+            "An edit of writers explains every change: --undo DIR undoes it, --edit FILE saves it."
         )
     ranks = [one.rank for one in others if one.rank is not None]
     if len(ranks) == len(others) and all(
@@ -232,7 +222,7 @@ def _verdict(diff: Diff) -> str:
     ):
         return f"Changes of low rank (at most {max(ranks)}), such as a merged LoRA."
     rest = f"{len(others)} of {plural(len(moved), 'change')}"
-    return f"{rest} are not edits of writers, and not of low rank: as training leaves them."
+    return f"{rest} are neither edits of writers nor of low rank; training makes such changes."
 
 
 def _span(values: Sequence[float]) -> str:

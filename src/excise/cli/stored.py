@@ -1,4 +1,4 @@
-"""Runs and edit files on disk, opened again by the word that names them."""
+"""Opens runs and edit files that a command-line argument names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from excise.store.directory import RunDirectory
 from excise.store.outcome import outcome_of
 from excise.system.paths import expanded, is_drive
 
-_TO_LOAD_WITH = (
+_LOADING = (
     "model",
     "revision",
     "dtypes",
@@ -31,19 +31,19 @@ _TO_LOAD_WITH = (
     "system_prompt",
     "max_new_tokens",
 )
-"""The stored settings that say how to load the run's model and talk to it."""
+"""The stored settings with which the model of a run is loaded and asked."""
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run directory and the settings in force for what is done with it."""
+    """A run directory and the settings of the command that opened it."""
 
     directory: RunDirectory
     settings: Settings
 
     def source(self, emit: Emit) -> ModelSource:
-        """The model's files, once `tell` has heard which. Raises RunError if they are others now."""
-        tell_named(self.settings, str(self.directory.path / "run.json"), emit)
+        """The model's files, named in a note. Raises RunError if the weights have changed since the run."""
+        note_named(self.settings, str(self.directory.path / "run.json"), emit)
         source = resolve(
             self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
         )
@@ -57,12 +57,12 @@ class StoredRun:
         return source
 
     def choice(self) -> int:
-        """The trial to use: by --select, else the one that was chosen, else the knee."""
+        """The trial that --select names, else the chosen trial, else the knee."""
         return chosen_trial(self.directory, self.settings.select)
 
 
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
-    """What `run.json` says of these settings. Raises RunError."""
+    """The values of these settings in `run.json`. Raises RunError."""
     settings = directory.identity().settings
     return Stored(
         str(directory.path / "run.json"),
@@ -73,7 +73,7 @@ def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
 def open_run_named(
     word: str,
     inputs: Inputs,
-    fields: Collection[str] = _TO_LOAD_WITH,
+    fields: Collection[str] = _LOADING,
 ) -> StoredRun:
     """The run RUN or RUN:TRIAL, TRIAL being a number, knee or fewest, with the settings it was made with.
 
@@ -87,21 +87,18 @@ def open_run_named(
     return StoredRun(directory, inputs.settings(settings_in(directory, fields)))
 
 
-def tell_named(settings: Settings, place: str, emit: Emit) -> None:
-    """Say, before anything is fetched or opened, which files a stored file makes excise read.
-
-    They were named by whoever wrote that file, who need not be the one who opens it.
-    """
+def note_named(settings: Settings, place: str, emit: Emit) -> None:
+    """Note the files that a stored file names, before they are downloaded or read: its author chose them."""
     text = f"the model is {settings.model}, as {place} says"
     if not expanded(settings.model).exists():
-        text += "; what this machine does not have of it is fetched from the hub"
+        text += "; files that are not on this machine are downloaded from the hub"
     emit(Note(text))
     if settings.chat_template is not None:
         emit(Note(f"the chat template is {settings.chat_template}"))
 
 
 def open_named(word: str, inputs: Inputs) -> StoredRun | None:
-    """The same, or None if `word` names no run but may name a folder of another kind."""
+    """The run that `word` names, or None if `word` is a folder without a run."""
     path = expanded(word)
     if path.is_dir() and not (path / "run.json").is_file():
         return None
@@ -111,7 +108,7 @@ def open_named(word: str, inputs: Inputs) -> StoredRun | None:
 
 
 def split_trial(word: str) -> tuple[Path, str | None]:
-    """RUN:TRIAL as a path and a selection; RUN alone, or the path of a file, has none."""
+    """RUN:TRIAL as a path and a selection, which is None for RUN or a file."""
     path, _, trial = word.rpartition(":")
     drive = is_drive(path) and not Path(path).is_dir()
     if path and not drive and (trial.isdecimal() or trial in ("knee", "fewest")):
@@ -131,7 +128,7 @@ def edit_path(word: str) -> Path:
 
 
 def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
-    """A trial of the front: by rule, else the one that was chosen, else the knee."""
+    """The trial of the front that `selection` names, else the chosen trial, else the knee."""
     record: dict[str, Any] = directory.record()
     if selection is None:
         chosen = record["chosen"]
@@ -140,7 +137,7 @@ def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
-    """The front that a record holds, fewest refusals first."""
+    """The Pareto front of a record, fewest refusals first."""
     trials = {trial["number"]: trial for trial in record["trials"]}
     return [
         Point(number, trials[number]["refusals"], trials[number]["kl"])
@@ -149,7 +146,7 @@ def front_of(record: Mapping[str, Any]) -> list[Point]:
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
-    """What is known of a trial: held-out figures if it was chosen once."""
+    """The figures of a trial as Markdown: of held-out prompts if the trial was chosen."""
     outcome = outcome_of(record)
     if outcome is None or outcome.trial != number:
         return figures_in(edit, record["coverage"])
