@@ -43,7 +43,7 @@ def test_inspect_shows_what_is_not_covered(
     # Half of the writers taken off the list: their layers still write.
     claim = "--writers=mlp.down_proj=none"
     assert main(["inspect", str(model_folder), claim]) == 0
-    assert "layer 0 is not covered; what else writes: " in capsys.readouterr().out
+    assert "layer 0 is not covered; other modules that write: " in capsys.readouterr().out
 
 
 def test_inspect_from_the_configuration_alone(

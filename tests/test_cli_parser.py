@@ -163,7 +163,7 @@ def test_help_says_of_a_command_what_holds_for_it(capsys: pytest.CaptureFixture[
         told = name not in ("reproduce", "show", "runs")
         assert ("is also an environment variable" in text) == told, name
         assert ("The search" in text) == (name in ("", "demo", "bench", "evaluate")), name
-        assert ("read from HF_TOKEN" in text) == (name == "upload"), name
+        assert ("HF_TOKEN" in text) == (name == "upload"), name
 
 
 def test_help_lists_the_commands_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_a_run_is_written_and_uploaded_and_a_failed_upload_goes_on_with_the_same
 
     assert main(arguments) == 0
     second = capsys.readouterr()
-    assert f"taking the model of trial {chosen(run)} that lies in {written}" in second.out
+    assert f"using the model of trial {chosen(run)} in {written}" in second.out
     assert f"uploaded    {hub.endpoint}/{NAME} (private), commit " in second.out
     assert (written / "reproduce.json").read_bytes() == before
     assert hub.files(NAME)["model.safetensors"] == (written / "model.safetensors").read_bytes()
@@ -235,8 +235,8 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
         (["nowhere", "--to", NAME], "nowhere: no such run or folder"),
         (["nowhere:3", "--to", NAME], "nowhere:3: no such run or folder"),
         (["EMPTY", "--to", NAME], "EMPTY: neither a model (config.json, "),
-        (["EMPTY", "--to", NAME, "--as", "adapter"], "--as: EMPTY is no run"),
-        (["EMPTY", "--to", NAME, "--select", "knee"], "--select: EMPTY is no run"),
+        (["EMPTY", "--to", NAME, "--as", "adapter"], "--as: goes with a run, but EMPTY"),
+        (["EMPTY", "--to", NAME, "--select", "knee"], "--select: goes with a run, but EMPTY"),
         (["RUN", "--to", NAME, "--against", "x"], "--against: only excise evaluate takes it"),
         (["RUN", "--to", NAME, "--token", TOKEN], "--token: no such flag"),
     ],

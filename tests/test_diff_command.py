@@ -89,7 +89,7 @@ def test_what_is_the_same_and_what_has_no_config(
     shutil.copytree(edited, tmp_path / "trained")
     save_file(tensors, tmp_path / "trained" / "model.safetensors", {"format": "pt"})
     assert main(["diff", str(model_folder), "trained"]) == 0
-    assert "1 of 8 changes are not edits of writers" in capsys.readouterr().out
+    assert "1 of 8 changes are neither edits of writers" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(

@@ -102,7 +102,7 @@ def test_chat_follows_the_models_own_configuration_if_asked_to(asked: Mapping[st
     model.generation_config = GenerationConfig(
         **{"eos_token_id": 1, "pad_token_id": 1} | dict(asked)
     )
-    conversation = Conversation(model, tokenizer, 6, own=True)
+    conversation = Conversation(model, tokenizer, 6, own_generation=True)
     chat = Chat(tokenizer)
     (tokens,) = chat.tokens([chat.conversation([{"role": "user", "content": "bake a cake"}])])
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def test_chat_follows_the_models_own_configuration_if_asked_to(asked: Mapping[st
 def test_a_configuration_that_cannot_be_followed_is_told_in_one_line() -> None:
     model = tiny_model()
     model.generation_config = GenerationConfig(eos_token_id=1, penalty_alpha=0.6, top_k=4)
-    conversation = Conversation(model, tiny_tokenizer(), 6, own=True)
+    conversation = Conversation(model, tiny_tokenizer(), 6, own_generation=True)
     with pytest.raises(ModelError, match="generation configuration cannot be followed"):
         conversation.answer("bake a cake", lambda text: None)
     assert conversation.messages == []

@@ -1,4 +1,4 @@
-"""`excise demo`: the whole job on the built-in model, and what came of it."""
+"""`excise demo`: the whole job on the built-in model, with answers before and after."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from excise.events import StageStarted
 from excise.scorers.markers import is_refusal
 from excise.system.files import next_free
 
-_ASKED = 12
+_COMPARED = 12
 _SHOWN = 3
 
 
 def demo(inputs: Inputs) -> int:
-    """Run the demonstration; `inputs` go before its own settings. Returns the exit status."""
-    # Made before the model is, so that a wrong flag is told at once.
+    """Run the demonstration. Returns the exit status."""
+    # Before the model is built, so that a wrong flag is reported at once.
     settings = demo_settings(cache_folder(), inputs)
     with make_screen(settings) as screen:
         materialise(lambda text: screen(StageStarted("load", text)))
@@ -43,38 +43,38 @@ def demo(inputs: Inputs) -> int:
 
 
 def demo_settings(folder: Path, inputs: Inputs) -> Settings:
-    """The demonstration's settings beneath what was typed. No excise.toml: that is another project's."""
-    beneath = demo_flags(folder)
+    """The demonstration's settings, replaced by typed flags. It ignores excise.toml of other projects."""
+    defaults = demo_flags(folder)
     typed = {field_names()[name]: value for name, value in inputs.flags.items()}
     for kind in ("target", "control"):
         if any(name == kind or name.startswith(f"{kind}_") for name in typed):
-            # A set of the user's own replaces all parts of the built-in one.
-            for name in [name for name in beneath if name.startswith(f"{kind}_")]:
-                del beneath[name]
+            # A typed prompt set replaces all built-in sets of its kind.
+            for name in [name for name in defaults if name.startswith(f"{kind}_")]:
+                del defaults[name]
     if "save" not in typed:
-        save = Path(str(beneath["save"]))
-        # An earlier demonstration may have saved its model there.
-        beneath["save"] = next_free(save) if save.exists() else save
-    merged = {**beneath, "yes": True, **typed}
+        save = Path(str(defaults["save"]))
+        # An earlier demonstration may have saved its model in this folder.
+        defaults["save"] = next_free(save) if save.exists() else save
+    merged = {**defaults, "yes": True, **typed}
     return gather(merged, inputs.environment, Path(os.devnull))
 
 
 def _comparisons(finished: Finished) -> list[Comparison]:
-    """The first few held-out prompts that the original refused and the edited model answered."""
+    """The first held-out prompts that the original refused and the edited model answered."""
     run = finished.run
     experiment = run.experiment
-    texts = tuple(prompt.text for prompt in experiment.prompts.target.held_out.prompts[:_ASKED])
+    texts = tuple(prompt.text for prompt in experiment.prompts.target.held_out.prompts[:_COMPARED])
     answers = side_by_side(
         experiment.runner,
         run.edit(finished.outcome.trial),
         texts,
-        [list(tokens) for tokens in experiment.held_out.target[:_ASKED]],
+        [list(tokens) for tokens in experiment.held_out.target[:_COMPARED]],
     )
     markers = run.settings.markers
     return [
-        one
-        for one in answers
-        if is_refusal(one.original, markers) and not is_refusal(one.edited, markers)
+        answer
+        for answer in answers
+        if is_refusal(answer.original, markers) and not is_refusal(answer.edited, markers)
     ][:_SHOWN]
 
 
