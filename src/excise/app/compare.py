@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app.model import experiment_of, load_model
+from excise.app.model import experiment_of, load_model, prompts_of
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
-from excise.config.prompt_sources import prompt_sources
 from excise.edits.edit import Edit
 from excise.events import Emit
 from excise.experiment.figures import Measured, measure_edit
-from excise.prompts.load import load_parts
 from excise.scorers.divergence import AnswerTokens
 from excise.scorers.interval import Share, bootstrap
 from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
@@ -39,8 +37,8 @@ def compare(
 
     Raises ExciseError for whatever the user can mend.
     """
-    prompts = load_parts(prompt_sources(settings))
-    experiment = experiment_of(settings, load_model(settings, source, emit), prompts, emit)
+    prompts, loaded = prompts_of(settings), load_model(settings, source, emit)
+    experiment = experiment_of(settings, loaded, prompts, emit)
     held_out = experiment.held_out
     measured = [measure_edit(experiment.runner, held_out, edit) for edit in (first, second)]
     return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)

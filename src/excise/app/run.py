@@ -9,11 +9,17 @@ from pathlib import Path
 
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
-from excise.app.model import experiment_of, in_data_type, load_model, save_options
+from excise.app.model import (
+    experiment_of,
+    in_data_type,
+    load_model,
+    prompts_of,
+    save_options,
+    source_of,
+)
 from excise.app.outcome import confirm
-from excise.checkpoint.source import ModelSource, resolve
+from excise.checkpoint.source import ModelSource
 from excise.config import Settings, study_settings
-from excise.config.prompt_sources import prompt_sources
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
 from excise.edits.edit import Edit
@@ -21,7 +27,6 @@ from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
 from excise.prompts.splits import Parts, Prompts
 from excise.report.card import figures_of
 from excise.saving.export import (
@@ -119,8 +124,7 @@ def prepare(
     go_on: asked, with the reason, whether to search although the model hardly shows the behaviour.
     """
     # What can fail on the user's side fails before minutes are spent on the model.
-    prompts = load_parts(prompt_sources(settings))
-    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+    prompts, source = prompts_of(settings), source_of(settings)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     # What every edit file says of its model, read here once.

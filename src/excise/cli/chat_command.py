@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from excise.app.model import load_model
-from excise.checkpoint.source import ModelSource, resolve
+from excise.app.model import load_model, source_of
+from excise.checkpoint.source import ModelSource
 from excise.cli.ask import Ask
 from excise.cli.conversation import Conversation, converse
 from excise.cli.printable import ask_person
@@ -56,9 +56,4 @@ def _named_model(
     if "select" in inputs.flags:
         raise SettingsError(f"--select: goes with a run, but {word} is a model")
     settings = inputs.with_flags(model=word).settings()
-    return (
-        settings,
-        resolve(settings.model, settings.revision, code=settings.trust_remote_code),
-        None,
-        "without an edit",
-    )
+    return settings, source_of(settings), None, "without an edit"

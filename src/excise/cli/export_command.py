@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from excise.app.model import given_template, load_model, save_options
-from excise.checkpoint.source import resolve
+from excise.app.model import given_template, load_model, save_options, source_of
 from excise.cli.render import make_screen
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen
@@ -81,7 +80,7 @@ def _export_file(
         if stored is not None:
             note_named(settings, stored.place, screen)
         options = save_options(settings, force=force)
-        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+        source = source_of(settings)
         require_base(edit, source, force=force, emit=screen)
         described = DescribedEdit(edit, figures_in(edit))
         save_stored_adapter(described, source, settings.adapter, options, screen)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excise.checkpoint.source import ModelSource, resolve
+from excise.app.model import source_of
+from excise.checkpoint.source import ModelSource
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Inputs, Settings, Stored
 from excise.edits.edit import Edit
@@ -44,9 +45,7 @@ class StoredRun:
     def source(self, emit: Emit) -> ModelSource:
         """The model's files, named in a note. Raises RunError if the weights have changed since the run."""
         note_named(self.settings, str(self.directory.path / "run.json"), emit)
-        source = resolve(
-            self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
-        )
+        source = source_of(self.settings)
         digest = self.directory.identity().model_digest
         if source.digest != digest:
             hub = source.revision is not None
