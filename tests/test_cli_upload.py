@@ -282,7 +282,7 @@ def test_an_interrupted_upload_says_that_nothing_is_to_be_seen(
     monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupt)
     assert main(["upload", str(run), "--as", "adapter", "--to", NAME]) == 130
     assert (
-        "nothing is visible at me/edited yet; the same command goes on" in capsys.readouterr().err
+        "nothing is visible at me/edited yet; the same command resumes" in capsys.readouterr().err
     )
     assert hub.files(NAME) == {}
 

@@ -310,7 +310,7 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
 
     train = Path(flags["target_train"])
     train.rename(tmp_path / "moved.txt")
-    assert f"{train}: no such file; if the prompts have moved, say where they lie now" in said()
+    assert f"{train}: no such file; if the prompts have moved, name their new place" in said()
     shutil.copyfile(flags["control_train"], train)
     tiny_model(seed=5).save_pretrained(model)
     line = said()
@@ -320,13 +320,13 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     assert "the model" not in said("--from", str(model_folder))
     model.rename(tmp_path / "elsewhere")
     assert "no such folder" in (line := said())
-    assert line.endswith("if the model has moved, say where it lies now (--from MODEL)")
+    assert line.endswith("if the model has moved, name its new place (--from MODEL)")
     # Prompts that only the search saw do not matter.
     Path(flags["control_search"]).write_text("one song\ntwo lake\n", encoding="utf-8")
     now = ["--from", str(model_folder), "--target-train", str(tmp_path / "moved.txt")]
     assert main(["reproduce", str(tmp_path / "saved"), str(tmp_path / "out"), *now]) == 0
     out = capsys.readouterr().out
-    assert "not those of then, but not needed: the control search prompts" in out
+    assert "not the recorded prompts, but not needed: the control search prompts" in out
     assert "Same: all " in out
 
 
@@ -424,7 +424,7 @@ def test_a_file_does_not_decide_that_code_is_run(
     assert line.endswith("type --trust-remote-code on this command line to run it")
     assert not (tmp_path / "out").exists()
     then = read_reproduction(tmp_path)
-    assert settings_of(then, {"trust_remote_code": True}, {}, None).trust_remote_code
+    assert settings_of(then, Inputs({"trust_remote_code": True})).trust_remote_code
 
 
 def test_records_without_tensors_are_not_the_same() -> None:
