@@ -51,8 +51,8 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"winsorise": "0.9", "kind": "discriminant"},
             {},
             "",
-            "--winsorise: has an effect on kinds of residual directions only; give kind=orthogonal or "
-            "kind=row_normalised with it",
+            "--winsorise: only affects kinds of residual directions; give kind=orthogonal or "
+            "kind=row_normalised too",
         ),
         ({}, {"EXCISE_YES": "perhaps"}, "", "EXCISE_YES=perhaps: must be true or false"),
         ({}, {}, "prefix = 5", "excise.toml: prefix = 5: not a text"),
