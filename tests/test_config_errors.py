@@ -99,15 +99,15 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {"EXCISE_CONTROL_TRAIN": "a.txt"},
             "",
-            "EXCISE_CONTROL_TRAIN: needs control_search beside it, or give one set as control",
+            "EXCISE_CONTROL_TRAIN: needs control_search too, or give one set as control",
         ),
         (
             {"target_train": "a.txt", "target_held_out": "b.txt"},
             {},
             "",
-            "--target-train: needs target_search beside it, or give one set as target",
+            "--target-train: needs target_search too, or give one set as target",
         ),
-        ({}, {}, "target = {}", "excise.toml: target.source: missing; say where the prompts are"),
+        ({}, {}, "target = {}", "excise.toml: target.source: missing; name the source of the prompts"),
         (
             {},
             {},

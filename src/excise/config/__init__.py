@@ -1,6 +1,6 @@
-"""Frozen settings, from flags, the environment and `excise.toml`: one definition for all.
+"""Settings from flags, the environment and `excise.toml`.
 
-Nothing heavy may be imported in here: `excise --help` is built from it.
+This room imports no slow library, because `excise --help` needs it.
 """
 
 from __future__ import annotations
