@@ -417,7 +417,7 @@ def test_places_that_cannot_be_written_to(
 
     assert "already exists and is not empty" in said("full")
     assert (elsewhere / "full" / "precious").read_text() == "mine"
-    assert "lies inside" in said(str(model / "out"))
+    assert "contains the other" in said(str(model / "out"))
     assert not (model / "out").exists()
     assert "could not be written" in said("/proc/out")  # a place where even root writes nothing
     in_the_way = partial_path(elsewhere / "out")
@@ -462,7 +462,7 @@ def test_the_card_of_an_applied_edit_tells_what_its_file_tells(
     assert "held-out prompts, never seen by the search" in card
     assert main(["apply", str(made[1]), str(made[0]), "unmeasured"]) == 0
     card = (elsewhere / "unmeasured" / "README.md").read_text()
-    assert "Nothing was measured" in card
+    assert "The edit file holds no figures" in card
     assert "None" not in card
 
 
@@ -530,7 +530,7 @@ def test_what_cannot_be_looked_into_goes_by_its_name_and_links_to_folders_are_sa
     assert before.keys() - after.keys() == set(copies)
     assert after.keys() - before.keys() == {"README.md"}
     assert (
-        "left out, because it may hold the weights once more, unedited, and is not looked" in shown
+        "left out, because it may hold a second, unedited copy of the weights, and" in shown
     )
     assert "left out, because it is a link to a folder: linked" in shown
 

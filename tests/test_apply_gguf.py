@@ -198,5 +198,5 @@ def test_what_goes_wrong_with_gguf_files_is_one_line(
     (elsewhere / "other.gguf").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "is not the checkpoint that the edit was made of" in said("other.gguf", "out.gguf")
     folder = packed.save("llama", elsewhere / "folder")
-    assert "a GGUF file is made of a GGUF file" in said(str(folder), "out.gguf", "--force")
+    assert "only a GGUF file becomes a GGUF file" in said(str(folder), "out.gguf", "--force")
     assert not (elsewhere / "out.gguf").exists()

@@ -70,7 +70,7 @@ def test_given_and_found_arguments_are_on_record(saved: Path) -> None:
 def test_the_card_says_how_it_was_asked(saved: Path) -> None:
     card = (saved / "model" / "README.md").read_text(encoding="utf-8")
     assert 'with `mood="now", thinking=false`' in card
-    assert "asks for `repetition_penalty 1.3`: `generate` and servers follow that" in card
+    assert "asks for `repetition_penalty 1.3`: `generate` and servers follow it" in card
 
 
 def test_an_edit_that_is_shown_says_how_it_was_asked(

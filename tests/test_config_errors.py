@@ -107,7 +107,12 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             "",
             "--target-train: needs target_search too, or give one set as target",
         ),
-        ({}, {}, "target = {}", "excise.toml: target.source: missing; name the source of the prompts"),
+        (
+            {},
+            {},
+            "target = {}",
+            "excise.toml: target.source: missing; name the source of the prompts",
+        ),
         (
             {},
             {},

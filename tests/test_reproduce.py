@@ -447,7 +447,7 @@ def test_a_run_of_an_older_excise_is_told_how_to_record_it(
     identity["settings"]["later"] = 1
     rewrite(tmp_path / "run" / "run.json", identity)
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
-    assert "was written by another excise, or is damaged: later: " in capsys.readouterr().err
+    assert "is damaged or of another version of excise: later: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Writing an edited model, or an adapter, from a run."""
+"""Writes the edited model or the adapter of a run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def require_rewritable(
 ) -> None:
     """Raise SaveError if an edited model can never be written from this checkpoint.
 
-    It reads headers only, so that it can be asked before the work instead of after it. What only the numbers
-    emit (GPTQ zero points that loaders read in different ways) comes up when they are read.
+    It reads only headers, so that a run can call it first. Faults in the numbers (GPTQ zero points that
+    loaders read in different ways) are found later.
     """
     if source.gguf is None:
         checkpoint = open_checkpoint(source.folder)
@@ -43,7 +43,7 @@ def require_rewritable(
 
 
 def require_writable(anatomy: Anatomy) -> None:
-    """Raise SaveError if some writer has no matrix that could be changed to the edit's effect."""
+    """Raise SaveError if a writer has no matrix that can hold the edit."""
     for writer in anatomy.writers:
         require_matrices(writer)
 
@@ -57,8 +57,8 @@ def save_model(
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
-    The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
-    model in memory holds unpacked, that model is written first.
+    The checkpoint's files are rewritten as in `excise apply`. For a GGUF file, the unpacked model in memory
+    is written first.
     """
     source, template = loaded.source, loaded.chat_template
     if source.gguf is None:
@@ -80,7 +80,7 @@ def save_from_files(
     options: SaveOptions = SaveOptions(),
     emit: Emit = ignore,
 ) -> None:
-    """`save_model` from a checkpoint's files alone: no model is loaded. Not of a GGUF file.
+    """`save_model` from the files of a checkpoint that is not a GGUF file; no model is loaded.
 
     Raises SaveError or ModelError.
     """
@@ -107,7 +107,7 @@ def save_model_adapter(
 
 @contextmanager
 def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[Path]:
-    """The model in memory as a folder beside `destination`, for as long as the block lasts."""
+    """The model in memory as a temporary folder beside `destination`."""
     with (
         translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
         ExitStack() as stack,
@@ -127,9 +127,9 @@ def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[
 
 
 def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
-    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5.
+    """Write the model in memory into `folder`, for transformers 4 and 5.
 
-    Returns what version 4 cannot be told, one line each. Raises OSError or SafetensorError.
+    Returns a line for each setting that version 4 cannot read. Raises OSError or SafetensorError.
     """
     unmark_gguf(loaded.model)
     with plain_weights(loaded.model):
@@ -139,10 +139,7 @@ def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:
-    """Take off the marks of the GGUF format, which transformers refuses to save; the tensors are plain.
-
-    A model without such marks stays as it is.
-    """
+    """Remove the marks of the GGUF format, if any, because transformers refuses to save such models."""
     config = model.config
     if getattr(config, "quantization_config", None) is None:
         return
