@@ -388,7 +388,7 @@ def test_another_checkpoint_than_the_edits_own_is_refused_and_force_says_the_ris
     assert "is not the checkpoint that the edit was made of" in shown
     assert resolve(str(other)).digest in shown
     assert main(["apply", str(edit), str(other), "out", "--force"]) == 0
-    assert "may take away something else" in capsys.readouterr().out.replace("\n", " ")
+    assert "may remove something else" in capsys.readouterr().out.replace("\n", " ")
     # A model of other writers is refused whatever is said.
     smaller = tiny_model()
     smaller.config.num_hidden_layers = 2
@@ -529,9 +529,7 @@ def test_what_cannot_be_looked_into_goes_by_its_name_and_links_to_folders_are_sa
     before, after = contents(elsewhere / "model"), contents(elsewhere / "out")
     assert before.keys() - after.keys() == set(copies)
     assert after.keys() - before.keys() == {"README.md"}
-    assert (
-        "left out, because it may hold a second, unedited copy of the weights, and" in shown
-    )
+    assert "left out, because it may hold a second, unedited copy of the weights, and" in shown
     assert "left out, because it is a link to a folder: linked" in shown
 
 

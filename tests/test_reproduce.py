@@ -393,7 +393,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
     assert "damaged: settings.quantization: " in told(json.dumps({**record, "settings": strange}))
     assert "damaged: settings: " in told(json.dumps({**record, "settings": 3}))
     empty = json.dumps({**record, "tensors": {}})
-    assert "names no tensor, so that nothing could be compared with it" in told(empty)
+    assert "holds no tensors and cannot be compared" in told(empty)
     # What a later version adds is left alone.
     assert told(json.dumps({**record, "made": "gguf"})).endswith("'model' or 'adapter'")
     (tmp_path / "reproduce.json").write_text(json.dumps({**record, "later": 1}))

@@ -162,7 +162,7 @@ def test_an_edit_file_goes_with_its_own_model(
     for words, told in (
         (["unknown.safetensors", "--adapter", "out"], "does not name its model"),
         (["edit.safetensors", "other", "--adapter", "out"], "other is not the checkpoint that the"),
-        (["unknown.safetensors", "copy", "--adapter", "out"], "does not say of which checkpoint"),
+        (["unknown.safetensors", "copy", "--adapter", "out"], "does not name its checkpoint"),
         (["wide.safetensors", "copy", "--adapter", "out", "--force"], "the edit's 40"),
         (["run", "--adapter", "out", "--force"], "--force: goes with an edit file"),
         (

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is the one that an edit was made of."""
+"""Checks that a checkpoint is the base model of an edit."""
 
 from __future__ import annotations
 
@@ -9,35 +9,32 @@ from excise.events import Emit, Note
 
 
 def require_base(edit: Edit, source: ModelSource, *, force: bool, emit: Emit) -> None:
-    """Raise SaveError unless `source` is the checkpoint that the edit was made of.
-
-    force: say what it risks and go on.
-    """
+    """Raise SaveError unless `source` is the base model of the edit. force: emit a warning instead."""
     if edit.base is None:
-        differs = "the edit does not say of which checkpoint it was made"
-    elif edit.base.index is None and not edit.base.tells_contents(source):
-        differs = f"the edit, an old file, says nothing that could be compared of {edit.base.model}"
+        differs = "the edit does not name its checkpoint"
+    elif edit.base.index is None and not edit.base.can_compare_contents(source):
+        differs = f"the edit file is old and holds no digests of {edit.base.model}"
     elif found := edit.base.differences(source):
         differs = (
             f"the edit was made of {edit.base.model}, from which it differs in {'; '.join(found)}"
         )
     else:
-        if not edit.base.tells_contents(source):
+        if not edit.base.can_compare_contents(source):
             emit(
                 Note(
-                    f"names and shapes are those of {edit.base.model}; contents could not be compared, "
-                    "because the edit file is an old one and only one of the two is a hub model"
+                    f"names and shapes equal those of {edit.base.model}; contents cannot be compared, because "
+                    "the edit file is old and only one of both models is on the hub"
                 )
             )
         return
     if not force:
         raise SaveError(
-            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that one, or "
-            "--force to apply it all the same"
+            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that "
+            "checkpoint, or --force to apply the edit anyway"
         )
     emit(
         Note(
-            f"going on with --force although {differs}: the direction was found in other weights, and may "
-            "take away something else, or nothing"
+            f"going on with --force although {differs}: the direction was found in other weights, so the "
+            "edit may remove something else, or nothing"
         )
     )
