@@ -22,7 +22,7 @@ def require_base(edit: Edit, source: ModelSource, *, force: bool, emit: Emit) ->
         if not edit.base.can_compare_contents(source):
             emit(
                 Note(
-                    f"names and shapes equal those of {edit.base.model}; contents cannot be compared, because "
+                    f"names and shapes equal those of {edit.base.model}; contents cannot be compared: "
                     "the edit file is old and only one of both models is on the hub"
                 )
             )

@@ -39,7 +39,7 @@ def fingerprint(
 def sketch(pieces: Iterable[Tensor]) -> tuple[float, tuple[float, ...]]:
     """‖A‖ and the count sketch of A, float64 arithmetic.
 
-    pieces: A in parts of any shape, one in memory at a time; zeros pad each part to a multiple of 64. Number i
+    pieces: A in parts of any shape, one in memory at a time; zeros pad each to a multiple of 64. Number i
     is added with a random sign to bucket i mod 16. The squared distance of two sketches is an unbiased
     estimate of ‖A − B‖², with a relative standard deviation of √(2/16) if the difference is spread over the
     buckets: the distance is correct within about 20 %. Source: Charikar, Chen and Farach-Colton 2002; as a
