@@ -57,6 +57,7 @@ lint: $(VENV)/installed-dev docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy --platform win32
 	$(BIN)/mypy --platform darwin
 

@@ -23,8 +23,8 @@ from bench.machine import cost, described
 from excise.anatomy.writers import WriterTensor
 from excise.checkpoint_diff.checkpoint import open_compared
 from excise.checkpoint_diff.compare import compare_tensors
+from excise.checkpoint_diff.diff import Diff
 from excise.checkpoint_diff.layout import Place
-from excise.checkpoint_diff.result import Diff
 from excise.operators.operator import unit
 
 D, K, STRENGTH = 4096, 14336, 0.9

@@ -6,7 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
-from dataclasses import is_dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from excise.scorers.markers import DEFAULT_MARKERS
 from hub_stand_in import HubStandIn, run_python
 from test_diff import gpt2_model
 from test_realisations import random_edit
@@ -35,9 +36,15 @@ def signature(value: object) -> str:
     """The signature as in the source: annotations without quotes, functions by their names."""
     text = str(inspect.signature(value)).replace("'", "")  # type: ignore[arg-type]
     text = re.sub(r"<function (\w+) at [^>]*>", r"\1", text)
-    return text.replace(str(excise.LoadOptions()).replace("'", ""), "LoadOptions()").replace(
-        str(excise.SaveOptions()).replace("'", ""), "SaveOptions()"
-    )
+    for options in (excise.LoadOptions(), excise.Options(), excise.SaveOptions()):
+        text = text.replace(str(options).replace("'", ""), f"{type(options).__name__}()")
+    return text.replace(str(DEFAULT_MARKERS).replace("'", ""), "DEFAULT_MARKERS")
+
+
+def members_of(value: type) -> dict[str, object]:
+    """What a class and those of ours that it is made of define."""
+    ours = [one for one in reversed(value.__mro__) if one.__module__.startswith("excise.")]
+    return {name: found for one in ours for name, found in vars(one).items()}
 
 
 def lines_of(name: str) -> list[str]:
@@ -47,12 +54,14 @@ def lines_of(name: str) -> list[str]:
         return [f"{name}{signature(value)}"]
     if issubclass(value, Exception):
         return [f"{name} < {value.__mro__[1].__name__}"]
-    lines = [f"{name}{signature(value)}" if is_dataclass(value) else name]
-    for member, found in sorted(vars(value).items()):
+    lines = [f"{name}{signature(value)}"]
+    for member, found in sorted(members_of(value).items()):
         if member.startswith("_"):
             continue
         if isinstance(found, property):
             lines.append(f"    {member} -> {inspect.signature(found.fget).return_annotation}")  # type: ignore[arg-type]
+        elif isinstance(found, cached_property):
+            lines.append(f"    {member} -> {inspect.signature(found.func).return_annotation}")
         elif isinstance(found, classmethod) or inspect.isfunction(found):
             lines.append(f"    {member}{signature(getattr(value, member))}")
     return lines
@@ -77,7 +86,7 @@ def test_the_page_describes_each_name() -> None:
                 assert re.search(rf"excise\.{name}\([^`]*\b{parameter}\b", described), parameter
         else:
             section = text.split(f"\n## excise.{name}\n")[1].split("\n## ")[0]
-            members = [*getattr(value, "__dataclass_fields__", ()), *vars(value)]
+            members = [*getattr(value, "__dataclass_fields__", ()), *members_of(value)]
             lacking = [
                 one
                 for one in members

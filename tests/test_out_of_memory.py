@@ -254,7 +254,7 @@ def test_memory_that_runs_out_is_no_weight_that_cannot_be_read(
 def test_a_device_that_is_not_there(
     model_folder: Path, device: str, limits: dict[int | str, int] | None, named: str
 ) -> None:
-    with pytest.raises(ModelError, match=rf"{named}.*there are cpu"):
+    with pytest.raises(ModelError, match=rf"{named}.*has cpu"):
         load.load(resolve(str(model_folder)), LoadOptions(device=device, max_memory=limits or {}))
 
 

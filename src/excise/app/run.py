@@ -38,6 +38,7 @@ from excise.saving.export import (
 from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.search.front import Point, pareto_front
+from excise.search.loop import never
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin
 from excise.store.directory import RunDirectory, default_path, prompts_digest
@@ -73,7 +74,7 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.directory.close()
 
-    def search(self, trials: int | None = None, stop: Callable[[], bool] = lambda: False) -> None:
+    def search(self, trials: int | None = None, stop: Callable[[], bool] = never) -> None:
         """Search until the study holds `trials` trials, by default the settings' number."""
         self.experiment.search(
             trials or self.settings.trials,
@@ -142,8 +143,9 @@ def prepare(
             load_seconds=time.perf_counter() - started,
         )
         emit(_prompts_loaded(prompts))
-        if not settings.allow_absent:
-            _require_behaviour(experiment, go_on)
+        absence = experiment.search_part.absence()
+        if absence is not None and not settings.allow_absent and not go_on(absence):
+            experiment.require_behaviour()
         _ = experiment.bank
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
@@ -197,13 +199,6 @@ def _loaded(
     if unsaved is not None:
         emit(Note(unsavable(unsaved)))
     return loaded, experiment
-
-
-def _require_behaviour(experiment: Experiment, go_on: Callable[[str], bool]) -> None:
-    """Raise ModelError if the model hardly shows the behaviour, unless `go_on` returns True."""
-    absence = experiment.search_part.absence()
-    if absence is not None and not go_on(absence):
-        experiment.require_behaviour()
 
 
 def _prompts_loaded(prompts: Prompts) -> PromptsLoaded:

@@ -17,7 +17,7 @@ from excise.checkpoint_diff.layout import Layout, Place
 from excise.checkpoint_diff.matrix import Chunk, MatrixChange, Pair, change_of
 from excise.checkpoint_diff.names import pair_names
 from excise.checkpoint_diff.operator import follows, recognise
-from excise.checkpoint_diff.result import Diff, TensorChange, WriterChange
+from excise.checkpoint_diff.result import TensorChange, TensorComparison, WriterChange
 from excise.checkpoint_diff.rounding import coarser
 
 Progress = Callable[[str, int, int], None]
@@ -35,7 +35,7 @@ def compare_tensors(
     second: Compared,
     layout: Layout,
     progress: Progress = no_progress,
-) -> Diff:
+) -> TensorComparison:
     """Compare two checkpoints, with a few pieces of a tensor in memory.
 
     layout: of the second checkpoint. progress: called with each tensor's name, its number and the number of
@@ -62,7 +62,9 @@ def compare_tensors(
             )
         indices = first.index, second.index
         found = tuple(_writers(changed, layout, before, after, indices, names.pairs))
-    return Diff(first, second, names, len(names.pairs) - len(changed), tuple(changed), found)
+    return TensorComparison(
+        first, second, names, len(names.pairs) - len(changed), tuple(changed), found
+    )
 
 
 def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:

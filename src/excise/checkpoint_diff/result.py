@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -13,8 +12,6 @@ from excise.checkpoint_diff.layout import Place
 from excise.checkpoint_diff.matrix import MatrixChange
 from excise.checkpoint_diff.names import Names
 from excise.checkpoint_diff.operator import FoundOperator
-from excise.edits.edit import Edit
-from excise.system.paths import expanded
 
 _PARALLEL = 0.99
 
@@ -64,7 +61,7 @@ class WriterChange:
 
 
 @dataclass(frozen=True)
-class Diff:
+class TensorComparison:
     """All differences of two checkpoints.
 
     names: tensors that only one checkpoint has, and differences in names, types and shapes. same: number of
@@ -97,25 +94,6 @@ class Diff:
         """The `moved` tensors that no operator on a writer explains."""
         explained = {one.writer for one in self.writers}
         return [one for one in self.moved if one.place is None or one.place.writer not in explained]
-
-    def edit(self) -> Edit:
-        """The difference as an edit of the first checkpoint.
-
-        Raises SaveError if a difference is not explained by operators on writers.
-        """
-        from excise.checkpoint_diff.undo import recovered_edit
-
-        return recovered_edit(self)
-
-    def save_undo(self, folder: str | Path) -> None:
-        """Write a peft adapter that turns the second checkpoint into the first, within rounding.
-
-        folder: a new folder. Raises SaveError, before anything is written, if a
-        change cannot be undone.
-        """
-        from excise.checkpoint_diff.undo import save_undo
-
-        save_undo(self, expanded(folder))
 
 
 def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:

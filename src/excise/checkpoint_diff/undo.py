@@ -10,7 +10,7 @@ import torch
 from excise.checkpoint.reader import Reader
 from excise.checkpoint_diff.checkpoint import Compared
 from excise.checkpoint_diff.names import listed
-from excise.checkpoint_diff.result import Diff, TensorChange
+from excise.checkpoint_diff.result import TensorChange, TensorComparison
 from excise.edits.adapter import ParameterChange, rank_of, require_form
 from excise.edits.base import Base
 from excise.edits.edit import Edit
@@ -19,7 +19,7 @@ from excise.errors import SaveError
 from excise.system.paths import expanded
 
 
-def _require_comparable(diff: Diff, what: str) -> None:
+def _require_comparable(diff: TensorComparison, what: str) -> None:
     """Raise SaveError unless both checkpoints hold the same tensors and some of them differ."""
     names = diff.names
     odd = [*names.only_first, *names.only_second, *names.reshaped]
@@ -31,7 +31,7 @@ def _require_comparable(diff: Diff, what: str) -> None:
         raise SaveError(f"{what}: the checkpoints do not differ by more than rounding")
 
 
-def save_undo(diff: Diff, destination: Path) -> None:
+def save_undo(diff: TensorComparison, destination: Path) -> None:
     """`Diff.save_undo`: matrices get the opposite change, biases their former values."""
     first, second, model, moved = diff.first, diff.second, diff.model, diff.moved
     if model is None:
@@ -90,7 +90,7 @@ def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterC
         yield ParameterChange(tensor, pairs)
 
 
-def recovered_edit(diff: Diff) -> Edit:
+def recovered_edit(diff: TensorComparison) -> Edit:
     """`Diff.edit`."""
     _require_comparable(diff, "--edit")
     first, second = diff.first, diff.second

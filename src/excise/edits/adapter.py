@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Writer, WriterTensor
-from excise.edits.edit import Edit
 from excise.edits.matrices import MatrixOperators, parts
+from excise.edits.values import EditValues
 from excise.errors import SaveError
 from excise.models.weights import dense
 from excise.undocumented import (
@@ -57,7 +57,7 @@ def loaded_weights(model: nn.Module) -> Weights:
 
 
 def edit_changes(
-    edit: Edit, writers: Sequence[Writer], weights: Weights
+    edit: EditValues, writers: Sequence[Writer], weights: Weights
 ) -> Iterator[ParameterChange]:
     """What `edit` does to each parameter of the writers that it changes."""
     for writer in changed_writers(edit, writers):
@@ -112,7 +112,7 @@ def _padded(factor: Tensor, rank: int, axis: int) -> Tensor:
     return torch.cat([factor, factor.new_zeros(lacking)], axis)
 
 
-def changed_writers(edit: Edit, writers: Sequence[Writer]) -> list[Writer]:
+def changed_writers(edit: EditValues, writers: Sequence[Writer]) -> list[Writer]:
     """The writers that the edit changes, in the order of the model."""
     changed = set(edit.changed)
     return [writer for writer in writers if writer.name in changed]

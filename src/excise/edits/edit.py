@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from excise.edits.base import Base
+from excise.edits.values import EditValues
+from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, first_line
-from excise.kinds import FACTS, KINDS, EditKind, current_name, with_current_kind
+from excise.kinds import FACTS, KINDS, current_name, with_current_kind
 from excise.system.files import write_bytes
 from excise.system.json_files import parse_json
 from excise.system.lfs import require_fetched
@@ -43,52 +44,8 @@ _FACTS_OF_BASE = frozenset(("model", "model_digest"))
 """Facts of format 2 that have become the base."""
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One rank-1 operator for each writer: y' = y − α u (vᵀ y).
-
-    writers: module names inside the model, one a row of the tensors. An edit of several directions names
-    each writer several times; its operators apply one after the other, in the order of the rows.
-    u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
-    per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
-    operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
-    is all that a virtual edit sees, u and v hold as they are.
-    parameters: the search parameters it was made from. facts: figures and what they were measured under,
-    see docs/reference/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
-    """
-
-    kind: EditKind
-    writers: tuple[str, ...]
-    u: Tensor
-    v: Tensor
-    strengths: Tensor
-    per_matrix: tuple[str, ...] = ()
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    facts: Mapping[str, object] = field(default_factory=dict)
-    base: Base | None = None
-    settings_digest: str | None = None
-
-    def __post_init__(self) -> None:
-        count = len(self.writers)
-        if self.u.shape != self.v.shape or self.u.shape[0] != count:
-            raise ValueError(f"u {tuple(self.u.shape)}, v {tuple(self.v.shape)}, {count} writers")
-        if self.strengths.shape != (count,):
-            raise ValueError(f"strengths {tuple(self.strengths.shape)}, {count} writers")
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """The writers of non-zero strength, each once."""
-        pairs = zip(self.writers, self.strengths.tolist(), strict=True)
-        return tuple(dict.fromkeys(writer for writer, strength in pairs if strength != 0))
-
-    @property
-    def directions(self) -> int:
-        """How many operators a writer has at most: the rank of the edit."""
-        return max(Counter(self.writers).values(), default=0)
-
-    def scaled(self, factor: float) -> Edit:
-        """The same edit with every strength multiplied by `factor`."""
-        return replace(self, strengths=self.strengths * factor)
+class Edit(EditValues):
+    """One rank-1 operator for each writer: y' = y − α u (vᵀ y). `EditValues` describes the fields."""
 
     @contextmanager
     def on(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
@@ -98,8 +55,8 @@ class Edit:
         is as it was, bit for bit. Raises ModelError if the model lacks a writer of the edit, or if its
         residual stream has another width.
         """
+        # Imported here because it takes transformers, and an edit file is read without that.
         from excise.edits.fitting import fitted_to_modules
-        from excise.edits.virtual import VirtualEdits
 
         edit = fitted_to_modules(self, model)
         with VirtualEdits(model, edit.writers) as scope:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from transformers import PreTrainedModel
 
 from excise.anatomy.layers import residual_width
 from excise.anatomy.writers import Anatomy, examine
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.errors import ModelError
 
+AnyEdit = TypeVar("AnyEdit", bound=EditValues)
 
-def fitted(edit: Edit, anatomy: Anatomy, name: str) -> Edit:
+
+def fitted(edit: AnyEdit, anatomy: Anatomy, name: str) -> AnyEdit:
     """`edit` with its writers under the names that `anatomy` has for them.
 
     The class that holds only the language model of an image-text model, as that of a GGUF file does, has the
@@ -24,7 +27,7 @@ def fitted(edit: Edit, anatomy: Anatomy, name: str) -> Edit:
     return edit
 
 
-def fitted_to_modules(edit: Edit, model: PreTrainedModel) -> Edit:
+def fitted_to_modules(edit: AnyEdit, model: PreTrainedModel) -> AnyEdit:
     """The same for a model in memory, of which any module may be a writer: the edit's user named some."""
     modules = {name for name, _ in model.named_modules()}
     if not set(edit.writers) <= modules:
@@ -34,7 +37,7 @@ def fitted_to_modules(edit: Edit, model: PreTrainedModel) -> Edit:
     return edit
 
 
-def _renamed(edit: Edit, anatomy: Anatomy) -> Edit:
+def _renamed(edit: AnyEdit, anatomy: Anatomy) -> AnyEdit:
     """An edit with a writer that is in no layer of `anatomy` is returned as it is."""
     if set(edit.writers) <= set(anatomy.names):
         return edit
@@ -55,7 +58,7 @@ def _renamed(edit: Edit, anatomy: Anatomy) -> Edit:
     )
 
 
-def _require_fit(edit: Edit, names: set[str], dimension: int, model: str) -> None:
+def _require_fit(edit: EditValues, names: set[str], dimension: int, model: str) -> None:
     unknown = [writer for writer in edit.changed if writer not in names]
     if unknown:
         raise ModelError(

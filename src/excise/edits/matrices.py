@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.operators.operator import Operator, row_normalised
 
 _BLOCK_NUMBERS = 1 << 21
@@ -35,7 +35,7 @@ def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
     return torch.addr(tensor, u, amount, alpha=-strength)
 
 
-def steps_of(edit: Edit, writer: str, norms: Tensor | None) -> list[tuple[Operator, float]]:
+def steps_of(edit: EditValues, writer: str, norms: Tensor | None) -> list[tuple[Operator, float]]:
     """A writer's operators and strengths, in the order in which they apply to one of its matrices.
 
     norms: of the rows of that matrix, [d], for an edit that makes the operator of each matrix anew; the
@@ -87,7 +87,7 @@ class MatrixOperators:
     A bias takes those of the matrix of the same number, so matrices come first.
     """
 
-    def __init__(self, edit: Edit, writer: str) -> None:
+    def __init__(self, edit: EditValues, writer: str) -> None:
         self._edit, self._writer = edit, writer
         self._norms: list[Tensor] = []
         self._biases = 0

@@ -20,10 +20,10 @@ from excise.edits.adapter import (
     rank_of,
     require_adapter,
 )
-from excise.edits.edit import Edit
 from excise.edits.same_model import require_base
 from excise.edits.served import serving_note
 from excise.edits.stored import FittedEdit, from_files
+from excise.edits.values import EditValues
 from excise.errors import SaveError
 from excise.events import ignore
 from excise.system.files import FurtherFiles, new_folder
@@ -61,7 +61,7 @@ class AdapterFolder:
 
 
 def save_adapter_from_memory(
-    edit: Edit, path: Path, model: PreTrainedModel, writers: tuple[str, ...] = ()
+    edit: EditValues, path: Path, model: PreTrainedModel, writers: tuple[str, ...] = ()
 ) -> None:
     """`Edit.to_peft` of a model in memory."""
     base = edit.base
@@ -71,7 +71,7 @@ def save_adapter_from_memory(
 
 
 def save_adapter_from_files(
-    edit: Edit,
+    edit: EditValues,
     path: Path,
     model: str | Path | None,
     writers: tuple[str, ...],
@@ -91,7 +91,7 @@ def save_adapter_from_files(
         save_adapter(fitted, AdapterFolder.of(path, source, _card(edit, source.public_name)))
 
 
-def _card(edit: Edit, base: str) -> str:
+def _card(edit: EditValues, base: str) -> str:
     return (
         "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n"
         f"# {Path(base).name}, edited\n\nThis is a LoRA adapter of rank {edit.directions} for **{base}**. It "

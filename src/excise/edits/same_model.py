@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from excise.checkpoint.source import ModelSource
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.errors import SaveError
 from excise.events import Emit, Note
 
 
-def require_base(edit: Edit, source: ModelSource, *, force: bool, emit: Emit) -> None:
+def require_base(edit: EditValues, source: ModelSource, *, force: bool, emit: Emit) -> None:
     """Raise SaveError unless `source` is the base model of the edit. force: emit a warning instead."""
     if edit.base is None:
         differs = "the edit does not name its checkpoint"

@@ -16,10 +16,10 @@ from excise.checkpoint.names import stored_name
 from excise.checkpoint.reader import Reader
 from excise.checkpoint.source import ModelSource
 from excise.edits.adapter import Weights, changed_writers, loaded_weights
-from excise.edits.edit import Edit
 from excise.edits.fitting import fitted
 from excise.edits.matrices import parts
 from excise.edits.served import unservable
+from excise.edits.values import EditValues
 from excise.errors import SaveError
 from excise.models.meta_model import meta_model
 from excise.models.quantization import packing_in_words, stored_quantization
@@ -29,13 +29,15 @@ from excise.models.quantization import packing_in_words, stored_quantization
 class FittedEdit:
     """An edit, the unedited model that it fits, the model's writers, and where their weights come from."""
 
-    edit: Edit
+    edit: EditValues
     model: PreTrainedModel
     writers: tuple[Writer, ...]
     weights: Weights
 
     @classmethod
-    def of(cls, edit: Edit, model: PreTrainedModel, declared: tuple[str, ...] = ()) -> FittedEdit:
+    def of(
+        cls, edit: EditValues, model: PreTrainedModel, declared: tuple[str, ...] = ()
+    ) -> FittedEdit:
         """With a model in memory. declared: the user's claims about writers. Raises ModelError."""
         anatomy = examine(model, declared)
         name = model.name_or_path or type(model).__name__
@@ -51,7 +53,7 @@ class FittedEdit:
 
 @contextmanager
 def from_files(
-    edit: Edit,
+    edit: EditValues,
     source: ModelSource,
     declared: tuple[str, ...] = (),
     *,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class VirtualEdits:
         self._only = 0
         self._rows: tuple[int, ...] = ()
         self._rows_on: dict[torch.device, Tensor] = {}
-        self._edits: tuple[Edit, ...] = ()
+        self._edits: tuple[EditValues, ...] = ()
 
     def __enter__(self) -> Self:
         for index, module in enumerate(self._modules):
@@ -56,11 +56,11 @@ class VirtualEdits:
         self._handles.clear()
         self.use(None)
 
-    def use(self, edit: Edit | None) -> None:
+    def use(self, edit: EditValues | None) -> None:
         """Apply `edit` to every row; None takes all edits off."""
         self._set(() if edit is None else (edit,))
 
-    def use_several(self, edits: Sequence[Edit]) -> None:
+    def use_several(self, edits: Sequence[EditValues]) -> None:
         """Hold `edits` ready for `assign`; until it is called, the first applies to every row."""
         self._set(tuple(edits))
 
@@ -73,7 +73,7 @@ class VirtualEdits:
             # What lies on a device stays there as long as it says the same, from one step to the next.
             self._rows, self._rows_on = mixed, {}
 
-    def _set(self, edits: tuple[Edit, ...]) -> None:
+    def _set(self, edits: tuple[EditValues, ...]) -> None:
         for edit in edits:
             if edit.writers != self._writers:
                 raise ValueError("the edit was made for other writers than this scope holds")

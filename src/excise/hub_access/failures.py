@@ -101,7 +101,7 @@ def _classified(error: Exception, request: HubRequest) -> tuple[Cause, str]:
     if isinstance(cause, HFValidationError):
         if request.writes:
             return "repository", (
-                f"not the name of a repository; write OWNER/NAME ({_in_one_line(cause)})"
+                f"not a repository name; write OWNER/NAME ({_in_one_line(cause)})"
             )
         return "repository", not_found(request)
     if connection := _connection(error, request):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from excise.checkpoint.source import ModelSource
 from excise.config.template import as_text
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
@@ -57,7 +57,7 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
     )
 
 
-def figures_in(edit: Edit, coverage: Sequence[float] = ()) -> str:
+def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:
     """The figures in an edit file: of held-out prompts, or else of the search."""
     outcome, facts = outcome_in(edit.facts), edit.facts
     if outcome is not None:
@@ -84,7 +84,7 @@ def _covered(coverage: Sequence[float]) -> str:
     )
 
 
-def _reservations(edit: Edit) -> str:
+def _reservations(edit: EditValues) -> str:
     """Warnings for readers of the figures: uncovered layers, packed weights, edits of single experts."""
     uncovered = edit.facts.get("uncovered")
     lines: list[str] = []
@@ -124,7 +124,7 @@ def asked_with_lines(recorded: object) -> list[str]:
 
 
 def model_card(
-    source: ModelSource, edit: Edit, figures: str, *, adapter: bool, recorded: bool = False
+    source: ModelSource, edit: EditValues, figures: str, *, adapter: bool, recorded: bool = False
 ) -> str:
     """Text of the README.md of an edited model or adapter; the original's card is its last part.
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.errors import SaveError
 from excise.report.profile import Profile, profiles
 from excise.system.files import replacing
@@ -30,7 +30,7 @@ def require_plots(path: Path) -> None:
         ) from error
 
 
-def plot_edit(edit: Edit, title: str, path: Path) -> None:
+def plot_edit(edit: EditValues, title: str, path: Path) -> None:
     """Plot strengths, norms of operators and cosines of neighbouring layers. Raises SaveError."""
     require_plots(path)
     from matplotlib.figure import Figure

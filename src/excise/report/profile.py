@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from excise.anatomy import roles
-from excise.edits.edit import Edit
+from excise.edits.values import EditValues
 from excise.operators.operator import unit
 
 _PLACE = re.compile(r"(?:.*?\.)?(?P<layer>\d{1,4})\.(?P<module>.+)")
@@ -43,7 +43,7 @@ def place(writer: str) -> tuple[int, str, str]:
     return layer, component or module, module
 
 
-def profiles(edit: Edit) -> tuple[Profile, ...]:
+def profiles(edit: EditValues) -> tuple[Profile, ...]:
     """The edit's components in the order of its writers, for each direction in turn."""
     rows: dict[tuple[int, str, str], list[tuple[int, int]]] = {}
     seen: dict[str, int] = {}
@@ -72,7 +72,9 @@ def _merged(
     return merged
 
 
-def _profile(edit: Edit, component: str, direction: int, places: list[tuple[int, int]]) -> Profile:
+def _profile(
+    edit: EditValues, component: str, direction: int, places: list[tuple[int, int]]
+) -> Profile:
     layers, rows = zip(*places, strict=True)
     u, v = edit.u[list(rows)], edit.v[list(rows)]
     directions = unit(u)

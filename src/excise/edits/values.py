@@ -1,0 +1,61 @@
+"""What an edit is made of: one operator and one strength for each writer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from torch import Tensor
+
+from excise.edits.base import Base
+from excise.kinds import EditKind
+
+
+@dataclass(frozen=True)
+class EditValues:
+    """One rank-1 operator for each writer: y' = y − α u (vᵀ y).
+
+    writers: module names inside the model, one a row of the tensors. An edit of several directions names
+    each writer several times; its operators apply one after the other, in the order of the rows.
+    u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
+    per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
+    operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
+    is all that a virtual edit sees, u and v hold as they are.
+    parameters: the search parameters it was made from. facts: figures and what they were measured under,
+    see docs/reference/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
+    """
+
+    kind: EditKind
+    writers: tuple[str, ...]
+    u: Tensor
+    v: Tensor
+    strengths: Tensor
+    per_matrix: tuple[str, ...] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    base: Base | None = None
+    settings_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.writers)
+        if self.u.shape != self.v.shape or self.u.shape[0] != count:
+            raise ValueError(f"u {tuple(self.u.shape)}, v {tuple(self.v.shape)}, {count} writers")
+        if self.strengths.shape != (count,):
+            raise ValueError(f"strengths {tuple(self.strengths.shape)}, {count} writers")
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The writers of non-zero strength, each once."""
+        pairs = zip(self.writers, self.strengths.tolist(), strict=True)
+        return tuple(dict.fromkeys(writer for writer, strength in pairs if strength != 0))
+
+    @property
+    def directions(self) -> int:
+        """How many operators a writer has at most: the rank of the edit."""
+        return max(Counter(self.writers).values(), default=0)
+
+    def scaled(self, factor: float) -> Self:
+        """The same edit with every strength multiplied by `factor`."""
+        return replace(self, strengths=self.strengths * factor)
