@@ -187,7 +187,7 @@ def test_what_goes_wrong_with_gguf_files_is_one_line(
         assert shown.count("\n") == 1
         return shown
 
-    assert "its name ends in .gguf" in said(str(path), "out")
+    assert "whose name ends in .gguf" in said(str(path), "out")
     assert "--packed: " in said(str(path), "out.gguf", "--packed", "plain")
     (elsewhere / "there.gguf").write_bytes(b"mine")
     assert "already exists" in said(str(path), "there.gguf")

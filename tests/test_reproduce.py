@@ -441,7 +441,7 @@ def test_a_run_of_an_older_excise_is_told_how_to_record_it(
     del record["circumstances"]
     rewrite(tmp_path / "run" / "result.json", record)
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
-    assert "open it once more with the command that made it" in capsys.readouterr().err
+    assert "run the command that made it once more" in capsys.readouterr().err
     shutil.copyfile(saved / "run" / "result.json", tmp_path / "run" / "result.json")
     identity = loaded(tmp_path / "run" / "run.json")
     identity["settings"]["later"] = 1

@@ -93,7 +93,7 @@ def test_the_refusal_says_whose_code_a_stored_file_names() -> None:
     with pytest.raises(SettingsError) as raised:
         gather({}, {}, None, Stored("run.json", values))
     assert str(raised.value).startswith(
-        "run.json: trust_remote_code: asks to run code that comes with theirs/model (revision refs/pr/1), "
+        "run.json: trust_remote_code: asks to run code that comes with theirs/model (revision refs/pr/1); "
     )
     # The flag of another model is about that one.
     typed = {"model": "mine", "revision": None, "trust_remote_code": True}

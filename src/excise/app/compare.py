@@ -64,9 +64,5 @@ def differences(
             mcnemar(first.refused, second.refused),
         ),
         mean("KL, first answer token (nats)", first.divergences, second.divergences),
-        mean(
-            f"{tokens.title} (nats)",
-            first.answer_divergences,
-            second.answer_divergences,
-        ),
+        mean(f"{tokens.title} (nats)", first.answer_divergences, second.answer_divergences),
     ]

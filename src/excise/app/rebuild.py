@@ -146,12 +146,7 @@ def _pin(settings: dict[str, Any], field: str, revision: str | None) -> None:
 
 
 def _require_unmoved(
-    recorded: Reproduction,
-    source: ModelSource,
-    prompts: Prompts,
-    emit: Emit,
-    *,
-    all_parts: bool,
+    recorded: Reproduction, source: ModelSource, prompts: Prompts, emit: Emit, *, all_parts: bool
 ) -> None:
     """Raise ReproductionError with all differences of model and prompts from the record.
 

@@ -174,11 +174,7 @@ def known_of(directory: RunDirectory) -> tuple[str | None, Settled | None]:
 
 
 def _loaded(
-    settings: Settings,
-    source: ModelSource,
-    prompts: Prompts,
-    directory: RunDirectory,
-    emit: Emit,
+    settings: Settings, source: ModelSource, prompts: Prompts, directory: RunDirectory, emit: Emit
 ) -> tuple[LoadedModel, Experiment]:
     """The model in memory and its experiment. Raises ExciseError if the model cannot be used."""
     # A resumed run keeps its data type, although today another type may be the first that works.

@@ -43,13 +43,7 @@ class _NamedEdit:
     writers: tuple[str, ...]
 
 
-def apply(
-    words: Sequence[str],
-    inputs: Inputs,
-    *,
-    force: bool,
-    ask: Ask = ask_person,
-) -> int:
+def apply(words: Sequence[str], inputs: Inputs, *, force: bool, ask: Ask = ask_person) -> int:
     """Apply an edit. words: EDIT, MODEL and OUT. Returns the exit status."""
     word, model, out = words
     named = _named_edit(word)

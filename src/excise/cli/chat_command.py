@@ -19,12 +19,7 @@ from excise.events import Emit, Note
 _MODEL = "model"
 
 
-def chat(
-    word: str,
-    inputs: Inputs,
-    ask: Ask = ask_person,
-    generation: str = "greedy",
-) -> int:
+def chat(word: str, inputs: Inputs, ask: Ask = ask_person, generation: str = "greedy") -> int:
     """Chat with the run, trial or model that `word` names. Returns the exit status.
 
     generation: "greedy", or "model" to follow the model's own generation configuration.

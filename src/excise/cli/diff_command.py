@@ -27,13 +27,7 @@ from excise.system.paths import expanded
 _NAMED = 8
 
 
-def diff(
-    words: tuple[str, str],
-    inputs: Inputs,
-    *,
-    undo: str | None,
-    edit: str | None,
-) -> int:
+def diff(words: tuple[str, str], inputs: Inputs, *, undo: str | None, edit: str | None) -> int:
     """Compare the checkpoints A and B. Returns the exit status."""
     settings = inputs.with_flags(model=words[0]).settings()
     for path in filter(None, (undo, edit)):
@@ -63,7 +57,7 @@ def diff(
 def _as_json(diff: Diff) -> dict[str, object]:
     """The whole comparison; directions as lists of numbers."""
     groups = shared_directions(diff.writers)
-    group_of = {one.writer: number for number, group in enumerate(groups) for one in group}
+    group_of = {writer.writer: number for number, group in enumerate(groups) for writer in group}
     return {
         "first": diff.first.name,
         "second": diff.second.name,
@@ -76,44 +70,44 @@ def _as_json(diff: Diff) -> dict[str, object]:
         "retyped": diff.names.retyped,
         "changed": [
             {
-                "name": one.name,
-                "former": one.former,
-                "dtypes": one.dtypes,
-                "shape": one.shape,
-                "relative": one.relative if math.isfinite(one.relative) else None,
-                "largest": one.largest if math.isfinite(one.largest) else None,
-                "share": one.share,
-                "rank": one.rank,
-                "rank_is_a_lower_bound": one.more,
+                "name": change.name,
+                "former": change.former,
+                "dtypes": change.dtypes,
+                "shape": change.shape,
+                "relative": change.relative if math.isfinite(change.relative) else None,
+                "largest": change.largest if math.isfinite(change.largest) else None,
+                "share": change.share,
+                "rank": change.rank,
+                "rank_is_a_lower_bound": change.more,
                 "matrices": [
                     {"rank": each.rank, "largest": each.largest, "noise": each.noise}
-                    for each in one.matrices
+                    for each in change.matrices
                 ],
             }
-            for one in diff.changed
+            for change in diff.changed
         ],
         "writers": [
             {
-                "name": one.writer,
-                "kind": one.operator.kind,
-                "strength": one.operator.strength,
-                "doubt": one.operator.doubt,
-                "any_change_has_this_form": one.operator.trivial,
-                "outside": one.operator.outside,
-                "per_matrix": one.operator.per_matrix,
-                "biases": one.biases,
-                "direction": group_of[one.writer],
-                "u": one.operator.u.tolist(),
-                "v": one.operator.v.tolist(),
+                "name": writer.writer,
+                "kind": writer.operator.kind,
+                "strength": writer.operator.strength,
+                "doubt": writer.operator.doubt,
+                "any_change_has_this_form": writer.operator.trivial,
+                "outside": writer.operator.outside,
+                "per_matrix": writer.operator.per_matrix,
+                "biases": writer.biases,
+                "direction": group_of[writer.writer],
+                "u": writer.operator.u.tolist(),
+                "v": writer.operator.v.tolist(),
             }
-            for one in diff.writers
+            for writer in diff.writers
         ],
     }
 
 
 def _show(console: Console, diff: Diff) -> None:
     names = diff.names
-    for what, found in (
+    for title, found in (
         ("only in the first", names.only_first),
         ("only in the second", names.only_second),
         ("renamed", [f"{old} → {new}" for old, new in names.renamed.items()]),
@@ -121,7 +115,7 @@ def _show(console: Console, diff: Diff) -> None:
         ("of another shape", [f"{name} {a} → {b}" for name, (a, b) in names.reshaped.items()]),
     ):
         if found:
-            console.print(Text(f"{what}: {listed(found, _NAMED)}", "yellow"))
+            console.print(Text(f"{title}: {listed(found, _NAMED)}", "yellow"))
     if diff.changed:
         console.print(_table(diff.changed))
     console.print(f"{plural(diff.same, 'tensor')} the same, {len(diff.changed)} changed")
@@ -135,8 +129,8 @@ def _show(console: Console, diff: Diff) -> None:
 def _table(changed: Sequence[TensorChange]) -> Table:
     """A row for each group of tensors whose names differ only in numbers."""
     groups: dict[tuple[str, tuple[str, str]], list[TensorChange]] = {}
-    for one in changed:
-        groups.setdefault((re.sub(r"\d+", "*", one.name), one.dtypes), []).append(one)
+    for change in changed:
+        groups.setdefault((re.sub(r"\d+", "*", change.name), change.dtypes), []).append(change)
     headings = ("", "type", "relative norm", "largest", "numbers", "rank")
     table = make_table("tensor", *headings, numbers=headings, title="Changed tensors")
     table.columns[0].overflow = "fold"
@@ -146,42 +140,42 @@ def _table(changed: Sequence[TensorChange]) -> Table:
             group[0].name if len(group) == 1 else name,
             "" if len(group) == 1 else f"×{len(group)}",
             types,
-            _span([one.relative for one in group]),
-            f"{max(one.largest for one in group):.2g}",
-            _span([100 * one.share for one in group]) + " %",
+            _span([change.relative for change in group]),
+            f"{max(change.largest for change in group):.2g}",
+            _span([100 * change.share for change in group]) + " %",
             _ranks(group),
         )
     return table
 
 
 def _ranks(group: Sequence[TensorChange]) -> str:
-    ranks = [one.rank for one in group if one.rank is not None]
+    ranks = [change.rank for change in group if change.rank is not None]
     if not ranks:
         return ""
-    if all(one.full for one in group):
+    if all(change.full for change in group):
         return f"full ({max(ranks)})"
     low, high = min(ranks), max(ranks)
     text = str(low) if low == high else f"{low} to {high}"
-    return f"{text} or more" if any(one.more for one in group) else text
+    return f"{text} or more" if any(change.more for change in group) else text
 
 
 def _show_operators(console: Console, diff: Diff) -> None:
     by_component: dict[str, list[WriterChange]] = {}
-    for one in diff.writers:
-        by_component.setdefault(place(one.writer)[1], []).append(one)
+    for writer in diff.writers:
+        by_component.setdefault(place(writer.writer)[1], []).append(writer)
     console.print(Text("Edits of writers, W' = W − α u (vᵀ W)", "bold"))
     for component, found in by_component.items():
-        found = sorted(found, key=lambda one: place(one.writer)[0])
-        kinds = dict.fromkeys(one.operator.kind for one in found)
+        found = sorted(found, key=lambda writer: place(writer.writer)[0])
+        kinds = dict.fromkeys(writer.operator.kind for writer in found)
         kinds_text = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
         console.print(f"  {component}: {kinds_text}")
-        strengths = [one.operator.strength for one in found]
+        strengths = [writer.operator.strength for writer in found]
         top = max(1.0, *map(abs, strengths))
-        layers = [place(one.writer)[0] for one in found]
-        doubt = max(one.operator.doubt for one in found)
+        layers = [place(writer.writer)[0] for writer in found]
+        doubt = max(writer.operator.doubt for writer in found)
         error = f", each known to ± {doubt:.2g}" if doubt else ""
         console.print(f"  strengths α {_span(strengths)}{error}")
-        if any(one.operator.trivial for one in found):
+        if any(writer.operator.trivial for writer in found):
             console.print(
                 "  these matrices have no more columns than rows, so that any change of rank 1 has this form"
             )
@@ -200,7 +194,7 @@ def _show_operators(console: Console, diff: Diff) -> None:
         )
     else:
         console.print("Each writer has its own direction.")
-    unedited = [one.writer for one in diff.writers if one.biases is False]
+    unedited = [writer.writer for writer in diff.writers if writer.biases is False]
     if unedited:
         console.print(f"Biases were not edited with their matrices: {listed(unedited, _NAMED)}")
 
@@ -217,9 +211,9 @@ def _verdict(diff: Diff) -> str:
         return (
             "An edit of writers explains every change: --undo DIR undoes it, --edit FILE saves it."
         )
-    ranks = [one.rank for one in others if one.rank is not None]
+    ranks = [change.rank for change in others if change.rank is not None]
     if len(ranks) == len(others) and all(
-        each.factors is not None or not each.rank for one in others for each in one.matrices
+        each.factors is not None or not each.rank for change in others for each in change.matrices
     ):
         return f"Changes of low rank (at most {max(ranks)}), such as a merged LoRA."
     rest = f"{len(others)} of {plural(len(moved), 'change')}"

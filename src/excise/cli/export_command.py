@@ -27,13 +27,7 @@ _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter",
 """The settings that an edit file's export takes; `save` has its own error message."""
 
 
-def export(
-    word: str,
-    model: str | None,
-    inputs: Inputs,
-    *,
-    force: bool = False,
-) -> int:
+def export(word: str, model: str | None, inputs: Inputs, *, force: bool = False) -> int:
     """Export the edit of a run, or an edit file. Returns the exit status.
 
     force: write the adapter of an edit file for another model than its own.
@@ -50,13 +44,7 @@ def export(
     return _export_run(word, inputs)
 
 
-def _export_file(
-    path: Path,
-    model: str | None,
-    inputs: Inputs,
-    *,
-    force: bool,
-) -> int:
+def _export_file(path: Path, model: str | None, inputs: Inputs, *, force: bool) -> int:
     """Export an edit file as an adapter, from its base model or a copy of it."""
     if of_runs := [flag_name(field) for field in inputs.flags if field not in _OF_EDIT_FILES]:
         raise SettingsError(f"{of_runs[0]}: goes with a run, but {path} is an edit file")

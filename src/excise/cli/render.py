@@ -15,13 +15,7 @@ from excise.cli.tables import outcome_table
 from excise.config import Settings
 from excise.events import Event, StageStarted
 from excise.saving.events import Saved
-from excise.search.events import (
-    SearchEnded,
-    SearchStarted,
-    TrialFinished,
-    TrialStarted,
-    WorkDone,
-)
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 
 _LABEL_WIDTH = 11
 _REFRESHES_A_SECOND = 2

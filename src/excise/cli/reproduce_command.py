@@ -23,12 +23,7 @@ _SHOWN = 10
 
 
 def reproduce(
-    file: str,
-    destination: str,
-    inputs: Inputs,
-    *,
-    original: str | None,
-    repeat_search: bool,
+    file: str, destination: str, inputs: Inputs, *, original: str | None, repeat_search: bool
 ) -> int:
     """Rebuild the model of the record `file` in the folder `destination`. Returns the exit status."""
     recorded = read_reproduction(expanded(file))

@@ -26,12 +26,7 @@ from excise.store.outcome import outcome_in
 from excise.system.paths import expanded
 
 
-def show(
-    word: str,
-    inputs: Inputs,
-    *,
-    plot: str | None,
-) -> int:
+def show(word: str, inputs: Inputs, *, plot: str | None) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
     as_json = inputs.settings(needs_model=False).json_lines
     picture = expanded(plot) if plot is not None else None

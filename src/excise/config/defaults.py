@@ -6,10 +6,7 @@ from collections.abc import Mapping
 
 from pydantic_core import PydanticCustomError
 
-DEFAULT_SETS = {
-    "target": "mlabonne/harmful_behaviors",
-    "control": "mlabonne/harmless_alpaca",
-}
+DEFAULT_SETS = {"target": "mlabonne/harmful_behaviors", "control": "mlabonne/harmless_alpaca"}
 """The usual data sets of refusal research, for a kind without prompts from the user."""
 
 

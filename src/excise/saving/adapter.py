@@ -31,11 +31,7 @@ def save_stored_adapter(
 
 
 def save_fitted_adapter(
-    fitted: FittedEdit,
-    described: DescribedEdit,
-    source: ModelSource,
-    destination: Path,
-    emit: Emit,
+    fitted: FittedEdit, described: DescribedEdit, source: ModelSource, destination: Path, emit: Emit
 ) -> None:
     """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
 

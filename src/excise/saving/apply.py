@@ -186,10 +186,7 @@ def _folder_notes(plan: Plan) -> Iterator[str]:
     checkpoint = plan.checkpoint
     for left, reason in (
         (checkpoint.left_out, "it holds a second, unedited copy of the weights"),
-        (
-            checkpoint.unread,
-            "it may hold a second, unedited copy of the weights, and is not read",
-        ),
+        (checkpoint.unread, "it may hold a second, unedited copy of the weights, and is not read"),
         (checkpoint.linked, "it is a link to a folder"),
     ):
         if left:
