@@ -26,7 +26,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import logging as hub_logging
 
 from excise.checkpoint.copies import Shape, Shapes, group_of, is_copy, shapes_of
-from excise.checkpoint.folder import index_names, weight_files
+from excise.checkpoint.folder import first_set, index_names, weight_files
 from excise.checkpoint.tensors import ORDINARY, read_safetensors
 from excise.errors import HubError, ModelError
 from excise.hub_access.cache import Snapshot, cached_names, cached_snapshot
@@ -43,10 +43,6 @@ _SMALL = (
 _NAMED = ("license*", "licence*", "notice*", "copying*", "*policy*", "readme*", "*terms*")
 """Files for people, with any suffix or none."""
 _TEMPLATES = "additional_chat_templates/*.jinja"
-_SETS = (
-    ("model.safetensors", "model.safetensors.index.json", "*.safetensors"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*.bin"),
-)
 _ORIGINAL_FORMAT = "consolidated*"
 _CACHE_SERVES: frozenset[Cause] = OUT_OF_REACH | {"token", "gated", "repository"}
 """Failures after which a completely cached model is used."""
@@ -115,17 +111,10 @@ def _is_small(path: PurePosixPath, *, code: bool) -> bool:
 
 def main_files(name: str, names: Collection[str]) -> tuple[list[str], str | None]:
     """The weights that transformers loads, or their index. Raises ModelError if there are no weights."""
-    top = sorted(one for one in names if "/" not in one)
-    for single, index, _ in _SETS:
-        if single in top:
-            return [single], None
-        if index in top:
-            return [], index
-    for _, _, pattern in _SETS:
-        if found := fnmatch.filter(top, pattern):
-            return found, None
-    ggufs = [one for one in names if one.endswith(".gguf")]
-    if ggufs:
+    main, index = first_set(sorted(one for one in names if "/" not in one))
+    if main or index is not None:
+        return main, index
+    if ggufs := [one for one in names if one.endswith(".gguf")]:
         raise ModelError(
             f"{name}: holds GGUF files only; download one (hf download {name} {ggufs[0]}) and give its path"
         )

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from excise.checkpoint.folder import weight_files
+from excise.checkpoint.index import file_shapes
 from excise.checkpoint.json_files import read_object
-from excise.checkpoint.pytorch_file import pytorch_shapes
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError
 from excise.undocumented import CONFIG_MAPPING_NAMES
 
@@ -90,12 +89,7 @@ def require_sound_files(source: ModelSource) -> None:
             "with it, or in its place with another base model; merge the adapter, or move it away"
         )
     for name in weight_files(source.folder)[0]:
-        path = source.folder / name
-        if path.suffix.lower() == ".safetensors":
-            read_safetensors(path)
-        else:
-            # Raises for a pickle that could run code, without executing it.
-            pytorch_shapes(path)
+        file_shapes(source.folder / name)
 
 
 def require_offload_folder(folder: Path) -> None:

@@ -9,13 +9,12 @@ import torch
 
 from excise.checkpoint.reader import Reader
 from excise.checkpoint_diff.checkpoint import Compared
-from excise.checkpoint_diff.names import listed
 from excise.checkpoint_diff.result import TensorChange, TensorComparison
 from excise.edits.adapter import ParameterChange, rank_of, require_form
 from excise.edits.base import Base
 from excise.edits.edit import Edit
 from excise.edits.peft_folder import AdapterFolder, write_adapter
-from excise.errors import SaveError
+from excise.errors import SaveError, listed
 from excise.system.paths import expanded
 
 

@@ -14,12 +14,12 @@ from rich.text import Text
 
 import excise
 from excise.checkpoint_diff.diff import Diff
-from excise.checkpoint_diff.names import listed
 from excise.checkpoint_diff.result import TensorChange, WriterChange, shared_directions
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.config import gather
+from excise.errors import listed
 from excise.kinds import FACTS
 from excise.report.profile import place
 from excise.system.files import require_free

@@ -69,11 +69,6 @@ def mark_path(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.partial.json")
 
 
-def lock_path(destination: Path) -> Path:
-    """The lock of the process that writes `destination`."""
-    return destination.with_name(f".{destination.name}.partial.lock")
-
-
 def require_new_folder(destination: Path) -> None:
     """Raise SaveError if `destination` exists and is not an empty folder.
 
@@ -84,15 +79,13 @@ def require_new_folder(destination: Path) -> None:
     except SaveError:
         # A failure to remove them is not reported: `destination` exists.
         with suppress(OSError, SaveError):
-            if destination.name and _marked(destination):
+            if destination.name and (
+                mark_path(destination).exists() or _lock(destination).exists()
+            ):
                 with _locked(destination):
                     if not partial_path(destination).exists():
                         mark_path(destination).unlink(missing_ok=True)
         raise
-
-
-def _marked(destination: Path) -> bool:
-    return mark_path(destination).exists() or lock_path(destination).exists()
 
 
 @contextmanager
@@ -128,20 +121,20 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFold
         raise write_error(destination, error, folder) from error
 
 
+def _lock(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.partial.lock")
+
+
 @contextmanager
 def _locked(destination: Path) -> Iterator[None]:
     """Hold the lock for writing `destination`. Raises SaveError if another process holds it."""
-    lock = ProcessLock(lock_path(destination))
     try:
-        lock.acquire()
+        with ProcessLock(_lock(destination)):
+            yield
     except Busy as busy:
         raise SaveError(
             f"{destination}: another process is writing it ({busy}); wait for it"
         ) from busy
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _require_ours(folder: Path, mark: Path) -> None:

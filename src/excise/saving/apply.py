@@ -183,18 +183,18 @@ def _write_gguf(plan: Plan, destination: Path, emit: Emit) -> None:
 
 def _of_the_folder(plan: Plan) -> Iterator[str]:
     """What to say of files and tensors that the copy lacks, or that the edit does not reach."""
-    checkpoint = plan.checkpoint
+    checkpoint, companions = plan.checkpoint, plan.checkpoint.companions
     for left, reason in (
-        (checkpoint.left_out, "it holds the weights once more, unedited"),
+        (companions.left_out, "it holds the weights once more, unedited"),
         (
-            checkpoint.unread,
+            companions.unread,
             "it may hold the weights once more, unedited, and is not looked into",
         ),
-        (checkpoint.linked, "it is a link to a folder"),
+        (companions.linked, "it is a link to a folder"),
     ):
         if left:
             yield f"left out, because {reason}: {', '.join(map(str, left))}"
-    for file in checkpoint.companion_weights:
+    for file in companions.weights:
         edited = plan.companion_weights.get(file.path)
         what = (
             f"edited in {len(edited)} tensors, which are the model's too; what else it holds is copied"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -41,13 +41,13 @@ class Packing(Protocol):
 class Packed:
     """How a stored tensor is packed.
 
-    codes: their stored name. scales: the format's name → stored name. beside: stored names of further tensors
-    of the format.
+    packing: None if it is not quantised. codes: their stored name. scales: the format's name → stored name.
+    beside: stored names of further tensors of the format.
     """
 
-    packing: Packing
+    packing: Packing | None
     codes: str
-    scales: Mapping[str, str]
+    scales: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
 
