@@ -22,7 +22,8 @@ from excise.anatomy.writers import examine
 from excise.checkpoint_diff import matrix
 from excise.checkpoint_diff.checkpoint import open_compared
 from excise.checkpoint_diff.compare import compare_tensors
-from excise.checkpoint_diff.diff import Diff, diff
+from excise.checkpoint_diff.diff import diff
+from excise.checkpoint_diff.difference import Diff
 from excise.checkpoint_diff.matrix import LowRank, Pair, change_of
 from excise.checkpoint_diff.result import shared_directions
 from excise.checkpoint_diff.rounding import coarser, half_step, noise_norm

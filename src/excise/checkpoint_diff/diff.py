@@ -8,32 +8,10 @@ from pathlib import Path
 
 from excise.checkpoint_diff.checkpoint import open_compared
 from excise.checkpoint_diff.compare import Progress, compare_tensors, no_progress
+from excise.checkpoint_diff.difference import Diff
 from excise.checkpoint_diff.layout import layout_of
-from excise.checkpoint_diff.result import TensorComparison
-from excise.checkpoint_diff.undo import recovered_edit, save_undo
-from excise.edits.edit import Edit
 from excise.errors import ModelError
 from excise.models.meta_model import meta_model
-from excise.system.paths import expanded
-
-
-class Diff(TensorComparison):
-    """All differences of two checkpoints. `TensorComparison` describes the fields."""
-
-    def edit(self) -> Edit:
-        """The difference as an edit of the first checkpoint.
-
-        Raises SaveError if a difference is not explained by operators on writers.
-        """
-        return recovered_edit(self)
-
-    def save_undo(self, folder: str | Path) -> None:
-        """Write a peft adapter that turns the second checkpoint into the first, within rounding.
-
-        folder: a new folder. Raises SaveError, before anything is written, if a
-        change cannot be undone.
-        """
-        save_undo(self, expanded(folder))
 
 
 def diff(
@@ -65,4 +43,4 @@ def diff(
         except ModelError as error:
             model, why_not = None, str(error)
     found = compare_tensors(one, other, layout, progress)
-    return Diff(**vars(replace(found, model=model, why_not=why_not)))
+    return replace(found, model=model, why_not=why_not)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
-
-from excise.checkpoint_diff.checkpoint import Compared
 from excise.checkpoint_diff.layout import Place
 from excise.checkpoint_diff.matrix import MatrixChange
-from excise.checkpoint_diff.names import Names
 from excise.checkpoint_diff.operator import FoundOperator
 
 _PARALLEL = 0.99
@@ -58,42 +54,6 @@ class WriterChange:
     writer: str
     operator: FoundOperator
     biases: bool | None
-
-
-@dataclass(frozen=True)
-class TensorComparison:
-    """All differences of two checkpoints.
-
-    names: tensors that only one checkpoint has, and differences in names, types and shapes. same: number of
-    equal tensors. changed: the other tensors. writers: writers whose changes an operator explains. model: the
-    second checkpoint's, on the meta device; None if it could not be built: `why_not` is the reason, and
-    writers are not examined.
-    """
-
-    first: Compared
-    second: Compared
-    names: Names
-    same: int
-    changed: tuple[TensorChange, ...]
-    writers: tuple[WriterChange, ...]
-    model: PreTrainedModel | None = None
-    why_not: str = ""
-
-    @property
-    def identical(self) -> bool:
-        """True if all tensors are equal, whatever files they are in."""
-        return not (self.changed or self.names.differ)
-
-    @property
-    def moved(self) -> list[TensorChange]:
-        """Tensors that differ by more than rounding, and all differing vectors."""
-        return [one for one in self.changed if one.rank != 0]
-
-    @property
-    def unexplained(self) -> list[TensorChange]:
-        """The `moved` tensors that no operator on a writer explains."""
-        explained = {one.writer for one in self.writers}
-        return [one for one in self.moved if one.place is None or one.place.writer not in explained]
 
 
 def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from excise.rewrite.plan import require_editable
 from excise.saving.adapter import save_fitted_adapter
 from excise.saving.apply import apply_edit, plan_for
 from excise.saving.options import DescribedEdit, SaveOptions
-from excise.system.files import require_free
+from excise.system.files import require_free, temporary_beside
 
 
 def require_rewritable(
@@ -110,20 +109,11 @@ def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[
     """The model in memory as a folder beside `destination`, for as long as the block lasts."""
     with (
         translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
-        ExitStack() as stack,
+        temporary_beside(destination) as folder,
     ):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        folder = stack.enter_context(
-            tempfile.TemporaryDirectory(
-                prefix=f".{destination.name}.",
-                suffix=".partial",
-                dir=destination.parent,
-                ignore_cleanup_errors=True,
-            )
-        )
-        for text in write_plain(loaded, Path(folder)):
+        for text in write_plain(loaded, folder):
             emit(Note(text))
-        yield Path(folder)
+        yield folder
 
 
 def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
