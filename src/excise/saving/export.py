@@ -23,7 +23,7 @@ from excise.models.load import LoadedModel
 from excise.report.terms import terms_of
 from excise.rewrite.plan import require_editable
 from excise.saving.adapter import save_fitted_adapter
-from excise.saving.apply import apply_edit, plan_for
+from excise.saving.apply import Application, plan_for
 from excise.saving.options import DescribedEdit, SaveOptions
 from excise.system.files import require_free, temporary_beside
 
@@ -59,17 +59,17 @@ def save_model(
     The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
     model in memory holds unpacked, that model is written first.
     """
-    source, template = loaded.source, loaded.chat_template
+    source = loaded.source
+    options = replace(options, chat_template=loaded.chat_template)
     if source.gguf is None:
-        options = replace(options, chat_template=template)
         save_from_files(source, described, destination, options, emit)
         return
     require_free(destination)
     with _plain_copy(loaded, destination, emit) as folder:
         plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
-        texts = terms_of(source) | _template_file(template)
-        apply_edit(plan, source, described, destination, emit, texts)
+        application = Application(described, source, destination, options, plan, emit)
+        application.write(terms_of(source))
 
 
 def save_from_files(
@@ -84,12 +84,7 @@ def save_from_files(
     Raises SaveError or ModelError.
     """
     plan = plan_for(described.edit, source, options)
-    texts = _template_file(options.chat_template)
-    apply_edit(plan, source, described, destination, emit, texts)
-
-
-def _template_file(chat_template: str | None) -> dict[str, str]:
-    return {} if chat_template is None else {"chat_template.jinja": chat_template}
+    Application(described, source, destination, options, plan, emit).write()
 
 
 def save_model_adapter(
