@@ -83,15 +83,9 @@ class Edit(EditValues):
         Raises SaveError if the files are of another model than the edit was made of, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
         """
-        from excise.edits.peft_folder import save_adapter_from_files, save_adapter_from_memory
+        from excise.edits.peft_folder import to_peft
 
-        path = expanded(folder)
-        if model is None or isinstance(model, str | Path):
-            save_adapter_from_files(
-                self, path, model, writers, trust_remote_code=trust_remote_code, force=force
-            )
-        else:
-            save_adapter_from_memory(self, path, model, writers)
+        to_peft(self, expanded(folder), model, writers, trust_remote_code, force)
 
     def save(self, path: str | Path) -> None:
         """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
@@ -134,7 +128,8 @@ class Edit(EditValues):
             if version < _RENAMED_IN:
                 header["kind"] = current_name(header["kind"])
                 header["parameters"] = with_current_kind(header["parameters"])
-            _require_known_kind(path, header["kind"])
+            if (kind := header["kind"]) not in FACTS:
+                raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
             return _edit_of(header, tensors)
         except FileNotFoundError as error:
             raise RunError(f"{path}: no such edit file") from error
@@ -192,8 +187,3 @@ def _version(path: Path, header: Mapping[str, Any]) -> int:
             "excise"
         )
     return version
-
-
-def _require_known_kind(path: Path, kind: object) -> None:
-    if kind not in FACTS:
-        raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
