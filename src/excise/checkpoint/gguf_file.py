@@ -11,17 +11,17 @@ from gguf.constants import GGUFEndian
 
 from excise.checkpoint.gguf_lengths import check_lengths
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
-from excise.errors import ModelError, translated
+from excise.errors import UNREADABLE, ModelError, translated
 from excise.system.lfs import require_fetched
+
+_DAMAGED = "damaged GGUF file; download it again"
 
 
 def open_gguf(path: Path) -> GGUFReader:
     """The gguf package's reader, which maps the file. Raises ModelError for a damaged or truncated file."""
     require_sound(path)
-    try:
+    with translated(ModelError, f"{path}: {_DAMAGED}", OSError, *UNREADABLE):
         reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: damaged GGUF file ({error}); download it again") from error
     if reader.endianess is not GGUFEndian.LITTLE:
         raise ModelError(f"{path}: is written for big-endian machines, which is not supported")
     return reader
@@ -30,9 +30,7 @@ def open_gguf(path: Path) -> GGUFReader:
 def require_sound(path: Path) -> None:
     """Raise ModelError for a Git LFS pointer, and for a file that declares more than it holds."""
     require_fetched(path, ModelError)
-    with translated(
-        ModelError, f"{path}: damaged GGUF file; download it again", OSError, ValueError
-    ):
+    with translated(ModelError, f"{path}: {_DAMAGED}", OSError, ValueError):
         check_lengths(path)
 
 

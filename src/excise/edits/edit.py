@@ -18,7 +18,7 @@ from torch import Tensor
 from excise.edits.base import Base
 from excise.edits.values import EditValues
 from excise.edits.virtual import VirtualEdits
-from excise.errors import RunError, first_line
+from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS, KINDS, current_name, with_current_kind
 from excise.system.files import write_bytes
 from excise.system.json_files import parse_json
@@ -112,12 +112,16 @@ class Edit(EditValues):
         Raises RunError if it is missing, damaged, or of a newer format.
         """
         path = expanded(path)
-        if path.exists():
-            require_fetched(path, RunError)
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = parse_json((file.metadata() or {})["excise"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        if not path.exists():
+            raise RunError(f"{path}: no such edit file")
+        require_fetched(path, RunError)
+        what = f"{path}: not an edit file, or damaged"
+        with (
+            translated(RunError, what, SafetensorError, OSError, *UNREADABLE),
+            safe_open(path, framework="pt") as file,
+        ):
+            header = parse_json((file.metadata() or {})["excise"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
             version = _version(path, header)
             found = header.pop(_CHECKSUM, None)
             checked = version >= _CHECKED_SINCE or found is not None
@@ -131,10 +135,6 @@ class Edit(EditValues):
             if (kind := header["kind"]) not in FACTS:
                 raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
             return _edit_of(header, tensors)
-        except FileNotFoundError as error:
-            raise RunError(f"{path}: no such edit file") from error
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
 
 
 def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
