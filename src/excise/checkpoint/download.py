@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from huggingface_hub import (
     HfApi,
@@ -77,7 +77,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
             raise HubError(
                 f"{found.text}; no folder of that name is here; models in the cache: {names}"
             ) from None
-        raise found.error from None
+        raise HubError(found.text) from None
     return Snapshot(repository.commit, repository.folder)
 
 
@@ -91,22 +91,16 @@ def is_whole(folder: Path, *, weights: bool) -> bool:
 
 def small_files(names: Collection[str], *, code: bool) -> list[str]:
     """The text files of the top folder, and the chat templates."""
-    return sorted(
-        name
-        for name in names
-        if fnmatch.fnmatchcase(name, _TEMPLATES) or _is_small(PurePosixPath(name), code=code)
-    )
-
-
-def _is_small(path: PurePosixPath, *, code: bool) -> bool:
-    if len(path.parts) > 1 or path.name.startswith("."):
-        return False
-    ending = path.suffix[1:].lower()
-    if ending == "py":
-        return code
-    return ending in _SMALL or any(
-        fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _NAMED
-    )
+    patterns = (*(f"*.{ending}" for ending in _SMALL), *_NAMED)
+    found = set(fnmatch.filter(names, _TEMPLATES))
+    for name in names:
+        if "/" in name or name.startswith("."):
+            continue
+        if name.lower().endswith(".py"):
+            found.update([name] if code else ())
+        elif any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns):
+            found.add(name)
+    return sorted(found)
 
 
 def main_files(name: str, names: Collection[str]) -> tuple[list[str], str | None]:
@@ -144,10 +138,17 @@ class _Repository:
 
     def fetch(self, names: Sequence[str]) -> None:
         """Download files. Raises HubError if the disk has no room for them."""
-        lacking = [name for name in names if not self._is_here(name)]
+        lacking = [
+            name
+            for name in names
+            if not isinstance(try_to_load_from_cache(self.name, name, revision=self.commit), str)
+        ]
         if not lacking:
             return
-        needed = sum(self.sizes[name] for name in lacking) - self._incomplete_bytes()
+        # Interrupted downloads are continued.
+        incomplete = (self.folder.parent.parent / "blobs").glob("*.incomplete")
+        needed = sum(self.sizes[name] for name in lacking)
+        needed -= sum(path.stat().st_size for path in incomplete)
         if needed > free_bytes(self.folder):
             raise HubError(f"{self.name}: {disk_full(needed)}")
         # snapshot_download takes patterns, and file names may contain brackets.
@@ -183,11 +184,16 @@ class _Repository:
         groups: dict[object, dict[str, Shapes]] = {}
         for name in names:
             try:
-                held = self._header(name)
+                found = HfApi().parse_safetensors_file_metadata(
+                    self.name, name, revision=self.commit
+                )
             except (NotASafetensorsRepoError, SafetensorsParsingError):
                 continue  # A damaged file is not downloaded.
-            if held:
-                groups.setdefault(group_of(Path(name)), {})[name] = held
+            if found.tensors:
+                groups.setdefault(group_of(Path(name)), {})[name] = {
+                    tensor: Shape(one.dtype in ORDINARY, tuple(one.shape))
+                    for tensor, one in found.tensors.items()
+                }
         for files in groups.values():
             if not is_copy(model, list(files.values())):
                 yield from files
@@ -202,21 +208,6 @@ class _Repository:
         path = self.folder.parent.parent / "refs" / (revision or constants.DEFAULT_REVISION)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.commit, encoding="utf-8")
-
-    def _header(self, name: str) -> Shapes:
-        found = HfApi().parse_safetensors_file_metadata(self.name, name, revision=self.commit)
-        return {
-            tensor: Shape(one.dtype in ORDINARY, tuple(one.shape))
-            for tensor, one in found.tensors.items()
-        }
-
-    def _is_here(self, name: str) -> bool:
-        return isinstance(try_to_load_from_cache(self.name, name, revision=self.commit), str)
-
-    def _incomplete_bytes(self) -> int:
-        """Bytes of incomplete files from interrupted downloads."""
-        blobs = self.folder.parent.parent / "blobs"
-        return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
 def _repository(name: str, revision: str | None) -> _Repository:

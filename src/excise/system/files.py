@@ -86,12 +86,13 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary path, flushed and renamed to `path` if the block succeeds.
 
-    Raises SaveError if it cannot be written; an existing `path` then stays, and nothing is left behind.
+    temporary: beside `path`; by default, its name has the process's number. Raises SaveError if it cannot be
+    written; an existing `path` then stays, and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
