@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.copies import group_of, is_copy, shapes_of
-from excise.checkpoint.json_files import read_object
 from excise.checkpoint.read import SUFFIXES, read_weights
 from excise.checkpoint.tensors import WeightsFile
 from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 
 _FOREIGN = re.compile(
     r"((tf_|flax_|rust_)?model)[.\-_].*(?<=\.)(h5|msgpack|ot)|openvino_.*\.bin|.*\.(onnx|onnx_data)"
@@ -115,7 +115,7 @@ def _listed(
 def _names_only(index: Path, gone: Collection[Path], folder: Path) -> bool:
     """True for an index whose files are all left out or missing."""
     try:
-        named = read_object(index)["weight_map"].values()
+        named = read_json_object(index, ModelError)["weight_map"].values()
         there = {(index.parent / str(name)).relative_to(folder) for name in named}
     except (ModelError, ValueError, KeyError, AttributeError):
         return False  # Not an index of weights.

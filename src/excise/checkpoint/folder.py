@@ -11,11 +11,10 @@ from typing import Any
 
 from excise.checkpoint.companions import Companions, find_companions
 from excise.checkpoint.copies import draft_tensors
-from excise.checkpoint.json_files import read_object
-from excise.checkpoint.names import stored_name
 from excise.checkpoint.read import read_weights
-from excise.checkpoint.tensors import Entry, WeightsFile
+from excise.checkpoint.tensors import Entry, WeightsFile, stored_name
 from excise.errors import ModelError, SaveError, listed, translated
+from excise.system.json_files import read_json_object
 
 RECORD = "reproduce.json"
 """What a model was made from, written beside it by excise."""
@@ -43,7 +42,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        return read_object(self.folder / "config.json")
+        return read_json_object(self.folder / "config.json", ModelError)
 
     @cached_property
     def drafts(self) -> list[str]:
@@ -134,7 +133,7 @@ def index_names(index: Path) -> list[str]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_object(index).get("weight_map")
+    found = read_json_object(index, ModelError).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
         raise ModelError(f"{index}: has no weight_map; download the checkpoint again")
     return found

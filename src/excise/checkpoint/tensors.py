@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -181,3 +181,13 @@ def same_numbers(one: tuple[WeightsFile, Entry], other: tuple[WeightsFile, Entry
         )
         for start in range(0, len(first), _PIECE)
     )
+
+
+def possible_names(name: str) -> tuple[str, ...]:
+    """The name with and without a leading `model.`; checkpoints of base models leave the prefix out."""
+    return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
+
+
+def stored_name(name: str, held: Container[str]) -> str | None:
+    """The one of a name's possible_names that a checkpoint holds, None if it holds none."""
+    return next((one for one in possible_names(name) if one in held), None)

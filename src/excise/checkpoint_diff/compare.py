@@ -12,13 +12,11 @@ from torch import Tensor
 
 from excise.checkpoint.index import TensorInfo
 from excise.checkpoint.reader import CHUNK, Reader, bits
-from excise.checkpoint_diff.checkpoint import Compared
-from excise.checkpoint_diff.difference import Diff
+from excise.checkpoint_diff.difference import Compared, Diff, TensorChange, WriterChange
 from excise.checkpoint_diff.layout import Layout, Place
 from excise.checkpoint_diff.matrix import Chunk, Pair, change_of
 from excise.checkpoint_diff.names import pair_names
 from excise.checkpoint_diff.operator import follows, recognise
-from excise.checkpoint_diff.result import TensorChange, WriterChange
 from excise.checkpoint_diff.rounding import coarser
 
 Progress = Callable[[str, int, int], None]

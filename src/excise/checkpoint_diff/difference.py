@@ -2,23 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from excise.checkpoint.index import Index
 from excise.checkpoint.reader import Reader
-from excise.checkpoint_diff.checkpoint import Compared
+from excise.checkpoint.source import ModelSource
+from excise.checkpoint_diff.layout import Place
+from excise.checkpoint_diff.matrix import MatrixChange
 from excise.checkpoint_diff.names import Names
-from excise.checkpoint_diff.result import TensorChange, WriterChange
+from excise.checkpoint_diff.operator import FoundOperator
 from excise.edits.adapter import ParameterChange, rank_of, require_form
 from excise.edits.base import Base
 from excise.edits.edit import Edit
 from excise.edits.peft_folder import AdapterFolder, write_adapter
 from excise.errors import SaveError, listed
 from excise.system.paths import expanded
+
+_PARALLEL = 0.99
+
+
+@dataclass(frozen=True)
+class Compared:
+    """name: as the user gave it. source: None for weights without config.json."""
+
+    name: str
+    source: ModelSource | None
+    index: Index
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor that differs. name: in the second checkpoint; former: in the first.
+
+    relative: ‖B − A‖ / ‖A‖, Frobenius, infinite if A is zero. largest: of |B − A|; NaN if the tensor contains
+    NaN. share: of differing numbers. matrices: the change of each matrix, oriented by `place`; empty for
+    vectors and quantised tensors. place: its role in the model, if known.
+    """
+
+    name: str
+    former: str
+    dtypes: tuple[str, str]
+    shape: tuple[int, ...]
+    relative: float
+    largest: float
+    share: float
+    matrices: tuple[MatrixChange, ...]
+    place: Place | None
+
+    @property
+    def rank(self) -> int | None:
+        """The highest rank of its matrices, None without matrices."""
+        return max((each.rank for each in self.matrices), default=None)
+
+    @property
+    def more(self) -> bool:
+        """True if the true rank may be higher."""
+        return any(each.more for each in self.matrices)
+
+    @property
+    def full(self) -> bool:
+        """True if the rank is the full rank."""
+        return self.rank is not None and self.rank >= min(self.shape[-2:])
+
+
+@dataclass(frozen=True)
+class WriterChange:
+    """A writer that was edited by an operator. biases: whether they changed too, None without biases."""
+
+    writer: str
+    operator: FoundOperator
+    biases: bool | None
 
 
 @dataclass(frozen=True)
@@ -171,3 +229,17 @@ def _card(first: Compared, second: Compared, count: int) -> str:
         f"the opposite of their difference, in {count} parameters. Made by `excise diff --undo` from "
         "both checkpoints; nothing was trained.\n"
     )
+
+
+def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:
+    """The writers grouped by parallel or antiparallel directions."""
+    groups: list[list[WriterChange]] = []
+    for one in writers:
+        direction = one.operator.direction
+        for group in groups:
+            if abs(float(group[0].operator.direction @ direction)) > _PARALLEL:
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return groups

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import excise
-from excise.checkpoint_diff.difference import Diff
-from excise.checkpoint_diff.result import TensorChange, WriterChange, shared_directions
+from excise.checkpoint_diff.difference import Diff, TensorChange, WriterChange, shared_directions
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json

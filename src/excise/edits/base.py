@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from excise.checkpoint.source import ModelSource
+from excise.errors import SaveError
+from excise.events import Emit, Note
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,36 @@ class Base:
         if theirs != own:
             found.append(f"{what} ({theirs}, not {own})")
         return found
+
+
+def require_base(base: Base | None, source: ModelSource, *, force: bool, emit: Emit) -> None:
+    """Raise SaveError unless `source` is the checkpoint that the edit was made of.
+
+    force: say what it risks and go on.
+    """
+    if base is None:
+        differs = "the edit does not say of which checkpoint it was made"
+    elif base.index is None and not base.tells_contents(source):
+        differs = f"the edit, an old file, says nothing that could be compared of {base.model}"
+    elif found := base.differences(source):
+        differs = f"the edit was made of {base.model}, from which it differs in {'; '.join(found)}"
+    else:
+        if not base.tells_contents(source):
+            emit(
+                Note(
+                    f"names and shapes are those of {base.model}; contents could not be compared, "
+                    "because the edit file is an old one and only one of the two is a hub model"
+                )
+            )
+        return
+    if not force:
+        raise SaveError(
+            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that one, or "
+            "--force to apply it all the same"
+        )
+    emit(
+        Note(
+            f"going on with --force although {differs}: the direction was found in other weights, and may "
+            "take away something else, or nothing"
+        )
+    )

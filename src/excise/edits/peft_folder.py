@@ -20,7 +20,7 @@ from excise.edits.adapter import (
     rank_of,
     require_adapter,
 )
-from excise.edits.same_model import require_base
+from excise.edits.base import require_base
 from excise.edits.served import serving_note
 from excise.edits.stored import FittedEdit, from_files
 from excise.edits.values import EditValues
@@ -81,7 +81,7 @@ def to_peft(
         source = resolve(base.model, base.revision, code=trust_remote_code)
     else:
         raise SaveError("the edit does not say which model it was made of; give the model")
-    require_base(edit, source, force=force, emit=ignore)
+    require_base(base, source, force=force, emit=ignore)
     with from_files(edit, source, writers, trust_remote_code=trust_remote_code) as fitted:
         save_adapter(fitted, AdapterFolder.of(path, source, _card(edit, source.public_name)))
 

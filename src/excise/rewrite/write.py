@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 from excise.checkpoint.folder import RECORD
-from excise.checkpoint.json_files import read_object
 from excise.edits.edit import Edit
-from excise.errors import SaveError
+from excise.errors import ModelError, SaveError
 from excise.rewrite.plan import Plan
 from excise.rewrite.resumable_folder import ResumableFolder, partial_file, resumable_folder
 from excise.rewrite.rewrite_file import Advance, rewrite_file
 from excise.rewrite.verify import Kept, require_kept, same_bytes, verify_file
 from excise.system.files import FurtherFiles
+from excise.system.json_files import read_json_object
 
 
 class Progress(Protocol):
@@ -148,7 +148,7 @@ def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
     changed: dict[str, object] = {"config.json": plan.config}
     checkpoint = plan.checkpoint
     if checkpoint.index is not None:
-        index = read_object(checkpoint.folder / checkpoint.index)
+        index = read_json_object(checkpoint.folder / checkpoint.index, ModelError)
         renamed = {one.entry.name: one.output.name for one in plan.rewrites.values()}
         weight_map = {
             renamed.get(name, name): file

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource, resolve
+from excise.edits.base import require_base
 from excise.edits.edit import Edit
-from excise.edits.same_model import require_base
 from excise.errors import SaveError
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.report.card import figures_in, model_card
@@ -112,7 +112,7 @@ def plan_application(
     emit: Emit = ignore,
 ) -> Application:
     """What applying an edit to a checkpoint changes; reads headers only. Raises ExciseError."""
-    require_base(described.edit, source, force=options.force, emit=emit)
+    require_base(described.edit.base, source, force=options.force, emit=emit)
     to_gguf = destination.suffix.lower() == ".gguf"
     if source.gguf is not None:
         if not to_gguf:

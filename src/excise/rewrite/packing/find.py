@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.folder import Checkpoint
-from excise.checkpoint.names import possible_names
+from excise.checkpoint.tensors import possible_names
 from excise.errors import SaveError
 from excise.rewrite.packing.find_grouped import (
     CODES,
