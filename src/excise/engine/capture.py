@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,17 +19,13 @@ from transformers import PreTrainedModel
 from excise.devices.float64 import as_float64
 from excise.devices.transfers import on_host
 from excise.engine.finite import all_finite, gather_finite
-from excise.engine.prefill import (
-    Prefill,
-    Tokens,
-    right_aligned,
-)
-
-Listener = Callable[[int, Tensor], None]
+from excise.engine.prefill import Prefill, Tokens, right_aligned
 
 
 @contextmanager
-def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Iterator[None]:
+def listening(
+    model: nn.Module, names: Sequence[str], listener: Callable[[int, Tensor], None]
+) -> Iterator[None]:
     """Call `listener(index, output)` with each output of each named module, as [row, token, d].
 
     A module that the model runs several times in one pass calls it each time. Raises ValueError if an
@@ -40,35 +37,32 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
         nonlocal shape
         shape = inputs[0].shape
 
-    def hook(index: int):  # type: ignore[no-untyped-def]
-        def listen(module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]) -> None:
-            tensor = output if isinstance(output, Tensor) else output[0]
-            if tensor.dim() == 2 and len(tensor) == shape.numel():
-                # Experts see all tokens of all rows as one list.
-                tensor = tensor.view(*shape, -1)
-            if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
-                # gemma3n keeps several residual streams; its blocks read the first.
-                tensor = tensor[0]
-            if tensor.dim() == 4 and tensor.shape[:2] == shape:
-                # Hyper-connections keep several streams, side by side at each token.
-                tensor = tensor.flatten(2)
-            if tensor.shape[:-1] != shape:
-                raise ValueError(
-                    f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
-                    f"{shape[1]} tokens: not one vector for each token"
-                )
-            listener(index, tensor)
+    def listen(
+        index: int, module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]
+    ) -> None:
+        tensor = output if isinstance(output, Tensor) else output[0]
+        if tensor.dim() == 2 and len(tensor) == shape.numel():
+            # Experts see all tokens of all rows as one list.
+            tensor = tensor.view(*shape, -1)
+        if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
+            # gemma3n keeps several residual streams; its blocks read the first.
+            tensor = tensor[0]
+        if tensor.dim() == 4 and tensor.shape[:2] == shape:
+            # Hyper-connections keep several streams, side by side at each token.
+            tensor = tensor.flatten(2)
+        if tensor.shape[:-1] != shape:
+            raise ValueError(
+                f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
+                f"{shape[1]} tokens: not one vector for each token"
+            )
+        listener(index, tensor)
 
-        return listen
-
-    handles = [model.register_forward_pre_hook(note_shape)]
-    for index, name in enumerate(names):
-        handles.append(model.get_submodule(name).register_forward_hook(hook(index)))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(model.register_forward_pre_hook(note_shape))
+        for index, name in enumerate(names):
+            module = model.get_submodule(name)
+            hooks.enter_context(module.register_forward_hook(partial(listen, index)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Residuals:
@@ -170,14 +164,10 @@ def writer_statistics(
             ends[index].add(as_float64(output[:, -1]))
             if accumulators.last_tokens is not None:
                 accumulators.last_tokens.add(index, output[:, -1], accumulators.last_weight)
-        if all_tokens is None:
-            return
-        tokens = output.reshape(-1, dimension)
-        if own is None:
+        if all_tokens is not None:
+            tokens = output.reshape(-1, dimension)
             # The common prefix stands in every prompt and runs once.
-            all_tokens.add(index, tokens, len(prompts))
-        else:
-            all_tokens.add(index, own.of(tokens))
+            all_tokens.add(index, own.of(tokens) if own else tokens, 1.0 if own else len(prompts))
 
     finite: list[Tensor] = []
     with ExitStack() as stack:
