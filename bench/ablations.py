@@ -34,7 +34,7 @@ class MomentsAndMeans:
 
     def covariance(self, index: int) -> Tensor:
         """[d, d], float64, on the host."""
-        mean = self._sums[index] / self.moments.count(index)
+        mean = self._sums[index] / self.moments.counts[index]
         return self.moments.system(index).matrix().cpu() - torch.outer(mean, mean)
 
 

@@ -40,7 +40,6 @@ _TEXTS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_SYSTEM_ERRORS = frozenset((errno.ENOMEM,))
 _WINDOWS_ERRORS = frozenset((8, 14, 1455))
 """ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_COMMITMENT_LIMIT."""
 
@@ -71,7 +70,7 @@ def _is_memory_error(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError) and (
-        error.errno in _SYSTEM_ERRORS or getattr(error, "winerror", None) in _WINDOWS_ERRORS
+        error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_ERRORS
     ):
         return True
     # Messages of other classes may contain users' texts, such as prompts.
