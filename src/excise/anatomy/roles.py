@@ -176,9 +176,9 @@ _POST_NORMS: tuple[tuple[tuple[str, ...], Mapping[str, tuple[str, ...]]], ...] =
 )
 """Families of layers with norms between writers and the residual addition.
 
-Module names that identify the family; for patterns of writers' names, the names of the norms that their output
-passes, in order. The first family whose names are all in a layer applies to the layer, and of that family the
-first pattern that matches.
+Each has the module names that identify it and, for patterns of writers' names, the names of the norms that
+their output passes, in order. The first family whose names are all in a layer applies to the layer, and of
+that family the first pattern that matches.
 """
 
 

@@ -23,8 +23,7 @@ class KindSources:
 
     def named(self) -> list[PromptSource]:
         """The sources that are given."""
-        sources = (self.whole, self.train, self.search, self.held_out)
-        return [source for source in sources if source is not None]
+        return [source for source in vars(self).values() if source is not None]
 
 
 @dataclass(frozen=True)
@@ -43,29 +42,21 @@ class PromptSources:
 def load_parts(sources: PromptSources) -> Prompts:
     """Read all prompt sets of a run and make their three parts.
 
-    Raises:
-        PromptError: a set cannot be read, or has too few prompts.
-        HubError: a set is on the hub, and neither that nor a cached copy can be read.
+    Raises PromptError if a set cannot be read or has too few prompts; HubError if a set is on the hub, and
+    neither that nor a cached copy can be read.
     """
-    target, control = (
-        _load_kind(kind, own, sources.shared)
-        for kind, own in (("target", sources.target), ("control", sources.control))
+    return joined(
+        _load_kind("target", sources.target, sources.shared),
+        _load_kind("control", sources.control, sources.shared),
     )
-    return joined(target, control)
 
 
 def _load_kind(kind: str, sources: KindSources, shared: PromptDefaults) -> tuple[Parts, list[str]]:
-    named = {
-        "whole": (sources.whole, kind),
-        "train": (sources.train, f"{kind} train"),
-        "search": (sources.search, f"{kind} search"),
-        "held_out": (sources.held_out, f"{kind} held-out"),
-    }
     if sources.whole is not None:
-        named = {"whole": named["whole"]}
+        return three_parts(kind, whole=read(sources.whole, shared, kind))
     sets = {
-        part: read(source, shared, name)
-        for part, (source, name) in named.items()
+        part: read(source, shared, f"{kind} {part.replace('_', '-')}")
+        for part, source in vars(sources).items()
         if source is not None
     }
     return three_parts(kind, **sets)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -17,8 +16,6 @@ from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.slices import Split, parse_split
 from excise.prompts.source import FILE_SUFFIXES, PromptSource, parse_source
 from excise.system.paths import expanded
-
-Shareable = TypeVar("Shareable", str, str | None)
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -57,24 +54,20 @@ def read_prompts(
 def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") -> PromptSet:
     """Read a file, a folder saved by `datasets`, or else a hub data set.
 
-    A slice counts rows of the source; rows without text are dropped afterwards.
-
-    Raises:
-        PromptError: the source cannot be read; the message says where and what to do.
-        HubError: the hub is out of reach and has left nothing in the cache, or it refuses.
+    A slice counts rows of the source; rows without text are dropped afterwards. Raises PromptError if the
+    source cannot be read; HubError if the hub is out of reach and has left nothing in the cache, or refuses.
     """
     where = source.source
     split = parse_split(source.split, where)
-    column = _own(source.column, shared.column)
-    rows, origin, revision = _rows(source, column, split)
-    texts = texts_of(split.take(rows, where), column, where)
+    own = replace(shared, **source.model_dump(include=set(vars(shared)), exclude_none=True))
+    rows, origin, revision = _rows(source, own.column, split)
+    texts = texts_of(split.take(rows, where), own.column, where)
     if not texts:
         raise PromptError(f"{origin}: holds no text; it needs prompts")
-    prefix = _own(source.prefix, shared.prefix)
-    suffix = _own(source.suffix, shared.suffix)
     # An empty system prompt overrides the shared system prompt.
-    system_prompt = _own(source.system_prompt, shared.system_prompt) or None
-    prompts = tuple(Prompt(prefix + text + suffix, system_prompt) for text in texts)
+    prompts = tuple(
+        Prompt(own.prefix + text + own.suffix, own.system_prompt or None) for text in texts
+    )
     return PromptSet(name, prompts, origin, revision)
 
 
@@ -102,7 +95,3 @@ def _rows(source: PromptSource, column: str, split: Split) -> tuple[list[object]
 
 def _names_a_file(source: str) -> bool:
     return source.lower().endswith(FILE_SUFFIXES) or not _HUB_ID.fullmatch(source)
-
-
-def _own(own: str | None, shared: Shareable) -> str | Shareable:
-    return shared if own is None else own

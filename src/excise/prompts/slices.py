@@ -26,9 +26,8 @@ class Split:
     def take(self, rows: Sequence[object], where: str) -> list[object]:
         """The rows of the slice; all rows without a slice.
 
-        Raises:
-            PromptError: the slice is empty or goes beyond the end. It is never shortened silently, because
-                results on fewer prompts do not compare.
+        Raises PromptError if the slice is empty or goes beyond the end. It is never shortened silently,
+        because results on fewer prompts do not compare.
         """
         if self.start is None and self.stop is None:
             return list(rows)
@@ -50,11 +49,7 @@ class Split:
 
 
 def parse_split(expression: str | None, where: str) -> Split:
-    """Parse a split expression; None is the whole data set.
-
-    Raises:
-        PromptError: an invalid expression.
-    """
+    """Parse a split expression; None is the whole data set. Raises PromptError."""
     if not expression:
         return Split("")
     found = _EXPRESSION.fullmatch(expression.strip())
