@@ -37,10 +37,3 @@ def configuration(name: str, folder: Path, *, trust_remote_code: bool) -> PreTra
             folder, trust_remote_code=trust_remote_code
         )
     return config
-
-
-def gguf_configuration(path: Path) -> PreTrainedConfig:
-    """The configuration in a GGUF file's metadata. Raises ModelError."""
-    with translated(ModelError, f"{path}: transformers cannot read this model", *UNFIT):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    return config

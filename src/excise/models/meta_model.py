@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from excise.checkpoint.auto_class import auto_class
 from excise.errors import ModelError, translated
-from excise.models.configuration import UNFIT, configuration, gguf_configuration
+from excise.models.configuration import UNFIT, configuration
 from excise.undocumented import no_init_weights
 
 
@@ -24,7 +24,9 @@ def meta_model(name: str, folder: Path, *, trust_remote_code: bool) -> PreTraine
 
 def gguf_meta_model(path: Path) -> PreTrainedModel:
     """The model that a GGUF file's metadata describe, on the meta device. Raises ModelError."""
-    return _built(path.name, gguf_configuration(path), trust_remote_code=False)
+    with translated(ModelError, f"{path}: transformers cannot read this model", *UNFIT):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    return _built(path.name, config, trust_remote_code=False)
 
 
 def _built(name: str, config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from excise.engine.decode import greedy
 from excise.engine.prefill import first_token_logits
 from excise.errors import TrialError, first_line
 
-_TEST_TOKENS = 3
+TEST_TOKENS = 3
 _SLOWER = "weights are not prepacked for this processor, which makes passes slower"
 
 
@@ -29,7 +29,7 @@ def prepack_if_equal(model: PreTrainedModel, prompt: Sequence[int]) -> str | Non
     before = first_token_logits(model, prompts, 1).float()
     try:
         prepack(model)
-        greedy(model, prompts, max_new_tokens=_TEST_TOKENS, slots=1)
+        greedy(model, prompts, max_new_tokens=TEST_TOKENS, slots=1)
         after = first_token_logits(model, prompts, 1).float()
     except (RuntimeError, TypeError, AttributeError, TrialError, MemoryError) as error:
         # A layer that reads its own weights needs PyTorch's layout.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -39,6 +39,8 @@ _PACKAGES: dict[str, str] = {
 }
 """The package that each quantisation needs, by its import name."""
 
+Entry = TypeVar("Entry")
+
 _IN_THE_EXTRA = ("bitsandbytes", "torchao")
 _INT4_GROUP = 64
 
@@ -49,7 +51,7 @@ def stored_quantization(source: ModelSource) -> str | None:
     A name of `Quantization` if one fits, else transformers' name of the method. None for a GGUF file, because
     transformers dequantises it while loading.
     """
-    found = _quantization_config(_config(source))
+    found = _declared(_config(source), dict, "quantization_config", "compression_config")
     if found is None:
         return None
     method = str(found.get("quant_method", ""))
@@ -67,10 +69,7 @@ def stored_dtype(source: ModelSource) -> str | None:
 
 def named_dtype(config: object) -> str | None:
     """The data type that a config.json names, for the model or its text model."""
-    if not isinstance(config, Mapping):
-        return None
-    named = config.get("dtype") or config.get("torch_dtype")
-    return named if isinstance(named, str) else named_dtype(config.get("text_config"))
+    return _declared(config, str, "dtype", "torch_dtype")
 
 
 def packing_in_words(name: str) -> str:
@@ -175,11 +174,9 @@ def _config(source: ModelSource) -> object:
         return None  # Loading the model reports the damage.
 
 
-def _quantization_config(config: object) -> dict[str, Any] | None:
-    """The quantisation entry of a config.json, or of its text model."""
-    if not isinstance(config, dict):
+def _declared(config: object, kind: type[Entry], *names: str) -> Entry | None:
+    """The first entry of these names in a config.json, or else in that of its text model."""
+    if not isinstance(config, Mapping):
         return None
-    found = config.get("quantization_config") or config.get("compression_config")
-    if isinstance(found, dict):
-        return found
-    return _quantization_config(config.get("text_config"))
+    found = next((config[name] for name in names if config.get(name)), None)
+    return found if isinstance(found, kind) else _declared(config.get("text_config"), kind, *names)
