@@ -6,7 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
-from dataclasses import is_dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from excise.scorers.markers import DEFAULT_MARKERS
 from hub_stand_in import HubStandIn, run_python
 from test_diff import gpt2_model
 from test_realisations import random_edit
@@ -35,9 +36,9 @@ def signature(value: object) -> str:
     """The signature as in the source: annotations without quotes, functions by their names."""
     text = str(inspect.signature(value)).replace("'", "")  # type: ignore[arg-type]
     text = re.sub(r"<function (\w+) at [^>]*>", r"\1", text)
-    return text.replace(str(excise.LoadOptions()).replace("'", ""), "LoadOptions()").replace(
-        str(excise.SaveOptions()).replace("'", ""), "SaveOptions()"
-    )
+    for options in (excise.LoadOptions(), excise.Options(), excise.SaveOptions()):
+        text = text.replace(str(options).replace("'", ""), f"{type(options).__name__}()")
+    return text.replace(str(DEFAULT_MARKERS).replace("'", ""), "DEFAULT_MARKERS")
 
 
 def members_of(value: type) -> dict[str, object]:
@@ -53,12 +54,14 @@ def lines_of(name: str) -> list[str]:
         return [f"{name}{signature(value)}"]
     if issubclass(value, Exception):
         return [f"{name} < {value.__mro__[1].__name__}"]
-    lines = [f"{name}{signature(value)}" if is_dataclass(value) else name]
+    lines = [f"{name}{signature(value)}"]
     for member, found in sorted(members_of(value).items()):
         if member.startswith("_"):
             continue
         if isinstance(found, property):
             lines.append(f"    {member} -> {inspect.signature(found.fget).return_annotation}")  # type: ignore[arg-type]
+        elif isinstance(found, cached_property):
+            lines.append(f"    {member} -> {inspect.signature(found.func).return_annotation}")
         elif isinstance(found, classmethod) or inspect.isfunction(found):
             lines.append(f"    {member}{signature(getattr(value, member))}")
     return lines

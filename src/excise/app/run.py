@@ -26,6 +26,7 @@ from excise.prompts.load import load_parts
 from excise.prompts.splits import Parts, Prompts
 from excise.saving.export import require_rewritable, require_writable
 from excise.search.front import Point, pareto_front
+from excise.search.loop import never
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin
 from excise.store.directory import RunDirectory, default_path, prompts_digest
@@ -66,7 +67,7 @@ class Run:
     ) -> None:
         self.directory.close()
 
-    def search(self, trials: int | None = None, stop: Callable[[], bool] = lambda: False) -> None:
+    def search(self, trials: int | None = None, stop: Callable[[], bool] = never) -> None:
         """Search until the study holds `trials`, by default the settings'."""
         self.experiment.search(
             trials or self.settings.trials,
@@ -121,8 +122,9 @@ def prepare(
             load_seconds=time.perf_counter() - started,
         )
         emit(_prompts_loaded(prompts))
-        if not settings.allow_absent:
-            _require_behaviour(experiment, go_on)
+        absence = experiment.search_part.absence()
+        if absence is not None and not settings.allow_absent and not go_on(absence):
+            experiment.require_behaviour()
         _ = experiment.bank
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
@@ -176,13 +178,6 @@ def _loaded(
     if unsaved is not None:
         emit(Note(unsavable(unsaved)))
     return loaded, experiment
-
-
-def _require_behaviour(experiment: Experiment, go_on: Callable[[str], bool]) -> None:
-    """Raise ModelError if there is next to nothing to remove, unless somebody says to go on."""
-    absence = experiment.search_part.absence()
-    if absence is not None and not go_on(absence):
-        experiment.require_behaviour()
 
 
 def _prompts_loaded(prompts: Prompts) -> PromptsLoaded:

@@ -38,7 +38,7 @@ def prompt_of(given: PromptLike, where: str, system_prompt: str | None = None) -
         return given
     if isinstance(given, str):
         return Prompt(given, system_prompt)
-    messages = [given] if isinstance(given, Mapping) else list(given)
+    messages = given if isinstance(given, Sequence) else [given]
     turns = [_turn(message, where) for message in messages]
     if turns and turns[0][0] == "system":
         system_prompt = turns.pop(0)[1]
