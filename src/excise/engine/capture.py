@@ -157,7 +157,7 @@ def writer_statistics(
     all_tokens, residual = accumulators.all_tokens, accumulators.residual
     ends = [_EndSums(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common prefix runs.
-    own: _TokenColumns | None = None
+    own: Callable[[Tensor], Tensor] | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
@@ -167,7 +167,7 @@ def writer_statistics(
         if all_tokens is not None:
             tokens = output.reshape(-1, dimension)
             # The common prefix stands in every prompt and runs once.
-            all_tokens.add(index, own.of(tokens) if own else tokens, 1.0 if own else len(prompts))
+            all_tokens.add(index, own(tokens) if own else tokens, 1.0 if own else len(prompts))
 
     finite: list[Tensor] = []
     with ExitStack() as stack:
@@ -177,7 +177,7 @@ def writer_statistics(
         prefill = Prefill.start(model, prompts)
         shared = prefill.prefix.length
         for rows in prefill.groups(limit):
-            own = _TokenColumns(right_aligned([len(prompts[row]) - shared for row in rows]))
+            own = _token_columns(right_aligned([len(prompts[row]) - shared for row in rows]))
             group = prefill.run(rows, cached=False, checked=False)
             finite.append(all_finite(group.logits))
             if residual is not None:
@@ -206,22 +206,20 @@ class _EndSums:
         self.count += len(last)
 
 
-class _TokenColumns:
-    """Selects the tokens of a pass that are not padding.
+def _token_columns(present: Tensor) -> Callable[[Tensor], Tensor]:
+    """Selects the rows of tokens [row · column, d] that are not padding, where `present` [row, column] is True.
 
     It selects by indices, which the host knows. With a mask the host would wait for the device, because only
     the device knows how many tokens the mask selects.
     """
+    places = present.flatten().nonzero().squeeze(1)
+    on: dict[torch.device, Tensor] = {}
 
-    def __init__(self, present: Tensor) -> None:
-        self._all = bool(present.all())
-        self._places = present.flatten().nonzero().squeeze(1)
-        self._on: dict[torch.device, Tensor] = {}
-
-    def of(self, tokens: Tensor) -> Tensor:
-        """The selected rows of `tokens` [row · column, d]."""
-        if self._all:
+    def own(tokens: Tensor) -> Tensor:
+        if len(places) == len(tokens):
             return tokens
-        if tokens.device not in self._on:
-            self._on[tokens.device] = self._places.to(tokens.device)
-        return tokens.index_select(0, self._on[tokens.device])
+        if tokens.device not in on:
+            on[tokens.device] = places.to(tokens.device)
+        return tokens.index_select(0, on[tokens.device])
+
+    return own

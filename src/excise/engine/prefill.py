@@ -7,6 +7,7 @@ which this is not exact take the plain path: whole prompts, groups of equal leng
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,14 +86,9 @@ class Prefix:
 
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
     """How many first tokens all `prompts` share; at least one token of each prompt is left over."""
-    # In dictionary order, tokens that the first and the last prompt share are shared by all between them.
-    first, last = min(map(list, prompts)), max(map(list, prompts))
-    shared = 0
-    for left, right in zip(first, last, strict=False):
-        if left != right:
-            break
-        shared += 1
-    return min(shared, min(len(prompt) for prompt in prompts) - 1)
+    # In spite of its name, `commonprefix` takes any lists.
+    shared = os.path.commonprefix([list(prompt) for prompt in prompts])
+    return min(len(shared), min(map(len, prompts)) - 1)
 
 
 def length_groups(

@@ -118,9 +118,8 @@ class SlotScheduler:
 
     def _decode(self) -> None:
         started = time.perf_counter()
-        newest = torch.tensor(
-            [[sequence.newest] for sequence in self.running], device=input_device(self._model)
-        )
+        last = [[each.request.tokens[each.index][-1]] for each in self.running]
+        newest = torch.tensor(last, device=input_device(self._model))
         self._assign_rows([sequence.candidate for sequence in self.running])
         mask, positions = self._cache.prepare_step(newest.device)
         logits: Tensor = self._model(
