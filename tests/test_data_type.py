@@ -17,9 +17,9 @@ from excise.config import Settings, gather
 from excise.errors import ModelError
 from excise.events import Emit, ignore
 from excise.models import data_type
-from excise.models.data_type import fastest_first
 from excise.models.load import load
 from excise.models.options import LoadOptions
+from excise.models.rate import fastest_first
 
 DEFAULT = ("auto", "float16", "bfloat16", "float32")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import (
     Operator,
     apply_operator,
+    discriminant,
     orthogonal,
     row_normalised,
     through_post_norm,

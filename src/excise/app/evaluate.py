@@ -19,7 +19,7 @@ from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.prompts.splits import Prompts
 
 

@@ -23,7 +23,7 @@ from excise.errors import TrialError
 from excise.events import Emit, StageStarted
 from excise.experiment.bank import edit_of
 from excise.models.rate import synchronise
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.search.scoring import Bound
 from excise.search.start import closed_form_of
 

@@ -21,7 +21,7 @@ from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note
 from excise.experiment.bank import edit_of
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.prompts.splits import Prompts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter

@@ -22,7 +22,7 @@ from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.prompts.splits import Parts, Prompts
 from excise.saving.export import require_rewritable, require_writable
 from excise.search.front import Point, pareto_front

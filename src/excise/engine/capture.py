@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.devices.float64 import as_float64
-from excise.devices.transfers import on_host
-from excise.engine.finite import all_finite, gather_finite
-from excise.engine.prefill import Prefill, Tokens, right_aligned
+from excise.devices.transfers import as_float64, on_host
+from excise.engine.prefill import Prefill, Tokens, all_finite, gather_finite, right_aligned
 
 
 @contextmanager
@@ -207,7 +205,7 @@ class _EndSums:
 
 
 def _token_columns(present: Tensor) -> Callable[[Tensor], Tensor]:
-    """Selects the rows of tokens [row · column, d] that are not padding, where `present` [row, column] is True.
+    """Selects the rows of tokens [row · column, d] where `present` [row, column] is True, not padding.
 
     It selects by indices, which the host knows. With a mask the host would wait for the device, because only
     the device knows how many tokens the mask selects.

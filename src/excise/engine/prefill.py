@@ -7,9 +7,9 @@ which this is not exact take the plain path: whole prompts, groups of equal leng
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from excise.devices.device import input_device
+from excise.devices.transfers import as_float64, on_host
 from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.capability import accepts, slots_are_exact
 from excise.errors import TrialError
@@ -86,9 +87,10 @@ class Prefix:
 
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
     """How many first tokens all `prompts` share; at least one token of each prompt is left over."""
-    # In spite of its name, `commonprefix` takes any lists.
-    shared = os.path.commonprefix([list(prompt) for prompt in prompts])
-    return min(len(shared), min(map(len, prompts)) - 1)
+    # In dictionary order, tokens that the first and the last prompt share are shared by all between them.
+    pairs = zip(min(map(list, prompts)), max(map(list, prompts)), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return min(shared, min(map(len, prompts)) - 1)
 
 
 def length_groups(
@@ -268,3 +270,19 @@ def require_finite(logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
         raise TrialError(NOT_FINITE)
     return logits
+
+
+def gather_finite(values: Sequence[Tensor], finite: Sequence[Tensor]) -> list[Tensor]:
+    """`values`, float64, on the host: by one copy, if all lie on one device.
+
+    finite: the result of `all_finite` for each group that ran unchecked. Raises TrialError if one is False.
+    """
+    *found, checks = on_host([*values, as_float64(torch.stack(list(finite)).to(torch.float32))])
+    if not checks.all():
+        raise TrialError(NOT_FINITE)
+    return found
+
+
+def all_finite(logits: Tensor) -> Tensor:
+    """Whether all of `logits` are finite: one bool on their device, which the host does not wait for."""
+    return torch.isfinite(logits).all()

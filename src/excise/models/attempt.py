@@ -1,8 +1,8 @@
-"""One attempt to load a model in one data type, with the checks before and after it."""
+"""One attempt to load a model in one data type, with the checks before and after it, and prepacking."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -19,13 +19,14 @@ from excise.checkpoint.source import ModelSource
 from excise.checkpoint.trust import remote_code_error
 from excise.data_types import Quantization
 from excise.devices.out_of_memory import is_out_of_memory
+from excise.devices.prepacked import prepack, prepackable, undo_prepacking
 from excise.engine.decode import greedy
+from excise.engine.prefill import first_token_logits
 from excise.errors import ModelError, TrialError, first_line
-from excise.models.configuration import UNFIT, configuration
+from excise.models.meta_model import UNFIT, configuration
 from excise.models.missing_keys import captured_report, require_complete, require_scales
 from excise.models.options import LoadOptions
 from excise.models.positions import require_known
-from excise.models.prepack import TEST_TOKENS, prepack_if_equal
 from excise.models.quantization import (
     packing_in_words,
     quantize_arguments,
@@ -151,3 +152,34 @@ class Attempts:
             raise ModelError(
                 f"{name} as {as_what} cannot be loaded: {first_line(error)}"
             ) from error
+
+
+TEST_TOKENS = 3
+_SLOWER = "weights are not prepacked for this processor, which makes passes slower"
+
+
+def prepack_if_equal(model: PreTrainedModel, prompt: Sequence[int]) -> str | None:
+    """Prepack the weights if the model still gives the same logits; otherwise returns why not.
+
+    prompt: token ids for the test, which runs a forward pass and a short generation. Raises RuntimeError or
+    MemoryError if memory runs out.
+    """
+    if not prepackable(model):
+        return None
+    prompts = [prompt]
+    before = first_token_logits(model, prompts, 1).float()
+    try:
+        prepack(model)
+        greedy(model, prompts, max_new_tokens=TEST_TOKENS, slots=1)
+        after = first_token_logits(model, prompts, 1).float()
+    except (RuntimeError, TypeError, AttributeError, TrialError, MemoryError) as error:
+        # A layer that reads its own weights needs PyTorch's layout.
+        undo_prepacking(model)
+        if is_out_of_memory(error):
+            raise
+        return f"{_SLOWER}: {first_line(error)}"
+    # Another order of summation changes the logits by rounding only.
+    if (before - after).norm() <= torch.finfo(model.dtype).eps ** 0.5 * before.norm():
+        return None
+    undo_prepacking(model)
+    return f"{_SLOWER}: prepacking changed the logits"

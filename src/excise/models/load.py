@@ -20,11 +20,11 @@ from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.models.attempt import Attempts, Failure, loading_class, require_loadable, was_unpacked
-from excise.models.data_type import fastest_first
 from excise.models.events import DeviceFound, ModelLoaded
 from excise.models.memory_fit import smaller_dtypes, too_large_error
 from excise.models.options import LoadOptions
 from excise.models.quantization import dtypes_to_try, packing_in_words, stored_quantization
+from excise.models.rate import fastest_first
 from excise.models.template import TemplateCall
 from excise.models.tokenizer import load_tokenizer
 from excise.models.weights import bytes_by_device, stored_bytes

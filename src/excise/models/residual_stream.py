@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy
 from excise.devices.device import input_device
-from excise.devices.float64 import as_float64
+from excise.devices.transfers import as_float64
 from excise.errors import ModelError
 
 _SAME = 1e-2

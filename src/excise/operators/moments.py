@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from excise.devices.float64 import as_float64, float64_device
+from excise.devices.transfers import as_float64, float64_device
 
 Device = torch.device | str
 

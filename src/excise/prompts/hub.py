@@ -18,7 +18,7 @@ from excise.hub_access.failures import FAILURES, Failure, failure, without_secre
 from excise.hub_access.request import OUT_OF_REACH, HubRequest
 from excise.prompts.columns import check_column
 from excise.prompts.saved import choose_split, column_of
-from excise.prompts.slices import Split
+from excise.prompts.source import Split
 
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before turning to the cache."""

@@ -9,7 +9,7 @@ import pyarrow  # type: ignore[import-untyped]
 
 from excise.errors import PromptError, first_line, translated
 from excise.prompts.columns import check_column
-from excise.prompts.slices import Split
+from excise.prompts.source import Split
 from excise.system.json_files import read_json_object
 
 _MARKS = ("dataset_dict.json", "state.json")

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from excise.errors import PromptError
-from excise.prompts.given import PromptLike, prompt_set
-from excise.prompts.sets import Prompt, PromptSet
+from excise.prompts.sets import Prompt, PromptLike, PromptSet, prompt_set
 
 _SPLIT_SEED = 0
 """Independent of `--seed`, so that searches with different seeds have the same held-out prompts."""
