@@ -7,10 +7,10 @@ matrix products and drivers raise RuntimeError with different texts.
 from __future__ import annotations
 
 import errno
-import gc
 import re
 
 import torch
+from accelerate.utils import clear_device_cache
 from safetensors import SafetensorError
 
 from excise.errors import causes
@@ -55,15 +55,9 @@ def mentions_out_of_memory(text: str) -> bool:
 
 
 def release_memory() -> None:
-    """Collect garbage, and empty the caches of all accelerators."""
+    """Collect garbage, and empty the accelerator's cache."""
     # Models are in reference cycles (hooks, bound methods), which only the collector frees.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.xpu.is_available():
-        torch.xpu.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
+    clear_device_cache(garbage_collection=True)
 
 
 def _is_memory_error(error: BaseException) -> bool:

@@ -27,12 +27,7 @@ from excise.models.meta_model import UNFIT, configuration
 from excise.models.missing_keys import captured_report, require_complete, require_scales
 from excise.models.options import LoadOptions
 from excise.models.positions import require_known
-from excise.models.quantization import (
-    packing_in_words,
-    quantize_arguments,
-    require_package,
-    unpack_arguments,
-)
+from excise.models.quantization import packing_in_words, quantization_config, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
 
 
@@ -114,8 +109,8 @@ class Attempts:
 
     def _model(self, dtype: str) -> tuple[PreTrainedModel, str | None]:
         """The model, and a note about unused tensors. Raises ModelError if tensors are missing."""
-        source, device = self.source, self.arguments["device_map"]
-        quantised = quantize_arguments(self.options.quantization, dtype, device)
+        source, quantization = self.source, self.options.quantization
+        config = quantization_config(source, quantization, dtype, self.arguments["device_map"])
         # excise shows progress itself. The bar of the GGUF conversion cannot be switched off: it is dropped
         # with standard error; errors are exceptions.
         transformers_logging.disable_progress_bar()
@@ -131,10 +126,9 @@ class Attempts:
                 # `require_complete` reports wrong shapes by name; transformers would raise without names.
                 ignore_mismatched_sizes=True,
                 **self.arguments,
-                **unpack_arguments(source),
-                **quantised,
+                **({} if config is None else {"quantization_config": config}),
             )
-        note = require_complete(source.name, info, packing=bool(quantised))
+        note = require_complete(source.name, info, packing=quantization != "none")
         if was_unpacked(model):
             require_scales(source.name, model)
         return model.eval().requires_grad_(False), note

@@ -89,44 +89,38 @@ def require_package(name: str) -> None:
     )
 
 
-def quantize_arguments(name: Quantization, dtype: str, device: str) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that quantise the weights while loading."""
+def quantization_config(
+    source: ModelSource, name: Quantization, dtype: str, device: str
+) -> Any | None:
+    """The configuration with which `from_pretrained` quantises weights, or dequantises a GGUF file.
+
+    Some versions of transformers keep the quantised blocks of a GGUF file if a kernel for them is installed.
+    An edited model could then not be saved, because it has no plain tensors.
+    """
+    if source.gguf is not None:
+        try:
+            from transformers import GgufConfig
+        except ImportError:
+            return None  # Older versions always dequantise.
+        return GgufConfig(dequantize=True)
     if name == "none":
-        return {}
+        return None
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if name == "bnb_4bit":
-        compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-        return {
-            "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=compute,
-            )
-        }
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else getattr(torch, dtype),
+        )
     if name == "bnb_8bit":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return BitsAndBytesConfig(load_in_8bit=True)
     if name == "int8":
         from torchao.quantization import Int8WeightOnlyConfig
 
-        return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
-    return {"quantization_config": TorchAoConfig(_int4(device))}
-
-
-def unpack_arguments(source: ModelSource) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that dequantise a GGUF file while loading.
-
-    Some versions of transformers keep the quantised blocks if a kernel for them is installed. An edited model
-    could then not be saved, because it has no plain tensors.
-    """
-    if source.gguf is None:
-        return {}
-    try:
-        from transformers import GgufConfig
-    except ImportError:
-        return {}  # Older versions always dequantise.
-    return {"quantization_config": GgufConfig(dequantize=True)}
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    return TorchAoConfig(_int4(device))
 
 
 def dtypes_to_try(dtypes: tuple[str, ...], name: str | None) -> tuple[str, ...]:
