@@ -10,7 +10,6 @@ import errno
 import re
 
 import torch
-from accelerate.utils import clear_device_cache
 from safetensors import SafetensorError
 
 from excise.errors import causes
@@ -52,12 +51,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def mentions_out_of_memory(text: str) -> bool:
     """True if a library's message says that memory ran out."""
     return _TEXTS.search(text) is not None
-
-
-def release_memory() -> None:
-    """Collect garbage, and empty the accelerator's cache."""
-    # Models are in reference cycles (hooks, bound methods), which only the collector frees.
-    clear_device_cache(garbage_collection=True)
 
 
 def _is_memory_error(error: BaseException) -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import release_memory
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excise.checkpoint.source import ModelSource, resolve
 from excise.checkpoint.trust import remote_code_of, require_offload_folder, require_sound_files
 from excise.data_types import Quantization
 from excise.devices.memory import device_memory, devices_for
-from excise.devices.out_of_memory import release_memory
 from excise.devices.prepacked import is_prepacked
 from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted, ignore
@@ -164,6 +164,7 @@ def _in_first_type(
         dtype, untried = untried[0], untried[1:]
         found = shared.load(dtype)
         if isinstance(found, Failure):
+            # Models are in reference cycles (hooks, bound methods), which only the garbage collector frees.
             release_memory()
             attempts.append(f"{dtype}: {found.why}")
             if found.memory_ran_out:
