@@ -24,6 +24,7 @@ from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.batch_size import with_halving
 from excise.errors import ModelError, OutOfMemoryError
 from excise.models import load, memory_fit, weights
+from excise.models.attempt import Attempts
 from excise.models.options import LoadOptions
 from zoo import tiny
 
