@@ -23,9 +23,8 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.models.load import load
-from excise.models.norms import post_norm_gains, row_norms
 from excise.models.options import LoadOptions
-from excise.models.weights import dense, stored_bytes
+from excise.models.weights import dense, post_norm_gains, row_norms, stored_bytes
 from excise.system.quiet import quiet_libraries
 
 quiet_libraries()

@@ -12,7 +12,7 @@ from gguf.constants import GGUFEndian
 from excise.checkpoint.gguf_lengths import check_lengths
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.errors import ModelError, translated
-from excise.system.lfs import require_fetched
+from excise.system.files import require_fetched
 
 
 def open_gguf(path: Path) -> GGUFReader:

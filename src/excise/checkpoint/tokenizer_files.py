@@ -6,7 +6,7 @@ from pathlib import Path
 
 from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError
-from excise.system.lfs import require_fetched
+from excise.system.files import require_fetched
 
 _OBJECTS = (
     "tokenizer_config.json",

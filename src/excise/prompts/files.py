@@ -18,8 +18,8 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from excise.errors import PromptError
 from excise.prompts.columns import check_column
 from excise.prompts.source import FILE_SUFFIXES
+from excise.system.files import require_fetched
 from excise.system.json_files import parse_json
-from excise.system.lfs import require_fetched
 
 MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 30
 """Limits of a parquet file's column."""
