@@ -24,7 +24,7 @@ class TokenCounter:
         self._handle = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._handle.remove()
 
     def take(self) -> int:

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from excise.checkpoint.auto_class import auto_class
-from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.trust import remote_code_error
 from excise.data_types import Quantization
@@ -29,6 +28,7 @@ from excise.models.options import LoadOptions
 from excise.models.positions import require_known
 from excise.models.quantization import packing_in_words, quantization_config, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
+from excise.system.json_files import read_json_object
 
 
 def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
@@ -39,7 +39,7 @@ def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
     generation = source.folder / "generation_config.json"
     if generation.exists():
         # transformers ignores a damaged file and wrong entries, and would then use other end tokens.
-        ends = read_object(generation).get("eos_token_id")
+        ends = read_json_object(generation, ModelError).get("eos_token_id")
         for token in ends if isinstance(ends, list) else [] if ends is None else [ends]:
             if type(token) is not int:
                 raise ModelError(f"{generation}: eos_token_id is not a token id: {token!r:.60}")

@@ -111,5 +111,5 @@ class ProcessLock:
         self.acquire()
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.release()
