@@ -17,7 +17,7 @@ import packed_models as packed
 from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits

@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from excise.devices.device import generation_device, input_device
+from excise.devices.memory import generation_device, input_device
 from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_not_finite, greedy_tokens
 from excise.engine.assignment import AssignRows
 from excise.engine.capability import decodes_batches, decodes_from_cache
