@@ -14,8 +14,8 @@ from excise.app.run import Run, prepare
 from excise.checkpoint.source import ModelSource
 from excise.config import Inputs, Settings, Stored
 from excise.config.prompt_sources import prompt_sources
-from excise.devices.device import input_device
 from excise.devices.environment import hardware, versions
+from excise.devices.memory import input_device
 from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note
 from excise.experiment.bank import edit_of

@@ -19,10 +19,7 @@ from excise.operators.moments import Moments
 
 @dataclass(frozen=True)
 class Operator:
-    """The pair (u, v) of every writer, vᵀu = 1 in each row.
-
-    u, v: [writer, d], float32.
-    """
+    """The pair (u, v) of every writer, vᵀu = 1 in each row. u, v: [writer, d], float32."""
 
     u: Tensor
     v: Tensor
