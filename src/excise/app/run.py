@@ -24,7 +24,8 @@ from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
 from excise.prompts.load import load_parts
 from excise.prompts.splits import Parts, Prompts
-from excise.saving.export import require_rewritable, require_writable
+from excise.rewrite.plan import require_editable
+from excise.saving.export import require_writable
 from excise.search.front import Point, pareto_front
 from excise.search.loop import never
 from excise.search.study import OptunaStudy
@@ -105,7 +106,7 @@ def prepare(
     prompts = load_parts(prompt_sources(settings))
     source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
     if settings.save is not None:
-        require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
+        require_editable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     # What every edit file says of its model, read here once.
     Base.of(source)
     identity = identity_of(settings, source, prompts)

@@ -13,7 +13,8 @@ from excise.cli.interrupt import StopOnInterrupt
 from excise.cli.screen import Screen
 from excise.cli.tables import front_table
 from excise.report.card import figures_of
-from excise.saving.export import save_model, save_model_adapter
+from excise.saving.adapter import save_model_adapter
+from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.store.outcome import Outcome

@@ -49,7 +49,7 @@ def stored_quantization(source: ModelSource) -> str | None:
     A name of `Quantization` if one fits, else transformers' name of the method. None for a GGUF file, because
     transformers dequantises it while loading.
     """
-    found = _quantization_config(_config(source))
+    found = quantization_config(_config(source))
     if found is None:
         return None
     method = str(found.get("quant_method", ""))
@@ -175,11 +175,11 @@ def _config(source: ModelSource) -> object:
         return None  # Loading the model reports the damage.
 
 
-def _quantization_config(config: object) -> dict[str, Any] | None:
-    """The quantisation entry of a config.json, or of its text model."""
+def quantization_config(config: object) -> dict[str, Any] | None:
+    """The quantisation entry of a config.json, or of its text model; the entry itself, not a copy."""
     if not isinstance(config, dict):
         return None
     found = config.get("quantization_config") or config.get("compression_config")
     if isinstance(found, dict):
         return found
-    return _quantization_config(config.get("text_config"))
+    return quantization_config(config.get("text_config"))

@@ -12,33 +12,16 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Anatomy
-from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.transformers4 import add_version4_keys
 from excise.devices.prepacked import plain_weights
-from excise.edits.stored import FittedEdit
 from excise.errors import SaveError, translated
 from excise.events import Emit, Note, ignore
 from excise.models.load import LoadedModel
 from excise.report.terms import terms_of
-from excise.rewrite.plan import require_editable
-from excise.saving.adapter import save_fitted_adapter
 from excise.saving.apply import Application, plan_for
 from excise.saving.options import DescribedEdit, SaveOptions
 from excise.system.files import require_free, temporary_beside
-
-
-def require_rewritable(
-    source: ModelSource, declared: tuple[str, ...], *, trust_remote_code: bool
-) -> None:
-    """Raise SaveError if an edited model can never be written from this checkpoint.
-
-    It reads headers only, so that it can be asked before the work instead of after it. What only the numbers
-    emit (GPTQ zero points that loaders read in different ways) comes up when they are read.
-    """
-    if source.gguf is None:
-        checkpoint = open_checkpoint(source.folder)
-        require_editable(source.name, checkpoint, declared, trust_remote_code=trust_remote_code)
 
 
 def require_writable(anatomy: Anatomy) -> None:
@@ -48,55 +31,30 @@ def require_writable(anatomy: Anatomy) -> None:
 
 
 def save_model(
-    loaded: LoadedModel,
+    model: LoadedModel | ModelSource,
     described: DescribedEdit,
     destination: Path,
     options: SaveOptions = SaveOptions(),
     emit: Emit = ignore,
 ) -> None:
-    """Write the edited model to the new folder `destination`. Raises SaveError.
+    """Write the edited model to the new folder `destination`. Raises SaveError or ModelError.
 
-    The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
-    model in memory holds unpacked, that model is written first.
+    The checkpoint's own files are rewritten as `excise apply` does it, for which `model` need not be loaded.
+    Of a GGUF file, whose tensors the model in memory holds unpacked, that model is written first.
     """
-    source = loaded.source
-    options = replace(options, chat_template=loaded.chat_template)
-    if source.gguf is None:
-        save_from_files(source, described, destination, options, emit)
-        return
-    require_free(destination)
-    with _plain_copy(loaded, destination, emit) as folder:
-        plain = ModelSource(source.name, folder, None, None)
-        plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
-        application = Application(described, source, destination, options, plan, emit)
-        application.write(terms_of(source))
-
-
-def save_from_files(
-    source: ModelSource,
-    described: DescribedEdit,
-    destination: Path,
-    options: SaveOptions = SaveOptions(),
-    emit: Emit = ignore,
-) -> None:
-    """`save_model` from a checkpoint's files alone: no model is loaded. Not of a GGUF file.
-
-    Raises SaveError or ModelError.
-    """
+    source = model.source if isinstance(model, LoadedModel) else model
+    if isinstance(model, LoadedModel):
+        options = replace(options, chat_template=model.chat_template)
+        if source.gguf is not None:
+            require_free(destination)
+            with _plain_copy(model, destination, emit) as folder:
+                plain = ModelSource(source.name, folder, None, None)
+                plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
+                application = Application(described, source, destination, options, plan, emit)
+                application.write(terms_of(source))
+            return
     plan = plan_for(described.edit, source, options)
     Application(described, source, destination, options, plan, emit).write()
-
-
-def save_model_adapter(
-    loaded: LoadedModel,
-    described: DescribedEdit,
-    destination: Path,
-    options: SaveOptions = SaveOptions(),
-    emit: Emit = ignore,
-) -> None:
-    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError or ModelError."""
-    fitted = FittedEdit.of(described.edit, loaded.model, options.writers)
-    save_fitted_adapter(fitted, described, loaded.source, destination, emit)
 
 
 @contextmanager
