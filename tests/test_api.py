@@ -150,7 +150,7 @@ def test_an_adapter_from_memory_is_that_from_the_files(model_folder: Path, tmp_p
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(excise.SaveError, match="does not say which model it was made of"):
+    with pytest.raises(excise.SaveError, match="does not name its model"):
         edit.to_peft(tmp_path / "third")
 
 

@@ -30,10 +30,7 @@ def no_progress(name: str, done: int, of: int) -> None:
 
 
 def compare_tensors(
-    first: Compared,
-    second: Compared,
-    layout: Layout,
-    progress: Progress = no_progress,
+    first: Compared, second: Compared, layout: Layout, progress: Progress = no_progress
 ) -> Diff:
     """Compare two checkpoints, with a few pieces of a tensor in memory.
 

@@ -1,4 +1,4 @@
-"""The part of the settings that says where prompts are read from."""
+"""The settings that name prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from excise.prompts.read import PromptDefaults
 
 
 def prompt_sources(settings: Settings) -> PromptSources:
-    """Where `settings` say that prompts are."""
+    """The places of the prompts that `settings` name."""
     return PromptSources(
         _of_kind(settings, "target"),
         _of_kind(settings, "control"),

@@ -33,11 +33,10 @@ _NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A folder to be written, and what goes into it beside the adapter.
+    """A new folder of an adapter.
 
-    path: of the new folder. base, revision: of the original model, for the adapter's configuration.
-    card: text of the README.md, to which a section about serving is added. further: files that the folder
-    gets before it takes its name.
+    path: of the folder. base, revision: of the original model, for the adapter's configuration. card: text of
+    the README.md without its section about serving. further: makes further files.
     """
 
     path: Path
@@ -50,11 +49,7 @@ class AdapterFolder:
     def of(
         cls, path: Path, source: ModelSource, card: str, further: FurtherFiles | None = None
     ) -> AdapterFolder:
-        """With the base named such that it is found from any working directory.
-
-        Name and revision are the hub's where they are known. Else the name is an absolute path: who loads the
-        adapter takes a relative path from another working directory.
-        """
+        """A folder whose base has its name on the hub or an absolute path, valid in any working directory."""
         origin = source.origin
         base = source.reference if origin is None else origin.name
         return cls(path, base, None if origin is None else origin.revision, card, further)
@@ -80,7 +75,7 @@ def to_peft(
     elif base is not None:
         source = resolve(base.model, base.revision, code=trust_remote_code)
     else:
-        raise SaveError("the edit does not say which model it was made of; give the model")
+        raise SaveError("the edit does not name its model; give the model")
     require_base(base, source, force=force, emit=ignore)
     with from_files(edit, source, writers, trust_remote_code=trust_remote_code) as fitted:
         save_adapter(fitted, AdapterFolder.of(path, source, _card(edit, source.public_name)))
@@ -143,8 +138,8 @@ def split_targets(model: nn.Module, names: Sequence[str]) -> tuple[list[str], li
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
     }
     if len(linear) < len(names):
-        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
-        # and turns them into the experts' parameter. As parameters they stay what they are.
+        # In models with experts, peft converts modules of these names to the experts' parameter, because old
+        # checkpoints name single experts so. It does not convert target_parameters.
         linear = {name for name in linear if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
     return (
         [name.rpartition(".")[0] for name in names if name in linear],

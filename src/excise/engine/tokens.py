@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,12 +26,7 @@ class TokenCounter:
         self._handle = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._handle is not None:
             self._handle.remove()
 

@@ -74,7 +74,6 @@ def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
 
 
 def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
-    """Adds up processed bytes and reports progress."""
     done, total = 0, plan.size
 
     def advance(count: int) -> None:
@@ -86,7 +85,6 @@ def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
 
 
 def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozenset[str]) -> None:
-    """Raise SaveError if the disk has no room for the remaining files."""
     needed = plan.size_of(file for file in plan.files if plan.name_of(file) not in finished)
     free = shutil.disk_usage(folder).free
     if needed > free:

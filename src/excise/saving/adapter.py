@@ -1,4 +1,4 @@
-"""Writing an edit as an adapter, with card and record: from a loaded model, or from its files."""
+"""Writes an edit as an adapter with card and record, from a loaded model or its files."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def _save_fitted(
         emit(
             Note(f"vLLM cannot serve this adapter: {fitted.unservable}; peft and transformers can")
         )
-    known = described.record
+    record = described.record
     card = model_card(
-        source, fitted.edit, described.figures, adapter=True, recorded=known is not None
+        source, fitted.edit, described.figures, adapter=True, recorded=record is not None
     )
 
     def further(folder: Path) -> Mapping[str, str]:
-        """The original's licence, and `reproduce.json` of a record."""
-        made = {} if known is None else {NAME: adapter_record(known, folder).text()}
+        """The original's licence, and `reproduce.json`."""
+        made = {} if record is None else {NAME: adapter_record(record, folder).text()}
         return {**terms_of(source), **made}
 
     save_adapter(fitted, AdapterFolder.of(destination, source, card, further))

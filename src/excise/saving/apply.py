@@ -1,4 +1,4 @@
-"""Applying an edit to a checkpoint on disk: the same for `excise apply`, `excise export` and `--save`."""
+"""Applies an edit to a checkpoint on disk, for `excise apply`, `excise export` and `--save`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from excise.saving.reproduction import model_record
 from excise.system.paths import expanded
 
 _STEP = 0.25
-"""Share of the bytes after which progress is told."""
+"""Share of the bytes after which a progress event is emitted."""
 
 
 def apply(
@@ -54,14 +54,14 @@ def apply(
 def resolve_new(
     model: str | Path, out: str | Path, revision: str | None, options: SaveOptions
 ) -> ModelSource:
-    """The files of a model, once it is sure that `out` can be written. Raises ModelError, SaveError."""
+    """The files of a model, if `out` can be written. Raises ModelError, SaveError."""
     require_new_folder(expanded(out))
     return resolve(str(model), revision, code=options.trust_remote_code)
 
 
 @dataclass(frozen=True)
 class Application:
-    """An edit about to be applied to a checkpoint: what changes is known, nothing is written yet."""
+    """An edit with the plan of its application to a checkpoint; nothing is written yet."""
 
     described: DescribedEdit
     source: ModelSource
@@ -71,7 +71,7 @@ class Application:
     emit: Emit
 
     def in_form(self, form: Form) -> Application:
-        """The same with packed matrices in another form. Raises SaveError if that is not possible."""
+        """The application with packed matrices in another form. Raises SaveError if that is impossible."""
         options = replace(self.options, packed=form)
         plan = plan_for(self.described.edit, self.source, options)
         return replace(self, options=options, plan=plan)
@@ -85,7 +85,7 @@ class Application:
                 emit(Note(text))
             kept = write_gguf(plan, self.destination, _progress(emit))
         else:
-            for text in _of_the_folder(plan):
+            for text in _folder_notes(plan):
                 emit(Note(text))
             figures, recorded = self.described.figures, known is not None
             card = model_card(self.source, plan.edit, figures, adapter=False, recorded=recorded)
@@ -111,21 +111,21 @@ def plan_application(
     options: SaveOptions = SaveOptions(),
     emit: Emit = ignore,
 ) -> Application:
-    """What applying an edit to a checkpoint changes; reads headers only. Raises ExciseError."""
+    """Plan the application of an edit; reads only headers. Raises ExciseError."""
     require_base(described.edit.base, source, force=options.force, emit=emit)
     to_gguf = destination.suffix.lower() == ".gguf"
     if source.gguf is not None:
         if not to_gguf:
             raise SaveError(
-                f"{destination}: of a GGUF file comes a GGUF file, so its name ends in .gguf; a folder is "
-                "what excise export RUN --save DIR makes of it"
+                f"{destination}: an edited GGUF file is a GGUF file, whose name ends in .gguf; for a folder "
+                "use excise export RUN --save DIR"
             )
         path = source.folder / source.gguf
         plan = make_gguf_plan(path, described.edit, options.writers)
     else:
         if to_gguf:
             raise SaveError(
-                f"{destination}: a GGUF file is made of a GGUF file; {source.name} is a folder"
+                f"{destination}: only a GGUF file becomes a GGUF file; {source.name} is a folder"
             )
         _require_apart(source.folder, destination)
         plan = plan_for(described.edit, source, options)
@@ -133,16 +133,15 @@ def plan_application(
 
 
 def _require_apart(folder: Path, destination: Path) -> None:
-    """Raise SaveError if one folder lies inside the other."""
     target = destination.resolve()
     if target.is_relative_to(folder) or folder.is_relative_to(target):
         raise SaveError(
-            f"{destination}: lies inside {folder}, or the other way round; choose another place"
+            f"{destination}: one of it and {folder} contains the other; choose another place"
         )
 
 
 def plan_for(edit: Edit, source: ModelSource, options: SaveOptions = SaveOptions()) -> Plan:
-    """What applying `edit` to the folder of `source` changes; reads headers only. Raises ExciseError."""
+    """Plan the application to the folder of `source`; reads only headers. Raises ExciseError."""
     return make_plan(
         source.name,
         open_checkpoint(source.folder),
@@ -166,15 +165,12 @@ def _changed_types(plan: Plan) -> Iterator[str]:
         )
 
 
-def _of_the_folder(plan: Plan) -> Iterator[str]:
-    """What to say of files and tensors that the copy lacks, or that the edit does not reach."""
+def _folder_notes(plan: Plan) -> Iterator[str]:
+    """Notes about files and tensors that are left out or not edited."""
     checkpoint, companions = plan.checkpoint, plan.checkpoint.companions
     for left, reason in (
-        (companions.left_out, "it holds the weights once more, unedited"),
-        (
-            companions.unread,
-            "it may hold the weights once more, unedited, and is not looked into",
-        ),
+        (companions.left_out, "it holds a second, unedited copy of the weights"),
+        (companions.unread, "it may hold a second, unedited copy of the weights, and is not read"),
         (companions.linked, "it is a link to a folder"),
     ):
         if left:
@@ -182,32 +178,31 @@ def _of_the_folder(plan: Plan) -> Iterator[str]:
     for file in companions.weights:
         edited = plan.companion_weights.get(file.path)
         what = (
-            f"edited in {len(edited)} tensors, which are the model's too; what else it holds is copied"
+            f"edited in {len(edited)} tensors, which the model also has; the other tensors are copied"
             if edited
-            else "copied as it is: its tensors are not the model's, and the edit does not reach them"
+            else "copied without edits: the model has none of its tensors"
         )
         yield f"{plan.name_of(file)}: {what}"
     if absent := checkpoint.absent_code:
         yield (
-            f"config.json names Python files of the model's own that are not here ({', '.join(absent)}); "
-            "with --trust-remote-code they are downloaded and go along"
+            f"config.json names Python files that are missing here ({', '.join(absent)}); "
+            "--trust-remote-code downloads and copies them"
         )
     if drafts := checkpoint.drafts:
         yield (
-            f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied as it is: it proposes "
-            "tokens as for the unedited model, of which fewer may be taken; answers stay right"
+            f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied without edits: the "
+            "edited model may accept fewer of its tokens; answers stay correct"
         )
 
 
 def _progress(emit: Emit) -> Progress:
-    """Progress as events, a few for each stage."""
-    told = {"write": 0.0, "verify": 0.0}
+    emitted = {"write": 0.0, "verify": 0.0}
 
     def progress(stage: str, done: int, total: int) -> None:
-        done = min(done, total)  # Headers of files are no numbers.
+        done = min(done, total)  # `total` does not count headers of files.
         share = done / total if total else 1.0
-        if share >= told[stage] + _STEP or (done >= total and told[stage] < 1.0):
-            told[stage] = 1.0 if done >= total else share
+        if share >= emitted[stage] + _STEP or (done >= total and emitted[stage] < 1.0):
+            emitted[stage] = 1.0 if done >= total else share
             emit(Streamed(stage, done, total))
 
     return progress

@@ -1,4 +1,4 @@
-"""Writing an edited model, or an adapter, from a run."""
+"""Writes the edited model or the adapter of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from excise.system.files import require_free, temporary_beside
 
 
 def require_writable(anatomy: Anatomy) -> None:
-    """Raise SaveError if some writer has no matrix that could be changed to the edit's effect."""
+    """Raise SaveError if a writer has no matrix that can hold the edit."""
     for writer in anatomy.writers:
         require_matrices(writer)
 
@@ -39,8 +39,8 @@ def save_model(
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError or ModelError.
 
-    The checkpoint's own files are rewritten as `excise apply` does it, for which `model` need not be loaded.
-    Of a GGUF file, whose tensors the model in memory holds unpacked, that model is written first.
+    The checkpoint's files are rewritten as in `excise apply`, so that `model` need not be loaded. For a GGUF
+    file, the unpacked model in memory is written first.
     """
     source = model.source if isinstance(model, LoadedModel) else model
     if isinstance(model, LoadedModel):
@@ -59,7 +59,7 @@ def save_model(
 
 @contextmanager
 def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[Path]:
-    """The model in memory as a folder beside `destination`, for as long as the block lasts."""
+    """The model in memory as a temporary folder beside `destination`."""
     with (
         translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
         temporary_beside(destination) as folder,
@@ -70,9 +70,9 @@ def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[
 
 
 def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
-    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5.
+    """Write the model in memory into `folder`, for transformers 4 and 5.
 
-    Returns what version 4 cannot be told, one line each. Raises OSError or SafetensorError.
+    Returns a line for each setting that version 4 cannot read. Raises OSError or SafetensorError.
     """
     unmark_gguf(loaded.model)
     with plain_weights(loaded.model):
@@ -82,10 +82,7 @@ def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:
-    """Take off the marks of the GGUF format, which transformers refuses to save; the tensors are plain.
-
-    A model without such marks stays as it is.
-    """
+    """Remove the marks of the GGUF format, if any, because transformers refuses to save such models."""
     config = model.config
     if getattr(config, "quantization_config", None) is None:
         return

@@ -96,7 +96,6 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed:
 def _under_another_name(
     checkpoint: Checkpoint, method: str | None, tensor: StoredTensor
 ) -> Packed | None:
-    """How a tensor is packed whose codes are stored under another name."""
     tensors = checkpoint.tensors
     config = quantization_config(checkpoint.config) or {}
     require_known_variant(method or "", config)
