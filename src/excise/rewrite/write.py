@@ -68,8 +68,7 @@ def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
         rewrite_file(plan, file, path, _counted("write", plan, progress))
         kept = Kept()
         verify_file(plan, file, path, kept, _counted("verify", plan, progress))
-        if plan.packed is not None:
-            require_kept(kept, plan.packed)
+        require_kept(kept, plan.packed)
         return kept
 
 
@@ -106,8 +105,7 @@ def _write_weights(plan: Plan, place: ResumableFolder, progress: Progress) -> Ke
         with place.file(name) as path:
             rewrite_file(plan, file, path, written)
             verify_file(plan, file, path, kept, verified)
-    if plan.packed is not None:
-        require_kept(kept, plan.packed)
+    require_kept(kept, plan.packed)
     return kept
 
 
