@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import (
     Operator,
+    discriminant,
     orthogonal,
     row_normalised,
     through_post_norm,

@@ -22,7 +22,7 @@ from excise.edits.edit import Edit
 from excise.edits.fitting import fitted
 from excise.errors import SaveError
 from excise.models.meta_model import meta_model
-from excise.models.quantization import named_dtype, quantization_config
+from excise.models.quantization import named_dtype, quantization_in
 from excise.rewrite.packing import find
 from excise.rewrite.packing.formats import Packing
 from excise.undocumented import get_keys_to_not_convert
@@ -287,7 +287,7 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
         dropped.update(rewrite.beside)
         modules.append(plain.removesuffix(".weight"))
     config = deepcopy(checkpoint.config)
-    quantization = quantization_config(config)
+    quantization = quantization_in(config)
     assert quantization is not None
     skipped = quantization.get(key)
     known = skipped if isinstance(skipped, list) and skipped else default_skips

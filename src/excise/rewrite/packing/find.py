@@ -6,7 +6,7 @@ from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.tensors import possible_names
 from excise.errors import SaveError
-from excise.models.quantization import quantization_config
+from excise.models.quantization import quantization_in
 from excise.rewrite.packing.find_grouped import (
     CODES,
     OTHERS,
@@ -31,7 +31,7 @@ _BESIDE = ("_scales", "_scale_inv", ".SCB", *(f".{one}" for one in OTHERS))
 
 def method_of(checkpoint: Checkpoint) -> str | None:
     """transformers' name of the quantisation in config.json, None without quantisation."""
-    found = quantization_config(checkpoint.config)
+    found = quantization_in(checkpoint.config)
     return None if found is None else str(found.get("quant_method", "bitsandbytes"))
 
 
@@ -85,7 +85,7 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed:
     if entry.dtype in ("F8_E4M3", "F8_E5M2"):
         for scale_name in (f"{stored}_scale_inv", f"{stored}_scale", f"{base}.scale"):
             if scale_name in tensors:
-                block = (quantization_config(checkpoint.config) or {}).get("weight_block_size")
+                block = (quantization_in(checkpoint.config) or {}).get("weight_block_size")
                 sizes = tuple(block) if isinstance(block, list) else None
                 return Packed(Float8(sizes), stored, {"scale": scale_name})
     if method == "compressed-tensors" and entry.dtype == "I8" and f"{stored}_scale" in tensors:
@@ -97,7 +97,7 @@ def _under_another_name(
     checkpoint: Checkpoint, method: str | None, tensor: StoredTensor
 ) -> Packed | None:
     tensors = checkpoint.tensors
-    config = quantization_config(checkpoint.config) or {}
+    config = quantization_in(checkpoint.config) or {}
     require_known_variant(method or "", config)
     for name in possible_names(tensor.name):
         blocks, exponents = f"{name}_blocks", f"{name}_scales"
