@@ -124,7 +124,9 @@ def test_an_edit_is_on_while_its_block_runs(tmp_path: Path) -> None:
         during = edited(ids).logits
     assert torch.equal(model(ids).logits, before)
     model.save_pretrained(tmp_path / "model")
-    excise.apply(edit, tmp_path / "model", tmp_path / "out", excise.SaveOptions(force=True))
+    options = excise.SaveOptions(force=True, chat_template="{{ messages }}")
+    excise.apply(edit, tmp_path / "model", tmp_path / "out", options)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
     baked = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(baked(ids).logits, during, atol=2e-4, rtol=1e-4)
     assert not torch.allclose(during, before)

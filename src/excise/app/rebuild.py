@@ -22,7 +22,8 @@ from excise.experiment.bank import edit_of
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
-from excise.saving.export import save_model, save_model_adapter
+from excise.saving.adapter import save_model_adapter
+from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.search.space import Candidate, propose, propose_operator
 from excise.store.directory import set_digest

@@ -108,8 +108,6 @@ def _check_lengths(path: Path) -> None:
 
 
 class _Lengths:
-    """Walks through the header: reads lengths, skips values."""
-
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._place = data, 4
 

@@ -25,11 +25,6 @@ class Operator:
     v: Tensor
 
 
-def apply_operator(output: Tensor, u: Tensor, v: Tensor, strength: float | Tensor) -> Tensor:
-    """y − α u (vᵀ y) for `output` y [..., d], u and v [d]; the reference for the fast paths."""
-    return output - strength * (output @ v).unsqueeze(-1) * u
-
-
 def unit(vectors: Tensor) -> Tensor:
     """Rows of `vectors` [..., d] scaled to length 1; a row of zeros stays zero."""
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

@@ -16,7 +16,7 @@ the type.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,76 +74,60 @@ def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComp
 
     Raises ReproductionError for a record without tensors.
     """
-    recorded_tensors, rebuilt_tensors = recorded.tensors, rebuilt.tensors
-    if not recorded_tensors or not rebuilt_tensors:
+    if not recorded.tensors or not rebuilt.tensors:
         raise ReproductionError("a record without tensors cannot be compared")
-    names = sorted(recorded_tensors.keys() | rebuilt_tensors.keys())
-    unequal = {
-        name for name in names if _hash(recorded_tensors, name) != _hash(rebuilt_tensors, name)
+    pairs = {
+        name: (recorded.tensors.get(name), rebuilt.tensors.get(name))
+        for name in sorted(recorded.tensors.keys() | rebuilt.tensors.keys())
     }
+    unequal = {name: pair for name, pair in pairs.items() if len(set(map(_identity, pair))) > 1}
     found: list[ChangeDifference] = []
     explained: set[str] = set()
-    dtype = recorded.circumstances.dtype
     for change in recorded.changes:
         here = tuple(name for name in change.tensors if name in unequal)
-        if here and all(
-            _comparable(recorded_tensors.get(name), rebuilt_tensors.get(name)) for name in here
-        ):
-            found.append(_measured(change, here, recorded_tensors, rebuilt_tensors, dtype))
+        sketches = [_sketches(*unequal[name]) for name in here]
+        if here and all(sketches):
+            stored = (recorded.tensors[name] for name in change.tensors)
+            found.append(_measured(change, here, sketches, stored, recorded.circumstances.dtype))
             explained.update(here)
     edited = {name for change in recorded.changes for name in change.tensors}
     found += [
-        ChangeDifference(
-            (name,),
-            None,
-            None,
-            _why(recorded_tensors.get(name), rebuilt_tensors.get(name), name in edited),
-        )
-        for name in sorted(unequal - explained)
+        ChangeDifference((name,), None, None, _why(*pair, name in edited))
+        for name, pair in unequal.items()
+        if name not in explained
     ]
-    return RecordComparison(len(names), len(names) - len(unequal), tuple(found))
+    return RecordComparison(len(pairs), len(pairs) - len(unequal), tuple(found))
 
 
-def _hash(tensors: Mapping[str, RecordedTensor], name: str) -> tuple[object, ...] | None:
-    one = tensors.get(name)
-    return None if one is None else (one.dtype, one.shape, one.sha256)
+def _identity(one: RecordedTensor | None) -> tuple[object, ...]:
+    return () if one is None else (one.dtype, one.shape, one.sha256)
 
 
-def _comparable(one: RecordedTensor | None, other: RecordedTensor | None) -> bool:
-    return (
-        one is not None
-        and other is not None
-        and (one.dtype, one.shape) == (other.dtype, other.shape)
-        and one.sketch is not None
-        and other.sketch is not None
-    )
+def _sketches(
+    one: RecordedTensor | None, other: RecordedTensor | None
+) -> list[tuple[float, float]]:
+    """Both sketches, number by number; empty if they cannot be compared."""
+    if one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return []
+    mine, theirs = one.sketch or (), other.sketch or ()
+    return list(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else []
 
 
 def _measured(
     change: Change,
     names: tuple[str, ...],
-    recorded_tensors: Mapping[str, RecordedTensor],
-    rebuilt_tensors: Mapping[str, RecordedTensor],
+    sketches: Iterable[Iterable[tuple[float, float]]],
+    stored: Iterable[RecordedTensor],
     dtype: str,
 ) -> ChangeDifference:
-    gap = sum(
-        (a - b) ** 2
-        for name in names
-        for a, b in zip(
-            recorded_tensors[name].sketch or (), rebuilt_tensors[name].sketch or (), strict=True
-        )
-    )
+    gap = sum((a - b) ** 2 for sketch in sketches for a, b in sketch)
     if not math.isfinite(gap) or change.size <= 0:
         return ChangeDifference(
             names, None, None, "holds numbers that are not finite, or nothing was changed"
         )
     moved = TOLERANCE.get(dtype, TOLERANCE["float32"]) * change.size
     noise = math.hypot(
-        *(
-            _SPACING.get(recorded_tensors[name].dtype, _PACKED_SPACING)
-            * (recorded_tensors[name].norm or 0.0)
-            for name in change.tensors
-        )
+        *(_SPACING.get(one.dtype, _PACKED_SPACING) * (one.norm or 0.0) for one in stored)
     )
     allowed = math.sqrt(moved**2 + moved * noise)
     return ChangeDifference(names, math.sqrt(gap) / change.size, allowed / change.size)
