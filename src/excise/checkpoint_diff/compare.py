@@ -78,7 +78,7 @@ def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, fl
     for old, new in zip(before, after, strict=True):
         count += old.numel()
         # Codes and scales of quantised weights are compared as numbers.
-        a, b = (one.to(torch.float32) for one in (old, new))
+        a, b = (version.to(torch.float32) for version in (old, new))
         change = b - a
         differing += int((change != 0).sum())
         square += float(change.square().sum(dtype=torch.float64))
@@ -100,7 +100,7 @@ class _Versions:
 
     def read(self, *key: slice) -> list[Tensor]:
         """The part `key` of both versions, float32, without the leading axis of experts."""
-        shape = [one.stop - one.start for one in key[-2:]]
+        shape = [part.stop - part.start for part in key[-2:]]
         return [
             reader.read(name, *key).to(torch.float32).reshape(shape)
             for reader, name in zip(self.readers, self.names, strict=True)
@@ -121,7 +121,7 @@ def _pairs(
     first = rows <= columns if place is None else place.axis == len(shape) - 2
     sides = (rows, columns) if first else (columns, rows)
     fronts: Sequence[tuple[slice, ...]] = (
-        [()] if len(shape) == 2 else [(slice(one, one + 1),) for one in range(shape[0])]
+        [()] if len(shape) == 2 else [(slice(expert, expert + 1),) for expert in range(shape[0])]
     )
     return [Pair(*sides, dtype, partial(_read, tensor, front, sides, first)) for front in fronts]
 
@@ -150,24 +150,24 @@ def _writers(
 ) -> Iterator[WriterChange]:
     """Writers whose every changed matrix an operator explains."""
     by_writer: dict[str, list[TensorChange]] = {}
-    for one in changed:
-        if one.place is not None and one.place.writer is not None and one.matrices:
-            by_writer.setdefault(one.place.writer, []).append(one)
+    for change in changed:
+        if change.place is not None and change.place.writer is not None and change.matrices:
+            by_writer.setdefault(change.place.writer, []).append(change)
     for writer, tensors in by_writer.items():
         stored = {
             name
             for name, place in layout.items()
             if place.writer == writer and not place.parameter.bias
         }
-        if {one.name for one in tensors} != stored:
+        if {change.name for change in tensors} != stored:
             continue  # An edit of a writer changes all its experts.
         pairs: list[Pair] = []
         matrices: list[MatrixChange] = []
-        for one in tensors:
-            entries = indices[0][one.former], indices[1][one.name]
-            tensor = _Versions((before, after), (one.former, one.name))
-            pairs += _pairs(tensor, entries, one.place)
-            matrices += one.matrices
+        for change in tensors:
+            entries = indices[0][change.former], indices[1][change.name]
+            tensor = _Versions((before, after), (change.former, change.name))
+            pairs += _pairs(tensor, entries, change.place)
+            matrices += change.matrices
         biases = [
             (before.read(former[name]), after.read(name))
             for name, place in layout.items()

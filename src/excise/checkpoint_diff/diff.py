@@ -52,8 +52,8 @@ def diff(
     its number and how many tensors there are. Memory: a few pieces of one tensor.
     Raises ModelError for files that cannot be read or are packed, HubError.
     """
-    one, other = (open_compared(str(name), revision) for name in (first, second))
-    described = other if other.source else one
+    before, after = (open_compared(str(name), revision) for name in (first, second))
+    described = after if after.source else before
     model, layout, why_not = None, {}, ""
     if described.source is None:
         why_not = f"{described.name} has no config.json, so that writers are not known"
@@ -61,8 +61,8 @@ def diff(
         try:
             folder = described.source.folder
             model = meta_model(described.name, folder, trust_remote_code=trust_remote_code)
-            layout = dict(layout_of(model, other.index, writers))
+            layout = dict(layout_of(model, after.index, writers))
         except ModelError as error:
             model, why_not = None, str(error)
-    found = compare_tensors(one, other, layout, progress)
+    found = compare_tensors(before, after, layout, progress)
     return Diff(**vars(replace(found, model=model, why_not=why_not)))

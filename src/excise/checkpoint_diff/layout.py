@@ -57,10 +57,10 @@ def _places(
         stored = stored_tensors(model, tensor)
     except SaveError:
         return  # Stored in an unknown form: its changes are shown, but not explained.
-    for number, one in enumerate(stored):
-        name = stored_name(one.name, index)
+    for number, part in enumerate(stored):
+        name = stored_name(part.name, index)
         if name is not None:
-            yield name, Place(tensor, one.axis, number, writer.name if writer else None)
+            yield name, Place(tensor, part.axis, number, writer.name if writer else None)
 
 
 def _linear(model: nn.Module) -> Iterator[WriterTensor]:

@@ -87,24 +87,28 @@ class TensorComparison:
     @property
     def moved(self) -> list[TensorChange]:
         """Tensors that differ by more than rounding, and all differing vectors."""
-        return [one for one in self.changed if one.rank != 0]
+        return [change for change in self.changed if change.rank != 0]
 
     @property
     def unexplained(self) -> list[TensorChange]:
         """The `moved` tensors that no operator on a writer explains."""
-        explained = {one.writer for one in self.writers}
-        return [one for one in self.moved if one.place is None or one.place.writer not in explained]
+        explained = {writer.writer for writer in self.writers}
+        return [
+            change
+            for change in self.moved
+            if change.place is None or change.place.writer not in explained
+        ]
 
 
 def shared_directions(writers: Sequence[WriterChange]) -> list[list[WriterChange]]:
     """The writers grouped by parallel or antiparallel directions."""
     groups: list[list[WriterChange]] = []
-    for one in writers:
-        direction = one.operator.direction
+    for writer in writers:
+        direction = writer.operator.direction
         for group in groups:
             if abs(float(group[0].operator.direction @ direction)) > _PARALLEL:
-                group.append(one)
+                group.append(writer)
                 break
         else:
-            groups.append([one])
+            groups.append([writer])
     return groups

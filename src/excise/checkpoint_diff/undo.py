@@ -37,7 +37,7 @@ def save_undo(diff: TensorComparison, destination: Path) -> None:
     if model is None:
         raise SaveError(f"--undo: {diff.why_not}; an adapter needs the names of its modules")
     _require_comparable(diff, "--undo")
-    lost = [one.name for one in moved if not _undoable(one)]
+    lost = [change.name for change in moved if not _undoable(change)]
     if lost:
         raise SaveError(
             f"--undo: an adapter can undo changes of low rank in linear layers and experts, not those of "
@@ -54,34 +54,34 @@ def save_undo(diff: TensorComparison, destination: Path) -> None:
     write_adapter(model, changes, folder)
 
 
-def _undoable(one: TensorChange) -> bool:
-    if one.place is None:
+def _undoable(change: TensorChange) -> bool:
+    if change.place is None:
         return False
-    if one.place.parameter.bias:
-        return len(one.shape) == 1
-    return all(each.factors is not None or not each.rank for each in one.matrices)
+    if change.place.parameter.bias:
+        return len(change.shape) == 1
+    return all(each.factors is not None or not each.rank for each in change.matrices)
 
 
 def _opposites(moved: list[TensorChange], former: Reader) -> Iterator[ParameterChange]:
     """The change that undoes each parameter; a parameter may be stored in several tensors."""
     by_parameter: dict[str, list[TensorChange]] = {}
-    for one in moved:
-        assert one.place is not None
-        by_parameter.setdefault(one.place.parameter.name, []).append(one)
+    for change in moved:
+        assert change.place is not None
+        by_parameter.setdefault(change.place.parameter.name, []).append(change)
     for parts in by_parameter.values():
         assert parts[0].place is not None
         tensor = parts[0].place.parameter
         if tensor.bias:
             yield ParameterChange(tensor, (), former.read(parts[0].former).to(torch.float32))
             continue
-        numbered = {one.place.number: one for one in parts if one.place is not None}
+        numbered = {change.place.number: change for change in parts if change.place is not None}
         count = tensor.shape[0] if len(tensor.shape) == 3 else 1
         d = tensor.shape[tensor.axis]
         nothing = torch.zeros(d, 1), torch.zeros(1, sum(tensor.shape[-2:]) - d)
         found = {
             number + index: each.factors
-            for number, one in numbered.items()
-            for index, each in enumerate(one.matrices)
+            for number, change in numbered.items()
+            for index, each in enumerate(change.matrices)
         }
         pairs = tuple(
             nothing if factors is None else (-factors.left, factors.right)
@@ -94,28 +94,28 @@ def recovered_edit(diff: TensorComparison) -> Edit:
     """`Diff.edit`."""
     _require_comparable(diff, "--edit")
     first, second = diff.first, diff.second
-    if other := [one.name for one in diff.unexplained]:
+    if other := [change.name for change in diff.unexplained]:
         raise SaveError(
             f"--edit: no operator on a writer explains the change of {listed(other)}; nothing was written"
         )
-    unfit = [one.writer for one in diff.writers if one.biases is False]
+    unfit = [change.writer for change in diff.writers if change.biases is False]
     if unfit:
         raise SaveError(
             "--edit: an edit changes biases with their matrices, but the biases of "
             f"{listed(unfit)} did not change; nothing was written"
         )
-    found = [one.operator for one in diff.writers]
-    kinds = {one.kind for one in found}
+    found = [change.operator for change in diff.writers]
+    kinds = {operator.kind for operator in found}
     return Edit(
         kind=kinds.pop() if len(kinds) == 1 else "recovered",
-        writers=tuple(one.writer for one in diff.writers),
-        u=torch.stack([one.u for one in found]),
-        v=torch.stack([one.v for one in found]),
-        strengths=torch.tensor([one.strength for one in found]),
-        per_matrix=tuple(one.writer for one in diff.writers if one.operator.per_matrix),
+        writers=tuple(change.writer for change in diff.writers),
+        u=torch.stack([operator.u for operator in found]),
+        v=torch.stack([operator.v for operator in found]),
+        strengths=torch.tensor([operator.strength for operator in found]),
+        per_matrix=tuple(change.writer for change in diff.writers if change.operator.per_matrix),
         facts={
             "recovered_from": [first.name, second.name],
-            "outside": max(one.outside for one in found),
+            "outside": max(operator.outside for operator in found),
         },
         base=None if first.source is None else Base.of(first.source),
     )
@@ -123,8 +123,10 @@ def recovered_edit(diff: TensorComparison) -> Edit:
 
 def _card(first: Compared, second: Compared, count: int) -> str:
     former, latter = (
-        Path(one.name).absolute().name if one.source is None else one.source.public_name
-        for one in (first, second)
+        Path(checkpoint.name).absolute().name
+        if checkpoint.source is None
+        else checkpoint.source.public_name
+        for checkpoint in (first, second)
     )
     return (
         "---\nlibrary_name: peft\ntags:\n- excise\n---\n\n# An edit undone\n\n"

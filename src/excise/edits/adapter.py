@@ -159,7 +159,7 @@ def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: 
 def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
     """The renamings that peft applies to adapters: those of transformers for checkpoints."""
     return [
-        one
-        for one in get_model_conversion_mapping(model, add_legacy=False)
-        if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
+        renaming
+        for renaming in get_model_conversion_mapping(model, add_legacy=False)
+        if isinstance(renaming, WeightRenaming) and not isinstance(renaming, PrefixChange)
     ]

@@ -105,17 +105,17 @@ def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComp
 
 
 def _hash(tensors: Mapping[str, RecordedTensor], name: str) -> tuple[object, ...] | None:
-    one = tensors.get(name)
-    return None if one is None else (one.dtype, one.shape, one.sha256)
+    tensor = tensors.get(name)
+    return None if tensor is None else (tensor.dtype, tensor.shape, tensor.sha256)
 
 
-def _comparable(one: RecordedTensor | None, other: RecordedTensor | None) -> bool:
+def _comparable(recorded: RecordedTensor | None, rebuilt: RecordedTensor | None) -> bool:
     return (
-        one is not None
-        and other is not None
-        and (one.dtype, one.shape) == (other.dtype, other.shape)
-        and one.sketch is not None
-        and other.sketch is not None
+        recorded is not None
+        and rebuilt is not None
+        and (recorded.dtype, recorded.shape) == (rebuilt.dtype, rebuilt.shape)
+        and recorded.sketch is not None
+        and rebuilt.sketch is not None
     )
 
 
@@ -149,13 +149,15 @@ def _measured(
     return ChangeDifference(names, math.sqrt(gap) / change.size, allowed / change.size)
 
 
-def _why(one: RecordedTensor | None, other: RecordedTensor | None, edited: bool) -> str:
-    if other is None:
+def _why(recorded: RecordedTensor | None, rebuilt: RecordedTensor | None, edited: bool) -> str:
+    if rebuilt is None:
         return "is missing in the rebuilt model"
-    if one is None:
+    if recorded is None:
         return "is missing in the record"
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return f"was {one.dtype} {list(one.shape)}, is {other.dtype} {list(other.shape)}"
+    if (recorded.dtype, recorded.shape) != (rebuilt.dtype, rebuilt.shape):
+        return (
+            f"was {recorded.dtype} {list(recorded.shape)}, is {rebuilt.dtype} {list(rebuilt.shape)}"
+        )
     if edited:
         return "was edited, and the record cannot explain the difference"
     return "was not edited, but differs: the original is another model"

@@ -118,7 +118,7 @@ def _require_apart(folder: Path, destination: Path) -> None:
     target = destination.resolve()
     if target.is_relative_to(folder) or folder.is_relative_to(target):
         raise SaveError(
-            f"{destination}: one of it and {folder} contains the other; choose another place"
+            f"{destination}: this folder or {folder} contains the other; choose another place"
         )
 
 
@@ -166,9 +166,9 @@ def _write_gguf(plan: Plan, destination: Path, emit: Emit) -> None:
     """Write the edited GGUF file to the new file `destination`. Raises ExciseError."""
     emit(StageStarted("save", f"Writing the edited model to {destination}"))
     changed = Counter(
-        (one.entry.dtype, one.output.dtype)
-        for one in plan.rewrites.values()
-        if one.entry.dtype != one.output.dtype
+        (rewrite.entry.dtype, rewrite.output.dtype)
+        for rewrite in plan.rewrites.values()
+        if rewrite.entry.dtype != rewrite.output.dtype
     )
     for (before, after), count in changed.items():
         emit(
