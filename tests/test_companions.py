@@ -136,9 +136,9 @@ def test_the_weights_once_more_are_left_out_whatever_they_are_called(
 ) -> None:
     written(folder / name, COPIES[name](weights(folder)))
     found = open_checkpoint(folder)
-    assert found.left_out == (Path(name),)
-    assert Path(name) not in found.others
-    assert not found.companion_weights
+    assert found.companions.left_out == (Path(name),)
+    assert Path(name) not in found.companions.copied
+    assert not found.companions.weights
 
 
 def test_copies_in_several_files_are_judged_together_and_their_index_goes_with_them(
@@ -154,11 +154,11 @@ def test_copies_in_several_files_are_judged_together_and_their_index_goes_with_t
     (folder / "again" / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "original" / "params.json").write_text("{}")
     found = open_checkpoint(folder)
-    assert [path.as_posix() for path in found.left_out] == [
+    assert [path.as_posix() for path in found.companions.left_out] == [
         *("again/a-1.safetensors", "again/a-2.safetensors", "again/model.safetensors.index.json"),
         *("original/consolidated.00.pth", "original/consolidated.01.pth"),
     ]
-    assert Path("original/params.json") in found.others
+    assert Path("original/params.json") in found.companions.copied
 
 
 def head(layer: int = 0, width: int = 32) -> Tensors:
@@ -258,7 +258,7 @@ def test_a_draft_head_in_the_weights_themselves_is_said(
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"weight_map": 3}', b"\xff"])
 def test_what_only_looks_like_an_index_goes_along(folder: Path, content: bytes) -> None:
     (folder / "other.index.json").write_bytes(content)
-    assert Path("other.index.json") in open_checkpoint(folder).others
+    assert Path("other.index.json") in open_checkpoint(folder).companions.copied
 
 
 def test_draft_heads_are_told_by_name_or_by_their_place_behind_the_last_layer() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from excise.system.version import VERSION
 
 if TYPE_CHECKING:
-    from excise.checkpoint_diff.diff import Diff as Diff
     from excise.checkpoint_diff.diff import diff as diff
+    from excise.checkpoint_diff.difference import Diff as Diff
     from excise.edits.edit import Edit as Edit
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
@@ -50,7 +50,7 @@ __version__ = VERSION
 _MODULES = {
     "Baseline": "experiment.scores",
     "Coverage": "experiment.coverage",
-    "Diff": "checkpoint_diff.diff",
+    "Diff": "checkpoint_diff.difference",
     "Edit": "edits.edit",
     "Estimate": "scorers.interval",
     "ExciseError": "errors",

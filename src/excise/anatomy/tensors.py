@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy, Writer, WriterTensor
-from excise.checkpoint.names import possible_names
+from excise.checkpoint.tensors import possible_names
 from excise.errors import SaveError
 from excise.undocumented import (
     WeightConverter,

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from excise.checkpoint.index import Index
-from excise.errors import ModelError
+from excise.errors import ModelError, translated
 
 CHUNK = 1 << 24
 """Numbers of a tensor that are in memory at a time: 64 MiB in float32."""
+_DAMAGED = (SafetensorError, OSError, RuntimeError, KeyError, pickle.UnpicklingError)
 
 
 class Reader:
@@ -39,7 +40,8 @@ class Reader:
     def read(self, name: str, *key: slice) -> Tensor:
         """The part `key` of a tensor, in its own data type. Raises ModelError if the file is damaged."""
         entry = self._index[name]
-        try:
+        what = f"{entry.file}: {name} cannot be read"
+        with translated(ModelError, what, *_DAMAGED):
             held = self._file(entry.file)
             whole = not key or not entry.shape
             part: Tensor
@@ -48,8 +50,6 @@ class Reader:
             else:
                 part = held.get_tensor(name) if whole else held.get_slice(name)[key]
             return part
-        except (SafetensorError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            raise ModelError(f"{entry.file}: {name} cannot be read ({error})") from error
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         """All of a tensor, cut along its first axis."""

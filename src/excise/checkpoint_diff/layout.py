@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index
-from excise.checkpoint.names import stored_name
+from excise.checkpoint.tensors import stored_name
 from excise.errors import SaveError
 
 
@@ -57,10 +57,10 @@ def _places(
         stored = stored_tensors(model, tensor)
     except SaveError:
         return  # Stored in an unknown form: its changes are shown, but not explained.
-    for number, part in enumerate(stored):
-        name = stored_name(part.name, index)
+    for number, one in enumerate(stored):
+        name = stored_name(one.name, index)
         if name is not None:
-            yield name, Place(tensor, part.axis, number, writer.name if writer else None)
+            yield name, Place(tensor, one.axis, number, writer.name if writer else None)
 
 
 def _linear(model: nn.Module) -> Iterator[WriterTensor]:

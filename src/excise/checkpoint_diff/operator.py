@@ -113,22 +113,18 @@ def _common(vectors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor | No
 
 def _row_normalised(matrices: Sequence[_Changed]) -> FoundOperator | None:
     norms = [each.row_norms() for each in matrices]
-    operators = [
-        row_normalised(unit(each.p / _positive(norm)), norm)
-        for each, norm in zip(matrices, norms, strict=True)
-    ]
     directions = [
-        unit(each.p / _positive(norm)) for each, norm in zip(matrices, norms, strict=True)
+        unit(each.p / one.where(one > 0, 1.0)) for each, one in zip(matrices, norms, strict=True)
     ]
     r = _common(directions, [each.q.norm() for each in matrices])
     if r is None:
         return None
-    if len(matrices) == 1:
-        return _fitted("row_normalised", operators[0], r, matrices)
     own = [
-        _fitted("row_normalised", row_normalised(r, norm), r, [each])
-        for each, norm in zip(matrices, norms, strict=True)
+        _fitted("row_normalised", row_normalised(r, one), r, [each])
+        for each, one in zip(matrices, norms, strict=True)
     ]
+    if len(own) == 1:
+        return own[0]
     fitted = [each for each in own if each is not None]
     if len(fitted) < len(own):
         return None
@@ -137,10 +133,6 @@ def _row_normalised(matrices: Sequence[_Changed]) -> FoundOperator | None:
         return None
     outside = max(each.outside for each in fitted)
     return FoundOperator("row_normalised", r, r, r, float(strengths.mean()), outside, True)
-
-
-def _positive(norms: Tensor) -> Tensor:
-    return torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
 def _fitted(
@@ -185,7 +177,7 @@ def _solved(
             right -= sign * (wide @ each.q[columns].to(torch.float64))
     for old, new in biases:
         if not torch.equal(old, new):
-            rows, moved = (bias.to(torch.float64).reshape(-1, d) for bias in (old, new - old))
+            rows, moved = (one.to(torch.float64).reshape(-1, d) for one in (old, new - old))
             gram += rows.T @ rows
             right -= rows.T @ (moved @ p.to(torch.float64))
     scale = gram.diagonal().mean()

@@ -11,14 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 import excise
-from excise.checkpoint_diff.diff import Diff
-from excise.checkpoint_diff.names import listed
-from excise.checkpoint_diff.result import TensorChange, WriterChange, shared_directions
+from excise.checkpoint_diff.difference import Diff, TensorChange, WriterChange, shared_directions
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.tables import make_table
 from excise.config import Inputs
+from excise.errors import listed
 from excise.kinds import FACTS
 from excise.report.profile import place
 from excise.system.files import require_free

@@ -11,8 +11,8 @@ from excise.cli.run_command import check_early
 from excise.cli.screen import Screen
 from excise.cli.stored import StoredRun, figures, note_named, open_run_named
 from excise.config import Inputs, Stored, flag_name
+from excise.edits.base import require_base
 from excise.edits.edit import Edit
-from excise.edits.same_model import require_base
 from excise.edits.stored import packed_whole
 from excise.errors import SettingsError
 from excise.events import Note
@@ -69,7 +69,7 @@ def _export_file(path: Path, model: str | None, inputs: Inputs, *, force: bool) 
             note_named(settings, stored.place, screen)
         options = save_options(settings, force=force)
         source = source_of(settings)
-        require_base(edit, source, force=force, emit=screen)
+        require_base(edit.base, source, force=force, emit=screen)
         described = DescribedEdit(edit, figures_in(edit))
         save_stored_adapter(described, source, settings.adapter, options, screen)
     return 0

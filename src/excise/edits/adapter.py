@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -90,7 +91,8 @@ def adapter_tensors(model: nn.Module, changes: Sequence[ParameterChange]) -> dic
         down, up = torch.cat(downs), torch.cat(ups, dim=1)
         transposed = getattr(model.get_submodule(owner), "is_transposed", False)
         if len(change.tensor.shape) < 3:
-            down, up = _padded(down, rank, 0), _padded(up, rank, 1)
+            lacking = rank - len(down)
+            down, up = pad(down, (0, 0, 0, lacking)), pad(up, (0, lacking))
         elif change.tensor.axis == 2 and not transposed:
             # peft reads experts [expert, k, d] as [expert, d, k] if their module lacks `is_transposed`, so
             # both factors are transposed.
@@ -103,13 +105,6 @@ def adapter_tensors(model: nn.Module, changes: Sequence[ParameterChange]) -> dic
 def rank_of(changes: Sequence[ParameterChange]) -> int:
     """The highest rank among the changes."""
     return max((up.shape[1] for change in changes for up, _ in change.pairs), default=1)
-
-
-def _padded(factor: Tensor, rank: int, axis: int) -> Tensor:
-    """The factor with zeros up to the rank of the adapter."""
-    lacking = list(factor.shape)
-    lacking[axis] = rank - factor.shape[axis]
-    return torch.cat([factor, factor.new_zeros(lacking)], axis)
 
 
 def changed_writers(edit: EditValues, writers: Sequence[Writer]) -> list[Writer]:
@@ -127,7 +122,12 @@ def require_adapter(model: PreTrainedModel, writers: Sequence[Writer], direction
 
 def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: int) -> None:
     """Raise SaveError unless a peft adapter of this rank can hold changes of the parameters."""
-    renamings = _renamings(model)
+    # peft renames what it loads for this model as transformers does with its checkpoints.
+    renamings = [
+        one
+        for one in get_model_conversion_mapping(model, add_legacy=False)
+        if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
+    ]
     for tensor in tensors:
         owner = tensor.name.rpartition(".")[0]
         module = model.get_submodule(owner)
@@ -154,12 +154,3 @@ def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: 
             raise SaveError(
                 f"{tensor.name}: an adapter can hold one direction of experts, not {rank}; {_INSTEAD}"
             )
-
-
-def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
-    """The renamings that peft applies to adapters: those of transformers for checkpoints."""
-    return [
-        renaming
-        for renaming in get_model_conversion_mapping(model, add_legacy=False)
-        if isinstance(renaming, WeightRenaming) and not isinstance(renaming, PrefixChange)
-    ]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from excise.checkpoint.source import ModelSource
+from excise.errors import SaveError
+from excise.events import Emit, Note
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,33 @@ class Base:
         if found_digest != digest:
             found.append(f"{part} ({found_digest}, not {digest})")
         return found
+
+
+def require_base(base: Base | None, source: ModelSource, *, force: bool, emit: Emit) -> None:
+    """Raise SaveError unless `source` is the base model of the edit. force: emit a warning instead."""
+    if base is None:
+        differs = "the edit does not name its checkpoint"
+    elif base.index is None and not base.can_compare_contents(source):
+        differs = f"the edit file is old and holds no digests of {base.model}"
+    elif found := base.differences(source):
+        differs = f"the edit was made of {base.model}, from which it differs in {'; '.join(found)}"
+    else:
+        if not base.can_compare_contents(source):
+            emit(
+                Note(
+                    f"names and shapes equal those of {base.model}; contents cannot be compared: "
+                    "the edit file is old and only one of both models is on the hub"
+                )
+            )
+        return
+    if not force:
+        raise SaveError(
+            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that "
+            "checkpoint, or --force to apply the edit anyway"
+        )
+    emit(
+        Note(
+            f"going on with --force although {differs}: the direction was found in other weights, so the "
+            "edit may remove something else, or nothing"
+        )
+    )

@@ -18,7 +18,7 @@ from torch import Tensor
 from excise.edits.base import Base
 from excise.edits.values import EditValues
 from excise.edits.virtual import VirtualEdits
-from excise.errors import RunError, first_line
+from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS, KINDS, current_name, with_current_kind
 from excise.system.files import write_bytes
 from excise.system.json_files import parse_json
@@ -81,15 +81,9 @@ class Edit(EditValues):
         Raises SaveError if the files are of another model than the edit was made of, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
         """
-        from excise.edits.peft_folder import save_adapter_from_files, save_adapter_from_memory
+        from excise.edits.peft_folder import to_peft
 
-        path = expanded(folder)
-        if model is None or isinstance(model, str | Path):
-            save_adapter_from_files(
-                self, path, model, writers, trust_remote_code=trust_remote_code, force=force
-            )
-        else:
-            save_adapter_from_memory(self, path, model, writers)
+        to_peft(self, expanded(folder), model, writers, trust_remote_code, force)
 
     def save(self, path: str | Path) -> None:
         """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
@@ -116,12 +110,16 @@ class Edit(EditValues):
         Raises RunError if it is missing, damaged, or of a newer format.
         """
         path = expanded(path)
-        if path.exists():
-            require_fetched(path, RunError)
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = parse_json((file.metadata() or {})["excise"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        if not path.exists():
+            raise RunError(f"{path}: no such edit file")
+        require_fetched(path, RunError)
+        what = f"{path}: not an edit file, or damaged"
+        with (
+            translated(RunError, what, SafetensorError, OSError, *UNREADABLE),
+            safe_open(path, framework="pt") as file,
+        ):
+            header = parse_json((file.metadata() or {})["excise"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
             version = _version(path, header)
             found = header.pop(_CHECKSUM, None)
             checked = version >= _CHECKED_SINCE or found is not None
@@ -132,12 +130,9 @@ class Edit(EditValues):
             if version < _RENAMED_IN:
                 header["kind"] = current_name(header["kind"])
                 header["parameters"] = with_current_kind(header["parameters"])
-            _require_known_kind(path, header["kind"])
+            if (kind := header["kind"]) not in FACTS:
+                raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
             return _edit_of(header, tensors)
-        except FileNotFoundError as error:
-            raise RunError(f"{path}: no such edit file") from error
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
 
 
 def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
@@ -190,8 +185,3 @@ def _version(path: Path, header: Mapping[str, Any]) -> int:
             "excise"
         )
     return version
-
-
-def _require_known_kind(path: Path, kind: object) -> None:
-    if kind not in FACTS:
-        raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")

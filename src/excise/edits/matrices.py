@@ -53,10 +53,15 @@ def steps_of(edit: EditValues, writer: str, norms: Tensor | None) -> list[tuple[
 def edit_in_place(part: Tensor, steps: Sequence[tuple[Operator, float]]) -> None:
     """Edit a matrix [d, k] or a bias [d] in place, with float32 arithmetic, a block of columns at a time."""
     for columns in blocks_of(part):
-        edited = columns.to(torch.float32)
-        for operator, strength in steps:
-            edited = removed(edited, operator.u, operator.v, strength)
-        columns.copy_(edited)
+        columns.copy_(edited(columns, steps))
+
+
+def edited(part: Tensor, steps: Sequence[tuple[Operator, float]]) -> Tensor:
+    """A matrix [d, k] or a bias [d] after all of its operators; float32."""
+    part = part.to(torch.float32)
+    for operator, strength in steps:
+        part = removed(part, operator.u, operator.v, strength)
+    return part
 
 
 def row_lengths(matrix: Tensor) -> Tensor:
@@ -100,10 +105,7 @@ class MatrixOperators:
 
     def edited(self, part: Tensor) -> Tensor:
         """The next matrix or bias, edited; float32."""
-        edited = part
-        for operator, strength in self._next(part):
-            edited = removed(edited, operator.u, operator.v, strength)
-        return edited
+        return edited(part, self._next(part))
 
     def factors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """B [d, direction] and A [direction, k] of the next matrix W [d, k]: W' = W + B A; float32.
@@ -112,9 +114,8 @@ class MatrixOperators:
         """
         rows: list[Tensor] = []
         columns: list[Tensor] = []
-        edited = matrix
         for operator, strength in self._next(matrix):
-            rows.append(operator.v @ edited)
+            rows.append(operator.v @ matrix)
             columns.append(-strength * operator.u)
-            edited = removed(edited, operator.u, operator.v, strength)
+            matrix = removed(matrix, operator.u, operator.v, strength)
         return torch.stack(columns, 1), torch.stack(rows)

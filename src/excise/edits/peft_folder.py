@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from excise.edits.adapter import (
     rank_of,
     require_adapter,
 )
-from excise.edits.same_model import require_base
+from excise.edits.base import require_base
 from excise.edits.served import serving_note
 from excise.edits.stored import FittedEdit, from_files
 from excise.edits.values import EditValues
@@ -55,33 +55,28 @@ class AdapterFolder:
         return cls(path, base, None if origin is None else origin.revision, card, further)
 
 
-def save_adapter_from_memory(
-    edit: EditValues, path: Path, model: PreTrainedModel, writers: tuple[str, ...] = ()
-) -> None:
-    """`Edit.to_peft` of a model in memory."""
-    base = edit.base
-    name, revision = (model.name_or_path, None) if base is None else (base.model, base.revision)
-    fitted = FittedEdit.of(edit, model, writers)
-    save_adapter(fitted, AdapterFolder(path, name, revision, _card(edit, name)))
-
-
-def save_adapter_from_files(
+def to_peft(
     edit: EditValues,
     path: Path,
-    model: str | Path | None,
+    model: PreTrainedModel | str | Path | None,
     writers: tuple[str, ...],
-    *,
     trust_remote_code: bool,
     force: bool,
 ) -> None:
-    """`Edit.to_peft` of the files that `model` or the edit names."""
-    if model is not None:
+    """`Edit.to_peft`."""
+    base = edit.base
+    if isinstance(model, str | Path):
         source = resolve(str(model), code=trust_remote_code)
-    elif edit.base is not None:
-        source = resolve(edit.base.model, edit.base.revision, code=trust_remote_code)
+    elif model is not None:
+        name, revision = (model.name_or_path, None) if base is None else (base.model, base.revision)
+        fitted = FittedEdit.of(edit, model, writers)
+        save_adapter(fitted, AdapterFolder(path, name, revision, _card(edit, name)))
+        return
+    elif base is not None:
+        source = resolve(base.model, base.revision, code=trust_remote_code)
     else:
         raise SaveError("the edit does not name its model; give the model")
-    require_base(edit, source, force=force, emit=ignore)
+    require_base(base, source, force=force, emit=ignore)
     with from_files(edit, source, writers, trust_remote_code=trust_remote_code) as fitted:
         save_adapter(fitted, AdapterFolder.of(path, source, _card(edit, source.public_name)))
 
@@ -113,13 +108,12 @@ def write_adapter(
     rank = rank_of(changes)
     changed = [change.tensor.name for change in changes if change.bias is None]
     modules, parameters = split_targets(model, changed)
-    owners: Mapping[str, nn.Module] = {name: model.get_submodule(name) for name in modules}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
         target_modules=modules,
         target_parameters=parameters or None,
-        fan_in_fan_out=any(isinstance(owner, Conv1D) for owner in owners.values()),
+        fan_in_fan_out=any(isinstance(model.get_submodule(one), Conv1D) for one in modules),
         bias="lora_only" if any(change.bias is not None for change in changes) else "none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=folder.base,

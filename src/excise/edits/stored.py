@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index, checkpoint_index
-from excise.checkpoint.names import stored_name
 from excise.checkpoint.reader import Reader
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.tensors import stored_name
 from excise.edits.adapter import Weights, changed_writers, loaded_weights
 from excise.edits.fitting import fitted
 from excise.edits.matrices import parts

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from excise.checkpoint.auto_class import auto_class
-from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.trust import remote_code_error
 from excise.data_types import Quantization
@@ -24,6 +23,7 @@ from excise.models.missing_keys import captured_report, require_complete, requir
 from excise.models.positions import require_known
 from excise.models.quantization import packing_in_words, require_package
 from excise.models.tokenizer import LoadedTokenizer, needs_its_own_code
+from excise.system.json_files import read_json_object
 
 _TEST_TOKENS = 3
 _GENERATION = "generation_config.json"
@@ -39,7 +39,7 @@ def loading_class(source: ModelSource, *, trust_remote_code: bool) -> Any:
     generation = source.folder / _GENERATION
     if generation.exists():
         # transformers ignores a damaged file and wrong entries, and would then use other end tokens.
-        ends = read_object(generation).get("eos_token_id")
+        ends = read_json_object(generation, ModelError).get("eos_token_id")
         for token in ends if isinstance(ends, list) else [] if ends is None else [ends]:
             if type(token) is not int:
                 raise ModelError(f"{generation}: eos_token_id is not a token id: {token!r:.60}")

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
 from excise.data_types import Quantization
 from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 from excise.undocumented import import_undocumented
 
 _DESCRIPTIONS: dict[str, str] = {
@@ -170,7 +170,7 @@ def _config(source: ModelSource) -> object:
     if source.gguf is not None:
         return None
     try:
-        return read_object(source.folder / "config.json")
+        return read_json_object(source.folder / "config.json", ModelError)
     except ModelError:
         return None  # Loading the model reports the damage.
 

@@ -12,9 +12,9 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError, first_line, translated
 from excise.models.lost_text import holds
+from excise.system.json_files import read_json_object
 from excise.system.paths import expanded
 
 _PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"
@@ -194,7 +194,9 @@ def template_file(folder: Path) -> str | None:
     """
     for name in _OF_PROCESSORS:
         path = folder / name
-        if path.is_file() and isinstance(text := read_object(path).get("chat_template"), str):
+        if path.is_file() and isinstance(
+            text := read_json_object(path, ModelError).get("chat_template"), str
+        ):
             return text
     return None
 

@@ -61,7 +61,7 @@ def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubR
                 return _read_cached(name, revision, column, split, found)
             if found.cause in ("repository", "revision"):
                 raise PromptError(found.text) from None
-            raise found.error from None
+            raise HubError(found.text) from None
         if commit is None:
             raise HubError(f"{name}: the hub reports no commit for it; try again later")
         return _read(name, commit, column, split)
@@ -101,7 +101,7 @@ def _unread(error: Exception, name: str, what: str) -> HubError:
     """The error for a failed request, a full disk, or else damaged data."""
     found = failure(error, HubRequest(name, "data set"))
     if found.cause != "other":
-        return found.error
+        return HubError(found.text)
     return HubError(without_secrets(f"{what}: {first_line(error)}"))
 
 

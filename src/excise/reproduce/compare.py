@@ -74,33 +74,23 @@ def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComp
 
     Raises ReproductionError for a record without tensors.
     """
-    recorded_tensors, rebuilt_tensors = recorded.tensors, rebuilt.tensors
-    if not recorded_tensors or not rebuilt_tensors:
+    old, new = recorded.tensors, rebuilt.tensors
+    if not old or not new:
         raise ReproductionError("a record without tensors cannot be compared")
-    names = sorted(recorded_tensors.keys() | rebuilt_tensors.keys())
-    unequal = {
-        name for name in names if _hash(recorded_tensors, name) != _hash(rebuilt_tensors, name)
-    }
+    names = sorted(old.keys() | new.keys())
+    unequal = {name for name in names if _hash(old, name) != _hash(new, name)}
     found: list[ChangeDifference] = []
     explained: set[str] = set()
     dtype = recorded.circumstances.dtype
     for change in recorded.changes:
         here = tuple(name for name in change.tensors if name in unequal)
-        if here and all(
-            _comparable(recorded_tensors.get(name), rebuilt_tensors.get(name)) for name in here
-        ):
-            found.append(_measured(change, here, recorded_tensors, rebuilt_tensors, dtype))
+        if here and all(_comparable(old.get(name), new.get(name)) for name in here):
+            found.append(_measured(change, here, old, new, dtype))
             explained.update(here)
     edited = {name for change in recorded.changes for name in change.tensors}
-    found += [
-        ChangeDifference(
-            (name,),
-            None,
-            None,
-            _why(recorded_tensors.get(name), rebuilt_tensors.get(name), name in edited),
-        )
-        for name in sorted(unequal - explained)
-    ]
+    for name in sorted(unequal - explained):
+        why = _why(old.get(name), new.get(name), name in edited)
+        found.append(ChangeDifference((name,), None, None, why))
     return RecordComparison(len(names), len(names) - len(unequal), tuple(found))
 
 
@@ -122,16 +112,14 @@ def _comparable(recorded: RecordedTensor | None, rebuilt: RecordedTensor | None)
 def _measured(
     change: Change,
     names: tuple[str, ...],
-    recorded_tensors: Mapping[str, RecordedTensor],
-    rebuilt_tensors: Mapping[str, RecordedTensor],
+    old: Mapping[str, RecordedTensor],
+    new: Mapping[str, RecordedTensor],
     dtype: str,
 ) -> ChangeDifference:
     gap = sum(
         (a - b) ** 2
         for name in names
-        for a, b in zip(
-            recorded_tensors[name].sketch or (), rebuilt_tensors[name].sketch or (), strict=True
-        )
+        for a, b in zip(old[name].sketch or (), new[name].sketch or (), strict=True)
     )
     if not math.isfinite(gap) or change.size <= 0:
         return ChangeDifference(
@@ -140,8 +128,7 @@ def _measured(
     moved = TOLERANCE.get(dtype, TOLERANCE["float32"]) * change.size
     noise = math.hypot(
         *(
-            _SPACING.get(recorded_tensors[name].dtype, _PACKED_SPACING)
-            * (recorded_tensors[name].norm or 0.0)
+            _SPACING.get(old[name].dtype, _PACKED_SPACING) * (old[name].norm or 0.0)
             for name in change.tensors
         )
     )

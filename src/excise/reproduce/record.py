@@ -173,10 +173,9 @@ def record_text(content: Mapping[str, Any]) -> str:
 def read_reproduction(path: Path) -> Reproduction:
     """Read a `reproduce.json`, given as a file or as its folder. Raises ReproductionError."""
     path = path / NAME if path.is_dir() else path
-    try:
-        content = read_json_object(path, ReproductionError)
-    except FileNotFoundError as error:
-        raise ReproductionError(f"{path}: no such file") from error
+    if not path.exists():
+        raise ReproductionError(f"{path}: no such file")
+    content = read_json_object(path, ReproductionError)
     if not isinstance(content.get("format"), int):
         raise ReproductionError(f"{path}: not a {NAME} of excise")
     if content["format"] > FORMAT:

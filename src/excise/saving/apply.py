@@ -9,8 +9,8 @@ from pathlib import Path
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource, resolve
+from excise.edits.base import require_base
 from excise.edits.edit import Edit
-from excise.edits.same_model import require_base
 from excise.errors import SaveError
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.report.card import figures_in, model_card
@@ -18,7 +18,6 @@ from excise.reproduce.record import NAME
 from excise.rewrite.gguf_plan import make_gguf_plan
 from excise.rewrite.plan import Form, Plan, make_plan
 from excise.rewrite.resumable_folder import require_new_folder
-from excise.rewrite.verify import Kept
 from excise.rewrite.write import Progress, write_checkpoint, write_gguf
 from excise.saving.events import Saved, Streamed, Verified
 from excise.saving.options import DescribedEdit, SaveOptions
@@ -77,12 +76,32 @@ class Application:
         plan = plan_for(self.described.edit, self.source, options)
         return replace(self, options=options, plan=plan)
 
-    def write(self) -> None:
-        """Write the edited copy. Raises SaveError or ModelError."""
-        if self.source.gguf is None:
-            apply_edit(self.plan, self.source, self.described, self.destination, self.emit)
+    def write(self, extra: Mapping[str, str] | None = None) -> None:
+        """Write the edited copy. extra: further files, by name. Raises SaveError or ModelError."""
+        plan, emit, known = self.plan, self.emit, self.described.record
+        emit(StageStarted("save", f"Writing the edited model to {self.destination}"))
+        if plan.checkpoint.files[0].kind == "gguf":
+            for text in _changed_types(plan):
+                emit(Note(text))
+            kept = write_gguf(plan, self.destination, _progress(emit))
         else:
-            _write_gguf(self.plan, self.destination, self.emit)
+            for text in _folder_notes(plan):
+                emit(Note(text))
+            figures, recorded = self.described.figures, known is not None
+            card = model_card(self.source, plan.edit, figures, adapter=False, recorded=recorded)
+            texts = {"README.md": card, **(extra or {})}
+            if self.options.chat_template is not None:
+                texts["chat_template.jinja"] = self.options.chat_template
+
+            def record(folder: Path) -> Mapping[str, str]:
+                return {} if known is None else {NAME: model_record(known, plan, folder).text()}
+
+            kept = write_checkpoint(
+                plan, self.source.digest, self.destination, texts, _progress(emit), record
+            )
+        untouched = len(plan.checkpoint.tensors) - len(plan.changes) - len(plan.dropped)
+        emit(Verified(len(plan.rewrites), untouched, kept.share))
+        emit(Saved("model", str(self.destination)))
 
 
 def plan_application(
@@ -93,7 +112,7 @@ def plan_application(
     emit: Emit = ignore,
 ) -> Application:
     """Plan the application of an edit; reads only headers. Raises ExciseError."""
-    require_base(described.edit, source, force=options.force, emit=emit)
+    require_base(described.edit.base, source, force=options.force, emit=emit)
     to_gguf = destination.suffix.lower() == ".gguf"
     if source.gguf is not None:
         if not to_gguf:
@@ -134,64 +153,30 @@ def plan_for(edit: Edit, source: ModelSource, options: SaveOptions = SaveOptions
     )
 
 
-def apply_edit(
-    plan: Plan,
-    source: ModelSource,
-    described: DescribedEdit,
-    destination: Path,
-    emit: Emit,
-    extra: Mapping[str, str] | None = None,
-) -> None:
-    """Write the edited checkpoint to the new folder `destination`. Raises SaveError or ModelError.
-
-    extra: further files, by name.
-    """
-    emit(StageStarted("save", f"Writing the edited model to {destination}"))
-    for text in _folder_notes(plan):
-        emit(Note(text))
-    made_from = described.record
-    card = model_card(
-        source, plan.edit, described.figures, adapter=False, recorded=made_from is not None
-    )
-    texts = {"README.md": card, **(extra or {})}
-
-    def record(folder: Path) -> Mapping[str, str]:
-        return {} if made_from is None else {NAME: model_record(made_from, plan, folder).text()}
-
-    kept = write_checkpoint(plan, source.digest, destination, texts, _progress(emit), record)
-    _emit_saved(plan, destination, kept, emit)
-
-
-def _write_gguf(plan: Plan, destination: Path, emit: Emit) -> None:
-    """Write the edited GGUF file to the new file `destination`. Raises ExciseError."""
-    emit(StageStarted("save", f"Writing the edited model to {destination}"))
+def _changed_types(plan: Plan) -> Iterator[str]:
     changed = Counter(
         (rewrite.entry.dtype, rewrite.output.dtype)
         for rewrite in plan.rewrites.values()
         if rewrite.entry.dtype != rewrite.output.dtype
     )
     for (before, after), count in changed.items():
-        emit(
-            Note(
-                f"{before} cannot be written: {count} tensors become {after}, the nearest larger type; the "
-                f"weights take {plan.size:,} bytes in all"
-            )
+        yield (
+            f"{before} cannot be written: {count} tensors become {after}, the nearest larger type; the "
+            f"weights take {plan.size:,} bytes in all"
         )
-    kept = write_gguf(plan, destination, _progress(emit))
-    _emit_saved(plan, destination, kept, emit)
 
 
 def _folder_notes(plan: Plan) -> Iterator[str]:
     """Notes about files and tensors that are left out or not edited."""
-    checkpoint = plan.checkpoint
+    checkpoint, companions = plan.checkpoint, plan.checkpoint.companions
     for left, reason in (
-        (checkpoint.left_out, "it holds a second, unedited copy of the weights"),
-        (checkpoint.unread, "it may hold a second, unedited copy of the weights, and is not read"),
-        (checkpoint.linked, "it is a link to a folder"),
+        (companions.left_out, "it holds a second, unedited copy of the weights"),
+        (companions.unread, "it may hold a second, unedited copy of the weights, and is not read"),
+        (companions.linked, "it is a link to a folder"),
     ):
         if left:
             yield f"left out, because {reason}: {', '.join(map(str, left))}"
-    for file in checkpoint.companion_weights:
+    for file in companions.weights:
         edited = plan.companion_weights.get(file.path)
         what = (
             f"edited in {len(edited)} tensors, which the model also has; the other tensors are copied"
@@ -209,13 +194,6 @@ def _folder_notes(plan: Plan) -> Iterator[str]:
             f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied without edits: the "
             "edited model may accept fewer of its tokens; answers stay correct"
         )
-
-
-def _emit_saved(plan: Plan, destination: Path, kept: Kept, emit: Emit) -> None:
-    edited = len(plan.rewrites)
-    untouched = len(plan.checkpoint.tensors) - len(plan.changes) - len(plan.dropped)
-    emit(Verified(edited, untouched, kept.share))
-    emit(Saved("model", str(destination)))
 
 
 def _progress(emit: Emit) -> Progress:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from excise.models.load import LoadedModel
 from excise.report.terms import terms_of
 from excise.rewrite.plan import require_editable
 from excise.saving.adapter import save_fitted_adapter
-from excise.saving.apply import apply_edit, plan_for
+from excise.saving.apply import Application, plan_for
 from excise.saving.options import DescribedEdit, SaveOptions
-from excise.system.files import require_free
+from excise.system.files import require_free, temporary_beside
 
 
 def require_rewritable(
@@ -60,17 +59,17 @@ def save_model(
     The checkpoint's files are rewritten as in `excise apply`. For a GGUF file, the unpacked model in memory
     is written first.
     """
-    source, template = loaded.source, loaded.chat_template
+    source = loaded.source
+    options = replace(options, chat_template=loaded.chat_template)
     if source.gguf is None:
-        options = replace(options, chat_template=template)
         save_from_files(source, described, destination, options, emit)
         return
     require_free(destination)
     with _plain_copy(loaded, destination, emit) as folder:
         plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
-        texts = terms_of(source) | _template_file(template)
-        apply_edit(plan, source, described, destination, emit, texts)
+        application = Application(described, source, destination, options, plan, emit)
+        application.write(terms_of(source))
 
 
 def save_from_files(
@@ -85,12 +84,7 @@ def save_from_files(
     Raises SaveError or ModelError.
     """
     plan = plan_for(described.edit, source, options)
-    texts = _template_file(options.chat_template)
-    apply_edit(plan, source, described, destination, emit, texts)
-
-
-def _template_file(chat_template: str | None) -> dict[str, str]:
-    return {} if chat_template is None else {"chat_template.jinja": chat_template}
+    Application(described, source, destination, options, plan, emit).write()
 
 
 def save_model_adapter(
@@ -110,20 +104,11 @@ def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[
     """The model in memory as a temporary folder beside `destination`."""
     with (
         translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
-        ExitStack() as stack,
+        temporary_beside(destination) as folder,
     ):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        folder = stack.enter_context(
-            tempfile.TemporaryDirectory(
-                prefix=f".{destination.name}.",
-                suffix=".partial",
-                dir=destination.parent,
-                ignore_cleanup_errors=True,
-            )
-        )
-        for text in write_plain(loaded, Path(folder)):
+        for text in write_plain(loaded, folder):
             emit(Note(text))
-        yield Path(folder)
+        yield folder
 
 
 def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:

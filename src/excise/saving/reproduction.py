@@ -16,7 +16,7 @@ from excise.checkpoint.tensors import as_tensor, read_bytes, read_safetensors
 from excise.config import PromptSource, Settings
 from excise.devices.environment import versions
 from excise.edits.edit import Edit
-from excise.edits.matrices import blocks_of, removed
+from excise.edits.matrices import blocks_of, edited
 from excise.errors import RunError
 from excise.reproduce.fingerprint import fingerprint
 from excise.reproduce.record import (
@@ -185,8 +185,5 @@ def change_size(plan: Plan, rewrite: Rewrite) -> float:
     squares = 0.0
     for matrix, steps in zip(TensorData(rewrite).matrices(), steps_for(plan, rewrite), strict=True):
         for columns in blocks_of(matrix):
-            edited = columns
-            for operator, strength in steps:
-                edited = removed(edited, operator.u, operator.v, strength)
-            squares += float((edited - columns).double().square().sum())
+            squares += float((edited(columns, steps) - columns).double().square().sum())
     return math.sqrt(squares)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -87,12 +86,13 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary path, flushed and renamed to `path` if the block succeeds.
 
-    Raises SaveError if it cannot be written; an existing `path` then stays, and nothing is left behind.
+    temporary: beside `path`; by default, its name has the process's number. Raises SaveError if it cannot be
+    written; an existing `path` then stays, and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +130,16 @@ def next_free(path: Path) -> Path:
 
 
 @contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which is removed at the end. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        ".partial", f".{path.name}.", path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder, flushed and renamed to `path` if the block succeeds.
 
@@ -138,19 +148,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     require_free(path)
     temporary: Path | None = None
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(
-                tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-            )
+        with temporary_beside(path) as temporary:
             yield temporary
-            # mkdtemp creates folders that only their owner can read.
+            # Temporary folders can be read by their owner only.
             temporary.chmod(0o755)
             flush_all(temporary)
             move_into_place(temporary, path)
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise write_error(path, error, temporary) from error
 
