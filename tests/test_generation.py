@@ -27,7 +27,7 @@ from excise.engine.generation import settings_not_followed, settings_text
 from excise.errors import ModelError
 from excise.events import Event, Note
 from excise.models.chat import Chat
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 
 SILENT: list[Mapping[str, Any]] = [
     {},

@@ -23,7 +23,7 @@ from excise.cli.stored import figures, open_run_named
 from excise.config import Inputs, Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.saving.reproduction import reproduction_of
 from excise.store.directory import RunDirectory
 from excise.store.opening import open_run

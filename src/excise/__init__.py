@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from excise.prompts.splits import Prompts as Prompts
     from excise.saving.apply import apply as apply
     from excise.saving.options import SaveOptions as SaveOptions
-    from excise.scorers.interval import Estimate as Estimate
-    from excise.scorers.interval import Share as Share
+    from excise.scorers.statistics import Estimate as Estimate
+    from excise.scorers.statistics import Share as Share
     from excise.search.study import Trial as Trial
 
 __version__ = VERSION
@@ -52,7 +52,7 @@ _MODULES = {
     "Coverage": "experiment.coverage",
     "Diff": "checkpoint_diff.difference",
     "Edit": "edits.edit",
-    "Estimate": "scorers.interval",
+    "Estimate": "scorers.statistics",
     "ExciseError": "errors",
     "Experiment": "experiment.experiment",
     "HubError": "errors",
@@ -72,7 +72,7 @@ _MODULES = {
     "SaveOptions": "saving.options",
     "Scores": "experiment.scores",
     "SettingsError": "errors",
-    "Share": "scorers.interval",
+    "Share": "scorers.statistics",
     "Statistics": "experiment.scores",
     "Study": "experiment.study",
     "Trial": "search.study",

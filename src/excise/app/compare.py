@@ -11,8 +11,7 @@ from excise.edits.edit import Edit
 from excise.events import Emit
 from excise.experiment.figures import Measured, measure_edit
 from excise.scorers.divergence import AnswerTokens
-from excise.scorers.interval import Share, bootstrap
-from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
+from excise.scorers.statistics import SIGNIFICANT, Share, bootstrap, mcnemar, sign_flips
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
+from accelerate.utils import release_memory
+
 from excise.app.model import experiment_of, in_data_type, load_model, prompts_of, source_of
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
-from excise.devices.out_of_memory import release_memory
 from excise.errors import ModelError
 from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original

@@ -16,7 +16,7 @@ from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.prompts.splits import Prompts
 from excise.saving.options import SaveOptions
 

@@ -12,7 +12,7 @@ from excise.events import Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.figures import measure_edit
 from excise.experiment.runner import Runner
-from excise.scorers.interval import bootstrap, wilson
+from excise.scorers.statistics import bootstrap, wilson
 from excise.search.front import Point, pareto_front, reason
 from excise.store.outcome import Outcome
 from excise.store.stored_study import StoredStudy

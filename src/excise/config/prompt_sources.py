@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from excise.config.settings import Settings
-from excise.prompts.load import KindSources, PromptSources
-from excise.prompts.read import PromptDefaults
+from excise.prompts.read import KindSources, PromptDefaults, PromptSources
 
 
 def prompt_sources(settings: Settings) -> PromptSources:

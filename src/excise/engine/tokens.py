@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 
 class TokenCounter:
@@ -18,7 +17,6 @@ class TokenCounter:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._handle: RemovableHandle | None = None
         # A tensor on the model's device, so that no pass waits for the device.
         self._tokens: int | Tensor = 0
 
@@ -27,8 +25,7 @@ class TokenCounter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._handle is not None:
-            self._handle.remove()
+        self._handle.remove()
 
     def take(self) -> int:
         """Tokens since the last call."""

@@ -37,8 +37,8 @@ from excise.experiment.study import Study
 from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
-from excise.prompts.given import PromptLike, prompt_set
-from excise.scorers.interval import Share
+from excise.prompts.sets import PromptLike, prompt_set
+from excise.scorers.statistics import Share
 from excise.search.loop import Limits, Objective, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate

@@ -8,7 +8,7 @@ from typing import Literal
 from excise.engine.capture import EndStatistics
 from excise.experiment.figures import HeldOut, Measured
 from excise.scorers.divergence import AnswerTokens
-from excise.scorers.interval import Estimate, Share, bootstrap
+from excise.scorers.statistics import Estimate, Share, bootstrap
 from excise.search.scoring import Scored
 
 PromptPart = Literal["search", "held_out"]

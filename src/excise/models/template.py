@@ -117,18 +117,20 @@ def choose_template(
     """
     own = tokenizer.chat_template
     named = own if isinstance(own, dict) else {}
+    names = ", ".join(sorted(named))
     text = None
     if template is not None and template not in named:
-        where = f"--chat-template {template}"
-        names = f", and the model has no template of this name ({_listed(named)})" if named else ""
-        with translated(ModelError, f"{where}: cannot be read{names}", OSError, ValueError):
+        what = f"--chat-template {template}: cannot be read"
+        if named:
+            what += f", and the model has no template of this name ({names})"
+        with translated(ModelError, what, OSError, ValueError):
             text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:
         raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")
     elif named and template is None and "default" not in named:
         raise ModelError(
-            f"several chat templates ({_listed(named)}) and no default; choose one with --chat-template NAME"
+            f"several chat templates ({names}) and no default; choose one with --chat-template NAME"
         )
     call = TemplateCall(None if text is not None else template, arguments)
     return _surviving(tokenizer, call, system_prompt), text
@@ -199,7 +201,3 @@ def template_file(folder: Path) -> str | None:
         ):
             return text
     return None
-
-
-def _listed(named: Mapping[str, str]) -> str:
-    return ", ".join(sorted(named))

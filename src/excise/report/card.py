@@ -11,7 +11,7 @@ from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
-from excise.scorers.interval import Share
+from excise.scorers.statistics import Share
 from excise.store.outcome import Outcome, outcome_in
 from excise.system.version import VERSION
 

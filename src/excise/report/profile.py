@@ -39,7 +39,7 @@ def place(writer: str) -> tuple[int, str, str]:
     """
     match = _PLACE.fullmatch(writer)
     layer, module = (int(match["layer"]), match["module"]) if match else (0, writer)
-    component = roles.role_of(module, (*roles.BLOCK_ROLES, *roles.LINEAR_ROLES))
+    component = roles.component_of(module)
     return layer, component or module, module
 
 

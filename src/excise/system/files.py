@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -123,10 +124,8 @@ def require_free(path: Path) -> None:
 def next_free(path: Path) -> Path:
     """The first path among path-2, path-3, … that does not exist."""
     path = path if path.name else path.absolute()
-    number = 2
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate
+    candidates = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 @contextmanager
