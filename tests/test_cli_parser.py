@@ -101,7 +101,7 @@ def test_a_list_may_be_given_by_several_flags(capsys: pytest.CaptureFixture[str]
         (["runs", "--trials", "3"], "--trials: excise runs takes no such flag"),
         (["m", "--against", "n"], "--against: only excise evaluate takes it"),
         (["evaluate", "m"], "--against ORIGINAL"),
-        ([], "no model: name one (excise MODEL)"),
+        ([], "no model: name it (excise MODEL)"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -90,8 +90,8 @@ def test_a_run_whose_journal_was_torn_goes_on_and_says_so(
         if line["event"] == "Note" and "cut short" in str(line["text"])
     ]
     assert notes == [
-        "torn: the last record of the journal was cut short or damaged, as by a full disk or a power "
-        "failure; it is dropped, and the study goes on from the one before"
+        "torn: the last record of the journal was incomplete or damaged, as by a full disk or a power "
+        "failure; it was dropped, and the study continues from the record before"
     ]
     torn, whole = (
         [{**trial, "seconds": None} for trial in result(elsewhere / name)["trials"]]  # type: ignore[attr-defined]

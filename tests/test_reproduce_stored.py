@@ -194,7 +194,7 @@ def test_killed_while_the_record_is_made_there_is_no_folder_without_one(
         assert main(["export", str(finished_run), flag, str(out)]) == 130
     assert not out.exists()
     assert main(["export", str(finished_run), flag, str(out)]) == 0
-    assert "reproduce.json` holds all it takes" in (out / "README.md").read_text()
+    assert "reproduce.json` holds all data" in (out / "README.md").read_text()
     names = {path.name for path in out.iterdir()}
     assert "reproduce.json" in names
     assert not [name for name in names if name.startswith(".")]

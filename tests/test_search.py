@@ -133,7 +133,7 @@ def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Optun
     points = start_points(KINDS_SEARCHED, ANATOMY, 4, seed=3)
     study = open_study(journal, Proposals(3, 6, tuple(points)))
     while len(study.points()) < until:
-        trial = next(iter(study.in_hand()), None) or study.new()
+        trial = next(iter(study.running()), None) or study.new()
         here = stop is not None and trial.number == stop[0]
         if here and stop is not None and stop[1] == "asked":
             return study

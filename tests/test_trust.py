@@ -164,7 +164,9 @@ def test_a_resumed_run_needs_the_flag_again(
 ) -> None:
     resumed = [*small, "--run-dir", str(asking), "--yes"]
     line = failure(resumed, capsys)
-    assert line.startswith(f"excise: {asking}/run.json: the run was begun with --trust-remote-code")
+    assert line.startswith(
+        f"excise: {asking}/run.json: the run was started with --trust-remote-code"
+    )
     assert "give it again to run the code that comes with" in line
     identity = (asking / "run.json").read_bytes()
     assert main([*resumed, "--trust-remote-code"]) == 0

@@ -54,7 +54,7 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
     original = _measure_original(settings, source, prompts, emit)
     # The memory of the first model is needed for the second.
     release_memory()
-    # The same data type for both, because another one would count as a difference.
+    # The same data type for both, because a difference of type would count too.
     typed = in_data_type(settings, original.dtype, edited) if original.dtype else settings
     runner = _runner_like(original, settings, load_model(typed, edited, emit), emit)
     emit(StageStarted("held_out", f"Measuring {settings.model}"))

@@ -98,7 +98,7 @@ def _chosen(planned: Application, screen: Screen, ask: Ask | None) -> Applicatio
     other: Form = "plain" if form == "same" else "same"
     try:
         forms[other] = planned.in_form(other)
-        choices = " · ".join(f"{name} {_cost(one.plan)}" for name, one in sorted(forms.items()))
+        choices = " · ".join(f"{name} {_cost(each.plan)}" for name, each in sorted(forms.items()))
     except SaveError as error:
         choices = f"{form} {_cost(plan)}; {error}"
     screen(

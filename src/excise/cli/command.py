@@ -85,7 +85,7 @@ def command(
 
     def declare(function: Function) -> Function:
         signature = inspect.signature(function, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
         fields = [
             _parameter(field, Group(title, sort_key=place))
             for place, (title, group) in enumerate(GROUPS.items(), 1)
@@ -111,7 +111,9 @@ def command(
 
 def joined(given: Mapping[str, object]) -> dict[str, object]:
     """The typed flags by name. The values of a flag that was typed several times are joined by commas."""
-    return {name: ",".join(one) if isinstance(one, list) else one for name, one in given.items()}
+    return {
+        name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()
+    }
 
 
 def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:

@@ -63,7 +63,7 @@ class Conversation:
     def of(
         cls, settings: Settings, loaded: LoadedModel, *, own_generation: bool = False
     ) -> Conversation:
-        """A new conversation, with the settings' system prompt if they have one."""
+        """A new conversation, with the system prompt of the settings, if any."""
         system = settings.system_prompt
         return cls(
             loaded.model,

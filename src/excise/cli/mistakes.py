@@ -63,7 +63,7 @@ def _commands() -> dict[str, App]:
 
 
 def _flags(command: App) -> list[str]:
-    names = (name for one in command.assemble_argument_collection() for name in one.names)
+    names = (name for argument in command.assemble_argument_collection() for name in argument.names)
     return ["--help", "--version", *(name for name in names if name.startswith("--"))]
 
 

@@ -43,7 +43,9 @@ def spelled(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
-    return "".join(SPELLED.get(one) or _escaped(one) for one in lacking), error.end
+    return "".join(
+        SPELLED.get(character) or _escaped(character) for character in lacking
+    ), error.end
 
 
 def _escaped(character: str) -> str:

@@ -47,7 +47,7 @@ def value_type(field: str) -> Any:
     """The type of a field's value, without `| None`."""
     annotation = Settings.model_fields[field].annotation
     if get_origin(annotation) in (Union, UnionType):
-        (annotation,) = (one for one in get_args(annotation) if one is not NoneType)
+        (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
     return annotation
 
 

@@ -103,7 +103,7 @@ def gather(
     values = {field: each for field, each in values.items() if each.value is not None}
     if needs_model and "model" not in values:
         raise SettingsError(
-            f"no model: name one (excise MODEL), set {variable_name('model')}, "
+            f"no model: name it (excise MODEL), set {variable_name('model')}, "
             f"or write model = … in {TOML_NAME}"
         )
     try:
@@ -155,17 +155,17 @@ def _from_table(file: str, table: Mapping[str, object]) -> Layer:
 def _layer(given: Iterable[tuple[str, PlacedValue]], noun: str, known: Iterable[str]) -> Layer:
     """The values from one place, by field. Raises SettingsError for an unknown name or a repeated setting."""
     layer: Layer = {}
-    for name, one in given:
+    for name, value in given:
         field = field_names().get(name)
         if field is None:
-            hint = did_you_mean(one.place.rpartition(": ")[2], known)
-            raise SettingsError(f"{one.place}: no such {noun}{hint}")
+            hint = did_you_mean(value.place.rpartition(": ")[2], known)
+            raise SettingsError(f"{value.place}: no such {noun}{hint}")
         if field in layer:
             also = layer[field].place
             raise SettingsError(
-                f"{one.place}: given twice, also as {also}; leave one of the two out"
+                f"{value.place}: given twice, also as {also}; leave one of both out"
             )
-        layer[field] = replace(one, value=_decoded(field, one))
+        layer[field] = replace(value, value=_decoded(field, value))
     return layer
 
 
@@ -202,12 +202,12 @@ def _decoded(field: str, placed: PlacedValue) -> object:
         # pydantic would read true as the number 1.
         raise SettingsError(f"{placed.assignment}: must not be true or false")
     if isinstance(value, dict) and not is_table(field):
-        return {key.replace("-", "_"): one for key, one in value.items()}
+        return {key.replace("-", "_"): each for key, each in value.items()}
     if not isinstance(value, str):
         return value
     text = value.strip()
     if is_list(field) and not text.startswith("["):
-        return [one.strip() for one in text.split(",")]
+        return [part.strip() for part in text.split(",")]
     try:
         if is_table(field):
             return read_arguments(text)

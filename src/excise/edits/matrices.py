@@ -17,8 +17,7 @@ _BLOCK_NUMBERS = 1 << 21
 def parts(tensor: Tensor, axis: int, *, bias: bool) -> Iterator[Tensor]:
     """Views [d, k] of each matrix in a stored tensor, or [d] of each bias.
 
-    axis: the one that runs over the residual stream, d. Experts lie along the axes before the last two
-    (before the last one, of a bias).
+    axis: of the residual stream, d. Experts lie along the axes before the last two (one for a bias).
     """
     axes = 1 if bias else 2
     stack = tensor.reshape(-1, *tensor.shape[-axes:])

@@ -20,8 +20,8 @@ MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def unservable(tensors: Sequence[WriterTensor]) -> str | None:
     """Why vLLM cannot load an adapter that changes these parameters, None if it can."""
-    experts = [one for one in tensors if len(one.shape) == 3]
-    biases = [one for one in tensors if one.bias]
+    experts = [tensor for tensor in tensors if len(tensor.shape) == 3]
+    biases = [tensor for tensor in tensors if tensor.bias]
     if experts:
         return (
             f"it changes experts ({experts[0].name}) as peft's target_parameters, which vLLM drops or "
@@ -46,7 +46,7 @@ def serving_note(tensors: Sequence[WriterTensor], rank: int) -> str:
             f"vLLM cannot load this adapter: {reason}. Serve the whole edited model instead."
         )
     else:
-        most = next((one for one in MAX_RANKS if one >= rank), None)
+        most = next((rank_limit for rank_limit in MAX_RANKS if rank_limit >= rank), None)
         flag = "" if most is None or most <= 16 else f" --max-lora-rank {most}"
         lines.append(f"vLLM: `vllm serve BASE --enable-lora{flag} --lora-modules edited=FOLDER`.")
     return "\n".join(lines)

@@ -103,7 +103,10 @@ class VirtualEdits:
             width = output[0].shape[-1:]
             return (
                 self._apply(index, output[0]),
-                *(self._apply(index, one) if _is_bias(one, width) else one for one in output[1:]),
+                *(
+                    self._apply(index, part) if _is_bias(part, width) else part
+                    for part in output[1:]
+                ),
             )
 
         return edited

@@ -1,1 +1,1 @@
-"""A model and prompts: statistics, operators, scores."""
+"""Experiments: a model and prompts, their statistics, operators and scores."""

@@ -1,4 +1,4 @@
-"""The residual stream behind each layer, at chosen tokens of prompts."""
+"""The residual stream after each layer, at chosen tokens of prompts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def activations(
 ) -> Tensor:
     """[prompt, position, layer, d], float32, on the host; each prompt runs by itself.
 
-    positions: of tokens, as Python's indices: −1 is the last. If a model keeps several residual streams,
-    their mean counts. Raises PromptError if a prompt has no token at a position.
+    positions: of tokens, as indices of Python: −1 is the last. Several residual streams are averaged. Raises
+    PromptError if a prompt has no token at a position.
     """
     shortest = min(map(len, prompts))
-    if wrong := [one for one in positions if not -shortest <= one < shortest]:
+    if wrong := [each for each in positions if not -shortest <= each < shortest]:
         raise PromptError(
             f"position {wrong[0]}: the shortest prompt has {shortest} tokens, chat template included"
         )

@@ -1,6 +1,6 @@
-"""The bank: everything about directions that a search needs, computed once, small, and then only read.
+"""The bank: all directions and operators of a search, computed once.
 
-A trial's edit is looked up or made from it with a few operations on [writer, d] arrays.
+A trial's edit needs only a few operations on [writer, d] arrays of the bank.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from excise.search.space import Candidate
 class ResidualBank:
     """Directions of the residual stream, for the orthogonal and the row-normalised kind.
 
-    directions: [layer, d], float32. layer_of: [writer], each writer's layer. gains: [writer, d], γ of
-    the post-norms. row_norms: [writer, d] if the row-normalised kind is wanted, else None.
+    directions: [layer, d], float32. layer_of: [writer], layer of each writer. gains: [writer, d], γ of
+    the post-norms. row_norms: [writer, d] for the row-normalised kind, else None.
     """
 
     directions: Tensor
@@ -33,7 +33,7 @@ class ResidualBank:
     row_norms: Tensor | None
 
     def operator(self, kind: Kind, direction_index: float | None) -> Operator:
-        """Each writer's own layer's direction, or one for all from a fractional layer index."""
+        """Operators with the direction of each writer's layer, or of a fractional layer for all writers."""
         if direction_index is None:
             directions = self.directions[self.layer_of]
         else:
@@ -48,11 +48,10 @@ class ResidualBank:
 
 @dataclass(frozen=True)
 class Bank:
-    """What gives a candidate its operators.
+    """The operators of candidates.
 
-    residual: for kinds of residual directions. local: operators of the discriminant kind, by ridge.
-    further: the banks of the second direction, the third, …; each was measured with those before it removed,
-    and is applied after them.
+    residual: for kinds of residual directions. local: operators of the discriminant, by ridge. further: banks
+    of the second and later directions, each measured without the earlier directions and applied after them.
     """
 
     residual: ResidualBank | None = None
@@ -60,7 +59,7 @@ class Bank:
     further: tuple[Bank, ...] = ()
 
     def operator(self, candidate: Candidate) -> Operator:
-        """(u, v), [directions · writer, d] float32: for every direction in turn, all writers."""
+        """(u, v), [directions · writer, d] float32: all writers of the first direction, then of the next."""
         if of_residuals(candidate.kind):
             assert self.residual is not None
             first = self.residual.operator(candidate.kind, candidate.direction_index)
@@ -84,7 +83,7 @@ def residual_bank(
 
 
 def edit_of(candidate: Candidate, bank: Bank, anatomy: Anatomy) -> Edit:
-    """The edit that a candidate stands for: of every direction, with the same strengths."""
+    """The edit of a candidate, with the same strengths for every direction."""
     operator = bank.operator(candidate)
     directions = 1 + len(bank.further)
     return Edit(
@@ -98,7 +97,7 @@ def edit_of(candidate: Candidate, bank: Bank, anatomy: Anatomy) -> Edit:
 
 
 def per_matrix(kind: Kind, anatomy: Anatomy) -> tuple[str, ...]:
-    """Writers for whose each matrix the kind makes another operator: experts, row-normalised."""
+    """Writers with an operator for each matrix: experts with the row-normalised kind."""
     if kind != "row_normalised":
         return ()
     return tuple(writer.name for writer in anatomy.writers if writer.matrices > 1)

@@ -1,4 +1,4 @@
-"""What the original model makes of one part of the prompts: what every edit is compared with."""
+"""The original model on a part of the prompts, with which every edit is compared."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from excise.prompts.sets import PromptSet
 from excise.scorers.refusals import Refusals
 
 _SHOWN = 0.05
-"""Share of target prompts that have to show the behaviour."""
+"""Share of target prompts that must show the behaviour."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Target and control prompts of one part, as tokens, and what the original model makes of them.
+    """Target and control prompts of a part, as tokens, with the results of the original model.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
-    answered: the original model's answers to target prompts. cached_layers: what early layers make of both
-    sets.
+    answered: the original model's answers to target prompts. cached_layers: stored outputs of the first
+    layers for both sets.
     """
 
     target: tuple[Tokens, ...]
@@ -35,11 +35,11 @@ class Part:
 
     @property
     def refusals(self) -> int:
-        """How many target prompts the original model refuses."""
+        """The number of target prompts that the original model refuses."""
         return self.answered.count
 
     def absence(self) -> str | None:
-        """Why there is hardly a behaviour to remove; None if the original model shows it."""
+        """A message if the original model hardly shows the behaviour, else None."""
         if self.refusals >= _SHOWN * len(self.target):
             return None
         return (
@@ -48,7 +48,7 @@ class Part:
         )
 
     def divergences(self, runner: Runner) -> list[float]:
-        """KL(original ‖ model as it is now) of the first answer token, for each control prompt, nats."""
+        """KL(original ‖ present model) of the first answer token, for each control prompt, nats."""
         return runner.divergences(self.control, self.original)
 
 
@@ -58,7 +58,7 @@ def measure_original(
     control: PromptSet,
     room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
 ) -> Part:
-    """Ask the unedited model. room: called with target and control prompts, where early layers are kept."""
+    """Measure the unedited model. room: makes empty caches for target and control prompts."""
     target_tokens = tuple(runner.chat.encode(target.prompts))
     control_tokens = tuple(runner.chat.encode(control.prompts))
     cached_layers = room(target_tokens, control_tokens)

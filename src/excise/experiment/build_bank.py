@@ -1,4 +1,4 @@
-"""The bank of a run: statistics of the train prompts, and every direction and operator made from them."""
+"""Builds the bank: directions and operators from statistics of the train prompts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from excise.search.start import closed_form_of
 
 
 def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prompts) -> Bank:
-    """Every direction and operator that the search may ask for, from the train prompts.
+    """The directions and operators of a search, from the train prompts.
 
-    Raises PromptError if target and control prompts cannot be told apart, or are too few for the ridge.
+    Raises PromptError if target and control prompts cannot be distinguished, or are too few for the ridge.
     """
     source = TrainPrompts.of(anatomy, runner, prompts)
     kinds = options.kinds
@@ -39,7 +39,7 @@ def build_bank(options: Options, anatomy: Anatomy, runner: Runner, prompts: Prom
     moments: Moments | None = None
     streams: tuple[Tensor, ...] = ()
     if "discriminant" in kinds:
-        # Sums begin anew if memory runs out on the way.
+        # The sums start again if memory runs out.
         found = runner.in_rows(lambda rows: measured(source, rows, with_residuals))
         moments, streams = found.moments, found.streams
         target, control = found.target, found.control
@@ -80,11 +80,11 @@ def _ends_of(residual: Tensor) -> EndStatistics:
 
 
 def _next_bank(options: Options, source: TrainPrompts, bank: Bank, moments: Moments | None) -> Bank:
-    """The next direction: what still separates the prompts while the directions before it are removed.
+    """The next direction, which separates the prompts after the removal of the earlier directions.
 
-    From each new δ the part along the earlier directions is taken as their operators see it, δ − u (vᵀδ).
-    With v a solution for u in S, the new pair neither sees the earlier u nor is seen by the earlier v, so
-    that all together are the oblique projector away from all of them, in whatever order they apply.
+    The earlier operators are applied to each new δ: δ − u (vᵀδ). With v a solution for u in S, the new v is
+    zero on the earlier u, and the earlier v are zero on the new u. All operators together are therefore the
+    oblique projector away from all directions, in any order.
     """
     anatomy = source.anatomy
     first = closed_form_of(options.kinds[0], anatomy)
@@ -97,8 +97,8 @@ def _next_bank(options: Options, source: TrainPrompts, bank: Bank, moments: Mome
             streams = source.residuals(source.target), source.residuals(source.control)
             directions = residual_directions(options, *streams)
             earlier = [bank.residual, *(each.residual for each in bank.further if each.residual)]
-            for one in earlier:
-                known = one.directions.to(torch.float64)
+            for each in earlier:
+                known = each.directions.to(torch.float64)
                 directions = directions - known * (known * directions).sum(-1, keepdim=True)
             directions = torch.nn.functional.normalize(directions, dim=-1)
             residual = replace(bank.residual, directions=directions.to(torch.float32))

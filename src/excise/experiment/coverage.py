@@ -1,7 +1,7 @@
-"""Coverage: proof by number that the known writers are all that writes to the residual stream.
+"""Coverage: measures that the known writers are all modules that write to the residual stream.
 
-With strength 1 on all writers and a random direction r, what a layer adds to the residual stream has no
-component along r. If it has, something in the layer writes that is not in the list.
+With strength 1 on all writers and a random direction r, the additions of a layer to the residual stream have
+no component along r, unless an unknown module writes too.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from excise.operators.operator import orthogonal, through_post_norm, unit
 THRESHOLD = 0.999
 """Coverage of a layer below which it counts as uncovered."""
 _NAMED = 4
-"""Layers whose uncovered modules are looked for; the first few tell what is wrong."""
+"""Number of uncovered layers whose modules are searched and shown."""
 _MATTERS = 0.01
-"""A module is named if editing it too raises its layer's coverage by more than this."""
+"""A module is named if its edit raises the coverage of its layer by more than this."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Covered share of what each layer writes along a random direction: 1 is all of it.
+    """The share of each layer's additions along a random direction that the known writers write.
 
     per_layer: in [0, 1]; 1 for a layer that writes nothing. suspects: for each layer below the
     threshold, the modules that still write.
@@ -43,16 +43,16 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """True if no layer is left uncovered."""
+        """True if all layers are covered."""
         return min(self.per_layer) >= THRESHOLD
 
     @property
     def uncovered(self) -> tuple[int, ...]:
         """Layers below the threshold."""
-        return tuple(index for index, one in enumerate(self.per_layer) if one < THRESHOLD)
+        return tuple(index for index, share in enumerate(self.per_layer) if share < THRESHOLD)
 
     def lacking(self) -> str:
-        """What is not covered, in one line: the first few layers and what else writes in them."""
+        """The first uncovered layers and their unknown modules, in one line."""
         named = "; ".join(
             f"layer {layer} ({self.per_layer[layer]:.3f}): {modules}"
             for layer, modules in self.suspects[:_NAMED]
@@ -79,8 +79,8 @@ def random_edit(anatomy: Anatomy, gains: Tensor, r: Tensor) -> Edit:
 def measure(model: PreTrainedModel, anatomy: Anatomy, tokens: Sequence[int]) -> Coverage:
     """Coverage of every layer, from forward passes over `tokens` with and without the edit.
 
-    Uncovered is what a layer's additions keep along r, beyond the rounding of the residual stream in the
-    model's data type, as a share of what they had along r before.
+    The uncovered share of a layer is the component of its additions along r with the edit, beyond the
+    rounding of the residual stream, relative to the component without the edit.
     """
     r = unit(torch.randn(anatomy.dimension, generator=torch.Generator().manual_seed(0)))
     edit = random_edit(anatomy, post_norm_gains(model, anatomy.writers, anatomy.dimension), r)
@@ -100,7 +100,7 @@ def measure(model: PreTrainedModel, anatomy: Anatomy, tokens: Sequence[int]) -> 
     uncovered = [layer for layer, covered in enumerate(per_layer) if covered < THRESHOLD]
     suspects = []
     for layer in uncovered:
-        # Naming costs a pass a module, so only the layers that will be shown are looked into.
+        # Each module costs a pass, so only layers that are shown are searched.
         named = anatomy.layers[layer]
         if layer in uncovered[:_NAMED]:
             writes = [
@@ -114,7 +114,7 @@ def measure(model: PreTrainedModel, anatomy: Anatomy, tokens: Sequence[int]) -> 
 
 
 def _joined(edit: Edit, name: str, r: Tensor) -> Edit:
-    """The edit with one more module in it."""
+    """The edit with a further module."""
     u = torch.cat([edit.u, r.unsqueeze(0)])
     return Edit(edit.kind, (*edit.writers, name), u, u, torch.ones(len(u)))
 
@@ -122,10 +122,7 @@ def _joined(edit: Edit, name: str, r: Tensor) -> Edit:
 def _candidates(
     model: PreTrainedModel, anatomy: Anatomy, layer: int, tokens: Sequence[int]
 ) -> list[str]:
-    """Modules of a layer that are no known writers and put out one tensor as wide as the stream.
-
-    Only the innermost ones that hold weights: what they are part of writes through them.
-    """
+    """Innermost modules with weights that are no known writers and return a tensor as wide as the stream."""
     root = anatomy.layers[layer]
     names = [
         f"{root}.{name}"

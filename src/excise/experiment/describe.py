@@ -1,4 +1,4 @@
-"""What an experiment tells a run directory of itself."""
+"""The description of an experiment in a run directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.store.identity import Identity
 
 
 def description_of(experiment: Measurements, identity: Identity, origin: Origin) -> RunDescription:
-    """Everything of a run but its trials, as it is now: memory may have run out since it began."""
+    """The present description of the run; batches may have become smaller since its start."""
     runner, part = experiment.runner, experiment.search_part
     return RunDescription(
         identity=identity,
@@ -42,10 +42,10 @@ def _execution(experiment: Measurements, origin: Origin) -> Execution:
 
 
 def _asked_with(experiment: Measurements) -> dict[str, object]:
-    """How prompts were put and answers chosen, as far as there is something to say.
+    """Prompt rendering and decoding, without empty values.
 
-    response_prefix: what all answers begin with. template_arguments: given and found ones.
-    generation_config: what the model's own asks for and scores did not follow.
+    response_prefix: common beginning of all answers. template_arguments: of the user, and found arguments.
+    generation_config: settings of the model that scores did not follow.
     """
     chat = experiment.runner.chat
     known: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""What an experiment emits."""
+"""Events of an experiment."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class Examined(Event):
 
 @dataclass(frozen=True)
 class BatchReduced(Event):
-    """Memory ran out; so many prompts at a time from now on."""
+    """Memory ran out. slots: the new number of prompts in a batch."""
 
     slots: int
 
 
 @dataclass(frozen=True)
 class BatchSizeFound(Event):
-    """The number of prompts that decode at a time."""
+    """The number of prompts in a decoding batch."""
 
     slots: int
 
 
 @dataclass(frozen=True)
 class ResponsePrefixFound(Event):
-    """What every answer begins with and is given to the model; empty if nothing.
+    """The common beginning of all answers, which is given to the model; may be empty.
 
-    template_arguments: those that were found to switch thinking off in the model's chat template.
+    template_arguments: arguments that switch thinking off in the model's chat template.
     """
 
     text: str
@@ -53,7 +53,7 @@ class BaselineMeasured(Event):
 
 @dataclass(frozen=True)
 class DirectionsFound(Event):
-    """Directions and operators are ready. kinds: those that the search may choose from."""
+    """Directions and operators are ready. kinds: from which the search chooses."""
 
     kinds: tuple[str, ...]
     seconds: float

@@ -52,8 +52,8 @@ from excise.store.stored_study import StoredStudy
 class Experiment(Measurements):
     """A model and prompts: what the model does, the directions in it, edits and their scores.
 
-    Whatever takes passes through the model is worked out when it is first asked for, and kept. The model is
-    never changed but for the time of a measurement.
+    Values that need passes through the model are computed on first use and stored. The model is only changed
+    during a measurement.
     """
 
     @property
@@ -74,7 +74,7 @@ class Experiment(Measurements):
 
     @cached_property
     def statistics(self) -> Statistics:
-        """What writers put out at the last token of the train prompts."""
+        """Statistics of writers' outputs at the last token of the train prompts."""
         source = self._train_prompts()
         target, control = (
             self.runner.in_rows(partial(source.ends, prompts))
@@ -85,10 +85,10 @@ class Experiment(Measurements):
     def activations(
         self, prompts: Sequence[PromptLike], positions: Sequence[int] = (-1,)
     ) -> Tensor:
-        """The residual stream behind each layer: [prompt, position, layer, d], float32.
+        """The residual stream after each layer: [prompt, position, layer, d], float32.
 
-        prompts: as in `Prompts.of`. positions: of tokens of the rendered prompt, as Python's indices: −1 is
-        the last, from which the first token of the answer is read. Raises PromptError or ModelError.
+        prompts: as in `Prompts.of`. positions: of tokens of the rendered prompt, as indices of Python: −1 is
+        the last, which predicts the first token of the answer. Raises PromptError or ModelError.
         """
         given = prompt_set(prompts, "activations", self.options.system_prompt)
         tokens = self.runner.chat.encode(given.prompts)
@@ -108,15 +108,15 @@ class Experiment(Measurements):
 
         kind: one of the experiment's options. components, layers: those that are edited; None for all. ridge:
         ρ of the discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: fractional
-        layer whose direction all layers share, for kinds of residual directions; None lets each have its own.
-        Raises SettingsError for what the model or the experiment does not have.
+        layer whose direction all layers share, for kinds of residual directions; None for a direction of each
+        layer. Raises SettingsError for a kind, ridge, component or layer that does not exist.
         """
         if kind not in self.options.kinds:
             known = ", ".join(self.options.kinds)
             raise SettingsError(f"kind {kind}: the experiment has {known}; see Options.kinds")
-        found = [one for one in RIDGES if math.isclose(one, ridge, rel_tol=0.01)]
+        found = [each for each in RIDGES if math.isclose(each, ridge, rel_tol=0.01)]
         if not found and not of_residuals(kind):
-            known = ", ".join(f"{one:.3g}" for one in RIDGES)
+            known = ", ".join(f"{each:.3g}" for each in RIDGES)
             raise SettingsError(f"ridge {ridge:g}: not one of {known}")
         self._require_known("component", components, self.anatomy.matrices())
         self._require_known("layer", layers, range(len(self.anatomy.layers)))
@@ -134,7 +134,7 @@ class Experiment(Measurements):
     def score(self, edit: Edit, on: PromptPart = "search") -> Scores:
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
-        Raises TrialError if the edited model puts out logits that are not numbers.
+        Raises TrialError if the edited model's logits are not finite.
         """
         if on == "held_out":
             held_out = self.held_out
@@ -170,11 +170,11 @@ class Experiment(Measurements):
             return self._search(trials, store, seconds, stop)
 
     def describe(self, store: StoredStudy) -> RunDescription:
-        """What is written of this experiment into a run directory."""
+        """The description of this experiment in a run directory."""
         return description_of(self, store.identity, store.origin)
 
     def require_behaviour(self) -> None:
-        """Raise ModelError if there is next to nothing to remove."""
+        """Raise ModelError if the model hardly shows the behaviour."""
         absence = self.search_part.absence()
         if absence is not None:
             raise ModelError(
@@ -189,7 +189,7 @@ class Experiment(Measurements):
         seconds: float | None,
         stop: Callable[[], bool],
     ) -> Study:
-        # In this order, so that what can fail fails before it costs time, and no trial pays for the bank.
+        # Checks come before slow work, and the bank is not part of the first trial's time.
         if not self.options.allow_partial:
             self.coverage.require_complete()
         if not self.options.allow_absent:
@@ -210,7 +210,7 @@ class Experiment(Measurements):
 
     @contextmanager
     def _stored(self, folder: Path) -> Iterator[StoredStudy]:
-        """The study in a folder, with what an earlier experiment found out about the model."""
+        """The study in a folder, with the values that an earlier experiment measured."""
         identity = identity_of_memory(self.model, self.prompts, self.options, self.base)
         with open_run(folder, identity) as directory:
             if directory.result.exists() and not self.is_settled:
@@ -248,6 +248,6 @@ class Experiment(Measurements):
         given: Collection[object] | None,
         known: Collection[object] | Mapping[str, int],
     ) -> None:
-        if given is not None and (wrong := [one for one in given if one not in known]):
+        if given is not None and (wrong := [each for each in given if each not in known]):
             names = ", ".join(map(str, known))
             raise SettingsError(f"{what} {wrong[0]}: the model has {names}")

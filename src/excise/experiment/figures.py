@@ -28,7 +28,7 @@ Switch = Callable[[bool], None]
 class HeldOut:
     """The original model on held-out prompts, measured once for all edits.
 
-    target, control: the prompts, as tokens. to_target, to_control: its answers. seconds: time of measurement.
+    target, control: the prompts, as tokens. to_target, to_control: the answers. seconds: of the measurement.
     """
 
     target: tuple[Tokens, ...]
@@ -136,7 +136,7 @@ def _divergences(
         both = zip(groups(rows, changed=False), groups(rows, changed=True), strict=True)
         return divergences((before.log_probabilities, after) for before, after in both)
 
-    # Distributions along answers are large: a few prompts fill as much memory as many prompts do elsewhere.
-    # If memory runs out here, other passes keep their number of rows.
+    # Distributions along answers are large, so few prompts run at a time. If memory runs out here, other
+    # passes keep their number of rows.
     found, _ = with_halving(max(1, runner.rows // 8), measure, runner.emit_halved)
     return found

@@ -1,4 +1,4 @@
-"""KL of the first answer token: the original model's distributions, and how far an edited model is from them.
+"""KL of the first answer token between the original and an edited model.
 
 The original model's distributions are the same in every trial. They are computed once, and stored on the
 device of the edited model's distributions if memory allows.

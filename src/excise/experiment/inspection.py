@@ -1,4 +1,4 @@
-"""What a model is made of, and how much of what it writes the known writers cover."""
+"""Layers and writers of a model, and their coverage."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from excise.models.options import LoadOptions
 
 @dataclass(frozen=True)
 class Inspection:
-    """Layers and writers of a model, and their coverage if its weights were looked at.
+    """Layers and writers of a model, and their coverage if its weights were loaded.
 
-    model: the name that was given. dtype: data type that the weights were loaded in. anatomy: decoder layers
-    and writers, in order. coverage: measured, for each layer; like `dtype` None without weights.
+    model: the name from the caller. dtype: data type of the loaded weights. anatomy: decoder layers and
+    writers, in order. coverage: of each layer. dtype and coverage are None without weights.
     """
 
     model: str
@@ -50,7 +50,7 @@ class Inspection:
         return self.anatomy.matrices()
 
     def writers_of(self, layer: int) -> tuple[Writer, ...]:
-        """The writers of one decoder layer."""
+        """The writers of a decoder layer."""
         return tuple(writer for writer in self.writers if writer.layer == layer)
 
 
@@ -63,11 +63,11 @@ def inspect(
     weights: bool | None = None,
     emit: Emit = ignore,
 ) -> Inspection:
-    """Find a model's layers and writers, and measure their coverage where its weights are there.
+    """Find a model's layers and writers, and measure their coverage if its weights are available.
 
     model: a hub id, a local folder or a GGUF file. writers: claims about writers, "PATTERN=COMPONENT".
-    weights: None loads weights that lie on this machine and downloads none, so that a model on the hub is
-    inspected from its configuration alone; True downloads weights too; False leaves all weights alone.
+    weights: None loads local weights but downloads none, so that a model on the hub is inspected from its
+    configuration; True downloads weights; False loads no weights.
     Raises ModelError if the model cannot be found, built or loaded, or has no known writer; HubError.
     """
     trusted = options.trust_remote_code
@@ -83,7 +83,7 @@ def inspect(
 def examine_and_measure(
     loaded: LoadedModel, writers: tuple[str, ...], system_prompt: str | None, emit: Emit
 ) -> tuple[Anatomy, Coverage]:
-    """Layers and writers of a loaded model, and the coverage that a short prompt shows."""
+    """Layers and writers of a loaded model, and their coverage on a short prompt."""
     anatomy = examine(loaded.model, writers)
     tokens = Chat(loaded.tokenizer, "", loaded.call).test_prompt(system_prompt)
     coverage = measure(loaded.model, anatomy, tokens)

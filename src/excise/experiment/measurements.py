@@ -1,4 +1,4 @@
-"""What is measured of a model in memory with prompts, when it is first asked for. It knows no disk."""
+"""Measurements of a model in memory with prompts, made on first use."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from excise.search.study import Proposals
 
 
 class Measurements:
-    """A model and prompts, with what is measured of the two.
+    """A model and prompts, with their measurements.
 
-    Whatever takes passes through the model is worked out when it is first asked for, and kept. The model is
-    never changed but for the time of a measurement.
+    Values that need passes through the model are computed on first use and stored. The model is only changed
+    during a measurement.
     """
 
     def __init__(
@@ -57,9 +57,8 @@ class Measurements:
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> None:
-        """chat: how prompts become tokens; by default by the tokenizer's chat template. base: the files that
-        the model is of, for the edits. known: what an experiment with the same model found out before. emit:
-        takes the events of the work.
+        """chat: renders prompts; by default the tokenizer's chat template. base: the files of the model, for
+        edits. known: values that an earlier experiment measured. emit: takes the events.
 
         Raises ModelError if the tokenizer has no chat template, or one that loses prompts.
         """
@@ -78,7 +77,7 @@ class Measurements:
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> Self:
-        """An experiment with a model that `excise.load` has loaded: its edits know the model's files."""
+        """An experiment with a model from `excise.load`, whose files its edits name."""
         return cls(
             loaded.model,
             loaded.tokenizer,
@@ -91,19 +90,19 @@ class Measurements:
         )
 
     def with_seed(self, seed: int) -> Self:
-        """The same experiment, with all that is known of it, and another seed."""
+        """The same experiment and its measurements with another seed."""
         other = copy.copy(self)
         other.options = replace(self.options, seed=seed)
         return other
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """The model's layers, and what writes to its residual stream. Raises ModelError."""
+        """The model's layers and writers. Raises ModelError."""
         return examine(self.model, self.options.writers)
 
     @cached_property
     def coverage(self) -> Coverage:
-        """Covered share of what each layer writes, measured along a random direction."""
+        """The coverage of each layer."""
         hello = self.chat.test_prompt(self.options.system_prompt)
         coverage = measure(self.model, self.anatomy, hello)
         self.emit(Examined(len(self.anatomy.layers), self.anatomy.matrices(), coverage.per_layer))
@@ -111,7 +110,7 @@ class Measurements:
 
     @cached_property
     def runner(self) -> Runner:
-        """The model, ready to be asked: the beginning of its answers and its batch size are known."""
+        """The model with its response prefix and batch size."""
         options = self.options
         runner = Runner(
             self.model,
@@ -126,12 +125,12 @@ class Measurements:
 
     @property
     def is_settled(self) -> bool:
-        """True if it is known how the model is asked."""
+        """True if response prefix and batch size are known."""
         return "runner" in self.__dict__
 
     @cached_property
     def candidates(self) -> int:
-        """How many edits are scored side by side."""
+        """The number of edits that are scored side by side."""
         return candidates_for(self.runner, self.options, self.prompts, self._known)
 
     @cached_property
@@ -152,9 +151,9 @@ class Measurements:
 
     @cached_property
     def bank(self) -> Bank:
-        """Every direction and operator that the search may ask for, from the train prompts.
+        """The directions and operators of a search, from the train prompts.
 
-        Raises ModelError if not every layer is covered, PromptError if the prompts cannot be told apart.
+        Raises ModelError for incomplete coverage, PromptError if the prompts cannot be distinguished.
         """
         if not self.options.allow_partial:
             self.coverage.require_complete()
@@ -183,21 +182,21 @@ class Measurements:
         return held_out
 
     def edit_of_trial(self, trial: BaseTrial) -> Edit:
-        """The edit that a trial of the search stands for; a new trial is asked for its parameters."""
+        """The edit of a trial, which suggests its parameters."""
         return edit_of(propose(trial, self.options.kinds, self.anatomy), self.bank, self.anatomy)
 
     @property
     def proposals(self) -> Proposals:
-        """How a search of this experiment proposes its trials."""
+        """The proposals of a search with this experiment."""
         options = self.options
         count, seed = options.startup_trials, options.seed
         return Proposals(seed, count, tuple(start_points(options.kinds, self.anatomy, count, seed)))
 
     @contextmanager
     def scoring(self, candidates: int, writers: Sequence[str] | None = None) -> Iterator[Scoring]:
-        """A scope in which so many edits are scored side by side on the prompts of the search.
+        """A context that scores this number of edits side by side on the search prompts.
 
-        writers: those of the edits, by default the experiment's.
+        writers: of the edits, by default the experiment's.
         """
         names = self.anatomy.names * self.options.directions if writers is None else writers
         with VirtualEdits(self.model, names) as edits:
@@ -212,6 +211,6 @@ class Measurements:
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:
-    """Prompts put by the tokenizer's own chat template."""
+    """The chat template of the tokenizer."""
     call, _ = choose_template(tokenizer, None, options.template_arguments, options.system_prompt)
     return Chat(tokenizer, options.response_prefix or "", call)

@@ -1,4 +1,4 @@
-"""What tells a model in memory from others, where no file says it."""
+"""The identity of a model in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from excise.prompts.splits import Prompts
 from excise.store.directory import prompts_digest
 from excise.store.identity import Identity
 
-_NOT_OF_THE_STUDY = (
+_FREE = (
     "batch_size",
     "candidates",
     "rows",
@@ -24,18 +24,18 @@ _NOT_OF_THE_STUDY = (
     "allow_absent",
 )
 _SAMPLED = 64
-"""Numbers of each tensor that the digest looks at, spread over all of it."""
+"""Numbers of each tensor in the digest, spread over the whole tensor."""
 
 
 def identity_of_memory(
     model: PreTrainedModel, prompts: Prompts, options: Options, base: Base | None
 ) -> Identity:
-    """What makes a run directory that of these prompts, these options and this model."""
+    """The identity of a study with these prompts, options and model."""
     name = base.model if base is not None else model.config._name_or_path or type(model).__name__
     settings = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(options).items()
-        if key not in _NOT_OF_THE_STUDY
+        if key not in _FREE
     }
     weights = base.digest if base is not None else weights_digest(model)
     return Identity.of(

@@ -1,4 +1,4 @@
-"""A progress bar for searches that nobody listens to, in terminals and notebooks."""
+"""A progress bar for searches without another listener, in terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from excise.search.events import SearchStarted, TrialFinished
 
 @contextmanager
 def progress_bar() -> Iterator[Emit]:
-    """A scope with a bar; gives what has to be called with the events of the work."""
+    """A context with a progress bar; gives the listener that moves it."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),

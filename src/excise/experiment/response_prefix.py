@@ -1,7 +1,7 @@
-"""What all answers of a model begin with: found, given to the model, and not judged.
+"""Finds the response prefix: the common beginning of all answers, which is given to the model and not judged.
 
-A common beginning says nothing about a prompt, and where all answers begin alike the first token's KL is 0
-whatever an edit does. What the markers look for is never skipped, nor anything that may be its beginning.
+A common beginning does not depend on the prompt, and the KL of its first token is 0 for every edit. A marker,
+or the beginning of a marker, is never part of the prefix.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from excise.prompts.sets import Prompt
 from excise.scorers.markers import normalise
 
 _ROUNDS = 6
-"""How often answers are asked for again behind what was found; a model that goes round in circles ends."""
+"""Most rounds of answers; the limit ends the search for a model whose prefix never ends."""
 
 Ask = Callable[[Chat], Sequence[Sequence[int]]]
-"""The beginnings of the answers to some prompts, as token ids, if they are put by this chat."""
+"""Gives the beginnings of the answers to some prompts with a chat, as token ids."""
 
 
 def with_common_beginning(
     chat: Chat, prompts: Sequence[Prompt], ask: Ask, markers: Sequence[str]
 ) -> Chat:
-    """`chat` with the response prefix behind which answers differ, and thoughts closed or switched off.
+    """`chat` with the response prefix after which answers differ, and with thinking closed or switched off.
 
-    ask: asks `prompts`. markers: those in force, normalised; what they look for is not skipped.
+    ask: answers `prompts`. markers: normalised phrases, which are never skipped.
     """
     closing = not asks_for_thinking(chat.call.arguments)
     if closing and any(left_open(chat.generation_prompt(prompt)) for prompt in prompts):
@@ -58,17 +58,17 @@ def _closed_by_template(chat: Chat, prompts: Sequence[Prompt]) -> Chat:
     for beginning in beginnings:
         mark = left_open(beginning)
         closings.add("" if mark is None else closing_text(chat, mark, beginning))
-    # One text follows every prompt; where some prompts open a thought and others do not, none can.
+    # The same text follows every prompt, which is wrong if only some prompts open a thought.
     return replace(chat, response_prefix=closings.pop()) if len(closings) == 1 else chat
 
 
 def _closed_by_answers(
     chat: Chat, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]
 ) -> Chat | None:
-    """`chat` with the thought closed that answers begin with; None if that is not to be done.
+    """`chat` with the thought closed that answers begin with; None if it stays open.
 
-    One that all answers close alike is a common beginning like another one. One that only some begin with is
-    not put before the others, unless the template can switch it off.
+    A thought that all answers close with the same text is an ordinary common beginning. A thought of only
+    some answers can only be switched off by the template.
     """
     texts = _texts(chat, answers)
     marks = [opened_by(text) for text in texts]
@@ -79,7 +79,7 @@ def _closed_by_answers(
     if off is not None:
         return off
     mark = marks[0]
-    if mark is None or any(one != mark for one in marks):
+    if mark is None or any(each != mark for each in marks):
         return None
     space = texts[0][: texts[0].index(mark.opening)]
     text = space + mark.opening + closing_text(chat, mark, mark.opening)
@@ -89,10 +89,10 @@ def _closed_by_answers(
 def common_beginning(
     chat: Chat, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], markers: Sequence[str]
 ) -> str:
-    """What may be skipped of what all `answers` begin with; empty if nothing.
+    """The part of the common beginning of all `answers` that may be skipped; may be empty.
 
-    It ends between tokens and where no word is torn. Answers that are all the same leave nothing to judge
-    once they are skipped.
+    It ends between tokens and not inside a word. Equal answers are not skipped, because nothing would be left
+    to judge.
     """
     shared = _shared(answers)
     if not shared or len(set(map(tuple, answers))) < 2:
@@ -112,8 +112,8 @@ def common_beginning(
         expected = [[*tokens, *shared[:length]] for tokens in asked]
         if chat.tokens([text + piece for text in texts]) == expected:
             return piece
-        # Encoded as one text with the prompt, it is other tokens than the model said. The space at its end is
-        # the next word's; the rest stays, or all answers would go on to begin alike.
+        # Encoded together with the prompt, the text has other tokens than the answer. The space at its end
+        # belongs to the next word; the rest is skipped.
         return piece.rstrip(" ")
     return ""
 
@@ -121,7 +121,7 @@ def common_beginning(
 def _open_thoughts(
     chat: Chat, answers: Sequence[Sequence[int]], shared: Sequence[int]
 ) -> list[str]:
-    """The texts of answers that begin with a thought which their common beginning does not close."""
+    """The texts of answers that begin with a thought that the common beginning leaves open."""
     common = chat.decode(shared, special_tokens=True)
     return [
         text
@@ -147,20 +147,20 @@ def _shared(answers: Sequence[Sequence[int]]) -> list[int]:
 def _inside_word(
     chat: Chat, prompt: Sequence[int], shared: Sequence[int], answers: Sequence[Sequence[int]]
 ) -> bool:
-    """True if a word goes on behind `shared` in some answer."""
+    """True if some answer continues a word after `shared`."""
     if shared[-1] in chat.added_tokens:
         return False
-    said = chat.appended_text(prompt, shared)
+    text = chat.appended_text(prompt, shared)
     nexts = {answer[len(shared)] for answer in answers if len(answer) > len(shared)}
     return any(
-        one not in chat.added_tokens
-        and _joins(said[-1:], chat.appended_text([*prompt, *shared], [one])[:1])
-        for one in nexts
+        token not in chat.added_tokens
+        and _joins(text[-1:], chat.appended_text([*prompt, *shared], [token])[:1])
+        for token in nexts
     )
 
 
 def _joins(left: str, right: str) -> bool:
-    """True if no word ends between two characters. Wide ones (Chinese, Japanese) are words by themselves."""
+    """True if two characters belong to one word. A wide character (Chinese, Japanese) is a word."""
     return all(
         letter.isalnum() and unicodedata.east_asian_width(letter) not in ("W", "F")
         for letter in (left, right)
@@ -168,9 +168,9 @@ def _joins(left: str, right: str) -> bool:
 
 
 def _hides_marker(skipped: str, markers: Sequence[str], *, word_end: bool) -> bool:
-    """True if a marker stands in what is skipped, or may begin there.
+    """True if the skipped text contains a marker or the beginning of a marker.
 
-    word_end: whether a word ends there, so that no letter can follow.
+    word_end: whether the text ends a word, so that no letter can follow.
     """
     text = normalise(skipped)
     for marker in markers:

@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 
 
 class Runner:
-    """Asks a model, in batches that shrink when memory runs out and stay as small from then on.
+    """Runs a model in batches, which shrink permanently when memory runs out.
 
-    slots: rows that decode at a time, found by timing. rows: rows of a forward pass without decoding, the
-    same on every run, because rounding depends on it and the search follows every digit of KL.
+    slots: sequences in a decoding batch, found by timing. rows: prompts in a forward pass without decoding,
+    the same in every run, because rounding, and with it the search, depends on them.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Runner:
         self._judge = MarkerJudge(model, chat, markers)
 
     def with_chat(self, chat: Chat) -> Runner:
-        """The same model, asked by another chat."""
+        """The same model with another chat."""
         return self._like(chat, self.slots, self.rows)
 
     def with_batch(self, slots: int, rows: int) -> Runner:
-        """The same, in other batches."""
+        """The same model and chat with other batches."""
         return self._like(self.chat, slots, rows)
 
     def _like(self, chat: Chat, slots: int, rows: int) -> Runner:
@@ -67,13 +67,13 @@ class Runner:
         return result
 
     def emit_halved(self, size: int) -> None:
-        """Report that memory ran out, and how many rows run at a time from now on."""
+        """Emit that memory ran out, with the new batch size."""
         self._emit(BatchReduced(size))
 
     def log_probabilities(
         self, prompts: Sequence[Tokens], cached_layers: LayerCache | None = None
     ) -> Tensor:
-        """Of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
+        """Log-probabilities of the first answer token: [prompt, vocabulary], float32; see `first_tokens`."""
         assignment = Assignment(cached_layers=cached_layers)
         return self.in_rows(lambda rows: log_probabilities(self.model, prompts, rows, assignment))
 
@@ -98,7 +98,7 @@ class Runner:
         whole_answers: bool = False,
         assignment: Assignment = ONE_CANDIDATE,
     ) -> Refusals:
-        """Answers to `prompts`, judged. whole_answers: go on behind a marker, for showing."""
+        """Answers to `prompts`, judged. whole_answers: do not stop at a marker."""
         min_new_tokens = self._max_new_tokens if whole_answers else 0
         (found,) = self.refusals_of_sets(
             [prompts], min_new_tokens=min_new_tokens, assignment=assignment

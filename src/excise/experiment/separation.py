@@ -1,4 +1,4 @@
-"""Whether the prompts suffice: can target be told from control, and are there enough tokens for a ridge."""
+"""Checks that target and control prompts differ, and that their tokens suffice for a ridge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from excise.errors import PromptError
 from excise.operators.moments import Moments
 
 _CLEAR = 1.5
-"""Below so many times the squared distance that chance alone gives, two means are not told apart."""
+"""Lowest squared distance of two different means, in multiples of the distance by chance."""
 _LOOKED_AT = 3
-"""Writers whose effective dimension is worked out: it takes an inverse each."""
+"""Number of writers whose effective dimension is computed, with an inverse each."""
 
 
 def separation(target: EndStatistics, control: EndStatistics) -> float:
-    """Squared distance of the two means over what chance alone gives, the largest over writers or layers.
+    """Squared distance of both means relative to the distance by chance; the maximum over writers or layers.
 
     Two samples of one distribution have means whose squared distance is tr Σ/n₁ + tr Σ/n₂ in expectation
     (compare Hotelling 1931, Annals of Mathematical Statistics 2; traces in place of the inverse, because
@@ -30,7 +30,7 @@ def separation(target: EndStatistics, control: EndStatistics) -> float:
 
 
 def require_separable(ratio: float) -> None:
-    """Raise PromptError if target and control prompts look like two samples of the same."""
+    """Raise PromptError if target and control prompts may be samples of one distribution."""
     if ratio < _CLEAR:
         raise PromptError(
             "target and control prompts cannot be told apart inside the model: the squared distance of "
@@ -40,9 +40,9 @@ def require_separable(ratio: float) -> None:
 
 
 def require_enough_tokens(moments: Moments, ridges: Sequence[float], prompts: int) -> None:
-    """Raise PromptError if there are fewer tokens than the least ridge leaves dimensions to estimate.
+    """Raise PromptError if there are fewer tokens than effective dimensions at the smallest ridge.
 
-    prompts: the number of control prompts that the moments are from. The message says how many would do.
+    prompts: number of control prompts of the moments. The message gives a sufficient number.
     """
     writers = moments.writers
     picked = sorted({0, writers // 2, writers - 1})[:_LOOKED_AT]

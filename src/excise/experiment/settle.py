@@ -1,4 +1,4 @@
-"""How a model is asked: what its answers begin with, what it has room for, how many prompts at a time."""
+"""Finds the response prefix and the batch size of a model."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _PREFIX_TOKENS = 24
 
 @dataclass(frozen=True)
 class Settled:
-    """What an experiment found out about its model: who goes on with it keeps it where that is sound.
+    """Values that an experiment measured, which a resumed experiment uses again.
 
-    batch_size: prompts that decode at a time. rows: of a forward pass. candidates: scored side by side.
-    device: `devices_digest` of where it was found, None if that is not known. response_prefix: what answers
-    begin with. template_arguments: those that were found to switch thoughts off.
+    batch_size: prompts in a decoding batch. rows: in a forward pass. candidates: scored side by side. device:
+    `devices_digest` of the measurement, None if unknown. response_prefix: common beginning of answers.
+    template_arguments: arguments that switch thinking off.
     """
 
     batch_size: int
@@ -46,17 +46,17 @@ class Settled:
 def settle(
     runner: Runner, options: Options, prompts: Prompts, emit: Emit, known: Settled | None = None
 ) -> Runner:
-    """`runner` with the number of slots and the common beginning of all answers, unless they are given.
+    """`runner` with batch size and response prefix, which are measured unless the options set them.
 
-    known: what was found before. Raises ModelError if prompts do not reach the model as they are, or it has
-    no positions for the longest of them and its answer.
+    known: values of an earlier experiment. Raises ModelError if the model lacks tokens of a prompt, or
+    positions for the longest prompt and its answer.
     """
     kept = known is not None and _is_sound(known, runner, options, prompts, emit)
     if known is not None and kept:
         runner = runner.with_batch(options.batch_size or known.batch_size, known.rows)
     if unfollowed := settings_not_followed(runner.model.generation_config):
         text = f"the model's generation configuration asks for {settings_text(unfollowed)}"
-        emit(Note(f"{text}: generate and servers follow that, scores do not"))
+        emit(Note(f"{text}: generate and servers follow it, scores do not"))
     _require_positions(runner, prompts, options)
     if options.response_prefix is None:
         runner = runner.with_chat(_beginning(runner, options, prompts, known))
@@ -80,7 +80,7 @@ def settle(
 def candidates_for(
     runner: Runner, options: Options, prompts: Prompts, known: Settled | None
 ) -> int:
-    """How many edits are scored side by side: as given, as before, or as many as there is room for."""
+    """The number of edits that are scored side by side: from the options, from before, or from the memory."""
     if options.candidates:
         return options.candidates
     if known is not None:
@@ -89,12 +89,12 @@ def candidates_for(
 
 
 def found_arguments(chat: Chat, given: Mapping[str, object]) -> dict[str, Any]:
-    """The template's arguments that nobody gave: those that switch thinking off."""
+    """The template's arguments that were not given: they switch thinking off."""
     return {name: value for name, value in chat.call.arguments.items() if name not in given}
 
 
 def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
-    """What has to be known of answers that end inside a chain of thought; None if there are none."""
+    """A note about answers that end inside a chain of thought; None without such answers."""
     count = sum(map(chat.unfinished, answers))
     if not count:
         return None
@@ -108,10 +108,10 @@ def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
 def _is_sound(
     known: Settled, runner: Runner, options: Options, prompts: Prompts, emit: Emit
 ) -> bool:
-    """Whether the batch that was found before is kept; says why if another one has to be found.
+    """Whether the earlier batch size is used again; otherwise a note gives the reason.
 
-    On the same devices, with room for it, it is kept: rounding, and so a verdict, may depend on it. On others
-    every figure rounds otherwise anyway, and what filled one may not fit the other, or leave it idle.
+    It is used on the same devices if it fits, because rounding, and with it a verdict, may depend on it.
+    Other devices round differently anyway and may need another size.
     """
     model, asked = runner.model, runner.chat.encode(prompts.target.search.prompts)
     if known.device is not None and known.device != devices_digest(devices_of(model)):
@@ -120,14 +120,12 @@ def _is_sound(
         reason = f"{known.batch_size} prompts at a time, as this run had before, do not fit into memory now"
     else:
         return True
-    emit(
-        Note(f"{reason}; how many run at a time is found anew, and figures may differ by rounding")
-    )
+    emit(Note(f"{reason}; a new batch size is measured, and figures may differ by rounding"))
     return False
 
 
 def _beginning(runner: Runner, options: Options, prompts: Prompts, known: Settled | None) -> Chat:
-    """The chat with what all answers begin with: as before, or found by asking a few prompts."""
+    """The chat with the response prefix: from before, or found with a few prompts."""
     if known is not None:
         call = runner.chat.call.with_arguments(known.template_arguments)
         return replace(runner.chat, call=call, response_prefix=known.response_prefix)

@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Study:
         return self._edit_of(trial)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row for each trial, one column for each parameter. Raises ImportError without pandas."""
+        """A row for each trial, a column for each parameter. Raises ImportError without pandas."""
         import pandas
 
         rows = [

@@ -1,4 +1,4 @@
-"""What the train prompts are asked for: moments of writers' outputs, their means, the residual stream."""
+"""Statistics of the train prompts: moments and means of writers' outputs, and the residual stream."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.prompts.splits import Prompts
 
 _MOMENTS_SHARE = 0.1
-"""Share of the model's size that second moments may take; where exact ones take more, they are sketched."""
+"""Share of the model's size for exact second moments; larger moments are sketched."""
 _LEAST_MEMORY = 160 * 2**20
-"""What they may take in any case."""
+"""Bytes that second moments may always take."""
 _LEAST_ROWS = 256
-"""A sketch has at least so many rows a writer, whatever memory that takes."""
+"""Fewest rows of a sketch for each writer."""
 ANSWER_TOKENS = 32
-"""Tokens of an answer that count."""
+"""Tokens of an answer that are used."""
 _ANSWERED = 64
-"""Control prompts that are answered, spread over all."""
+"""Number of control prompts that are answered, spread over all."""
 
 
 @dataclass(frozen=True)
 class TrainPrompts:
-    """What a bank is made from: a model in its runner, what writes in it, train prompts as tokens."""
+    """The source of a bank: the model in its runner, its writers, and train prompts as tokens."""
 
     anatomy: Anatomy
     runner: Runner
@@ -61,7 +61,7 @@ class TrainPrompts:
         )
 
     def streams(self) -> tuple[Residuals, Residuals]:
-        """What takes in the residual streams of the target and the control prompts."""
+        """Empty residual streams of the target and the control prompts."""
         layers, size = self.anatomy.layers, self.anatomy.dimension
         return (
             Residuals(layers, len(self.target), size),
@@ -102,11 +102,11 @@ def accumulator(source: TrainPrompts) -> Moments:
 
 
 def answered(source: TrainPrompts, rows: int) -> list[list[int]]:
-    """Some control prompts, each with the model's answer to it."""
+    """Some control prompts, each with the model's answer."""
     step = max(1, len(source.control) // _ANSWERED)
     prompts = source.control[::step][:_ANSWERED]
     model = source.runner.model
-    # Not by what is free at the moment: rounding, and with it an answer, may depend on the number of slots.
+    # Independent of free memory, because rounding, and with it an answer, may depend on the number of slots.
     budget = batch_memory(stored_bytes(source.runner.model))
     fitting = slots_within(budget, model, prompts, ANSWER_TOKENS)
     most = within_positions(model, prompts, ANSWER_TOKENS)
@@ -131,19 +131,19 @@ class Measured:
 
 
 def measured(source: TrainPrompts, rows: int, with_residuals: bool) -> Measured:
-    """Everything that the train prompts are asked for; each set passes through the model once."""
+    """All statistics of the train prompts; each set passes through the model once."""
     moments = accumulator(source)
     streams = source.streams() if with_residuals else (None, None)
     target = source.ends(source.target, rows, stream=streams[0])
-    spoken = answered(source, rows)
+    with_answers = answered(source, rows)
     control = source.ends(
         source.control,
         rows,
         last_tokens=moments,
-        # As many as all tokens of the answered prompts together.
-        last_weight=sum(map(len, spoken)) / len(source.control),
+        # Together they weigh as much as all tokens of the answered prompts.
+        last_weight=sum(map(len, with_answers)) / len(source.control),
         stream=streams[1],
     )
-    source.ends(spoken, rows, all_tokens=moments)
+    source.ends(with_answers, rows, all_tokens=moments)
     values = tuple(stream.values for stream in streams if stream is not None)
     return Measured(moments, target, control, values)

@@ -1,4 +1,4 @@
-"""Trials: a candidate goes in, its scores come out. They depend on edit, prompts and bound alone."""
+"""Scores candidates; the scores depend only on edit, prompts and bound."""
 
 from __future__ import annotations
 

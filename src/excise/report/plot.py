@@ -36,18 +36,21 @@ def plot_edit(edit: EditValues, title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels: tuple[tuple[str, Callable[[Profile], tuple[list[float], tuple[float, ...]]]], ...] = (
-        ("strength α", lambda one: (list(one.layers), one.strengths)),
-        ("‖u‖·‖v‖ (1: orthogonal)", lambda one: (list(one.layers), one.norms)),
-        ("cosine of u with the next layer's", lambda one: (_between(one.layers), one.cosines)),
+        ("strength α", lambda profile: (list(profile.layers), profile.strengths)),
+        ("‖u‖·‖v‖ (1: orthogonal)", lambda profile: (list(profile.layers), profile.norms)),
+        (
+            "cosine of u with the next layer's",
+            lambda profile: (_between(profile.layers), profile.cosines),
+        ),
     )
     # Not pyplot, which keeps figures and a display in global state.
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True))
     shown = profiles(edit)
     for axis, (label, points) in zip(axes, panels, strict=True):
-        for one in shown:
-            places, values = points(one)
-            axis.plot(places, values, marker=".", label=_label(one, edit.directions))
+        for profile in shown:
+            places, values = points(profile)
+            axis.plot(places, values, marker=".", label=_label(profile, edit.directions))
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_title(title)
@@ -62,5 +65,9 @@ def _between(layers: tuple[int, ...]) -> list[float]:
     return [(here + there) / 2 for here, there in pairwise(layers)]
 
 
-def _label(one: Profile, directions: int) -> str:
-    return one.component if directions == 1 else f"{one.component}, direction {one.direction + 1}"
+def _label(profile: Profile, directions: int) -> str:
+    return (
+        profile.component
+        if directions == 1
+        else f"{profile.component}, direction {profile.direction + 1}"
+    )

@@ -1,1 +1,1 @@
-"""`reproduce.json`: what a saved model was made from, and whether one made again is the same."""
+"""`reproduce.json`: the origin of a saved model, and the comparison with a rebuilt model."""

@@ -16,7 +16,7 @@ the type.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,72 +74,76 @@ def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComp
 
     Raises ReproductionError for a record without tensors.
     """
-    if not recorded.tensors or not rebuilt.tensors:
+    old, new = recorded.tensors, rebuilt.tensors
+    if not old or not new:
         raise ReproductionError("a record without tensors cannot be compared")
-    pairs = {
-        name: (recorded.tensors.get(name), rebuilt.tensors.get(name))
-        for name in sorted(recorded.tensors.keys() | rebuilt.tensors.keys())
-    }
-    unequal = {name: pair for name, pair in pairs.items() if len(set(map(_identity, pair))) > 1}
+    names = sorted(old.keys() | new.keys())
+    unequal = {name for name in names if _hash(old, name) != _hash(new, name)}
     found: list[ChangeDifference] = []
     explained: set[str] = set()
     for change in recorded.changes:
         here = tuple(name for name in change.tensors if name in unequal)
-        sketches = [_sketches(*unequal[name]) for name in here]
-        if here and all(sketches):
-            stored = (recorded.tensors[name] for name in change.tensors)
-            found.append(_measured(change, here, sketches, stored, recorded.circumstances.dtype))
+        if here and all(_comparable(old.get(name), new.get(name)) for name in here):
+            found.append(_measured(change, here, old, new, dtype))
             explained.update(here)
     edited = {name for change in recorded.changes for name in change.tensors}
-    found += [
-        ChangeDifference((name,), None, None, _why(*pair, name in edited))
-        for name, pair in unequal.items()
-        if name not in explained
-    ]
-    return RecordComparison(len(pairs), len(pairs) - len(unequal), tuple(found))
+    for name in sorted(unequal - explained):
+        why = _why(old.get(name), new.get(name), name in edited)
+        found.append(ChangeDifference((name,), None, None, why))
+    return RecordComparison(len(names), len(names) - len(unequal), tuple(found))
 
 
-def _identity(one: RecordedTensor | None) -> tuple[object, ...]:
-    return () if one is None else (one.dtype, one.shape, one.sha256)
+def _hash(tensors: Mapping[str, RecordedTensor], name: str) -> tuple[object, ...] | None:
+    tensor = tensors.get(name)
+    return None if tensor is None else (tensor.dtype, tensor.shape, tensor.sha256)
 
 
-def _sketches(
-    one: RecordedTensor | None, other: RecordedTensor | None
-) -> list[tuple[float, float]]:
-    """Both sketches, number by number; empty if they cannot be compared."""
-    if one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
-        return []
-    mine, theirs = one.sketch or (), other.sketch or ()
-    return list(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else []
+def _comparable(recorded: RecordedTensor | None, rebuilt: RecordedTensor | None) -> bool:
+    return (
+        recorded is not None
+        and rebuilt is not None
+        and (recorded.dtype, recorded.shape) == (rebuilt.dtype, rebuilt.shape)
+        and recorded.sketch is not None
+        and rebuilt.sketch is not None
+    )
 
 
 def _measured(
     change: Change,
     names: tuple[str, ...],
-    sketches: Iterable[Iterable[tuple[float, float]]],
-    stored: Iterable[RecordedTensor],
+    old: Mapping[str, RecordedTensor],
+    new: Mapping[str, RecordedTensor],
     dtype: str,
 ) -> ChangeDifference:
-    gap = sum((a - b) ** 2 for sketch in sketches for a, b in sketch)
+    gap = sum(
+        (a - b) ** 2
+        for name in names
+        for a, b in zip(old[name].sketch or (), new[name].sketch or (), strict=True)
+    )
     if not math.isfinite(gap) or change.size <= 0:
         return ChangeDifference(
             names, None, None, "holds numbers that are not finite, or nothing was changed"
         )
     moved = TOLERANCE.get(dtype, TOLERANCE["float32"]) * change.size
     noise = math.hypot(
-        *(_SPACING.get(one.dtype, _PACKED_SPACING) * (one.norm or 0.0) for one in stored)
+        *(
+            _SPACING.get(old[name].dtype, _PACKED_SPACING) * (old[name].norm or 0.0)
+            for name in change.tensors
+        )
     )
     allowed = math.sqrt(moved**2 + moved * noise)
     return ChangeDifference(names, math.sqrt(gap) / change.size, allowed / change.size)
 
 
-def _why(one: RecordedTensor | None, other: RecordedTensor | None, edited: bool) -> str:
-    if other is None:
+def _why(recorded: RecordedTensor | None, rebuilt: RecordedTensor | None, edited: bool) -> str:
+    if rebuilt is None:
         return "is missing in the rebuilt model"
-    if one is None:
+    if recorded is None:
         return "is missing in the record"
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return f"was {one.dtype} {list(one.shape)}, is {other.dtype} {list(other.shape)}"
+    if (recorded.dtype, recorded.shape) != (rebuilt.dtype, rebuilt.shape):
+        return (
+            f"was {recorded.dtype} {list(recorded.shape)}, is {rebuilt.dtype} {list(rebuilt.shape)}"
+        )
     if edited:
         return "was edited, and the record cannot explain the difference"
     return "was not edited, but differs: the original is another model"

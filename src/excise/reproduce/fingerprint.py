@@ -59,4 +59,4 @@ def sketch(pieces: Iterable[Tensor]) -> tuple[float, tuple[float, ...]]:
             # A product, because summing over the first axis is slow.
             buckets += np.ones(len(rows)) @ rows
             squares += float(values @ values)
-    return float(np.sqrt(squares)), tuple(float(one) for one in buckets)
+    return float(np.sqrt(squares)), tuple(float(bucket) for bucket in buckets)

@@ -136,7 +136,7 @@ def _require_apart(folder: Path, destination: Path) -> None:
     target = destination.resolve()
     if target.is_relative_to(folder) or folder.is_relative_to(target):
         raise SaveError(
-            f"{destination}: one of it and {folder} contains the other; choose another place"
+            f"{destination}: this folder or {folder} contains the other; choose another place"
         )
 
 
@@ -154,9 +154,9 @@ def plan_for(edit: Edit, source: ModelSource, options: SaveOptions = SaveOptions
 
 def _changed_types(plan: Plan) -> Iterator[str]:
     changed = Counter(
-        (one.entry.dtype, one.output.dtype)
-        for one in plan.rewrites.values()
-        if one.entry.dtype != one.output.dtype
+        (rewrite.entry.dtype, rewrite.output.dtype)
+        for rewrite in plan.rewrites.values()
+        if rewrite.entry.dtype != rewrite.output.dtype
     )
     for (before, after), count in changed.items():
         yield (

@@ -125,7 +125,7 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
     """
     tensors = {}
     written = open_checkpoint(folder).tensors
-    by_output = {one.output.name: one for one in plan.rewrites.values()}
+    by_output = {rewrite.output.name: rewrite for rewrite in plan.rewrites.values()}
     for name, (file, entry) in sorted(written.items()):
         rewrite = by_output.get(name)
         if rewrite is None:
@@ -149,13 +149,13 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
                 Change(
                     tensors=tuple(
                         name
-                        for one in rewrites
+                        for rewrite in rewrites
                         for name in (
-                            one.output.name,
-                            *(entry.name for entry in one.changed_scales.values()),
+                            rewrite.output.name,
+                            *(entry.name for entry in rewrite.changed_scales.values()),
                         )
                     ),
-                    size=math.hypot(*(change_size(plan, one) for one in rewrites)),
+                    size=math.hypot(*(change_size(plan, rewrite) for rewrite in rewrites)),
                 )
                 for rewrites in changes.values()
             ),
@@ -170,11 +170,13 @@ def adapter_record(known: Reproduction, folder: Path) -> Reproduction:
     """
     file = read_safetensors(folder / "adapter_model.safetensors")
     tensors = {}
-    for one in sorted(file.tensors, key=lambda one: one.name):
-        data = read_bytes(file.path, one.start, one.end)
-        numbers = [as_tensor(data, one.dtype, one.shape)]
-        tensors[one.name] = fingerprint(one.dtype, one.shape, data, numbers)
-    changes = tuple(Change(tensors=(name,), size=one.norm or 0.0) for name, one in tensors.items())
+    for entry in sorted(file.tensors, key=lambda entry: entry.name):
+        data = read_bytes(file.path, entry.start, entry.end)
+        numbers = [as_tensor(data, entry.dtype, entry.shape)]
+        tensors[entry.name] = fingerprint(entry.dtype, entry.shape, data, numbers)
+    changes = tuple(
+        Change(tensors=(name,), size=tensor.norm or 0.0) for name, tensor in tensors.items()
+    )
     return known.model_copy(update={"made": "adapter", "tensors": tensors, "changes": changes})
 
 

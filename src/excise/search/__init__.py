@@ -1,1 +1,1 @@
-"""The search: its space, its study, and the choice among what it found."""
+"""The search: space, study, loop, and the choice of a trial."""

@@ -1,4 +1,4 @@
-"""What a search emits."""
+"""Events of a search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.search.front import Point
 
 @dataclass(frozen=True)
 class SearchStarted(Event):
-    """The search begins or goes on. done: trials that the study already holds."""
+    """The search starts or resumes. done: trials that the study already holds."""
 
     trials: int
     done: int
@@ -27,11 +27,11 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """A trial was scored, or failed (reason says why; refusals and kl are then None).
+    """A trial was scored, or failed for a reason; refusals and kl of a failed trial are None.
 
-    dominated: an earlier trial equals or betters it in both; its refusals are then a lower bound. seconds:
-    its share of what its batch took. elapsed, remaining: seconds of this search, remaining None while
-    unknown. peak_memory: bytes, by device that the model uses. front: the best trade-offs so far.
+    dominated: an earlier trial is at least as good in both objectives; refusals are then a lower bound.
+    seconds: the trial's share of the time of its batches. elapsed, remaining: seconds of this search;
+    remaining is None while unknown. peak_memory: bytes, by device. front: the Pareto front so far.
     """
 
     number: int
@@ -52,10 +52,10 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True)
 class WorkDone(Event):
-    """What a search did since the last event of this kind: every few seconds, and after every trial.
+    """The work of a search since the last such event; emitted every few seconds and after every trial.
 
-    tokens: those that went through the model, prompts and answers, without padding. seconds: wall time.
-    candidates, prompts: how many of them are under way now.
+    tokens: processed by the model, without padding. seconds: wall time. candidates, prompts: numbers that are
+    running now.
     """
 
     tokens: int

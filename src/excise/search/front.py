@@ -1,7 +1,7 @@
 """The Pareto front, and the choice of a trial from it.
 
-Not from Optuna: its hypervolume is private (`optuna._hypervolume`), and `best_trials` takes a study's trials,
-while fronts here are also of records and of other tools' results.
+Optuna's hypervolume is private (`optuna._hypervolume`), and its `best_trials` needs a study; fronts here are
+also of records and of other tools.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from excise.errors import SettingsError
 
 VISIBLE_DAMAGE = 0.5
-"""Nats of KL divergence from which the damage shows in ordinary answers: the field's rule of thumb."""
+"""KL divergence in nats above which damage is visible in ordinary answers: a rule of thumb of the field."""
 _BOUND = re.compile(
     r"(refusals|kl)\s*<=\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e-?[0-9]+)?)", re.IGNORECASE
 )
@@ -32,7 +32,7 @@ class Point:
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """The points that no other point equals or beats in both and beats in one, fewest refusals first.
 
-    Of points alike in both, the one found first stands for all.
+    Of equal points, only the first trial is kept.
     """
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.refusals, point.kl, point.number)):
@@ -42,17 +42,14 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def refusals_to_beat(points: Sequence[Point], kl: float) -> int | None:
-    """The number of refusals from which on a trial of this KL is equalled or beaten by one of `points`.
-
-    None if no number is too many.
-    """
+    """The number of refusals at which a trial with this KL is dominated by `points`; None without a limit."""
     return min((point.refusals for point in points if point.kl <= kl), default=None)
 
 
 def hypervolume(front: Sequence[Point], prompts: int, worst_kl: float = VISIBLE_DAMAGE) -> float:
     """Share of the rectangle up to (`prompts` refusals, `worst_kl`) that the front dominates, 0 to 1.
 
-    The larger, the better the trade-offs. Source: Zitzler and Thiele 1999, IEEE Transactions on
+    Source: Zitzler and Thiele 1999, IEEE Transactions on
     Evolutionary Computation 3.
     """
     area, most = 0.0, float(prompts)
@@ -81,21 +78,21 @@ def knee(front: Sequence[Point]) -> Point:
 
 
 def reason(front: Sequence[Point], point: Point) -> str:
-    """Why a trial of the front was taken, in half a sentence: what its neighbours would cost and save."""
+    """Why a trial of the front was chosen: the trade-offs towards its neighbours, as a clause."""
     place = list(front).index(point)
-    what = f"trial {point.number}"
+    text = f"trial {point.number}"
     if point == knee(front):
-        what += " is the knee of the front"
+        text += " is the knee of the front"
     prices: list[str] = []
     if place > 0:
         fewer = front[place - 1]
         each = (fewer.kl - point.kl) / (point.refusals - fewer.refusals)
-        prices.append(f"each refusal fewer costs {each:z.4f} nats from there on")
+        prices.append(f"each refusal fewer costs {each:z.4f} nats")
     if place + 1 < len(front):
         more = front[place + 1]
         each = (point.kl - more.kl) / (more.refusals - point.refusals)
-        prices.append(f"each one more would save {each:z.4f}")
-    return ": ".join([what, ", ".join(prices)]) if prices else what
+        prices.append(f"each refusal more saves {each:z.4f} nats")
+    return ": ".join([text, ", ".join(prices)]) if prices else text
 
 
 def check_selection(selection: str) -> None:
@@ -108,11 +105,11 @@ def check_selection(selection: str) -> None:
 def select(front: Sequence[Point], selection: str) -> Point:
     """The trial of the front that `selection` names.
 
-    Raises SettingsError if the front is empty, or no trial of it fits, naming those that there are.
+    Raises SettingsError if the front is empty or no trial fits.
     """
     check_selection(selection)
     if not front:
-        raise SettingsError("no trial has finished yet, so there is none to choose")
+        raise SettingsError("no trial has finished yet, so no trial can be chosen")
     if selection == "knee":
         return knee(front)
     if selection == "fewest":
@@ -126,7 +123,7 @@ def select(front: Sequence[Point], selection: str) -> Point:
     bound = _BOUND.fullmatch(selection)
     assert bound is not None
     axis, limit = bound[1].lower(), float(bound[2])
-    # Within a bound on one axis, the least of the other.
+    # The bound limits one objective; the other is minimised.
     if axis == "refusals":
         fitting = [point for point in front if point.refusals <= limit]
         chosen = min(fitting, key=lambda point: point.kl, default=None)

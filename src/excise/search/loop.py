@@ -22,19 +22,19 @@ from excise.search.scoring import Bound, EditScoring, Scored
 from excise.search.study import OptunaStudy
 
 _FAILURES_IN_A_ROW = 10
-"""After so many failed trials the fault is not the trials'."""
+"""Number of failed trials in a row that ends the search."""
 _REPORT_SECONDS = 2.0
-"""How often tokens a second are reported while a trial is scored."""
+"""Seconds between reports of tokens a second."""
 _REFUSED = "refused"
-"""Under this name a trial keeps which target prompts were certainly refused."""
+"""Attribute of a trial: the target prompts that were certainly refused."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is searched.
+    """The objective of a search.
 
-    prompts: number of target prompts. edit: makes the edit of a trial, which it asks for its parameters.
-    scoring: opens a scope in which so many edits are scored side by side.
+    prompts: number of target prompts. edit: makes the edit of a trial from its suggested parameters. scoring:
+    a context that scores this number of edits side by side.
     """
 
     model: PreTrainedModel
@@ -45,10 +45,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a search goes, and how.
+    """The limits of a search.
 
-    trials: the study holds so many in the end. candidates: how many are scored side by side. seconds: no
-    trial is proposed after so many. exhaustive: take no short cut, see `Bound`.
+    trials: number in the finished study. candidates: number that are scored side by side. seconds: time after
+    which no trial is proposed. exhaustive: see `Bound`.
     """
 
     trials: int
@@ -58,7 +58,7 @@ class Limits:
 
 
 def never() -> bool:
-    """A stop that is never asked for."""
+    """A `stop` that never stops."""
     return False
 
 
@@ -71,13 +71,13 @@ def search(
     stop: Callable[[], bool] = never,
     save: Callable[[], None] = lambda: None,
 ) -> None:
-    """Score trials until the study holds enough of them, or time is up, or `stop()` says so.
+    """Score trials until the study holds enough trials, the time limit is reached, or `stop()` is true.
 
-    Several are in hand at a time. When the search is to stop, the first of them comes to its end, and the
-    others stay in hand for the next time. Failed trials use no budget. If trials keep failing the search
-    ends with what it has; raises ExciseError, with the reason, if that is nothing.
+    Several trials run at a time. When the search stops, the oldest of them is finished; the others stay
+    running in the storage and resume with the next search. Failed trials use no budget. If trials keep
+    failing, the search ends; it raises ExciseError if no trial succeeded.
 
-    save: called when the search begins and after every trial.
+    save: called at the start of the search and after every trial.
     """
     save()
     emit(SearchStarted(limits.trials, study.done()))
@@ -88,7 +88,7 @@ def search(
 
 
 class _Reports:
-    """Emits what goes through the model, every few seconds."""
+    """Emits the processed tokens, every few seconds."""
 
     def __init__(self, emit: Emit, tokens: TokenCounter, scoring: EditScoring) -> None:
         self.emit, self._tokens, self._scoring = emit, tokens, scoring
@@ -100,7 +100,7 @@ class _Reports:
         return self._last + _REPORT_SECONDS - time.perf_counter()
 
     def work_done(self) -> None:
-        """Report what was done since the last report."""
+        """Report the work since the last report."""
         now = time.perf_counter()
         self.emit(
             WorkDone(
@@ -114,8 +114,8 @@ class _Reports:
 
 
 @dataclass
-class _InHand:
-    """A trial that is proposed and has no result yet. seconds: what the proposal took."""
+class _Running:
+    """A proposed trial without a result. seconds: time of the proposal."""
 
     trial: optuna.Trial
     edit: Edit
@@ -124,12 +124,12 @@ class _InHand:
 
 
 class _Loop:
-    """The search while it runs.
+    """The state of a running search.
 
-    `Limits.candidates` trials are in hand at a time: trial n is proposed when exactly the trials up to
-    n − candidates have results, however long each of them takes. A search is therefore the same whether it
-    waits for every verdict or not. (Trials that are proposed after a restart know of all before them.) The
-    storage of an interrupted study holds the trials that were in hand; they come first.
+    `Limits.candidates` trials run at a time: trial n is proposed when exactly the trials up to n − candidates
+    have results, however long each takes. A search is therefore the same with and without early verdicts.
+    (After a restart, proposals use all earlier trials.) The running trials of an interrupted study come
+    first.
     """
 
     def __init__(
@@ -143,31 +143,31 @@ class _Loop:
     ) -> None:
         self._study, self._objective, self._limits = study, objective, limits
         self._scoring, self._reports, self._save = scoring, reports, save
-        self._interrupted = study.in_hand()
-        self._in_hand: list[_InHand] = []
+        self._interrupted = study.running()
+        self._running: list[_Running] = []
         self._started = time.perf_counter()
         self._done_before = study.done()
         self._failures, self._reason = 0, ""
 
     def run(self, stop: Callable[[], bool]) -> str:
-        """Go on to the end; returns why it is the end."""
+        """Run to the end. Returns the reason of the end."""
         between = True
         while True:
             why = self._why_to_stop(stop)
-            begun = [one for one in self._in_hand if one.begun]
+            begun = [each for each in self._running if each.begun]
             if why and (between or not begun):
                 return why
-            # The next result decides what later trials know: those that may not know it are proposed first.
+            # Trials that must not use the next result are proposed before it.
             while self._may_propose():
-                self._in_hand.append(self._propose())
-            waiting = [one for one in self._in_hand if not one.begun]
-            if not self._in_hand:
+                self._running.append(self._propose())
+            waiting = [each for each in self._running if not each.begun]
+            if not self._running:
                 return "done"
             between = False
             if waiting and not why and self._scoring.ready:
                 self._begin(waiting[0])
             elif begun and self._scoring.finished:
-                self._end(self._in_hand.pop(0))
+                self._end(self._running.pop(0))
                 between = True
                 if self._keeps_failing():
                     return "failing"
@@ -193,22 +193,22 @@ class _Loop:
         return True
 
     def _may_propose(self) -> bool:
-        in_hand = len(self._in_hand)
-        wanted = self._study.done() + in_hand < self._limits.trials
-        return wanted and in_hand < self._limits.candidates
+        running = len(self._running)
+        needed = self._study.done() + running < self._limits.trials
+        return needed and running < self._limits.candidates
 
-    def _propose(self) -> _InHand:
+    def _propose(self) -> _Running:
         started = time.perf_counter()
         trial = self._interrupted.pop(0) if self._interrupted else self._study.new()
-        return _InHand(trial, self._objective.edit(trial), time.perf_counter() - started)
+        return _Running(trial, self._objective.edit(trial), time.perf_counter() - started)
 
-    def _begin(self, one: _InHand) -> None:
-        one.begun = True
-        self._reports.emit(TrialStarted(one.trial.number, one.trial.params))
-        self._scoring.begin(one.edit, self._bound())
+    def _begin(self, running: _Running) -> None:
+        running.begun = True
+        self._reports.emit(TrialStarted(running.trial.number, running.trial.params))
+        self._scoring.begin(running.edit, self._bound())
 
     def _bound(self) -> Bound:
-        """What a trial that begins now has to beat."""
+        """The bound of a trial that begins now."""
         priorities = [0.0] * self._objective.prompts
         for refused in self._study.kept(_REFUSED):
             assert isinstance(refused, list)
@@ -216,19 +216,19 @@ class _Loop:
                 priorities[row] += 1
         return Bound(tuple(self._study.points()), tuple(priorities), self._limits.exhaustive)
 
-    def _end(self, one: _InHand) -> None:
+    def _end(self, running: _Running) -> None:
         scored, seconds = self._scoring.take()
-        seconds += one.seconds
-        _store(self._study, one.trial, scored, seconds)
+        seconds += running.seconds
+        _store(self._study, running.trial, scored, seconds)
         if isinstance(scored, TrialError):
             self._failures, self._reason = self._failures + 1, str(scored)
         else:
             self._failures = 0
             if not scored.dominated:
-                self._scoring.learn(Point(one.trial.number, scored.refusals, scored.kl))
+                self._scoring.learn(Point(running.trial.number, scored.refusals, scored.kl))
         self._save()
         self._reports.work_done()
-        self._reports.emit(self._finished(one.trial, scored, seconds))
+        self._reports.emit(self._finished(running.trial, scored, seconds))
 
     def _finished(
         self, trial: optuna.Trial, scored: Scored | TrialError, seconds: float
@@ -253,7 +253,7 @@ class _Loop:
         )
 
     def _remaining(self, elapsed: float, done: int) -> float | None:
-        """Seconds left of this search, as far as its trials so far tell."""
+        """Estimated seconds until the end of this search, from its finished trials."""
         scored, limit = done - self._done_before, self._limits.seconds
         if scored == 0:
             return None

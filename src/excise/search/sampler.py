@@ -1,6 +1,6 @@
-"""The sampler: Optuna's TPE, each of whose proposals is a function of (seed, trial number, finished trials).
+"""The sampler: Optuna's TPE with proposals that are functions of (seed, trial number, finished trials).
 
-Optuna's samplers draw from one stream of random numbers, which a killed process takes with it.
+Optuna's samplers draw from a stream of random numbers, whose state is lost with a killed process.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 _CANDIDATES = 128
-"""Points that TPE weighs for each proposal; the field's number."""
+"""Points that TPE compares for each proposal; the usual number in the field."""
 
 
 def good_trials(trials: int, complete: int) -> int:
-    """How many of so many trials TPE takes for the good ones: a tenth, 25 at most, as Optuna does by itself.
+    """The number of trials that TPE counts as good: a tenth, at most 25, as Optuna's default.
 
-    Only complete ones can be: short of them, Optuna would fill up with pruned trials, however bad.
+    Only complete trials count: with a higher number, Optuna would add pruned trials.
     """
     return min(math.ceil(0.1 * trials), 25, complete)
 
 
 class NumberedSampler(BaseSampler):  # type: ignore[misc]
-    """Optuna's TPE, seeded afresh by the trial's number, and by the parameter's name where that is alone."""
+    """Optuna's TPE, seeded by the trial's number, and for a single parameter by its name too."""
 
     def __init__(self, seed: int, startup_trials: int) -> None:
         self._seed, self._startup_trials = seed, startup_trials
@@ -37,14 +37,14 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
         complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         seed = int(np.random.SeedSequence([self._seed, *salt]).generate_state(1)[0])
         with warnings.catch_warnings():
-            # `multivariate` has been marked experimental for years; it is what the field uses.
+            # `multivariate` is marked experimental, but the field uses it.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return TPESampler(
                 n_startup_trials=self._startup_trials,
                 n_ei_candidates=_CANDIDATES,
                 gamma=lambda trials: good_trials(trials, complete),
                 multivariate=True,
-                # Each family of kinds has parameters of its own; those of a family are weighed together.
+                # Each family of kinds has its own parameters, which are sampled together.
                 group=True,
                 seed=seed,
             )
@@ -52,7 +52,7 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The parameters that are proposed together: TPE's answer."""
+        """The parameters that TPE proposes together."""
         space: dict[str, BaseDistribution]
         space = self._fresh(study, trial.number).infer_relative_search_space(study, trial)
         return space
@@ -60,10 +60,10 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, object]:
-        """Parameters proposed together, from what the finished trials showed."""
+        """Parameters that are proposed together, from the finished trials."""
         proposed: dict[str, object]
         sampler = self._fresh(study, trial.number)
-        # A sampler of groups remembers them from this call to the next.
+        # This call stores the groups that the next call needs.
         sampler.infer_relative_search_space(study, trial)
         proposed = sampler.sample_relative(study, trial, search_space)
         return proposed
@@ -75,6 +75,6 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> object:
-        """One parameter by itself, whichever others the trial already has: as in the start-up trials."""
+        """A parameter that is proposed alone, as in the start-up trials."""
         sampler = self._fresh(study, trial.number, zlib.crc32(param_name.encode()))
         return sampler.sample_independent(study, trial, param_name, param_distribution)

@@ -1,9 +1,9 @@
-"""The search space: how strongly each writer is edited, and along which direction.
+"""The search space: the strength of each writer, and the direction.
 
-The parameters are the field's, so that results compare: a kernel over layers for each component and, for
-kinds that use residual directions, the scope of the direction. The discriminant adds the ridge. The kind
-itself is a parameter. The discriminant and the kinds of residual directions have parameters of their own,
-because they do best with other layers and other strengths; the latter share theirs.
+The parameters are those of the field, so that results are comparable: a kernel over layers for each component
+and, for kinds that use residual directions, the scope of the direction. The discriminant adds the ridge. The
+kind itself is a parameter. The discriminant and the kinds of residual directions have parameters of their
+own, because their best layers and strengths differ; the kinds of residual directions share theirs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from excise.anatomy.writers import Anatomy
 from excise.kinds import Kind, of_residuals
 
 RIDGES = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
-"""The ridges ρ that are solved for before the search starts, so that a trial only looks one up."""
+"""The ridges ρ, whose operators are solved before the search."""
 RIDGE_INDEX = "writer.ridge_index"
 SCOPE, DIRECTION_INDEX = "residual.direction_scope", "residual.direction_index"
 REFUSAL_WEIGHT = "refusal_weight"
-"""What a trial has in place of kernels if the gradient search of former versions found it."""
+"""Parameter of a trial of the gradient search of former versions, which has no kernels."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the search space.
+    """A point of the search space.
 
-    direction_index: fractional layer whose direction all layers share; None lets each have its own.
-    ridge: ρ of the discriminant. kernels: one for each component. free: the strength of every
-    writer, in place of kernels.
+    direction_index: fractional layer whose direction all layers share; None for a direction of each layer.
+    ridge: ρ of the discriminant. kernels: for each component. free: the strength of each writer, instead of
+    kernels.
     """
 
     kind: Kind
@@ -74,12 +74,12 @@ class Candidate:
 
 
 def family(kind: Kind) -> str:
-    """What stands before the names of a kind's parameters: "residual" or "writer"."""
+    """The prefix of a kind's parameters: "residual" or "writer"."""
     return "residual" if of_residuals(kind) else "writer"
 
 
 def propose(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
-    """The candidate of a trial: asked of the study if it is new, as it was if it has finished."""
+    """The candidate of a trial; the study suggests the parameters of a new trial."""
     candidate = propose_operator(trial, kinds, anatomy)
     last, prefix = len(anatomy.layers) - 1, family(candidate.kind)
     kernels = {
@@ -89,14 +89,14 @@ def propose(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candid
 
 
 def propose_operator(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) -> Candidate:
-    """What of a candidate its operators depend on, without strengths."""
+    """The candidate without strengths; its operators depend on nothing else."""
     last = len(anatomy.layers) - 1
     kind: Kind = trial.suggest_categorical("kind", list(kinds))
     index: float | None = None
     ridge: float | None = None
     if of_residuals(kind):
         scope = trial.suggest_categorical(SCOPE, ["global", "per layer"])
-        # Always asked for, so that the space has the same shape in every trial, as multivariate TPE needs.
+        # Suggested for both scopes, because multivariate TPE needs the same space in every trial.
         position = trial.suggest_float(DIRECTION_INDEX, 0.4 * last, 0.9 * last)
         index = position if scope == "global" else None
     else:
@@ -107,14 +107,14 @@ def propose_operator(trial: BaseTrial, kinds: Sequence[Kind], anatomy: Anatomy) 
 def _kernel(trial: BaseTrial, prefix: str, component: str, last: int) -> Kernel:
     attention = component == ATTENTION
     if prefix == "writer":
-        # Local directions do best with all layers edited, early ones too, and more gently.
+        # The discriminant is best on all layers with lower strengths.
         weights = (0.3, 1.5) if attention else (-0.5, 1.2)
         positions, widest = (0.0, float(last)), float(last)
     else:
         weights = (0.2, 1.5) if attention else (-0.25, 1.5)
         positions, widest = (0.6 * last, float(last)), float(last)
     name = f"{prefix}.{component}"
-    # Below zero means off: the search can then reach "this component not at all" with some probability.
+    # Values below zero are clipped to 0, so that the search can switch a component off.
     max_weight = max(0.0, trial.suggest_float(f"{name}.max_weight", *weights))
     position = trial.suggest_float(f"{name}.max_weight_position", *positions)
     fraction = trial.suggest_float(f"{name}.min_weight_fraction", 0.0, 1.0)

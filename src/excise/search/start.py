@@ -1,7 +1,7 @@
-"""Where a search starts: closed forms that need no search, and points spread around them.
+"""The first trials of a search: closed forms, and points spread around them.
 
-Which closed forms are good was measured (see docs/benchmarks/tradeoff.md): the discriminant does best on
-attention alone in all layers, kinds of residual directions in the later layers.
+The closed forms were measured (docs/benchmarks/tradeoff.md): the discriminant is best on attention in all
+layers, kinds of residual directions in the later layers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Parameters = dict[str, object]
 _STRENGTHS = (1.0, 0.7, 0.5)
 _RIDGE = RIDGES.index(1e-2)
 _FIRST_EDITED = 1 / 3
-"""Share of the layers that the residual kinds' closed form leaves alone: early ones bear no edit there."""
-_EARLIER = 0.2
-"""How far, relative to its range, a spread parameter strays from the closed form: a standard deviation."""
+"""Share of the layers, from the first, that the closed form of residual kinds does not edit."""
+_DEVIATION = 0.2
+"""Standard deviation of a spread parameter, relative to its range."""
 
 
 def closed_forms(kinds: Sequence[Kind], anatomy: Anatomy) -> list[Parameters]:
-    """Parameters of the first trials, the best closed form of every kind in turn."""
+    """Parameters of the first trials: the closed forms, for each strength those of all kinds."""
     strong, *weaker = [
         [_flat(kind, strength, anatomy) for kind in kinds] for strength in _STRENGTHS
     ]
@@ -51,14 +51,14 @@ def closed_form_of(kind: Kind, anatomy: Anatomy) -> Candidate:
 def start_points(
     kinds: Sequence[Kind], anatomy: Anatomy, count: int, seed: int
 ) -> list[Parameters]:
-    """`count` points: the closed forms, then points spread around them, the same for the same seed."""
+    """`count` points: the closed forms, then points spread around them, which the seed determines."""
     points = closed_forms(kinds, anatomy)[:count]
     spread = _spread(points, anatomy, seed)
     return [*points, *(next(spread) for _ in range(count - len(points)))]
 
 
 def _flat(kind: Kind, strength: float, anatomy: Anatomy) -> Parameters:
-    """The same strength in all layers (discriminant), or from a third of them on (residual kinds)."""
+    """The same strength in all layers (discriminant) or in the last two thirds (residual kinds)."""
     last = len(anatomy.layers) - 1
     residual = of_residuals(kind)
     point: Parameters = {"kind": kind}
@@ -92,22 +92,22 @@ def _spread(points: Sequence[Parameters], anatomy: Anatomy, seed: int) -> Iterat
 
 
 def _moved(name: str, value: object, last: float, generator: np.random.Generator) -> object:
-    """One parameter, moved by chance, inside the limits of the space."""
+    """A parameter, moved at random inside the limits of the space."""
     if isinstance(value, str):
         return value
     assert isinstance(value, int | float)
     if name == RIDGE_INDEX:
         return int(np.clip(value + generator.integers(-1, 2), 0, len(RIDGES) - 1))
     if name.endswith("max_weight"):
-        # Every other point lets the component that the closed form leaves alone take a part.
+        # A component that the closed form does not edit is edited in every other point.
         centre = value if value > 0 else generator.choice([0.0, 0.3])
-        return float(np.clip(generator.normal(centre, _EARLIER), 0.0 if value == 0 else 0.3, 1.2))
+        return float(np.clip(generator.normal(centre, _DEVIATION), 0.0 if value == 0 else 0.3, 1.2))
     if name.endswith("min_weight_fraction"):
-        return float(1 - abs(generator.normal(0, 2 * _EARLIER)) % 1)
+        return float(1 - abs(generator.normal(0, 2 * _DEVIATION)) % 1)
     if name.endswith("min_weight_distance"):
         return float(
-            np.clip(value - abs(generator.normal(0, _EARLIER)) * last, 1.0, max(1.0, last))
+            np.clip(value - abs(generator.normal(0, _DEVIATION)) * last, 1.0, max(1.0, last))
         )
     low = 0.6 * last if name.startswith("residual") and name.endswith("position") else 0.0
     low, high = (0.4 * last, 0.9 * last) if name == DIRECTION_INDEX else (low, last)
-    return float(np.clip(generator.normal(value, _EARLIER * last), low, high))
+    return float(np.clip(generator.normal(value, _DEVIATION * last), low, high))

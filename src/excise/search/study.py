@@ -1,8 +1,8 @@
-"""The study: Optuna's, in memory or in any of its storages, and resumable at any moment.
+"""The study: an Optuna study in memory or in a storage, from which it can be resumed at any moment.
 
 Every proposal is a function of (seed, trial number, finished trials), see `excise.search.sampler`. A resumed
-study is therefore the uninterrupted one: the trial that was in hand is taken up again with the parameters it
-had, or was about to get.
+study therefore equals the uninterrupted study: running trials resume with the parameters that they had, or
+would have had.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from excise.undocumented import trial_id
 
 _STUDY_NAME = "excise"
 _KNOWN = "known"
-"""Under this name a pruned trial keeps its refusals, at least so many, and its KL."""
+"""Attribute of a pruned trial: a lower bound of its refusals, and its KL."""
 DONE = ("complete", "pruned")
 """States of trials that used budget."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as the study holds it.
+    """A trial of the study.
 
     number: from 0 on. state: "complete", "pruned", "failed" or "running". parameters: by Optuna's names.
     refusals: among the target prompts of the search. kl: nats, first answer token, mean over the control
-    prompts of the search. A pruned trial could not better the front that it met: its refusals are a lower
-    bound, its KL is exact. Both are None unless complete or pruned; reason says why a trial failed. seconds:
-    its share of what scoring took.
+    prompts of the search. A pruned trial is dominated: its refusals are a lower bound, its KL is exact. Both
+    are None for other states. reason: of a failure. seconds: the trial's share of the scoring time.
     """
 
     number: int
@@ -47,7 +46,7 @@ class Trial:
 
     @property
     def point(self) -> Point | None:
-        """Its place among the objectives, if it is known whole."""
+        """The objectives of a complete trial, else None."""
         if self.state != "complete" or self.refusals is None or self.kl is None:
             return None
         return Point(self.number, self.refusals, self.kl)
@@ -55,9 +54,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Proposals:
-    """How a study proposes its trials.
+    """The proposals of a study.
 
-    startup_trials: trials around the closed forms before the sampler learns; start: their parameters.
+    startup_trials: trials before the sampler uses earlier trials; start: their parameters.
     """
 
     seed: int
@@ -66,7 +65,7 @@ class Proposals:
 
 
 class OptunaStudy:
-    """Ask for trials, tell results; everything told is in the storage when `tell` returns."""
+    """Optuna's ask and tell; a result is in the storage when `tell` returns."""
 
     def __init__(self, proposals: Proposals, storage: BaseStorage | None = None) -> None:
         """storage: None keeps the study in memory. Raises what the storage raises."""
@@ -78,19 +77,19 @@ class OptunaStudy:
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        # What trials hold is looked at now, and not in the middle of a search.
+        # An invalid trial in the storage raises now, not in the middle of a search.
         self.trials()
         for parameters in proposals.start:
-            # Already there if the study is resumed: then this adds nothing.
+            # A resumed study already holds them.
             self._study.enqueue_trial(dict(parameters), skip_if_exists=True)
 
-    def in_hand(self) -> list[optuna.Trial]:
-        """The trials that were in hand when the study was interrupted, in order."""
+    def running(self) -> list[optuna.Trial]:
+        """The running trials of an interrupted study, in order."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [optuna.Trial(self._study, trial_id(trial)) for trial in running]
 
     def new(self) -> optuna.Trial:
-        """A new trial, whatever is in hand."""
+        """A new trial."""
         return self._study.ask()
 
     def tell(self, trial: optuna.Trial, refusals: int, kl: float, seconds: float) -> None:
@@ -99,10 +98,7 @@ class OptunaStudy:
         self._study.tell(trial, [float(refusals), kl])
 
     def prune(self, trial: optuna.Trial, refusals: int, kl: float, seconds: float) -> None:
-        """Store a trial that an earlier one equals or betters in both objectives.
-
-        refusals: at least so many. TPE learns where it was, as of any trial that is not among the best.
-        """
+        """Store a dominated trial, from which TPE learns too. refusals: a lower bound."""
         trial.set_user_attr("seconds", seconds)
         trial.set_user_attr(_KNOWN, [refusals, kl])
         self._study.tell(trial, state=TrialState.PRUNED)
@@ -113,18 +109,18 @@ class OptunaStudy:
         trial.set_user_attr("reason", reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def keep(self, trial: optuna.Trial, what: str, value: object) -> None:
-        """Keep something of a trial beside its parameters; it has to be plain JSON."""
-        trial.set_user_attr(what, value)
+    def keep(self, trial: optuna.Trial, name: str, value: object) -> None:
+        """Store an attribute of a trial, as a plain JSON value."""
+        trial.set_user_attr(name, value)
 
-    def kept(self, what: str) -> list[object]:
-        """What complete and pruned trials kept under this name, in order."""
+    def kept(self, name: str) -> list[object]:
+        """The attributes of this name of complete and pruned trials, in order."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         trials = self._study.get_trials(deepcopy=False, states=states)
-        return [trial.user_attrs[what] for trial in trials if what in trial.user_attrs]
+        return [trial.user_attrs[name] for trial in trials if name in trial.user_attrs]
 
     def finished(self, number: int) -> FrozenTrial:
-        """A trial as it is stored, to be proposed again: it gives the parameters it had."""
+        """The stored trial of this number, which suggests its own parameters."""
         return self._study.get_trials(deepcopy=False)[number]
 
     def trials(self) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""What is written of a run beside its trials."""
+"""The description of a run, without its trials."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from excise.store.identity import Identity
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run's model is from.
+    """The origin of a run's model.
 
-    packing: how its weights are packed, in words; None if they are plain. hardware: whether the record may
-    name the hardware. load_seconds: what loading took.
+    packing: of its weights, in words; None if they are plain. hardware: whether the record names the
+    hardware. load_seconds: time of loading.
     """
 
     base: Base | None
@@ -26,11 +26,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the model ran; rounding depends on all of it.
+    """The conditions in which the model ran; rounding depends on all of them.
 
-    batch_size: prompts that decode at a time. rows: prompts of a forward pass without decoding. candidates:
-    edits scored side by side. device: `devices_digest`. in_blocks: whether weights lie as the processor's
-    products read them. hardware: None where it is not to be recorded.
+    batch_size: prompts in a decoding batch. rows: prompts in a forward pass without decoding. candidates:
+    edits scored side by side. device: `devices_digest`. in_blocks: whether weights are prepacked. hardware:
+    None if it is not recorded.
     """
 
     dtype: str
@@ -44,10 +44,10 @@ class Execution:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """Everything of a run but its trials and its chosen edit.
+    """A run without its trials and its chosen edit.
 
-    response_prefix: what every answer begins with. asked_with: how prompts were put and answers chosen.
-    coverage: of each layer. uncovered: the modules that still write, by layer. refusals: of the original
+    response_prefix: common beginning of all answers. asked_with: template arguments and decoding. coverage:
+    of each layer. uncovered: modules that still write, by layer. refusals: of the original
     model on the target prompts of the search. seconds: of each stage.
     """
 

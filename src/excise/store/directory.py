@@ -1,4 +1,4 @@
-"""The run directory: everything a run writes, and what ties it to its model and settings."""
+"""The run directory: the files of a run, and its identity."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from excise.system.json_files import read_json_object
 from excise.system.paths import directory_name, last_part, names_a_path
 
 FORMAT = 6
-"""3 since trials that cannot better the front are pruned, and candidates are scored side by side; 4 since
-weights lie in blocks, which rounds otherwise; 5 since each file holds a checksum of its own contents; 6 since
-kinds have the names of edit format 5.
+"""Format 3: dominated trials are pruned, and candidates are scored side by side. 4: weights are prepacked,
+which changes rounding. 5: each file has a checksum. 6: kinds have the names of edit format 5.
 
-Each file has its own format. Files of an older format are read with the names of today and stay as they are
-until they are written anew; `Journal` does the same for its records."""
+Each file has its own format. Files of an older format are read with the present names and keep their format
+until they are written again; `Journal` does the same for its records."""
 _OLDEST = 4
 _CHECKED_SINCE = 5
 _RENAMED_IN = 6
@@ -38,8 +37,8 @@ DEFAULT_ROOT = Path("runs")
 class RunDirectory:
     """A folder with `run.json` (identity), `journal.log` (study), `edit-N.safetensors`, `result.json`.
 
-    It is for reading, which goes on beside a search and writes nothing; see `excise.store.opening`.
-    path: as it was given, for people. folder: the same, absolute, whatever the working directory becomes.
+    It only reads, also during a search; `excise.store.opening` writes. path: as the user gave it. folder: the
+    absolute path.
     """
 
     path: Path
@@ -50,7 +49,7 @@ class RunDirectory:
 
     @property
     def is_run(self) -> bool:
-        """Whether there is a run."""
+        """Whether the directory holds a run."""
         return (self.folder / "run.json").exists()
 
     @property
@@ -68,11 +67,11 @@ class RunDirectory:
         return self.folder / f"edit-{number}.safetensors"
 
     def edit(self, number: int) -> Edit:
-        """The edit of a front trial. Raises RunError if there is none."""
+        """The edit of a front trial. Raises RunError if its file does not exist."""
         return Edit.load(self.edit_path(number))
 
     def identity(self) -> Identity:
-        """What `run.json` holds. Raises RunError if this is no run directory or it is damaged."""
+        """The contents of `run.json`. Raises RunError if the file is missing or damaged."""
         path = self.folder / "run.json"
         content: dict[str, Any] = read_json(path, "not a run directory")
         identity = require_shape(path, content, Identity)
@@ -94,7 +93,7 @@ class RunDirectory:
         return None
 
     def record(self) -> dict[str, object]:
-        """What `result.json` holds. Raises RunError if it is missing or damaged."""
+        """The contents of `result.json`. Raises RunError if the file is missing or damaged."""
         content: dict[str, Any] = read_json(self.result, "no result in this run directory yet")
         require_shape(self.result, content, ResultShape)
         if content["format"] < _RENAMED_IN:
@@ -104,7 +103,7 @@ class RunDirectory:
 
 
 def read_json(path: Path, absent: str) -> dict[str, object]:
-    """A JSON object of a known format, as it was written. Raises RunError."""
+    """A JSON object of a known format, unchanged. absent: message for a missing file. Raises RunError."""
     if not path.exists():
         raise RunError(f"{path.parent}: {absent}")
     content = read_json_object(path, RunError)
@@ -116,11 +115,11 @@ def read_json(path: Path, absent: str) -> dict[str, object]:
             f"{path}: format {version} is newer than this excise reads; install a newer one"
         )
     if version < _OLDEST:
-        raise RunError(f"{path}: was written by an older excise; start anew in another folder")
+        raise RunError(f"{path}: was written by an older excise; start again in another folder")
     found = content.pop(_CHECKSUM, None)
     if (version >= _CHECKED_SINCE or found is not None) and found != _checksum(content):
         raise RunError(
-            f"{path}: damaged: its contents do not match their checksum; start anew in another folder"
+            f"{path}: damaged: its contents do not match their checksum; start again in another folder"
         )
     return content
 
@@ -137,10 +136,10 @@ def _checksum(content: Mapping[str, object]) -> str:
 
 
 def default_path(settings: Mapping[str, object]) -> Path:
-    """runs/<model>-<digest of the settings>: the same command finds its own run again.
+    """runs/<model>-<digest of the settings>, so that the same command finds its run.
 
-    settings: those of the study, as in `Identity`. A run of an older format is found under the digest of its
-    settings with the former names of kinds.
+    settings: of the study, as in `Identity`. A run of an older format has the digest of settings with the
+    former names of kinds.
     """
     model, kinds = str(settings["model"]), settings["kinds"]
     assert isinstance(kinds, list)
@@ -151,7 +150,7 @@ def default_path(settings: Mapping[str, object]) -> Path:
 
 
 def prompts_digest(prompts: Prompts) -> str:
-    """What tells these prompts from others that may come from files of the same names."""
+    """A digest that identifies the prompts, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for parts in (prompts.target, prompts.control):
         for part in (parts.train, parts.search, parts.held_out):
@@ -165,11 +164,11 @@ def set_digest(prompts: PromptSet) -> str:
 
 
 def _canonical(prompts: PromptSet) -> bytes:
-    told = [
-        [one.system_prompt, one.text, *([one.earlier] if one.earlier else [])]
-        for one in prompts.prompts
+    values = [
+        [each.system_prompt, each.text, *([each.earlier] if each.earlier else [])]
+        for each in prompts.prompts
     ]
-    return json.dumps(told).encode()
+    return json.dumps(values).encode()
 
 
 def all_runs(root: Path = DEFAULT_ROOT) -> list[RunDirectory]:

@@ -1,6 +1,6 @@
-"""What makes a run directory one study's: the model, the prompts and the settings that decide its figures.
+"""The identity of a study: its model, prompts and the settings that decide its figures.
 
-Nothing heavy may be imported in here: `excise.config` uses it.
+This module imports no slow library, because `excise.config` needs it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _ABSENT = "nothing"
 
 
 class Identity(Shape):
-    """What `run.json` holds, beside its format and checksum.
+    """The contents of `run.json`, without format and checksum.
 
-    model: as it was named. model_digest, prompts_digest: what tells the weights, and the prompts, from others
-    of the same name. settings: as plain JSON values; settings_digest: `stored_digest` of them.
+    model: its name. model_digest, prompts_digest: identify weights and prompts. settings: plain JSON values;
+    settings_digest: their `stored_digest`.
     """
 
     model: str
@@ -43,7 +43,7 @@ class Identity(Shape):
 
     @property
     def trusts_code(self) -> bool:
-        """Whether the settings ask for a model's own code to be run."""
+        """Whether the settings allow code of the model to run."""
         return self.settings.get("trust_remote_code") is True
 
     @property
@@ -64,16 +64,17 @@ class Identity(Shape):
 
 
 def stored_digest(settings: Mapping[str, object]) -> str:
-    """16 hexadecimal digits that two studies share exactly if their settings are equal."""
+    """16 hexadecimal digits that are equal exactly for equal settings."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def differences(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
-    """Name the settings that differ: `a` is the stored side ("there"), `b` the present ("here").
+    """The settings that differ between `a`, the stored settings ("there"), and `b`, the present ones
+    ("here").
 
-    Each line reads "kind: orthogonal there, discriminant here". Tables are compared key by key; of
-    lists, only the elements that one side lacks are named.
+    A line is for example "kind: orthogonal there, discriminant here". Tables are compared by key; for lists,
+    the line names elements that only one side has.
     """
     there, here = _flatten(a), _flatten(b)
     keys = [*there, *(key for key in here if key not in there)]
@@ -100,7 +101,7 @@ def _contrast(there: object, here: object) -> str:
         lacking = [
             f"{', '.join(map(_text, only))} only {side}"
             for mine, other, side in sides
-            if (only := [one for one in mine if one not in other])
+            if (only := [value for value in mine if value not in other])
         ]
         return "; ".join(lacking) or "in another order"
     return f"{_text(there)} there, {_text(here)} here"

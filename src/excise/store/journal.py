@@ -1,13 +1,13 @@
-"""The journal of a study: one JSON object a line, written by one process, and on the disk when that is said.
+"""The journal of a study: JSON lines from one process, which are on the disk when `append_logs` returns.
 
-Whoever writes it holds the lock of its folder, so the file needs none of its own. Optuna's is a symbolic
-link, which not every disk has, and which a killed process leaves behind.
+The writer holds the lock of the folder, so the file needs no lock. Optuna's own lock is a symbolic link,
+which some disks do not support, and which a killed process leaves behind.
 
-Each record carries a checksum over itself and the checksum before it, so that a record that was changed,
-lost, repeated or moved is noticed. Optuna reads such records as its own and ignores the checksum.
+Each record has a checksum over itself and the checksum of the previous record, so that changed, lost,
+repeated and moved records are detected. Optuna ignores the checksum.
 
-Records that were written up to run format 5 call the kind `discriminant` by its former name. They stay as
-they are in the file and are read with the name of today. (`open_run` refuses runs of kinds that went.)
+Records before run format 6 have the former name of the kind `discriminant`; they are read with the present
+name and stay unchanged in the file. (`open_run` refuses runs of kinds that are no longer searched.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORMER = former_name("discriminant")
 
 @dataclass(frozen=True)
 class _Place:
-    """A place between two records. checksum: of the record before, None if that has none."""
+    """A position between two records. checksum: of the previous record, None without one."""
 
     record: int
     byte: int
@@ -46,13 +46,13 @@ _BEGINNING = _Place(0, 0, None)
 
 
 class Journal(BaseJournalBackend):  # type: ignore[misc]
-    """Optuna's journal in a file. What is appended is there whole, or not at all.
+    """Optuna's journal in a file. Records are appended completely or not at all.
 
-    Reading writes nothing, and leaves out a last record that is cut short or being written.
+    Reading writes nothing, and ignores an incomplete last record.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises SaveError if the file is not there and cannot be made."""
+        """Raises SaveError if the file does not exist and cannot be created."""
         self._path = path.absolute()
         self._read: list[dict[str, Any]] = []
         self._end = _BEGINNING
@@ -65,12 +65,12 @@ class Journal(BaseJournalBackend):  # type: ignore[misc]
             raise write_error(self._path, error) from error
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The records from a number on. Raises RunError if one before the last is damaged."""
+        """The records from a number on. Raises RunError for a damaged record before the last."""
         self._read_on()
         yield from self._read[log_number_from:]
 
     def append_logs(self, logs: Sequence[Mapping[str, Any]]) -> None:
-        """Write records behind the others. Raises SaveError; then none of them is there."""
+        """Append records. Raises SaveError; then no record was appended."""
         self._read_on()
         lines, checksum = [], self._end.checksum
         for log in logs:
@@ -78,23 +78,23 @@ class Journal(BaseJournalBackend):  # type: ignore[misc]
             lines.append(json.dumps({**log, _CHECKSUM: checksum}, separators=(",", ":")) + "\n")
         try:
             with self._path.open("a+b", buffering=0) as file:
-                # Bytes behind the last record are what a failed append could not take back.
+                # Bytes after the last record are of a failed append.
                 file.truncate(self._end.byte)
                 try:
                     _write(file, "".join(lines).encode())
                     os.fsync(file.fileno())
                 except BaseException:
-                    # If that fails too, the next one to open or to append drops what is cut short.
+                    # If that fails too, the next append or `mend` drops the incomplete record.
                     with suppress(OSError):
                         file.truncate(self._end.byte)
                     raise
         except OSError as error:
             raise SaveError(
-                f"{self._path}: could not be written ({first_line(error)}); what was in it is kept"
+                f"{self._path}: could not be written ({first_line(error)}); its earlier records are kept"
             ) from error
 
     def _read_on(self) -> None:
-        """Read the records behind those that were read already."""
+        """Read the new records."""
         with translated(RunError, f"{self._path}: cannot be read", OSError):
             content = _behind(self._path, self._end.byte)
         records, self._end, problem = _parsed(content, self._end)
@@ -104,9 +104,9 @@ class Journal(BaseJournalBackend):  # type: ignore[misc]
 
 
 def mend(journal: Path) -> bool:
-    """Drop a last record that is cut short; whether there was one. Raises SaveError, RunError.
+    """Drop an incomplete last record. Returns whether it did. Raises SaveError, RunError.
 
-    Only for a process that holds the lock of the folder: another one may be writing that record.
+    Only for a process that holds the lock of the folder: another process may be writing that record.
     """
     if not journal.exists():
         return False
@@ -118,7 +118,7 @@ def mend(journal: Path) -> bool:
     if end.byte == len(content):
         return False
     with (
-        translated(SaveError, f"{journal}: could not be mended", OSError),
+        translated(SaveError, f"{journal}: could not be repaired", OSError),
         journal.open("r+b") as file,
     ):
         file.truncate(end.byte)
@@ -127,14 +127,14 @@ def mend(journal: Path) -> bool:
 
 
 def damaged(journal: Path, problem: str) -> RunError:
-    """The refusal of a journal in which more than the last record is wrong."""
-    return RunError(f"{journal}: damaged: {problem}; start anew with another --run-dir")
+    """The error for a journal with a fault before its last record."""
+    return RunError(f"{journal}: damaged: {problem}; start again with another --run-dir")
 
 
 def _parsed(content: bytes, start: _Place) -> tuple[list[dict[str, Any]], _Place, str | None]:
-    """The whole records in `content`, the place behind them, and what is wrong before the last record.
+    """The complete records in `content`, the position after them, and a fault before the last record, if any.
 
-    What stands at the very end may be a record that is cut short: that is no fault, and no record.
+    An incomplete record at the end is neither a fault nor a record.
     """
     records: list[dict[str, Any]] = []
     place, lines = start, content.splitlines(keepends=True)
@@ -151,9 +151,9 @@ def _parsed(content: bytes, start: _Place) -> tuple[list[dict[str, Any]], _Place
 
 
 def _record(line: bytes, before: int | None) -> tuple[dict[str, Any], int | None]:
-    """One record without its checksum, and that. before: the checksum of the record before it.
+    """A record without its checksum, and the checksum. before: the checksum of the previous record.
 
-    Raises ValueError if the line holds no record, or not the one that was written behind that one.
+    Raises ValueError if the line is no record, or not the successor of the previous record.
     """
     if not line.endswith(b"\n"):
         raise ValueError("it has no end")
@@ -161,7 +161,7 @@ def _record(line: bytes, before: int | None) -> tuple[dict[str, Any], int | None
     if not isinstance(record, dict):
         raise ValueError("it is no JSON object")
     found = record.pop(_CHECKSUM, None)
-    # Records that were written before there were checksums have none, but none follows one that has.
+    # Old records have no checksum; they never follow a record with a checksum.
     if found is None and before is None:
         return record, None
     if found != _checksum(record, before):
@@ -170,7 +170,7 @@ def _record(line: bytes, before: int | None) -> tuple[dict[str, Any], int | None
 
 
 def _renamed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with today's name of the kind `discriminant`, which also stands inside JSON in strings."""
+    """The record with the present name of the kind `discriminant`, also inside JSON in strings."""
     text = json.dumps(record)
     if _FORMER not in text:
         return record
@@ -179,7 +179,7 @@ def _renamed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checksum(record: Mapping[str, Any], before: int | None) -> int:
-    """CRC-32 of a record, continued from that of the record before it."""
+    """CRC-32 of a record, continued from the checksum of the previous record."""
     return zlib.crc32(json.dumps(record, separators=(",", ":")).encode(), before or 0)
 
 
@@ -190,6 +190,6 @@ def _behind(path: Path, offset: int) -> bytes:
 
 
 def _write(file: FileIO, content: bytes) -> None:
-    """All of it, however much a call takes at a time."""
+    """Write the whole content, in several calls if necessary."""
     while content:
         content = content[file.write(content) or 0 :]

@@ -1,4 +1,4 @@
-"""A run directory opened to be worked on: by one process at a time, and mended first if need be."""
+"""Opens a run directory for writing by one process, and repairs it first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from excise.errors import RunError, SaveError, translated
 from excise.search.space import REFUSAL_WEIGHT
@@ -19,20 +18,20 @@ from excise.system.lock import Busy, ProcessLock
 
 _LOCK = "run.lock"
 _OLD_LOCK = "journal.log.lock"
-"""The lock of Optuna, used once: a link, which is deleted and never followed."""
+"""Optuna's lock, which older versions used: a link, which is deleted and never followed."""
 _SAVED_BESIDE = ("model-", "adapter-")
-"""Folders that are read again, and never written into, once they are there."""
+"""Prefixes of folders that are never written into after their creation."""
 _LEFT = re.compile(
     r"\.(run\.json|result\.json|edit-\d+\.safetensors)\.\d+\.partial|journal\.log\.lock"
 )
-"""What a killed process leaves of a file that it was writing; and the lock of Optuna, used once."""
+"""Files of a killed process that are deleted, and Optuna's lock."""
 
 
 @dataclass(frozen=True)
 class OpenRun(RunDirectory):
-    """A run directory whose lock this process holds until `close`: what may be written to.
+    """A run directory for writing, whose lock this process holds until `close`.
 
-    notes: what was mended when it was opened, a sentence each.
+    notes: sentences about repairs.
     """
 
     lock: ProcessLock
@@ -44,34 +43,29 @@ class OpenRun(RunDirectory):
         with translated(SaveError, f"{self.path}: old edits could not be deleted", OSError):
             for path in self.folder.glob("edit-*.safetensors"):
                 if path not in kept:
-                    # On Windows one that is being read stays for now: the next front takes it away.
+                    # Windows does not delete a file that is being read; the next call does.
                     with suppress(PermissionError):
                         path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another process work on this run."""
+        """Release the lock."""
         self.lock.release()
 
     def __enter__(self) -> OpenRun:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
 def open_run(path: Path, identity: Identity) -> OpenRun:
-    """The run directory of a study, made if it is new, for this process alone until it is closed.
+    """The run directory of a study, created if it is new and locked until it is closed.
 
-    Raises RunError if it belongs to another study, naming what differs, or if another process works on it,
-    naming that; SaveError if it cannot be written.
+    Raises RunError if it belongs to another study or is in use by another process; SaveError if it cannot be
+    written.
     """
     directory = RunDirectory(path)
-    # Before the lock: nothing is put into a folder that is none of ours, or through a link out of it.
+    # Before the lock, so that nothing is written into a foreign folder or through a link.
     _require_no_links(directory)
     _require_run_or_new(directory)
     lock = _locked(directory)
@@ -91,38 +85,40 @@ def open_run(path: Path, identity: Identity) -> OpenRun:
     except BaseException:
         lock.release()
         with suppress(OSError):
-            # Only if nothing is in it, as when a new one could not be written to.
+            # Succeeds only for an empty folder.
             directory.folder.rmdir()
         raise
 
 
 def require_idle(directory: RunDirectory) -> None:
-    """Raise RunError, naming it, if a process works on the run that is there."""
+    """Raise RunError if another process is using the run."""
     if directory.is_run:
         _require_no_links(directory)
         _locked(directory).release()
 
 
 def _require_run_or_new(directory: RunDirectory) -> None:
-    """Raise RunError for a folder that holds something else."""
+    """Raise RunError for a folder with other contents than a run."""
     with translated(RunError, f"{directory.path}: could not be read", OSError):
         if directory.is_run or not directory.folder.exists():
             return
-        # A process killed in the middle of its very first write leaves no more than these.
+        # A process that is killed during its first write leaves only these files.
         ours = (_LOCK, f"{_LOCK}.json")
         names = [path.name for path in directory.folder.iterdir()]
     if any(name not in ours and not name.endswith(".partial") for name in names):
-        raise RunError(f"{directory.path}: not empty and not a run directory; choose another one")
+        raise RunError(
+            f"{directory.path}: not empty and not a run directory; choose another directory"
+        )
 
 
 def _require_no_links(directory: RunDirectory) -> None:
-    """Raise RunError for links among the files that a run writes: they lead writes out of its folder."""
+    """Raise RunError for links, through which a run would write outside its folder."""
     with translated(RunError, f"{directory.path}: could not be read", OSError):
         paths = sorted(directory.folder.iterdir()) if directory.folder.is_dir() else []
     for path in paths:
         if path.is_symlink() and not path.name.startswith(_SAVED_BESIDE) and path.name != _OLD_LOCK:
             raise RunError(
-                f"{path}: is a link, and a run writes into its own folder only; put the file itself there, "
+                f"{path}: is a link, but a run writes only into its own folder; put the file itself there, "
                 "or give another --run-dir"
             )
 
@@ -143,7 +139,7 @@ def _locked(directory: RunDirectory) -> ProcessLock:
 
 
 def _clear_away(directory: RunDirectory) -> None:
-    """Delete what a killed process left of files that it was writing."""
+    """Delete incomplete files of a killed process."""
     for path in directory.folder.iterdir():
         if _LEFT.fullmatch(path.name):
             with suppress(OSError):
@@ -154,41 +150,41 @@ def _mended(directory: RunDirectory) -> tuple[str, ...]:
     if not mend(directory.journal):
         return ()
     return (
-        f"{directory.path}: the last record of the journal was cut short or damaged, as by a full disk or a "
-        "power failure; it is dropped, and the study goes on from the one before",
+        f"{directory.path}: the last record of the journal was incomplete or damaged, as by a full disk or a "
+        "power failure; it was dropped, and the study continues from the record before",
     )
 
 
 def _require_searchable(directory: RunDirectory) -> None:
-    """Raise RunError for a run of an older version that this one cannot go on with."""
-    gone = [f"the kind {kind}" for kind in directory.former_kinds()]
+    """Raise RunError for a run of an older version that cannot be continued."""
+    former = [f"the kind {kind}" for kind in directory.former_kinds()]
     with translated(RunError, f"{directory.path}: could not be read", OSError):
         journal = directory.journal.read_bytes() if directory.journal.exists() else b""
     if f'"{REFUSAL_WEIGHT}"'.encode() in journal:
-        gone.append("trials of the gradient search")
-    if gone:
+        former.append("trials of the gradient search")
+    if former:
         raise RunError(
-            f"{directory.path}: has {' and '.join(gone)}, which excise no longer searches; show or export "
-            "what it found, or give another --run-dir"
+            f"{directory.path}: has {' and '.join(former)}, which excise no longer searches; show or export "
+            "its edits, or give another --run-dir"
         )
 
 
 def _require_same(directory: RunDirectory, identity: Identity) -> None:
     """Raise RunError if the run is of another study."""
-    theirs = directory.identity()
-    if theirs.trusts_code and not identity.trusts_code:
+    stored = directory.identity()
+    if stored.trusts_code and not identity.trusts_code:
         raise RunError(
-            f"{directory.path / 'run.json'}: the run was begun with --trust-remote-code, which counts only "
-            f"where it is typed; give it again to run the code that comes with {identity.model}"
+            f"{directory.path / 'run.json'}: the run was started with --trust-remote-code, which is not "
+            f"stored; type it again to run the code that comes with {identity.model}"
         )
-    differing = differences(theirs.settings, identity.settings)
+    differing = differences(stored.settings, identity.settings)
     if differing:
         raise RunError(
             f"{directory.path} belongs to other settings ({'; '.join(differing[:3])}); "
             "give these settings or another --run-dir"
         )
-    changed = [f"the weights of {identity.model}"] * (theirs.model_digest != identity.model_digest)
-    changed += ["the prompts"] * (theirs.prompts_digest != identity.prompts_digest)
+    changed = [f"the weights of {identity.model}"] * (stored.model_digest != identity.model_digest)
+    changed += ["the prompts"] * (stored.prompts_digest != identity.prompts_digest)
     if changed:
         raise RunError(
             f"{directory.path}: {' and '.join(changed)} have changed since this run; give another --run-dir"

@@ -1,4 +1,4 @@
-"""The chosen trial, measured on held-out prompts: as a value, in the record, and in an edit file."""
+"""The figures of the chosen trial on held-out prompts: as a value, in the record, and in an edit file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from excise.store.shape import MeasuredFacts, require_shape
 
 @dataclass(frozen=True)
 class Answered:
-    """How one model answers a part of the prompts.
+    """The answers of a model to a part of the prompts, counted.
 
     refusals: of target prompts; control_refusals: of control prompts. empty, looping: among all answers.
     """
@@ -27,11 +27,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The chosen trial, measured on held-out prompts, beside the original model.
+    """The chosen trial and the original model on held-out prompts.
 
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
-    answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: how many
-    tokens of an answer that were, which is fewer where less was allowed or said.
+    answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: number of
+    tokens of an answer, which may be shorter than 32.
     """
 
     trial: int
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
-    """The chosen trial as `result.json` holds it, None if none was chosen."""
+    """The chosen trial in `result.json`, None if no trial was chosen."""
     chosen = record["chosen"]
     if chosen is None:
         return None
@@ -63,10 +63,7 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
 
 
 def outcome_in(facts: Mapping[str, Any]) -> Outcome | None:
-    """The same as an edit file holds it in its facts, None if it was not measured on held-out prompts.
-
-    Raises RunError if they are no figures.
-    """
+    """The figures in the facts of an edit file, None without held-out figures. Raises RunError."""
     if "held_out" not in facts:
         return None
     require_shape("the facts of the edit file", facts, MeasuredFacts)
@@ -118,13 +115,13 @@ def _answered(stored: Mapping[str, Any]) -> Answered:
 
 
 def counts(answered: Answered, outcome: Outcome) -> dict[str, object]:
-    """One model's answers as JSON. outcome: knows how many prompts there were."""
+    """A model's answers as JSON, with the numbers of prompts of `outcome`."""
     prompts = {"prompts": outcome.prompts, "control_prompts": outcome.control_prompts}
     return {**asdict(answered), **prompts}
 
 
 def chosen_json(outcome: Outcome) -> Mapping[str, object]:
-    """What `outcome_of` reads under "chosen"."""
+    """The value of "chosen", which `outcome_of` reads."""
     return {
         "trial": outcome.trial,
         "search": {

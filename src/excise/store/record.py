@@ -1,4 +1,4 @@
-"""`result.json`: the record of a run, versioned, rewritten whole whenever something was added.
+"""`result.json`, the record of a run, which is rewritten after every change.
 
 Keys are documented in docs/reference/run-directory.md.
 """
@@ -27,7 +27,7 @@ def write_result(
 ) -> None:
     """Write `result.json`. Raises SaveError.
 
-    Without a new `outcome`, the trial that was chosen before stays chosen while it is on the front.
+    outcome: None keeps the earlier chosen trial while it is on the front.
     """
     outcome = outcome or chosen_before(directory, front)
     execution = run.execution
@@ -62,7 +62,7 @@ def write_result(
 
 
 def chosen_before(directory: RunDirectory, front: Sequence[Point]) -> Outcome | None:
-    """The trial that the record says was chosen, if it is still on the front. Raises RunError."""
+    """The chosen trial of the record, if it is still on the front. Raises RunError."""
     if not directory.result.exists():
         return None
     outcome = outcome_of(directory.record())
@@ -71,16 +71,16 @@ def chosen_before(directory: RunDirectory, front: Sequence[Point]) -> Outcome | 
 
 
 def settled_facts(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the run found out about its model, by the names of `excise.experiment.settle.Settled`.
+    """The measured values of the run, by the names of `excise.experiment.settle.Settled`.
 
-    None for a run of an excise that recorded less.
+    None for a run of an older version, whose record lacks them.
     """
     known = record.get("circumstances")
     if known is None:
         return None
     device = record.get("device")
     if device is None and known.get("hardware"):
-        # Of an excise that recorded no digest.
+        # Older records have no digest.
         device = hardware_digest([known["hardware"]])
     return {
         "batch_size": int(record["batch_size"]),

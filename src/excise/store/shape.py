@@ -1,6 +1,6 @@
-"""What the records of a run directory must hold, checked once when they are read.
+"""The required contents of the records of a run directory, checked when they are read.
 
-A checksum tells damage, but runs of format 4 have none, and anybody can make one.
+A checksum detects damage, but runs of format 4 have no checksum, and anybody can compute one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from excise.system.json_files import first_fault
 
 
 class Shape(BaseModel):
-    """Values are left as they are, and keys that are not looked at may be there."""
+    """Values are not converted, and further keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -76,7 +76,7 @@ class _Chosen(Shape):
 
 
 class _Trial(Shape):
-    # A number becomes part of a file name, so it has to be one.
+    # The number becomes part of a file name.
     number: NonNegativeInt
     state: str
     parameters: dict[str, Any]
@@ -113,16 +113,16 @@ class ResultShape(Shape):
     seconds: dict[str, float]
 
     @model_validator(mode="after")
-    def _names_what_it_has(self) -> ResultShape:
-        scored = {one.number for one in self.trials if None not in (one.refusals, one.kl)}
+    def _require_figures(self) -> ResultShape:
+        scored = {trial.number for trial in self.trials if None not in (trial.refusals, trial.kl)}
         if not scored.issuperset(self.front):
-            raise ValueError("its front names a trial that it has no figures of")
+            raise ValueError("its front names a trial without figures")
         if self.chosen is None:
             return self
         if self.chosen.trial not in self.front:
             raise ValueError("the chosen trial is not on its front")
         if self.baseline.held_out is None or "held_out" not in self.seconds:
-            raise ValueError("it lacks the held-out figures that go with the chosen trial")
+            raise ValueError("it lacks the held-out figures of the chosen trial")
         return self
 
 
@@ -132,7 +132,7 @@ class _Measured(Shape):
 
 
 class MeasuredFacts(_Search):
-    """The facts of an edit file that was measured on held-out prompts."""
+    """The facts of an edit file with held-out figures."""
 
     trial: NonNegativeInt
     held_out: _Measured
@@ -142,10 +142,10 @@ Checked = TypeVar("Checked", bound=Shape)
 
 
 def require_shape(what: object, content: Mapping[str, Any], shape: type[Checked]) -> Checked:
-    """The content as that shape. Raises RunError, naming the first fault, if it is not. what: whose it is."""
+    """The content in a shape. what: its name. Raises RunError with the first fault."""
     try:
         return shape.model_validate(content)
     except ValidationError as error:
         raise RunError(
-            f"{what}: damaged, or written by another excise: {first_fault(error)}"
+            f"{what}: is damaged or of another version of excise: {first_fault(error)}"
         ) from error

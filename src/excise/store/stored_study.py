@@ -1,4 +1,4 @@
-"""A study in a run directory: after every trial, the record and an edit file for each trial of the front."""
+"""A study in a run directory, with the record and an edit file for each trial of the front."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from excise.store.opening import OpenRun
 from excise.store.outcome import Outcome, held_out_facts
 from excise.store.record import chosen_before, write_result
 
-_OF_DAMAGE = (
+_DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
     *(TypeError, ValueError, optuna.exceptions.OptunaError),
 )
-"""What Optuna's replay raises for records that are JSON, but not what Optuna wrote."""
+"""Errors that Optuna raises for JSON records that it did not write."""
 
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """A study whose run directory this process holds."""
+    """A study in a locked run directory."""
 
     directory: OpenRun
     study: OptunaStudy
@@ -45,10 +45,10 @@ class StoredStudy:
         return cls(directory, open_study(directory.journal, proposals), identity, origin)
 
     def save(self, run: RunDescription, edit: Callable[[BaseTrial], Edit]) -> None:
-        """Bring the run directory up to date. edit: makes the edit of a finished trial.
+        """Update edit files and record from the journal. edit: makes the edit of a finished trial.
 
-        The journal is ahead of what is written here. Interrupted at any point, the next call makes what is
-        missing: edits are written before the record names them, and deleted once it does not.
+        Edits are written before the record names them and deleted after it no longer does, so that the next
+        call completes an interrupted call.
         """
         front = pareto_front(self.study.points())
         chosen = chosen_before(self.directory, front)
@@ -63,14 +63,13 @@ class StoredStudy:
                     base=run.origin.base,
                     settings_digest=run.identity.settings_digest,
                 ).save(path)
-        told = [trial for trial in self.study.trials() if trial.state != "running"]
-        write_result(self.directory, run, told, front)
+        reported = [trial for trial in self.study.trials() if trial.state != "running"]
+        write_result(self.directory, run, reported, front)
         self.directory.keep_edits(point.number for point in front)
 
     def choose(self, run: RunDescription, outcome: Outcome) -> None:
-        """Put the chosen trial, and what was measured of it, into its edit file and the record."""
-        # The edit file travels without the run directory, and its figures with it. It is written before the
-        # record says that they are known.
+        """Write the figures of the chosen trial into its edit file and the record."""
+        # Before the record, which must not name figures that the edit file lacks.
         edit = self.directory.edit(outcome.trial)
         facts = {**edit.facts, **held_out_facts(outcome)}
         replace(edit, facts=facts).save(self.directory.edit_path(outcome.trial))
@@ -79,11 +78,8 @@ class StoredStudy:
 
 
 def open_study(journal: Path, proposals: Proposals) -> OptunaStudy:
-    """The study in a journal, new or as it was left.
-
-    Raises RunError if the journal is damaged, SaveError if it cannot be written.
-    """
-    with translated(RunError, f"{journal}: damaged", *_OF_DAMAGE):
+    """The study in a journal, which may be new. Raises RunError for a damaged journal, SaveError."""
+    with translated(RunError, f"{journal}: damaged", *_DAMAGE):
         return OptunaStudy(proposals, JournalStorage(Journal(journal)))
 
 
