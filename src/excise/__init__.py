@@ -12,6 +12,8 @@ from excise.system.version import VERSION
 if TYPE_CHECKING:
     from excise.checkpoint_diff.diff import Diff as Diff
     from excise.checkpoint_diff.diff import diff as diff
+    from excise.demo.python import demo_model as demo_model
+    from excise.demo.python import demo_prompts as demo_prompts
     from excise.edits.edit import Edit as Edit
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
@@ -23,39 +25,63 @@ if TYPE_CHECKING:
     from excise.errors import SaveError as SaveError
     from excise.errors import SettingsError as SettingsError
     from excise.errors import TrialError as TrialError
+    from excise.experiment.coverage import Coverage as Coverage
+    from excise.experiment.experiment import Experiment as Experiment
     from excise.experiment.inspection import Inspection as Inspection
     from excise.experiment.inspection import inspect as inspect
+    from excise.experiment.options import Options as Options
+    from excise.experiment.scores import Baseline as Baseline
+    from excise.experiment.scores import Scores as Scores
+    from excise.experiment.scores import Statistics as Statistics
+    from excise.experiment.study import Study as Study
     from excise.models.load import LoadedModel as LoadedModel
     from excise.models.load import load as load
     from excise.models.options import LoadOptions as LoadOptions
     from excise.prompts.read import read_prompts as read_prompts
     from excise.prompts.sets import Prompt as Prompt
     from excise.prompts.sets import PromptSet as PromptSet
+    from excise.prompts.splits import Prompts as Prompts
     from excise.saving.apply import apply as apply
     from excise.saving.options import SaveOptions as SaveOptions
+    from excise.scorers.interval import Estimate as Estimate
+    from excise.scorers.interval import Share as Share
+    from excise.search.study import Trial as Trial
 
 __version__ = VERSION
 
 _MODULES = {
+    "Baseline": "experiment.scores",
+    "Coverage": "experiment.coverage",
     "Diff": "checkpoint_diff.diff",
     "Edit": "edits.edit",
+    "Estimate": "scorers.interval",
     "ExciseError": "errors",
+    "Experiment": "experiment.experiment",
     "HubError": "errors",
     "Inspection": "experiment.inspection",
     "LoadOptions": "models.options",
     "LoadedModel": "models.load",
     "ModelError": "errors",
+    "Options": "experiment.options",
     "OutOfMemoryError": "errors",
     "Prompt": "prompts.sets",
     "PromptError": "errors",
     "PromptSet": "prompts.sets",
+    "Prompts": "prompts.splits",
     "ReproductionError": "errors",
     "RunError": "errors",
     "SaveError": "errors",
     "SaveOptions": "saving.options",
+    "Scores": "experiment.scores",
     "SettingsError": "errors",
+    "Share": "scorers.interval",
+    "Statistics": "experiment.scores",
+    "Study": "experiment.study",
+    "Trial": "search.study",
     "TrialError": "errors",
     "apply": "saving.apply",
+    "demo_model": "demo.python",
+    "demo_prompts": "demo.python",
     "diff": "checkpoint_diff.diff",
     "inspect": "experiment.inspection",
     "load": "models.load",

@@ -26,6 +26,7 @@ from excise.prompts.load import load_parts
 from excise.prompts.splits import Parts, Prompts
 from excise.saving.export import require_rewritable, require_writable
 from excise.search.front import Point, pareto_front
+from excise.search.loop import never
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin
 from excise.store.directory import RunDirectory, default_path, prompts_digest
@@ -66,7 +67,7 @@ class Run:
     ) -> None:
         self.directory.close()
 
-    def search(self, trials: int | None = None, stop: Callable[[], bool] = lambda: False) -> None:
+    def search(self, trials: int | None = None, stop: Callable[[], bool] = never) -> None:
         """Search until the study holds `trials`, by default the settings'."""
         self.experiment.search(
             trials or self.settings.trials,

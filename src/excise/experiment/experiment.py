@@ -32,7 +32,7 @@ from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
 from excise.prompts.given import PromptLike, prompt_set
 from excise.scorers.interval import Share
-from excise.search.loop import Limits, Objective, search
+from excise.search.loop import Limits, Objective, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
 from excise.search.study import OptunaStudy, Trial
@@ -145,7 +145,7 @@ class Experiment(Measurements):
         *,
         store: StoredStudy | str | Path | None = None,
         seconds: float | None = None,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] = never,
         progress: bool = True,
     ) -> Study:
         """Search for edits with few refusals and little KL, until the study holds `trials`.

@@ -57,13 +57,18 @@ class Limits:
     exhaustive: bool = False
 
 
+def never() -> bool:
+    """A search that nobody stops."""
+    return False
+
+
 def search(
     study: OptunaStudy,
     objective: Objective,
     limits: Limits,
     emit: Emit,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
     save: Callable[[], None] = lambda: None,
 ) -> None:
     """Score trials until the study holds enough of them, or time is up, or `stop()` says so.
