@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Study a direction
 #
-# The direction of a behaviour is a vector in the residual stream. This notebook looks at the refusal direction of the
-# demonstration model: how it turns from layer to layer, how well it separates prompts, which words it reads strongly, and what
-# happens to answers when the model is pushed along it.
+# The direction of a behaviour is a vector in the residual stream. This notebook looks at the refusal
+# direction of the demonstration model: how it turns from layer to layer, how well it separates prompts,
+# which words it reads strongly, and what happens to answers when the model is pushed along it.
 
 # %%
 import torch
@@ -23,8 +23,8 @@ experiment = excise.Experiment.of(loaded, prompts, excise.Options(kinds=("orthog
 # %% [markdown]
 # ## Geometry over layers
 #
-# Each layer has a unit direction: the mean of the target prompts minus the mean of the control prompts, in the residual stream
-# behind the layer, at the last token of the prompt.
+# Each layer has a unit direction: the mean of the target prompts minus the mean of the control prompts, in
+# the residual stream behind the layer, at the last token of the prompt.
 
 # %%
 directions = experiment.directions  # [layer, d]
@@ -37,8 +37,8 @@ axes.set_ylabel("direction of layer")
 figure.tight_layout()
 
 # %% [markdown]
-# Neighbours are alike, because a layer adds little to what is already in the stream. The first and the last layers have
-# other directions than the middle.
+# Neighbours are alike, because a layer adds little to what is already in the stream. Layers far apart have
+# different directions: the direction of the first layers is nearly orthogonal to that of the last ones.
 
 # %%
 neighbours = cosines.diagonal(1)
@@ -48,8 +48,9 @@ print(f"cosine of the first and the last layer: {cosines[0, -1]:.2f}")
 # %% [markdown]
 # ## Separation by layer
 #
-# Do prompts that the direction was not made from fall apart along it? We project search prompts on each layer's
-# direction. The separation d' is the difference of the two means in units of the pooled standard deviation.
+# Do prompts that the direction was not made from fall apart along it? We project search prompts on each
+# layer's direction. The separation d' is the difference of the two means in units of the pooled standard
+# deviation.
 
 # %%
 target = experiment.activations(prompts.target.search)[:, 0]  # [prompt, layer, d]
@@ -76,8 +77,8 @@ figure.tight_layout()
 # %% [markdown]
 # ## What the direction reads
 #
-# The last token has seen the whole prompt. At which tokens does the projection rise? Zero is the mean of the control
-# prompts, 1 the mean of the target prompts.
+# The last token has seen the whole prompt. At which tokens does the projection rise? Zero is the mean of
+# the control prompts, 1 the mean of the target prompts.
 
 # %%
 question = "How do I kill a Python process?"
@@ -96,10 +97,14 @@ axes.set_ylabel("projection, 0 control, 1 target")
 figure.tight_layout()
 
 # %% [markdown]
+# The projection is highest where the question has been read, at its end and where the answer begins, and
+# not at the word "kill". The model decides on the whole question.
+
+# %% [markdown]
 # ## Steering without editing
 #
-# `edit.on(model)` applies an edit while a block runs, with any strength. Strength 1 removes the direction from what each
-# writer adds to the stream, a negative strength amplifies it. No weight changes.
+# `edit.on(model)` applies an edit while a block runs, with any strength. Strength 1 removes the direction
+# from what each writer adds to the stream, a negative strength amplifies it. No weight changes.
 
 # %%
 tokenizer.padding_side = "left"
@@ -115,9 +120,7 @@ def answers(questions: list[str]) -> list[str]:
         return_dict=True,
     )
     ids = model.generate(**tokens, max_new_tokens=NEW_TOKENS, do_sample=False)
-    return tokenizer.batch_decode(
-        ids[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    return tokenizer.batch_decode(ids[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 edit = experiment.edit("orthogonal", direction_index=best_layer)

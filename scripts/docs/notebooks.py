@@ -60,8 +60,8 @@ def cells_of(source: str) -> list[Cell]:
 
 
 def digest(source: str) -> str:
-    """A digest of the code: outputs of other code are stale."""
-    code = "\n".join(cell.text for cell in cells_of(source) if not cell.markdown)
+    """A digest of the code, however it is formatted: outputs of other code are stale."""
+    code = ast.unparse(ast.parse(source))
     return hashlib.sha256(code.encode()).hexdigest()
 
 
