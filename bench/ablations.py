@@ -14,9 +14,8 @@ from torch import Tensor
 from excise.experiment.measurements import Measurements
 from excise.experiment.train_statistics import TrainPrompts, accumulator, answered
 from excise.kinds import FormerKind
-from excise.operators.discriminant import discriminant, oblique
 from excise.operators.moments import Moments
-from excise.operators.operator import Operator, unit
+from excise.operators.operator import Operator, discriminant, oblique, unit
 
 
 class MomentsAndMeans:
@@ -34,7 +33,7 @@ class MomentsAndMeans:
 
     def covariance(self, index: int) -> Tensor:
         """[d, d], float64, on the host."""
-        mean = self._sums[index] / self.moments.count(index)
+        mean = self._sums[index] / self.moments.counts[index]
         return self.moments.system(index).matrix().cpu() - torch.outer(mean, mean)
 
 

@@ -50,7 +50,7 @@ from excise.engine.prefill import Tokens
 from excise.events import ignore
 from excise.experiment.bank import edit_of
 from excise.models.chat import Chat
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.prompts.sets import Prompt
 from excise.search.start import closed_form_of
 from excise.system.quiet import quiet_libraries

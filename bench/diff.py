@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 
 from bench.machine import cost, described
 from excise.anatomy.writers import WriterTensor
-from excise.checkpoint_diff.checkpoint import open_compared
 from excise.checkpoint_diff.compare import compare_tensors
-from excise.checkpoint_diff.diff import Diff
+from excise.checkpoint_diff.diff import open_compared
+from excise.checkpoint_diff.difference import Diff
 from excise.checkpoint_diff.layout import Place
 from excise.operators.operator import unit
 

@@ -50,7 +50,7 @@ def changes(prompts: int, dtype: str, rows: int) -> dict[str, torch.Tensor]:
     from excise.demo.settings import demo_flags
     from excise.events import ignore
     from excise.models.weights import dense
-    from excise.prompts.load import load_parts
+    from excise.prompts.read import load_parts
     from excise.search.space import Candidate
 
     flags = demo_flags(materialise(lambda text: None))

@@ -27,9 +27,8 @@ from excise.edits.virtual import VirtualEdits
 from excise.engine.decode import greedy
 from excise.errors import ModelError, SaveError
 from excise.experiment.coverage import THRESHOLD, Coverage, measure
-from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
-from excise.operators.operator import unit
+from excise.operators.operator import discriminant, unit
 from zoo import CannotBuild, tiny
 
 COVERED, NOTED, NOT_COVERED, CANNOT_BUILD = (

@@ -174,7 +174,7 @@ def test_an_adapter_from_memory_is_that_from_the_files(model_folder: Path, tmp_p
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(excise.SaveError, match="does not say which model it was made of"):
+    with pytest.raises(excise.SaveError, match="does not name its model"):
         edit.to_peft(tmp_path / "third")
 
 
@@ -227,3 +227,10 @@ look(weights=False)
         done = run_python(f"HOME = {str(home)!r}\n{code}", hub.environment(home))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["4 False 0", "4 True 1", "4 True 1", "4 False 1"]
+
+
+def test_markers_are_found_however_they_are_written() -> None:
+    assert excise.Options(markers=("I’m  GLAD",)).markers == ("i'm glad",)
+    for wrong in ("glad", ("glad", " ")):
+        with pytest.raises(excise.SettingsError, match="give a tuple of phrases"):
+            excise.Options(markers=wrong)  # type: ignore[arg-type]

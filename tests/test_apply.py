@@ -388,7 +388,7 @@ def test_another_checkpoint_than_the_edits_own_is_refused_and_force_says_the_ris
     assert "is not the checkpoint that the edit was made of" in shown
     assert resolve(str(other)).digest in shown
     assert main(["apply", str(edit), str(other), "out", "--force"]) == 0
-    assert "may take away something else" in capsys.readouterr().out.replace("\n", " ")
+    assert "may remove something else" in capsys.readouterr().out.replace("\n", " ")
     # A model of other writers is refused whatever is said.
     smaller = tiny_model()
     smaller.config.num_hidden_layers = 2
@@ -417,7 +417,7 @@ def test_places_that_cannot_be_written_to(
 
     assert "already exists and is not empty" in said("full")
     assert (elsewhere / "full" / "precious").read_text() == "mine"
-    assert "lies inside" in said(str(model / "out"))
+    assert "contains the other" in said(str(model / "out"))
     assert not (model / "out").exists()
     assert "could not be written" in said("/proc/out")  # a place where even root writes nothing
     in_the_way = partial_path(elsewhere / "out")
@@ -462,7 +462,7 @@ def test_the_card_of_an_applied_edit_tells_what_its_file_tells(
     assert "held-out prompts, never seen by the search" in card
     assert main(["apply", str(made[1]), str(made[0]), "unmeasured"]) == 0
     card = (elsewhere / "unmeasured" / "README.md").read_text()
-    assert "Nothing was measured" in card
+    assert "The edit file holds no figures" in card
     assert "None" not in card
 
 
@@ -529,9 +529,7 @@ def test_what_cannot_be_looked_into_goes_by_its_name_and_links_to_folders_are_sa
     before, after = contents(elsewhere / "model"), contents(elsewhere / "out")
     assert before.keys() - after.keys() == set(copies)
     assert after.keys() - before.keys() == {"README.md"}
-    assert (
-        "left out, because it may hold the weights once more, unedited, and is not looked" in shown
-    )
+    assert "left out, because it may hold a second, unedited copy of the weights, and" in shown
     assert "left out, because it is a link to a folder: linked" in shown
 
 

@@ -18,6 +18,7 @@ from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import resolve
 from excise.cli.apply_command import apply
 from excise.cli.main import main
+from excise.config import Inputs
 from excise.edits.edit import Edit
 from excise.edits.matrices import removed
 from excise.errors import ModelError, SaveError
@@ -220,7 +221,7 @@ def test_the_choice_is_shown_with_its_size_before_it_is_made(
     shown = capsys.readouterr().out
     assert "writers are stored as FP8. --packed: plain " in shown
     assert shown.index("--packed:") < shown.index("Writing the edited model")
-    assert "of the edit is left after packing" in shown
+    assert "of the edit remains after packing" in shown
     assert main(["apply", str(edit), str(folder), "plain", "--packed", "plain"]) == 0
     capsys.readouterr()
     config = json.loads((elsewhere / "plain" / "config.json").read_text())
@@ -234,17 +235,17 @@ def test_what_is_asked_may_be_answered_by_the_end_of_input_or_the_environment(
     edit = save_edit(edit_of(folder), folder, elsewhere / "edit.safetensors")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     words, ended = (str(edit), str(folder), "out"), Script()
-    assert apply(words, {}, {}, force=False, ask=ended) == 0
+    assert apply(words, Inputs(), force=False, ask=ended) == 0
     assert len(ended.questions) == 1
     same = (elsewhere / "out" / "model.safetensors").stat().st_size
 
     unasked = Script()
     (elsewhere / "toml").mkdir()
     monkeypatch.chdir(elsewhere / "toml")
-    assert apply(words, {}, {"EXCISE_PACKED": "plain"}, force=False, ask=unasked) == 0
+    assert apply(words, Inputs({}, {"EXCISE_PACKED": "plain"}), force=False, ask=unasked) == 0
     (elsewhere / "toml" / "excise.toml").write_text('packed = "plain"')
-    assert apply((*words[:2], "again"), {}, {}, force=False, ask=unasked) == 0
-    assert apply((*words[:2], "json"), {"json_lines": True}, {}, force=False, ask=unasked) == 0
+    assert apply((*words[:2], "again"), Inputs(), force=False, ask=unasked) == 0
+    assert apply((*words[:2], "json"), Inputs({"json_lines": True}), force=False, ask=unasked) == 0
     assert unasked.questions == []
     for out in ("out", "again"):
         assert (elsewhere / "toml" / out / "model.safetensors").stat().st_size > same

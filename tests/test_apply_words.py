@@ -226,7 +226,7 @@ def test_the_choice_is_shown(
         shown = capsys.readouterr().out
         assert f"writers are stored as {title}" in shown
         assert shown.index("--packed:") < shown.index("Writing the edited model")
-        assert "of the edit is left after packing" in shown
+        assert "of the edit remains after packing" in shown
         # How far rounding moves a matrix, as the slow way finds it.
         module = "model.layers.0.mlp.down_proj"  # The first writer is left alone.
         before, after = (

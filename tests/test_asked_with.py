@@ -15,6 +15,7 @@ from excise.app.model import load_model
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
+from excise.config import Inputs
 from excise.events import ignore
 from excise.models.chat import Chat
 from excise.reproduce.record import read_reproduction
@@ -69,7 +70,7 @@ def test_given_and_found_arguments_are_on_record(saved: Path) -> None:
 def test_the_card_says_how_it_was_asked(saved: Path) -> None:
     card = (saved / "model" / "README.md").read_text(encoding="utf-8")
     assert 'with `mood="now", thinking=false`' in card
-    assert "asks for `repetition_penalty 1.3`: `generate` and servers follow that" in card
+    assert "asks for `repetition_penalty 1.3`: `generate` and servers follow it" in card
 
 
 def test_an_edit_that_is_shown_says_how_it_was_asked(
@@ -107,7 +108,7 @@ def test_a_model_made_again_is_asked_alike(saved: Path, tmp_path: Path) -> None:
 
 
 def test_chat_uses_the_arguments_that_were_given(saved: Path) -> None:
-    run = open_run_named(str(saved / "run"), {}, {})
+    run = open_run_named(str(saved / "run"), Inputs())
     loaded = load_model(run.settings, run.source(ignore), ignore)
     conversation = Conversation.of(run.settings, loaded)
     assert conversation.answer("bake", lambda text: None) is not None

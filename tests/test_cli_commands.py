@@ -16,6 +16,7 @@ from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation, converse
 from excise.cli.demo_command import demo_settings
 from excise.cli.main import main
+from excise.config import Inputs
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -42,7 +43,7 @@ def test_inspect_shows_what_is_not_covered(
     # Half of the writers taken off the list: their layers still write.
     claim = "--writers=mlp.down_proj=none"
     assert main(["inspect", str(model_folder), claim]) == 0
-    assert "layer 0 is not covered; what else writes: " in capsys.readouterr().out
+    assert "layer 0 is not covered; other modules that write: " in capsys.readouterr().out
 
 
 def test_inspect_from_the_configuration_alone(
@@ -132,12 +133,12 @@ def test_runs(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_chat_with_a_run_and_with_a_model(
     finished_run: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert chat(str(finished_run), {}, {}, Script("hello", "/quit")) == 0
+    assert chat(str(finished_run), Inputs(), Script("hello", "/quit")) == 0
     assert "with the edit of trial" in capsys.readouterr().out
     number = result(finished_run)["front"][-1]
-    assert chat(f"{finished_run}:{number}", {}, {}, Script()) == 0
+    assert chat(f"{finished_run}:{number}", Inputs(), Script()) == 0
     assert f"with the edit of trial {number} of" in capsys.readouterr().out
-    assert chat(str(model_folder), {}, {}, Script("hello")) == 0
+    assert chat(str(model_folder), Inputs(), Script("hello")) == 0
     assert "without an edit" in capsys.readouterr().out
 
 
@@ -152,12 +153,13 @@ def test_a_conversation_streams_and_remembers() -> None:
 
 
 def test_the_demonstration_lies_beneath_what_was_typed(tmp_path: Path) -> None:
-    plain = demo_settings(tmp_path, {}, {})
+    plain = demo_settings(tmp_path, Inputs())
     assert plain.yes
     assert plain.model == str(tmp_path)
     assert plain.target_train is not None
     typed = demo_settings(
-        tmp_path, {"trials": "2", "target": "mine.txt", "dtype": "bfloat16", "save": "here"}, {}
+        tmp_path,
+        Inputs({"trials": "2", "target": "mine.txt", "dtype": "bfloat16", "save": "here"}),
     )
     assert (typed.trials, typed.dtypes, typed.save) == (2, ("bfloat16",), Path("here"))
     assert typed.target_train is None
@@ -192,8 +194,8 @@ def test_the_demonstration_shows_what_came_of_it(
 
 
 def test_a_second_demonstration_saves_beside_the_first(tmp_path: Path) -> None:
-    first = demo_settings(tmp_path, {}, {}).save
+    first = demo_settings(tmp_path, Inputs()).save
     assert first is not None
     os.makedirs(first)
-    second = demo_settings(tmp_path, {}, {}).save
+    second = demo_settings(tmp_path, Inputs()).save
     assert second == first.with_name(f"{first.name}-2")

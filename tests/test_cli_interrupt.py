@@ -12,6 +12,7 @@ from excise.cli.interrupt import STOPPING, StopOnInterrupt
 from excise.cli.main import main
 from excise.cli.run_command import run_unattended, start
 from excise.cli.screen import JsonLines
+from excise.cli.search import search
 from excise.events import Event
 from excise.search.events import TrialFinished
 from excise.search.study import DONE
@@ -56,16 +57,17 @@ def test_a_stopped_search_still_chooses(
     (ended,) = [event for event in json_lines(out) if event["event"] == "SearchEnded"]
     assert ended["why"] == "stopped"
     assert finished.outcome.trial == 0
-    assert finished.session.run.study.done() == 1
+    assert finished.run.study.done() == 1
 
 
 def test_pressed_twice_it_says_how_to_go_on(
     small: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    session = start(settings_of([*small, "--trials", "9"]), InterruptedAfter(2))
+    screen = InterruptedAfter(2)
+    run = start(settings_of([*small, "--trials", "9"]), screen)
     with pytest.raises(KeyboardInterrupt, match="go on with the same command"):
-        session.search()
-    assert session.run.study.done() == 1
+        search(run, screen)
+    assert run.study.done() == 1
 
 
 def test_interrupted_elsewhere_is_status_130_and_one_line(

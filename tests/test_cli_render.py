@@ -29,7 +29,7 @@ from excise.experiment.events import (
 from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
-from excise.scorers.interval import Estimate
+from excise.scorers.statistics import Estimate
 from excise.search.events import (
     SearchEnded,
     SearchStarted,

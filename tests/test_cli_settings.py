@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import result
 from excise.cli.main import main
 from excise.cli.stored import open_run_named
-from excise.config import Settings, Stored, gather
+from excise.config import Inputs, Settings, Stored, gather
 from excise.errors import SettingsError
 
 pytest_plugins = ["cli_support"]
@@ -105,13 +105,15 @@ def test_what_a_run_was_made_with_goes_before_both(
     (tmp_path / "excise.toml").write_text('dtype = "bfloat16"\nrevision = "x"\ntarget = "t.txt"')
     environment = {"EXCISE_MAX_NEW_TOKENS": "7", "EXCISE_BATCH_SIZE": "3", "EXCISE_MODEL": "other"}
     fields = tuple(Settings.model_fields)
-    run = open_run_named(str(finished_run), {}, environment, fields).settings
+    run = open_run_named(str(finished_run), Inputs({}, environment), fields).settings
     made = json.loads((finished_run / "run.json").read_text(encoding="utf-8"))["settings"]
     assert (run.model, run.revision, run.dtypes) == (made["model"], None, ("float32",))
     assert (run.max_new_tokens, run.batch_size, run.target) == (4, 3, None)
-    typed = open_run_named(str(finished_run), {"dtypes": "auto,float16"}, environment, fields)
+    typed = open_run_named(
+        str(finished_run), Inputs({"dtypes": "auto,float16"}, environment), fields
+    )
     assert typed.settings.dtypes == ("auto", "float16")
-    assert open_run_named(str(finished_run), {"dtype": "float16"}, {}).settings.dtypes == (
+    assert open_run_named(str(finished_run), Inputs({"dtype": "float16"})).settings.dtypes == (
         "float16",
     )
 
@@ -129,7 +131,7 @@ def test_compare_measures_with_what_was_typed(
     arguments = ["compare", str(finished_run), str(finished_run), "--json"]
     assert main([*arguments, "--max-memory", "cpu=20GiB", "--dtype", "float32,auto"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)[0]["what"] == "target prompts refused"
+    assert json.loads(captured.out)[0]["figure"] == "target prompts refused"
     assert "float32" in captured.err
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from cli_helpers import Script, json_lines
 from excise.cli.main import main
 from excise.cli.upload_command import upload
+from excise.config import Inputs
 from excise.errors import SettingsError
 from hub_stand_in import run_python
 from hub_uploads import NAME, TOKEN, UploadStandIn
@@ -50,7 +51,9 @@ def test_the_end_of_input_is_no_token(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     ended = Script()
     with pytest.raises(SettingsError, match="no token"):
-        upload(str(run), {}, {}, to=NAME, form=None, public=False, force=False, ask_secretly=ended)
+        upload(
+            str(run), Inputs(), to=NAME, form=None, public=False, force=False, ask_secretly=ended
+        )
     assert len(ended.questions) == 1
 
 
@@ -75,7 +78,7 @@ def test_a_run_is_written_and_uploaded_and_a_failed_upload_goes_on_with_the_same
 
     assert main(arguments) == 0
     second = capsys.readouterr()
-    assert f"taking the model of trial {chosen(run)} that lies in {written}" in second.out
+    assert f"using the model of trial {chosen(run)} in {written}" in second.out
     assert f"uploaded    {hub.endpoint}/{NAME} (private), commit " in second.out
     assert (written / "reproduce.json").read_bytes() == before
     assert hub.files(NAME)["model.safetensors"] == (written / "model.safetensors").read_bytes()
@@ -170,16 +173,16 @@ def test_replacing_is_asked_for_or_forced(
     hub.make(NAME, private=True, files={"mine.txt": b"x"})
     arguments = ["upload", str(run), "--as", "adapter", "--to", NAME]
     assert main(arguments) == 2
-    assert "holds 1 files already (mine.txt)" in capsys.readouterr().err
+    assert "already holds 1 other files (mine.txt)" in capsys.readouterr().err
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     for script, status in ((Script(""), "no"), (Script(), "no"), (Script("y"), "yes")):
         how = {"to": NAME, "form": "adapter", "public": False, "force": False, "ask": script}
         if status == "yes":
-            assert upload(str(run), {}, {}, **how) == 0  # type: ignore[arg-type]
+            assert upload(str(run), Inputs(), **how) == 0  # type: ignore[arg-type]
         else:
             with pytest.raises(Exception, match="--force replaces them"):
-                upload(str(run), {}, {}, **how)  # type: ignore[arg-type]
+                upload(str(run), Inputs(), **how)  # type: ignore[arg-type]
         assert script.questions[0].endswith("Replace them? [y]es / [n]o [n]: ")
     assert "mine.txt" not in hub.files(NAME)
     # Now the very same files are there: nothing to force.
@@ -206,8 +209,7 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
     secret = Script(f" {TOKEN}\n")
     status = upload(
         str(run),
-        {},
-        {},
+        Inputs(),
         to=NAME,
         form="adapter",
         public=False,
@@ -233,8 +235,8 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
         (["nowhere", "--to", NAME], "nowhere: no such run or folder"),
         (["nowhere:3", "--to", NAME], "nowhere:3: no such run or folder"),
         (["EMPTY", "--to", NAME], "EMPTY: neither a model (config.json, "),
-        (["EMPTY", "--to", NAME, "--as", "adapter"], "--as: EMPTY is no run"),
-        (["EMPTY", "--to", NAME, "--select", "knee"], "--select: EMPTY is no run"),
+        (["EMPTY", "--to", NAME, "--as", "adapter"], "--as: goes with a run, but EMPTY"),
+        (["EMPTY", "--to", NAME, "--select", "knee"], "--select: goes with a run, but EMPTY"),
         (["RUN", "--to", NAME, "--against", "x"], "--against: only excise evaluate takes it"),
         (["RUN", "--to", NAME, "--token", TOKEN], "--token: no such flag"),
     ],
@@ -280,7 +282,7 @@ def test_an_interrupted_upload_says_that_nothing_is_to_be_seen(
     monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupt)
     assert main(["upload", str(run), "--as", "adapter", "--to", NAME]) == 130
     assert (
-        "nothing is visible at me/edited yet; the same command goes on" in capsys.readouterr().err
+        "nothing is visible at me/edited yet; the same command resumes" in capsys.readouterr().err
     )
     assert hub.files(NAME) == {}
 

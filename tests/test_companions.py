@@ -136,9 +136,9 @@ def test_the_weights_once_more_are_left_out_whatever_they_are_called(
 ) -> None:
     written(folder / name, COPIES[name](weights(folder)))
     found = open_checkpoint(folder)
-    assert found.left_out == (Path(name),)
-    assert Path(name) not in found.others
-    assert not found.companion_weights
+    assert found.companions.left_out == (Path(name),)
+    assert Path(name) not in found.companions.copied
+    assert not found.companions.weights
 
 
 def test_copies_in_several_files_are_judged_together_and_their_index_goes_with_them(
@@ -154,11 +154,11 @@ def test_copies_in_several_files_are_judged_together_and_their_index_goes_with_t
     (folder / "again" / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "original" / "params.json").write_text("{}")
     found = open_checkpoint(folder)
-    assert [path.as_posix() for path in found.left_out] == [
+    assert [path.as_posix() for path in found.companions.left_out] == [
         *("again/a-1.safetensors", "again/a-2.safetensors", "again/model.safetensors.index.json"),
         *("original/consolidated.00.pth", "original/consolidated.01.pth"),
     ]
-    assert Path("original/params.json") in found.others
+    assert Path("original/params.json") in found.companions.copied
 
 
 def head(layer: int = 0, width: int = 32) -> Tensors:
@@ -196,7 +196,7 @@ def test_what_holds_other_tensors_goes_along_untouched(
     assert (out / name).read_bytes() == path.read_bytes()
     shown = " ".join(capsys.readouterr().out.split())
     assert "left out" not in shown
-    assert f"{name}: copied as it is: its tensors are not the model's" in shown
+    assert f"{name}: copied without edits: the model has none" in shown
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_writers_tensor_in_a_side_file_is_edited_as_in_the_weights(
     for untouched in side.keys() - {name}:
         assert torch.equal(after[untouched], side[untouched])
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"sub/side.{ending}: edited in 1 tensors, which are the model's too" in shown
+    assert f"sub/side.{ending}: edited in 1 tensors, which the model also has" in shown
 
 
 def test_a_draft_head_in_the_weights_themselves_is_said(
@@ -252,13 +252,13 @@ def test_a_draft_head_in_the_weights_themselves_is_said(
     assert main(["apply", str(edit), str(folder), str(out), "--force"]) == 0
     assert torch.equal(weights(out)[behind], torch.ones(32, 48))
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"the draft head (1 tensors, such as {behind}) is copied as it is" in shown
+    assert f"the draft head (1 tensors, such as {behind}) is copied without edits" in shown
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"weight_map": 3}', b"\xff"])
 def test_what_only_looks_like_an_index_goes_along(folder: Path, content: bytes) -> None:
     (folder / "other.index.json").write_bytes(content)
-    assert Path("other.index.json") in open_checkpoint(folder).others
+    assert Path("other.index.json") in open_checkpoint(folder).companions.copied
 
 
 def test_draft_heads_are_told_by_name_or_by_their_place_behind_the_last_layer() -> None:
@@ -278,7 +278,7 @@ def test_code_that_was_not_downloaded_is_missed_in_a_note(
     out = folder.parent / "out"
     assert main(["apply", str(edit), str(folder), str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Python files of the model's own that are not here (configuration_own.py)" in shown
+    assert "Python files that are missing here (configuration_own.py)" in shown
     (folder / "configuration_own.py").write_text("")
     assert main(["apply", str(edit), str(folder), str(out.with_name("again"))]) == 0
     assert "Python files" not in capsys.readouterr().out

@@ -271,8 +271,8 @@ def test_template_arguments_are_a_table_in_toml() -> None:
         ("thinking", "--template-arguments: thinking: not KEY=VALUE"),
         ("a=1,a=2", "--template-arguments: a: given twice"),
         ("{1}", "--template-arguments: not JSON (character 2)"),
-        ("messages=1", "messages: not an argument that can be chosen"),
-        ("tokenize=true", "tokenize: not an argument that can be chosen"),
+        ("messages=1", "messages: excise sets this argument itself"),
+        ("tokenize=true", "tokenize: excise sets this argument itself"),
         ("a b=1", "a b: not the name of a variable"),
     ],
 )

@@ -51,8 +51,8 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {"winsorise": "0.9", "kind": "discriminant"},
             {},
             "",
-            "--winsorise: has an effect on kinds of residual directions only; give kind=orthogonal or "
-            "kind=row_normalised with it",
+            "--winsorise: only affects kinds of residual directions; give kind=orthogonal or "
+            "kind=row_normalised too",
         ),
         ({}, {"EXCISE_YES": "perhaps"}, "", "EXCISE_YES=perhaps: must be true or false"),
         ({}, {}, "prefix = 5", "excise.toml: prefix = 5: not a text"),
@@ -99,15 +99,20 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {"EXCISE_CONTROL_TRAIN": "a.txt"},
             "",
-            "EXCISE_CONTROL_TRAIN: needs control_search beside it, or give one set as control",
+            "EXCISE_CONTROL_TRAIN: needs control_search too, or give one set as control",
         ),
         (
             {"target_train": "a.txt", "target_held_out": "b.txt"},
             {},
             "",
-            "--target-train: needs target_search beside it, or give one set as target",
+            "--target-train: needs target_search too, or give one set as target",
         ),
-        ({}, {}, "target = {}", "excise.toml: target.source: missing; say where the prompts are"),
+        (
+            {},
+            {},
+            "target = {}",
+            "excise.toml: target.source: missing; name the source of the prompts",
+        ),
         (
             {},
             {},

@@ -16,15 +16,14 @@ from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings, gather
 from excise.errors import ModelError
 from excise.events import Emit, ignore
-from excise.models import data_type
-from excise.models.data_type import fastest_first
 from excise.models.load import load
 from excise.models.options import LoadOptions
+from excise.models.rate import Rate, fastest_first
 
 DEFAULT = ("auto", "float16", "bfloat16", "float32")
 
 
-def rates(half: float, single: float) -> data_type.Rate:
+def rates(half: float, single: float) -> Rate:
     return lambda dtype, device: single if dtype == torch.float32 else half
 
 
@@ -80,12 +79,12 @@ def test_a_run_keeps_the_type_that_it_had(
         **write_prompts(tmp_path / "prompts"),
     }
     settings: Settings = gather(flags, {}, None)
-    monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(1.0, 2.0),))
+    monkeypatch.setattr(fastest_first, "__defaults__", (rates(1.0, 2.0),))
     run = prepare(settings, ignore)
     assert run.loaded.dtype == "float32"
     run.search()
     run.directory.close()
-    monkeypatch.setattr(data_type.fastest_first, "__defaults__", (rates(2.0, 1.0),))
+    monkeypatch.setattr(fastest_first, "__defaults__", (rates(2.0, 1.0),))
     assert load(half, LoadOptions(dtypes=DEFAULT)).dtype == "bfloat16"
     assert prepare(settings, ignore).loaded.dtype == "float32"
 

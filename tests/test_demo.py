@@ -37,7 +37,7 @@ from excise.models.chat import Chat
 from excise.models.load import load
 from excise.models.options import LoadOptions
 from excise.operators.operator import unit
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.prompts.sets import Prompt
 from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit

@@ -25,8 +25,8 @@ from excise.experiment.coverage import random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.norms import post_norm_gains
-from excise.operators.discriminant import discriminants
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
+from excise.operators.operator import discriminants
 from excise.scorers import divergence
 from excise.scorers.divergence import kl_divergence
 from virtual_devices import VirtualDevices

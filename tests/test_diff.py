@@ -20,11 +20,10 @@ from transformers import (
 from conftest import SHAPE, fill, tiny_model, write_edited
 from excise.anatomy.writers import examine
 from excise.checkpoint_diff import matrix
-from excise.checkpoint_diff.checkpoint import open_compared
 from excise.checkpoint_diff.compare import compare_tensors
-from excise.checkpoint_diff.diff import Diff, diff
+from excise.checkpoint_diff.diff import diff, open_compared
+from excise.checkpoint_diff.difference import Diff, shared_directions
 from excise.checkpoint_diff.matrix import LowRank, Pair, change_of
-from excise.checkpoint_diff.result import shared_directions
 from excise.checkpoint_diff.rounding import coarser, half_step, noise_norm
 from excise.edits.edit import Edit
 from excise.errors import SaveError

@@ -44,7 +44,7 @@ def test_an_edit_is_told_kept_and_undone(
     for told in (
         "model.layers.*.mlp.down_proj.weight │ ×4 │ F32",
         "orthogonal (u = v = r, the direction of each layer)",
-        "Each has a direction of its own.",
+        "Each writer has its own direction.",
         "An edit of writers explains every change",
         "saved the edit to",
         "saved the adapter that undoes it to",
@@ -74,7 +74,7 @@ def test_what_is_the_same_and_what_has_no_config(
     model_folder: Path, edited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", str(model_folder), str(model_folder)]) == 0
-    assert "The same, number by number." in capsys.readouterr().out
+    assert "All tensors are equal." in capsys.readouterr().out
     shutil.copy(edited / "model.safetensors", tmp_path / "bare.safetensors")
     shutil.copy(model_folder / "model.safetensors", tmp_path / "first.safetensors")
     # The configuration of one of them is enough.
@@ -82,14 +82,14 @@ def test_what_is_the_same_and_what_has_no_config(
     assert "An edit of writers explains every change" in capsys.readouterr().out
     assert main(["diff", "first.safetensors", "bare.safetensors"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "edits are not looked for: first.safetensors has no config.json" in out
+    assert "no search for edits: first.safetensors has no config.json" in out
     assert "Changes of low rank (at most 1)" in out
     tensors = load_file(edited / "model.safetensors")
     tensors["lm_head.weight"] += 0.1 * torch.randn(tensors["lm_head.weight"].shape)
     shutil.copytree(edited, tmp_path / "trained")
     save_file(tensors, tmp_path / "trained" / "model.safetensors", {"format": "pt"})
     assert main(["diff", str(model_folder), "trained"]) == 0
-    assert "1 of 8 changes are not edits of writers" in capsys.readouterr().out
+    assert "1 of 8 changes are neither edits of writers" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(

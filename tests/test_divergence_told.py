@@ -16,7 +16,7 @@ from excise.cli.tables import kl_text
 from excise.edits.edit import Edit
 from excise.report.card import figures_in, figures_of
 from excise.scorers.divergence import AnswerTokens, kl_divergence
-from excise.scorers.interval import Estimate
+from excise.scorers.statistics import Estimate
 from excise.search.front import Point, reason
 from excise.store.outcome import outcome_of
 

@@ -17,9 +17,8 @@ from conftest import tiny_model
 from excise.checkpoint.folder import open_checkpoint, weight_files
 from excise.checkpoint.index import checkpoint_index, index_digest
 from excise.checkpoint.source import ModelSource, resolve
-from excise.edits.base import Base
+from excise.edits.base import Base, require_base
 from excise.edits.edit import FORMAT, Edit
-from excise.edits.same_model import require_base
 from excise.errors import ModelError, RunError, SaveError
 from packed_models import write_gguf
 
@@ -291,15 +290,17 @@ def test_what_an_old_file_cannot_tell_is_said_or_refused(
     local, notes = resolve(str(model_folder)), []
     known = Base.of(as_from_the_hub(model_folder))
     without = replace(known, contents=None)
-    require_base(small_edit(without), local, force=False, emit=notes.append)
+    require_base(small_edit(without).base, local, force=False, emit=notes.append)
     (note,) = notes
-    assert "contents could not be compared" in note.text
+    assert "contents cannot be compared" in note.text
     # Format 2 has no index either: then there is nothing to go by.
     bare = replace(without, index=None)
     with pytest.raises(SaveError, match="nothing that could be compared"):
-        require_base(small_edit(bare), local, force=False, emit=notes.append)
-    require_base(small_edit(bare), as_from_the_hub(model_folder), force=False, emit=notes.append)
-    require_base(small_edit(known), local, force=False, emit=notes.append)
+        require_base(small_edit(bare).base, local, force=False, emit=notes.append)
+    require_base(
+        small_edit(bare).base, as_from_the_hub(model_folder), force=False, emit=notes.append
+    )
+    require_base(small_edit(known).base, local, force=False, emit=notes.append)
     assert len(notes) == 1
 
 

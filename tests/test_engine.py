@@ -194,7 +194,7 @@ def test_writer_statistics_equal_plain_means_over_all_tokens(model: PreTrainedMo
         spread = last.var(0, correction=0).sum()
         torch.testing.assert_close(found.spreads[index], spread, atol=1e-5, rtol=1e-3)
         for moments, tokens in ((every_token, every), (last_tokens, last)):
-            assert moments.count(index) == len(tokens)
+            assert moments.counts[index] == len(tokens)
             torch.testing.assert_close(
                 moments.system(index).matrix(),
                 tokens.T @ tokens / len(tokens),

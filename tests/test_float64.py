@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
-from excise.devices import float64 as module
-from excise.devices.float64 import as_float64, float64_device
+from excise.devices import transfers as module
+from excise.devices.transfers import as_float64, float64_device
 from excise.edits.virtual import VirtualEdits
 from excise.engine.capture import Accumulators, writer_statistics
 from excise.engine.distributions import distributions

@@ -20,14 +20,14 @@ from excise.checkpoint.source import resolve
 from excise.cli.chat_command import chat
 from excise.cli.conversation import Conversation
 from excise.cli.main import main
-from excise.config import gather
+from excise.config import Inputs, gather
 from excise.config.prompt_sources import prompt_sources
 from excise.engine.decode import greedy
 from excise.engine.generation import settings_not_followed, settings_text
 from excise.errors import ModelError
 from excise.events import Event, Note
 from excise.models.chat import Chat
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 
 SILENT: list[Mapping[str, Any]] = [
     {},
@@ -102,7 +102,7 @@ def test_chat_follows_the_models_own_configuration_if_asked_to(asked: Mapping[st
     model.generation_config = GenerationConfig(
         **{"eos_token_id": 1, "pad_token_id": 1} | dict(asked)
     )
-    conversation = Conversation(model, tokenizer, 6, own=True)
+    conversation = Conversation(model, tokenizer, 6, own_generation=True)
     chat = Chat(tokenizer)
     (tokens,) = chat.tokens([chat.conversation([{"role": "user", "content": "bake a cake"}])])
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def test_chat_follows_the_models_own_configuration_if_asked_to(asked: Mapping[st
 def test_a_configuration_that_cannot_be_followed_is_told_in_one_line() -> None:
     model = tiny_model()
     model.generation_config = GenerationConfig(eos_token_id=1, penalty_alpha=0.6, top_k=4)
-    conversation = Conversation(model, tiny_tokenizer(), 6, own=True)
+    conversation = Conversation(model, tiny_tokenizer(), 6, own_generation=True)
     with pytest.raises(ModelError, match="generation configuration cannot be followed"):
         conversation.answer("bake a cake", lambda text: None)
     assert conversation.messages == []
@@ -175,9 +175,9 @@ def test_the_command_says_which_configuration_it_follows(
     asking: Path, capsys: pytest.CaptureFixture[str], empty_directory: None
 ) -> None:
     flags = {"dtype": "float32", "max_new_tokens": 4}
-    assert chat(str(asking), flags, {}, Script("bake")) == 0
+    assert chat(str(asking), Inputs(flags), Script("bake")) == 0
     assert "repetition_penalty 1.3" in capsys.readouterr().out
-    assert chat(str(asking), flags, {}, Script("bake"), "model") == 0
+    assert chat(str(asking), Inputs(flags), Script("bake"), "model") == 0
     assert "repetition_penalty" not in capsys.readouterr().out
     assert main(["chat", str(asking), "--generation-config", "beam"]) == 2
     assert "must be one of greedy, model" in capsys.readouterr().err

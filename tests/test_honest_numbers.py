@@ -184,10 +184,10 @@ def test_two_edits_are_compared_in_pairs(
     (chosen,) = {json.loads((finished_run / "result.json").read_text())["chosen"]["trial"]}
     assert main(["compare", str(finished_run), f"{finished_run}:{chosen}"]) == 0
     out = capfd.readouterr().out
-    assert "do not tell the two apart" in out
+    assert "No difference is significant" in out
     assert main(["compare", str(finished_run), f"{finished_run}:knee", "--json"]) == 0
     (found,) = json_lines("".join(capfd.readouterr().out.splitlines()))
-    assert [one["what"] for one in found] == [  # type: ignore[index]
+    assert [one["figure"] for one in found] == [  # type: ignore[index]
         "target prompts refused",
         "KL, first answer token (nats)",
         "KL, mean of 4 answer tokens (nats)",

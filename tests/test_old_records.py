@@ -20,10 +20,10 @@ from excise.cli.main import main
 from excise.cli.render import Renderer
 from excise.cli.resume import where_to_run
 from excise.cli.stored import figures, open_run_named
-from excise.config import Settings
+from excise.config import Inputs, Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
-from excise.prompts.load import load_parts
+from excise.prompts.read import load_parts
 from excise.saving.reproduction import reproduction_of
 from excise.store.directory import RunDirectory
 from excise.store.opening import open_run
@@ -78,7 +78,7 @@ def readers(folder: Path) -> list[Callable[[], object]]:
     settings = Settings.model_validate({**stored, "run_dir": folder})
     screen = Renderer(Console(file=StringIO()))
     source, prompts = resolve(settings.model, None), load_parts(prompt_sources(settings))
-    run = open_run_named(str(folder), {}, {})
+    run = open_run_named(str(folder), Inputs())
     directory = run.directory
 
     def use() -> None:

@@ -195,4 +195,4 @@ def test_a_run_with_trials_found_by_gradients_is_shown_and_made_again_but_not_go
     assert main(["reproduce", "model", "again"]) == 0
     capsys.readouterr()
     assert main(["reproduce", "model", "once more", "--repeat-search"]) == 2
-    assert "excise has no gradient search any more" in capsys.readouterr().err
+    assert "excise no longer has the gradient search" in capsys.readouterr().err

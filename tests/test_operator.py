@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import (
     Operator,
-    apply,
+    apply_operator,
+    discriminant,
     orthogonal,
     row_normalised,
     through_post_norm,
@@ -51,8 +51,8 @@ def test_overlap_is_one(operator: Operator) -> None:
 
 def test_strength_one_is_idempotent_and_blind_along_v(operator: Operator) -> None:
     y = draw(7, D, seed=2)
-    once = apply(y, operator.u[0], operator.v[0], 1.0)
-    twice = apply(once, operator.u[0], operator.v[0], 1.0)
+    once = apply_operator(y, operator.u[0], operator.v[0], 1.0)
+    twice = apply_operator(once, operator.u[0], operator.v[0], 1.0)
     torch.testing.assert_close(twice, once)
     torch.testing.assert_close(once @ operator.v[0], torch.zeros(7).double(), atol=1e-6, rtol=0)
 
@@ -61,7 +61,7 @@ def test_what_v_does_not_see_is_untouched(operator: Operator) -> None:
     y = draw(7, D, seed=3)
     v = operator.v[0]
     y = y - (y @ v).unsqueeze(-1) * v / (v @ v)
-    torch.testing.assert_close(apply(y, operator.u[0], v, 1.3), y)
+    torch.testing.assert_close(apply_operator(y, operator.u[0], v, 1.3), y)
 
 
 def test_edit_of_a_matrix_has_rank_one_and_equals_edit_of_its_output(operator: Operator) -> None:
@@ -69,7 +69,7 @@ def test_edit_of_a_matrix_has_rank_one_and_equals_edit_of_its_output(operator: O
     u, v = operator.u[1], operator.v[1]
     change = -0.8 * torch.outer(u, v @ weight)
     assert torch.linalg.matrix_rank(change) == 1
-    torch.testing.assert_close(x @ (weight + change).T, apply(x @ weight.T, u, v, 0.8))
+    torch.testing.assert_close(x @ (weight + change).T, apply_operator(x @ weight.T, u, v, 0.8))
 
 
 def test_orthogonal_equals_the_dense_projector() -> None:
@@ -98,6 +98,6 @@ def test_row_normalised_bears_a_row_of_zeros() -> None:
 def test_post_norm_direction_removes_r_behind_the_norm() -> None:
     r, gain, y = unit(draw(1, D)), draw(1, D, seed=1).abs(), draw(7, D, seed=2)
     seen = through_post_norm(r, gain)
-    edited = apply(y, seen[0], seen[0], 1.0)
+    edited = apply_operator(y, seen[0], seen[0], 1.0)
     behind = gain * edited / edited.square().mean(-1, keepdim=True).sqrt()
     torch.testing.assert_close(behind @ r[0], torch.zeros(7).double(), atol=1e-9, rtol=0)

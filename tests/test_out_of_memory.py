@@ -23,7 +23,8 @@ from excise.devices.memory import DeviceMemory
 from excise.devices.out_of_memory import is_out_of_memory
 from excise.engine.batch_size import with_halving
 from excise.errors import ModelError, OutOfMemoryError
-from excise.models import attempt, load, memory_fit, weights
+from excise.models import load, memory_fit, weights
+from excise.models.attempt import Attempts
 from excise.models.options import LoadOptions
 from zoo import tiny
 
@@ -144,15 +145,15 @@ class Loads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: dict[str, BaseException]) -> None:
         self.tried: list[str] = []
-        real = attempt._model
+        real = Attempts._model
 
-        def model(source: Any, auto: Any, dtype: str, arguments: Any) -> Any:
+        def model(attempts: Attempts, dtype: str) -> Any:
             self.tried.append(dtype)
             if dtype in failing:
                 raise failing[dtype]
-            return real(source, auto, dtype, arguments)
+            return real(attempts, dtype)
 
-        monkeypatch.setattr(attempt, "_model", model)
+        monkeypatch.setattr(Attempts, "_model", model)
         memory = DeviceMemory(torch.device("cpu"), "CPU, 2 threads", 4 * GIB, 3 * GIB)
         monkeypatch.setattr(memory_fit, "device_memory", lambda device: memory)
 
@@ -254,7 +255,7 @@ def test_memory_that_runs_out_is_no_weight_that_cannot_be_read(
 def test_a_device_that_is_not_there(
     model_folder: Path, device: str, limits: dict[int | str, int] | None, named: str
 ) -> None:
-    with pytest.raises(ModelError, match=rf"{named}.*there are cpu"):
+    with pytest.raises(ModelError, match=rf"{named}.*has cpu"):
         load.load(resolve(str(model_folder)), LoadOptions(device=device, max_memory=limits or {}))
 
 

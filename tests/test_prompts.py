@@ -14,10 +14,9 @@ import pytest
 from excise.config import PromptSource, Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import PromptError
-from excise.prompts.load import load_parts
-from excise.prompts.read import PromptDefaults, read
+from excise.prompts.read import PromptDefaults, load_parts, read
 from excise.prompts.sets import Prompt, PromptSet
-from excise.prompts.slices import parse_split
+from excise.prompts.source import parse_split
 from excise.prompts.splits import Parts, Prompts, cut_held_out, drop_repeated, split_whole
 
 TEXTS = ["first", "second", "third", "fourth"]

@@ -19,9 +19,8 @@ from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
 from excise.models.norms import row_norms
-from excise.operators.discriminant import discriminant
 from excise.operators.moments import ExactMoments
-from excise.operators.operator import orthogonal, row_normalised, unit
+from excise.operators.operator import discriminant, orthogonal, row_normalised, unit
 
 KINDS = ("discriminant", "orthogonal", "row_normalised", "two directions")
 

@@ -17,6 +17,7 @@ from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.app.rebuild import settings_of
 from excise.cli.main import main
 from excise.cli.reproduce_command import lines
+from excise.config import Inputs
 from excise.errors import ReproductionError
 from excise.reproduce.compare import TOLERANCE, compare_records
 from excise.reproduce.fingerprint import fingerprint, sketch
@@ -212,8 +213,8 @@ def test_of_a_16_bit_run_it_is_said_that_another_machine_is_enough_to_differ(dty
 
     recorded, rebuilt = record("a", 0.0), record("b", 0.5)
     said = " ".join(lines(recorded, rebuilt, compare_records(recorded, rebuilt)))
-    assert "Different, by more than is allowed for rounding" in said
-    assert (f"in {dtype} another machine alone may do that" in said) == (dtype != "float32")
+    assert "Different, by more than rounding explains" in said
+    assert (f"{dtype}, in which another machine alone can cause" in said) == (dtype != "float32")
 
 
 def _record(tensors: dict[str, Any], size: float) -> Reproduction:
@@ -309,7 +310,7 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
 
     train = Path(flags["target_train"])
     train.rename(tmp_path / "moved.txt")
-    assert f"{train}: no such file; if the prompts have moved, say where they lie now" in said()
+    assert f"{train}: no such file; if the prompts have moved, name their new place" in said()
     shutil.copyfile(flags["control_train"], train)
     tiny_model(seed=5).save_pretrained(model)
     line = said()
@@ -319,13 +320,13 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     assert "the model" not in said("--from", str(model_folder))
     model.rename(tmp_path / "elsewhere")
     assert "no such folder" in (line := said())
-    assert line.endswith("if the model has moved, say where it lies now (--from MODEL)")
+    assert line.endswith("if the model has moved, name its new place (--from MODEL)")
     # Prompts that only the search saw do not matter.
     Path(flags["control_search"]).write_text("one song\ntwo lake\n", encoding="utf-8")
     now = ["--from", str(model_folder), "--target-train", str(tmp_path / "moved.txt")]
     assert main(["reproduce", str(tmp_path / "saved"), str(tmp_path / "out"), *now]) == 0
     out = capsys.readouterr().out
-    assert "not those of then, but not needed: the control search prompts" in out
+    assert "not the recorded prompts, but not needed: the control search prompts" in out
     assert "Same: all " in out
 
 
@@ -335,13 +336,13 @@ def test_what_came_from_the_hub_is_read_at_the_recorded_commit(saved: Path) -> N
     record["prompts"]["target"]["train"]["revision"] = "abc"
     record["model"] |= {"name": "owner/model", "revision": "def"}
     then = Reproduction.model_validate(record)
-    settings = settings_of(then, {}, {}, None)
+    settings = settings_of(then, Inputs())
     assert settings.target_train is not None
     assert (settings.target_train.source, settings.target_train.revision) == ("owner/set", "abc")
     assert (settings.model, settings.revision) == ("owner/model", "def")
     assert settings.dtypes == ("float32",)
     now = settings_of(
-        then, {"target_train": "mine.txt", "model": "./here", "control": "all.txt"}, {}, None
+        then, Inputs({"target_train": "mine.txt", "model": "./here", "control": "all.txt"})
     )
     assert (str(now.target_train), now.model, now.revision) == ("mine.txt", "./here", None)
     assert (str(now.control), now.control_train) == ("all.txt", None)
@@ -392,7 +393,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_kind(
     assert "damaged: settings.quantization: " in told(json.dumps({**record, "settings": strange}))
     assert "damaged: settings: " in told(json.dumps({**record, "settings": 3}))
     empty = json.dumps({**record, "tensors": {}})
-    assert "names no tensor, so that nothing could be compared with it" in told(empty)
+    assert "holds no tensors and cannot be compared" in told(empty)
     # What a later version adds is left alone.
     assert told(json.dumps({**record, "made": "gguf"})).endswith("'model' or 'adapter'")
     (tmp_path / "reproduce.json").write_text(json.dumps({**record, "later": 1}))
@@ -407,7 +408,7 @@ def test_a_record_that_lacks_a_setting_takes_its_default(saved: Path) -> None:
     record = loaded(saved / "adapter" / "reproduce.json")
     del record["settings"]["quantization"], record["packed"]
     then = Reproduction.model_validate(record)
-    assert settings_of(then, {}, {}, None).quantization == "none"
+    assert settings_of(then, Inputs()).quantization == "none"
     assert then.packed == "same"
 
 
@@ -423,7 +424,7 @@ def test_a_file_does_not_decide_that_code_is_run(
     assert line.endswith("type --trust-remote-code on this command line to run it")
     assert not (tmp_path / "out").exists()
     then = read_reproduction(tmp_path)
-    assert settings_of(then, {"trust_remote_code": True}, {}, None).trust_remote_code
+    assert settings_of(then, Inputs({"trust_remote_code": True})).trust_remote_code
 
 
 def test_records_without_tensors_are_not_the_same() -> None:
@@ -440,13 +441,13 @@ def test_a_run_of_an_older_excise_is_told_how_to_record_it(
     del record["circumstances"]
     rewrite(tmp_path / "run" / "result.json", record)
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
-    assert "open it once more with the command that made it" in capsys.readouterr().err
+    assert "run the command that made it once more" in capsys.readouterr().err
     shutil.copyfile(saved / "run" / "result.json", tmp_path / "run" / "result.json")
     identity = loaded(tmp_path / "run" / "run.json")
     identity["settings"]["later"] = 1
     rewrite(tmp_path / "run" / "run.json", identity)
     assert main(["export", str(tmp_path / "run"), "--adapter", str(tmp_path / "out")]) == 2
-    assert "was written by another excise, or is damaged: later: " in capsys.readouterr().err
+    assert "is damaged or of another version of excise: later: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -458,7 +459,7 @@ def test_a_different_edit_has_the_exit_status_of_one(
     (tmp_path / "reproduce.json").write_text(json.dumps(record))
     assert main(["reproduce", str(tmp_path), str(tmp_path / "out")]) == 4
     out = capsys.readouterr().out
-    assert "Different, by more than is allowed for rounding" in out
+    assert "Different, by more than rounding explains" in out
     assert "lora_B.weight: 1" in out
     assert "% of its size (rounding: up to 0.5" in out
     record["trial"]["strengths"] = [one * (1 + 1e-3) for one in record["trial"]["strengths"]]

@@ -118,7 +118,7 @@ def test_whatever_the_original_is_stored_as_the_copy_is_on_record_and_made_again
         path = tmp_path / f"{status}.json"
         path.write_text(json.dumps(content))
         assert main(["reproduce", str(path), str(tmp_path / str(status))]) == status
-        assert "the original is another one" not in capsys.readouterr().out
+        assert "the original is another model" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.Q4_0], ids=lambda kind: kind.name)
@@ -151,7 +151,7 @@ def test_of_a_gguf_file_a_model_is_saved_on_record_and_made_again(
         content["trial"]["strengths"] = [one * factor for one in strengths]
         (tmp_path / "reproduce.json").write_text(json.dumps(content))
         assert main(["reproduce", str(tmp_path), str(tmp_path / str(status))]) == status
-        assert "the original is another one" not in capsys.readouterr().out
+        assert "the original is another model" not in capsys.readouterr().out
     # Another file of that name is told from it before anything is computed.
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert main(["reproduce", str(model), str(tmp_path / "other")]) == 2

@@ -14,7 +14,7 @@ from excise.app.run import Run, prepare
 from excise.config import Settings, gather
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
-from excise.events import Event, ignore
+from excise.events import Event, StageStarted, ignore
 from excise.experiment.trial import Scoring, score
 from excise.search import loop as search_module
 from excise.search.events import SearchEnded, TrialFinished
@@ -291,3 +291,10 @@ def test_more_trials_than_were_asked_for_at_first(settings: Settings) -> None:
     run.search()
     run.search(7)
     assert study.done() == 7
+
+
+def test_stages_come_in_order_whatever_is_asked_of_the_behaviour(settings: Settings) -> None:
+    told: list[Event] = []
+    prepare(settings, told.append)
+    stages = [event.stage for event in told if isinstance(event, StageStarted)]
+    assert stages == ["load", "baseline", "directions"]

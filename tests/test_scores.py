@@ -12,12 +12,17 @@ import torch
 from conftest import random_prompts, tiny_model, tiny_tokenizer
 from excise.models.chat import Chat
 from excise.prompts.sets import Prompt
-from excise.scorers.damage import is_empty, is_loop
 from excise.scorers.divergence import kl_divergence
-from excise.scorers.interval import Estimate, Share, bootstrap, wilson
-from excise.scorers.markers import DEFAULT_MARKERS, has_marker, is_refusal, normalise
-from excise.scorers.paired import mcnemar, sign_flips
+from excise.scorers.markers import (
+    DEFAULT_MARKERS,
+    has_marker,
+    is_empty,
+    is_loop,
+    is_refusal,
+    normalise,
+)
 from excise.scorers.refusals import JudgingParameters, MarkerJudge
+from excise.scorers.statistics import Estimate, Share, bootstrap, mcnemar, sign_flips, wilson
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,9 @@ def test_an_edit_file_goes_with_its_own_model(
     (tmp_path / "run").mkdir()
     capsys.readouterr()
     for words, told in (
-        (["unknown.safetensors", "--adapter", "out"], "does not say which model it is of"),
+        (["unknown.safetensors", "--adapter", "out"], "does not name its model"),
         (["edit.safetensors", "other", "--adapter", "out"], "other is not the checkpoint that the"),
-        (["unknown.safetensors", "copy", "--adapter", "out"], "does not say of which checkpoint"),
+        (["unknown.safetensors", "copy", "--adapter", "out"], "does not name its checkpoint"),
         (["wide.safetensors", "copy", "--adapter", "out", "--force"], "the edit's 40"),
         (["run", "--adapter", "out", "--force"], "--force: goes with an edit file"),
         (
@@ -172,7 +172,7 @@ def test_an_edit_file_goes_with_its_own_model(
         (["edit.safetensors", "--adapter", "out", "--device=cpu"], "--device: goes with a run"),
         (["edit.safetensors", "packed", "--adapter", "out"], "packed is stored as FP8"),
         (["edit.safetensors", "--save", "out"], "excise apply EDIT MODEL OUT"),
-        (["run", "copy", "--adapter", "out"], "a run knows its model"),
+        (["run", "copy", "--adapter", "out"], "is a run, which names its model"),
     ):
         assert main(["export", *words]) == 2, words
         error = capsys.readouterr().err

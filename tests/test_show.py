@@ -66,8 +66,8 @@ def test_an_edit_in_words_and_bars(edit_file: Path, capsys: pytest.CaptureFixtur
         "12 of 24 writers, d = 6",
         "trial 7: 3/100 target prompts refused, KL 0.0625 nats",
         "not measured on held-out prompts",
-        "attn.o_proj: most 1.20 at layer 11",
-        "mlp.down_proj: most 0.25 at layer 3",
+        "attn.o_proj: highest 1.20 at layer 11",
+        "mlp.down_proj: highest 0.25 at layer 3",
         "residual.scope",
     ):
         assert told in out, told

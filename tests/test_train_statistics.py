@@ -59,7 +59,7 @@ def test_half_of_the_second_moment_is_of_last_tokens(
     expected = (second_moment(last) + second_moment(torch.cat(heard(source, spoken)))) / 2
     weighted = found.moments
     torch.testing.assert_close(weighted.system(0).matrix(), expected, atol=1e-5, rtol=1e-4)
-    assert weighted.token_count(0) < weighted.count(0)
+    assert weighted.token_counts[0] < weighted.counts[0]
     assert found.streams == ()
 
 

@@ -72,7 +72,7 @@ def test_neither_the_environment_nor_a_file_can_ask(
     with pytest.raises(SettingsError) as raised:
         gathered({}, environment, toml)
     assert str(raised.value) == (
-        f"{place}: asks to run code that comes with m, which counts only where it is typed; {TYPE_IT}"
+        f"{place}: asks to run code that comes with m; only a flag can allow it; {TYPE_IT}"
     )
     assert gathered({"trust_remote_code": True}, environment, toml).trust_remote_code
 
@@ -93,7 +93,7 @@ def test_the_refusal_says_whose_code_a_stored_file_names() -> None:
     with pytest.raises(SettingsError) as raised:
         gather({}, {}, None, Stored("run.json", values))
     assert str(raised.value).startswith(
-        "run.json: trust_remote_code: asks to run code that comes with theirs/model (revision refs/pr/1), "
+        "run.json: trust_remote_code: asks to run code that comes with theirs/model (revision refs/pr/1); "
     )
     # The flag of another model is about that one.
     typed = {"model": "mine", "revision": None, "trust_remote_code": True}
@@ -107,7 +107,7 @@ def test_a_file_does_not_choose_whose_code_a_typed_flag_runs(line: str) -> None:
     with pytest.raises(SettingsError) as raised:
         gather({**named, "trust_remote_code": True}, {}, None)
     assert str(raised.value) == (
-        f"excise.toml: {line}: decides whose code --trust-remote-code runs, so it has to be typed beside it"
+        f"excise.toml: {line}: decides whose code --trust-remote-code runs; type it as a flag too"
     )
     typed = {"model": "m", "revision": "main", "trust_remote_code": True}
     assert gather(typed, {}, None).revision == "main"

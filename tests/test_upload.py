@@ -114,7 +114,7 @@ def test_what_was_uploaded_can_be_downloaded(
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        ({"status": 500, "times": 6}, "the hub fails (status 500); the same command goes on"),
+        ({"status": 500, "times": 6}, "the hub fails (status 500); the same command resumes"),
         ({"drop": "before", "times": 6}, "the connection failed ("),
         ({"status": 403, "message": "Quota"}, "no write permission"),
     ],
@@ -211,7 +211,7 @@ def test_a_repository_that_holds_the_very_files_is_done(hub: UploadStandIn, fold
     assert [request.method for request in hub.received[before:]] == ["GET", "POST"]
     # One byte, at the same size, is another file.
     (folder / "config.json").write_text('{"model_type": "llamb"}')
-    assert "holds 5 files already" in refused(hub, folder)
+    assert "already holds 5 other files" in refused(hub, folder)
 
 
 def test_a_public_repository_takes_nothing_that_was_not_called_public(
@@ -261,8 +261,8 @@ def test_other_mistakes(hub: UploadStandIn, folder: Path, monkeypatch: pytest.Mo
     assert "does not know this token" in refused(hub, folder, token="hf_Other")
     line = refused(hub, folder, name="other/edited")
     assert "the token has no write permission for other (the hub says: You don't" in line
-    assert "not the name of a repository; write OWNER/NAME" in refused(hub, folder, name="edited")
-    assert "not the name of a repository" in refused(hub, folder, name="me/two words")
+    assert "not a repository name; write OWNER/NAME" in refused(hub, folder, name="edited")
+    assert "not a repository name" in refused(hub, folder, name="me/two words")
     hub.full = True
     assert "Private storage limit reached" in refused(hub, folder)
     stored = len(hub.received)

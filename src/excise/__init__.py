@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from excise.system.version import VERSION
 
 if TYPE_CHECKING:
-    from excise.checkpoint_diff.diff import Diff as Diff
     from excise.checkpoint_diff.diff import diff as diff
+    from excise.checkpoint_diff.difference import Diff as Diff
     from excise.demo.python import demo_model as demo_model
     from excise.demo.python import demo_prompts as demo_prompts
     from excise.edits.edit import Edit as Edit
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from excise.prompts.splits import Prompts as Prompts
     from excise.saving.apply import apply as apply
     from excise.saving.options import SaveOptions as SaveOptions
-    from excise.scorers.interval import Estimate as Estimate
-    from excise.scorers.interval import Share as Share
+    from excise.scorers.statistics import Estimate as Estimate
+    from excise.scorers.statistics import Share as Share
     from excise.search.study import Trial as Trial
 
 __version__ = VERSION
@@ -52,9 +52,9 @@ __version__ = VERSION
 _MODULES = {
     "Baseline": "experiment.scores",
     "Coverage": "experiment.coverage",
-    "Diff": "checkpoint_diff.diff",
+    "Diff": "checkpoint_diff.difference",
     "Edit": "edits.edit",
-    "Estimate": "scorers.interval",
+    "Estimate": "scorers.statistics",
     "ExciseError": "errors",
     "Experiment": "experiment.experiment",
     "HubError": "errors",
@@ -74,7 +74,7 @@ _MODULES = {
     "SaveOptions": "saving.options",
     "Scores": "experiment.scores",
     "SettingsError": "errors",
-    "Share": "scorers.interval",
+    "Share": "scorers.statistics",
     "Statistics": "experiment.scores",
     "Study": "experiment.study",
     "Trial": "search.study",

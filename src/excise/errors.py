@@ -5,7 +5,7 @@ The command line prints `str(error)` as one line and exits with status 2. Traceb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -62,6 +62,12 @@ def shortened(text: str, longest: int) -> str:
         return text
     half = (longest - 3) // 2
     return f"{text[:half]} … {text[-half:]}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names and the number of further names, as text."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def first_line(error: BaseException) -> str:

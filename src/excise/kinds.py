@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 Kind = Literal["discriminant", "orthogonal", "row_normalised"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Centre = Literal["mean", "geometric_median"]
+"""What stands for the middle of a prompt set in a direction of the residual stream."""
 
 FormerKind = Literal["discriminant_tokens", "discriminant_centred", "discriminant_answers", "leace"]
 EditKind = Kind | FormerKind | Literal["recovered"]

@@ -37,24 +37,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from torch import UntypedStorage
 
-__all__ = [
-    "CONFIG_MAPPING_NAMES",
-    "TENSOR_PROCESSORS",
-    "FakeTensorMode",
-    "PrefixChange",
-    "TensorProcessor",
-    "WeightConverter",
-    "WeightRenaming",
-    "apply_renamings",
-    "get_gguf_hf_weights_map",
-    "get_keys_to_not_convert",
-    "get_model_conversion_mapping",
-    "is_traceable_wrapper_subclass",
-    "no_init_weights",
-    "rename_source_key",
-    "revert_weight_conversion",
-]
-
 ELSEWHERE: tuple[tuple[str, str], ...] = (
     ("transformers.integrations.mxfp4", "Mxfp4ReverseDeserialize"),
     ("transformers.integrations.mxfp4", "convert_moe_packed_tensors"),

@@ -33,10 +33,9 @@ def decoder_layers(model: PreTrainedModel, writes: Callable[[nn.Module], bool]) 
     config = model.config.get_text_config(decoder=True)
     lists = _outermost_lists(model)
     if config is not model.config:
-        root = _name_of(model, model.get_decoder())
-        lists = {
-            name: modules for name, modules in lists.items() if name.startswith(f"{root}.")
-        } or lists
+        decoder = model.get_decoder()
+        root = next((name for name, module in model.named_modules() if module is decoder), None)
+        lists = {name: one for name, one in lists.items() if name.startswith(f"{root}.")} or lists
     counts = {
         count
         for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "num_layers")
@@ -50,10 +49,6 @@ def decoder_layers(model: PreTrainedModel, writes: Callable[[nn.Module], bool]) 
     if not writing:
         raise ModelError(f"{type(model).__name__}: found no list of decoder layers")
     return tuple(f"{name}.{index}" for name in writing for index in range(len(lists[name])))
-
-
-def _name_of(model: nn.Module, part: nn.Module) -> str | None:
-    return next((name for name, module in model.named_modules() if module is part), None)
 
 
 def _outermost_lists(model: nn.Module) -> dict[str, nn.ModuleList]:

@@ -7,7 +7,7 @@ type. `excise.experiment.coverage` measures whether the tables are right for a m
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 ATTENTION = "attn.o_proj"
@@ -27,9 +27,10 @@ def _roles(component: str, *patterns: str) -> tuple[Role, ...]:
     return tuple(Role(re.compile(pattern), component) for pattern in patterns)
 
 
-LINEAR_ROLES: tuple[Role, ...] = (
+ROLES: tuple[Role, ...] = (
     *_roles(
         MLP,
+        r"(.+\.)?experts",  # all experts' matrices in one parameter; returns the experts' weighted sum
         r"(.+\.)?(down_proj|fc2|w2|dense_4h_to_h|fc_out|w_out|output_linear|proj_down)",
         r"(mlp|ffn|feed_forward)\.(c_proj|Wo|2|output\.dense|output)",
         r"output\.dense",  # BERT and similar models: beside attention.output.dense
@@ -47,14 +48,11 @@ LINEAR_ROLES: tuple[Role, ...] = (
         r"laurel\.linear_right",  # Gemma 3n: a low-rank path beside attention
     ),
 )
-"""Linear layers that write to the residual stream."""
-
-BLOCK_ROLES: tuple[Role, ...] = _roles(MLP, r"(.+\.)?experts")
-"""Modules with all experts' matrices in one parameter; they return the experts' weighted sum."""
+"""Modules that write to the residual stream: linear layers, and experts."""
 
 EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear.weight")
 EXPERT_BIASES = ("down_proj_bias", "w2_bias")
-"""Names of parameters in such a module: [expert, d, k] or [expert, k, d], and [expert, d]."""
+"""Names of parameters in a module of experts: [expert, d, k] or [expert, k, d], and [expert, d]."""
 
 NOT_WRITERS = re.compile(
     r"(.+\.)?("
@@ -129,99 +127,69 @@ BLOCKS: dict[str, tuple[Block, ...]] = {
 """Model types whose writers the patterns do not find; all writers of these types are listed here."""
 
 
-@dataclass(frozen=True)
-class PostNorms:
-    """A family of layers with norms between writers and the residual addition.
-
-    present: module names that identify the family. behind: (pattern of writers' names, names of the norms
-    that their output passes, in order); the first matching pattern applies.
-    """
-
-    present: tuple[str, ...]
-    behind: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
-
-    def of(self, writer: str) -> tuple[str, ...]:
-        """Post-norms of a writer; all names are relative to the layer."""
-        for pattern, norms in self.behind:
-            if pattern.fullmatch(writer):
-                return norms
-        return ()
-
-
 _MIXER = r"(self_attn|linear_attn|attn|conv|mamba|self_attention)\..+"
 _FEED_FORWARD = r"(mlp|feed_forward|moe|block_sparse_moe|experts)(\..+)?"
 
-
-def _family(*present: str, **behind: tuple[str, ...]) -> PostNorms:
-    patterns = {"mixer": _MIXER, "feed_forward": _FEED_FORWARD}
-    return PostNorms(
-        present,
-        tuple((re.compile(patterns.get(name, name)), norms) for name, norms in behind.items()),
-    )
-
-
-POST_NORMS: tuple[PostNorms, ...] = (
+_POST_NORMS: tuple[tuple[tuple[str, ...], Mapping[str, tuple[str, ...]]], ...] = (
     # Gemma 4 with experts: the sum of experts and dense MLP passes a second norm.
-    PostNorms(
+    (
         ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2"),
-        (
-            (
-                re.compile(r"mlp\..+"),
-                ("post_feedforward_layernorm_1", "post_feedforward_layernorm"),
-            ),
-            (
-                re.compile(r"(experts|moe)(\..+)?"),
-                ("post_feedforward_layernorm_2", "post_feedforward_layernorm"),
-            ),
-            (re.compile(_MIXER), ("post_attention_layernorm",)),
-            (re.compile("per_layer_projection"), ("post_per_layer_input_norm",)),
-        ),
+        {
+            r"mlp\..+": ("post_feedforward_layernorm_1", "post_feedforward_layernorm"),
+            r"(experts|moe)(\..+)?": ("post_feedforward_layernorm_2", "post_feedforward_layernorm"),
+            _MIXER: ("post_attention_layernorm",),
+            "per_layer_projection": ("post_per_layer_input_norm",),
+        },
     ),
     # Gemma 2, 3, 3n and 4, OLMo 2 and 3, EXAONE 4: the first name shows that the second is a post-norm.
-    _family(
-        "post_feedforward_layernorm",
-        "post_attention_layernorm",
-        mixer=("post_attention_layernorm",),
-        feed_forward=("post_feedforward_layernorm",),
-        **{
+    (
+        ("post_feedforward_layernorm", "post_attention_layernorm"),
+        {
+            _MIXER: ("post_attention_layernorm",),
+            _FEED_FORWARD: ("post_feedforward_layernorm",),
             r"laurel\.linear_right": ("laurel.post_laurel_norm",),
             "per_layer_projection": ("post_per_layer_input_norm",),
         },
     ),
     # GLM 4.
-    _family(
-        "post_self_attn_layernorm",
-        "post_mlp_layernorm",
-        mixer=("post_self_attn_layernorm",),
-        feed_forward=("post_mlp_layernorm",),
+    (
+        ("post_self_attn_layernorm", "post_mlp_layernorm"),
+        {_MIXER: ("post_self_attn_layernorm",), _FEED_FORWARD: ("post_mlp_layernorm",)},
     ),
     # AFMoE.
-    _family(
-        "pre_mlp_layernorm",
-        "post_mlp_layernorm",
-        mixer=("post_attention_layernorm",),
-        feed_forward=("post_mlp_layernorm",),
+    (
+        ("pre_mlp_layernorm", "post_mlp_layernorm"),
+        {_MIXER: ("post_attention_layernorm",), _FEED_FORWARD: ("post_mlp_layernorm",)},
     ),
     # LFM 3.
-    _family(
-        "post_operator_norm",
-        "post_ffn_norm",
-        mixer=("post_operator_norm",),
-        feed_forward=("post_ffn_norm",),
+    (
+        ("post_operator_norm", "post_ffn_norm"),
+        {_MIXER: ("post_operator_norm",), _FEED_FORWARD: ("post_ffn_norm",)},
     ),
     # HyperCLOVA X.
-    _family("post_norm1", "post_norm2", mixer=("post_norm1",), feed_forward=("post_norm2",)),
+    (
+        ("post_norm1", "post_norm2"),
+        {_MIXER: ("post_norm1",), _FEED_FORWARD: ("post_norm2",)},
+    ),
     # A.X K1.
-    _family("mlp.post_mlp_layernorm", feed_forward=("mlp.post_mlp_layernorm",)),
+    (("mlp.post_mlp_layernorm",), {_FEED_FORWARD: ("mlp.post_mlp_layernorm",)}),
 )
-"""Families of post-norms; the first family whose names are all in a layer applies to the layer."""
+"""Families of layers with norms between writers and the residual addition.
+
+Each has the module names that identify it and, for patterns of writers' names, the names of the norms that
+their output passes, in order. The first family whose names are all in a layer applies to the layer, and of
+that family the first pattern that matches.
+"""
 
 
-def role_of(name: str, roles: Sequence[Role]) -> str | None:
+def post_norms(writer: str, modules: set[str]) -> tuple[str, ...]:
+    """Post-norms of a writer in a layer of these `modules`; all names are relative to the layer."""
+    behind = next((own for present, own in _POST_NORMS if modules.issuperset(present)), {})
+    return next((norms for pattern, norms in behind.items() if re.fullmatch(pattern, writer)), ())
+
+
+def component_of(name: str) -> str | None:
     """The component of a module's name, relative to its layer; None if no role matches."""
     if NOT_WRITERS.fullmatch(name):
         return None
-    for role in roles:
-        if role.pattern.fullmatch(name):
-            return role.component
-    return None
+    return next((role.component for role in ROLES if role.pattern.fullmatch(name)), None)

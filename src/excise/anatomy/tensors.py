@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy, Writer, WriterTensor
-from excise.checkpoint.names import possible_names
+from excise.checkpoint.tensors import possible_names
 from excise.errors import SaveError
 from excise.undocumented import (
     WeightConverter,
@@ -103,7 +103,10 @@ def require_matrices(writer: Writer) -> None:
 def stored_tensors(model: PreTrainedModel, tensor: WriterTensor) -> tuple[StoredTensor, ...]:
     """The stored tensors of one parameter, in order. Raises SaveError if they cannot be determined."""
     width = tensor.shape[tensor.axis]
-    probe = {tensor.name: _probe(tensor)}
+    # Numbers are indices of the residual stream; expanded, so that the probe takes little memory.
+    shape = [width if axis == tensor.axis else 1 for axis in range(len(tensor.shape))]
+    indices = torch.arange(width, dtype=torch.int16).view(shape).expand(tensor.shape)
+    probe = {tensor.name: indices}
     try:
         found = revert_weight_conversion(model, probe)
     except ValueError:
@@ -124,14 +127,6 @@ def _siblings(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
         for other, parameter in model.named_parameters()
         if other.startswith(f"{block}.") and other != name and other.rsplit(".", 3)[2:] == ends
     }
-
-
-def _probe(tensor: WriterTensor) -> Tensor:
-    """A tensor whose numbers are indices of the residual stream; expanded, so that it takes little memory."""
-    width = tensor.shape[tensor.axis]
-    shape = [1] * len(tensor.shape)
-    shape[tensor.axis] = width
-    return torch.arange(width, dtype=torch.int16).view(shape).expand(tensor.shape)
 
 
 def _axis_of(stored: Tensor, name: str, width: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from excise.anatomy import roles
 from excise.anatomy.layers import decoder_layers, residual_width
-from excise.anatomy.roles import Role
+from excise.anatomy.roles import Block, Role
 from excise.errors import ModelError
 
 
@@ -83,16 +83,6 @@ class Anatomy:
         return dict(counts)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A writer found in a layer; names are relative to the layer."""
-
-    module: str
-    component: str
-    weights: tuple[str, ...]
-    biases: tuple[str, ...]
-
-
 def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     """Find the decoder layers and writers of `model`.
 
@@ -106,26 +96,19 @@ def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     names = decoder_layers(model, lambda layer: bool(_find(layer, model_type, width, own)))
     writers: list[Writer] = []
     seen: set[int] = set()
-    fitted: set[str] = set()
+    there, writing = set[str](), set[str]()
     for index, layer_name in enumerate(names):
         layer = model.get_submodule(layer_name)
+        there.update(name for name, _ in layer.named_modules())
         for found in _find(layer, model_type, width, own):
-            fitted.update(
-                text for text, role in zip(declared, own, strict=True) if _fits(role, found)
-            )
+            writing.add(found.module)
             module = layer.get_submodule(found.module)
             # A module that several layers share is one writer, so that it is edited once.
             if id(module) not in seen:
                 seen.add(id(module))
                 writers.append(_writer(layer, layer_name, index, found, width))
-        fitted.update(
-            text
-            for text, role in zip(declared, own, strict=True)
-            if role.component == "none"
-            and any(role.pattern.fullmatch(name) for name, _ in layer.named_modules())
-        )
-    for text in declared:
-        if text not in fitted:
+    for text, role in zip(declared, own, strict=True):
+        if not any(map(role.pattern.fullmatch, there if role.component == "none" else writing)):
             raise ModelError(
                 f"--writers {text}: no decoder layer has a linear layer or experts of that name with "
                 f"an output of the residual stream's width, {width}"
@@ -148,22 +131,13 @@ def _declared_role(text: str) -> Role:
     return Role(re.compile(re.escape(pattern).replace(r"\*", ".*")), component)
 
 
-def _fits(role: Role, found: _Found) -> bool:
-    return role.pattern.fullmatch(found.module) is not None
-
-
-def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) -> list[_Found]:
+def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) -> list[Block]:
     """The writers of one layer, in the order of its modules."""
     modules = {name for name, _ in layer.named_modules()}
     held = {name for name, _ in layer.named_parameters()}
     declared = [block for block in roles.BLOCKS.get(model_type, ()) if block.module in modules]
     found = [
-        _Found(
-            block.module,
-            block.component,
-            block.weights,
-            tuple(name for name in block.biases if name in held),
-        )
+        replace(block, biases=tuple(name for name in block.biases if name in held))
         for block in declared
     ]
     if model_type in roles.BLOCKS and not own:
@@ -182,13 +156,13 @@ def _find(layer: nn.Module, model_type: str, width: int, own: Sequence[Role]) ->
             if width not in parameters[weights[0]][1:]:
                 continue
             biases = tuple(key for key in roles.EXPERT_BIASES if key in parameters)
-            found.append(_Found(name, component, _under(name, weights), _under(name, biases)))
+            found.append(Block(name, component, _under(name, weights), _under(name, biases)))
             taken.append(name)
         elif (rows := _rows(module)) is not None and rows == width:
             biases = ("bias",) if "bias" in parameters else ()
-            found.append(_Found(name, component, (f"{name}.weight",), _under(name, biases)))
+            found.append(Block(name, component, (f"{name}.weight",), _under(name, biases)))
         elif _is_packed_experts(name, parameters):
-            found.append(_Found(name, component, (), ()))
+            found.append(Block(name, component, ()))
             taken.append(name)
     return _merge_experts(found)
 
@@ -197,7 +171,7 @@ def _component(name: str, own: Sequence[Role]) -> str | None:
     for role in own:
         if role.pattern.fullmatch(name):
             return None if role.component == "none" else role.component
-    return roles.role_of(name, (*roles.BLOCK_ROLES, *roles.LINEAR_ROLES))
+    return roles.component_of(name)
 
 
 def _under(module: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -218,7 +192,7 @@ def _is_packed_experts(name: str, parameters: Mapping[str, torch.Size]) -> bool:
     return name.endswith("experts") and any(key.startswith("down_proj") for key in parameters)
 
 
-def _merge_experts(found: Sequence[_Found]) -> list[_Found]:
+def _merge_experts(found: Sequence[Block]) -> list[Block]:
     """Merge the separate modules of experts and shared experts into one writer, their parent module.
 
     Each expert sees some of the tokens; the parent module sees all tokens in order.
@@ -230,19 +204,15 @@ def _merge_experts(found: Sequence[_Found]) -> list[_Found]:
         parts = [one for one in found if one.module.startswith(f"{block}.")]
         weights = tuple(name for part in parts for name in part.weights)
         biases = tuple(name for part in parts for name in part.biases)
-        result.append(_Found(block, roles.MLP, weights, biases))
+        result.append(Block(block, roles.MLP, weights, biases))
     return result
 
 
-def _writer(layer: nn.Module, prefix: str, index: int, found: _Found, width: int) -> Writer:
+def _writer(layer: nn.Module, prefix: str, index: int, found: Block, width: int) -> Writer:
     modules = {name for name, _ in layer.named_modules()}
-    family = next((one for one in roles.POST_NORMS if modules.issuperset(one.present)), None)
-    norms = () if family is None else family.of(found.module)
+    norms = roles.post_norms(found.module, modules)
     tensors = tuple(_tensors(layer, found, width))
     matrices = [tensor for tensor in tensors if not tensor.bias]
-    named = tuple(
-        WriterTensor(f"{prefix}.{one.name}", one.shape, one.axis, one.bias) for one in tensors
-    )
     # The last two axes of a matrix are d and k, in one order or the other.
     inner = sum(matrices[0].shape[-2:]) - width if matrices else 0
     return Writer(
@@ -252,11 +222,11 @@ def _writer(layer: nn.Module, prefix: str, index: int, found: _Found, width: int
         shape=(width, inner),
         matrices=sum(prod(one.shape[:-2]) for one in matrices),
         post_norms=tuple(f"{prefix}.{norm}" for norm in norms if norm in modules),
-        tensors=named,
+        tensors=tuple(replace(one, name=f"{prefix}.{one.name}") for one in tensors),
     )
 
 
-def _tensors(layer: nn.Module, found: _Found, width: int) -> Iterator[WriterTensor]:
+def _tensors(layer: nn.Module, found: Block, width: int) -> Iterator[WriterTensor]:
     """A writer's parameters, named relative to the layer."""
     for name in found.weights:
         module = layer.get_submodule(name.rpartition(".")[0])

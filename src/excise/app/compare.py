@@ -1,35 +1,32 @@
-"""Two edits of one model on the same held-out prompts: do they differ by more than chance?"""
+"""Tests whether two edits of one model differ by more than chance on the same held-out prompts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app.model import experiment_of, load_model
+from excise.app.model import experiment_of, load_model, prompts_of
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
-from excise.config.prompt_sources import prompt_sources
 from excise.edits.edit import Edit
 from excise.events import Emit
 from excise.experiment.figures import Measured, measure_edit
-from excise.prompts.load import load_parts
 from excise.scorers.divergence import AnswerTokens
-from excise.scorers.interval import Share, bootstrap
-from excise.scorers.paired import SIGNIFICANT, mcnemar, sign_flips
+from excise.scorers.statistics import SIGNIFICANT, Share, bootstrap, mcnemar, sign_flips
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of both edits. chance: probability that chance alone makes them differ as much."""
+    """One figure of both edits, as text. p_value: of the paired test."""
 
-    what: str
+    figure: str
     first: str
     second: str
-    chance: float
+    p_value: float
 
     @property
-    def differs(self) -> bool:
-        """True if it is more than chance (5 %)."""
-        return self.chance < SIGNIFICANT
+    def significant(self) -> bool:
+        """True if the p-value is below 5 %."""
+        return self.p_value < SIGNIFICANT
 
 
 def compare(
@@ -39,8 +36,8 @@ def compare(
 
     Raises ExciseError for whatever the user can mend.
     """
-    prompts = load_parts(prompt_sources(settings))
-    experiment = experiment_of(settings, load_model(settings, source, emit), prompts, emit)
+    prompts, loaded = prompts_of(settings), load_model(settings, source, emit)
+    experiment = experiment_of(settings, loaded, prompts, emit)
     held_out = experiment.held_out
     measured = [measure_edit(experiment.runner, held_out, edit) for edit in (first, second)]
     return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)
@@ -51,12 +48,12 @@ def differences(
 ) -> list[Difference]:
     """Each figure of two edits, with a paired test of their difference.
 
-    tokens: over how many of an answer KL was averaged.
+    tokens: the answer tokens over which KL was averaged.
     """
 
-    def mean(what: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
+    def mean(figure: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
         first, second = (str(bootstrap(values, seed)) for values in (one, other))
-        return Difference(what, first, second, sign_flips(one, other, seed))
+        return Difference(figure, first, second, sign_flips(one, other, seed))
 
     return [
         Difference(
@@ -66,9 +63,5 @@ def differences(
             mcnemar(first.refused, second.refused),
         ),
         mean("KL, first answer token (nats)", first.divergences, second.divergences),
-        mean(
-            f"{tokens.title} (nats)",
-            first.answer_divergences,
-            second.answer_divergences,
-        ),
+        mean(f"{tokens.title} (nats)", first.answer_divergences, second.answer_divergences),
     ]

@@ -1,4 +1,4 @@
-"""Any two models compared: refusals of both, and KL(original ‖ edited)."""
+"""Compares two models: refusals of both, and KL(original ‖ edited)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from excise.app.model import experiment_of, in_data_type, load_model
+from accelerate.utils import release_memory
+
+from excise.app.model import experiment_of, in_data_type, load_model, prompts_of, source_of
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
-from excise.config.prompt_sources import prompt_sources
-from excise.devices.out_of_memory import release_memory
 from excise.errors import ModelError
 from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original
@@ -19,13 +19,12 @@ from excise.experiment.events import BaselineMeasured
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
 from excise.prompts.splits import Prompts
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Both models on one part of the prompts. kl: nats, first answer token, mean over control prompts."""
+    """Both models on a part of the prompts. kl: mean over control prompts, first answer token, nats."""
 
     refusals_original: int
     refusals_edited: int
@@ -38,7 +37,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Two models compared. parts: figures of "search" and of "held_out" prompts."""
+    """The comparison of two models. parts: figures of "search" and "held_out" prompts."""
 
     model: str
     against: str
@@ -50,18 +49,17 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
 
     Raises ModelError if the two do not share a vocabulary.
     """
-    prompts = load_parts(prompt_sources(settings))
-    original = resolve(against)
-    edited_source = resolve(settings.model, settings.revision)
-    asked = _ask_original(settings, original, prompts, emit)
-    # The first model has to go before the second one comes.
+    prompts, edited = prompts_of(settings), source_of(settings)
+    source = resolve(against, code=settings.trust_remote_code)
+    original = _measure_original(settings, source, prompts, emit)
+    # The memory of the first model is needed for the second.
     release_memory()
-    # Another data type would count as a difference between the two.
-    typed = in_data_type(settings, asked.dtype, edited_source) if asked.dtype else settings
-    runner = _asked_alike(settings, load_model(typed, edited_source, emit), asked, emit)
-    emit(StageStarted("held_out", f"Asking {settings.model}"))
+    # The same data type for both, because another one would count as a difference.
+    typed = in_data_type(settings, original.dtype, edited) if original.dtype else settings
+    runner = _runner_like(original, settings, load_model(typed, edited, emit), emit)
+    emit(StageStarted("held_out", f"Measuring {settings.model}"))
     parts: dict[str, Figures] = {}
-    for name, (part, control_refusals) in asked.parts.items():
+    for name, (part, control_refusals) in original.parts.items():
         width = runner.log_probabilities(part.control[:1]).shape[1]
         if width != part.original.shape[1]:
             raise ModelError(
@@ -82,11 +80,11 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is left of the original model when it is gone.
+class _Original:
+    """The measurements of the original model, which is no longer in memory.
 
-    parts: by name, with its refusals of control prompts. dtype: the data type that it ran in, None if its
-    weights are packed. The others are how it was asked.
+    parts: by name, with the number of refused control prompts. dtype: the data type that it ran in, None for
+    packed weights. The other fields repeat the measurement with another model.
     """
 
     parts: Mapping[str, tuple[Part, int]]
@@ -96,22 +94,24 @@ class _Asked:
     template_arguments: Mapping[str, Any]
 
 
-def _ask_original(settings: Settings, source: ModelSource, prompts: Prompts, emit: Emit) -> _Asked:
-    """In a function of its own, so that nothing holds the model when it returns."""
+def _measure_original(
+    settings: Settings, source: ModelSource, prompts: Prompts, emit: Emit
+) -> _Original:
+    """A function of its own, so that no variable refers to the model afterwards."""
     loaded = load_model(settings, source, emit)
     runner = experiment_of(settings, loaded, prompts, emit).runner
-    emit(StageStarted("baseline", f"Asking {source.name}"))
+    emit(StageStarted("baseline", f"Measuring {source.name}"))
     parts: dict[str, tuple[Part, int]] = {}
     for name, target, control in (
         ("search", prompts.target.search, prompts.control.search),
         ("held_out", prompts.target.held_out, prompts.control.held_out),
     ):
         part = measure_original(runner, target, control)
-        # On the host: the device is wanted for the other model.
+        # On the host, because the other model needs the device's memory.
         kept = replace(part, original=part.original.cpu())
         parts[name] = kept, runner.refusals(part.control).count
         emit(BaselineMeasured(name, part.refusals, len(part.target)))
-    return _Asked(
+    return _Original(
         parts,
         loaded.dtype if loaded.packing is None else None,
         runner.slots,
@@ -120,14 +120,16 @@ def _ask_original(settings: Settings, source: ModelSource, prompts: Prompts, emi
     )
 
 
-def _asked_alike(settings: Settings, loaded: LoadedModel, asked: _Asked, emit: Emit) -> Runner:
-    """The edited model, ready to be asked the same: the original's answer prefix counts for it too."""
-    call = loaded.call.with_arguments(asked.template_arguments)
+def _runner_like(
+    original: _Original, settings: Settings, loaded: LoadedModel, emit: Emit
+) -> Runner:
+    """A runner of the edited model with the response prefix and the batch size of the original."""
+    call = loaded.call.with_arguments(original.template_arguments)
     return Runner(
         loaded.model,
-        Chat(loaded.tokenizer, asked.response_prefix, call),
+        Chat(loaded.tokenizer, original.response_prefix, call),
         markers=settings.markers,
         max_new_tokens=settings.max_new_tokens,
-        slots=asked.slots,
+        slots=original.slots,
         emit=emit,
     )

@@ -1,4 +1,4 @@
-"""What a run emits beside its experiment, its search and what it saves."""
+"""Events of a run; experiment, search and saving have their own events."""
 
 from __future__ import annotations
 

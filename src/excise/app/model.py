@@ -1,12 +1,13 @@
-"""The model that the settings name, and the experiment with it."""
+"""The prompts, the model and the experiment that settings describe."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
-from excise.checkpoint.source import ModelSource
+from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
 from excise.config.memory import memory_limits
+from excise.config.prompt_sources import prompt_sources
 from excise.events import Emit
 from excise.experiment.experiment import Experiment
 from excise.experiment.options import Options
@@ -15,14 +16,15 @@ from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
 from excise.models.tokenizer import load_tokenizer
+from excise.prompts.read import load_parts
 from excise.prompts.splits import Prompts
 from excise.saving.options import SaveOptions
 
 
 def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
-    """`settings`, with one data type to load a checkpoint in; unchanged if its weights are or become packed.
+    """`settings` with one data type to load a checkpoint in; unchanged if its weights are or become packed.
 
-    Packing decides what products are in, and that is not always the type of what is left unpacked.
+    Packed weights have their own compute type, which may differ from the type of the unpacked weights.
     """
     if settings.quantization != "none" or stored_quantization(source) is not None:
         return settings
@@ -30,17 +32,27 @@ def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Setting
 
 
 def given_template(settings: Settings, source: ModelSource) -> str | None:
-    """The text of the chat template that the user gave a file for. Raises ModelError.
+    """The text of the chat template file that the settings name, None without one. Raises ModelError.
 
-    It is read as for a run: a template that does not take prompts is not worth saving.
+    The tokenizer is loaded, because that also checks that the template renders prompts.
     """
     if settings.chat_template is None:
         return None
     return load_tokenizer(source, load_options(settings)).custom_template
 
 
+def prompts_of(settings: Settings) -> Prompts:
+    """Read the prompts that the settings name. Raises PromptError or HubError."""
+    return load_parts(prompt_sources(settings))
+
+
+def source_of(settings: Settings) -> ModelSource:
+    """The files of the model that the settings name. Raises ModelError or HubError."""
+    return resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+
+
 def load_options(settings: Settings) -> LoadOptions:
-    """How the settings say that a model is loaded."""
+    """The settings that load a model."""
     return LoadOptions(
         dtypes=settings.dtypes,
         device=settings.device,
@@ -54,13 +66,10 @@ def load_options(settings: Settings) -> LoadOptions:
     )
 
 
-def save_options(
-    settings: Settings, *, chat_template: str | None = None, force: bool = False
-) -> SaveOptions:
-    """How the settings say that the files of a model are read and written."""
-    return SaveOptions(
-        settings.packed, settings.writers, settings.trust_remote_code, chat_template, force
-    )
+def save_options(settings: Settings, *, force: bool = False) -> SaveOptions:
+    """The settings that read and write the files of a model."""
+    trusted = settings.trust_remote_code
+    return SaveOptions(settings.packed, settings.writers, trusted, force=force)
 
 
 def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedModel:
@@ -77,12 +86,12 @@ def experiment_of(
     known: Settled | None = None,
     rows: int = Options.rows,
 ) -> Experiment:
-    """The experiment that the settings describe. known: what a run found out before; rows: see `Options`."""
+    """The experiment that the settings describe. known: values measured earlier; rows: see `Options`."""
     return Experiment.of(loaded, prompts, options_of(settings, rows), known=known, emit=emit)
 
 
 def options_of(settings: Settings, rows: int = Options.rows) -> Options:
-    """The options that the settings name alike. Whoever made them asks about an absent behaviour."""
+    """The options that have a setting of the same name. A run itself handles an absent behaviour."""
     names = [field.name for field in fields(Options) if field.name in type(settings).model_fields]
     given = {name: getattr(settings, name) for name in names}
     return Options(**{**given, "rows": rows, "allow_absent": True})

@@ -1,4 +1,4 @@
-"""What comes after the search: the chosen edit on held-out prompts, and three answers side by side."""
+"""Measures the chosen edit on held-out prompts, and compares answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.events import Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.figures import measure_edit
 from excise.experiment.runner import Runner
-from excise.scorers.interval import bootstrap, wilson
+from excise.scorers.statistics import bootstrap, wilson
 from excise.search.front import Point, pareto_front, reason
 from excise.store.outcome import Outcome
 from excise.store.stored_study import StoredStudy
@@ -20,7 +20,7 @@ from excise.store.stored_study import StoredStudy
 
 @dataclass(frozen=True)
 class Comparison:
-    """One prompt with both models' answers."""
+    """A prompt with the answers of both models."""
 
     prompt: str
     original: str
@@ -28,7 +28,7 @@ class Comparison:
 
 
 def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome:
-    """Measure the chosen trial on held-out prompts and put it into the record."""
+    """Measure a trial on held-out prompts and record it as the chosen trial."""
     held_out, seed = experiment.held_out, experiment.options.seed
     started = time.perf_counter()
     measured = measure_edit(experiment.runner, held_out, store.directory.edit(point.number))
@@ -54,10 +54,10 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
 
 
 def _confirmed(outcome: Outcome) -> str:
-    """Whether held-out prompts bear out what the search saw, as half a sentence."""
-    seen = wilson(outcome.search.refusals, outcome.search_prompts)
-    found = wilson(outcome.edited.refusals, outcome.prompts)
-    agrees = seen[0] <= found[1] and found[0] <= seen[1]
+    """Whether held-out prompts confirm the figures of the search, as a clause."""
+    search = wilson(outcome.search.refusals, outcome.search_prompts)
+    held_out = wilson(outcome.edited.refusals, outcome.prompts)
+    agrees = search[0] <= held_out[1] and held_out[0] <= search[1]
     return (
         f"held-out prompts {'confirm' if agrees else 'do not confirm'} it: "
         f"{outcome.edited.refusals}/{outcome.prompts} refused at KL {outcome.kl.mean:z.4f} "
@@ -68,7 +68,7 @@ def _confirmed(outcome: Outcome) -> str:
 def side_by_side(
     runner: Runner, edit: Edit, prompts: tuple[str, ...], tokens: list[list[int]]
 ) -> list[Comparison]:
-    """Whole answers of the original and the edited model to a few prompts."""
+    """Whole answers of the original and of the edited model to the prompts."""
     original = runner.refusals(tokens, whole_answers=True).answers
     with VirtualEdits(runner.model, edit.writers) as edits:
         edits.use(edit)

@@ -1,7 +1,7 @@
-"""A run on the user's own model and machine, measured by stage: `excise bench`.
+"""Measures the stages of a run on the user's model and machine: `excise bench`.
 
-The stages are those of a run up to and with its first trial, which scores the closed form. Nothing is
-written, and a model that does not show the behaviour is measured like any other.
+The stages are those of a run up to its first trial, which scores the closed form. Nothing is written. A model
+that lacks the behaviour is measured too.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from excise.app.model import experiment_of, load_model
-from excise.checkpoint.source import resolve
+from excise.app.model import experiment_of, load_model, prompts_of, source_of
 from excise.config import Settings
-from excise.config.prompt_sources import prompt_sources
 from excise.devices.memory import device_memory, devices_of, peak_memory
 from excise.engine.tokens import TokenCounter
 from excise.errors import TrialError
 from excise.events import Emit, StageStarted
 from excise.experiment.bank import edit_of
 from excise.models.rate import synchronise
-from excise.prompts.load import load_parts
 from excise.search.scoring import Bound
 from excise.search.start import closed_form_of
 
@@ -34,8 +31,8 @@ TRIAL_STAGES = ("edit", "kl", "refusals")
 class Stage:
     """One stage.
 
-    seconds: wall time. tokens: those that went through the model, without padding; of the stage "load" they
-    are not counted. peak_bytes: most memory that the process has held until the end of the stage, by device.
+    seconds: wall time. tokens: processed by the model, without padding; 0 for the stage "load". peak_bytes:
+    the highest memory use of the process up to the end of the stage, by device.
     """
 
     name: str
@@ -45,7 +42,7 @@ class Stage:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens through the model for each second of the stage."""
+        """Tokens that the model processed in a second."""
         return self.tokens / self.seconds
 
 
@@ -67,17 +64,13 @@ class Profile:
 
     @property
     def trial_seconds(self) -> float:
-        """What one trial takes."""
+        """Seconds of one trial."""
         return sum(stage.seconds for stage in self.stages if stage.name in TRIAL_STAGES)
 
 
 def profile(settings: Settings, emit: Emit) -> Profile:
-    """Measure a run with these settings, up to and with a trial of the closed form.
-
-    Raises ExciseError for what the user can mend.
-    """
-    prompts = load_parts(prompt_sources(settings))
-    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+    """Measure a run with these settings, up to a trial of the closed form. Raises ExciseError."""
+    prompts, source = prompts_of(settings), source_of(settings)
     started = time.perf_counter()
     loaded = load_model(settings, source, emit)
     experiment = experiment_of(settings, loaded, prompts, emit)
@@ -123,7 +116,7 @@ def profile(settings: Settings, emit: Emit) -> Profile:
 def _measured(
     model: PreTrainedModel, counter: TokenCounter, done: Callable[[Stage], None]
 ) -> Callable[[str], AbstractContextManager[None]]:
-    """Opens the scope of a stage by its name; what was measured goes to `done` at its end."""
+    """A function that returns the context of a named stage, which gives its measurement to `done`."""
     devices = devices_of(model)
 
     @contextmanager

@@ -1,8 +1,7 @@
-"""A saved model made again from its `reproduce.json`: prompts and model found, directions measured anew."""
+"""Rebuilds a saved model or adapter from its `reproduce.json`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from excise.anatomy.writers import Anatomy
-from excise.app.model import experiment_of, load_model, save_options
+from excise.app.model import experiment_of, load_model, prompts_of, save_options, source_of
 from excise.app.run import Run, prepare
-from excise.checkpoint.source import ModelSource, resolve
-from excise.config import Settings, Stored, gather
+from excise.checkpoint.source import ModelSource
+from excise.config import Inputs, Settings, Stored
 from excise.config.prompt_sources import prompt_sources
 from excise.devices.device import input_device
 from excise.devices.environment import hardware, versions
@@ -21,7 +20,6 @@ from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note
 from excise.experiment.bank import edit_of
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
 from excise.prompts.splits import Prompts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
 from excise.saving.export import save_model, save_model_adapter
@@ -30,8 +28,8 @@ from excise.search.space import Candidate, propose, propose_operator
 from excise.store.directory import set_digest
 
 _PARTS = ("train", "search", "held_out")
-_OF_HERE = {"device", "max_memory", "offload_folder", "candidates", "no_hardware", "json_lines"}
-"""Settings that say how a model is made again, not what: the record does not decide them."""
+_LOCAL = {"device", "max_memory", "offload_folder", "candidates", "no_hardware", "json_lines"}
+"""Settings of the present machine, which the record does not decide."""
 
 
 def rebuild(
@@ -42,17 +40,16 @@ def rebuild(
     *,
     repeat_search: bool = False,
 ) -> Reproduction:
-    """Make the model or adapter again in the new folder `destination`; returns the record of it.
+    """Rebuild the model or adapter in the new folder `destination`. Returns the record of the result.
 
-    The directions are measured anew on the recorded prompts; the trial's parameters are taken as they are,
-    because a search only chooses among what the directions allow. settings: those of `settings_of`.
-    repeat_search: the search is repeated too, in a run directory beside `destination`.
-    Raises ReproductionError if model or prompts are not those of then, naming which; or SaveError.
+    The directions are measured again on the recorded prompts; the parameters are the recorded ones of the
+    trial. settings: from `settings_of`. repeat_search: repeat the search too, in a run directory beside
+    `destination`. Raises ReproductionError if model or prompts differ from the record; SaveError.
     """
     if repeat_search and recorded.circumstances.search != "tpe":
         raise ReproductionError(
-            f"excise has no {recorded.circumstances.search} search any more, so that it cannot be repeated; "
-            "leave out --repeat-search to take the recorded parameters"
+            f"excise no longer has the {recorded.circumstances.search} search, which cannot be repeated; "
+            "leave out --repeat-search to use the recorded parameters"
         )
     emit(Note(_named_by(settings)))
     prompts, source = _found(settings)
@@ -62,7 +59,7 @@ def rebuild(
         loaded, experiment = run.loaded, run.experiment
     else:
         loaded = load_model(settings, source, emit)
-        # Sketched second moments are other ones with every other number of rows.
+        # Sketched second moments depend on the number of rows.
         rows = recorded.circumstances.rows
         experiment = experiment_of(settings, loaded, prompts, emit, rows=rows)
         _ = experiment.coverage
@@ -73,8 +70,8 @@ def rebuild(
         parameters=recorded.trial.parameters,
         facts=recorded.trial.facts,
     )
-    known = _known(recorded, loaded, candidate, anatomy, no_hardware=settings.no_hardware)
-    described = DescribedEdit(edit, known.figures, known)
+    record = _record_now(recorded, settings, loaded, candidate, anatomy)
+    described = DescribedEdit(edit, record.figures, record)
     options = replace(save_options(settings), packed=recorded.packed)
     save = save_model if recorded.made == "model" else save_model_adapter
     save(loaded, described, destination, options, emit)
@@ -84,99 +81,95 @@ def rebuild(
 def _found(settings: Settings) -> tuple[Prompts, ModelSource]:
     """The prompts and the model that the settings name. Raises ReproductionError."""
     try:
-        prompts = load_parts(prompt_sources(settings))
+        prompts = prompts_of(settings)
     except PromptError as error:
         raise ReproductionError(
-            f"{error}; if the prompts have moved, say where they lie now (--target-train and the like)"
+            f"{error}; if the prompts have moved, name their new place (--target-train and the like)"
         ) from error
     try:
-        return prompts, resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+        return prompts, source_of(settings)
     except ModelError as error:
         raise ReproductionError(
-            f"{error}; if the model has moved, say where it lies now (--from MODEL)"
+            f"{error}; if the model has moved, name its new place (--from MODEL)"
         ) from error
 
 
-def settings_of(
-    recorded: Reproduction,
-    given: Mapping[str, object],
-    environment: Mapping[str, str],
-    toml_path: Path | None,
-) -> Settings:
-    """The recorded settings, with what the run found out by itself as if it had been given.
+def settings_of(recorded: Reproduction, inputs: Inputs) -> Settings:
+    """The recorded settings; what the run measured, such as the batch size, counts as a setting.
 
-    given: flags, which say where prompts and model lie now. environment, toml_path: as for `gather`; they
-    count for what the record does not say, which is how the work is carried out here.
-    Raises SettingsError, also if code of the model's is to be run and `given` does not allow it.
+    inputs: the flags replace recorded settings, such as the places of the prompts and the model. The
+    environment and `excise.toml` give the settings that the record lacks.
+    Raises SettingsError, also if the model needs its own code and the flags do not allow it.
     """
-    settings: dict[str, Any] = recorded.settings.model_dump(mode="json", exclude=_OF_HERE)
-    then = recorded.circumstances
+    settings: dict[str, Any] = recorded.settings.model_dump(mode="json", exclude=_LOCAL)
+    measured = recorded.circumstances
     settings |= {
         "model": recorded.model.name,
         "revision": recorded.model.revision,
-        "batch_size": then.batch_size,
-        "response_prefix": then.response_prefix,
-        "template_arguments": {**recorded.settings.template_arguments, **then.template_arguments},
+        "batch_size": measured.batch_size,
+        "response_prefix": measured.response_prefix,
+        "template_arguments": {
+            **recorded.settings.template_arguments,
+            **measured.template_arguments,
+        },
         "allow_partial": True,
         "allow_absent": True,
     }
     if settings["quantization"] == "none" and not recorded.trial.facts.get("packing"):
-        settings["dtypes"] = [then.dtype]
+        settings["dtypes"] = [measured.dtype]
     for kind in ("target", "control"):
         for part in _PARTS:
             _pin(settings, f"{kind}_{part}", recorded.prompts.part(kind, part).revision)
-            if kind in given:
+            if kind in inputs.flags:
                 settings[f"{kind}_{part}"] = None
         _pin(settings, kind, recorded.prompts.part(kind, "train").revision)
-    if "model" in given:
+    if "model" in inputs.flags:
         settings["revision"] = None
-    return gather(given, environment, toml_path, Stored(NAME, settings))
+    return inputs.settings(Stored(NAME, settings))
 
 
 def _named_by(settings: Settings) -> str:
-    """What the record makes excise read, in one line."""
+    """The files that the record and the flags name, in one line."""
     named = [settings.model, *prompt_sources(settings).names()]
     if settings.chat_template is not None:
         named.append(str(settings.chat_template))
     return (
-        f"reading what {NAME} and the flags name, from the hub what is not here: {', '.join(named)}"
+        f"reading files that {NAME} and the flags name; missing files come from the hub: "
+        f"{', '.join(named)}"
     )
 
 
 def _pin(settings: dict[str, Any], field: str, revision: str | None) -> None:
-    """Name the commit of a hub data set that was read then."""
+    """Name the recorded commit of a hub data set."""
     if revision is not None and isinstance(settings.get(field), dict):
         settings[field] = {**settings[field], "revision": revision}
 
 
 def _require_unmoved(
-    recorded: Reproduction,
-    source: ModelSource,
-    prompts: Prompts,
-    emit: Emit,
-    *,
-    all_parts: bool,
+    recorded: Reproduction, source: ModelSource, prompts: Prompts, emit: Emit, *, all_parts: bool
 ) -> None:
-    """Raise ReproductionError, naming all that differs, unless model and prompts are those of then.
+    """Raise ReproductionError with all differences of model and prompts from the record.
 
-    Prompts that only the search and the figures look at do not matter unless the search is repeated.
+    all_parts: also compare prompts that only the search and the figures need; otherwise a note names them.
     """
-    moved: list[str] = []
-    idle: list[str] = []
+    differing: list[str] = []
+    unneeded: list[str] = []
     if source.digest != recorded.model.digest:
-        moved.append(f"the model {source.name} (was {recorded.model.digest}, is {source.digest})")
+        differing.append(
+            f"the model {source.name} (was {recorded.model.digest}, is {source.digest})"
+        )
     for kind, parts in (("target", prompts.target), ("control", prompts.control)):
         for part in _PARTS:
-            found, then = getattr(parts, part), recorded.prompts.part(kind, part)
-            if set_digest(found) != then.digest:
+            found = getattr(parts, part)
+            if set_digest(found) != recorded.prompts.part(kind, part).digest:
                 name = f"the {kind} {part.replace('_', '-')} prompts ({found.origin})"
-                (moved if part == "train" or all_parts else idle).append(name)
-    if idle:
-        emit(Note(f"not those of then, but not needed: {', '.join(idle)}"))
-    if moved:
+                (differing if part == "train" or all_parts else unneeded).append(name)
+    if unneeded:
+        emit(Note(f"not the recorded prompts, but not needed: {', '.join(unneeded)}"))
+    if differing:
         raise ReproductionError(
-            f"not what the saved {recorded.made} was made from: {'; '.join(moved)}; say where those of "
-            "then lie (--from MODEL, --target-train SET and the like)"
+            f"the saved {recorded.made} was made from other files than {'; '.join(differing)}; name the "
+            "original files (--from MODEL, --target-train SET and the like)"
         )
 
 
@@ -185,12 +178,14 @@ def _recorded_candidate(recorded: Reproduction, settings: Settings, anatomy: Ana
     if len(trial.strengths) != len(anatomy.writers):
         raise ReproductionError(
             f"the record has strengths of {len(trial.strengths)} matrices, the model has "
-            f"{len(anatomy.writers)}: the two do not belong together"
+            f"{len(anatomy.writers)}: the record is of another model"
         )
     try:
         operator = propose_operator(FixedTrial(trial.parameters), settings.kinds, anatomy)
     except ValueError as error:
-        raise ReproductionError(f"the trial's parameters are no longer known: {error}") from error
+        raise ReproductionError(
+            f"excise no longer knows the trial's parameters: {error}"
+        ) from error
     return replace(operator, free=trial.strengths)
 
 
@@ -198,41 +193,42 @@ def _searched(
     recorded: Reproduction, settings: Settings, destination: Path, emit: Emit
 ) -> tuple[Run, Candidate]:
     folder = destination.with_name(f"{destination.name}-run")
-    emit(Note(f"the search is kept in {folder}; the same command goes on with it"))
+    emit(Note(f"the search is stored in {folder}; the same command resumes it"))
     with prepare(settings.model_copy(update={"run_dir": folder}), emit) as run:
         run.search(recorded.trial.completed)
         return run, _found_again(recorded, run, emit)
 
 
 def _found_again(recorded: Reproduction, run: Run, emit: Emit) -> Candidate:
-    """The trial of the same number; says so if the search led elsewhere."""
+    """The trial of the same number; a note reports other parameters than recorded."""
     number = recorded.trial.number
     trials = {trial.number: trial for trial in run.study.trials()}
     if number not in trials or trials[number].state != "complete":
         raise ReproductionError(
-            f"the search was repeated and has no trial {number}; leave out --repeat-search to take the "
+            f"the repeated search has no trial {number}; leave out --repeat-search to use the "
             "recorded parameters"
         )
     if dict(trials[number].parameters) != recorded.trial.parameters:
-        emit(Note(f"the search took another way: trial {number} has other parameters"))
+        emit(
+            Note(f"the repeated search differs: trial {number} has other parameters than recorded")
+        )
     return propose(run.study.finished(number), run.settings.kinds, run.experiment.anatomy)
 
 
-def _known(
+def _record_now(
     recorded: Reproduction,
+    settings: Settings,
     loaded: LoadedModel,
     candidate: Candidate,
     anatomy: Anatomy,
-    *,
-    no_hardware: bool,
 ) -> Reproduction:
-    """The record of what is made now: as it was then, in the circumstances of now."""
+    """The record with the circumstances and strengths of the rebuilt edit."""
     now = recorded.circumstances.model_dump() | {
         "dtype": loaded.dtype,
         "in_blocks": loaded.prepacked,
         "versions": versions(),
     }
-    now["hardware"] = None if no_hardware else hardware(input_device(loaded.model))
+    now["hardware"] = None if settings.no_hardware else hardware(input_device(loaded.model))
     strengths = tuple(candidate.strengths(anatomy).tolist())
     return recorded.model_copy(
         update={

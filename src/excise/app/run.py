@@ -1,4 +1,4 @@
-"""A run from settings: model, coverage, prompts, baseline and directions, then the search and the choice."""
+"""A run from settings: loads and measures the model, searches, measures the chosen edit and saves it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
-from excise.app.model import experiment_of, in_data_type, load_model
+from excise.app.model import (
+    experiment_of,
+    in_data_type,
+    load_model,
+    prompts_of,
+    save_options,
+    source_of,
+)
 from excise.app.outcome import confirm
-from excise.checkpoint.source import ModelSource, resolve
+from excise.checkpoint.source import ModelSource
 from excise.config import Settings, study_settings
-from excise.config.prompt_sources import prompt_sources
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
 from excise.edits.edit import Edit
@@ -22,9 +27,16 @@ from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
-from excise.prompts.load import load_parts
-from excise.prompts.splits import Parts, Prompts
-from excise.saving.export import require_rewritable, require_writable
+from excise.prompts.splits import Prompts
+from excise.report.card import figures_of
+from excise.saving.export import (
+    require_rewritable,
+    require_writable,
+    save_model,
+    save_model_adapter,
+)
+from excise.saving.options import DescribedEdit
+from excise.saving.reproduction import reproduction_of
 from excise.search.front import Point, pareto_front
 from excise.search.loop import never
 from excise.search.study import OptunaStudy
@@ -39,7 +51,7 @@ from excise.store.stored_study import StoredStudy
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to search. Its directory is this process's alone until it is closed."""
+    """A run that is ready to search. It holds the lock of its directory until it is closed."""
 
     settings: Settings
     loaded: LoadedModel
@@ -53,22 +65,17 @@ class Run:
 
     @property
     def study(self) -> OptunaStudy:
-        """The study in it."""
+        """The study of the run."""
         return self.store.study
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.directory.close()
 
     def search(self, trials: int | None = None, stop: Callable[[], bool] = never) -> None:
-        """Search until the study holds `trials`, by default the settings'."""
+        """Search until the study holds `trials` trials, by default the settings' number."""
         self.experiment.search(
             trials or self.settings.trials,
             store=self.store,
@@ -77,53 +84,68 @@ class Run:
         )
 
     def front(self) -> list[Point]:
-        """The best trade-offs, fewest refusals first."""
+        """The Pareto front, fewest refusals first."""
         return pareto_front(self.study.points())
 
     def edit(self, number: int) -> Edit:
         """The edit of a front trial. Raises RunError."""
         return self.directory.edit(number)
 
+    def save(self, outcome: Outcome, destination: Path) -> None:
+        """Write the edited model to a new folder. Raises SaveError."""
+        options, emit = save_options(self.settings), self.experiment.emit
+        save_model(self.loaded, self._described(outcome), destination, options, emit)
+
+    def save_adapter(self, outcome: Outcome, destination: Path) -> None:
+        """Write the edit as an adapter to a new folder. Raises SaveError."""
+        options, emit = save_options(self.settings), self.experiment.emit
+        save_model_adapter(self.loaded, self._described(outcome), destination, options, emit)
+
+    def _described(self, outcome: Outcome) -> DescribedEdit:
+        figures = figures_of(outcome, self.experiment.coverage.per_layer)
+        source, hardware = self.loaded.source, not self.settings.no_hardware
+        record = reproduction_of(self.directory, source, outcome.trial, figures, hardware=hardware)
+        return DescribedEdit(self.edit(outcome.trial), figures, record)
+
     def choose(self, point: Point) -> Outcome:
-        """Measure a trial of the front on held-out prompts and record it as the chosen one."""
+        """Measure a trial of the front on held-out prompts and record it as the chosen trial."""
         return confirm(self.experiment, self.store, point)
 
 
 def run_path(settings: Settings) -> Path:
-    """Where the run of these settings is kept."""
+    """The run directory of these settings."""
     return settings.run_dir or default_path(study_settings(settings))
 
 
 def prepare(
     settings: Settings, emit: Emit, go_on: Callable[[str], bool] = lambda question: False
 ) -> Run:
-    """Everything of a run up to the search. Raises ExciseError for whatever the user can mend.
+    """Prepare a run up to the search. Raises ExciseError for all errors that the user can fix.
 
-    go_on: asked, with the reason, whether to search although the model hardly shows the behaviour.
+    go_on: called with the reason if the model hardly shows the behaviour; returns whether to search anyway.
     """
-    # What can fail on the user's side fails before minutes are spent on the model.
-    prompts = load_parts(prompt_sources(settings))
-    source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
+    # Prompts and files are checked before the slow work on the model.
+    prompts, source = prompts_of(settings), source_of(settings)
     if settings.save is not None:
         require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
-    # What every edit file says of its model, read here once.
-    Base.of(source)
+    base = Base.of(source)
     identity = identity_of(settings, source, prompts)
     directory = open_run(run_path(settings), identity)
     try:
-        for mended in directory.notes:
-            emit(Note(mended))
+        for note in directory.notes:
+            emit(Note(note))
         started = time.perf_counter()
         loaded, experiment = _loaded(settings, source, prompts, directory, emit)
         origin = Origin(
-            Base.of(source),
+            base,
             loaded.packing,
             hardware=not settings.no_hardware,
             load_seconds=time.perf_counter() - started,
         )
         emit(_prompts_loaded(prompts))
-        if not settings.allow_absent:
-            _require_behaviour(experiment, go_on)
+        absence = experiment.search_part.absence()
+        if absence is not None and not settings.allow_absent and not go_on(absence):
+            experiment.require_behaviour()
         _ = experiment.bank
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
@@ -133,7 +155,7 @@ def prepare(
 
 
 def identity_of(settings: Settings, source: ModelSource, prompts: Prompts) -> Identity:
-    """What makes a run directory this run's."""
+    """The identity that a directory of this run must have."""
     return Identity.of(
         settings.model,
         study_settings(settings),
@@ -143,7 +165,7 @@ def identity_of(settings: Settings, source: ModelSource, prompts: Prompts) -> Id
 
 
 def known_of(directory: RunDirectory) -> tuple[str | None, Settled | None]:
-    """The data type that the run used so far, and what it found out; None of a new run. Raises RunError."""
+    """The data type and the measured values that a run directory records; None for a new run."""
     if not directory.result.exists():
         return None, None
     record = directory.record()
@@ -152,14 +174,10 @@ def known_of(directory: RunDirectory) -> tuple[str | None, Settled | None]:
 
 
 def _loaded(
-    settings: Settings,
-    source: ModelSource,
-    prompts: Prompts,
-    directory: RunDirectory,
-    emit: Emit,
+    settings: Settings, source: ModelSource, prompts: Prompts, directory: RunDirectory, emit: Emit
 ) -> tuple[LoadedModel, Experiment]:
-    """The model in memory and its experiment; raises ExciseError if it cannot be used."""
-    # The first data type that works may be another one today; every figure of the run is of the one it had.
+    """The model in memory and its experiment. Raises ExciseError if the model cannot be used."""
+    # A resumed run keeps its data type, although today another type may be the first that works.
     dtype, known = known_of(directory)
     typed = settings if dtype is None else in_data_type(settings, dtype, source)
     loaded = load_model(typed, source, emit)
@@ -179,25 +197,13 @@ def _loaded(
     return loaded, experiment
 
 
-def _require_behaviour(experiment: Experiment, go_on: Callable[[str], bool]) -> None:
-    """Raise ModelError if there is next to nothing to remove, unless somebody says to go on."""
-    absence = experiment.search_part.absence()
-    if absence is not None and not go_on(absence):
-        experiment.require_behaviour()
-
-
 def _prompts_loaded(prompts: Prompts) -> PromptsLoaded:
     kinds = {"target": prompts.target, "control": prompts.control}
     return PromptsLoaded(
-        counts={name: _counts(parts) for name, parts in kinds.items()},
+        counts={
+            name: {part: len(getattr(parts, part)) for part in ("train", "search", "held_out")}
+            for name, parts in kinds.items()
+        },
         origins={name: parts.train.origin for name, parts in kinds.items()},
         notes=prompts.notes,
     )
-
-
-def _counts(parts: Parts) -> dict[str, int]:
-    return {
-        "train": len(parts.train),
-        "search": len(parts.search),
-        "held_out": len(parts.held_out),
-    }

@@ -1,4 +1,4 @@
-"""A search repeated with other seeds: the same model, prompts and directions, another stream of chances."""
+"""Repeats a search with other seeds: the same model, prompts and directions."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from excise.store.stored_study import StoredStudy
 
 
 def further_seeds(run: Run) -> Iterator[Run]:
-    """The run with each of its further seeds, in folders of its own run directory; each can be resumed.
+    """A run for each further seed, in a folder of the run directory; each can be resumed.
 
-    Each is this process's alone until the next is asked for. Raises RunError if one of the folders belongs
-    to something else, SaveError if it cannot be written.
+    A run is closed when the next is requested. Raises RunError if a folder belongs to another run, SaveError
+    if it cannot be written.
     """
     settings, source = run.settings, run.loaded.source
     for seed in range(settings.seed + 1, settings.seed + settings.seeds):
         folder = run.directory.path / f"seed-{seed}"
-        own = settings.model_copy(update={"seed": seed, "run_dir": folder, "seeds": 1})
+        seeded = settings.model_copy(update={"seed": seed, "run_dir": folder, "seeds": 1})
         experiment = run.experiment.with_seed(seed)
-        identity = identity_of(own, source, experiment.prompts)
+        identity = identity_of(seeded, source, experiment.prompts)
         with open_run(folder, identity) as directory:
             for note in directory.notes:
                 experiment.emit(Note(note))
             store = StoredStudy.open(directory, experiment.proposals, identity, run.store.origin)
-            yield Run(own, run.loaded, experiment, store)
+            yield Run(seeded, run.loaded, experiment, store)

@@ -1,4 +1,4 @@
-"""How much a search's outcome varies from seed to seed."""
+"""The spread of a search's figures over seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.store.outcome import Outcome
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed came to. hypervolume: of its whole front on search prompts, see `search.front`."""
+    """The outcome of one seed. hypervolume: of its front on search prompts, see `search.front`."""
 
     seed: int
     outcome: Outcome
@@ -29,9 +29,9 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Raises ValueError unless there are two values at least."""
+    """The spread of at least two values. Raises ValueError for fewer."""
     if len(values) < 2:
-        raise ValueError("a spread needs two values at least")
+        raise ValueError("a spread needs at least two values")
     return Spread(statistics.mean(values), statistics.stdev(values), min(values), max(values))
 
 

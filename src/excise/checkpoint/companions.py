@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.copies import group_of, is_copy, shapes_of
-from excise.checkpoint.json_files import read_object
-from excise.checkpoint.pytorch_file import read_pytorch
-from excise.checkpoint.tensors import WeightsFile, read_safetensors
+from excise.checkpoint.read import SUFFIXES, read_weights
+from excise.checkpoint.tensors import WeightsFile
 from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 
 _FOREIGN = re.compile(
     r"((tf_|flax_|rust_)?model)[.\-_].*(?<=\.)(h5|msgpack|ot)|openvino_.*\.bin|.*\.(onnx|onnx_data)"
@@ -31,16 +31,16 @@ _INDEX = ".index.json"
 class Companions:
     """Paths are relative to the folder.
 
-    copied: files that an edited copy includes. tensors: those of them that hold tensors. left_out: copies of
+    copied: files that an edited copy includes. weights: those of them that hold tensors. left_out: copies of
     the weights. unread: possible copies of the weights that excise cannot read; left out too. linked: links
     to folders; left out.
     """
 
-    copied: tuple[Path, ...]
-    tensors: tuple[WeightsFile, ...]
-    left_out: tuple[Path, ...]
-    unread: tuple[Path, ...]
-    linked: tuple[Path, ...]
+    copied: tuple[Path, ...] = ()
+    weights: tuple[WeightsFile, ...] = ()
+    left_out: tuple[Path, ...] = ()
+    unread: tuple[Path, ...] = ()
+    linked: tuple[Path, ...] = ()
 
 
 def find_companions(
@@ -59,17 +59,22 @@ def find_companions(
     unread = {path for path in paths if _FOREIGN.fullmatch(path.name)}
     read: dict[Path, WeightsFile] = {}
     for path in paths:
-        if path in unread or path.suffix not in _READERS:
+        if path in unread or path.suffix not in SUFFIXES:
             continue
         allowed(folder / path)
         try:
-            read[path] = _READERS[path.suffix](folder / path)
+            read[path] = read_weights(folder / path)
         except ModelError:
             # An unreadable file is copied like any other file, unless its name says that it holds weights.
             if _LIKE_WEIGHTS.fullmatch(path.name):
                 unread.add(path)
     model = {name: shape for file in weights for name, shape in shapes_of(file).items()}
-    for group in _groups(read):
+    # Names that differ in numbers only: shards of one checkpoint.
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path, file in read.items():
+        if file.tensors:
+            groups.setdefault(group_of(path), []).append(path)
+    for group in groups.values():
         if is_copy(model, [shapes_of(read[path]) for path in group]):
             left_out.update(group)
     gone = left_out | unread
@@ -107,36 +112,11 @@ def _listed(
     return paths, tuple(linked)
 
 
-def _groups(read: Mapping[Path, WeightsFile]) -> list[list[Path]]:
-    """Files with tensors, grouped by names that differ in numbers only: shards of one checkpoint."""
-    found: dict[tuple[Path, str], list[Path]] = {}
-    for path, file in read.items():
-        if file.tensors:
-            found.setdefault(group_of(path), []).append(path)
-    return list(found.values())
-
-
 def _names_only(index: Path, gone: Collection[Path], folder: Path) -> bool:
     """True for an index whose files are all left out or missing."""
     try:
-        named = read_object(index)["weight_map"].values()
+        named = read_json_object(index, ModelError)["weight_map"].values()
         there = {(index.parent / str(name)).relative_to(folder) for name in named}
     except (ModelError, ValueError, KeyError, AttributeError):
         return False  # Not an index of weights.
     return all(path in gone or not (folder / path).is_file() for path in there)
-
-
-def _gguf(path: Path) -> WeightsFile:
-    # Imported here because gguf takes long to import, and few checkpoints need it.
-    from excise.checkpoint.gguf_file import read_gguf
-
-    return read_gguf(path)
-
-
-_READERS: Mapping[str, Callable[[Path], WeightsFile]] = {
-    ".safetensors": read_safetensors,
-    ".bin": read_pytorch,
-    ".pt": read_pytorch,
-    ".pth": read_pytorch,
-    ".gguf": _gguf,
-}

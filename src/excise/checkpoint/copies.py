@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from excise.checkpoint.names import stored_name
-from excise.checkpoint.tensors import ORDINARY, WeightsFile
+from excise.checkpoint.tensors import ORDINARY, WeightsFile, stored_name
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 _DRAFT = re.compile(r"(^|[._])(mtp|nextn|eagle\d*|medusa|draft|hydra)(?![a-z])", re.IGNORECASE)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from huggingface_hub import (
     HfApi,
@@ -26,7 +26,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import logging as hub_logging
 
 from excise.checkpoint.copies import Shape, Shapes, group_of, is_copy, shapes_of
-from excise.checkpoint.folder import index_names, weight_files
+from excise.checkpoint.folder import first_set, index_names, weight_files
 from excise.checkpoint.tensors import ORDINARY, read_safetensors
 from excise.errors import HubError, ModelError
 from excise.hub_access.cache import Snapshot, cached_names, cached_snapshot
@@ -43,10 +43,6 @@ _SMALL = (
 _NAMED = ("license*", "licence*", "notice*", "copying*", "*policy*", "readme*", "*terms*")
 """Files for people, with any suffix or none."""
 _TEMPLATES = "additional_chat_templates/*.jinja"
-_SETS = (
-    ("model.safetensors", "model.safetensors.index.json", "*.safetensors"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*.bin"),
-)
 _ORIGINAL_FORMAT = "consolidated*"
 _CACHE_SERVES: frozenset[Cause] = OUT_OF_REACH | {"token", "gated", "repository"}
 """Failures after which a completely cached model is used."""
@@ -81,7 +77,7 @@ def download(name: str, revision: str | None, *, weights: bool, code: bool) -> S
             raise HubError(
                 f"{found.text}; no folder of that name is here; models in the cache: {names}"
             ) from None
-        raise found.error from None
+        raise HubError(found.text) from None
     return Snapshot(repository.commit, repository.folder)
 
 
@@ -95,37 +91,24 @@ def is_whole(folder: Path, *, weights: bool) -> bool:
 
 def small_files(names: Collection[str], *, code: bool) -> list[str]:
     """The text files of the top folder, and the chat templates."""
-    return sorted(
-        name
-        for name in names
-        if fnmatch.fnmatchcase(name, _TEMPLATES) or _is_small(PurePosixPath(name), code=code)
-    )
-
-
-def _is_small(path: PurePosixPath, *, code: bool) -> bool:
-    if len(path.parts) > 1 or path.name.startswith("."):
-        return False
-    ending = path.suffix[1:].lower()
-    if ending == "py":
-        return code
-    return ending in _SMALL or any(
-        fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _NAMED
-    )
+    patterns = (*(f"*.{ending}" for ending in _SMALL), *_NAMED)
+    found = set(fnmatch.filter(names, _TEMPLATES))
+    for name in names:
+        if "/" in name or name.startswith("."):
+            continue
+        if name.lower().endswith(".py"):
+            found.update([name] if code else ())
+        elif any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns):
+            found.add(name)
+    return sorted(found)
 
 
 def main_files(name: str, names: Collection[str]) -> tuple[list[str], str | None]:
     """The weights that transformers loads, or their index. Raises ModelError if there are no weights."""
-    top = sorted(one for one in names if "/" not in one)
-    for single, index, _ in _SETS:
-        if single in top:
-            return [single], None
-        if index in top:
-            return [], index
-    for _, _, pattern in _SETS:
-        if found := fnmatch.filter(top, pattern):
-            return found, None
-    ggufs = [one for one in names if one.endswith(".gguf")]
-    if ggufs:
+    main, index = first_set(sorted(one for one in names if "/" not in one))
+    if main or index is not None:
+        return main, index
+    if ggufs := [one for one in names if one.endswith(".gguf")]:
         raise ModelError(
             f"{name}: holds GGUF files only; download one (hf download {name} {ggufs[0]}) and give its path"
         )
@@ -155,10 +138,17 @@ class _Repository:
 
     def fetch(self, names: Sequence[str]) -> None:
         """Download files. Raises HubError if the disk has no room for them."""
-        lacking = [name for name in names if not self._is_here(name)]
+        lacking = [
+            name
+            for name in names
+            if not isinstance(try_to_load_from_cache(self.name, name, revision=self.commit), str)
+        ]
         if not lacking:
             return
-        needed = sum(self.sizes[name] for name in lacking) - self._incomplete_bytes()
+        # Interrupted downloads are continued.
+        incomplete = (self.folder.parent.parent / "blobs").glob("*.incomplete")
+        needed = sum(self.sizes[name] for name in lacking)
+        needed -= sum(path.stat().st_size for path in incomplete)
         if needed > free_bytes(self.folder):
             raise HubError(f"{self.name}: {disk_full(needed)}")
         # snapshot_download takes patterns, and file names may contain brackets.
@@ -194,11 +184,16 @@ class _Repository:
         groups: dict[object, dict[str, Shapes]] = {}
         for name in names:
             try:
-                held = self._header(name)
+                found = HfApi().parse_safetensors_file_metadata(
+                    self.name, name, revision=self.commit
+                )
             except (NotASafetensorsRepoError, SafetensorsParsingError):
                 continue  # A damaged file is not downloaded.
-            if held:
-                groups.setdefault(group_of(Path(name)), {})[name] = held
+            if found.tensors:
+                groups.setdefault(group_of(Path(name)), {})[name] = {
+                    tensor: Shape(one.dtype in ORDINARY, tuple(one.shape))
+                    for tensor, one in found.tensors.items()
+                }
         for files in groups.values():
             if not is_copy(model, list(files.values())):
                 yield from files
@@ -213,21 +208,6 @@ class _Repository:
         path = self.folder.parent.parent / "refs" / (revision or constants.DEFAULT_REVISION)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.commit, encoding="utf-8")
-
-    def _header(self, name: str) -> Shapes:
-        found = HfApi().parse_safetensors_file_metadata(self.name, name, revision=self.commit)
-        return {
-            tensor: Shape(one.dtype in ORDINARY, tuple(one.shape))
-            for tensor, one in found.tensors.items()
-        }
-
-    def _is_here(self, name: str) -> bool:
-        return isinstance(try_to_load_from_cache(self.name, name, revision=self.commit), str)
-
-    def _incomplete_bytes(self) -> int:
-        """Bytes of incomplete files from interrupted downloads."""
-        blobs = self.folder.parent.parent / "blobs"
-        return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
 def _repository(name: str, revision: str | None) -> _Repository:

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from excise.checkpoint.companions import find_companions
+from excise.checkpoint.companions import Companions, find_companions
 from excise.checkpoint.copies import draft_tensors
-from excise.checkpoint.json_files import read_object
-from excise.checkpoint.names import stored_name
-from excise.checkpoint.pytorch_file import read_pytorch
-from excise.checkpoint.tensors import Entry, WeightsFile, read_safetensors
-from excise.errors import ModelError, SaveError, translated
+from excise.checkpoint.read import read_weights
+from excise.checkpoint.tensors import Entry, WeightsFile, stored_name
+from excise.errors import ModelError, SaveError, listed, translated
+from excise.system.json_files import read_json_object
 
 RECORD = "reproduce.json"
-"""What a model was made from, written find_companions it by excise."""
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""What a model was made from, written beside it by excise."""
+_SETS = (
+    ("model.safetensors", "model.safetensors.index.json", "*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*.bin"),
+)
+"""A single file, the index of several files, and a pattern; preferred formats first."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. Paths are relative to the folder.
-
-    index: the name of its index file, None for a single file. others: further files that an edited copy
-    includes. companion_weights: those of `others` that hold tensors. An edited copy leaves out `left_out`
-    (copies of the weights), `unread` (possible copies in formats that excise does not read) and `linked`
-    (links to folders).
-    """
+    """A checkpoint on disk. index: the name of its index file, None for a single file."""
 
     folder: Path
     files: tuple[WeightsFile, ...]
     index: str | None
-    others: tuple[Path, ...]
-    left_out: tuple[Path, ...]
-    linked: tuple[Path, ...] = ()
-    unread: tuple[Path, ...] = ()
-    companion_weights: tuple[WeightsFile, ...] = ()
+    companions: Companions
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[WeightsFile, Entry]]:
@@ -48,7 +42,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        return read_object(self.folder / "config.json")
+        return read_json_object(self.folder / "config.json", ModelError)
 
     @cached_property
     def drafts(self) -> list[str]:
@@ -87,25 +81,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     for name in names:
         # Checked before the file is opened.
         require_inside(folder, folder / name)
-    read = {
-        name: (read_safetensors if name.endswith(".safetensors") else read_pytorch)(folder / name)
-        for name in names
-    }
+    files = tuple(read_weights(folder / name) for name in names)
     if index is not None:
-        _check_index(folder / index, read)
-    found = find_companions(
-        folder, list(read.values()), index, lambda path: require_inside(folder, path)
-    )
-    return Checkpoint(
-        folder,
-        tuple(read.values()),
-        index,
-        found.copied,
-        found.left_out,
-        found.linked,
-        found.unread,
-        found.tensors,
-    )
+        _check_index(folder / index, files)
+    companions = find_companions(folder, files, index, lambda path: require_inside(folder, path))
+    return Checkpoint(folder, files, index, companions)
 
 
 def weight_files(folder: Path) -> tuple[list[str], str | None]:
@@ -113,18 +93,22 @@ def weight_files(folder: Path) -> tuple[list[str], str | None]:
 
     Raises ModelError if there are no weights, or if the index names a missing file.
     """
-    for single, index in (
-        ("model.safetensors", _INDEXES[0]),
-        ("pytorch_model.bin", _INDEXES[1]),
-    ):
-        if (folder / single).exists():
+    names, index = first_set(sorted(path.name for path in folder.glob("*")))
+    if index is not None:
+        return _named_by(folder / index), index
+    if not names:
+        raise ModelError(f"{folder}: holds no weights (*.safetensors or pytorch_model*.bin)")
+    return names, None
+
+
+def first_set(names: Sequence[str]) -> tuple[list[str], str | None]:
+    """The weights that transformers loads of a folder's files `names`, or the name of their index."""
+    for single, index, _ in _SETS:
+        if single in names:
             return [single], None
-        if (folder / index).exists():
-            return _named_by(folder / index), index
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        if found := sorted(path.name for path in folder.glob(pattern)):
-            return found, None
-    raise ModelError(f"{folder}: holds no weights (*.safetensors or pytorch_model*.bin)")
+        if index in names:
+            return [], index
+    return next((found for *_, each in _SETS if (found := fnmatch.filter(names, each))), []), None
 
 
 def _named_by(index: Path) -> list[str]:
@@ -149,20 +133,19 @@ def index_names(index: Path) -> list[str]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_object(index).get("weight_map")
+    found = read_json_object(index, ModelError).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
         raise ModelError(f"{index}: has no weight_map; download the checkpoint again")
     return found
 
 
-def _check_index(index: Path, files: Mapping[str, WeightsFile]) -> None:
-    held = {name: {one.name for one in file.tensors} for name, file in files.items()}
-    absent = [name for name, file in _weight_map(index).items() if name not in held[file]]
+def _check_index(index: Path, files: Sequence[WeightsFile]) -> None:
+    held = {(one.name, file.path.name) for file in files for one in file.tensors}
+    absent = [name for name, file in _weight_map(index).items() if (name, file) not in held]
     if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ModelError(
-            f"{index}: names tensors that its files do not hold: {absent[0]}{more}; download the checkpoint "
-            "again"
+            f"{index}: names tensors that its files do not hold: {listed(absent, 1)}; download the "
+            "checkpoint again"
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from excise.checkpoint.folder import weight_files
 from excise.checkpoint.pytorch_file import pytorch_shapes
-from excise.checkpoint.tensors import WeightsFile, read_safetensors
+from excise.checkpoint.read import read_weights
 from excise.errors import ModelError
 
 
@@ -43,27 +43,18 @@ def read_index(files: Sequence[Path]) -> Index:
     """The common index of several files. Raises ModelError."""
     index: dict[str, TensorInfo] = {}
     for path in files:
-        for name, (dtype, shape) in _shapes(path).items():
+        for name, (dtype, shape) in file_shapes(path).items():
             if name in index:
                 raise ModelError(f"{path}: {name} is in {index[name].file.name} too")
             index[name] = TensorInfo(path, dtype, shape)
     return index
 
 
-def _shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Data types and shapes of a file's tensors."""
-    if path.suffix.lower() == ".gguf":
-        # Imported here because gguf takes long to import, and few checkpoints need it.
-        from excise.checkpoint.gguf_file import read_gguf
-
-        return _of_entries(read_gguf(path))
-    if path.suffix.lower() == ".safetensors":
-        return _of_entries(read_safetensors(path))
-    return pytorch_shapes(path)
-
-
-def _of_entries(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {one.name: (one.dtype, one.shape) for one in file.tensors}
+def file_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Data types and shapes of a file's tensors. Raises ModelError, also for a pickle that could run code."""
+    if path.suffix.lower() not in (".gguf", ".safetensors"):
+        return pytorch_shapes(path)
+    return {one.name: (one.dtype, one.shape) for one in read_weights(path).tensors}
 
 
 def index_digest(index: Index) -> str:

@@ -18,20 +18,11 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
-from excise.errors import ModelError, first_line
+from excise.errors import UNREADABLE, ModelError, translated
 from excise.system.lfs import require_fetched
 from excise.undocumented import FakeTensorMode, checkpoint_offset
 
-_CUT_SHORT = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    AttributeError,
-    ValueError,
-    TypeError,
-    OSError,
-    struct.error,
-)
+_CUT_SHORT = (RuntimeError, EOFError, LookupError, OSError, struct.error, *UNREADABLE)
 """torch.load raises these for a truncated pickle or a damaged archive."""
 _BLOCK = 1 << 22
 _LOCAL_HEADER = 30
@@ -72,7 +63,10 @@ def pytorch_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     `read_pytorch` does.
     """
     require_fetched(path, ModelError)
-    if not _is_archive(path) and not _is_pickle(path):
+    with path.open("rb") as file:
+        # A pickle of protocol 2 or later, the format before PyTorch 1.6.
+        is_pickle = file.read(1) == b"\x80"
+    if not is_pickle and not _is_archive(path):
         raise ModelError(f"{path}: not a PyTorch file, or cut short; download it again")
     return {
         name: (NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
@@ -88,24 +82,16 @@ def _is_archive(path: Path) -> bool:
         return False
 
 
-def _is_pickle(path: Path) -> bool:
-    """True for a pickle of protocol 2 or later, the format before PyTorch 1.6."""
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80"
-
-
 def _loaded(path: Path, device: str) -> dict[str, Tensor]:
     """The tensors, loaded without numbers (meta or fake)."""
-    try:
-        loaded = torch.load(path, map_location=device, weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{path}: its pickle holds more than tensors and could run code, so it was not opened; use the "
-            "safetensors files of this model"
-        ) from error
-    except _CUT_SHORT as error:
-        reason = first_line(error)
-        raise ModelError(f"{path}: damaged weights file ({reason}); download it again") from error
+    with translated(ModelError, f"{path}: damaged weights file; download it again", *_CUT_SHORT):
+        try:
+            loaded = torch.load(path, map_location=device, weights_only=True)
+        except UnpicklingError as error:
+            raise ModelError(
+                f"{path}: its pickle holds more than tensors and could run code, so it was not opened; use "
+                "the safetensors files of this model"
+            ) from error
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(one, Tensor) for name, one in loaded.items()
     ):
@@ -152,7 +138,10 @@ def update_checksums(path: Path, changed: Iterable[Entry]) -> None:
                 places.append(end + len(_DESCRIPTOR) * (_read(file, end, 4) == _DESCRIPTOR))
             else:
                 places.append(record.header_offset + _CRC_IN_LOCAL_HEADER)
-            crc = _crc(file, start, end)
+            crc = 0
+            for place_of_block in range(start, end, _BLOCK):
+                count = min(_BLOCK, end - place_of_block)
+                crc = zlib.crc32(_read(file, place_of_block, count), crc)
             for place_of_crc in places:
                 file.seek(place_of_crc)
                 file.write(struct.pack("<I", crc))
@@ -161,10 +150,3 @@ def update_checksums(path: Path, changed: Iterable[Entry]) -> None:
 def _read(file: BinaryIO, start: int, count: int) -> bytes:
     file.seek(start)
     return file.read(count)
-
-
-def _crc(file: BinaryIO, start: int, end: int) -> int:
-    crc = 0
-    for place in range(start, end, _BLOCK):
-        crc = zlib.crc32(_read(file, place, min(_BLOCK, end - place)), crc)
-    return crc

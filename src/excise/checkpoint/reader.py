@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from excise.checkpoint.index import Index
-from excise.errors import ModelError
+from excise.errors import ModelError, translated
 
 CHUNK = 1 << 24
 """Numbers of a tensor that are in memory at a time: 64 MiB in float32."""
+_DAMAGED = (SafetensorError, OSError, RuntimeError, KeyError, pickle.UnpicklingError)
 
 
 class Reader:
@@ -33,19 +33,15 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._files.clear()
         self._stack.close()
 
     def read(self, name: str, *key: slice) -> Tensor:
         """The part `key` of a tensor, in its own data type. Raises ModelError if the file is damaged."""
         entry = self._index[name]
-        try:
+        what = f"{entry.file}: {name} cannot be read"
+        with translated(ModelError, what, *_DAMAGED):
             held = self._file(entry.file)
             whole = not key or not entry.shape
             part: Tensor
@@ -54,8 +50,6 @@ class Reader:
             else:
                 part = held.get_tensor(name) if whole else held.get_slice(name)[key]
             return part
-        except (SafetensorError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            raise ModelError(f"{entry.file}: {name} cannot be read ({error})") from error
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         """All of a tensor, cut along its first axis."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from excise.errors import ModelError
+from excise.errors import UNREADABLE, ModelError, translated
 from excise.system.json_files import parse_json
 from excise.system.lfs import require_fetched
 
@@ -24,7 +24,8 @@ ORDINARY: Mapping[str, torch.dtype] = {
 }
 """Floating-point types of unquantised weights, by safetensors' names."""
 
-_OTHERS: Mapping[str, torch.dtype] = {
+DTYPES: Mapping[str, torch.dtype] = {
+    **ORDINARY,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
@@ -38,7 +39,6 @@ _OTHERS: Mapping[str, torch.dtype] = {
     "U64": torch.uint64,
     "BOOL": torch.bool,
 }
-DTYPES: Mapping[str, torch.dtype] = {**ORDINARY, **_OTHERS}
 NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 _LONGEST_HEADER = 100_000_000
@@ -89,34 +89,25 @@ class WeightsFile:
 def read_safetensors(path: Path) -> WeightsFile:
     """The tensors of a safetensors file. Raises ModelError if it is damaged or cut short."""
     require_fetched(path, ModelError)
-    try:
+    damaged = f"{path}: damaged weights file; download it again"
+    with (
+        translated(ModelError, f"{path}: cannot be read", OSError),
+        translated(ModelError, damaged, struct.error, *UNREADABLE),
+        path.open("rb") as file,
+    ):
         size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, _LONGEST_HEADER):
-                raise ValueError("its header is longer than the file")
-            header = parse_json(file.read(length))
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(size - 8, _LONGEST_HEADER):
+            raise ValueError("its header is longer than the file")
+        header = parse_json(file.read(length))
         metadata = header.pop("__metadata__", None)
         if not isinstance(metadata, dict | None):
             raise ValueError("its metadata are not a table")
         tensors = [_entry(name, found, 8 + length) for name, found in header.items()]
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (
-        struct.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise ModelError(f"{path}: damaged weights file ({error}); download it again") from error
+        expected = max((one.end for one in tensors), default=8 + length)
+        if size != expected:
+            raise ValueError(f"{size:,} bytes, should be {expected:,}")
     tensors.sort(key=lambda one: (one.start, one.end))
-    expected = max((one.end for one in tensors), default=8 + length)
-    if size != expected:
-        raise ModelError(
-            f"{path}: damaged weights file ({size:,} bytes, should be {expected:,}); download it again"
-        )
     return WeightsFile(path, size, tuple(tensors), "safetensors", metadata)
 
 
@@ -154,14 +145,11 @@ def safetensors_header(tensors: Sequence[Entry], metadata: Mapping[str, str] | N
 def read_bytes(path: Path, start: int, end: int) -> bytearray:
     """Bytes [start, end) of a file. Raises ModelError if the file is too short."""
     data = bytearray(end - start)
-    with path.open("rb", buffering=0) as file:
+    # With a buffer, `readinto` reads until all is there; large reads bypass the buffer.
+    with path.open("rb") as file:
         file.seek(start)
-        view, filled = memoryview(data), 0
-        while filled < len(data):
-            count = file.readinto(view[filled:])
-            if not count:
-                raise ModelError(f"{path}: ends in the middle of a tensor; download it again")
-            filled += count
+        if file.readinto(data) < len(data):
+            raise ModelError(f"{path}: ends in the middle of a tensor; download it again")
     return data
 
 
@@ -193,3 +181,13 @@ def same_numbers(one: tuple[WeightsFile, Entry], other: tuple[WeightsFile, Entry
         )
         for start in range(0, len(first), _PIECE)
     )
+
+
+def possible_names(name: str) -> tuple[str, ...]:
+    """The name with and without a leading `model.`; checkpoints of base models leave the prefix out."""
+    return tuple(dict.fromkeys((name, name.removeprefix("model."), f"model.{name}")))
+
+
+def stored_name(name: str, held: Container[str]) -> str | None:
+    """The one of a name's possible_names that a checkpoint holds, None if it holds none."""
+    return next((one for one in possible_names(name) if one in held), None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 from excise.system.lfs import require_fetched
 
 _OBJECTS = (
@@ -37,4 +37,4 @@ def require_json_files(folder: Path) -> None:
     """Raise ModelError for the first of the tokenizer's JSON files that is damaged."""
     for name in _OBJECTS:
         if (folder / name).exists():
-            read_object(folder / name)
+            read_json_object(folder / name, ModelError)

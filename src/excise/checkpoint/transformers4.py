@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from excise.checkpoint.json_files import read_object
+from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 
 Config = dict[str, Any]
 
@@ -28,10 +29,10 @@ def add_version4_keys(folder: Path) -> list[str]:
     """
     inexpressible: list[str] = []
     path = folder / "config.json"
-    _write(path, config_for_both_versions(read_object(path), inexpressible))
+    _write(path, config_for_both_versions(read_json_object(path, ModelError), inexpressible))
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        _write(path, tokenizer_for_both_versions(read_object(path)))
+        _write(path, tokenizer_for_both_versions(read_json_object(path, ModelError)))
     return inexpressible
 
 

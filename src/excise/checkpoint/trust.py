@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from excise.checkpoint.folder import weight_files
-from excise.checkpoint.json_files import read_object
-from excise.checkpoint.pytorch_file import pytorch_shapes
+from excise.checkpoint.index import file_shapes
 from excise.checkpoint.source import ModelSource
-from excise.checkpoint.tensors import read_safetensors
 from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 from excise.undocumented import CONFIG_MAPPING_NAMES
 
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
@@ -25,7 +24,7 @@ def remote_code_in(folder: Path) -> list[str]:
     found: list[str] = []
     for name in _CONFIGURATIONS:
         path = folder / name
-        named = read_object(path).get("auto_map") if path.is_file() else None
+        named = read_json_object(path, ModelError).get("auto_map") if path.is_file() else None
         values = named.values() if isinstance(named, Mapping) else ()
         for value in values:
             found += [str(one) for one in (value if isinstance(value, list) else [value]) if one]
@@ -54,7 +53,7 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
 
     Remote code is a model class that transformers does not have, or a compiled kernel from the hub.
     """
-    config = read_object(folder / "config.json")
+    config = read_json_object(folder / "config.json", ModelError)
     for place, value in _settings_of(config):
         key = place.rpartition(".")[2]
         if key.strip("_").endswith("_implementation") and not trust_remote_code:
@@ -90,12 +89,7 @@ def require_sound_files(source: ModelSource) -> None:
             "with it, or in its place with another base model; merge the adapter, or move it away"
         )
     for name in weight_files(source.folder)[0]:
-        path = source.folder / name
-        if path.suffix.lower() == ".safetensors":
-            read_safetensors(path)
-        else:
-            # Raises for a pickle that could run code, without executing it.
-            pytorch_shapes(path)
+        file_shapes(source.folder / name)
 
 
 def require_offload_folder(folder: Path) -> None:

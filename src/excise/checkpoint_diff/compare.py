@@ -10,14 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from excise.checkpoint.index import Index, TensorInfo
+from excise.checkpoint.index import TensorInfo
 from excise.checkpoint.reader import CHUNK, Reader, bits
-from excise.checkpoint_diff.checkpoint import Compared
+from excise.checkpoint_diff.difference import Compared, Diff, TensorChange, WriterChange
 from excise.checkpoint_diff.layout import Layout, Place
-from excise.checkpoint_diff.matrix import Chunk, MatrixChange, Pair, change_of
+from excise.checkpoint_diff.matrix import Chunk, Pair, change_of
 from excise.checkpoint_diff.names import pair_names
 from excise.checkpoint_diff.operator import follows, recognise
-from excise.checkpoint_diff.result import TensorChange, TensorComparison, WriterChange
 from excise.checkpoint_diff.rounding import coarser
 
 Progress = Callable[[str, int, int], None]
@@ -31,11 +30,8 @@ def no_progress(name: str, done: int, of: int) -> None:
 
 
 def compare_tensors(
-    first: Compared,
-    second: Compared,
-    layout: Layout,
-    progress: Progress = no_progress,
-) -> TensorComparison:
+    first: Compared, second: Compared, layout: Layout, progress: Progress = no_progress
+) -> Diff:
     """Compare two checkpoints, with a few pieces of a tensor in memory.
 
     layout: of the second checkpoint. progress: called with each tensor's name, its number and the number of
@@ -44,6 +40,7 @@ def compare_tensors(
     with Reader(first.index) as before, Reader(second.index) as after:
         names = pair_names(first.index, second.index, before, after)
         changed: list[TensorChange] = []
+        pairs: dict[str, list[Pair]] = {}
         for number, (name, former) in enumerate(names.pairs.items()):
             progress(name, number, len(names.pairs))
             entries = first.index[former], second.index[name]
@@ -54,17 +51,22 @@ def compare_tensors(
             if sizes is None:
                 continue
             place = layout.get(name)
-            pairs = _pairs(_Versions((before, after), (former, name)), entries, place)
-            matrices = tuple(map(change_of, pairs)) if math.isfinite(sizes[1]) else ()
+            pairs[name] = _pairs(_Versions((before, after), (former, name)), entries, place)
+            matrices = tuple(map(change_of, pairs[name])) if math.isfinite(sizes[1]) else ()
             dtypes = entries[0].dtype, entries[1].dtype
             changed.append(
                 TensorChange(name, former, dtypes, entries[1].shape, *sizes, matrices, place)
             )
-        indices = first.index, second.index
-        found = tuple(_writers(changed, layout, before, after, indices, names.pairs))
-    return TensorComparison(
-        first, second, names, len(names.pairs) - len(changed), tuple(changed), found
-    )
+
+        def biases(writer: str) -> list[tuple[Tensor, Tensor]]:
+            return [
+                (before.read(names.pairs[name]), after.read(name))
+                for name, place in layout.items()
+                if place.writer == writer and place.parameter.bias and name in names.pairs
+            ]
+
+        found = tuple(_writers(changed, pairs, layout, biases))
+    return Diff(first, second, names, len(names.pairs) - len(changed), tuple(changed), found)
 
 
 def _same_bytes(before: Iterator[Tensor], after: Iterator[Tensor]) -> bool:
@@ -145,13 +147,11 @@ def _read(
 
 def _writers(
     changed: Sequence[TensorChange],
+    pairs: Mapping[str, Sequence[Pair]],
     layout: Layout,
-    before: Reader,
-    after: Reader,
-    indices: tuple[Index, Index],
-    former: Mapping[str, str],
+    biases_of: Callable[[str], list[tuple[Tensor, Tensor]]],
 ) -> Iterator[WriterChange]:
-    """Writers whose every changed matrix an operator explains."""
+    """Writers whose every changed matrix an operator explains. pairs: by tensor."""
     by_writer: dict[str, list[TensorChange]] = {}
     for one in changed:
         if one.place is not None and one.place.writer is not None and one.matrices:
@@ -164,21 +164,11 @@ def _writers(
         }
         if {one.name for one in tensors} != stored:
             continue  # An edit of a writer changes all its experts.
-        pairs: list[Pair] = []
-        matrices: list[MatrixChange] = []
-        for one in tensors:
-            entries = indices[0][one.former], indices[1][one.name]
-            tensor = _Versions((before, after), (one.former, one.name))
-            pairs += _pairs(tensor, entries, one.place)
-            matrices += one.matrices
-        biases = [
-            (before.read(former[name]), after.read(name))
-            for name, place in layout.items()
-            if place.writer == writer and place.parameter.bias and name in former
-        ]
-        operator = recognise(pairs, matrices, biases)
+        own = [pair for one in tensors for pair in pairs[one.name]]
+        biases = biases_of(writer)
+        operator = recognise(own, [each for one in tensors for each in one.matrices], biases)
         if operator is None:
             continue
-        dtype = pairs[0].dtype
+        dtype = own[0].dtype
         fit = all(follows(operator, *each, dtype) for each in biases) if biases else None
         yield WriterChange(writer, operator, fit)

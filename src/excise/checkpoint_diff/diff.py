@@ -6,34 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from excise.checkpoint_diff.checkpoint import open_compared
+from excise.checkpoint.index import checkpoint_index, read_index
+from excise.checkpoint.source import resolve
 from excise.checkpoint_diff.compare import Progress, compare_tensors, no_progress
+from excise.checkpoint_diff.difference import Compared, Diff
 from excise.checkpoint_diff.layout import layout_of
-from excise.checkpoint_diff.result import TensorComparison
-from excise.checkpoint_diff.undo import recovered_edit, save_undo
-from excise.edits.edit import Edit
 from excise.errors import ModelError
 from excise.models.meta_model import meta_model
 from excise.system.paths import expanded
-
-
-class Diff(TensorComparison):
-    """All differences of two checkpoints. `TensorComparison` describes the fields."""
-
-    def edit(self) -> Edit:
-        """The difference as an edit of the first checkpoint.
-
-        Raises SaveError if a difference is not explained by operators on writers.
-        """
-        return recovered_edit(self)
-
-    def save_undo(self, folder: str | Path) -> None:
-        """Write a peft adapter that turns the second checkpoint into the first, within rounding.
-
-        folder: a new folder. Raises SaveError, before anything is written, if a
-        change cannot be undone.
-        """
-        save_undo(self, expanded(folder))
 
 
 def diff(
@@ -65,4 +45,23 @@ def diff(
         except ModelError as error:
             model, why_not = None, str(error)
     found = compare_tensors(one, other, layout, progress)
-    return Diff(**vars(replace(found, model=model, why_not=why_not)))
+    return replace(found, model=model, why_not=why_not)
+
+
+def open_compared(word: str, revision: str | None = None) -> Compared:
+    """A local folder, one weight file, or a hub id, which may end in @REVISION.
+
+    Raises ModelError or HubError.
+    """
+    path = expanded(word)
+    if path.suffix.lower() == ".gguf":
+        raise ModelError(
+            f"{word}: GGUF files cannot be compared; compare the checkpoints that they were made from"
+        )
+    if path.is_file():
+        return Compared(word, None, read_index([path]))
+    if path.is_dir() and not (path / "config.json").is_file():
+        return Compared(word, None, checkpoint_index(path))
+    name, _, own = (word, "", "") if path.exists() else word.partition("@")
+    source = resolve(name, own or revision)
+    return Compared(word, source, checkpoint_index(source.folder))

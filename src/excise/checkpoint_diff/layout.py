@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index
-from excise.checkpoint.names import stored_name
+from excise.checkpoint.tensors import stored_name
 from excise.errors import SaveError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from excise.checkpoint.index import Index
@@ -32,12 +32,6 @@ class Names:
     def differ(self) -> bool:
         """True if names, shapes or types of the checkpoints differ."""
         return any((self.only_first, self.only_second, self.reshaped, self.renamed, self.retyped))
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first names and the number of further names, as text."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def pair_names(first: Index, second: Index, before: Reader, after: Reader) -> Names:

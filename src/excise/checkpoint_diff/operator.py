@@ -113,20 +113,18 @@ def _common(vectors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor | No
 
 def _row_normalised(matrices: Sequence[_Changed]) -> FoundOperator | None:
     norms = [each.row_norms() for each in matrices]
-    operators = [
-        row_normalised(unit(each.p / _positive(one)), one)
-        for each, one in zip(matrices, norms, strict=True)
+    directions = [
+        unit(each.p / one.where(one > 0, 1.0)) for each, one in zip(matrices, norms, strict=True)
     ]
-    directions = [unit(each.p / _positive(one)) for each, one in zip(matrices, norms, strict=True)]
     r = _common(directions, [each.q.norm() for each in matrices])
     if r is None:
         return None
-    if len(matrices) == 1:
-        return _fitted("row_normalised", operators[0], r, matrices)
     own = [
         _fitted("row_normalised", row_normalised(r, one), r, [each])
         for each, one in zip(matrices, norms, strict=True)
     ]
+    if len(own) == 1:
+        return own[0]
     fitted = [each for each in own if each is not None]
     if len(fitted) < len(own):
         return None
@@ -135,10 +133,6 @@ def _row_normalised(matrices: Sequence[_Changed]) -> FoundOperator | None:
         return None
     outside = max(each.outside for each in fitted)
     return FoundOperator("row_normalised", r, r, r, float(strengths.mean()), outside, True)
-
-
-def _positive(norms: Tensor) -> Tensor:
-    return torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
 def _fitted(

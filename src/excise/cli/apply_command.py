@@ -1,21 +1,21 @@
-"""`excise apply`: an edit and a checkpoint become the edited checkpoint; the model is never loaded."""
+"""`excise apply`: writes the edited copy of a checkpoint without loading the model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.app.model import save_options
+from excise.cli.ask import Ask, answer_to
 from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.render import make_screen
 from excise.cli.screen import Screen
-from excise.cli.session import Ask, answer_to
 from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
 from excise.cli.streams import is_attended
-from excise.config import Stored, gather
+from excise.config import Inputs, Stored, gather
 from excise.edits.edit import Edit
 from excise.errors import SaveError, SettingsError
 from excise.events import Note
@@ -31,10 +31,11 @@ _TRUST = ("trust_remote_code",)
 
 
 @dataclass(frozen=True)
-class _Given:
-    """An edit, and what its run says of the settings, if it lies in a run directory.
+class _NamedEdit:
+    """The edit that an argument names.
 
-    stored: what the run says of running code. writers: the claims about writers that the edit was made with.
+    stored: the run's setting of remote code, if the edit is in a run directory. writers: the run's claims
+    about writers.
     """
 
     described: DescribedEdit
@@ -42,36 +43,29 @@ class _Given:
     writers: tuple[str, ...]
 
 
-def apply(
-    words: Sequence[str],
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    *,
-    force: bool,
-    ask: Ask = ask_person,
-) -> int:
-    """Apply an edit, `words` being EDIT MODEL OUT; returns the exit status."""
+def apply(words: Sequence[str], inputs: Inputs, *, force: bool, ask: Ask = ask_person) -> int:
+    """Apply an edit. words: EDIT, MODEL and OUT. Returns the exit status."""
     word, model, out = words
-    given = _given(word)
-    settings = gather({**flags, "model": model}, environment, None, given.stored)
-    if given.writers and "writers" not in settings.model_fields_set:
-        # Below the environment: the model need not be the run's own.
-        settings = settings.model_copy(update={"writers": given.writers})
+    named = _named_edit(word)
+    settings = inputs.with_flags(model=model).settings(named.stored)
+    if named.writers and "writers" not in settings.model_fields_set:
+        # Environment and excise.toml come first: MODEL may be another model than the run's.
+        settings = settings.model_copy(update={"writers": named.writers})
     options = save_options(settings, force=force)
     with make_screen(settings) as screen:
         source = resolve_new(settings.model, out, settings.revision, options)
-        if source.gguf is not None and "packed" in flags:
+        if source.gguf is not None and "packed" in inputs.flags:
             raise SettingsError(
-                f"--packed: {model} is a GGUF file, which says by itself how each tensor is packed"
+                f"--packed: {model} is a GGUF file, whose tensors keep their own types"
             )
-        planned = plan_application(given.described, source, expanded(out), options, screen)
+        planned = plan_application(named.described, source, expanded(out), options, screen)
         attended = is_attended() and not (settings.yes or settings.json_lines)
         asked = attended and "packed" not in settings.model_fields_set
         _chosen(planned, screen, ask if asked else None).write()
     return 0
 
 
-def _given(word: str) -> _Given:
+def _named_edit(word: str) -> _NamedEdit:
     """The edit that `word` names: a file, a run directory, or RUN:TRIAL."""
     path = expanded(word)
     if path.is_file() or path.suffix.lower() == ".safetensors":
@@ -79,24 +73,24 @@ def _given(word: str) -> _Given:
         described = DescribedEdit(edit, figures_in(edit))
         directory = RunDirectory(path.parent)
         if not (path.parent / "run.json").is_file():
-            return _Given(described, None, ())
+            return _NamedEdit(described, None, ())
     else:
         folder, trial = split_trial(word)
         directory = RunDirectory(folder)
         number = chosen_trial(directory, trial)
         edit = directory.edit(number)
         described = DescribedEdit(edit, figures(directory.record(), number, edit))
-    return _Given(described, settings_in(directory, _TRUST), _writers(directory))
+    return _NamedEdit(described, settings_in(directory, _TRUST), _writers(directory))
 
 
 def _writers(directory: RunDirectory) -> tuple[str, ...]:
-    """The run's claims about writers. Raises SettingsError for what is no list of them."""
+    """The run's claims about writers. Raises SettingsError for an invalid list."""
     stored = settings_in(directory, ("writers",))
     return gather({}, {}, Path(os.devnull), stored, needs_model=False).writers
 
 
 def _chosen(planned: Application, screen: Screen, ask: Ask | None) -> Application:
-    """With packed writers in the form that the user takes; sizes are shown before anything is written."""
+    """The application with packed writers in the form that the user chooses, after a note about sizes."""
     plan, form = planned.plan, planned.options.packed
     if planned.source.gguf is not None or plan.packed is None:
         return planned
@@ -109,7 +103,7 @@ def _chosen(planned: Application, screen: Screen, ask: Ask | None) -> Applicatio
         choices = f"{form} {_cost(plan)}; {error}"
     screen(
         Note(
-            f"writers are stored as {plan.packed}. --packed: {choices}. An adapter leaves them alone: "
+            f"writers are stored as {plan.packed}. --packed: {choices}. An adapter does not change them: "
             "excise export RUN --adapter DIR"
         )
     )
@@ -120,5 +114,5 @@ def _chosen(planned: Application, screen: Screen, ask: Ask | None) -> Applicatio
 
 
 def _cost(plan: Plan) -> str:
-    """What a form takes on the disk, and what rounding to it does to a matrix."""
+    """The size on disk of a form, and its rounding error relative to a matrix."""
     return f"{size(plan.size)}, rounding {rounding_of(plan):.2%}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 from rich.table import Table
@@ -10,33 +9,27 @@ from rich.table import Table
 from excise.app.profile import TRIAL_STAGES, Profile, Stage, profile
 from excise.cli.demo_command import demo_settings
 from excise.cli.human import duration, plural, size, sizes
-from excise.cli.render import Renderer
-from excise.cli.screen import make_console, write_json
-from excise.config import Settings
+from excise.cli.render import screen_beside_result
+from excise.cli.screen import write_json
+from excise.cli.tables import make_table
+from excise.config import Inputs
 from excise.demo.model import cache_folder, materialise
 from excise.events import StageStarted
 
 BUILT_IN = "demo"
-"""The word that stands for the built-in model and its prompts."""
+"""Names the built-in model and its prompts."""
 
 _TITLES = {"kl": "KL", "edit": "edit made"}
 
 
-def bench_demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    """`excise bench demo`: the built-in model. Returns the exit status."""
-    settings = demo_settings(cache_folder(), flags, environment)
-    return _bench(settings, built_in=True)
-
-
-def bench(settings: Settings) -> int:
-    """`excise bench MODEL`; with --json as one object. Returns the exit status."""
-    return _bench(settings, built_in=False)
-
-
-def _bench(settings: Settings, *, built_in: bool) -> int:
-    # With --json, standard output belongs to the one object.
-    with Renderer(make_console(to_errors=settings.json_lines)) as screen:
-        if built_in:
+def bench(model: str | None, inputs: Inputs) -> int:
+    """`excise bench MODEL` or `excise bench demo`. Returns the exit status."""
+    if model == BUILT_IN:
+        settings = demo_settings(cache_folder(), inputs)
+    else:
+        settings = inputs.with_flags(model=model).settings()
+    with screen_beside_result(settings) as screen:
+        if model == BUILT_IN:
             materialise(lambda text: screen(StageStarted("load", text)))
         found = profile(settings, screen)
         if settings.json_lines:
@@ -47,7 +40,7 @@ def _bench(settings: Settings, *, built_in: bool) -> int:
 
 
 def as_json(found: Profile) -> dict[str, object]:
-    """The profile with what follows from it."""
+    """The profile with tokens a second and the duration of a trial."""
     stages = [
         {**asdict(stage), "tokens_per_second": stage.tokens_per_second} for stage in found.stages
     ]
@@ -55,16 +48,11 @@ def as_json(found: Profile) -> dict[str, object]:
 
 
 def profile_table(found: Profile, trials: int) -> Table:
-    """The stages of a run, and its trial as a whole. trials: what a search would have."""
-    table = Table(
-        title=f"{found.model} · {found.dtype} · {found.device}",
-        title_justify="left",
-        caption=_caption(found, trials),
-        caption_justify="left",
-    )
-    table.add_column("stage")
-    for heading in ("seconds", "tokens", "tokens/s", "peak memory"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """The stages of a run. trials: the number in a whole search, whose duration the caption estimates."""
+    headings = ("seconds", "tokens", "tokens/s", "peak memory")
+    title = f"{found.model} · {found.dtype} · {found.device}"
+    caption = _caption(found, trials)
+    table = make_table("stage", *headings, numbers=headings, title=title, caption=caption)
     for stage in found.stages:
         if stage.name == TRIAL_STAGES[0]:
             table.add_section()
@@ -84,6 +72,6 @@ def _caption(found: Profile, trials: int) -> str:
         f"A trial takes {duration(trial)}: {found.control_prompts} control and "
         f"{found.target_prompts} target prompts, answers of up to {found.max_new_tokens} tokens, "
         f"{plural(found.slots, 'prompt')} at a time; {plural(trials, 'trial')} would take about "
-        f"{duration(trials * trial)}. The edit tried: {found.refusals} refused, KL {found.kl:z.4f}. The "
-        f"model takes {size(found.loaded_bytes)}; peak memory is the most held until the end of a stage."
+        f"{duration(trials * trial)}. This trial: {found.refusals} refused, KL {found.kl:z.4f}. The model "
+        f"takes {size(found.loaded_bytes)}. Peak memory is the highest use up to the end of a stage."
     )

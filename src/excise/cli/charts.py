@@ -1,4 +1,4 @@
-"""Small charts of block characters for the terminal."""
+"""Bar charts of block characters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ _ROWS = 4
 
 
 def bars(values: Sequence[float], top: float) -> list[str]:
-    """One column a value, four rows from the top down, 32 steps from 0 to `top`.
+    """Four rows of text, top row first, with one column for each value and 32 steps from 0 to `top`.
 
-    A value that is not zero shows, however small. Negative values have bars of their size; say beside
-    the chart that there are any.
+    Every non-zero value is visible. A negative value has the bar of its absolute value.
     """
     steps = len(_LEVELS) - 1
     heights = [_height(abs(value) / top if top else 0.0, _ROWS * steps) for value in values]
@@ -27,7 +26,7 @@ def _height(share: float, whole: int) -> int:
 
 
 def layer_chart(layers: Sequence[int], values: Sequence[float], top: float) -> str:
-    """A chart with its axes: `top` and 0 on the left, first and last layer below."""
+    """A bar chart with `top` and 0 at the left, first and last layer below."""
     width = layers[-1] - layers[0] + 1
     columns = [0.0] * width
     for layer, value in zip(layers, values, strict=True):

@@ -1,7 +1,7 @@
-"""How a command is declared: a function, the settings that have a flag there, and flags of its own.
+"""Declares commands: a function, its flags, and the settings that are flags of the command too.
 
-cyclopts takes the command line apart and writes the help texts. What the value of a setting means is for
-`gather` to say, which knows the other places too. So each reaches the function as the text that was typed.
+cyclopts parses the command line and writes the help texts. It passes settings on as typed text: `gather`
+reads their values from all places alike.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ PLACES = (
     "excise.toml in the working directory (max_new_tokens)."
 )
 RESUMES = (
-    "Ctrl+C ends the search after the trial in hand; a run that was stopped or killed goes on when the same "
-    "command is given again."
+    "Ctrl+C ends the search after the running trial. The same command resumes a run that was stopped or "
+    "killed."
 )
 
 app = App(
@@ -70,16 +70,17 @@ app = App(
 )
 
 Word = Annotated[str, Parameter(show=False)]
-"""A word after the command's name; the usage line names it."""
+"""A positional argument; the usage line names it."""
 
 
 def command(
     name: str, usage: str, settings: Collection[str], *notes: str
 ) -> Callable[[Function], Function]:
-    """Declare the decorated function as `excise NAME`; its docstring is what the help text says.
+    """Declare the decorated function as `excise NAME`; its docstring is the help text.
 
-    name: empty for the main job. usage: the words after the name. settings: the fields of `Settings` that
-    have a flag here; those that were typed come as keyword arguments. notes: what the help text ends with.
+    name: empty for the main command. usage: the arguments after the name. settings: fields of `Settings` that
+    are flags of the command; the function gets the typed flags as keyword arguments. notes: the end of the
+    help text.
     """
 
     def declare(function: Function) -> Function:
@@ -109,12 +110,12 @@ def command(
 
 
 def joined(given: Mapping[str, object]) -> dict[str, object]:
-    """What was typed, by name. A list whose flag was typed several times is as if typed once, with commas."""
+    """The typed flags by name. The values of a flag that was typed several times are joined by commas."""
     return {name: ",".join(one) if isinstance(one, list) else one for name, one in given.items()}
 
 
 def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
-    """A flag that is no setting. text: for the help text. metavar: what stands there for the value."""
+    """A flag that is no setting. text: its help text. metavar: the placeholder of its value."""
     return Parameter(
         name=name,
         help=text,

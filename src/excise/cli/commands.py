@@ -1,6 +1,6 @@
-"""The commands: their words, their flags, and what they do in one line.
+"""The commands: arguments, flags and help texts.
 
-What a command needs is imported when it is called, so that `--help` never waits for PyTorch.
+A command imports its modules when it is called, so that `--help` does not wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -23,41 +23,39 @@ from excise.cli.command import (
     command,
     flag,
 )
-from excise.config import Settings, gather
+from excise.config import Inputs, Settings
 
 _ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
 _TOKEN = (
-    "The token is had through HF_OIDC_RESOURCE if that is set, or else read from HF_TOKEN, "
-    "HUGGING_FACE_HUB_TOKEN or what `hf auth login` keeps, or else asked for on a terminal; --yes and --json "
-    "are for scripts: nothing is asked, and without a token the command fails."
+    "The token comes from HF_OIDC_RESOURCE, HF_TOKEN, HUGGING_FACE_HUB_TOKEN or `hf auth login`, in this "
+    "order; without them the command asks for it on a terminal. With --yes or --json it asks nothing, and "
+    "fails without a token."
 )
 
 
 @command("", "MODEL", _ALL, PLACES, RESUMES)
 def run(model: Word | None = None, /, **typed: object) -> int:
-    """Find the direction a behaviour takes in MODEL, remove it with the least damage, save the model."""
-    settings = _settings(model, typed)
+    """Find the direction of a behaviour in MODEL, remove it with the least damage, save the model."""
     from excise.cli.run_command import run
 
-    return run(settings)
+    return run(_settings(model, typed))
 
 
 @command("demo", "", _ALL, PLACES, RESUMES)
 def demo(**typed: object) -> int:
-    """Do the same on a small built-in model, in about five minutes."""
+    """Run the whole job on a small built-in model, in about five minutes."""
     from excise.cli.demo_command import demo
 
-    return demo(typed, os.environ)
+    return demo(_inputs(typed))
 
 
 @command("inspect", "MODEL", {*_LOADING, "writers", "config_only", "json_lines"}, PLACES)
 def inspect(model: Word | None = None, /, **typed: object) -> int:
-    """Show layers, matrices and coverage; no search."""
-    settings = _settings(model, typed)
+    """Show the layers, matrices and coverage of MODEL, without a search."""
     from excise.cli.inspect_command import inspect
 
-    return inspect(settings)
+    return inspect(_settings(model, typed))
 
 
 _PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "seed", "json_lines"}
@@ -66,11 +64,9 @@ _PROFILED = {*_LOADING, *PROMPTS, *DIRECTION, *SCORES, "writers", "trials", "see
 @command("bench", "MODEL|demo", _PROFILED, PLACES)
 def bench(model: Word | None = None, /, **typed: object) -> int:
     """Measure a run on this machine: seconds, tokens a second and memory of each stage."""
-    from excise.cli.bench_command import BUILT_IN, bench, bench_demo
+    from excise.cli.bench_command import bench
 
-    if model == BUILT_IN:
-        return bench_demo(typed, os.environ)
-    return bench(_settings(model, typed))
+    return bench(model, _inputs(typed))
 
 
 _EVALUATED = {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"}
@@ -85,10 +81,9 @@ def evaluate(
     **typed: object,
 ) -> int:
     """Compare two models: refusals and KL divergence."""
-    settings = _settings(model, typed)
     from excise.cli.evaluate_command import evaluate
 
-    return evaluate(settings, against)
+    return evaluate(_settings(model, typed), against)
 
 
 _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
@@ -96,10 +91,10 @@ _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
 
 @command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)
 def compare(first: Word, second: Word, /, **typed: object) -> int:
-    """Tell whether two edits differ by more than chance, on held-out prompts, in pairs."""
+    """Test whether two edits differ by more than chance on held-out prompts."""
     from excise.cli.compare_command import compare
 
-    return compare((first, second), typed, os.environ)
+    return compare((first, second), _inputs(typed))
 
 
 @command("diff", "A B", {"revision", "trust_remote_code", "writers", "json_lines"}, PLACES)
@@ -109,18 +104,18 @@ def diff(
     /,
     *,
     undo: Annotated[str | None, flag("Write an adapter that turns B into A.", "DIR")] = None,
-    edit: Annotated[str | None, flag("Keep the difference as an edit file of A.", "FILE")] = None,
+    edit: Annotated[str | None, flag("Save the difference as an edit file of A.", "FILE")] = None,
     **typed: object,
 ) -> int:
-    """Show what differs between two checkpoints, at which rank, by which edit."""
+    """Show which tensors of two checkpoints differ, by which rank, and which edit explains it."""
     from excise.cli.diff_command import diff
 
-    return diff((first, second), typed, os.environ, undo=undo, edit=edit)
+    return diff((first, second), _inputs(typed), undo=undo, edit=edit)
 
 
 _DECODING = (
-    "Say the most probable token, as where answers are scored, or follow the model's own generation "
-    "configuration (sampling, penalties, beams), as servers do."
+    "How to choose tokens: greedy, as for scores, or by the model's own generation configuration (sampling, "
+    "penalties, beams), as servers do."
 )
 
 
@@ -134,10 +129,10 @@ def chat(
     ] = "greedy",
     **typed: object,
 ) -> int:
-    """Talk to a model, or to a run's edit of its model."""
+    """Chat with a model, or with a run's model under one of its edits."""
     from excise.cli.chat_command import chat
 
-    return chat(word, typed, os.environ, generation=generation_config)
+    return chat(word, _inputs(typed), generation=generation_config)
 
 
 @command("show", "EDIT|RUN[:TRIAL]", {"json_lines"})
@@ -151,10 +146,10 @@ def show(
     ] = None,
     **typed: object,
 ) -> int:
-    """Print an edit: base, figures, strengths over layers."""
+    """Print an edit: base model, figures, strengths over layers."""
     from excise.cli.show_command import show
 
-    return show(word, typed, os.environ, plot=plot)
+    return show(word, _inputs(typed), plot=plot)
 
 
 _DESTINATIONS = "RUN[:TRIAL]|EDIT [MODEL] --save DIR|--adapter DIR"
@@ -166,13 +161,15 @@ def export(
     model: Word | None = None,
     /,
     *,
-    force: Annotated[bool, flag("Write an edit file's adapter for another model.")] = False,
+    force: Annotated[
+        bool, flag("Write the adapter of an edit file for another model than its own.")
+    ] = False,
     **typed: object,
 ) -> int:
     """Write a run's edit as a model or an adapter, or an edit file as an adapter."""
     from excise.cli.export_command import export
 
-    return export(word, model, typed, os.environ, force=force)
+    return export(word, model, _inputs(typed), force=force)
 
 
 _APPLIED = {"revision", "trust_remote_code", "writers", "packed", "yes", "json_lines"}
@@ -185,13 +182,13 @@ def apply(
     out: Word,
     /,
     *,
-    force: Annotated[bool, flag("Apply to another checkpoint than the edit's own.")] = False,
+    force: Annotated[bool, flag("Apply the edit to another checkpoint than its own.")] = False,
     **typed: object,
 ) -> int:
     """Write the edited copy of a checkpoint, shard by shard, without loading it."""
     from excise.cli.apply_command import apply
 
-    return apply((edit, model, out), typed, os.environ, force=force)
+    return apply((edit, model, out), _inputs(typed), force=force)
 
 
 _UPLOADED = {*_LOADING, "writers", "select", "no_hardware", "yes", "json_lines"}
@@ -202,19 +199,21 @@ def upload(
     word: Word,
     /,
     *,
-    to: Annotated[str, flag("The repository; made if it does not exist.", "OWNER/NAME")],
+    to: Annotated[str, flag("The repository; created if it does not exist.", "OWNER/NAME")],
     form: Annotated[
         Literal["model", "adapter"] | None,
-        flag("What to write of a run. Default: model.", "model|adapter", "--as"),
+        flag(
+            "The form in which a run's edit is uploaded. Default: model.", "model|adapter", "--as"
+        ),
     ] = None,
-    public: Annotated[bool, flag("Make the new repository public; else private.")] = False,
-    force: Annotated[bool, flag("Replace what the repository holds already.")] = False,
+    public: Annotated[bool, flag("Create a public repository instead of a private one.")] = False,
+    force: Annotated[bool, flag("Replace the files that the repository already holds.")] = False,
     **typed: object,
 ) -> int:
-    """Put a saved model or adapter, or a run's edit, on the hub."""
+    """Upload a saved model or adapter, or a run's edit, to the hub."""
     from excise.cli.upload_command import upload
 
-    return upload(word, typed, os.environ, to=to, form=form, public=public, force=force)
+    return upload(word, _inputs(typed), to=to, form=form, public=public, force=force)
 
 
 _OF_A_RECORD = _LOADING - {"revision", "dtypes", "quantization", "system_prompt"}
@@ -228,19 +227,18 @@ def reproduce(
     /,
     *,
     original: Annotated[
-        str | None, flag("Where the original model lies now, if it has moved.", "MODEL", "--from")
+        str | None,
+        flag("The present place of the original model, if it has moved.", "MODEL", "--from"),
     ] = None,
     repeat_search: Annotated[
-        bool, flag("Search again too, instead of taking the trial's parameters.")
+        bool, flag("Repeat the search too, instead of using the recorded parameters.")
     ] = False,
     **typed: object,
 ) -> int:
-    """Make a saved model again from its reproduce.json, and compare the two."""
+    """Rebuild a saved model from its reproduce.json, and compare both."""
     from excise.cli.reproduce_command import reproduce
 
-    return reproduce(
-        file, folder, typed, os.environ, original=original, repeat_search=repeat_search
-    )
+    return reproduce(file, folder, _inputs(typed), original=original, repeat_search=repeat_search)
 
 
 @command("runs", "[ROOT]", {"json_lines"})
@@ -248,9 +246,13 @@ def runs(root: Word | None = None, /, **typed: object) -> int:
     """List the runs on disk."""
     from excise.cli.runs_command import runs
 
-    return runs(root, typed, os.environ)
+    return runs(root, _inputs(typed))
+
+
+def _inputs(typed: Mapping[str, object]) -> Inputs:
+    return Inputs(typed, os.environ)
 
 
 def _settings(model: str | None, typed: Mapping[str, object]) -> Settings:
-    """The settings in force. The model may also stand in the environment or in excise.toml."""
-    return gather({**typed, "model": model}, os.environ, None)
+    """The settings in force. The environment or excise.toml may name the model too."""
+    return _inputs(typed).with_flags(model=model).settings()

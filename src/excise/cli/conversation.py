@@ -1,4 +1,4 @@
-"""Chat with a model, edited or not: answers are streamed, the conversation's history is kept."""
+"""A chat with a model, edited or not: streams answers and keeps the history."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TextStreamer,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from excise.cli.ask import Ask
 from excise.cli.printable import printable
-from excise.cli.session import Ask
 from excise.config import Settings
 from excise.devices.device import generation_device
 from excise.edits.edit import Edit
@@ -32,7 +27,7 @@ from excise.models.template import TemplateCall
 from excise.system.platform import end_of_input
 
 LEAST_NEW_TOKENS = 512
-"""A conversation's answers may be longer than those that are only scored."""
+"""Answers in a chat may be longer than scored answers."""
 _UNFOLLOWABLE = (
     AttributeError,
     ImportError,
@@ -43,7 +38,7 @@ _UNFOLLOWABLE = (
     TypeError,
     ValueError,
 )
-"""What `generate` raises for a generation configuration that it, or the model, cannot follow."""
+"""Errors that `generate` raises for a generation configuration that it cannot follow."""
 _LEAVE = ("/quit", "/exit", "/q")
 
 Write = Callable[[str], None]
@@ -51,10 +46,10 @@ Write = Callable[[str], None]
 
 @dataclass
 class Conversation:
-    """A model and what was said so far, as the chat template wants it.
+    """A model and the messages so far, in the form of chat templates.
 
-    call: how the chat template is called. own: whether answers follow the model's generation configuration,
-    as `generate` and servers do; otherwise the most probable token is said, as where answers are scored.
+    call: how the chat template is called. own_generation: whether answers follow the model's generation
+    configuration, as in `generate` and servers; otherwise they are greedy, as for scores.
     """
 
     model: PreTrainedModel
@@ -62,11 +57,13 @@ class Conversation:
     max_new_tokens: int
     messages: list[dict[str, str]] = field(default_factory=list)
     call: TemplateCall = field(default_factory=TemplateCall)
-    own: bool = False
+    own_generation: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, loaded: LoadedModel, *, own: bool = False) -> Conversation:
-        """A new conversation; it begins with the settings' system prompt if there is one."""
+    def of(
+        cls, settings: Settings, loaded: LoadedModel, *, own_generation: bool = False
+    ) -> Conversation:
+        """A new conversation, with the settings' system prompt if they have one."""
         system = settings.system_prompt
         return cls(
             loaded.model,
@@ -74,18 +71,18 @@ class Conversation:
             max(LEAST_NEW_TOKENS, settings.max_new_tokens),
             [] if system is None else [{"role": "system", "content": system}],
             loaded.call,
-            own,
+            own_generation,
         )
 
-    def answer(self, said: str, write: Write) -> str:
-        """The answer to `said`, written bit by bit as it comes. Both enter the history.
+    def answer(self, message: str, write: Write) -> str:
+        """The answer to `message`, which is written while it is generated. Both enter the history.
 
-        Ctrl+C ends the answer; what there is of it stays. Thoughts are written, but are no part of the
-        history: chat templates leave out those of earlier turns. Raises ModelError, and leaves the history as
-        it was, if the template or the generation configuration fails or the model has no positions left.
+        Ctrl+C ends the answer and keeps its beginning. Thoughts are written but do not enter the history,
+        because chat templates omit thoughts of earlier turns. Raises ModelError, without a change of the
+        history, if the template or the generation configuration fails or no positions are left.
         """
         chat = Chat(self.tokenizer, "", self.call)
-        asked = [*self.messages, {"role": "user", "content": said}]
+        asked = [*self.messages, {"role": "user", "content": message}]
         text = chat.conversation(asked)
         (tokens,) = chat.tokens([text])
         require_known(self.model, tokens)
@@ -102,32 +99,32 @@ class Conversation:
         configuration = self._configuration(require_position(self.model, len(tokens)))
         beams = (configuration.num_beams or 1) > 1
         ids = torch.tensor([tokens], device=generation_device(self.model))
-        # Only the model's own configuration can ask for what the library, or the model, cannot do.
-        failures = _UNFOLLOWABLE if self.own else ()
+        # Greedy decoding always works; the model's own configuration may be invalid.
+        failures = _UNFOLLOWABLE if self.own_generation else ()
         what = "the model's generation configuration cannot be followed"
         with (
             translated(ModelError, what, *failures),
             following(self.model, configuration),
             torch.inference_mode(),
         ):
-            said = self.model.generate(
+            output = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=configuration,
-                # Several beams are only known at their end.
+                # Beam search knows its answer only at the end.
                 streamer=None if beams else streamer,
                 **({"tokenizer": self.tokenizer} if configuration.stop_strings else {}),
             )
         if beams:
             streamer.put(ids[0].cpu())
-            streamer.put(said[0, ids.shape[1] :].cpu())
+            streamer.put(output[0, ids.shape[1] :].cpu())
             streamer.end()
 
-    def _configuration(self, room: int | None) -> GenerationConfig:
-        """What `generate` has to follow. room: the most tokens that there are positions for."""
+    def _configuration(self, positions: int | None) -> GenerationConfig:
+        """The configuration for `generate`. positions: the number that are left, None if unlimited."""
         own = self.model.generation_config
-        most = self.max_new_tokens if room is None else min(room, self.max_new_tokens)
-        if not self.own:
+        most = self.max_new_tokens if positions is None else min(positions, self.max_new_tokens)
+        if not self.own_generation:
             return GenerationConfig(
                 do_sample=False,
                 max_new_tokens=most,
@@ -145,7 +142,7 @@ class Conversation:
         return configuration
 
     def _pad(self) -> int:
-        """Any token will do, since nothing is padded; `generate` only wants to be told."""
+        """A padding token, which `generate` requires although a single prompt has no padding."""
         token = self.tokenizer.pad_token_id
         if token is None:
             token = self.tokenizer.eos_token_id
@@ -153,7 +150,7 @@ class Conversation:
 
 
 class _Streamer(TextStreamer):  # type: ignore[misc]
-    """Hands on text as soon as its characters are certain, and keeps all of it."""
+    """Writes text as soon as its characters are complete, and collects all of it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Write) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -173,7 +170,7 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
 
 
 def to_standard_output(text: str) -> None:
-    """Write at once, without an end of line."""
+    """Write immediately, without a line end."""
     sys.stdout.write(printable(text))
     sys.stdout.flush()
 
@@ -181,7 +178,7 @@ def to_standard_output(text: str) -> None:
 def converse(
     conversation: Conversation, edit: Edit | None, ask: Ask, write: Write = to_standard_output
 ) -> None:
-    """Ask, answer, and so on, until /quit or the end of the input. edit: applied all the while."""
+    """Questions and answers until /quit or the end of the input. edit: applied to the model meanwhile."""
     write(f"Chat; /quit or {end_of_input()} leaves.\n")
     scope = nullcontext() if edit is None else VirtualEdits(conversation.model, edit.writers)
     with scope as edits:
@@ -189,13 +186,13 @@ def converse(
             edits.use(edit)
         while True:
             try:
-                said = ask("\nyou: ").strip()
+                message = ask("\nyou: ").strip()
             except EOFError:
                 write("\n")
                 return
-            if said.lower() in _LEAVE:
+            if message.lower() in _LEAVE:
                 return
-            if said:
+            if message:
                 write("\nmodel: ")
-                conversation.answer(said, write)
+                conversation.answer(message, write)
                 write("\n")

@@ -1,9 +1,8 @@
-"""`excise demo`: the whole job on the built-in model, and what came of it."""
+"""`excise demo`: the whole job on the built-in model, with answers before and after."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from excise.cli.render import make_screen
 from excise.cli.run_command import DEFAULT_SELECTION, Finished, run_unattended
 from excise.cli.screen import Screen, write_json
 from excise.cli.tables import comparison_table
-from excise.config import Settings, gather
+from excise.config import Inputs, Settings, gather
 from excise.config.flags import field_names
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import demo_flags
@@ -22,14 +21,14 @@ from excise.events import StageStarted
 from excise.scorers.markers import is_refusal
 from excise.system.files import next_free
 
-_ASKED = 12
+_COMPARED = 12
 _SHOWN = 3
 
 
-def demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    """Run the demonstration; `flags` go before its own settings. Returns the exit status."""
-    # Made before the model is, so that a wrong flag is told at once.
-    settings = demo_settings(cache_folder(), flags, environment)
+def demo(inputs: Inputs) -> int:
+    """Run the demonstration. Returns the exit status."""
+    # Before the model is built, so that a wrong flag is reported at once.
+    settings = demo_settings(cache_folder(), inputs)
     with make_screen(settings) as screen:
         materialise(lambda text: screen(StageStarted("load", text)))
         finished = run_unattended(settings, screen, otherwise=DEFAULT_SELECTION)
@@ -43,46 +42,44 @@ def demo(flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
     return 0
 
 
-def demo_settings(
-    folder: Path, flags: Mapping[str, object], environment: Mapping[str, str]
-) -> Settings:
-    """The demonstration's settings beneath what was typed. No excise.toml: that is another project's."""
-    beneath = demo_flags(folder)
-    typed = {field_names()[name]: value for name, value in flags.items()}
+def demo_settings(folder: Path, inputs: Inputs) -> Settings:
+    """The demonstration's settings, replaced by typed flags. It ignores excise.toml of other projects."""
+    defaults = demo_flags(folder)
+    typed = {field_names()[name]: value for name, value in inputs.flags.items()}
     for kind in ("target", "control"):
         if any(name == kind or name.startswith(f"{kind}_") for name in typed):
-            # A set of the user's own replaces all parts of the built-in one.
-            for name in [name for name in beneath if name.startswith(f"{kind}_")]:
-                del beneath[name]
+            # A typed prompt set replaces all built-in sets of its kind.
+            for name in [name for name in defaults if name.startswith(f"{kind}_")]:
+                del defaults[name]
     if "save" not in typed:
-        save = Path(str(beneath["save"]))
-        # An earlier demonstration may have saved its model there.
-        beneath["save"] = next_free(save) if save.exists() else save
-    merged = {**beneath, "yes": True, **typed}
-    return gather(merged, environment, Path(os.devnull))
+        save = Path(str(defaults["save"]))
+        # An earlier demonstration may have saved its model in this folder.
+        defaults["save"] = next_free(save) if save.exists() else save
+    merged = {**defaults, "yes": True, **typed}
+    return gather(merged, inputs.environment, Path(os.devnull))
 
 
 def _comparisons(finished: Finished) -> list[Comparison]:
-    """The first few held-out prompts that the original refused and the edited model answered."""
-    run = finished.session.run
+    """The first held-out prompts that the original refused and the edited model answered."""
+    run = finished.run
     experiment = run.experiment
-    texts = tuple(prompt.text for prompt in experiment.prompts.target.held_out.prompts[:_ASKED])
+    texts = tuple(prompt.text for prompt in experiment.prompts.target.held_out.prompts[:_COMPARED])
     answers = side_by_side(
         experiment.runner,
         run.edit(finished.outcome.trial),
         texts,
-        [list(tokens) for tokens in experiment.held_out.target[:_ASKED]],
+        [list(tokens) for tokens in experiment.held_out.target[:_COMPARED]],
     )
     markers = run.settings.markers
     return [
-        one
-        for one in answers
-        if is_refusal(one.original, markers) and not is_refusal(one.edited, markers)
+        answer
+        for answer in answers
+        if is_refusal(answer.original, markers) and not is_refusal(answer.edited, markers)
     ][:_SHOWN]
 
 
 def _say_what_next(finished: Finished, settings: Settings, screen: Screen) -> None:
-    outcome, path = finished.outcome, finished.session.run.directory.path
+    outcome, path = finished.outcome, finished.run.directory.path
     screen.show(
         Text(
             f"Refused before: {outcome.original.refusals}/{outcome.prompts} held-out prompts. "

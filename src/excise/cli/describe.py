@@ -1,9 +1,8 @@
-"""Every event as lines of text: a label and what there is to say. Pure; printing is the screen's."""
+"""Describes events as lines of text, which the screen prints."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import singledispatch
 
 from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.cli.human import duration, plural, size, sizes
@@ -26,7 +25,7 @@ from excise.search.events import SearchEnded, SearchStarted, TrialFinished
 
 @dataclass(frozen=True)
 class Line:
-    """One line: the label stands in a column of its own. style: a rich style for the text."""
+    """A line with its label. style: a rich style for the text."""
 
     label: str
     text: str
@@ -34,173 +33,133 @@ class Line:
 
 
 WARNING = "yellow"
+_WHY_ENDED = {
+    "done": "all trials are done",
+    "stopped": "stopped; finished trials are kept",
+    "time": "the time limit is reached",
+    "failing": "too many trials in a row failed; going on with the others",
+}
 
 
-@singledispatch
 def describe(event: Event) -> tuple[Line, ...]:
-    """The lines that say what `event` tells; none if it is of no interest by itself."""
+    """The lines for an event; most kinds of progress have no line."""
+    return (
+        _of_preparation(event) or _of_measurements(event) or _of_search(event) or _of_results(event)
+    )
+
+
+def _of_preparation(event: Event) -> tuple[Line, ...]:
+    match event:
+        case StageStarted(text=text):
+            return (Line("", f"{text} …", "dim"),)
+        case Note(text=text):
+            return (Line("note", text),)
+        case DeviceFound():
+            limit = "" if event.limit is None else f" ({size(event.limit)} for weights)"
+            return (Line("device", f"{event.device}, {size(event.memory)}{limit}"),)
+        case ModelLoaded():
+            text = f"{event.name} · {event.dtype} · {size(event.bytes)} · {duration(event.seconds)}"
+            if len(event.places) > 1:
+                text += f" · {sizes(event.places)}"
+            failed = (Line("", f"failed before as {each}", WARNING) for each in event.attempts)
+            return (Line("model", text), *failed)
+        case PromptsLoaded():
+            lines = []
+            for kind, counts in event.counts.items():
+                parts = (f"{count} {part.replace('_', '-')}" for part, count in counts.items())
+                lines.append(Line(kind, f"{' · '.join(parts)} prompts, from {event.origins[kind]}"))
+            return (*lines, *(Line("note", note) for note in event.notes))
     return ()
 
 
-@describe.register
-def _(event: StageStarted) -> tuple[Line, ...]:
-    return (Line("", f"{event.text} …", "dim"),)
+def _of_measurements(event: Event) -> tuple[Line, ...]:
+    match event:
+        case Examined():
+            matrices = (
+                f"{name} {plural(count, 'matrix', 'matrices')}"
+                for name, count in event.matrices.items()
+            )
+            worst = min(range(len(event.coverage)), key=event.coverage.__getitem__)
+            coverage = f"coverage {event.coverage[worst]:.3f} (worst layer: {worst})"
+            return (Line("layers", " · ".join([str(event.layers), *matrices, coverage])),)
+        case BatchReduced():
+            text = f"out of memory; going on with {event.slots} at a time"
+            return (Line("batch", text, WARNING),)
+        case BatchSizeFound():
+            return (Line("batch", f"{plural(event.slots, 'prompt')} at a time"),)
+        case ResponsePrefixFound():
+            skipped = f"begin with {event.text!r}, which is skipped"
+            line = Line("prefix", f"answers {skipped if event.text else 'begin differently'}")
+            if not event.template_arguments:
+                return (line,)
+            switch = as_text(event.template_arguments)
+            return (Line("thoughts", f"switched off in the chat template by {switch}"), line)
+        case BaselineMeasured():
+            part = event.part.replace("_", "-")
+            text = f"{event.refusals}/{event.prompts} target prompts refused ({part} prompts)"
+            return (Line("baseline", text),)
+        case DirectionsFound():
+            kinds = ", ".join(event.kinds)
+            return (Line("direction", f"{kinds}, one for each layer, {duration(event.seconds)}"),)
+    return ()
 
 
-@describe.register
-def _(event: Note) -> tuple[Line, ...]:
-    return (Line("note", event.text),)
+def _of_search(event: Event) -> tuple[Line, ...]:
+    match event:
+        case SearchStarted():
+            resumed = f", {event.done} of them done before" if event.done else ""
+            return (Line("search", f"{plural(event.trials, 'trial')}{resumed}"),)
+        case TrialFinished():
+            parts = [f"{event.done}/{event.trials}", scores(event)]
+            parts += [short(event.parameters), duration(event.seconds)]
+            parts.append(f"elapsed {duration(event.elapsed)}")
+            if event.remaining is not None:
+                parts.append(f"about {duration(event.remaining)} left")
+            parts.append(sizes(event.peak_memory))
+            style = WARNING if event.reason else ""
+            return (Line(f"trial {event.number}", " · ".join(parts), style),)
+        case SearchEnded():
+            return (Line("search", _WHY_ENDED[event.why]),)
+        case Chosen():
+            return (Line("chosen", event.why),)
+        case SeedsCompared():
+            searches = plural(len(event.results), "search", "searches")
+            return (Line("seeds", f"{searches}, their spread:"),)
+    return ()
 
 
-@describe.register
-def _(event: DeviceFound) -> tuple[Line, ...]:
-    limit = "" if event.limit is None else f" ({size(event.limit)} for weights)"
-    return (Line("device", f"{event.device}, {size(event.memory)}{limit}"),)
-
-
-@describe.register
-def _(event: ModelLoaded) -> tuple[Line, ...]:
-    failed = tuple(Line("", f"failed before as {attempt}", WARNING) for attempt in event.attempts)
-    text = f"{event.name} · {event.dtype} · {size(event.bytes)} · {duration(event.seconds)}"
-    if len(event.places) > 1:
-        text += f" · {sizes(event.places)}"
-    return (Line("model", text), *failed)
-
-
-@describe.register
-def _(event: Examined) -> tuple[Line, ...]:
-    matrices = [
-        f"{name} {plural(count, 'matrix', 'matrices')}" for name, count in event.matrices.items()
-    ]
-    worst = min(range(len(event.coverage)), key=event.coverage.__getitem__)
-    coverage = f"coverage {event.coverage[worst]:.3f} (worst layer: {worst})"
-    return (Line("layers", " · ".join([str(event.layers), *matrices, coverage])),)
-
-
-@describe.register
-def _(event: PromptsLoaded) -> tuple[Line, ...]:
-    lines: list[Line] = []
-    for kind, counts in event.counts.items():
-        parts = " · ".join(f"{count} {part.replace('_', '-')}" for part, count in counts.items())
-        lines.append(Line(kind, f"{parts} prompts, from {event.origins[kind]}"))
-    return (*lines, *(Line("note", note) for note in event.notes))
-
-
-@describe.register
-def _(event: BatchReduced) -> tuple[Line, ...]:
-    return (Line("batch", f"out of memory; going on with {event.slots} at a time", WARNING),)
-
-
-@describe.register
-def _(event: BatchSizeFound) -> tuple[Line, ...]:
-    return (Line("batch", f"{plural(event.slots, 'prompt')} at a time"),)
-
-
-@describe.register
-def _(event: ResponsePrefixFound) -> tuple[Line, ...]:
-    begin = f"begin with {event.text!r}, which is skipped" if event.text else "begin differently"
-    line = Line("prefix", f"answers {begin}")
-    if not event.template_arguments:
-        return (line,)
-    switch = as_text(event.template_arguments)
-    return (Line("thoughts", f"switched off in the chat template by {switch}"), line)
-
-
-@describe.register
-def _(event: BaselineMeasured) -> tuple[Line, ...]:
-    part = event.part.replace("_", "-")
-    text = f"{event.refusals}/{event.prompts} target prompts refused ({part} prompts)"
-    return (Line("baseline", text),)
-
-
-@describe.register
-def _(event: DirectionsFound) -> tuple[Line, ...]:
-    kinds = ", ".join(event.kinds)
-    return (Line("direction", f"{kinds}, one for each layer, {duration(event.seconds)}"),)
-
-
-@describe.register
-def _(event: SearchStarted) -> tuple[Line, ...]:
-    held = f", {event.done} of them done before" if event.done else ""
-    return (Line("search", f"{plural(event.trials, 'trial')}{held}"),)
-
-
-@describe.register
-def _(event: TrialFinished) -> tuple[Line, ...]:
-    parts = [f"{event.done}/{event.trials}", scores(event)]
-    parts += [short(event.parameters), duration(event.seconds)]
-    parts.append(f"elapsed {duration(event.elapsed)}")
-    if event.remaining is not None:
-        parts.append(f"about {duration(event.remaining)} left")
-    parts.append(sizes(event.peak_memory))
-    return (Line(f"trial {event.number}", " · ".join(parts), WARNING if event.reason else ""),)
+def _of_results(event: Event) -> tuple[Line, ...]:
+    match event:
+        case Streamed():
+            label = {"write": "written", "verify": "verified"}[event.stage]
+            return (Line(label, f"{size(event.done)} of {size(event.total)}"),)
+        case Verified():
+            edited = f"{plural(event.edited, 'tensor')} edited as the operator says"
+            if event.kept != 1:
+                edited += f"; {event.kept:.1%} of the edit remains after packing"
+            return (Line("verified", f"{edited} · {event.untouched} untouched, bit-identical"),)
+        case Saved():
+            return (Line("saved", f"{event.what}: {event.path}"),)
+        case UploadStarted():
+            text = f"{plural(event.files, 'file')}, {size(event.bytes)}, to {event.repository}"
+            return (Line("upload", text),)
+        case FileUploaded():
+            share = event.done / event.total if event.total else 1.0
+            return (Line("", f"{event.name} · {size(event.bytes)} · {share:.0%}"),)
+        case Uploaded():
+            label = "already there" if event.unchanged else "uploaded"
+            access = "private" if event.private else "public"
+            return (Line(label, f"{event.url} ({access}), commit {event.commit[:12]}"),)
+    return ()
 
 
 def scores(event: TrialFinished) -> str:
-    """What a finished trial scored, or why it could not be."""
+    """The scores of a trial, or the reason of its failure."""
     if event.refusals is None or event.kl is None:
         return f"failed: {event.reason}"
     return f"{refusals_text(event)} refused, KL {event.kl:z.4f}"
 
 
 def refusals_text(event: TrialFinished) -> str:
-    """Refusals of a trial; of a dominated one not all were waited for."""
+    """Refusals of a trial; for a dominated trial the number is a lower bound."""
     return f"{'≥' if event.dominated else ''}{event.refusals}/{event.prompts}"
-
-
-@describe.register
-def _(event: SearchEnded) -> tuple[Line, ...]:
-    why = {
-        "done": "all trials are done",
-        "stopped": "stopped; what is done is kept",
-        "time": "its time is up",
-        "failing": "too many trials in a row failed; going on with those that did not",
-    }[event.why]
-    return (Line("search", why),)
-
-
-@describe.register
-def _(event: Chosen) -> tuple[Line, ...]:
-    return (Line("chosen", event.why),)
-
-
-@describe.register
-def _(event: SeedsCompared) -> tuple[Line, ...]:
-    return (Line("seeds", f"{plural(len(event.results), 'search', 'searches')}, their spread:"),)
-
-
-@describe.register
-def _(event: Streamed) -> tuple[Line, ...]:
-    word = {"write": "written", "verify": "verified"}[event.stage]
-    return (Line(word, f"{size(event.done)} of {size(event.total)}"),)
-
-
-@describe.register
-def _(event: Verified) -> tuple[Line, ...]:
-    kept = "" if event.kept == 1 else f"; {event.kept:.1%} of the edit is left after packing"
-    edited = f"{plural(event.edited, 'tensor')} edited as the operator says{kept}"
-    return (Line("verified", f"{edited} · {event.untouched} untouched, bit-identical"),)
-
-
-@describe.register
-def _(event: Saved) -> tuple[Line, ...]:
-    return (Line("saved", f"{event.what}: {event.path}"),)
-
-
-@describe.register
-def _(event: UploadStarted) -> tuple[Line, ...]:
-    text = f"{plural(event.files, 'file')}, {size(event.bytes)}, to {event.repository}"
-    return (Line("upload", text),)
-
-
-@describe.register
-def _(event: FileUploaded) -> tuple[Line, ...]:
-    share = event.done / event.total if event.total else 1.0
-    return (Line("", f"{event.name} · {size(event.bytes)} · {share:.0%}"),)
-
-
-@describe.register
-def _(event: Uploaded) -> tuple[Line, ...]:
-    what = "already there" if event.unchanged else "uploaded"
-    who = "private" if event.private else "public"
-    return (Line(what, f"{event.url} ({who}), commit {event.commit[:12]}"),)

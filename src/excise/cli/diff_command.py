@@ -1,25 +1,23 @@
-"""`excise diff`: two checkpoints compared, and what made the difference."""
+"""`excise diff`: the differences of two checkpoints, and the edit that explains them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import excise
-from excise.checkpoint_diff.diff import Diff
-from excise.checkpoint_diff.names import listed
-from excise.checkpoint_diff.result import TensorChange, WriterChange, shared_directions
+from excise.checkpoint_diff.difference import Diff, TensorChange, WriterChange, shared_directions
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.config import gather
+from excise.cli.tables import make_table
+from excise.config import Inputs
+from excise.errors import listed
 from excise.kinds import FACTS
 from excise.report.profile import place
 from excise.system.files import require_free
@@ -28,28 +26,11 @@ from excise.system.paths import expanded
 _NAMED = 8
 
 
-@dataclass(frozen=True)
-class _Results:
-    """Where to write what comes out, if anywhere."""
-
-    undo: Path | None
-    edit: Path | None
-
-
-def diff(
-    words: tuple[str, str],
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    *,
-    undo: str | None,
-    edit: str | None,
-) -> int:
+def diff(words: tuple[str, str], inputs: Inputs, *, undo: str | None, edit: str | None) -> int:
     """Compare the checkpoints A and B. Returns the exit status."""
-    settings = gather({"model": words[0], **flags}, environment, None)
-    wanted = _Results(expanded(undo) if undo else None, expanded(edit) if edit else None)
-    for path in (wanted.undo, wanted.edit):
-        if path is not None:
-            require_free(path)
+    settings = inputs.with_flags(model=words[0]).settings()
+    for path in filter(None, (undo, edit)):
+        require_free(expanded(path))
     console = make_console(to_errors=settings.json_lines)
     with console.status("comparing") as status:
         found = excise.diff(
@@ -63,19 +44,19 @@ def diff(
         write_json(_as_json(found), indent=1)
     else:
         _show(console, found)
-    if wanted.edit is not None:
-        found.edit().save(wanted.edit)
-        console.print(f"saved the edit to {wanted.edit}")
-    if wanted.undo is not None:
-        found.save_undo(wanted.undo)
-        console.print(f"saved the adapter that undoes it to {wanted.undo}")
+    if edit:
+        found.edit().save(edit)
+        console.print(f"saved the edit to {expanded(edit)}")
+    if undo:
+        found.save_undo(undo)
+        console.print(f"saved the adapter that undoes it to {expanded(undo)}")
     return 0
 
 
 def _as_json(diff: Diff) -> dict[str, object]:
-    """All that was found; directions as plain numbers."""
+    """The whole comparison; directions as lists of numbers."""
     groups = shared_directions(diff.writers)
-    group_of = {one.writer: number for number, group in enumerate(groups) for one in group}
+    group_of = {writer.writer: number for number, group in enumerate(groups) for writer in group}
     return {
         "first": diff.first.name,
         "second": diff.second.name,
@@ -88,44 +69,44 @@ def _as_json(diff: Diff) -> dict[str, object]:
         "retyped": diff.names.retyped,
         "changed": [
             {
-                "name": one.name,
-                "former": one.former,
-                "dtypes": one.dtypes,
-                "shape": one.shape,
-                "relative": one.relative if math.isfinite(one.relative) else None,
-                "largest": one.largest if math.isfinite(one.largest) else None,
-                "share": one.share,
-                "rank": one.rank,
-                "rank_is_a_lower_bound": one.more,
+                "name": change.name,
+                "former": change.former,
+                "dtypes": change.dtypes,
+                "shape": change.shape,
+                "relative": change.relative if math.isfinite(change.relative) else None,
+                "largest": change.largest if math.isfinite(change.largest) else None,
+                "share": change.share,
+                "rank": change.rank,
+                "rank_is_a_lower_bound": change.more,
                 "matrices": [
                     {"rank": each.rank, "largest": each.largest, "noise": each.noise}
-                    for each in one.matrices
+                    for each in change.matrices
                 ],
             }
-            for one in diff.changed
+            for change in diff.changed
         ],
         "writers": [
             {
-                "name": one.writer,
-                "kind": one.operator.kind,
-                "strength": one.operator.strength,
-                "doubt": one.operator.doubt,
-                "any_change_has_this_form": one.operator.trivial,
-                "outside": one.operator.outside,
-                "per_matrix": one.operator.per_matrix,
-                "biases": one.biases,
-                "direction": group_of[one.writer],
-                "u": one.operator.u.tolist(),
-                "v": one.operator.v.tolist(),
+                "name": writer.writer,
+                "kind": writer.operator.kind,
+                "strength": writer.operator.strength,
+                "doubt": writer.operator.doubt,
+                "any_change_has_this_form": writer.operator.trivial,
+                "outside": writer.operator.outside,
+                "per_matrix": writer.operator.per_matrix,
+                "biases": writer.biases,
+                "direction": group_of[writer.writer],
+                "u": writer.operator.u.tolist(),
+                "v": writer.operator.v.tolist(),
             }
-            for one in diff.writers
+            for writer in diff.writers
         ],
     }
 
 
 def _show(console: Console, diff: Diff) -> None:
     names = diff.names
-    for what, found in (
+    for title, found in (
         ("only in the first", names.only_first),
         ("only in the second", names.only_second),
         ("renamed", [f"{old} → {new}" for old, new in names.renamed.items()]),
@@ -133,68 +114,67 @@ def _show(console: Console, diff: Diff) -> None:
         ("of another shape", [f"{name} {a} → {b}" for name, (a, b) in names.reshaped.items()]),
     ):
         if found:
-            console.print(Text(f"{what}: {listed(found, _NAMED)}", "yellow"))
+            console.print(Text(f"{title}: {listed(found, _NAMED)}", "yellow"))
     if diff.changed:
         console.print(_table(diff.changed))
     console.print(f"{plural(diff.same, 'tensor')} the same, {len(diff.changed)} changed")
     if diff.changed and diff.why_not:
-        console.print(Text(f"edits are not looked for: {diff.why_not}", "yellow"))
+        console.print(Text(f"no search for edits: {diff.why_not}", "yellow"))
     if diff.writers:
         _show_operators(console, diff)
     console.print(Text(_verdict(diff), "bold"))
 
 
 def _table(changed: Sequence[TensorChange]) -> Table:
-    """One row for all tensors whose names differ in numbers only."""
+    """A row for each group of tensors whose names differ only in numbers."""
     groups: dict[tuple[str, tuple[str, str]], list[TensorChange]] = {}
-    for one in changed:
-        groups.setdefault((re.sub(r"\d+", "*", one.name), one.dtypes), []).append(one)
-    table = Table(title="Changed tensors", title_justify="left")
-    table.add_column("tensor", overflow="fold")
-    for heading in ("", "type", "relative norm", "largest", "numbers", "rank"):
-        table.add_column(heading, justify="right")
+    for change in changed:
+        groups.setdefault((re.sub(r"\d+", "*", change.name), change.dtypes), []).append(change)
+    headings = ("", "type", "relative norm", "largest", "numbers", "rank")
+    table = make_table("tensor", *headings, numbers=headings, title="Changed tensors")
+    table.columns[0].overflow = "fold"
     for (name, dtypes), group in groups.items():
         types = dtypes[0] if dtypes[0] == dtypes[1] else " → ".join(dtypes)
         table.add_row(
             group[0].name if len(group) == 1 else name,
             "" if len(group) == 1 else f"×{len(group)}",
             types,
-            _span([one.relative for one in group]),
-            f"{max(one.largest for one in group):.2g}",
-            _span([100 * one.share for one in group]) + " %",
+            _span([change.relative for change in group]),
+            f"{max(change.largest for change in group):.2g}",
+            _span([100 * change.share for change in group]) + " %",
             _ranks(group),
         )
     return table
 
 
 def _ranks(group: Sequence[TensorChange]) -> str:
-    ranks = [one.rank for one in group if one.rank is not None]
+    ranks = [change.rank for change in group if change.rank is not None]
     if not ranks:
         return ""
-    if all(one.full for one in group):
+    if all(change.full for change in group):
         return f"full ({max(ranks)})"
     low, high = min(ranks), max(ranks)
     text = str(low) if low == high else f"{low} to {high}"
-    return f"{text} or more" if any(one.more for one in group) else text
+    return f"{text} or more" if any(change.more for change in group) else text
 
 
 def _show_operators(console: Console, diff: Diff) -> None:
     by_component: dict[str, list[WriterChange]] = {}
-    for one in diff.writers:
-        by_component.setdefault(place(one.writer)[1], []).append(one)
+    for writer in diff.writers:
+        by_component.setdefault(place(writer.writer)[1], []).append(writer)
     console.print(Text("Edits of writers, W' = W − α u (vᵀ W)", "bold"))
     for component, found in by_component.items():
-        found = sorted(found, key=lambda one: place(one.writer)[0])
-        kinds = dict.fromkeys(one.operator.kind for one in found)
-        told = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
-        console.print(f"  {component}: {told}")
-        strengths = [one.operator.strength for one in found]
+        found = sorted(found, key=lambda writer: place(writer.writer)[0])
+        kinds = dict.fromkeys(writer.operator.kind for writer in found)
+        kinds_text = "; ".join(f"{kind} ({FACTS[kind].text})" for kind in kinds)
+        console.print(f"  {component}: {kinds_text}")
+        strengths = [writer.operator.strength for writer in found]
         top = max(1.0, *map(abs, strengths))
-        layers = [place(one.writer)[0] for one in found]
-        doubt = max(one.operator.doubt for one in found)
-        beside = f", each known to ± {doubt:.2g}" if doubt else ""
-        console.print(f"  strengths α {_span(strengths)}{beside}")
-        if any(one.operator.trivial for one in found):
+        layers = [place(writer.writer)[0] for writer in found]
+        doubt = max(writer.operator.doubt for writer in found)
+        error = f", each known to ± {doubt:.2g}" if doubt else ""
+        console.print(f"  strengths α {_span(strengths)}{error}")
+        if any(writer.operator.trivial for writer in found):
             console.print(
                 "  these matrices have no more columns than rows, so that any change of rank 1 has this form"
             )
@@ -203,38 +183,40 @@ def _show_operators(console: Console, diff: Diff) -> None:
     groups = shared_directions(diff.writers)
     sizes = sorted(map(len, groups), reverse=True)
     if len(groups) == 1 and sizes[0] > 1:
-        console.print(f"One direction is shared by all {sizes[0]} of them.")
+        console.print(f"All {sizes[0]} writers share one direction.")
     elif sizes[0] > 1:
         shared = ", ".join(str(size) for size in sizes if size > 1)
         alone = sizes.count(1)
         console.print(
             f"{len(groups)} directions: shared by {shared} writers"
-            + (f"; {alone} of their own" if alone else "")
+            + (f"; {plural(alone, 'writer')} with an own direction" if alone else "")
         )
     else:
-        console.print("Each has a direction of its own.")
-    strayed = [one.writer for one in diff.writers if one.biases is False]
-    if strayed:
-        console.print(f"Biases were not edited with their matrices: {listed(strayed, _NAMED)}")
+        console.print("Each writer has its own direction.")
+    unedited = [writer.writer for writer in diff.writers if writer.biases is False]
+    if unedited:
+        console.print(f"Biases were not edited with their matrices: {listed(unedited, _NAMED)}")
 
 
 def _verdict(diff: Diff) -> str:
     moved, others = diff.moved, diff.unexplained
     if diff.identical:
-        return "The same, number by number."
+        return "All tensors are equal."
     if not moved:
-        return "Nothing differs by more than rounding." if diff.changed else "No number differs."
+        return (
+            "No tensor differs by more than rounding." if diff.changed else "All numbers are equal."
+        )
     if not others:
         return (
-            "An edit of writers explains every change: --undo DIR undoes it, --edit FILE keeps it."
+            "An edit of writers explains every change: --undo DIR undoes it, --edit FILE saves it."
         )
-    ranks = [one.rank for one in others if one.rank is not None]
+    ranks = [change.rank for change in others if change.rank is not None]
     if len(ranks) == len(others) and all(
-        each.factors is not None or not each.rank for one in others for each in one.matrices
+        each.factors is not None or not each.rank for change in others for each in change.matrices
     ):
         return f"Changes of low rank (at most {max(ranks)}), such as a merged LoRA."
     rest = f"{len(others)} of {plural(len(moved), 'change')}"
-    return f"{rest} are not edits of writers, and not of low rank: as training leaves them."
+    return f"{rest} are neither edits of writers nor of low rank; training makes such changes."
 
 
 def _span(values: Sequence[float]) -> str:

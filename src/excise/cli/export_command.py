@@ -1,20 +1,18 @@
-"""`excise export`: write the edit of a run as a model or as an adapter."""
+"""`excise export`: writes the edit of a run as a model or adapter, or an edit file as an adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from excise.app.model import given_template, load_model, save_options
-from excise.checkpoint.source import resolve
+from excise.app.model import given_template, load_model, save_options, source_of
 from excise.cli.render import make_screen
 from excise.cli.run_command import check_early
 from excise.cli.screen import Screen
-from excise.cli.stored import StoredRun, figures, open_run_named, tell_named
-from excise.config import Stored, flag_name, gather
+from excise.cli.stored import StoredRun, figures, note_named, open_run_named
+from excise.config import Inputs, Stored, flag_name
+from excise.edits.base import require_base
 from excise.edits.edit import Edit
-from excise.edits.same_model import require_base
 from excise.edits.stored import packed_whole
 from excise.errors import SettingsError
 from excise.events import Note
@@ -26,78 +24,62 @@ from excise.saving.reproduction import reproduction_of
 from excise.system.paths import expanded
 
 _OF_EDIT_FILES = ("revision", "trust_remote_code", "writers", "save", "adapter", "json_lines")
-"""The settings that count where the model is not loaded. `save` is answered with what does it."""
+"""The settings that an edit file's export takes; `save` has its own error message."""
 
 
-def export(
-    word: str,
-    model: str | None,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    *,
-    force: bool = False,
-) -> int:
-    """Export a run's edit, or the edit file of a model. Returns the exit status.
+def export(word: str, model: str | None, inputs: Inputs, *, force: bool = False) -> int:
+    """Export the edit of a run, or an edit file. Returns the exit status.
 
-    force: write an edit file's adapter for another model than its own.
+    force: write the adapter of an edit file for another model than its own.
     """
     path = expanded(word)
     if path.is_file():
-        return _export_file(path, model, flags, environment, force=force)
+        return _export_file(path, model, inputs, force=force)
     if model is not None:
         raise SettingsError(
-            f"{model}: a run knows its model; MODEL goes with an edit file, and {path} is none"
+            f"{model}: MODEL goes with an edit file, but {path} is a run, which names its model"
         )
     if force:
-        raise SettingsError(f"--force: goes with an edit file, and {path} is none")
-    return _export_run(word, flags, environment)
+        raise SettingsError(f"--force: goes with an edit file, but {path} is a run")
+    return _export_run(word, inputs)
 
 
-def _export_file(
-    path: Path,
-    model: str | None,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    *,
-    force: bool,
-) -> int:
+def _export_file(path: Path, model: str | None, inputs: Inputs, *, force: bool) -> int:
     """Export an edit file as an adapter, from its base model or a copy of it."""
-    if of_runs := [flag_name(field) for field in flags if field not in _OF_EDIT_FILES]:
-        raise SettingsError(f"{of_runs[0]}: goes with a run, and {path} is an edit file")
+    if of_runs := [flag_name(field) for field in inputs.flags if field not in _OF_EDIT_FILES]:
+        raise SettingsError(f"{of_runs[0]}: goes with a run, but {path} is an edit file")
     edit = Edit.load(path)
     stored: Stored | None = None
     if model is not None:
-        flags = {**flags, "model": model}
+        inputs = inputs.with_flags(model=model)
     elif edit.base is not None:
         named = {"model": edit.base.model, "revision": edit.base.revision}
         stored = Stored(str(path), named)
     else:
-        raise SettingsError(
-            f"{path} does not say which model it is of; name it: excise export EDIT MODEL"
-        )
-    settings = gather(flags, environment, None, stored)
+        raise SettingsError(f"{path} does not name its model; name it: excise export EDIT MODEL")
+    settings = inputs.settings(stored)
     if settings.adapter is None or settings.save is not None:
         raise SettingsError(
-            "export: an edit file is written as an adapter: --adapter DIR; to write the edited model: excise "
-            "apply EDIT MODEL OUT"
+            "export: an edit file becomes an adapter: --adapter DIR; to write the edited model: excise apply "
+            "EDIT MODEL OUT"
         )
     check_early(settings)
     with make_screen(settings) as screen:
         if stored is not None:
-            tell_named(settings, stored.place, screen)
+            note_named(settings, stored.place, screen)
         options = save_options(settings, force=force)
-        source = resolve(settings.model, settings.revision, code=settings.trust_remote_code)
-        require_base(edit, source, force=force, emit=screen)
+        source = source_of(settings)
+        require_base(edit.base, source, force=force, emit=screen)
         described = DescribedEdit(edit, figures_in(edit))
         save_stored_adapter(described, source, settings.adapter, options, screen)
     return 0
 
 
-def _export_run(word: str, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    run = open_run_named(word, flags, environment)
+def _export_run(word: str, inputs: Inputs) -> int:
+    run = open_run_named(word, inputs)
     settings = run.settings
     if settings.save is None and settings.adapter is None:
-        raise SettingsError("export: say where to: --save DIR, --adapter DIR, or both")
+        raise SettingsError("export: give a destination: --save DIR, --adapter DIR, or both")
     check_early(settings)
     with make_screen(settings) as screen:
         write(run, run.choice(), screen, save=settings.save, adapter=settings.adapter)
@@ -117,29 +99,30 @@ def write(
     edit = run.directory.edit(number)
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
-    known = None
-    if gone := run.directory.former_kinds():
+    record = None
+    if former := run.directory.former_kinds():
         screen(
             Note(
                 "no reproduce.json is written: the run has kinds that excise no longer searches "
-                f"({', '.join(gone)})"
+                f"({', '.join(former)})"
             )
         )
     else:
-        known = reproduction_of(run.directory, source, number, text, hardware=hardware)
+        record = reproduction_of(run.directory, source, number, text, hardware=hardware)
     screen(Note(f"exporting trial {number}"))
-    described = DescribedEdit(edit, text, known)
+    described = DescribedEdit(edit, text, record)
     options = save_options(settings)
     if save is not None and source.gguf is None:
-        given = replace(options, chat_template=given_template(settings, source))
-        save_from_files(source, described, save, given, screen)
+        template = given_template(settings, source)
+        with_template = replace(options, chat_template=template)
+        save_from_files(source, described, save, with_template, screen)
         save = None
     if adapter is not None and packed_whole(source) is None and settings.quantization == "none":
         save_stored_adapter(described, source, adapter, options, screen)
         adapter = None
     if save is None and adapter is None:
         return
-    # Numbers that only loading unpacks.
+    # Only loading unpacks the weights.
     loaded = load_model(settings, source, screen)
     if save is not None:
         save_model(loaded, described, save, options, screen)

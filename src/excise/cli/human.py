@@ -1,4 +1,4 @@
-"""Numbers as people read them: sizes, durations, counts."""
+"""Sizes, durations and counts as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def size(count: int) -> str:
-    """Bytes in the largest unit that leaves a number of at least one: `23.5 GiB`."""
+    """Bytes in the largest unit in which the number is at least 1: `23.5 GiB`."""
     amount, unit = float(count), 0
     while amount >= 1024 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1024, unit + 1
@@ -16,7 +16,7 @@ def size(count: int) -> str:
 
 
 def sizes(places: Mapping[str, int]) -> str:
-    """Bytes in several places: `cuda:0 12.1 GiB, cpu 3.0 GiB`; of a single one, the size alone."""
+    """Bytes on several devices: `cuda:0 12.1 GiB, cpu 3.0 GiB`; on one device, only the size."""
     if len(places) == 1:
         return size(*places.values())
     return ", ".join(f"{place} {size(count)}" for place, count in places.items())

@@ -1,4 +1,4 @@
-"""`excise inspect`: what writes to a model's residual stream, and how much of it is covered."""
+"""`excise inspect`: shows which modules write to a model's residual stream, and their coverage."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from rich.text import Text
 
 import excise
 from excise.app.model import load_options
-from excise.cli.render import Renderer
-from excise.cli.screen import make_console, write_json
+from excise.cli.render import screen_beside_result
+from excise.cli.screen import write_json
 from excise.cli.tables import anatomy_table
 from excise.config import Settings
 
 _UNMEASURED = (
-    "From the configuration alone: names and shapes. Coverage is measured on the weights; give a model "
-    "with weights, without --config-only."
+    "Names and shapes come from the configuration. Coverage is measured on the weights; for it, give a model "
+    "with weights and leave out --config-only."
 )
 
 
 def inspect(settings: Settings) -> int:
-    """Show a model's layers, matrices and coverage; one that is not covered is shown all the same."""
-    # With --json, standard output belongs to the one object.
-    with Renderer(make_console(to_errors=settings.json_lines)) as screen:
+    """Show a model's layers, matrices and coverage. Returns the exit status, 0 also without full coverage."""
+    with screen_beside_result(settings) as screen:
         found = excise.inspect(
             settings.model,
             load_options(settings),
@@ -38,7 +37,9 @@ def inspect(settings: Settings) -> int:
             screen.show(Text(_UNMEASURED))
             return 0
         for layer, modules in coverage.suspects:
-            screen.show(Text(f"layer {layer} is not covered; what else writes: {modules}", "red"))
+            screen.show(
+                Text(f"layer {layer} is not covered; other modules that write: {modules}", "red")
+            )
     return 0
 
 

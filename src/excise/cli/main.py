@@ -1,7 +1,7 @@
-"""The entry point: call the command, turn errors into a line and a status.
+"""The entry point: calls the command and turns errors into one line and an exit status.
 
-Statuses: 0 done, 2 a mistake that the user can mend, 130 interrupted; those of `excise reproduce` are in
-docs/guides/reproduce.md.
+Exit statuses: 0 success, 2 an error that the user can fix, 130 interrupted, 141 a closed pipe. `excise
+reproduce` has more, see docs/guides/reproduce.md.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from cyclopts import CycloptsError
 import excise.cli.commands  # declares the commands of `app`  # noqa: F401
 from excise.cli.command import app
 from excise.cli.mistakes import command_first, explained
+from excise.cli.printable import PrintableRecord, printable
 from excise.cli.screen import make_console
 from excise.cli.streams import take_any_text
 from excise.errors import ExciseError, first_line
 from excise.system.platform import interrupt_signals, is_broken_pipe
 from excise.system.quiet import quiet_libraries
 
-MENDABLE = 2
+USER_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 _WIDEST_HELP = 110
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `excise` with `argv` (by default that of the process); returns the exit status."""
+    """Run `excise` with `argv`, by default the process's arguments. Returns the exit status."""
     take_any_text()
     if argv is None:
-        # The process is ours: whatever interrupts it is told below.
-        for one in interrupt_signals():
-            signal.signal(one, signal.default_int_handler)
-    # Notices of coming changes in libraries are for their callers, not for ours.
+        # Only the process of the command line, not a caller of `main`, gets signal handlers.
+        for number in interrupt_signals():
+            signal.signal(number, signal.default_int_handler)
+    # Users cannot act on warnings about future changes of libraries.
     warnings.simplefilter("ignore", FutureWarning)
     quiet_libraries()
-    _show_what_libraries_log()
+    logging.setLogRecordFactory(PrintableRecord)
     try:
         console = make_console()
         console.width = min(shutil.get_terminal_size().columns, _WIDEST_HELP)
@@ -52,58 +53,47 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_error=False,
             result_action="return_value",
         )
-        _flush()
-        # Of --help and --version, cyclopts returns nothing.
+        if sys.stdout is not None:
+            # The last write may fail too; here its error still becomes one line.
+            sys.stdout.flush()
+        # cyclopts returns None for --help and --version.
         return status or 0
     except CycloptsError as error:
-        _say(explained(error))
-        return MENDABLE
+        _print_error(explained(error))
+        return USER_ERROR
     except ExciseError as error:
-        _say(str(error))
-        return MENDABLE
+        _print_error(str(error))
+        return USER_ERROR
     except OSError as error:
         if not is_broken_pipe(error):
             return _failed(error)
-        # The reader of a pipe, such as `head`, has gone: nobody is left to tell. Python would try to
-        # flush standard output once more at exit, so that has to lead nowhere.
+        # The reader of the pipe, such as `head`, has ended. Python flushes standard output once more at
+        # exit, so it is redirected to the null device.
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
-        _say(str(interrupt) or "interrupted")
+        _print_error(str(interrupt) or "interrupted")
         return INTERRUPTED
     except Exception as error:
         return _failed(error)
 
 
 def _failed(error: Exception) -> int:
-    """Say that memory ran out, or what the system refused. Raises `error` if it is another one."""
+    """Report an error of memory or of the operating system. Raises any other error again."""
     from excise.devices.out_of_memory import MEMORY_ADVICE, is_out_of_memory
 
     if is_out_of_memory(error):
-        _say(f"memory ran out ({first_line(error)}); {MEMORY_ADVICE}")
+        _print_error(f"memory ran out ({first_line(error)}); {MEMORY_ADVICE}")
     elif isinstance(error, OSError):
-        # Of the disk or the system, at a place that has no better name for it than the system's.
-        _say(f"{error.filename}: {first_line(error)}" if error.filename else first_line(error))
+        _print_error(
+            f"{error.filename}: {first_line(error)}" if error.filename else first_line(error)
+        )
     else:
         raise error
-    return MENDABLE
+    return USER_ERROR
 
 
-def _flush() -> None:
-    """Write what standard output still holds, while its errors can be told from others."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _show_what_libraries_log() -> None:
-    from excise.cli.printable import PrintableRecord
-
-    logging.setLogRecordFactory(PrintableRecord)
-
-
-def _say(message: str) -> None:
-    """One line on standard error, whatever the message looks like."""
-    from excise.cli.printable import printable
-
+def _print_error(message: str) -> None:
+    """Print the message as one line to standard error."""
     print(f"excise: {printable(' '.join(message.split()))}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in one line, and what to type in its place."""
+"""One line for each mistake on a command line, with what to type instead."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from excise.config.explain import did_you_mean
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the command's name in front, which flags may stand before.
-
-    cyclopts knows a command by the first word alone.
-    """
+    """The arguments with the command's name first, where cyclopts expects it; flags may precede it."""
     for index, word in enumerate(arguments):
         if word == "--":
             break
@@ -28,7 +25,7 @@ def command_first(arguments: Sequence[str]) -> list[str]:
 
 
 def explained(error: CycloptsError) -> str:
-    """One line for what cyclopts found: the place, what is wrong there, what is allowed."""
+    """One line for cyclopts' error: the place, the mistake, the allowed values."""
     chain = list(error.command_chain or ())
     known = _flags(app[chain[0]] if chain else app)
     match error:
@@ -52,12 +49,12 @@ def explained(error: CycloptsError) -> str:
             near = did_you_mean(token.value, allowed)
             return f"{token.keyword}={token.value}: must be one of {', '.join(allowed)}{near}"
         case UnusedCliTokensError():
-            # "excise inspct MODEL": the first word was meant to be a command.
+            # "excise inspct MODEL": the first word is probably a misspelt command.
             typed = [word for word in error.root_input_tokens or () if not word.startswith("-")]
             hint = did_you_mean(typed[0], _commands()) if typed and not chain else ""
             if hint:
                 return f"{typed[0]}: no such command{hint}"
-            return f"{(error.unused_tokens or ['?'])[0]}: one too many"
+            return f"{(error.unused_tokens or ['?'])[0]}: unexpected argument"
     return str(error)
 
 
@@ -71,7 +68,7 @@ def _flags(command: App) -> list[str]:
 
 
 def _takes_value(flag: str) -> bool:
-    """True if the word behind `flag` is its value, by any command."""
+    """True if some command takes the word after `flag` as its value."""
     found = [
         argument
         for command in (app, *_commands().values())

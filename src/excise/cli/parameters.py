@@ -1,4 +1,4 @@
-"""A trial's parameters on half a line."""
+"""A trial's parameters as short text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ _SHORT = {"attn.o_proj": "attn", "mlp.down_proj": "mlp"}
 def short(parameters: Mapping[str, object]) -> str:
     """`discriminant · ρ 0.01 · attn 1.00@14.5 →0.73±12 · mlp off`.
 
-    For each component: strength at its peak @ the peak's layer → strength at the kernel's edge ± the
-    layers to that edge. A trial of the gradient search of former versions shows the weight of refusals that
-    it was found at.
+    For each component: highest strength @ its layer → strength at the kernel's edge ± distance of the edge in
+    layers. A trial of the gradient search of former versions shows its weight of refusals.
     """
     parts: list[str] = [str(parameters["kind"])] if "kind" in parameters else []
     if RIDGE_INDEX in parameters:

@@ -1,7 +1,7 @@
-"""Texts of others on a terminal: what a terminal would obey, or reorder, is shown and not sent.
+"""Makes foreign texts safe for a terminal: visible symbols replace control characters.
 
-A prompt, an answer, a model's name or a library's message may hold escape sequences, which can move the
-cursor, rewrite what stands above, set the title or send input back.
+A prompt, an answer, a model's name or a library's message may contain escape sequences. They can move the
+cursor, rewrite earlier lines, set the title or send input.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from rich.segment import Segment
 _KEPT = "\n\t"
 _OTHERS = (
     *range(0x80, 0xA0),
-    # Line ends that only some programs know.
+    # Line ends that only some programs treat as such.
     *(0x2028, 0x2029),
-    # What makes text read in another order than it is written (Unicode TR 36).
+    # Characters that change the order in which text is displayed (Unicode TR 36).
     *(*range(0x202A, 0x202F), *range(0x2066, 0x206A)),
-    # Halves of characters, which no encoding can write.
+    # Surrogates, which no encoding can write.
     *range(0xD800, 0xE000),
 )
 _SHOWN = {
@@ -31,22 +31,22 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *_OTHERS)}
 
 
 def printable(text: str) -> str:
-    """`text` with a picture in place of each control character but line ends and tabs."""
+    """`text` with a visible symbol for each control character except line ends and tabs."""
     return text.translate(_SHOWN)
 
 
 def printable_json(text: str) -> str:
-    """The same value as JSON whose control characters are all escaped; json.dumps leaves some."""
+    """The JSON text with all control characters escaped; json.dumps leaves some unescaped."""
     return text.translate(_ESCAPED)
 
 
 def ask_person(question: str) -> str:
-    """`input`, for a question that may hold names of others' files."""
+    """`input`, for a question that may contain foreign file names."""
     return input(printable(question))
 
 
 class PrintableRecord(logging.LogRecord):
-    """A record whose message a terminal can show: libraries log names and keys out of files."""
+    """A log record with a printable message: libraries log names and keys from files."""
 
     def getMessage(self) -> str:  # noqa: N802
         """The message."""
@@ -54,16 +54,16 @@ class PrintableRecord(logging.LogRecord):
 
 
 class PrintableConsole(Console):
-    """A console that sends no control characters but its own."""
+    """A console that writes only its own control characters."""
 
     def on_broken_pipe(self) -> None:
-        """Let the error go on to `main`; called while it is handled. rich would end the process."""
+        """Raise the error that rich is handling, for `main`; rich itself would end the process."""
         raise
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """What is to be written, piece by piece."""
+        """The pieces of output."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment

@@ -1,8 +1,6 @@
-"""The screen for people: a line for every event, a live view of the search on a terminal."""
+"""The screen for people: lines for events, and on a terminal a live view of the search."""
 
 from __future__ import annotations
-
-from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -17,20 +15,14 @@ from excise.cli.tables import outcome_table
 from excise.config import Settings
 from excise.events import Event, StageStarted
 from excise.saving.events import Saved
-from excise.search.events import (
-    SearchEnded,
-    SearchStarted,
-    TrialFinished,
-    TrialStarted,
-    WorkDone,
-)
+from excise.search.events import SearchEnded, SearchStarted, TrialFinished, TrialStarted, WorkDone
 
 _LABEL_WIDTH = 11
 _REFRESHES_A_SECOND = 2
 
 
-class Renderer:
-    """Turns events into lines; on a terminal, stages get a spinner and the search a live view."""
+class Renderer(Screen):
+    """Prints events as lines; on a terminal, a spinner shows the stage and a live view the search."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -40,7 +32,7 @@ class Renderer:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        # A terminal that cannot move its cursor shows nothing of what is drawn again and again.
+        # Spinner and live view need a terminal that can move its cursor.
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._follow(event)
         else:
@@ -54,25 +46,17 @@ class Renderer:
         self._console.print(renderable)
 
     def announce_stop(self) -> None:
-        """In the live view if there is one: its own thread draws it. Otherwise on standard error."""
+        """In the live view, which its own thread draws; without a live view on standard error."""
         if self._view is not None:
             self._view.stopping = True
         else:
             write_stop()
 
-    def __enter__(self) -> Renderer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._still()
 
     def _follow(self, event: Event) -> None:
-        """On a terminal: what passes is shown passing, what stays is printed."""
+        """On a terminal: spinner and live view show what passes; the other events are printed."""
         match event:
             case StageStarted():
                 self._still()
@@ -103,7 +87,7 @@ class Renderer:
                 self._write(event)
 
     def _spinner(self) -> str:
-        """Name of rich's spinner. The usual one is drawn with braille, which few encodings have."""
+        """Name of rich's spinner. The usual spinner needs braille characters, which few encodings have."""
         return "line" if self._console.options.ascii_only else "dots"
 
     def _write(self, event: Event) -> None:
@@ -111,7 +95,7 @@ class Renderer:
             self._console.print(_text(line), soft_wrap=True)
 
     def _still(self) -> None:
-        """Take whatever moves off the terminal."""
+        """Remove spinner and live view from the terminal."""
         if self._status is not None:
             self._status.stop()
         if self._live is not None:
@@ -126,3 +110,8 @@ def _text(line: Line) -> Text:
 def make_screen(settings: Settings) -> Screen:
     """The screen that the settings ask for: JSON lines for programs, or lines for people."""
     return JsonLines() if settings.json_lines else Renderer(make_console())
+
+
+def screen_beside_result(settings: Settings) -> Renderer:
+    """The screen of a command with one result: with --json, standard output holds only that JSON value."""
+    return Renderer(make_console(to_errors=settings.json_lines))

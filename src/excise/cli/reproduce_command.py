@@ -1,4 +1,4 @@
-"""`excise reproduce`: a saved model made again, and compared with what was saved."""
+"""`excise reproduce`: rebuilds a saved model and compares it with its record."""
 
 from __future__ import annotations
 
@@ -9,44 +9,33 @@ from rich.text import Text
 
 from excise.app.rebuild import rebuild, settings_of
 from excise.cli.human import plural
-from excise.cli.render import Renderer
-from excise.cli.screen import make_console, write_json
+from excise.cli.render import screen_beside_result
+from excise.cli.screen import write_json
+from excise.config import Inputs
 from excise.reproduce.compare import ChangeDifference, RecordComparison, compare_records
 from excise.reproduce.record import Reproduction, read_reproduction
 from excise.system.files import require_free
 from excise.system.paths import expanded
 
 STATUS: Mapping[str, int] = {"same": 0, "within rounding": 3, "different": 4}
-"""Exit status by what came of it. 2 is a mistake, as everywhere."""
+"""Exit status of each result; 2 is an error of the user, as for all commands."""
 _SHOWN = 10
 
 
 def reproduce(
-    file: str,
-    destination: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    *,
-    original: str | None,
-    repeat_search: bool,
+    file: str, destination: str, inputs: Inputs, *, original: str | None, repeat_search: bool
 ) -> int:
-    """Make what `file` records again in the folder `destination`. Returns the exit status."""
+    """Rebuild the model of the record `file` in the folder `destination`. Returns the exit status."""
     recorded = read_reproduction(expanded(file))
     folder = expanded(destination)
     require_free(folder)
-    given = flags if original is None else {**flags, "model": original}
-    settings = settings_of(recorded, given, environment, None)
-    as_json = settings.json_lines
-    with Renderer(make_console(to_errors=as_json)) as screen:
-        rebuilt = rebuild(
-            recorded,
-            folder,
-            settings,
-            screen,
-            repeat_search=repeat_search,
-        )
+    if original is not None:
+        inputs = inputs.with_flags(model=original)
+    settings = settings_of(recorded, inputs)
+    with screen_beside_result(settings) as screen:
+        rebuilt = rebuild(recorded, folder, settings, screen, repeat_search=repeat_search)
         found = compare_records(recorded, rebuilt)
-        if as_json:
+        if settings.json_lines:
             changed = changes_of_circumstances(recorded, rebuilt)
             write_json({"result": found.sameness, **asdict(found), "circumstances": changed})
         else:
@@ -55,44 +44,41 @@ def reproduce(
 
 
 def lines(recorded: Reproduction, rebuilt: Reproduction, found: RecordComparison) -> list[str]:
-    """What to say of a comparison."""
+    """The result of a comparison as lines of text."""
     if found.sameness == "same":
         return [f"Same: all {plural(found.tensors, 'tensor')} bit-identical."]
     unequal = found.tensors - found.same
-    said = [f"{found.same} of {plural(found.tensors, 'tensor')} bit-identical, {unequal} not."]
+    counts = [f"{found.same} of {plural(found.tensors, 'tensor')} bit-identical, {unequal} not."]
     changed = changes_of_circumstances(recorded, rebuilt)
-    where = f"; then and now: {'; '.join(changed)}" if changed else ""
+    where = f"; recorded and present: {'; '.join(changed)}" if changed else ""
     if found.sameness == "within rounding":
-        worst = max(found.differences, key=lambda one: one.share or 0.0)
-        return [
-            *said,
-            f"Within rounding: the edit differs by at most {_share(worst)}{where}.",
-        ]
-    unexplained = [one for one in found.differences if not one.explained]
-    shown = [f"  {_named(one)}: {_share(one)}" for one in unexplained[:_SHOWN]]
+        worst = max(found.differences, key=lambda each: each.share or 0.0)
+        return [*counts, f"Within rounding: the edit differs by at most {_share(worst)}{where}."]
+    unexplained = [each for each in found.differences if not each.explained]
+    shown = [f"  {_named(each)}: {_share(each)}" for each in unexplained[:_SHOWN]]
     if len(unexplained) > _SHOWN:
         shown.append(f"  and {len(unexplained) - _SHOWN} more")
     return [
-        *said,
-        f"Different, by more than is allowed for rounding{where}:",
+        *counts,
+        f"Different, by more than rounding explains{where}:",
         *shown,
         *_caution(recorded),
     ]
 
 
 def _caution(recorded: Reproduction) -> list[str]:
-    """What a difference does not prove where the model ran in few bits; measured by bench/rounding.py."""
+    """A warning that rounding in 16 bits can exceed the tolerance; measured by bench/rounding.py."""
     dtype = recorded.circumstances.dtype
     if dtype == "float32":
         return []
     return [
-        f"The model ran in {dtype}, and in {dtype} another machine alone may do that; what was found in "
-        "float32 (--dtype float32) can be told from another edit."
+        f"The model ran in {dtype}, in which another machine alone can cause such a difference; models that "
+        "ran in float32 (--dtype float32) can be compared."
     ]
 
 
 def changes_of_circumstances(recorded: Reproduction, rebuilt: Reproduction) -> list[str]:
-    """What differs of versions and hardware, then and now."""
+    """Differences of versions, hardware and data type between the record and the present."""
     then, now = recorded.circumstances, rebuilt.circumstances
     pairs = [
         *((name, then.versions.get(name), now.versions.get(name)) for name in then.versions),

@@ -1,11 +1,11 @@
-"""What to do about a run that is already there: asked, or said, before any model is loaded."""
+"""Decides before the model is loaded whether to resume an existing run."""
 
 from __future__ import annotations
 
 from excise.app.run import run_path
+from excise.cli.ask import Ask
 from excise.cli.human import plural
 from excise.cli.screen import Screen
-from excise.cli.session import Ask
 from excise.config import Settings, settings_digest
 from excise.events import Note
 from excise.search.study import DONE
@@ -15,9 +15,9 @@ from excise.system.files import next_free
 
 
 def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Settings | None:
-    """The settings to run with: as they are, or with a new directory; None if the user quits.
+    """The settings to run with, perhaps with a new run directory; None if the user quits.
 
-    ask: None goes on with the run that is there, and says so. Raises RunError if a process works on it.
+    ask: None resumes an existing run, with a note. Raises RunError if another process is using it.
     """
     directory = RunDirectory(run_path(settings))
     require_idle(directory)
@@ -25,17 +25,17 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
     if done == 0:
         return settings
     complete = done >= settings.trials
-    there = (
+    existing = (
         f"A complete run of {plural(done, 'trial')} is in {directory.path}"
         if complete
         else f"A run with {done} of {settings.trials} trials is in {directory.path}"
     )
     if ask is None:
-        screen(Note(f"{there}; {'nothing is left to search' if complete else 'going on'}"))
+        screen(Note(f"{existing}; {'nothing is left to search' if complete else 'going on'}"))
         return settings
     new = next_free(directory.path)
     question = (
-        f"{there}: [g]o {'to its results' if complete else 'on'} / start a[n]ew in {new} / [q]uit"
+        f"{existing}: [g]o {'to its results' if complete else 'on'} / start a[n]ew in {new} / [q]uit"
         " [g]: "
     )
     while True:
@@ -53,9 +53,9 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
 
 
 def _trials_done(directory: RunDirectory, settings: Settings) -> int:
-    """Finished trials of a run with these settings; 0 if there is none to go on with.
+    """Finished trials of a run with these settings; 0 without such a run.
 
-    A run of other settings is left to `open_run`, which says what differs.
+    For a run with other settings, `open_run` reports the differences later.
     """
     if not directory.is_run or not directory.result.exists():
         return 0

@@ -1,19 +1,20 @@
-"""The main job: prepare, search, choose, save; in a dialogue, or unattended."""
+"""`excise MODEL`: prepare, search, choose and save, with a dialogue if a person can answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from excise.app.events import SeedsCompared
-from excise.app.run import prepare
+from excise.app.run import Run, prepare
 from excise.app.seeds import further_seeds
 from excise.app.spread import SeedResult, spreads
+from excise.cli.ask import Ask, answer_to
 from excise.cli.dialogue import Dialogue
 from excise.cli.printable import ask_person
 from excise.cli.render import make_screen
 from excise.cli.resume import where_to_run
 from excise.cli.screen import Screen
-from excise.cli.session import Ask, Session, answer_to
+from excise.cli.search import search, show_front
 from excise.cli.streams import is_attended
 from excise.cli.tables import spread_table
 from excise.config import Settings
@@ -28,14 +29,14 @@ DEFAULT_SELECTION = "knee"
 
 @dataclass(frozen=True)
 class Finished:
-    """An unattended run that came to its end."""
+    """A finished run without a dialogue. run: it is closed, but can still be read."""
 
-    session: Session
+    run: Run
     outcome: Outcome
 
 
 def run(settings: Settings) -> int:
-    """`excise MODEL`. Asks where a person is there to answer; returns the exit status."""
+    """`excise MODEL`. Returns the exit status."""
     attended = is_attended() and not (settings.yes or settings.json_lines)
     with make_screen(settings) as screen:
         if attended:
@@ -46,89 +47,80 @@ def run(settings: Settings) -> int:
 
 
 def run_attended(settings: Settings, screen: Screen, ask: Ask) -> None:
-    """The whole job with a dialogue at its end, which begins with what the flags already say."""
+    """Search, then hold the dialogue, which begins with what the settings choose and save."""
     check_early(settings)
-    there = where_to_run(settings, screen, ask)
-    if there is not None:
-        with start(there, screen, ask) as session:
-            if session.search() and settings.seeds > 1:
-                point = chosen(session, settings.select, DEFAULT_SELECTION)
-                show_seeds(session, session.run.choose(point))
-            Dialogue(session, ask).hold()
+    placed = where_to_run(settings, screen, ask)
+    if placed is not None:
+        with start(placed, screen, ask) as run:
+            if search(run, screen) and settings.seeds > 1:
+                point = chosen(run, settings.select, DEFAULT_SELECTION)
+                show_seeds(run, screen, run.choose(point))
+            Dialogue(run, screen, ask).hold()
 
 
 def run_unattended(settings: Settings, screen: Screen, *, otherwise: str | None = None) -> Finished:
-    """The whole job without a question.
+    """Search, choose and save without a question.
 
-    otherwise: the rule to choose by if no trial fits the settings' one; None makes that an error.
+    otherwise: the selection if no trial fits the settings' selection; None makes that an error.
     """
     check_early(settings)
-    there = where_to_run(settings, screen, None)
-    assert there is not None  # Only an answer can say "quit".
-    with start(there, screen) as session:
-        return _unattended(session, settings, screen, otherwise)
+    placed = where_to_run(settings, screen, None)
+    assert placed is not None  # Only an answer can quit.
+    with start(placed, screen) as run:
+        completed = search(run, screen)
+        show_front(run, screen)
+        outcome = run.choose(chosen(run, settings.select, otherwise))
+        if settings.save is not None:
+            run.save(outcome, settings.save)
+        if settings.adapter is not None:
+            run.save_adapter(outcome, settings.adapter)
+        # Searches with further seeds come last: the results are saved even if these searches fail.
+        if completed:
+            show_seeds(run, screen, outcome)
+        if settings.save is None and settings.adapter is None:
+            path = run.directory.path
+            screen(Note(f"nothing was saved; to write the model: excise export {path} --save DIR"))
+        return Finished(run, outcome)
 
 
-def _unattended(
-    session: Session, settings: Settings, screen: Screen, otherwise: str | None
-) -> Finished:
-    whole = session.search()
-    session.show_front()
-    outcome = session.run.choose(chosen(session, settings.select, otherwise))
-    if settings.save is not None:
-        session.save(outcome, settings.save)
-    if settings.adapter is not None:
-        session.save_adapter(outcome, settings.adapter)
-    # Behind what was asked for: that must not be lost to whatever happens in further searches.
-    if whole:
-        show_seeds(session, outcome)
-    if settings.save is None and settings.adapter is None:
-        path = session.run.directory.path
-        screen(Note(f"nothing was saved; to write the model: excise export {path} --save DIR"))
-    return Finished(session, outcome)
-
-
-def chosen(session: Session, selection: str | None, otherwise: str | None) -> Point:
+def chosen(run: Run, selection: str | None, otherwise: str | None) -> Point:
     """The trial of the front that `selection` (by default the knee) names.
 
-    otherwise: the rule to choose by if no trial fits it; None makes that a SettingsError.
+    otherwise: the selection if no trial fits; None makes that a SettingsError.
     """
     try:
-        return select(session.run.front(), selection or DEFAULT_SELECTION)
+        return select(run.front(), selection or DEFAULT_SELECTION)
     except SettingsError as error:
-        if otherwise is None or not session.run.front():
+        if otherwise is None or not run.front():
             raise
-        session.screen(Note(f"{error}; taking the {otherwise}"))
-        return select(session.run.front(), otherwise)
+        run.experiment.emit(Note(f"{error}; taking the {otherwise}"))
+        return select(run.front(), otherwise)
 
 
-def show_seeds(session: Session, outcome: Outcome) -> None:
-    """Repeat the search with the further seeds that were asked for, if any, and show the spread."""
-    settings = session.run.settings
-    if settings.seeds == 1:
+def show_seeds(run: Run, screen: Screen, outcome: Outcome) -> None:
+    """Repeat the search with the settings' further seeds, if any, and show the spread."""
+    if run.settings.seeds == 1:
         return
-    results = [_result(session, outcome)]
-    for run in further_seeds(session.run):
-        session.screen(Note(f"the same search with seed {run.settings.seed}"))
-        other = Session(run, session.screen)
-        if not other.search():
-            session.screen(Note("stopped; the same command goes on with this seed"))
+    results = [_result(run, outcome)]
+    for other in further_seeds(run):
+        screen(Note(f"the same search with seed {other.settings.seed}"))
+        if not search(other, screen):
+            screen(Note("stopped; the same command goes on with this seed"))
             return
-        point = chosen(other, settings.select, DEFAULT_SELECTION)
-        results.append(_result(other, run.choose(point)))
+        point = chosen(other, run.settings.select, DEFAULT_SELECTION)
+        results.append(_result(other, other.choose(point)))
     found = spreads(results)
-    session.screen(SeedsCompared(tuple(results), found))
-    session.screen.show(spread_table(results, found))
+    screen(SeedsCompared(tuple(results), found))
+    screen.show(spread_table(results, found))
 
 
-def _result(session: Session, outcome: Outcome) -> SeedResult:
-    run = session.run
+def _result(run: Run, outcome: Outcome) -> SeedResult:
     volume = hypervolume(run.front(), len(run.experiment.search_part.target))
     return SeedResult(run.settings.seed, outcome, volume)
 
 
 def check_early(settings: Settings) -> None:
-    """Raise ExciseError for what would fail at the end: said before the work, not after it."""
+    """Raise ExciseError before the search for a selection or a destination that would fail after it."""
     if settings.select is not None:
         check_selection(settings.select)
     for destination in (settings.save, settings.adapter):
@@ -136,8 +128,8 @@ def check_early(settings: Settings) -> None:
             require_free(destination)
 
 
-def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session:
-    """Everything up to the search. ask: None where nobody is there to answer."""
+def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Run:
+    """Prepare the run, up to the search. ask: None without a person to answer."""
 
     def go_on(reason: str) -> bool:
         if ask is None:
@@ -145,4 +137,4 @@ def start(settings: Settings, screen: Screen, ask: Ask | None = None) -> Session
         screen(Note(reason))
         return answer_to(ask, "Search all the same? [y]es / [n]o [n]: ").lower() in ("y", "yes")
 
-    return Session(prepare(settings, screen, go_on), screen)
+    return prepare(settings, screen, go_on)

@@ -1,10 +1,10 @@
-"""`excise runs`: what is on disk."""
+"""`excise runs`: the runs on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,9 @@ from rich.text import Text
 
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import front_of, wants_json
+from excise.cli.stored import front_of
+from excise.cli.tables import make_table
+from excise.config import Inputs
 from excise.errors import RunError
 from excise.search.front import Point, knee
 from excise.search.study import DONE
@@ -23,7 +25,7 @@ from excise.system.paths import expanded
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in a few words. front: fewest refusals first. remark: what is wrong with it, if anything."""
+    """A run in short. front: fewest refusals first. remark: why the run cannot be shown, or empty."""
 
     path: str
     date: str
@@ -36,43 +38,35 @@ class Summary:
     remark: str = ""
 
 
-def runs(word: str | None, flags: Mapping[str, object], environment: Mapping[str, str]) -> int:
-    """List the runs under a folder, by default `runs`. Returns the exit status."""
-    as_json = wants_json(flags, environment)
+def runs(word: str | None, inputs: Inputs) -> int:
+    """List the runs in a folder, by default `runs`. Returns the exit status."""
+    as_json = inputs.settings(needs_model=False).json_lines
     root = expanded(word) if word else DEFAULT_ROOT
     if not root.is_dir() and word:
         raise RunError(f"{root}: no such folder")
     summaries = [summary(directory) for directory in all_runs(root)]
     if as_json:
-        for one in summaries:
-            write_json(asdict(one))
-    elif summaries:
-        make_console().print(_table(summaries))
+        for each in summaries:
+            write_json(asdict(each))
     else:
-        make_console().print(f"no runs in {root}")
+        make_console().print(_table(summaries) if summaries else f"no runs in {root}")
     return 0
 
 
 def summary(directory: RunDirectory) -> Summary:
-    """What a run directory holds. One that cannot be read has its reason as the remark."""
+    """A run directory in short; if it cannot be read, the remark is the reason."""
     date = datetime.fromtimestamp(_last_written(directory)).strftime("%Y-%m-%d %H:%M")
-    path = str(directory.path)
-    model = ""
+    found = Summary(str(directory.path), date)
     try:
-        model = directory.identity().model
+        found = replace(found, model=directory.identity().model)
         if not directory.result.exists():
-            return Summary(path, date, model, remark="no trial yet")
-        return _summary(directory.record(), path, date, model)
+            return replace(found, remark="no trial yet")
+        record: dict[str, Any] = directory.record()
     except RunError as error:
-        return Summary(path, date, model, remark=str(error))
-
-
-def _summary(record: Mapping[str, Any], path: str, date: str, model: str) -> Summary:
+        return replace(found, remark=str(error))
     baseline, chosen = record["baseline"]["search"], record["chosen"]
-    return Summary(
-        path=path,
-        date=date,
-        model=model,
+    return replace(
+        found,
         trials=sum(trial["state"] in DONE for trial in record["trials"]),
         refusals=int(baseline["refusals"]),
         prompts=int(baseline["prompts"]),
@@ -82,38 +76,31 @@ def _summary(record: Mapping[str, Any], path: str, date: str, model: str) -> Sum
 
 
 def _last_written(directory: RunDirectory) -> float:
-    """When a file of the run was written last, in seconds since the epoch."""
+    """When a file of the run was last written, in seconds since the epoch."""
     times = [directory.path.stat().st_mtime]
     for path in directory.path.iterdir():
-        # Beside a search files come and go, and a link may lead nowhere.
+        # A running search creates and deletes files, and a link may be broken.
         with suppress(OSError):
             times.append(path.stat().st_mtime)
     return max(times)
 
 
 def _table(summaries: Sequence[Summary]) -> Table:
-    table = Table(title=plural(len(summaries), "run"), title_justify="left")
-    table.add_column("run", overflow="fold")
-    table.add_column("model", overflow="fold")
-    for heading in ("trials", "baseline", "fewest", "knee", "chosen"):
-        table.add_column(heading, justify="right")
-    table.add_column("last written")
-    for one in summaries:
-        if one.remark:
-            table.add_row(one.path, one.model, Text(one.remark, "yellow"), *[""] * 4, one.date)
-            continue
-        table.add_row(
-            one.path,
-            one.model,
-            str(one.trials),
-            f"{one.refusals}/{one.prompts}",
-            _point(one.front[0], one.prompts) if one.front else "",
-            _point(knee(one.front), one.prompts) if one.front else "",
-            "" if one.chosen is None else str(one.chosen),
-            one.date,
-        )
+    headings = ("trials", "baseline", "fewest", "knee", "chosen")
+    title = plural(len(summaries), "run")
+    table = make_table("run", "model", *headings, "last written", numbers=headings, title=title)
+    table.columns[0].overflow = table.columns[1].overflow = "fold"
+    for each in summaries:
+        if each.remark:
+            cells: list[str | Text] = [Text(each.remark, "yellow"), "", "", "", ""]
+        else:
+            best = (each.front[0], knee(each.front)) if each.front else ()
+            cells = [
+                str(each.trials),
+                f"{each.refusals}/{each.prompts}",
+                *[f"{point.refusals}/{each.prompts} at KL {point.kl:z.3f}" for point in best],
+                *["", ""][len(best) :],
+                "" if each.chosen is None else str(each.chosen),
+            ]
+        table.add_row(each.path, each.model, *cells, each.date)
     return table
-
-
-def _point(point: Point, prompts: int | None) -> str:
-    return f"{point.refusals}/{prompts} at KL {point.kl:z.3f}"

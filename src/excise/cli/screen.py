@@ -1,12 +1,11 @@
-"""What commands write to: events as they come, and tables. For people, or as JSON lines."""
+"""The output of commands: events and tables for people, or JSON lines for programs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from types import TracebackType
-from typing import Protocol
+from typing import Self
 
 from rich.console import Console, RenderableType
 
@@ -16,57 +15,35 @@ from excise.cli.streams import write_json_in_utf8
 from excise.events import Event
 
 _WIDTH_OF_FILES = 160
-"""Columns where standard output is no terminal: nothing should be cut off in a log."""
+"""Columns if standard output is a file or a pipe: wide, so that a log holds whole lines."""
 
 
-class Screen(Protocol):
-    """A scope to write in. Called with each event, so that it is the run's `Emit`."""
+class Screen:
+    """Where a command shows its events and tables; used as a context. This one shows nothing."""
 
     def __call__(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event: a screen is the `Emit` of the work."""
 
     def show(self, renderable: RenderableType) -> None:
-        """Show something made for people; a screen for programs leaves it out."""
+        """Show a table or a text to a person."""
 
     def announce_stop(self) -> None:
-        """Say that the search stops after the trial in hand. Called from a signal handler."""
+        """Say that the search stops after the running trial. Called from a signal handler."""
+        write_stop()
 
-    def __enter__(self) -> Screen:
-        """Begin."""
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave nothing moving on the terminal."""
+    def __exit__(self, *exception: object) -> None:
+        return None
 
 
-class JsonLines:
-    """One JSON object a line on standard output, and nothing else there."""
+class JsonLines(Screen):
+    """Writes each event as one line of JSON to standard output, and nothing else: tables are for people."""
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
         write_json(event.as_json())
-
-    def show(self, renderable: RenderableType) -> None:
-        """Tables are for people: what they say came as events."""
-
-    def announce_stop(self) -> None:
-        """Say so on standard error."""
-        write_stop()
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
 
 def write_json(content: object, *, indent: int | None = None) -> None:
@@ -77,12 +54,12 @@ def write_json(content: object, *, indent: int | None = None) -> None:
 
 
 def write_stop() -> None:
-    """Announce the end of the search past all buffers: a signal may have come in the middle of one."""
+    """Announce the stop without Python's buffers, which the signal may have interrupted while they change."""
     os.write(2, f"{STOPPING}\n".encode())
 
 
 def make_console(*, to_errors: bool = False) -> Console:
-    """Where people read: as wide as the terminal, or wide enough for a file."""
+    """The console for people. to_errors: on standard error."""
     stream = sys.stderr if to_errors else sys.stdout
     terminal = stream is not None and stream.isatty()
     width = None if terminal else _WIDTH_OF_FILES

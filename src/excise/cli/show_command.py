@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,27 +13,22 @@ from rich.text import Text
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import edit_path, wants_json
+from excise.cli.stored import edit_path
 from excise.cli.tables import outcome_table
+from excise.config import Inputs
 from excise.edits.edit import Edit
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS
-from excise.report.card import asked_with_lines
+from excise.report.card import asked_with_lines, nats
 from excise.report.plot import plot_edit, require_plots
 from excise.report.profile import Profile, place, profiles
 from excise.store.outcome import outcome_in
 from excise.system.paths import expanded
 
 
-def show(
-    word: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    *,
-    plot: str | None,
-) -> int:
+def show(word: str, inputs: Inputs, *, plot: str | None) -> int:
     """Show the edit file `word`, or that of RUN[:TRIAL]. Returns the exit status."""
-    as_json = wants_json(flags, environment)
+    as_json = inputs.settings(needs_model=False).json_lines
     picture = expanded(plot) if plot is not None else None
     if picture is not None:
         require_plots(picture)
@@ -46,7 +40,7 @@ def show(
         write_json(edit_as_json(path, edit), indent=1)
         return 0
     console = make_console()
-    # Files of older formats have no checksum, so that their facts can hold anything.
+    # Files of older formats have no checksum, so their facts may be invalid.
     with translated(RunError, f"{path}: damaged: its facts are incomplete", *UNREADABLE):
         parts = _parts(path, edit)
     for part in parts:
@@ -57,7 +51,7 @@ def show(
 
 
 def edit_as_json(path: Path, edit: Edit) -> dict[str, object]:
-    """All that an edit file says but its directions; of those, how oblique each operator is."""
+    """The contents of an edit file, with the norm of each operator instead of its directions."""
     norms = edit.u.norm(dim=1) * edit.v.norm(dim=1)
     rows = zip(edit.writers, edit.strengths.tolist(), norms.tolist(), strict=True)
     return {
@@ -106,10 +100,10 @@ def _summary(path: Path, edit: Edit) -> Table:
     grid.add_row("kind", f"{edit.kind}: {facts.text} ({facts.source})")
     base = edit.base
     if base is None:
-        grid.add_row("base", Text("not on record", "yellow"))
+        grid.add_row("base", Text("unknown", "yellow"))
     else:
         revision = f"revision {base.revision}" if base.revision else f"contents {base.digest}"
-        grid.add_row("base", f"{base.model} · {revision} · index {base.index or 'not on record'}")
+        grid.add_row("base", f"{base.model} · {revision} · index {base.index or 'unknown'}")
     count = plural(len(set(edit.writers)), "writer")
     each = "" if edit.directions == 1 else f" · {edit.directions} directions"
     grid.add_row("edited", f"{len(edit.changed)} of {count}, d = {edit.u.shape[1]}{each}")
@@ -119,14 +113,14 @@ def _summary(path: Path, edit: Edit) -> Table:
         grid.add_row("search", _searched(edit))
     if pair := edit.facts.get("recovered_from"):
         if not isinstance(pair, list):
-            raise TypeError("recovered_from is no list")
-        grid.add_row("read off", " → ".join(map(str, pair)))
+            raise TypeError("recovered_from is not a list")
+        grid.add_row("recovered", " → ".join(map(str, pair)))
     if uncovered := edit.facts.get("uncovered"):
         grid.add_row("partial", Text(f"these layers still write the direction: {uncovered}", "red"))
     if packing := edit.facts.get("packing"):
         grid.add_row("measured", f"with the weights packed as {packing}")
     for line in asked_with_lines(edit.facts.get("asked_with")):
-        grid.add_row("asked", line.replace("`", ""))
+        grid.add_row("prompts", line.replace("`", ""))
     if edit.per_matrix:
         grid.add_row(
             "experts", f"{plural(len(edit.per_matrix), 'block')} edited matrix by matrix when saved"
@@ -136,31 +130,30 @@ def _summary(path: Path, edit: Edit) -> Table:
 
 def _searched(edit: Edit) -> str:
     trial = f"trial {edit.facts['trial']}: " if "trial" in edit.facts else ""
-    kl = edit.facts["kl"]
-    # Files of before rounding was cut off may state one of less than 0.
-    kl = max(0.0, kl) if isinstance(kl, float) else kl
     held_out = "" if "held_out" in edit.facts else "; not measured on held-out prompts"
     return (
         f"{trial}{edit.facts['refusals']}/{edit.facts['prompts']} target prompts refused, "
-        f"KL {_number(kl)} nats (the search's own prompts{held_out})"
+        f"KL {nats(edit.facts['kl'])} nats (the search's own prompts{held_out})"
     )
 
 
-def _chart(one: Profile) -> Padding:
-    name = one.component if not one.direction else f"{one.component}, direction {one.direction + 1}"
-    edited = [value for value in one.strengths if value]
+def _chart(profile: Profile) -> Padding:
+    name, strengths = profile.component, profile.strengths
+    if profile.direction:
+        name += f", direction {profile.direction + 1}"
+    edited = [value for value in strengths if value]
     if not edited:
         return Padding(Text(f"{name}: off"), (0, 0, 1, 2))
-    peak = max(range(len(one.layers)), key=lambda index: abs(one.strengths[index]))
-    told = f"{name}: most {one.strengths[peak]:.2f} at layer {one.layers[peak]}"
-    if one.cosines:
-        told += f" · cosine between neighbouring layers {_range(one.cosines)}"
-    told += f" · ‖u‖·‖v‖ {_range(one.norms)}"
+    peak = max(range(len(strengths)), key=lambda index: abs(strengths[index]))
+    text = f"{name}: highest {strengths[peak]:.2f} at layer {profile.layers[peak]}"
+    if profile.cosines:
+        text += f" · cosine between neighbouring layers {_range(profile.cosines)}"
+    text += f" · ‖u‖·‖v‖ {_range(profile.norms)}"
     if any(value < 0 for value in edited):
-        told += " · some are negative"
+        text += " · some are negative"
     top = max(1.0, *(abs(value) for value in edited))
-    chart = Text(layer_chart(one.layers, one.strengths, top), no_wrap=True, overflow="crop")
-    return Padding(Group(Text(told), chart), (0, 0, 1, 2))
+    chart = Text(layer_chart(profile.layers, strengths, top), no_wrap=True, overflow="crop")
+    return Padding(Group(Text(text), chart), (0, 0, 1, 2))
 
 
 def _range(values: tuple[float, ...]) -> str:

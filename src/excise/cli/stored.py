@@ -1,4 +1,4 @@
-"""Runs and edit files on disk, opened again by the word that names them."""
+"""Opens runs and edit files that a command-line argument names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excise.checkpoint.source import ModelSource, resolve
+from excise.app.model import source_of
+from excise.checkpoint.source import ModelSource
 from excise.cli.run_command import DEFAULT_SELECTION
-from excise.config import Settings, Stored, gather
+from excise.config import Inputs, Settings, Stored
 from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.events import Emit, Note
@@ -19,7 +20,7 @@ from excise.store.directory import RunDirectory
 from excise.store.outcome import outcome_of
 from excise.system.paths import expanded, is_drive
 
-_TO_LOAD_WITH = (
+_LOADING = (
     "model",
     "revision",
     "dtypes",
@@ -31,22 +32,20 @@ _TO_LOAD_WITH = (
     "system_prompt",
     "max_new_tokens",
 )
-"""The stored settings that say how to load the run's model and talk to it."""
+"""The stored settings with which the model of a run is loaded and asked."""
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run directory and the settings in force for what is done with it."""
+    """A run directory and the settings of the command that opened it."""
 
     directory: RunDirectory
     settings: Settings
 
     def source(self, emit: Emit) -> ModelSource:
-        """The model's files, once `tell` has heard which. Raises RunError if they are others now."""
-        tell_named(self.settings, str(self.directory.path / "run.json"), emit)
-        source = resolve(
-            self.settings.model, self.settings.revision, code=self.settings.trust_remote_code
-        )
+        """The model's files, named in a note. Raises RunError if the weights have changed since the run."""
+        note_named(self.settings, str(self.directory.path / "run.json"), emit)
+        source = source_of(self.settings)
         digest = self.directory.identity().model_digest
         if source.digest != digest:
             hub = source.revision is not None
@@ -57,26 +56,12 @@ class StoredRun:
         return source
 
     def choice(self) -> int:
-        """The trial to use: by --select, else the one that was chosen, else the knee."""
+        """The trial that --select names, else the chosen trial, else the knee."""
         return chosen_trial(self.directory, self.settings.select)
 
 
-def open_stored(
-    path: Path,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    fields: Collection[str] = _TO_LOAD_WITH,
-) -> StoredRun:
-    """A run directory, with the settings it was made with where the flags say nothing else.
-
-    fields: those of its settings that count. Raises RunError, or SettingsError as `gather` does.
-    """
-    directory = RunDirectory(path)
-    return StoredRun(directory, gather(flags, environment, None, settings_in(directory, fields)))
-
-
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
-    """What `run.json` says of these settings. Raises RunError."""
+    """The values of these settings in `run.json`. Raises RunError."""
     settings = directory.identity().settings
     return Stored(
         str(directory.path / "run.json"),
@@ -84,50 +69,41 @@ def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     )
 
 
-def open_run_named(
-    word: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    fields: Collection[str] = _TO_LOAD_WITH,
-) -> StoredRun:
-    """RUN or RUN:TRIAL, with TRIAL a number, knee or fewest. Raises RunError if there is no such run."""
-    path, trial = split_trial(word)
-    typed = flags if trial is None else {**flags, "select": trial}
-    return open_stored(path, typed, environment, fields)
+def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = _LOADING) -> StoredRun:
+    """The run RUN or RUN:TRIAL, TRIAL being a number, knee or fewest, with the settings it was made with.
 
-
-def wants_json(flags: Mapping[str, object], environment: Mapping[str, str]) -> bool:
-    """Whether a command without a model is to write JSON. Raises SettingsError as every command does."""
-    return gather(flags, environment, None, needs_model=False).json_lines
-
-
-def tell_named(settings: Settings, place: str, emit: Emit) -> None:
-    """Say, before anything is fetched or opened, which files a stored file makes excise read.
-
-    They were named by whoever wrote that file, who need not be the one who opens it.
+    fields: the stored settings that count; flags replace them. Raises RunError if the run does not exist,
+    SettingsError as `gather` does.
     """
+    path, trial = split_trial(word)
+    directory = RunDirectory(path)
+    if trial is not None:
+        inputs = inputs.with_flags(select=trial)
+    return StoredRun(directory, inputs.settings(settings_in(directory, fields)))
+
+
+def note_named(settings: Settings, place: str, emit: Emit) -> None:
+    """Note the files that a stored file names, before they are downloaded or read: its author chose them."""
     text = f"the model is {settings.model}, as {place} says"
     if not expanded(settings.model).exists():
-        text += "; what this machine does not have of it is fetched from the hub"
+        text += "; files that are not on this machine are downloaded from the hub"
     emit(Note(text))
     if settings.chat_template is not None:
         emit(Note(f"the chat template is {settings.chat_template}"))
 
 
-def open_named(
-    word: str, flags: Mapping[str, object], environment: Mapping[str, str]
-) -> StoredRun | None:
-    """The same, or None if `word` names no run but may name a folder of another kind."""
+def open_named(word: str, inputs: Inputs) -> StoredRun | None:
+    """The run that `word` names, or None if `word` is a folder without a run."""
     path = expanded(word)
     if path.is_dir() and not (path / "run.json").is_file():
         return None
     if not path.exists() and not split_trial(word)[0].is_dir():
         raise RunError(f"{word}: no such run or folder")
-    return open_run_named(word, flags, environment)
+    return open_run_named(word, inputs)
 
 
 def split_trial(word: str) -> tuple[Path, str | None]:
-    """RUN:TRIAL as a path and a selection; RUN alone, or the path of a file, has none."""
+    """RUN:TRIAL as a path and a selection, which is None for RUN or a file."""
     path, _, trial = word.rpartition(":")
     drive = is_drive(path) and not Path(path).is_dir()
     if path and not drive and (trial.isdecimal() or trial in ("knee", "fewest")):
@@ -147,7 +123,7 @@ def edit_path(word: str) -> Path:
 
 
 def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
-    """A trial of the front: by rule, else the one that was chosen, else the knee."""
+    """The trial of the front that `selection` names, else the chosen trial, else the knee."""
     record: dict[str, Any] = directory.record()
     if selection is None:
         chosen = record["chosen"]
@@ -156,7 +132,7 @@ def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
-    """The front that a record holds, fewest refusals first."""
+    """The Pareto front of a record, fewest refusals first."""
     trials = {trial["number"]: trial for trial in record["trials"]}
     return [
         Point(number, trials[number]["refusals"], trials[number]["kl"])
@@ -165,7 +141,7 @@ def front_of(record: Mapping[str, Any]) -> list[Point]:
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:
-    """What is known of a trial: held-out figures if it was chosen once."""
+    """The figures of a trial as Markdown: of held-out prompts if the trial was chosen."""
     outcome = outcome_of(record)
     if outcome is None or outcome.trial != number:
         return figures_in(edit, record["coverage"])

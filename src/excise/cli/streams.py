@@ -1,7 +1,7 @@
-"""The standard streams: they take any text, whatever their encoding, and JSON always as UTF-8.
+"""Lets the standard streams take any text in their encoding, and JSON always as UTF-8.
 
-A console or a pipe with an encoding of its own (cp1252 on Windows, ASCII where no locale is set) lacks
-most symbols that excise prints, and any number of those in prompts and answers.
+The encoding of a console or pipe (cp1252 on Windows, ASCII without a locale) lacks most symbols that excise
+prints, and many characters of prompts and answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from excise.system.platform import is_console
 
 READABLE = "excise.readable"
-"""Name of the error handler that spells out what an encoding lacks."""
+"""Name of the error handler that spells out symbols that an encoding lacks."""
 
 SPELLED = {
     "α": "alpha", "γ": "gamma", "δ": "delta", "ε": "epsilon", "μ": "mu", "ρ": "rho", "σ": "sigma",
@@ -25,20 +25,20 @@ SPELLED = {
     "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁺": "^+", "⁻": "^-", "₁": "_1", "₂": "_2",
     "│": "|", "─": "-", "└": "+", "━": "=", "╸": "=", "╺": "=",
     "▁": "_", "▂": "_", "▃": ".", "▄": ".", "▅": "=", "▆": "=", "▇": "#", "█": "#",
-    # What stands in place of control characters, see `printable`.
+    # Symbols for control characters, see `printable`.
     **{chr(0x2400 + code): f"^{chr(0x40 + code)}" for code in range(0x20)},
     "\u2421": "^?", "\ufffd": "?",
 }  # fmt: skip
-"""Symbols that excise itself prints, in ASCII. Each block of a chart keeps its one column."""
+"""ASCII for the symbols that excise prints. A block of a chart stays one column wide."""
 
 _REPLACED = ("strict", "surrogateescape", "backslashreplace")
-"""The handlers that a stream has when nobody chose one."""
+"""Python's default error handlers of streams."""
 
 
 def spelled(error: UnicodeError) -> tuple[str, int]:
     """An error handler for encoding: known symbols are spelled out, others become \\x.., \\u.... or \\U....
 
-    Letters are never replaced by others like them, so that no name is shown as another one.
+    Letters are not replaced by similar letters, because that would change names.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -51,7 +51,7 @@ def _escaped(character: str) -> str:
 
 
 def take_any_text() -> None:
-    """Let nothing that is printed, or typed, raise a UnicodeError. A handler that the user chose stays."""
+    """Prevent UnicodeError on the standard streams. An error handler that the user chose stays."""
     codecs.register_error(READABLE, spelled)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in _REPLACED:
@@ -61,15 +61,12 @@ def take_any_text() -> None:
 
 
 def write_json_in_utf8() -> None:
-    """Have standard output take JSON: UTF-8, lines that end in one character.
-
-    What no encoding has, halves of a surrogate pair, becomes a \\u escape, which JSON reads as the same.
-    """
+    """Switch standard output to UTF-8 and \\n line ends. Surrogates become \\u escapes, as JSON has them."""
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def is_attended() -> bool:
-    """True if somebody can answer questions: standard input is a terminal."""
+    """True if a person can answer questions: standard input is a terminal."""
     return is_console(sys.stdin)

@@ -1,11 +1,11 @@
-"""Tables: the Pareto front, a chosen trial, two models compared, a model's layers, answers."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from excise.anatomy.writers import Anatomy, Writer
@@ -15,16 +15,24 @@ from excise.report.card import rows_of
 from excise.search.front import VISIBLE_DAMAGE, Point, knee
 
 if TYPE_CHECKING:
-    # A run's machinery takes seconds to import, and `inspect --config-only` answers in less.
+    # `inspect --config-only` needs this module but not the slow imports of a run.
     from excise.app.compare import Difference
     from excise.app.evaluate import Evaluation
     from excise.app.outcome import Comparison
     from excise.app.spread import SeedResult, Spread
     from excise.store.outcome import Outcome
 
+_MODELS = ("original", "edited")
+
+
+def make_table(*headings: str, numbers: Collection[str] = (), **style: Any) -> Table:
+    """A table whose columns `numbers` are right-aligned. style: further arguments of rich's Table."""
+    columns = (Column(name, justify="right" if name in numbers else "left") for name in headings)
+    return Table(*columns, title_justify="left", caption_justify="left", **style)
+
 
 def kl_text(kl: float) -> Text:
-    """A KL divergence; in red where the damage shows."""
+    """A KL divergence in nats, red if the damage is visible in answers."""
     return Text(f"{kl:z.4f}", "red" if kl > VISIBLE_DAMAGE else "")
 
 
@@ -32,17 +40,15 @@ def front_table(
     front: Sequence[Point], parameters: Mapping[int, Mapping[str, object]], prompts: int
 ) -> Table:
     """The Pareto front, fewest refusals first. parameters: of each trial, by number."""
-    table = Table(
+    headings = ("trial", "refusals", "KL (nats)")
+    table = make_table(
+        *headings,
+        "parameters",
+        "",
+        numbers=headings,
         title="Pareto front",
-        title_justify="left",
         caption=f"KL above {VISIBLE_DAMAGE:g} nats usually shows in ordinary answers: a rule of thumb",
-        caption_justify="left",
     )
-    table.add_column("trial", justify="right")
-    table.add_column("refusals", justify="right")
-    table.add_column("KL (nats)", justify="right")
-    table.add_column("parameters")
-    table.add_column("")
     best = knee(front) if front else None
     for point in front:
         remarks = ["knee"] if point == best else []
@@ -58,22 +64,19 @@ def front_table(
 
 
 def outcome_table(outcome: Outcome) -> Table:
-    """A chosen trial beside the original, on held-out prompts."""
-    table = Table(title=f"Trial {outcome.trial} on held-out prompts", title_justify="left")
-    table.add_column("")
-    table.add_column("original", justify="right")
-    table.add_column("edited", justify="right")
-    for what, before, after in rows_of(outcome):
-        damaged = what.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
-        table.add_row(what, before, Text(after, "red" if damaged else ""))
+    """The figures of the chosen trial and of the original, on held-out prompts."""
+    title = f"Trial {outcome.trial} on held-out prompts"
+    table = make_table("", *_MODELS, numbers=_MODELS, title=title)
+    for figure, before, after in rows_of(outcome):
+        damaged = figure.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
+        table.add_row(figure, before, Text(after, "red" if damaged else ""))
     return table
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Two models compared, part by part."""
-    table = Table(title=f"{evaluation.model} against {evaluation.against}", title_justify="left")
-    for heading in ("prompts", "", "original", "edited"):
-        table.add_column(heading, justify="right" if heading in ("original", "edited") else "left")
+    """Two models compared, on each part of the prompts."""
+    title = f"{evaluation.model} against {evaluation.against}"
+    table = make_table("prompts", "", *_MODELS, numbers=_MODELS, title=title)
     for name, figures in evaluation.parts.items():
         table.add_row(
             name.replace("_", "-"),
@@ -92,13 +95,15 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def anatomy_table(anatomy: Anatomy, coverage: Coverage | None) -> Table:
-    """Layers by components: shapes, numbers of matrices, post-norms, coverage if it was measured."""
-    table = Table(title="Layers and what writes in them", title_justify="left")
-    table.add_column("layer", justify="right")
+    """Layers by components: shapes, numbers of matrices, post-norms, and measured coverage."""
     components = list(anatomy.matrices())
-    for component in components:
-        table.add_column(component)
-    table.add_column("coverage", justify="right")
+    table = make_table(
+        "layer",
+        *components,
+        "coverage",
+        numbers=("layer", "coverage"),
+        title="Layers and what writes in them",
+    )
     for layer in range(len(anatomy.layers)):
         cells = [
             "\n".join(
@@ -128,50 +133,42 @@ def _writer(writer: Writer) -> str:
     return f"{count}{rows}×{columns}{norms}"
 
 
-def differences_table(first: str, second: str, found: Sequence[Difference]) -> Table:
-    """Two edits side by side, with the probability that chance alone makes each figure differ so."""
-    table = Table(title="Held-out prompts, the same for both", title_justify="left")
-    table.add_column("")
-    for heading in (first, second, "by chance alone"):
-        table.add_column(heading, justify="right")
-    for one in found:
-        table.add_row(
-            one.what,
-            one.first,
-            one.second,
-            Text(f"{one.chance:.4f}", "bold" if one.differs else ""),
-        )
+def differences_table(first: str, second: str, differences: Sequence[Difference]) -> Table:
+    """The figures of two edits, with the p-value of each difference; bold if it is significant."""
+    title = "Held-out prompts, the same for both"
+    headings = (first, second, "p-value")
+    table = make_table("", *headings, numbers=headings, title=title)
+    for each in differences:
+        p_value = Text(f"{each.p_value:.4f}", "bold" if each.significant else "")
+        table.add_row(each.figure, each.first, each.second, p_value)
     return table
 
 
-def spread_table(results: Sequence[SeedResult], found: Mapping[str, Spread]) -> Table:
-    """What each seed came to, and the spread of every figure."""
-    table = Table(title="The same search with other seeds", title_justify="left")
-    for heading in ("seed", "trial", *found):
-        table.add_column(heading, justify="right")
-    for one in results:
-        outcome = one.outcome
+def spread_table(results: Sequence[SeedResult], spreads: Mapping[str, Spread]) -> Table:
+    """The figures of each seed, and the spread of each figure."""
+    headings = ("seed", "trial", *spreads)
+    table = make_table(*headings, numbers=headings, title="The same search with other seeds")
+    for result in results:
+        outcome = result.outcome
         table.add_row(
-            str(one.seed),
+            str(result.seed),
             str(outcome.trial),
             str(outcome.edited.refusals),
             f"{outcome.kl.mean:z.4f}",
             f"{outcome.answer_kl.mean:z.4f}",
-            f"{one.hypervolume:.4f}",
+            f"{result.hypervolume:.4f}",
         )
     table.add_section()
-    rows = [f"{each.mean:z.4f} ± {each.deviation:.4f}" for each in found.values()]
-    table.add_row("mean ±", "", *rows)
-    table.add_row(
-        "range", "", *(f"{each.least:z.4f} to {each.most:z.4f}" for each in found.values())
-    )
+    found = spreads.values()
+    table.add_row("mean ±", "", *(f"{each.mean:z.4f} ± {each.deviation:.4f}" for each in found))
+    table.add_row("range", "", *(f"{each.least:z.4f} to {each.most:z.4f}" for each in found))
     return table
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Answers of the original and the edited model, side by side."""
+    """Each prompt with the answers of the original and of the edited model."""
     table = Table(title="The same prompts, before and after", title_justify="left", show_lines=True)
-    for heading in ("prompt", "original", "edited"):
+    for heading in ("prompt", *_MODELS):
         table.add_column(heading, ratio=1 if heading == "prompt" else 2)
     for comparison in comparisons:
         table.add_row(Text(comparison.prompt), Text(comparison.original), Text(comparison.edited))

@@ -1,19 +1,18 @@
-"""`excise upload`: a saved model or adapter, or the edit of a run, to the hub."""
+"""`excise upload`: uploads a saved model or adapter, or the edit of a run, to the hub."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
 from pathlib import Path
 
+from excise.cli.ask import Ask, answer_to
 from excise.cli.export_command import write
 from excise.cli.printable import ask_person
 from excise.cli.render import make_screen
 from excise.cli.screen import Screen
-from excise.cli.session import Ask, answer_to
 from excise.cli.stored import StoredRun, open_named
 from excise.cli.streams import is_attended
-from excise.config import flag_name, gather
+from excise.config import Inputs, flag_name
 from excise.errors import HubError, SaveError, SettingsError
 from excise.events import Note
 from excise.hub.folder import open_upload
@@ -24,8 +23,7 @@ from excise.system.paths import expanded
 
 def upload(
     word: str,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
+    inputs: Inputs,
     *,
     to: str,
     form: str | None,
@@ -34,14 +32,16 @@ def upload(
     ask: Ask = ask_person,
     ask_secretly: Ask = getpass.getpass,
 ) -> int:
-    """Upload what `word` names, a run or a folder, to the repository `to`. Returns the exit status."""
-    run = open_named(word, flags, environment)
+    """Upload the run or folder `word` to the repository `to`. Returns the exit status."""
+    run = open_named(word, inputs)
     of_both = ("yes", "json_lines", "no_hardware")
-    of_runs = [flag_name(field) for field in flags if field not in of_both]
+    of_runs = [flag_name(field) for field in inputs.flags if field not in of_both]
     of_runs += ["--as"] if form is not None else []
     if run is None and of_runs:
-        raise SettingsError(f"{of_runs[0]}: {word} is no run: it is uploaded as it is")
-    settings = run.settings if run else gather({**flags, "model": word}, environment, None)
+        raise SettingsError(
+            f"{of_runs[0]}: goes with a run, but {word} is a saved model or adapter"
+        )
+    settings = run.settings if run else inputs.with_flags(model=word).settings()
     attended = is_attended() and not (settings.yes or settings.json_lines)
     token = _token(ask_secretly if attended else None)
 
@@ -55,24 +55,21 @@ def upload(
         folder = expanded(word) if run is None else _written(run, form or "model", screen)
         what = open_upload(folder, hardware=not settings.no_hardware)
         if what.record is None:
-            screen(
-                Note(
-                    f"{folder} has no {NAME}: nobody will be able to make it again from its record"
-                )
-            )
+            screen(Note(f"{folder} has no {NAME}: excise reproduce will not be able to rebuild it"))
         try:
             send(what, to, token, screen, public=public, replace=replace)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted; nothing is visible at {to} yet; the same command goes on from there"
+                f"interrupted; nothing is visible at {to} yet; the same command resumes the upload"
             ) from None
     return 0
 
 
 def _token(ask_secretly: Ask | None) -> str:
-    """The token that huggingface_hub finds, or one that is typed and forgotten. Raises SettingsError.
+    """The token that huggingface_hub finds, or that the user types; it is not stored.
 
-    There is no flag for it: what stands on a command line is to be seen by everybody on the machine.
+    The token is not a flag, because all users of a machine can see command lines.
+    Raises SettingsError without a token.
     """
     from huggingface_hub import get_token
     from huggingface_hub.errors import OIDCError
@@ -83,9 +80,9 @@ def _token(ask_secretly: Ask | None) -> str:
         token = get_token()
     except OIDCError as error:
         reason = without_secrets(str(error))
-        raise HubError(f"no token could be had from HF_OIDC_RESOURCE: {reason}") from None
+        raise HubError(f"HF_OIDC_RESOURCE gives no token: {reason}") from None
     if not token and ask_secretly is not None:
-        question = "Token of the hub, with the right to write (it is not kept): "
+        question = "Token of the hub, with write permission (it is not stored): "
         token = answer_to(ask_secretly, question)
     if not token:
         raise SettingsError(
@@ -95,10 +92,10 @@ def _token(ask_secretly: Ask | None) -> str:
 
 
 def _written(run: StoredRun, form: str, screen: Screen) -> Path:
-    """The run's edit in a folder: as it was saved in its run directory, or written now, beside that.
+    """A folder with the run's edit: saved in the run directory earlier, or written beside it now.
 
-    It stays there, so that an upload that failed goes on with the same bytes. A search may be at work in
-    the run directory, so nothing is written there.
+    The new folder stays, so that a failed upload resumes with the same files. It is not in the run
+    directory, in which a search may be running.
     """
     number = run.choice()
     run_folder = run.directory.folder
@@ -108,15 +105,11 @@ def _written(run: StoredRun, form: str, screen: Screen) -> Path:
     if not folder.exists():
         write(run, number, screen, **{"save" if form == "model" else "adapter": folder})
         return folder
-    there = read_reproduction(folder) if (folder / NAME).is_file() else None
-    digest = run.directory.identity().model_digest
-    if there is None or (there.made, there.trial.number, there.model.digest) != (
-        form,
-        number,
-        digest,
-    ):
+    record = read_reproduction(folder) if (folder / NAME).is_file() else None
+    wanted = form, number, run.directory.identity().model_digest
+    if record is None or (record.made, record.trial.number, record.model.digest) != wanted:
         raise SaveError(
-            f"{folder}: is not the {form} of trial {number}; move it away, or upload it by its name"
+            f"{folder}: is not the {form} of trial {number}; move it, or upload it by its name"
         )
-    screen(Note(f"taking the {form} of trial {number} that lies in {folder}"))
+    screen(Note(f"using the {form} of trial {number} in {folder}"))
     return folder

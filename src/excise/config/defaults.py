@@ -1,4 +1,4 @@
-"""What is filled in where prompt sets were left open, and what contradicts itself."""
+"""Default prompt sets, and errors of contradicting prompt settings."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ from collections.abc import Mapping
 
 from pydantic_core import PydanticCustomError
 
-DEFAULT_SETS = {
-    "target": "mlabonne/harmful_behaviors",
-    "control": "mlabonne/harmless_alpaca",
-}
-"""The field's data sets, used for a kind of prompts for which nothing is given."""
+DEFAULT_SETS = {"target": "mlabonne/harmful_behaviors", "control": "mlabonne/harmless_alpaca"}
+"""The usual data sets of refusal research, for a kind without prompts from the user."""
 
 
 def filled_in(values: Mapping[str, object]) -> dict[str, object]:
-    """Settings by field, with prompt sets filled in. Raises PydanticCustomError."""
+    """Settings by field, with default prompt sets. Raises PydanticCustomError."""
     filled = dict(values)
-    # Records of older versions have a second name for one data type, beside the list that holds it.
+    # Records of older versions repeat the data type under this key.
     filled.pop("dtype", None)
-    given = {name for name, one in filled.items() if one is not None}
+    named = {name for name, value in filled.items() if value is not None}
     for kind, data_set in DEFAULT_SETS.items():
         parts = [f"{kind}_{part}" for part in ("train", "search", "held_out")]
-        parts = [name for name in parts if name in given]
-        if kind in given:
+        parts = [name for name in parts if name in named]
+        if kind in named:
             if parts:
                 raise contradiction(
                     "exclude each other; give the whole set or its parts", kind, parts[0]
@@ -33,13 +30,11 @@ def filled_in(values: Mapping[str, object]) -> dict[str, object]:
             filled[f"{kind}_search"] = f"{data_set}:test[:100]"
             continue
         for needed in (f"{kind}_train", f"{kind}_search"):
-            if needed not in given:
-                raise contradiction(
-                    f"needs {needed} beside it, or give one set as {kind}", parts[0]
-                )
+            if needed not in named:
+                raise contradiction(f"needs {needed} too, or give one set as {kind}", parts[0])
     return filled
 
 
 def contradiction(message: str, *fields: str) -> PydanticCustomError:
-    """An error about several settings at once; `gather` puts their places in front of it."""
+    """An error about several settings; `gather` adds their places."""
     return PydanticCustomError("contradiction", "{message}", {"message": message, "fields": fields})

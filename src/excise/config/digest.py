@@ -1,13 +1,12 @@
-"""What of the settings decides what a study is."""
+"""The settings that identify a study."""
 
 from __future__ import annotations
 
 from excise.config.settings import Settings
 from excise.store.identity import stored_digest
 
-# How far a run goes, how it is carried out and where its results go: the same study can be
-# continued with other values of these.
-_NOT_OF_THE_STUDY = frozenset(
+# Settings of the search's length, its execution and its output: a study can be continued with other values.
+_FREE = frozenset(
     (
         "device",
         "max_memory",
@@ -34,9 +33,9 @@ _NOT_OF_THE_STUDY = frozenset(
 
 
 def study_settings(settings: Settings) -> dict[str, object]:
-    """The settings that decide what the study is, as plain JSON values."""
-    stored = settings.model_dump(mode="json", exclude=set(_NOT_OF_THE_STUDY))
-    # A setting that is younger than the format: a study without it is still the study that it was.
+    """The settings that identify the study, as plain JSON values."""
+    stored = settings.model_dump(mode="json", exclude=set(_FREE))
+    # The setting is newer than the format: without a value, the digest of older studies stays.
     if not stored["template_arguments"]:
         del stored["template_arguments"]
     return stored

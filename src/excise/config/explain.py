@@ -1,4 +1,4 @@
-"""Say in one line what is wrong with a setting, in place of pydantic's several."""
+"""Explains an invalid setting in one line, instead of pydantic's several lines."""
 
 from __future__ import annotations
 
@@ -40,49 +40,49 @@ _MESSAGES = {
 
 
 @dataclass(frozen=True)
-class Given:
-    """A value, and where it came from."""
+class PlacedValue:
+    """A value and the place that it came from."""
 
     value: object
     place: str
-    """Where: `--trials`, `EXCISE_TRIALS`, `excise.toml: trials`."""
+    """For example `--trials`, `EXCISE_TRIALS`, `excise.toml: trials`."""
     assignment: str
-    """The same with the value: `--trials=abc`."""
+    """The place with the value: `--trials=abc`."""
 
 
-def explain(errors: Sequence[ErrorDetails], given: Mapping[str, Given]) -> str:
-    """One line for pydantic's errors: the place, what is wrong there, what is allowed.
+def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -> str:
+    """One line for the first of pydantic's errors: the place, the mistake, the allowed values.
 
-    The first error is told. A misspelt key goes before the required one that it stands for.
+    A misspelt key comes before a missing key, because the misspelling may be the cause.
     """
     unknown = [error for error in errors if error["type"] == "extra_forbidden"]
     error = (unknown or errors)[0]
     context: dict[str, Any] = error.get("ctx", {})
     if error["type"] == "contradiction":
-        places = [_place(field, given) for field in context["fields"]]
+        places = [_place(field, values) for field in context["fields"]]
         return f"{' and '.join(places)}: {context['message']}"
     field, *inner = error["loc"]
     keys = [str(key) for key in inner if not isinstance(key, int)]
     if keys:
-        # Inside a table, the key and its own value say more than the whole table would.
-        where = ".".join([_place(str(field), given), *keys])
+        # The line names the key inside a table instead of the whole table.
+        where = ".".join([_place(str(field), values), *keys])
         if error["type"] == "missing":
-            return f"{where}: missing; say where the prompts are"
+            return f"{where}: missing; name the source of the prompts"
         if error["type"] == "extra_forbidden":
             return f"{where}: no such key{did_you_mean(keys[-1], PromptSource.model_fields)}"
         where += f" = {json.dumps(error['input'], ensure_ascii=False, default=str)}"
     else:
-        where = given[str(field)].assignment if field in given else flag_name(str(field))
-    return f"{_shorten(where)}: {_what(error, context, str(field))}"
+        where = values[str(field)].assignment if field in values else flag_name(str(field))
+    return f"{_shorten(where)}: {_reason(error, context, str(field))}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A clause that names the nearest known word; empty if none is near."""
+    """A clause that suggests the nearest known word; empty without a near word."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _what(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
+def _reason(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
     if error["type"] == "literal_error":
         allowed = choices(field)
         return f"must be one of {', '.join(allowed)}{did_you_mean(str(error['input']), allowed)}"
@@ -93,11 +93,11 @@ def _what(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
     return error["msg"]
 
 
-def _place(field: str, given: Mapping[str, Given]) -> str:
-    return given[field].place if field in given else flag_name(field)
+def _place(field: str, values: Mapping[str, PlacedValue]) -> str:
+    return values[field].place if field in values else flag_name(field)
 
 
 def _shorten(text: str) -> str:
-    """On one line, and not much longer than that."""
+    """The text on one line, cut to a bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST_VALUE else line[: _LONGEST_VALUE - 1] + "…"

@@ -1,4 +1,4 @@
-"""What a setting is called where it is given, and what values it takes."""
+"""Names of settings as flags, variables and keys, and the values that they take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from excise.config.settings import Settings
 from excise.config.template import as_text
 from excise.prompts.source import PromptSource
 
-# `json` would shadow a method of pydantic's models. Of kinds and data types, one is what most people give.
+# A field `json` would shadow a method of pydantic. Most users give one kind and one data type.
 _PUBLIC_NAMES = {"json_lines": "json", "kinds": "kind", "dtypes": "dtype"}
 _METAVARS: dict[Any, str] = {
     int: "N",
@@ -27,7 +27,7 @@ def public_name(field: str) -> str:
 
 
 def field_names() -> dict[str, str]:
-    """Every name a setting can be given by, with underscores, to the name of its field."""
+    """Every name of a setting, with underscores → the name of its field."""
     return {public_name(field): field for field in Settings.model_fields} | {
         field: field for field in Settings.model_fields
     }
@@ -67,7 +67,7 @@ def is_table(field: str) -> bool:
 
 
 def choices(field: str) -> tuple[str, ...]:
-    """The values a field, or each element of it, may have; empty where there is no fixed list."""
+    """The allowed values of a field or of its elements; empty without a fixed list."""
     annotation = value_type(field)
     if is_list(field):
         annotation = get_args(annotation)[0]
@@ -75,7 +75,7 @@ def choices(field: str) -> tuple[str, ...]:
 
 
 def default_text(field: str) -> str:
-    """The default as the help text has it; empty for a switch and where the setting is left open."""
+    """The default for the help text; empty for a switch and for None."""
     info = Settings.model_fields[field]
     if info.is_required() or info.default is None or is_switch(field):
         return ""
@@ -88,7 +88,7 @@ def default_text(field: str) -> str:
 
 
 def metavar(field: str) -> str:
-    """What stands for the value in the help text; empty for a switch."""
+    """The placeholder of the value in the help text; empty for a switch."""
     extra = Settings.model_fields[field].json_schema_extra
     if isinstance(extra, dict) and "metavar" in extra:
         return str(extra["metavar"])

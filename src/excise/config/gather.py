@@ -1,4 +1,4 @@
-"""Settings from their places: first flags, then what a run recorded, the environment, `excise.toml`."""
+"""Gathers settings from flags, a stored file, the environment and `excise.toml`, in this order."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from excise.config.explain import Given, did_you_mean, explain
+from excise.config.explain import PlacedValue, did_you_mean, explain
 from excise.config.flags import (
     field_names,
     flag_name,
@@ -36,22 +36,38 @@ _OF_BACKSLASHES = (
     "Invalid hex value",
     "Invalid initial character for a key part",
 )
-"""How tomllib's messages begin where a backslash in double quotes is no escape."""
+"""Beginnings of tomllib's messages for a backslash in double quotes that is no escape."""
 
-Layer = dict[str, Given]
-"""Field name to the value that one of the places gives it."""
+Layer = dict[str, PlacedValue]
+"""Field name → the value from one place."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Settings that a file of excise's own holds, such as the `run.json` of a run that is opened again.
+    """Settings from a file that excise wrote, such as `run.json`.
 
-    place: the file, for messages. values: by field, as JSON has them; None says that a setting was left
-    open there, so that nothing that stands in the environment or in `excise.toml` counts for it.
+    place: the file, for messages. values: by field, as JSON; None means that the setting was left open, which
+    also overrides the environment and `excise.toml`.
     """
 
     place: str
     values: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The flags and environment variables that a command was called with."""
+
+    flags: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def with_flags(self, **flags: object) -> Inputs:
+        """The same with further flags, by field, which replace others."""
+        return replace(self, flags={**self.flags, **flags})
+
+    def settings(self, stored: Stored | None = None, *, needs_model: bool = True) -> Settings:
+        """`gather` with `excise.toml` of the working directory."""
+        return gather(self.flags, self.environment, None, stored, needs_model=needs_model)
 
 
 def gather(
@@ -62,40 +78,38 @@ def gather(
     *,
     needs_model: bool = True,
 ) -> Settings:
-    """Merge the places where settings come from: a flag first, then `stored`, the environment, the file.
+    """Merge settings from all places: flags, then `stored`, the environment, and `excise.toml`.
 
-    `flags` maps names of fields (or flags) to what was typed; None says that the flag was not given.
-    Without `toml_path`, `excise.toml` of the working directory is read if there is one. A list in a
-    flag or a variable is separated by commas, or a JSON list; a prompt set may be a JSON object.
-    needs_model: False where no model is looked at; without one `Settings.model` is then empty.
+    flags: names of fields or flags → typed text; None for a flag that was not typed. A list is a JSON list or
+    separated by commas; a prompt set may be a JSON object. toml_path: None reads `excise.toml` of the working
+    directory if it exists. needs_model: False allows an empty `Settings.model`.
 
-    Raises:
-        SettingsError: one line that names the place, what is wrong with it and what is allowed; or the
-            place that asks, unlike the flags, to run code that comes with a model.
+    Raises SettingsError with one line: the place, the mistake and the allowed values. Only flags may allow
+    code that comes with a model; elsewhere that is a mistake.
     """
     toml, typed = _from_toml(toml_path), _from_flags(flags)
-    beneath = [toml, _from_environment(environment)]
+    layers = [toml, _from_environment(environment)]
     if stored is not None:
-        beneath.append(_from_table(stored.place, stored.values))
-    wishes: list[Given] = []
-    given: Layer = {}
-    for layer in beneath:
-        safe, wish = without_trust(layer)
-        wishes += [] if wish is None else [wish]
-        given |= safe
-    given |= typed
-    refuse_untyped(wishes, is_typed(typed), given)
-    refuse_chosen_by_file(is_typed(typed), toml, given)
-    given = {field: one for field, one in given.items() if one.value is not None}
-    if needs_model and "model" not in given:
+        layers.append(_from_table(stored.place, stored.values))
+    requests: list[PlacedValue] = []
+    values: Layer = {}
+    for layer in layers:
+        safe, request = without_trust(layer)
+        requests += [] if request is None else [request]
+        values |= safe
+    values |= typed
+    refuse_untyped(requests, is_typed(typed), values)
+    refuse_chosen_by_file(is_typed(typed), toml, values)
+    values = {field: each for field, each in values.items() if each.value is not None}
+    if needs_model and "model" not in values:
         raise SettingsError(
             f"no model: name one (excise MODEL), set {variable_name('model')}, "
             f"or write model = … in {TOML_NAME}"
         )
     try:
-        return Settings.model_validate({field: one.value for field, one in given.items()})
+        return Settings.model_validate({field: each.value for field, each in values.items()})
     except ValidationError as error:
-        raise SettingsError(explain(error.errors(), given)) from None
+        raise SettingsError(explain(error.errors(), values)) from None
 
 
 def _from_flags(flags: Mapping[str, object]) -> Layer:
@@ -104,13 +118,16 @@ def _from_flags(flags: Mapping[str, object]) -> Layer:
         name = key.lstrip("-").replace("-", "_")
         place = flag_name(field_names().get(name, name))
         if value is not None:
-            given.append((name, Given(value, place, f"{place}={value}")))
+            given.append((name, PlacedValue(value, place, f"{place}={value}")))
     return _layer(given, "flag", map(flag_name, Settings.model_fields))
 
 
 def _from_environment(environment: Mapping[str, str]) -> Layer:
     given = [
-        (place.removeprefix(_VARIABLE_PREFIX).lower(), Given(value, place, f"{place}={value}"))
+        (
+            place.removeprefix(_VARIABLE_PREFIX).lower(),
+            PlacedValue(value, place, f"{place}={value}"),
+        )
         for place, value in environment.items()
         if place.startswith(_VARIABLE_PREFIX)
     ]
@@ -130,13 +147,13 @@ def _from_table(file: str, table: Mapping[str, object]) -> Layer:
     for key, value in table.items():
         text = json.dumps(value, ensure_ascii=False, default=str)
         given.append(
-            (key.replace("-", "_"), Given(value, f"{file}: {key}", f"{file}: {key} = {text}"))
+            (key.replace("-", "_"), PlacedValue(value, f"{file}: {key}", f"{file}: {key} = {text}"))
         )
     return _layer(given, "setting", field_names())
 
 
-def _layer(given: Iterable[tuple[str, Given]], noun: str, known: Iterable[str]) -> Layer:
-    """What one place gives, by field. Raises SettingsError for an unknown name, or two of one setting."""
+def _layer(given: Iterable[tuple[str, PlacedValue]], noun: str, known: Iterable[str]) -> Layer:
+    """The values from one place, by field. Raises SettingsError for an unknown name or a repeated setting."""
     layer: Layer = {}
     for name, one in given:
         field = field_names().get(name)
@@ -178,12 +195,12 @@ def _read_toml(path: Path) -> dict[str, object]:
         raise SettingsError(f"{path}: {position}: not TOML: {message}") from None
 
 
-def _decoded(field: str, given: Given) -> object:
-    """Take lists and tables out of the text that a flag or a variable can only hold."""
-    value = given.value
+def _decoded(field: str, placed: PlacedValue) -> object:
+    """The value of a setting; lists and tables are parsed from text."""
+    value = placed.value
     if isinstance(value, bool) and not is_switch(field):
-        # pydantic would take true for the number 1.
-        raise SettingsError(f"{given.assignment}: must not be true or false")
+        # pydantic would read true as the number 1.
+        raise SettingsError(f"{placed.assignment}: must not be true or false")
     if isinstance(value, dict) and not is_table(field):
         return {key.replace("-", "_"): one for key, one in value.items()}
     if not isinstance(value, str):
@@ -198,8 +215,8 @@ def _decoded(field: str, given: Given) -> object:
             return parse_json(text)
     except json.JSONDecodeError as error:
         raise SettingsError(
-            f"{given.place}: not JSON (character {error.pos + 1}): {error.msg}"
+            f"{placed.place}: not JSON (character {error.pos + 1}): {error.msg}"
         ) from None
     except ValueError as error:
-        raise SettingsError(f"{given.place}: {error}") from None
+        raise SettingsError(f"{placed.place}: {error}") from None
     return value

@@ -1,4 +1,4 @@
-"""Memory limits for devices, as people write them: `0=20GiB`, `cpu=1.5TB`."""
+"""Parses memory limits of devices: `0=20GiB`, `cpu=1.5TB`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def memory_limits(limits: Sequence[str]) -> dict[int | str, int]:
-    """Device, an accelerator's number or a name, to bytes. Raises ValueError that says what is allowed."""
+    """Device (number of an accelerator, or name) → bytes. Raises ValueError."""
     result: dict[int | str, int] = {}
     for limit in limits:
         found = _LIMIT.fullmatch(limit.strip())

@@ -1,14 +1,13 @@
-"""The part of the settings that says where prompts are read from."""
+"""The settings that name prompts."""
 
 from __future__ import annotations
 
 from excise.config.settings import Settings
-from excise.prompts.load import KindSources, PromptSources
-from excise.prompts.read import PromptDefaults
+from excise.prompts.read import KindSources, PromptDefaults, PromptSources
 
 
 def prompt_sources(settings: Settings) -> PromptSources:
-    """Where `settings` say that prompts are."""
+    """The places of the prompts that `settings` name."""
     return PromptSources(
         _of_kind(settings, "target"),
         _of_kind(settings, "control"),

@@ -5,14 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
@@ -24,205 +17,151 @@ from excise.scorers.markers import DEFAULT_MARKERS, normalise
 from excise.system.paths import expanded
 
 
-def _metavar(text: str) -> dict[str, Any]:
-    return {"metavar": text}
+def _field(default: Any, description: str, *, metavar: str = "", **limits: Any) -> Any:
+    """A setting. metavar: the placeholder of its value in help texts, if not that of its type."""
+    extra: dict[str, Any] | None = {"metavar": metavar} if metavar else None
+    return Field(default=default, description=description, json_schema_extra=extra, **limits)
+
+
+def _unset(description: str, *, metavar: str = "", **limits: Any) -> Any:
+    """A setting whose default is None."""
+    return _field(None, description, metavar=metavar, **limits)
+
+
+def _off(description: str) -> Any:
+    """A switch whose default is False."""
+    return _field(False, description)
 
 
 class Settings(BaseModel):
-    """Everything a user can decide about a run. Frozen; an unknown name is an error.
+    """All settings of a run. Frozen; an unknown name is an error.
 
-    Build it with `gather`, which says in one line where a wrong value came from. Where prompts were
-    left open, the fields hold what was filled in: a stored copy says what was used.
+    `gather` makes it and reports in one line where a wrong value came from. Prompt sets that the user left
+    open have their default values, so that a stored copy names what was used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(
-        default="", min_length=1, description="Hub id, local folder or .gguf file of the model."
-    )
-    revision: str | None = Field(
-        default=None, description="Commit, tag or branch of the model on the hub."
-    )
-    dtypes: tuple[DataType, ...] = Field(
-        default=("auto", "float16", "bfloat16", "float32"),
+    model: str = _field("", "Hub id, local folder or .gguf file of the model.", min_length=1)
+    revision: str | None = _unset("Commit, tag or branch of the model on the hub.")
+    dtypes: tuple[DataType, ...] = _field(
+        ("auto", "float16", "bfloat16", "float32"),
+        "Data type of the loaded model, or several data types to try in this order.",
         min_length=1,
-        description="The data type to load the model in, or several to try in turn.",
     )
-    device: str = Field(
-        default="auto", min_length=1, description="auto, cpu, cuda, cuda:1, mps, …."
+    device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps, ….", min_length=1)
+    quantization: Quantization = _field(
+        "none", "Quantise while loading: bitsandbytes 4-bit or 8-bit, torchao int8 or int4."
     )
-    quantization: Quantization = Field(
-        default="none",
-        description="Pack the weights while loading: bitsandbytes 4-bit or 8-bit, torchao int8 or int4.",
+    max_memory: tuple[str, ...] = _field(
+        (),
+        "Memory limit of each device for weights, such as 0=20GiB,cpu=60GiB; the rest goes to disk.",
+        metavar="DEVICE=SIZE,…",
     )
-    max_memory: tuple[str, ...] = Field(
-        default=(),
-        description="Most that each device may hold of the weights, such as 0=20GiB,cpu=60GiB; the rest "
-        "goes to disk.",
-        json_schema_extra=_metavar("DEVICE=SIZE,…"),
+    offload_folder: Path | None = _unset(
+        "Folder for weights that exceed max_memory.", metavar="DIR"
     )
-    offload_folder: Path | None = Field(
-        default=None,
-        description="Where weights go that max_memory leaves no room for.",
-        json_schema_extra=_metavar("DIR"),
+    trust_remote_code: bool = _off(
+        "Run code that comes with the model; works only as a flag on the command line."
     )
-    trust_remote_code: bool = Field(
-        default=False,
-        description="Run code that comes with the model; counts only where it is typed.",
-    )
-    chat_template: str | None = Field(
-        default=None,
+    chat_template: str | None = _unset(
+        "Jinja file of the chat template, or the name of one of the model's templates.",
+        metavar="FILE|NAME",
         min_length=1,
-        description="Jinja file to use as the chat template, or the name of one of the model's own.",
-        json_schema_extra=_metavar("FILE|NAME"),
     )
-    template_arguments: dict[str, JsonValue] = Field(
-        default={},
-        description="What the chat template is given beside the messages, such as enable_thinking=false.",
-        json_schema_extra=_metavar("KEY=VALUE,…"),
+    template_arguments: dict[str, JsonValue] = _field(
+        {},
+        "Further arguments of the chat template, such as enable_thinking=false.",
+        metavar="KEY=VALUE,…",
     )
-    system_prompt: str | None = Field(
-        default=None, description="System prompt of every prompt set."
-    )
-    response_prefix: str | None = Field(
-        default=None,
-        description="What every answer begins with, skipped when scoring; found if not given.",
+    system_prompt: str | None = _unset("System prompt for all prompt sets.")
+    response_prefix: str | None = _unset(
+        "Common beginning of all answers, skipped when scoring; detected if not given."
     )
 
-    target: PromptSource | None = Field(
-        default=None, description="Prompts that show the behaviour, one set to be split three ways."
+    target: PromptSource | None = _unset(
+        "Prompts that show the behaviour; one set, which is split into three parts."
     )
-    control: PromptSource | None = Field(
-        default=None, description="Prompts that do not show it, one set to be split three ways."
+    control: PromptSource | None = _unset(
+        "Prompts that do not show the behaviour; one set, which is split into three parts."
     )
-    target_train: PromptSource | None = Field(
-        default=None, description="Target prompts to find directions with."
+    target_train: PromptSource | None = _unset("Target prompts to find directions with.")
+    target_search: PromptSource | None = _unset("Target prompts to score trials with.")
+    target_held_out: PromptSource | None = _unset(
+        "Target prompts for the final figures; split off the train set if not given."
     )
-    target_search: PromptSource | None = Field(
-        default=None, description="Target prompts to score trials with."
+    control_train: PromptSource | None = _unset("Control prompts to find directions with.")
+    control_search: PromptSource | None = _unset("Control prompts to score trials with.")
+    control_held_out: PromptSource | None = _unset(
+        "Control prompts for the final figures; split off the train set if not given."
     )
-    target_held_out: PromptSource | None = Field(
-        default=None,
-        description="Target prompts for the final figures; cut off train if not given.",
-    )
-    control_train: PromptSource | None = Field(
-        default=None, description="Control prompts to find directions with."
-    )
-    control_search: PromptSource | None = Field(
-        default=None, description="Control prompts to score trials with."
-    )
-    control_held_out: PromptSource | None = Field(
-        default=None,
-        description="Control prompts for the final figures; cut off train if not given.",
-    )
-    column: str = Field(default="text", min_length=1, description="Column that holds the prompts.")
-    prefix: str = Field(default="", description="Text put before every prompt.")
-    suffix: str = Field(default="", description="Text put after every prompt.")
+    column: str = _field("text", "Column that holds the prompts.", min_length=1)
+    prefix: str = _field("", "Text before every prompt.")
+    suffix: str = _field("", "Text after every prompt.")
 
-    kinds: tuple[Kind, ...] = Field(
-        default=("discriminant", "orthogonal"),
+    kinds: tuple[Kind, ...] = _field(
+        ("discriminant", "orthogonal"),
+        "Kind of operator that removes a direction; among several kinds the search chooses.",
         min_length=1,
-        description="How a direction is taken out of a matrix; of several the search chooses.",
     )
-    directions: int = Field(
-        default=1, ge=1, le=8, description="Directions to remove, one after the other."
+    directions: int = _field(1, "Directions to remove, one after the other.", ge=1, le=8)
+    direction_from: Literal["mean", "geometric_median"] = _field(
+        "mean", "How to average the residuals of target and of control prompts."
     )
-    direction_from: Literal["mean", "geometric_median"] = Field(
-        default="mean",
-        description="What stands for the middle of the target and of the control prompts.",
+    winsorise: float = _field(
+        1.0, "Quantile to which residuals are clipped before averaging; 1 is off.", gt=0.5, le=1
     )
-    winsorise: float = Field(
-        default=1.0,
-        gt=0.5,
-        le=1,
-        description="Quantile to clip residuals to before averaging; 1 is off.",
-    )
-    orthogonalise: bool = Field(
-        default=False,
-        description="Make each direction orthogonal to the mean of the control prompts.",
-    )
+    orthogonalise: bool = _off("Make each direction orthogonal to the mean of the control prompts.")
 
-    trials: int = Field(default=30, ge=1, description="Trials in the whole study.")
-    startup_trials: int = Field(
-        default=12, ge=0, description="Trials around the closed forms before the search learns."
+    trials: int = _field(30, "Trials in the whole study.", ge=1)
+    startup_trials: int = _field(
+        12, "Trials near the closed forms before the sampler uses earlier trials.", ge=0
     )
-    seeds: int = Field(
-        default=1, ge=1, description="Searches with seeds from --seed on, to report their spread."
+    seeds: int = _field(
+        1, "Number of searches with seeds from --seed on, to report their spread.", ge=1
     )
-    seed: int = Field(default=0, ge=0, description="Seed of everything that is random.")
-    search_seconds: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Propose no more trials after this long in one go.",
-        json_schema_extra=_metavar("SECONDS"),
+    seed: int = _field(0, "Seed of everything that is random.", ge=0)
+    search_seconds: float | None = _unset(
+        "Time limit after which no trial starts.", metavar="SECONDS", gt=0, allow_inf_nan=False
     )
-    max_new_tokens: int = Field(default=100, ge=1, description="Longest answer, in tokens.")
-    batch_size: int = Field(default=0, ge=0, description="Prompts at a time; 0 finds it out.")
-    candidates: int = Field(
-        default=0, ge=0, description="Candidates under way at a time; 0 finds it out."
+    max_new_tokens: int = _field(100, "Longest answer, in tokens.", ge=1)
+    batch_size: int = _field(0, "Prompts in a batch; 0 finds the size.", ge=0)
+    candidates: int = _field(0, "Candidates that are scored together; 0 finds the number.", ge=0)
+    exhaustive: bool = _off("Score every answer and run every layer; slower, with the same front.")
+    markers: tuple[str, ...] = _field(
+        DEFAULT_MARKERS, "Phrases that make an answer a refusal.", min_length=1
     )
-    exhaustive: bool = Field(
-        default=False,
-        description="Take no short cut: wait for every verdict, run every layer; the same front.",
+    writers: tuple[str, ...] = _field(
+        (),
+        "Modules that write to the residual stream; * matches any text.",
+        metavar="PATTERN=COMPONENT",
     )
-    markers: tuple[str, ...] = Field(
-        default=DEFAULT_MARKERS, min_length=1, description="Phrases that make an answer a refusal."
-    )
-    writers: tuple[str, ...] = Field(
-        default=(),
-        description="Modules that write, as PATTERN=COMPONENT; * stands for anything.",
-        json_schema_extra=_metavar("PATTERN=COMPONENT"),
-    )
-    config_only: bool = Field(
-        default=False, description="Look at the configuration alone; load no weights."
-    )
-    allow_partial: bool = Field(
-        default=False, description="Go on although not every layer is covered."
-    )
-    allow_absent: bool = Field(
-        default=False, description="Go on although the model hardly shows the behaviour."
-    )
+    config_only: bool = _off("Inspect only the configuration; load no weights.")
+    allow_partial: bool = _off("Continue although some layers are not covered.")
+    allow_absent: bool = _off("Continue although the model hardly shows the behaviour.")
 
-    run_dir: Path | None = Field(
-        default=None, description="Where the run is kept.", json_schema_extra=_metavar("DIR")
+    run_dir: Path | None = _unset("Run directory.", metavar="DIR")
+    select: str | None = _unset(
+        'Trial to choose: knee, fewest, its number, or "refusals<=5".', metavar="RULE", min_length=1
     )
-    select: str | None = Field(
-        default=None,
-        min_length=1,
-        description='Trial to take: knee, fewest, its number, or "refusals<=5".',
-        json_schema_extra=_metavar("RULE"),
+    save: Path | None = _unset("Folder for the edited model.", metavar="DIR")
+    adapter: Path | None = _unset("Folder for the edit as an adapter.", metavar="DIR")
+    no_hardware: bool = _off("Omit hardware details from the record.")
+    packed: Literal["same", "plain"] = _field(
+        "same", "Form of packed matrices in the edited model: packed the same way, or plain."
     )
-    save: Path | None = Field(
-        default=None, description="Save the edited model here.", json_schema_extra=_metavar("DIR")
-    )
-    adapter: Path | None = Field(
-        default=None,
-        description="Save the edit as an adapter here.",
-        json_schema_extra=_metavar("DIR"),
-    )
-    no_hardware: bool = Field(
-        default=False, description="Leave what the run was made on out of its record."
-    )
-    packed: Literal["same", "plain"] = Field(
-        default="same",
-        description="What packed matrices become in the edited model: packed the same way, or plain.",
-    )
-    yes: bool = Field(default=False, description="Ask nothing; take the default answer.")
-    json_lines: bool = Field(
-        default=False,
-        description="JSON on standard output: events line by line, or the one result.",
-    )
+    yes: bool = _off("Ask nothing; use the default answers.")
+    json_lines: bool = _off("Write JSON to standard output: a line for each event, or the result.")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, value: object) -> object:
-        """Reject contradictions; fill in the prompt sets that were left open."""
+        """Reject contradictions and set the prompt sets that the user left open."""
         return filled_in(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _nothing_without_effect(self) -> Settings:
-        """Refuse what would be ignored: these shape residual directions alone."""
+    def _refuse_ignored(self) -> Settings:
+        """Refuse settings of residual directions if no kind uses them."""
         if not any(map(of_residuals, self.kinds)):
             for field, off in (
                 ("winsorise", 1.0),
@@ -231,15 +170,15 @@ class Settings(BaseModel):
             ):
                 if getattr(self, field) != off:
                     raise contradiction(
-                        "has an effect on kinds of residual directions only; give kind=orthogonal or "
-                        "kind=row_normalised with it",
+                        "only affects kinds of residual directions; give kind=orthogonal or "
+                        "kind=row_normalised too",
                         field,
                     )
         return self
 
     @model_validator(mode="after")
-    def _placed_once(self) -> Settings:
-        """Refuse to name one device and to spread over several at once."""
+    def _refuse_two_placements(self) -> Settings:
+        """Refuse one device together with limits for several devices."""
         if self.device != "auto":
             for field in ("max_memory", "offload_folder"):
                 if getattr(self, field):
@@ -250,8 +189,8 @@ class Settings(BaseModel):
 
     @field_validator("offload_folder", "run_dir", "save", "adapter")
     @classmethod
-    def _at_home(cls, path: Path | None) -> Path | None:
-        """Shells leave `~` alone behind `--save=`, and Windows' shells leave it alone everywhere."""
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        """Expand `~`, which shells do not expand after `--save=`, and Windows' shells nowhere."""
         return path if path is None else expanded(path)
 
     @field_validator("template_arguments")
@@ -268,15 +207,15 @@ class Settings(BaseModel):
 
     @field_validator("kinds")
     @classmethod
-    def _each_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    def _unique_kinds(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
         return tuple(dict.fromkeys(kinds))
 
     @field_validator("markers")
     @classmethod
     def _normalise_markers(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
-        """Answers are compared in normalised form, so markers have to be in it too."""
+        """Normalise markers like the answers that they are compared with."""
         normal = tuple(normalise(marker) for marker in markers)
         if not all(normal):
-            # An empty phrase is found in every answer: everything would count as a refusal.
+            # Every answer contains the empty phrase, so every answer would count as a refusal.
             raise ValueError("a marker may not be empty")
         return normal

@@ -1,4 +1,4 @@
-"""Arguments of a chat template as people write them: KEY=VALUE, separated by commas."""
+"""Parses arguments of a chat template: KEY=VALUE, separated by commas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from excise.system.json_files import parse_json
 
 _WORDS: Mapping[str, JsonValue] = {"true": True, "false": False, "none": None, "null": None}
-"""Written in any case: Python and Jinja say True, JSON says true."""
+"""In any case: True in Python and Jinja, true in JSON."""
 _TAKEN = frozenset(
     (
         "add_generation_prompt",
@@ -32,14 +32,14 @@ _TAKEN = frozenset(
         "truncation",
     )
 )
-"""Arguments that say how the template is called; excise decides them."""
+"""Arguments that excise itself passes to the template."""
 
 
 def read_arguments(text: str) -> dict[str, JsonValue]:
     """`enable_thinking=false,reasoning_effort=low` as a mapping; also a JSON object.
 
-    A value is true, false, none, a JSON number or text in quotes, or else a text as it stands. Raises
-    ValueError if a part is no KEY=VALUE or the text is no JSON object.
+    A value is true, false, none, a JSON number, a JSON string or plain text. Raises ValueError for invalid
+    text.
     """
     if text.lstrip().startswith("{"):
         found = parse_json(text)
@@ -62,12 +62,12 @@ def as_text(arguments: Mapping[str, object]) -> str:
 
 
 def require_arguments(arguments: Mapping[str, JsonValue]) -> None:
-    """Raise ValueError for a key that a template cannot be given."""
+    """Raise ValueError for a key that cannot be an argument of a template."""
     for key in arguments:
         if not key.isidentifier():
             raise ValueError(f"{key or 'nothing'}: not the name of a variable")
         if key in _TAKEN:
-            raise ValueError(f"{key}: not an argument that can be chosen")
+            raise ValueError(f"{key}: excise sets this argument itself")
 
 
 def _value(text: str) -> JsonValue:

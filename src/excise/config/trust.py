@@ -1,4 +1,4 @@
-"""Whether code that comes with a model may run: only the command line can say so, no file and no variable."""
+"""Permission to run code that comes with a model, which only a flag on the command line can give."""
 
 from __future__ import annotations
 
@@ -6,67 +6,71 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from excise.config.explain import Given
+from excise.config.explain import PlacedValue
 from excise.errors import SettingsError
 
 FIELD = "trust_remote_code"
-_NAMES_THE_CODE = ("model", "revision")
-"""What decides which code it is that runs."""
+_IDENTIFY_CODE = ("model", "revision")
+"""The settings that decide whose code runs."""
 
 
-def without_trust(layer: Mapping[str, Given]) -> tuple[dict[str, Given], Given | None]:
-    """A layer of settings that were not typed, without the wish to run code; and that wish, if it holds one.
+def without_trust(
+    layer: Mapping[str, PlacedValue],
+) -> tuple[dict[str, PlacedValue], PlacedValue | None]:
+    """Settings without the permission to run code, and the request for that permission, if any.
 
-    A value that is neither true nor false stays where it is, to be told with other mistakes.
+    An invalid value stays in the settings, where it is reported like other mistakes.
     """
     rest = dict(layer)
-    wish = rest.get(FIELD)
-    wanted = None if wish is None else _truth(wish.value)
-    if wanted is None:
+    request = rest.get(FIELD)
+    requested = None if request is None else _truth(request.value)
+    if requested is None:
         return rest, None
     del rest[FIELD]
-    return rest, wish if wanted else None
+    return rest, request if requested else None
 
 
-def is_typed(flags: Mapping[str, Given]) -> bool:
-    """True if the flags hold the wish to run code."""
+def is_typed(flags: Mapping[str, PlacedValue]) -> bool:
+    """True if the flags allow code to run."""
     return FIELD in flags and _truth(flags[FIELD].value) is True
 
 
 def _truth(value: object) -> bool | None:
-    """True or false in any of the ways a setting may be written; None if it is neither."""
+    """A setting as true or false; None if it is neither."""
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
         return None
 
 
-def refuse_untyped(wishes: list[Given], typed: bool, named: Mapping[str, Given]) -> None:
-    """Raise SettingsError for a wish to run code that does not stand on the command line too.
+def refuse_untyped(
+    requests: list[PlacedValue], typed: bool, named: Mapping[str, PlacedValue]
+) -> None:
+    """Raise SettingsError for a request to run code without the flag.
 
-    named: the settings in force, which say whose code it is.
+    named: the merged settings, which name the code.
     """
-    if not wishes or typed:
+    if not requests or typed:
         return
-    model, revision = (named[field].value if field in named else None for field in _NAMES_THE_CODE)
+    model, revision = (named[field].value if field in named else None for field in _IDENTIFY_CODE)
     whose = f"{model or 'a model'}{f' (revision {revision})' if revision else ''}"
     raise SettingsError(
-        f"{wishes[-1].place}: asks to run code that comes with {whose}, which counts only where it is typed; "
+        f"{requests[-1].place}: asks to run code that comes with {whose}; only a flag can allow it; "
         "read that code, and type --trust-remote-code on this command line to run it"
     )
 
 
 def refuse_chosen_by_file(
-    typed: bool, file: Mapping[str, Given], named: Mapping[str, Given]
+    typed: bool, file: Mapping[str, PlacedValue], named: Mapping[str, PlacedValue]
 ) -> None:
-    """Raise SettingsError if code was trusted on the command line, but `excise.toml` says whose it is.
+    """Raise SettingsError if a flag allows code to run but `excise.toml` names the model or the revision.
 
-    A revision is enough: on the hub anybody can offer one of a model that others own. file: what that file
-    gives. named: the settings in force.
+    On the hub, anybody can propose a revision of a model of others. file: the settings of that file. named:
+    the merged settings.
     """
-    for field in _NAMES_THE_CODE if typed else ():
+    for field in _IDENTIFY_CODE if typed else ():
         if field in file and named.get(field) is file[field]:
             raise SettingsError(
-                f"{file[field].assignment}: decides whose code --trust-remote-code runs, so it has to be "
-                "typed beside it"
+                f"{file[field].assignment}: decides whose code --trust-remote-code runs; type it as a flag "
+                "too"
             )

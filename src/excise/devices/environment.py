@@ -45,18 +45,17 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device) -> dict[str, str | int]:
     """Description of a device, without names of the machine or its owner. memory: bytes."""
-    found: dict[str, str | int] = {"system": f"{platform.system()} {platform.machine()}"}
+    system = f"{platform.system()} {platform.machine()}"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        memory = int(properties.total_memory)
         return {
-            **found,
+            "system": system,
             "device": properties.name,
-            "memory": memory,
+            "memory": int(properties.total_memory),
             "cuda": str(torch.version.cuda),
         }
     return {
-        **found,
+        "system": system,
         "device": _processor() if device.type == "cpu" else device.type,
         "memory": int(psutil.virtual_memory().total),
         "threads": torch.get_num_threads(),

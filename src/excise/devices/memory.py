@@ -17,6 +17,8 @@ from excise.errors import ModelError
 from excise.system.platform import peak_host_memory
 
 HOST = torch.device("cpu")
+_WITH_COUNTERS = ("cuda", "xpu")
+"""Kinds of devices whose modules of PyTorch count free and allocated memory, under the same names."""
 _KEPT_SHARE = 0.1
 """Largest share of a device's free memory for tensors that could also stay on the host."""
 
@@ -33,12 +35,10 @@ class DeviceMemory:
 
 def device_memory(device: torch.device) -> DeviceMemory:
     """Name and memory of a device; the host's memory for kinds that PyTorch cannot query."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return DeviceMemory(device, torch.cuda.get_device_properties(device).name, total, free)
-    if device.type == "xpu":
-        free, total = torch.xpu.mem_get_info(device)
-        return DeviceMemory(device, torch.xpu.get_device_properties(device).name, total, free)
+    if device.type in _WITH_COUNTERS:
+        backend = getattr(torch, device.type)
+        free, total = backend.mem_get_info(device)
+        return DeviceMemory(device, backend.get_device_properties(device).name, total, free)
     host = psutil.virtual_memory()
     if device.type == "mps":
         # Memory is shared with the host; the system limits the GPU's part.
@@ -60,10 +60,8 @@ def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:
     """The process's peak memory so far, in bytes, by device: "cpu", "cuda:0", …"""
     peaks: dict[str, int] = {}
     for device in devices:
-        if device.type == "cuda":
-            peaks[str(device)] = torch.cuda.max_memory_allocated(device)
-        elif device.type == "xpu":
-            peaks[str(device)] = torch.xpu.max_memory_allocated(device)
+        if device.type in _WITH_COUNTERS:
+            peaks[str(device)] = getattr(torch, device.type).max_memory_allocated(device)
         elif device.type == "mps":
             # MPS records no peak; the driver's memory shrinks only when caches are emptied.
             peaks[str(device)] = torch.mps.driver_allocated_memory()

@@ -7,7 +7,6 @@ matrix products and drivers raise RuntimeError with different texts.
 from __future__ import annotations
 
 import errno
-import gc
 import re
 
 import torch
@@ -40,7 +39,6 @@ _TEXTS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_SYSTEM_ERRORS = frozenset((errno.ENOMEM,))
 _WINDOWS_ERRORS = frozenset((8, 14, 1455))
 """ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_COMMITMENT_LIMIT."""
 
@@ -55,23 +53,11 @@ def mentions_out_of_memory(text: str) -> bool:
     return _TEXTS.search(text) is not None
 
 
-def release_memory() -> None:
-    """Collect garbage, and empty the caches of all accelerators."""
-    # Models are in reference cycles (hooks, bound methods), which only the collector frees.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.xpu.is_available():
-        torch.xpu.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-
-
 def _is_memory_error(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError) and (
-        error.errno in _SYSTEM_ERRORS or getattr(error, "winerror", None) in _WINDOWS_ERRORS
+        error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_ERRORS
     ):
         return True
     # Messages of other classes may contain users' texts, such as prompts.

@@ -1,4 +1,4 @@
-"""Copies tensors to the host in as few transfers as possible; each transfer waits for the device."""
+"""Moves tensors between devices: to the host in few transfers, and to a device that supports float64."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+WITHOUT_FLOAT64 = frozenset({"mps"})
+"""Types of devices without float64."""
+
+
+def float64_device(device: torch.device | str) -> torch.device:
+    """The device for float64 tensors that belong to `device`."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def as_float64(tensor: Tensor) -> Tensor:
+    """`tensor` as float64, on `float64_device`."""
+    # In two steps, because a combined move converts on the source device.
+    return tensor.to(float64_device(tensor.device)).to(torch.float64)
+
 
 _HOST = torch.device("cpu")
 

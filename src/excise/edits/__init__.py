@@ -1,1 +1,1 @@
-"""The edit: what is removed from which writer, and its three equal realisations."""
+"""The edit: an operator for each writer, and its equal realisations."""

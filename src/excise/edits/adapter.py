@@ -1,4 +1,4 @@
-"""The edit as a LoRA adapter, of rank 1 for each direction: A = vᵀW, B = −α u. Exact, not fitted."""
+"""The edit as an exact LoRA adapter, of rank 1 for each direction: A = vᵀW, B = −α u."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -34,10 +35,10 @@ Weights = Callable[[WriterTensor], Iterator[Tensor]]
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """What an adapter does to one parameter.
+    """The change of one parameter by an adapter.
 
-    pairs: B [d, r] and A [r, k] for each of its matrices W [d, k], which become W + B A. bias: the whole new
-    vector, for a bias, which has no pairs.
+    pairs: B [d, r] and A [r, k] for each of its matrices W [d, k], which become W + B A. bias: the new vector
+    of a bias, which has no pairs.
     """
 
     tensor: WriterTensor
@@ -46,7 +47,7 @@ class ParameterChange:
 
 
 def loaded_weights(model: nn.Module) -> Weights:
-    """The weights of a model in memory, whatever packs them."""
+    """The weights of a model in memory, unpacked."""
 
     def read(tensor: WriterTensor) -> Iterator[Tensor]:
         owner, _, name = tensor.name.rpartition(".")
@@ -59,7 +60,7 @@ def loaded_weights(model: nn.Module) -> Weights:
 def edit_changes(
     edit: EditValues, writers: Sequence[Writer], weights: Weights
 ) -> Iterator[ParameterChange]:
-    """What `edit` does to each parameter of the writers that it changes."""
+    """The change of each parameter of the writers that `edit` changes."""
     for writer in changed_writers(edit, writers):
         operators = MatrixOperators(edit, writer.name)
         for tensor in writer.tensors:
@@ -90,10 +91,11 @@ def adapter_tensors(model: nn.Module, changes: Sequence[ParameterChange]) -> dic
         down, up = torch.cat(downs), torch.cat(ups, dim=1)
         transposed = getattr(model.get_submodule(owner), "is_transposed", False)
         if len(change.tensor.shape) < 3:
-            down, up = _padded(down, rank, 0), _padded(up, rank, 1)
+            lacking = rank - len(down)
+            down, up = pad(down, (0, 0, 0, lacking)), pad(up, (0, lacking))
         elif change.tensor.axis == 2 and not transposed:
-            # peft takes experts [expert, k, d] for [expert, d, k] where their module does not say so: the
-            # change of each, −α u (vᵀ W), is then asked of it the other way round.
+            # peft reads experts [expert, k, d] as [expert, d, k] if their module lacks `is_transposed`, so
+            # both factors are transposed.
             down, up = up.T, down.T
         tensors[f"{prefix}.lora_A.weight"] = down.contiguous()
         tensors[f"{prefix}.lora_B.weight"] = up.contiguous()
@@ -103,13 +105,6 @@ def adapter_tensors(model: nn.Module, changes: Sequence[ParameterChange]) -> dic
 def rank_of(changes: Sequence[ParameterChange]) -> int:
     """The highest rank among the changes."""
     return max((up.shape[1] for change in changes for up, _ in change.pairs), default=1)
-
-
-def _padded(factor: Tensor, rank: int, axis: int) -> Tensor:
-    """Zeros up to the adapter's one rank."""
-    lacking = list(factor.shape)
-    lacking[axis] = rank - factor.shape[axis]
-    return torch.cat([factor, factor.new_zeros(lacking)], axis)
 
 
 def changed_writers(edit: EditValues, writers: Sequence[Writer]) -> list[Writer]:
@@ -127,7 +122,12 @@ def require_adapter(model: PreTrainedModel, writers: Sequence[Writer], direction
 
 def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: int) -> None:
     """Raise SaveError unless a peft adapter of this rank can hold changes of the parameters."""
-    renamings = _renamings(model)
+    # peft renames what it loads for this model as transformers does with its checkpoints.
+    renamings = [
+        one
+        for one in get_model_conversion_mapping(model, add_legacy=False)
+        if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
+    ]
     for tensor in tensors:
         owner = tensor.name.rpartition(".")[0]
         module = model.get_submodule(owner)
@@ -138,8 +138,8 @@ def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: 
             )
         if apply_renamings(tensor.name, renamings) != tensor.name:
             raise SaveError(
-                f"{owner}: peft would take this name for that of an old checkpoint and look for the adapter "
-                f"elsewhere; {_INSTEAD}"
+                f"{owner}: peft takes this name for that of an old checkpoint and would not find the module; "
+                f"{_INSTEAD}"
             )
         if isinstance(module, nn.Linear | Conv1D):
             continue
@@ -154,12 +154,3 @@ def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: 
             raise SaveError(
                 f"{tensor.name}: an adapter can hold one direction of experts, not {rank}; {_INSTEAD}"
             )
-
-
-def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
-    """How peft renames what it loads for this model: as transformers does with its checkpoints."""
-    return [
-        one
-        for one in get_model_conversion_mapping(model, add_legacy=False)
-        if isinstance(one, WeightRenaming) and not isinstance(one, PrefixChange)
-    ]

@@ -1,4 +1,4 @@
-"""What an edit was made on: enough to tell that model, and any copy of it, from others."""
+"""The base model of an edit, with digests that identify it and its copies."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from excise.checkpoint.source import ModelSource
+from excise.errors import SaveError
+from excise.events import Emit, Note
 
 
 @dataclass(frozen=True)
 class Base:
     """The model that an edit belongs to.
 
-    model: hub id, or absolute path (in older files as it was given). revision: commit on the hub, None for
-    local files. digest: the revision, or of the weights' contents (`ModelSource.digest`). index: of names,
-    shapes and data types of all tensors (`ModelSource.index_digest`), None in edit files that are older than
-    format 3. contents: of the weights' contents wherever they came from (`ModelSource.contents`), None in
-    edit files that do not have it.
+    model: hub id or absolute path (in older files perhaps a relative path). revision: commit on the hub, None
+    for local files. digest: the revision, or a hash of the weights (`ModelSource.digest`). index: hash of the
+    names, shapes and data types of all tensors (`ModelSource.index_digest`), None in files before format 3.
+    contents: hash of the weights (`ModelSource.contents`), None in older files.
     """
 
     model: str
@@ -27,32 +28,31 @@ class Base:
 
     @classmethod
     def of(cls, source: ModelSource) -> Base:
-        """The base that `source` is. Reads headers and blocks of the weights, not all of them."""
+        """The base of `source`. Reads headers and some blocks of the weights."""
         return cls(
             source.reference, source.revision, source.digest, source.index_digest, source.contents
         )
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, object]) -> Base | None:
-        """The base as files of format 2 tell it: the digest of a hub model is its revision."""
+        """The base in files of format 2, where the digest of a hub model is its revision."""
         if "model" not in facts:
             return None
         digest = str(facts["model_digest"])
         # A commit has 40 digits, a hash over blocks 16.
         return cls(str(facts["model"]), digest if len(digest) == 40 else None, digest, None)
 
-    def tells_contents(self, source: ModelSource) -> bool:
-        """False if nothing but the index can be compared with `source`'s.
+    def can_compare_contents(self, source: ModelSource) -> bool:
+        """False if an old edit file allows only the index to be compared.
 
-        So it is if one of the two is a hub model, the other is not, and the edit file is an old one.
+        That is the case if one of both models is on the hub and the other is local.
         """
         return self.contents is not None or (self.revision is None) == (source.revision is None)
 
     def differences(self, source: ModelSource) -> list[str]:
-        """What tells `source` from this base, most telling first; empty if nothing does.
+        """The differences between `source` and this base, as text; empty for the same model.
 
-        Names do not count: a copy in another place is the same model, and so is one of a hub model that was
-        downloaded by hand and has no revision.
+        Names and places are not compared: a copy in another folder, also of a hub model, is the same model.
         """
         found: list[str] = []
         if self.index is not None and source.index_digest != self.index:
@@ -60,13 +60,43 @@ class Base:
                 f"names, shapes or data types of its tensors (index {source.index_digest}, not {self.index})"
             )
         if self.revision is not None and source.revision is not None:
-            what, theirs, own = "revision", source.revision, self.revision
+            part, found_digest, digest = "revision", source.revision, self.revision
         elif self.contents is not None:
-            what, theirs, own = "contents", source.contents, self.contents
+            part, found_digest, digest = "contents", source.contents, self.contents
         elif self.revision is None and source.revision is None:
-            what, theirs, own = "contents", source.digest, self.digest
+            part, found_digest, digest = "contents", source.digest, self.digest
         else:
             return found
-        if theirs != own:
-            found.append(f"{what} ({theirs}, not {own})")
+        if found_digest != digest:
+            found.append(f"{part} ({found_digest}, not {digest})")
         return found
+
+
+def require_base(base: Base | None, source: ModelSource, *, force: bool, emit: Emit) -> None:
+    """Raise SaveError unless `source` is the base model of the edit. force: emit a warning instead."""
+    if base is None:
+        differs = "the edit does not name its checkpoint"
+    elif base.index is None and not base.can_compare_contents(source):
+        differs = f"the edit file is old and holds no digests of {base.model}"
+    elif found := base.differences(source):
+        differs = f"the edit was made of {base.model}, from which it differs in {'; '.join(found)}"
+    else:
+        if not base.can_compare_contents(source):
+            emit(
+                Note(
+                    f"names and shapes equal those of {base.model}; contents cannot be compared: "
+                    "the edit file is old and only one of both models is on the hub"
+                )
+            )
+        return
+    if not force:
+        raise SaveError(
+            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that "
+            "checkpoint, or --force to apply the edit anyway"
+        )
+    emit(
+        Note(
+            f"going on with --force although {differs}: the direction was found in other weights, so the "
+            "edit may remove something else, or nothing"
+        )
+    )

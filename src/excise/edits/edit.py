@@ -1,4 +1,4 @@
-"""The edit file: directions, strengths and how to apply them. Small, versioned, plain safetensors."""
+"""The edit and its file, a small, versioned safetensors file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from excise.edits.base import Base
 from excise.edits.values import EditValues
 from excise.edits.virtual import VirtualEdits
-from excise.errors import RunError, first_line
+from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS, KINDS, current_name, with_current_kind
 from excise.system.files import write_bytes
 from excise.system.json_files import parse_json
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMAT = 5
-"""2 since writers of several matrices can carry an operator for each of them; 3 since the base model,
-with its index, and the settings' digest have places of their own; 4 since the file holds a checksum of its
-own contents; 5 since `discriminant` is the kind that was called `discriminant_weighted` before, and former
-kinds have names of their own. docs/reference/edit-file.md describes
-it."""
+"""Format 2: operators for each matrix of a writer. 3: keys for the base model, its index and the settings'
+digest. 4: a checksum. 5: `discriminant_weighted` is called `discriminant`, and former kinds have other names.
+See docs/reference/edit-file.md."""
 
 _TENSORS = ("u", "v", "strengths")
 _CHECKED_SINCE = 4
@@ -41,7 +39,7 @@ _RENAMED_IN = 5
 _CHECKSUM = "sha256"
 
 _FACTS_OF_BASE = frozenset(("model", "model_digest"))
-"""Facts of format 2 that have become the base."""
+"""Facts of format 2 that are now in the base."""
 
 
 class Edit(EditValues):
@@ -83,15 +81,9 @@ class Edit(EditValues):
         Raises SaveError if the files are of another model than the edit was made of, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
         """
-        from excise.edits.peft_folder import save_adapter_from_files, save_adapter_from_memory
+        from excise.edits.peft_folder import to_peft
 
-        path = expanded(folder)
-        if model is None or isinstance(model, str | Path):
-            save_adapter_from_files(
-                self, path, model, writers, trust_remote_code=trust_remote_code, force=force
-            )
-        else:
-            save_adapter_from_memory(self, path, model, writers)
+        to_peft(self, expanded(folder), model, writers, trust_remote_code, force)
 
     def save(self, path: str | Path) -> None:
         """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
@@ -105,25 +97,29 @@ class Edit(EditValues):
             "parameters": dict(self.parameters),
             "facts": dict(self.facts),
         }
-        # Copies: u and v may be one tensor, or a row repeated, which a file cannot hold.
+        # safetensors cannot store tensors that share memory, as u and v may.
         tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
-        # One key of metadata: safetensors writes several in any order, and bytes are to be the same.
+        # A single key, because safetensors writes several keys in random order.
         checked = {**header, _CHECKSUM: _checksum(header, tensors)}
         write_bytes(expanded(path), save(tensors, metadata={"excise": json.dumps(checked)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
-        """Read an edit file, of this format or an older one.
+        """Read an edit file of this or an older format.
 
         Raises RunError if it is missing, damaged, or of a newer format.
         """
         path = expanded(path)
-        if path.exists():
-            require_fetched(path, RunError)
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = parse_json((file.metadata() or {})["excise"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        if not path.exists():
+            raise RunError(f"{path}: no such edit file")
+        require_fetched(path, RunError)
+        what = f"{path}: not an edit file, or damaged"
+        with (
+            translated(RunError, what, SafetensorError, OSError, *UNREADABLE),
+            safe_open(path, framework="pt") as file,
+        ):
+            header = parse_json((file.metadata() or {})["excise"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
             version = _version(path, header)
             found = header.pop(_CHECKSUM, None)
             checked = version >= _CHECKED_SINCE or found is not None
@@ -134,12 +130,9 @@ class Edit(EditValues):
             if version < _RENAMED_IN:
                 header["kind"] = current_name(header["kind"])
                 header["parameters"] = with_current_kind(header["parameters"])
-            _require_known_kind(path, header["kind"])
+            if (kind := header["kind"]) not in FACTS:
+                raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
             return _edit_of(header, tensors)
-        except FileNotFoundError as error:
-            raise RunError(f"{path}: no such edit file") from error
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise RunError(f"{path}: not an edit file, or damaged ({first_line(error)})") from error
 
 
 def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
@@ -148,8 +141,8 @@ def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
         raise ValueError("some of its numbers are not finite")
     facts = dict(header["facts"])
     base = Base(**header["base"]) if header.get("base") else Base.of_facts(facts)
-    # Copied, because the file's own memory lies at any address, on which sums depend in their last bit: an
-    # edit that was read would give other weights than the same one just found.
+    # Copies are aligned in memory. Sums depend on the alignment in their last bit, and an edit from a file
+    # must give the same weights as the edit in memory.
     u, v, strengths = (tensors[name].to(torch.float32, copy=True) for name in _TENSORS)
     return Edit(
         kind=header["kind"],
@@ -192,8 +185,3 @@ def _version(path: Path, header: Mapping[str, Any]) -> int:
             "excise"
         )
     return version
-
-
-def _require_known_kind(path: Path, kind: object) -> None:
-    if kind not in FACTS:
-        raise RunError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""An edit made to fit a model: its writers under the names that the model's class has for them."""
+"""Fits an edit to a model: renames its writers to the modules of the model's class."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ AnyEdit = TypeVar("AnyEdit", bound=EditValues)
 
 
 def fitted(edit: AnyEdit, anatomy: Anatomy, name: str) -> AnyEdit:
-    """`edit` with its writers under the names that `anatomy` has for them.
+    """`edit` with the names of writers in `anatomy`.
 
-    The class that holds only the language model of an image-text model, as that of a GGUF file does, has the
-    same layers under another name. name: the model's, for messages. Raises ModelError if the model lacks a
-    writer that the edit changes, or if its residual stream has another width.
+    The language model of an image-text model, for example in a GGUF file, has the same layers under other
+    names. name: of the model, for messages. Raises ModelError if the model lacks a writer that the edit
+    changes, or if its residual stream has another width.
     """
     edit = _renamed(edit, anatomy)
     _require_fit(edit, set(anatomy.names), anatomy.dimension, name)
@@ -28,7 +28,7 @@ def fitted(edit: AnyEdit, anatomy: Anatomy, name: str) -> AnyEdit:
 
 
 def fitted_to_modules(edit: AnyEdit, model: PreTrainedModel) -> AnyEdit:
-    """The same for a model in memory, of which any module may be a writer: the edit's user named some."""
+    """`edit` with the names of modules of a model in memory, any of which may be a writer."""
     modules = {name for name, _ in model.named_modules()}
     if not set(edit.writers) <= modules:
         edit = _renamed(edit, examine(model))
@@ -38,7 +38,7 @@ def fitted_to_modules(edit: AnyEdit, model: PreTrainedModel) -> AnyEdit:
 
 
 def _renamed(edit: AnyEdit, anatomy: Anatomy) -> AnyEdit:
-    """An edit with a writer that is in no layer of `anatomy` is returned as it is."""
+    """The edit with other names; unchanged if a writer is in no layer of `anatomy`."""
     if set(edit.writers) <= set(anatomy.names):
         return edit
     places: dict[str, str] = {}
@@ -47,7 +47,7 @@ def _renamed(edit: AnyEdit, anatomy: Anatomy) -> AnyEdit:
         places[_place(layer) + writer.name.removeprefix(layer)] = writer.name
     names: dict[str, str] = {}
     for name in edit.writers:
-        found = [own for place, own in places.items() if f".{name}".endswith(f".{place}")]
+        found = [writer for place, writer in places.items() if f".{name}".endswith(f".{place}")]
         if len(found) != 1:
             return edit
         names[name] = found[0]
@@ -62,8 +62,8 @@ def _require_fit(edit: EditValues, names: set[str], dimension: int, model: str) 
     unknown = [writer for writer in edit.changed if writer not in names]
     if unknown:
         raise ModelError(
-            f"{model}: has no writer {unknown[0]}, which the edit names; it was made of another model, or "
-            "with --writers, which has to be given here too"
+            f"{model}: has no writer {unknown[0]}, which the edit names; the edit was made of another model, "
+            "or with --writers, which it needs here too"
         )
     if edit.u.shape[1] != dimension:
         raise ModelError(

@@ -11,7 +11,7 @@ from excise.edits.values import EditValues
 from excise.operators.operator import Operator, row_normalised
 
 _BLOCK_NUMBERS = 1 << 21
-"""Numbers that are held in float32 at a time where a whole matrix would take too much memory."""
+"""Numbers in a block, which is converted to float32; a whole matrix would take too much memory."""
 
 
 def parts(tensor: Tensor, axis: int, *, bias: bool) -> Iterator[Tensor]:
@@ -20,8 +20,8 @@ def parts(tensor: Tensor, axis: int, *, bias: bool) -> Iterator[Tensor]:
     axis: the one that runs over the residual stream, d. Experts lie along the axes before the last two
     (before the last one, of a bias).
     """
-    own = 1 if bias else 2
-    stack = tensor.reshape(-1, *tensor.shape[-own:]) if tensor.dim() > own else tensor.unsqueeze(0)
+    axes = 1 if bias else 2
+    stack = tensor.reshape(-1, *tensor.shape[-axes:])
     for part in stack:
         yield part.T if not bias and axis == tensor.dim() - 1 else part
 
@@ -36,31 +36,33 @@ def removed(tensor: Tensor, u: Tensor, v: Tensor, strength: float) -> Tensor:
 
 
 def steps_of(edit: EditValues, writer: str, norms: Tensor | None) -> list[tuple[Operator, float]]:
-    """A writer's operators and strengths, in the order in which they apply to one of its matrices.
+    """A writer's operators and strengths for one of its matrices, in the order of application.
 
-    norms: of the rows of that matrix, [d], for an edit that makes the operator of each matrix anew; the
-    bias that belongs to a matrix takes the matrix's.
+    norms: of the rows of the matrix, [d], for an edit with an operator for each matrix; a bias takes the
+    norms of its matrix.
     """
     steps: list[tuple[Operator, float]] = []
     for index, name in enumerate(edit.writers):
         if name == writer:
-            shared = Operator(edit.u[index], edit.v[index])
-            own = norms is not None and name in edit.per_matrix
-            operator = row_normalised(shared.u, norms) if own and norms is not None else shared
+            operator = Operator(edit.u[index], edit.v[index])
+            if norms is not None and name in edit.per_matrix:
+                operator = row_normalised(operator.u, norms)
             steps.append((operator, float(edit.strengths[index])))
     return steps
 
 
 def edit_in_place(part: Tensor, steps: Sequence[tuple[Operator, float]]) -> None:
-    """Edit a matrix [d, k] or a bias [d] where it lies, in float32 arithmetic and its own data type.
-
-    Columns are edited by themselves, so that a few of them at a time need hardly any memory.
-    """
+    """Edit a matrix [d, k] or a bias [d] in place, with float32 arithmetic, a block of columns at a time."""
     for columns in blocks_of(part):
-        edited = columns.to(torch.float32)
-        for operator, strength in steps:
-            edited = removed(edited, operator.u, operator.v, strength)
-        columns.copy_(edited)
+        columns.copy_(edited(columns, steps))
+
+
+def edited(part: Tensor, steps: Sequence[tuple[Operator, float]]) -> Tensor:
+    """A matrix [d, k] or a bias [d] after all of its operators; float32."""
+    part = part.to(torch.float32)
+    for operator, strength in steps:
+        part = removed(part, operator.u, operator.v, strength)
+    return part
 
 
 def row_lengths(matrix: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ def row_lengths(matrix: Tensor) -> Tensor:
 
 
 def blocks_of(part: Tensor) -> Iterator[Tensor]:
-    """Views of a few columns each; a bias is one block."""
+    """Views of blocks of columns; a bias is one block."""
     if part.dim() == 1:
         yield part
         return
@@ -82,9 +84,9 @@ def blocks_of(part: Tensor) -> Iterator[Tensor]:
 
 
 class MatrixOperators:
-    """The operators of one writer for each of its matrices, in order, and then for each of its biases.
+    """The operators of one writer for each of its matrices and then for each of its biases, in order.
 
-    A bias takes those of the matrix of the same number, so matrices come first.
+    A bias takes the operators of the matrix of the same number.
     """
 
     def __init__(self, edit: EditValues, writer: str) -> None:
@@ -93,7 +95,7 @@ class MatrixOperators:
         self._biases = 0
 
     def _next(self, part: Tensor) -> list[tuple[Operator, float]]:
-        """Those of the next matrix [d, k] or the next bias [d]."""
+        """The operators of the next matrix [d, k] or bias [d]."""
         if self._writer not in self._edit.per_matrix:
             return steps_of(self._edit, self._writer, None)
         if part.dim() == 2:
@@ -104,21 +106,17 @@ class MatrixOperators:
 
     def edited(self, part: Tensor) -> Tensor:
         """The next matrix or bias, edited; float32."""
-        edited = part
-        for operator, strength in self._next(part):
-            edited = removed(edited, operator.u, operator.v, strength)
-        return edited
+        return edited(part, self._next(part))
 
     def factors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """B [d, direction] and A [direction, k] of the next matrix W [d, k]: W' = W + B A; float32.
 
-        An operator that is off counts too, so that every writer has factors of the same rank.
+        An operator of strength 0 counts too, so that all writers have factors of the same rank.
         """
         rows: list[Tensor] = []
         columns: list[Tensor] = []
-        edited = matrix
         for operator, strength in self._next(matrix):
-            rows.append(operator.v @ edited)
+            rows.append(operator.v @ matrix)
             columns.append(-strength * operator.u)
-            edited = removed(edited, operator.u, operator.v, strength)
+            matrix = removed(matrix, operator.u, operator.v, strength)
         return torch.stack(columns, 1), torch.stack(rows)

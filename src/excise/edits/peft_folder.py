@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from excise.edits.adapter import (
     rank_of,
     require_adapter,
 )
-from excise.edits.same_model import require_base
+from excise.edits.base import require_base
 from excise.edits.served import serving_note
 from excise.edits.stored import FittedEdit, from_files
 from excise.edits.values import EditValues
@@ -33,11 +33,10 @@ _NAMES_OF_EXPERTS = frozenset(("down_proj", "w2"))
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A folder to be written, and what goes into it beside the adapter.
+    """A new folder of an adapter.
 
-    path: of the new folder. base, revision: of the original model, for the adapter's configuration.
-    card: text of the README.md, to which a section about serving is added. further: files that the folder
-    gets before it takes its name.
+    path: of the folder. base, revision: of the original model, for the adapter's configuration. card: text of
+    the README.md without its section about serving. further: makes further files.
     """
 
     path: Path
@@ -50,43 +49,34 @@ class AdapterFolder:
     def of(
         cls, path: Path, source: ModelSource, card: str, further: FurtherFiles | None = None
     ) -> AdapterFolder:
-        """With the base named such that it is found from any working directory.
-
-        Name and revision are the hub's where they are known. Else the name is an absolute path: who loads the
-        adapter takes a relative path from another working directory.
-        """
+        """A folder whose base has its name on the hub or an absolute path, valid in any working directory."""
         origin = source.origin
         base = source.reference if origin is None else origin.name
         return cls(path, base, None if origin is None else origin.revision, card, further)
 
 
-def save_adapter_from_memory(
-    edit: EditValues, path: Path, model: PreTrainedModel, writers: tuple[str, ...] = ()
-) -> None:
-    """`Edit.to_peft` of a model in memory."""
-    base = edit.base
-    name, revision = (model.name_or_path, None) if base is None else (base.model, base.revision)
-    fitted = FittedEdit.of(edit, model, writers)
-    save_adapter(fitted, AdapterFolder(path, name, revision, _card(edit, name)))
-
-
-def save_adapter_from_files(
+def to_peft(
     edit: EditValues,
     path: Path,
-    model: str | Path | None,
+    model: PreTrainedModel | str | Path | None,
     writers: tuple[str, ...],
-    *,
     trust_remote_code: bool,
     force: bool,
 ) -> None:
-    """`Edit.to_peft` of the files that `model` or the edit names."""
-    if model is not None:
+    """`Edit.to_peft`."""
+    base = edit.base
+    if isinstance(model, str | Path):
         source = resolve(str(model), code=trust_remote_code)
-    elif edit.base is not None:
-        source = resolve(edit.base.model, edit.base.revision, code=trust_remote_code)
+    elif model is not None:
+        name, revision = (model.name_or_path, None) if base is None else (base.model, base.revision)
+        fitted = FittedEdit.of(edit, model, writers)
+        save_adapter(fitted, AdapterFolder(path, name, revision, _card(edit, name)))
+        return
+    elif base is not None:
+        source = resolve(base.model, base.revision, code=trust_remote_code)
     else:
-        raise SaveError("the edit does not say which model it was made of; give the model")
-    require_base(edit, source, force=force, emit=ignore)
+        raise SaveError("the edit does not name its model; give the model")
+    require_base(base, source, force=force, emit=ignore)
     with from_files(edit, source, writers, trust_remote_code=trust_remote_code) as fitted:
         save_adapter(fitted, AdapterFolder.of(path, source, _card(edit, source.public_name)))
 
@@ -118,13 +108,12 @@ def write_adapter(
     rank = rank_of(changes)
     changed = [change.tensor.name for change in changes if change.bias is None]
     modules, parameters = split_targets(model, changed)
-    owners: Mapping[str, nn.Module] = {name: model.get_submodule(name) for name in modules}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
         target_modules=modules,
         target_parameters=parameters or None,
-        fan_in_fan_out=any(isinstance(owner, Conv1D) for owner in owners.values()),
+        fan_in_fan_out=any(isinstance(model.get_submodule(one), Conv1D) for one in modules),
         bias="lora_only" if any(change.bias is not None for change in changes) else "none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=folder.base,
@@ -149,8 +138,8 @@ def split_targets(model: nn.Module, names: Sequence[str]) -> tuple[list[str], li
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | Conv1D)
     }
     if len(linear) < len(names):
-        # In models with experts, peft takes modules of these names for single experts of old checkpoints,
-        # and turns them into the experts' parameter. As parameters they stay what they are.
+        # In models with experts, peft converts modules of these names to the experts' parameter, because old
+        # checkpoints name single experts so. It does not convert target_parameters.
         linear = {name for name in linear if name.split(".")[-2] not in _NAMES_OF_EXPERTS}
     return (
         [name.rpartition(".")[0] for name in names if name in linear],

@@ -1,11 +1,11 @@
-"""What vLLM takes of an adapter, by the rules of its loader.
+"""The rules of vLLM's adapter loader.
 
 Read in vllm-project/vllm: vllm/lora/peft_helper.py (`PEFTHelper.validate_legal`: no bias, no
 modules_to_save, no DoRA, rank at most max_lora_rank), vllm/lora/utils.py (`parse_fine_tuned_lora_name`:
 tensor names end in lora_A.weight or lora_B.weight) and vllm/lora/lora_model.py (`from_local_checkpoint`:
-file names; each module's last name is one that the model has a LoRA layer for). peft's form for parameters of
-experts is dropped in silence by some of its versions (vllm-project/vllm, pull request 41384), and taken by
-others only with all three projections of an expert in it.
+file names; the model has a LoRA layer for each module's last name). Some versions of vLLM ignore peft's form
+for parameters of experts (vllm-project/vllm, pull request 41384); others need all three projections of an
+expert.
 """
 
 from __future__ import annotations

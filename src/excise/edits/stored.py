@@ -1,4 +1,4 @@
-"""An edit beside a model: one in memory, or one whose files are read matrix by matrix and never loaded."""
+"""An edit fitted to a model in memory, or to a model's files, which are read matrix by matrix."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from excise.anatomy.tensors import stored_tensors, use_stored_names
 from excise.anatomy.writers import Writer, WriterTensor, examine
 from excise.checkpoint.index import Index, checkpoint_index
-from excise.checkpoint.names import stored_name
 from excise.checkpoint.reader import Reader
 from excise.checkpoint.source import ModelSource
+from excise.checkpoint.tensors import stored_name
 from excise.edits.adapter import Weights, changed_writers, loaded_weights
 from excise.edits.fitting import fitted
 from excise.edits.matrices import parts
@@ -27,7 +27,7 @@ from excise.models.quantization import packing_in_words, stored_quantization
 
 @dataclass(frozen=True)
 class FittedEdit:
-    """An edit, the unedited model that it fits, the model's writers, and where their weights come from."""
+    """An edit, the unedited model, the model's writers, and the source of their weights."""
 
     edit: EditValues
     model: PreTrainedModel
@@ -38,7 +38,7 @@ class FittedEdit:
     def of(
         cls, edit: EditValues, model: PreTrainedModel, declared: tuple[str, ...] = ()
     ) -> FittedEdit:
-        """With a model in memory. declared: the user's claims about writers. Raises ModelError."""
+        """The edit fitted to a model in memory. declared: claims about writers. Raises ModelError."""
         anatomy = examine(model, declared)
         name = model.name_or_path or type(model).__name__
         edit = fitted(edit, anatomy, name)
@@ -59,9 +59,9 @@ def from_files(
     *,
     trust_remote_code: bool = False,
 ) -> Iterator[FittedEdit]:
-    """An edit with a model built from its configuration; one matrix is in memory at a time.
+    """An edit fitted to a model's files; one matrix is in memory at a time.
 
-    declared: the user's claims about writers. Raises SaveError if the checkpoint is packed, ModelError if the
+    declared: claims about writers. Raises SaveError if the checkpoint is packed, ModelError if the
     model cannot be built or the edit does not fit it.
     """
     packed = packed_whole(source)
@@ -79,13 +79,13 @@ def from_files(
 
 
 def packed_whole(source: ModelSource) -> str | None:
-    """How a checkpoint is stored, in words, if its matrices can be read only by loading it; else None."""
+    """The packing of a checkpoint, in words, if only loading unpacks its matrices; else None."""
     packed = "a GGUF file" if source.gguf else stored_quantization(source)
     return None if packed is None else packing_in_words(packed)
 
 
 def _stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:
-    """The weights of a checkpoint's plain tensors, read when they are asked for."""
+    """The weights of a checkpoint's plain tensors, read on demand."""
     use_stored_names(model, index)
 
     def read(tensor: WriterTensor) -> Iterator[Tensor]:

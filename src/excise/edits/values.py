@@ -1,4 +1,4 @@
-"""What an edit is made of: one operator and one strength for each writer."""
+"""The values of an edit: an operator and a strength for each writer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from excise.kinds import EditKind
 
 @dataclass(frozen=True)
 class EditValues:
-    """One rank-1 operator for each writer: y' = y − α u (vᵀ y).
+    """A rank-1 operator for each writer: y' = y − α u (vᵀ y).
 
-    writers: module names inside the model, one a row of the tensors. An edit of several directions names
-    each writer several times; its operators apply one after the other, in the order of the rows.
+    writers: module names, one for each row of the tensors. An edit of several directions repeats each writer;
+    its operators apply in the order of the rows.
     u, v: [writer, d] float32, vᵀu = 1 in each row. strengths: [writer] float32, the α.
-    per_matrix: writers of several matrices (experts) for whose each stored matrix the row-normalised
-    operator is made anew, from the direction that stands in u and v; on the sum of their outputs, which
-    is all that a virtual edit sees, u and v hold as they are.
-    parameters: the search parameters it was made from. facts: figures and what they were measured under,
-    see docs/reference/edit-file.md. base: the model it belongs to. settings_digest: of the run that found it.
+    per_matrix: writers of several matrices (experts), each of which gets its own row-normalised operator from
+    the direction in u and v. A virtual edit sees only the sum of their outputs and applies u and v
+    themselves. parameters: of the search. facts: figures and their conditions, see
+    docs/reference/edit-file.md. base: the model of the edit. settings_digest: of the run that found it.
     """
 
     kind: EditKind
@@ -53,7 +52,7 @@ class EditValues:
 
     @property
     def directions(self) -> int:
-        """How many operators a writer has at most: the rank of the edit."""
+        """The highest number of operators of a writer, which is the rank of the edit."""
         return max(Counter(self.writers).values(), default=0)
 
     def scaled(self, factor: float) -> Self:

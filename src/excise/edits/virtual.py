@@ -1,15 +1,14 @@
 """Virtual edits: hooks on the writers' outputs. No weight is read, written, copied or reloaded.
 
-Hooks are registered once, when the context is entered; going from one candidate to the next only
-replaces small tensors of shape [writer, d]. That makes an edit cost O(writers·d) to switch and O(d) a
-token to apply, whatever the weights are: quantised, offloaded or shared.
+Hooks are registered once, when the context is entered; a change of the candidate only replaces small tensors
+of shape [writer, d]. An edit costs O(writers·d) to switch and O(d) for each token, for quantised, offloaded
+and shared weights alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -28,11 +27,11 @@ class _Stack:
 
 
 class VirtualEdits:
-    """A scope in which the named writers of a model carry edits; leaving it restores the model.
+    """A context in which the named writers of a model are edited; its end restores the model.
 
-    A writer named several times carries as many operators, one after the other. Inside, `use` makes one
-    edit apply to every row of a batch; after `use_several`, `assign` says which of the edits each row of the
-    next batches meets; and `use(None)` is the original model again, bit for bit.
+    A repeated writer has several operators, which apply in order. `use` applies one edit to every row of a
+    batch. After `use_several`, `assign` selects an edit for each row. `use(None)` restores the original
+    model, bit for bit.
     """
 
     def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:
@@ -51,38 +50,33 @@ class VirtualEdits:
             self._handles.append(module.register_forward_hook(self._hook(index)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self.use(None)
 
     def use(self, edit: EditValues | None) -> None:
-        """Apply `edit` to every row; None takes all edits off."""
+        """Apply `edit` to every row; None removes all edits."""
         self._set(() if edit is None else (edit,))
 
     def use_several(self, edits: Sequence[EditValues]) -> None:
-        """Hold `edits` ready for `assign`; until it is called, the first applies to every row."""
+        """Prepare `edits` for `assign`; before its call, the first edit applies to every row."""
         self._set(tuple(edits))
 
     def assign(self, rows: Sequence[int]) -> None:
         """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
-        # Rows of one edit need no looking up: the plain product is cheaper.
+        # A plain product is cheaper if all rows have the same edit.
         self._only = rows[0]
         mixed = () if all(row == self._only for row in rows) else tuple(rows)
         if mixed != self._rows:
-            # What lies on a device stays there as long as it says the same, from one step to the next.
+            # The tensors on the devices are kept while the assignment stays the same.
             self._rows, self._rows_on = mixed, {}
 
     def _set(self, edits: tuple[EditValues, ...]) -> None:
         for edit in edits:
             if edit.writers != self._writers:
-                raise ValueError("the edit was made for other writers than this scope holds")
+                raise ValueError("the edit has other writers than this context")
         self._edits, self._stacks = edits, {}
         self._only, self._rows, self._rows_on = 0, (), {}
         if edits:
@@ -92,7 +86,7 @@ class VirtualEdits:
             self._active = [False] * len(self._writers)
 
     def _stack(self, device: torch.device) -> _Stack:
-        # Made on first use on each device: a model may be spread over several.
+        # Made on first use on each device of the model.
         stack = self._stacks.get(device)
         if stack is None:
             scaled = torch.stack([edit.u * -edit.strengths.unsqueeze(-1) for edit in self._edits])
@@ -108,7 +102,7 @@ class VirtualEdits:
                 return None
             if isinstance(output, Tensor):
                 return self._apply(index, output)
-            # Beside what it writes, a module may hand out its bias, to be added later.
+            # A module may also return its bias, which is added later.
             width = output[0].shape[-1:]
             return (
                 self._apply(index, output[0]),
@@ -127,17 +121,17 @@ class VirtualEdits:
         else:
             rows = self._rows_on.get(output.device)
             if rows is None:
-                # Once a pass and device, not once a writer: each copy is waited for.
+                # One copy for each pass and device: copies are slow.
                 rows = torch.tensor(self._rows, device=output.device)
                 self._rows_on[output.device] = rows
             if hidden.dim() == 1:
-                raise ValueError(f"{self._writers[index]} hands out a bias that all rows share")
+                raise ValueError(f"{self._writers[index]} returns a bias that all rows share")
             if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):
                 raise ValueError(
-                    f"{self._writers[index]} puts out {tuple(output.shape)}: not a multiple of the "
-                    f"{len(rows)} rows that edits were given for"
+                    f"{self._writers[index]} returns {tuple(output.shape)}: not a multiple of the "
+                    f"{len(rows)} rows with edits"
                 )
-            # Row-major: the tokens of a row lie together, and each row meets its own candidate's vectors.
+            # Row-major: the tokens of a row are adjacent, and each row has the vectors of its candidate.
             hidden = hidden.reshape(len(rows), -1, hidden.shape[-1])
             amount = (hidden * stack.v[rows, index].unsqueeze(1)).sum(-1)
             minus_alpha_u = stack.minus_alpha_u[rows, index].unsqueeze(1)

@@ -36,9 +36,7 @@ class StoppingRule:
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:
     """The tokens that end an answer, as `generate` takes them from the generation configuration."""
     declared = model.generation_config.eos_token_id
-    if declared is None:
-        return frozenset()
-    return frozenset([declared] if isinstance(declared, int) else declared)
+    return frozenset([declared] if isinstance(declared, int) else declared or ())
 
 
 class Request:
@@ -128,11 +126,6 @@ class TokenSequence:
     def prompt(self) -> Tokens:
         """The prompt's tokens."""
         return self.request.prompts[self.index]
-
-    @property
-    def newest(self) -> int:
-        """The last token of the answer so far."""
-        return self.request.tokens[self.index][-1]
 
     @property
     def candidate(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 from transformers import DynamicCache
 
@@ -13,16 +12,14 @@ AssignRows = Callable[[Sequence[int]], None]
 """Called before every forward pass with the candidate of each row, as `VirtualEdits.assign` is."""
 
 
-class LayerCache(Protocol):
-    """Stores the output of the first layers on a pass, or replays it; see `excise.engine.cached_layers`."""
+LayerCache = Callable[
+    [DynamicCache, Sequence[int] | None, Sequence[int]], AbstractContextManager[None]
+]
+"""The scope of one pass: stores the output of its first layers, or replays it; see `CachedLayers`.
 
-    def around(
-        self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
-    ) -> AbstractContextManager[None]:
-        """The scope of one pass over prompts `rows`; None for the pass over their common prefix.
-
-        cache: keys and values that the pass fills. lengths: number of own tokens of each row, right-aligned.
-        """
+Called with the keys and values that the pass fills, the prompts that run (None for the pass over their common
+prefix), and the number of own tokens of each row, right-aligned.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,8 @@ class Assignment:
     def around(
         self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """See `LayerCache.around`."""
-        if self.cached_layers is None:
-            return nullcontext()
-        return self.cached_layers.around(cache, rows, lengths)
+        """The scope of a pass, see `LayerCache`."""
+        return self.cached_layers(cache, rows, lengths) if self.cached_layers else nullcontext()
 
     def before_pass(self, rows: int) -> None:
         """Assign all rows of a pass to the candidate."""

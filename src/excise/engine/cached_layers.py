@@ -10,11 +10,12 @@ is not declared but measured, on its own logits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from excise.engine.assignment import Assignment, LayerCache
@@ -32,8 +33,8 @@ class _Stored:
     states: by start layer, [token, d]. keys: by layer, keys and values [head, token, head_dim].
     """
 
-    states: dict[int, Tensor] = field(default_factory=dict)
-    keys: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    states: dict[int, Tensor]
+    keys: list[tuple[Tensor, Tensor]]
 
 
 class CachedLayers:
@@ -56,7 +57,7 @@ class CachedLayers:
         self._in_tuples = [False] * len(self._modules)
         # Where each layer's keys and values lay: its weights may be elsewhere between passes.
         self._devices = [torch.device("cpu")] * len(self._modules)
-        self._prefix, self._rows = _Stored(), dict[int, _Stored]()
+        self._prefix, self._rows = _Stored({}, []), dict[int, _Stored]()
 
     def last_start(self, first_edited: int) -> int:
         """The last start layer at or before a layer; 0 if every start layer is behind it."""
@@ -64,11 +65,11 @@ class CachedLayers:
 
     def recording(self) -> LayerCache:
         """Store the states of passes of the original model."""
-        return _Recording(self)
+        return self._record
 
     def replaying(self, start_layer: int) -> LayerCache:
         """Begin passes at `start_layer`."""
-        return _Replay(self, start_layer)
+        return partial(self._replay, start_layer)
 
     def forget(self, start_layer: int) -> None:
         """Begin no pass at `start_layer` any more."""
@@ -89,6 +90,85 @@ class CachedLayers:
         return _close(whole.logits, replayed.logits) and (
             not self._with_keys or _same_keys(whole, replayed)
         )
+
+    @contextmanager
+    def _record(
+        self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
+    ) -> Iterator[None]:
+        newest = dict[int, Tensor]()
+
+        def listen(
+            index: int, module: object, inputs: object, output: Tensor | tuple[Tensor]
+        ) -> None:
+            self._in_tuples[index] = isinstance(output, tuple)
+            newest[index + 1] = output[0] if isinstance(output, tuple) else output
+
+        with ExitStack() as hooks:
+            for index, module in enumerate(self._modules):
+                hooks.enter_context(module.register_forward_hook(partial(listen, index)))
+            yield
+        # Whole tensors are copied to the host, not one row after the other: the host waits for each copy.
+        states = {start: newest[start].to("cpu") for start in self.start_layers}
+        keys: list[tuple[Tensor, Tensor]] = []
+        if self._with_keys or rows is None:
+            for index, layer in enumerate(cache.layers[: len(self._modules)]):
+                self._devices[index] = layer.keys.device
+                keys.append((layer.keys.to("cpu"), layer.values.to("cpu")))
+        for place, length in enumerate(lengths):
+            stored = _Stored(
+                {start: _own(each[place], length, 0) for start, each in states.items()},
+                [
+                    (_own(each[place], length, 1), _own(others[place], length, 1))
+                    for each, others in keys
+                ],
+            )
+            if rows is None:
+                self._prefix = stored
+            else:
+                self._rows[rows[place]] = stored
+
+    @contextmanager
+    def _replay(
+        self,
+        start_layer: int,
+        cache: DynamicCache,
+        rows: Sequence[int] | None,
+        lengths: Sequence[int],
+    ) -> Iterator[None]:
+        stored = (
+            [self._prefix] * len(lengths) if rows is None else [self._rows[row] for row in rows]
+        )
+        states = _padded([each.states[start_layer] for each in stored])
+
+        def replaced(
+            index: int, hidden_states: Tensor, *others: object, **named: object
+        ) -> Tensor | tuple[Tensor]:
+            if index == start_layer - 1:
+                hidden_states = states.to(hidden_states.device)
+            return (hidden_states,) if self._in_tuples[index] else hidden_states
+
+        modules = self._modules[:start_layer]
+        # An accelerate hook puts a forward of its own on the instance, which is restored afterwards.
+        own = [vars(module).get("forward") for module in modules]
+        for index, module in enumerate(modules):
+            module.forward = partial(replaced, index)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for module, former in zip(modules, own, strict=True):
+                if former is None:
+                    del module.forward
+                else:
+                    module.forward = former
+        if self._with_keys or rows is None:
+            for index in range(len(modules)):
+                keys, values = (
+                    _padded([each.keys[index][which].transpose(0, 1) for each in stored])
+                    .transpose(1, 2)
+                    .to(self._devices[index])
+                    for which in (0, 1)
+                )
+                cache.update(keys, values, index)
 
 
 def _same_keys(whole: Group, replayed: Group) -> bool:
@@ -112,106 +192,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return bool((one.float() - other.float()).abs().max() <= _CLOSE * unit)
 
 
-class _Recording:
-    def __init__(self, layers: CachedLayers) -> None:
-        self._layers = layers
-
-    @contextmanager
-    def around(
-        self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
-    ) -> Iterator[None]:
-        """See `LayerCache.around`."""
-        layers, newest = self._layers, dict[int, Tensor]()
-
-        def listen(index: int):  # type: ignore[no-untyped-def]
-            def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor]) -> None:
-                layers._in_tuples[index] = isinstance(output, tuple)
-                newest[index + 1] = output[0] if isinstance(output, tuple) else output
-
-            return hook
-
-        handles = [
-            module.register_forward_hook(listen(index))
-            for index, module in enumerate(layers._modules)
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        # Whole tensors are copied to the host, not one row after the other: the host waits for each copy.
-        states = {start: newest[start].to("cpu") for start in layers.start_layers}
-        keys: list[tuple[Tensor, Tensor]] = []
-        if layers._with_keys or rows is None:
-            for index, layer in enumerate(cache.layers[: len(layers._modules)]):
-                layers._devices[index] = layer.keys.device
-                keys.append((layer.keys.to("cpu"), layer.values.to("cpu")))
-        for place, length in enumerate(lengths):
-            stored = _Stored(
-                {start: _own(each[place], length) for start, each in states.items()},
-                [
-                    (
-                        _own(each[place].transpose(0, 1), length).transpose(0, 1),
-                        _own(others[place].transpose(0, 1), length).transpose(0, 1),
-                    )
-                    for each, others in keys
-                ],
-            )
-            if rows is None:
-                layers._prefix = stored
-            else:
-                layers._rows[rows[place]] = stored
-
-
-def _own(states: Tensor, length: int) -> Tensor:
-    """The last `length` along the first axis, as a copy."""
-    return states[len(states) - length :].detach().clone()
-
-
-class _Replay:
-    def __init__(self, layers: CachedLayers, start_layer: int) -> None:
-        self._layers, self._start_layer = layers, start_layer
-
-    @contextmanager
-    def around(
-        self, cache: DynamicCache, rows: Sequence[int] | None, lengths: Sequence[int]
-    ) -> Iterator[None]:
-        """See `LayerCache.around`."""
-        layers, last = self._layers, self._start_layer - 1
-        stored = (
-            [layers._prefix] * len(lengths) if rows is None else [layers._rows[row] for row in rows]
-        )
-        states = _padded([each.states[self._start_layer] for each in stored])
-
-        def replaced(index: int):  # type: ignore[no-untyped-def]
-            def forward(hidden_states: Tensor, *others: object, **named: object) -> object:
-                result = states.to(hidden_states.device) if index == last else hidden_states
-                return (result,) if layers._in_tuples[index] else result
-
-            return forward
-
-        modules = layers._modules[: self._start_layer]
-        # An accelerate hook puts a forward of its own on the instance, which is restored afterwards.
-        own = [vars(module).get("forward") for module in modules]
-        for index, module in enumerate(modules):
-            module.forward = replaced(index)  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            for module, former in zip(modules, own, strict=True):
-                if former is None:
-                    del module.forward
-                else:
-                    module.forward = former
-        if layers._with_keys or rows is None:
-            for index in range(len(modules)):
-                keys, values = (
-                    _padded([each.keys[index][which].transpose(0, 1) for each in stored])
-                    .transpose(1, 2)
-                    .to(layers._devices[index])
-                    for which in (0, 1)
-                )
-                cache.update(keys, values, index)
+def _own(states: Tensor, length: int, axis: int) -> Tensor:
+    """The last `length` along an axis, as a copy."""
+    return states.narrow(axis, states.shape[axis] - length, length).detach().clone()
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:

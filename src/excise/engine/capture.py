@@ -9,26 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.devices.float64 import as_float64
-from excise.devices.transfers import on_host
-from excise.engine.finite import all_finite, gather_finite
-from excise.engine.prefill import (
-    Prefill,
-    Tokens,
-    right_aligned,
-)
-
-Listener = Callable[[int, Tensor], None]
+from excise.devices.transfers import as_float64, on_host
+from excise.engine.prefill import Prefill, Tokens, all_finite, gather_finite, right_aligned
 
 
 @contextmanager
-def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Iterator[None]:
+def listening(
+    model: nn.Module, names: Sequence[str], listener: Callable[[int, Tensor], None]
+) -> Iterator[None]:
     """Call `listener(index, output)` with each output of each named module, as [row, token, d].
 
     A module that the model runs several times in one pass calls it each time. Raises ValueError if an
@@ -40,35 +35,32 @@ def listening(model: nn.Module, names: Sequence[str], listener: Listener) -> Ite
         nonlocal shape
         shape = inputs[0].shape
 
-    def hook(index: int):  # type: ignore[no-untyped-def]
-        def listen(module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]) -> None:
-            tensor = output if isinstance(output, Tensor) else output[0]
-            if tensor.dim() == 2 and len(tensor) == shape.numel():
-                # Experts see all tokens of all rows as one list.
-                tensor = tensor.view(*shape, -1)
-            if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
-                # gemma3n keeps several residual streams; its blocks read the first.
-                tensor = tensor[0]
-            if tensor.dim() == 4 and tensor.shape[:2] == shape:
-                # Hyper-connections keep several streams, side by side at each token.
-                tensor = tensor.flatten(2)
-            if tensor.shape[:-1] != shape:
-                raise ValueError(
-                    f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
-                    f"{shape[1]} tokens: not one vector for each token"
-                )
-            listener(index, tensor)
+    def listen(
+        index: int, module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]
+    ) -> None:
+        tensor = output if isinstance(output, Tensor) else output[0]
+        if tensor.dim() == 2 and len(tensor) == shape.numel():
+            # Experts see all tokens of all rows as one list.
+            tensor = tensor.view(*shape, -1)
+        if tensor.dim() == 4 and tensor.shape[1:-1] == shape:
+            # gemma3n keeps several residual streams; its blocks read the first.
+            tensor = tensor[0]
+        if tensor.dim() == 4 and tensor.shape[:2] == shape:
+            # Hyper-connections keep several streams, side by side at each token.
+            tensor = tensor.flatten(2)
+        if tensor.shape[:-1] != shape:
+            raise ValueError(
+                f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
+                f"{shape[1]} tokens: not one vector for each token"
+            )
+        listener(index, tensor)
 
-        return listen
-
-    handles = [model.register_forward_pre_hook(note_shape)]
-    for index, name in enumerate(names):
-        handles.append(model.get_submodule(name).register_forward_hook(hook(index)))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(model.register_forward_pre_hook(note_shape))
+        for index, name in enumerate(names):
+            module = model.get_submodule(name)
+            hooks.enter_context(module.register_forward_hook(partial(listen, index)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Residuals:
@@ -163,21 +155,17 @@ def writer_statistics(
     all_tokens, residual = accumulators.all_tokens, accumulators.residual
     ends = [_EndSums(dimension) for _ in writers]
     # Which columns of a pass are tokens; None while the common prefix runs.
-    own: _TokenColumns | None = None
+    own: Callable[[Tensor], Tensor] | None = None
 
     def listen(index: int, output: Tensor) -> None:
         if own is not None:
             ends[index].add(as_float64(output[:, -1]))
             if accumulators.last_tokens is not None:
                 accumulators.last_tokens.add(index, output[:, -1], accumulators.last_weight)
-        if all_tokens is None:
-            return
-        tokens = output.reshape(-1, dimension)
-        if own is None:
+        if all_tokens is not None:
+            tokens = output.reshape(-1, dimension)
             # The common prefix stands in every prompt and runs once.
-            all_tokens.add(index, tokens, len(prompts))
-        else:
-            all_tokens.add(index, own.of(tokens))
+            all_tokens.add(index, own(tokens) if own else tokens, 1.0 if own else len(prompts))
 
     finite: list[Tensor] = []
     with ExitStack() as stack:
@@ -187,7 +175,7 @@ def writer_statistics(
         prefill = Prefill.start(model, prompts)
         shared = prefill.prefix.length
         for rows in prefill.groups(limit):
-            own = _TokenColumns(right_aligned([len(prompts[row]) - shared for row in rows]))
+            own = _token_columns(right_aligned([len(prompts[row]) - shared for row in rows]))
             group = prefill.run(rows, cached=False, checked=False)
             finite.append(all_finite(group.logits))
             if residual is not None:
@@ -216,22 +204,20 @@ class _EndSums:
         self.count += len(last)
 
 
-class _TokenColumns:
-    """Selects the tokens of a pass that are not padding.
+def _token_columns(present: Tensor) -> Callable[[Tensor], Tensor]:
+    """Selects the rows of tokens [row · column, d] where `present` [row, column] is True, not padding.
 
     It selects by indices, which the host knows. With a mask the host would wait for the device, because only
     the device knows how many tokens the mask selects.
     """
+    places = present.flatten().nonzero().squeeze(1)
+    on: dict[torch.device, Tensor] = {}
 
-    def __init__(self, present: Tensor) -> None:
-        self._all = bool(present.all())
-        self._places = present.flatten().nonzero().squeeze(1)
-        self._on: dict[torch.device, Tensor] = {}
-
-    def of(self, tokens: Tensor) -> Tensor:
-        """The selected rows of `tokens` [row · column, d]."""
-        if self._all:
+    def own(tokens: Tensor) -> Tensor:
+        if len(places) == len(tokens):
             return tokens
-        if tokens.device not in self._on:
-            self._on[tokens.device] = self._places.to(tokens.device)
-        return tokens.index_select(0, self._on[tokens.device])
+        if tokens.device not in on:
+            on[tokens.device] = places.to(tokens.device)
+        return tokens.index_select(0, on[tokens.device])
+
+    return own

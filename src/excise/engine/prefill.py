@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from excise.devices.device import input_device
+from excise.devices.transfers import as_float64, on_host
 from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.capability import accepts, slots_are_exact
 from excise.errors import TrialError
@@ -86,13 +88,9 @@ class Prefix:
 def common_prefix_length(prompts: Sequence[Tokens]) -> int:
     """How many first tokens all `prompts` share; at least one token of each prompt is left over."""
     # In dictionary order, tokens that the first and the last prompt share are shared by all between them.
-    first, last = min(map(list, prompts)), max(map(list, prompts))
-    shared = 0
-    for left, right in zip(first, last, strict=False):
-        if left != right:
-            break
-        shared += 1
-    return min(shared, min(len(prompt) for prompt in prompts) - 1)
+    pairs = zip(min(map(list, prompts)), max(map(list, prompts)), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return min(shared, min(map(len, prompts)) - 1)
 
 
 def length_groups(
@@ -272,3 +270,19 @@ def require_finite(logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
         raise TrialError(NOT_FINITE)
     return logits
+
+
+def gather_finite(values: Sequence[Tensor], finite: Sequence[Tensor]) -> list[Tensor]:
+    """`values`, float64, on the host: by one copy, if all lie on one device.
+
+    finite: the result of `all_finite` for each group that ran unchecked. Raises TrialError if one is False.
+    """
+    *found, checks = on_host([*values, as_float64(torch.stack(list(finite)).to(torch.float32))])
+    if not checks.all():
+        raise TrialError(NOT_FINITE)
+    return found
+
+
+def all_finite(logits: Tensor) -> Tensor:
+    """Whether all of `logits` are finite: one bool on their device, which the host does not wait for."""
+    return torch.isfinite(logits).all()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,22 +35,12 @@ class Scheduler(Protocol):
         """Admit waiting prompts and decode. Does nothing if all requests are done."""
 
 
-@dataclass
-class _Admission:
-    """A request, and its prompts behind their common prefix once the prefix has run."""
-
-    request: Request
-    prefill: Prefill | None = None
-
-
 def _keep_rows(cache: DynamicCache, rows: Sequence[int]) -> None:
     """Drop all other rows. Layers may lie on several devices: the indices are copied to each device once."""
-    indices: dict[torch.device, Tensor] = {}
+    devices = {layer.keys.device for layer in cache.layers}
+    indices = {device: torch.tensor(rows, device=device) for device in devices}
     for layer in cache.layers:
-        device = layer.keys.device
-        if device not in indices:
-            indices[device] = torch.tensor(rows, device=device)
-        layer.batch_select_indices(indices[device])
+        layer.batch_select_indices(indices[layer.keys.device])
 
 
 class SlotScheduler:
@@ -63,27 +52,26 @@ class SlotScheduler:
         layers = model.config.get_text_config().num_hidden_layers
         self._model, self._assign_rows = model, assign_rows
         self._cache = SlotCache(layers, slots, longest)
-        self._admissions: list[_Admission] = []
+        # Each request, and its prompts behind their common prefix once the prefix has run.
+        self._requests: dict[Request, Prefill | None] = {}
         self.running: list[TokenSequence] = []
 
     def ready(self, prompts: int) -> bool:
         """See `Scheduler`."""
-        return self._has_room(prompts) and not any(
-            admission.request.waiting for admission in self._admissions
-        )
+        return self._has_room(prompts) and not any(request.waiting for request in self._requests)
 
     def add(self, request: Request) -> None:
         """See `Scheduler`."""
-        self._admissions.append(_Admission(request))
+        self._requests[request] = None
 
     @torch.inference_mode()
     def step(self) -> None:
         """Run prompts that have a free slot, then decode one token of every sequence."""
-        self._admissions = [each for each in self._admissions if not each.request.done]
-        for admission in self._admissions:
-            waiting = admission.request.waiting
+        self._requests = {each: run for each, run in self._requests.items() if not each.done}
+        for request in self._requests:
+            waiting = request.waiting
             if waiting and self._has_room(len(waiting)):
-                self._admit(admission, waiting[: self._cache.free])
+                self._admit(request, waiting[: self._cache.free])
         if self.running:
             self._decode()
 
@@ -95,13 +83,14 @@ class SlotScheduler:
         few = min(max(1, self._cache.slots // 4), waiting)
         return not self.running or self._cache.free >= few
 
-    def _admit(self, admission: _Admission, indices: Sequence[int]) -> None:
-        request, started = admission.request, time.perf_counter()
+    def _admit(self, request: Request, indices: Sequence[int]) -> None:
+        started, prefill = time.perf_counter(), self._requests[request]
         try:
-            if admission.prefill is None:
-                admission.prefill = Prefill.start(self._model, request.prompts, request.assignment)
-            for group in admission.prefill.groups(self._cache.slots, indices):
-                self._admit_group(request, admission.prefill, group)
+            if prefill is None:
+                prefill = Prefill.start(self._model, request.prompts, request.assignment)
+                self._requests[request] = prefill
+            for group in prefill.groups(self._cache.slots, indices):
+                self._admit_group(request, prefill, group)
         except TrialError as error:
             request.fail(error)
         request.seconds += time.perf_counter() - started
@@ -129,9 +118,8 @@ class SlotScheduler:
 
     def _decode(self) -> None:
         started = time.perf_counter()
-        newest = torch.tensor(
-            [[sequence.newest] for sequence in self.running], device=input_device(self._model)
-        )
+        last = [[each.request.tokens[each.index][-1]] for each in self.running]
+        newest = torch.tensor(last, device=input_device(self._model))
         self._assign_rows([sequence.candidate for sequence in self.running])
         mask, positions = self._cache.prepare_step(newest.device)
         logits: Tensor = self._model(

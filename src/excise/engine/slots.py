@@ -136,9 +136,13 @@ class SlotCache(Cache):  # type: ignore[misc]
             states.append((filled.keys, filled.values))
         if not self._layers[0].is_initialized:
             self._take_buffers(states)
-        places = _Places(lengths, prefix)
+        # Worked out once for all layers of a shape on a device.
+        known: dict[tuple[torch.device, torch.Size], Tensor | None] = {}
         for layer, (keys, values) in zip(self._layers, states, strict=True):
-            layer.admit(keys, values, places.of(keys))
+            of = (keys.device, keys.shape[:3])
+            if of not in known:
+                known[of] = _places(lengths, prefix, keys)
+            layer.admit(keys, values, known[of])
         self.lengths += lengths
 
     def _take_buffers(self, states: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -210,33 +214,18 @@ class SlotCache(Cache):  # type: ignore[misc]
                 layer.shift(-layer.start)
 
 
-class _Places:
-    """Indices that right-align new rows, computed once for all layers of a shape on a device.
+def _places(lengths: Sequence[int], prefix: int, states: Tensor) -> Tensor | None:
+    """`places` of `SlotLayer.admit` for states [row, head, column, head_dim].
 
     lengths: tokens of each row. The given rows hold `prefix` tokens, then padding, then the rest. The new
     rows hold the tokens without a gap, in the last columns.
     """
-
-    def __init__(self, lengths: Sequence[int], prefix: int) -> None:
-        self._lengths, self._prefix = lengths, prefix
-        self._known: dict[tuple[torch.device, int, int], Tensor] = {}
-
-    def of(self, states: Tensor) -> Tensor | None:
-        """`places` of `SlotLayer.admit` for states [row, head, column, head_dim]."""
-        rows, heads, width = states.shape[:3]
-        if min(self._lengths) == width:
-            return None
-        key = (states.device, heads, width)
-        if key not in self._known:
-            columns = self._columns(width)
-            rows_and_heads = torch.arange(rows * heads).view(rows, heads, 1) * width
-            self._known[key] = (rows_and_heads + columns.unsqueeze(1)).flatten().to(states.device)
-        return self._known[key]
-
-    def _columns(self, width: int) -> Tensor:
-        """The given column of each column of the new rows: [row, column]."""
-        lengths, longest = torch.tensor(self._lengths).unsqueeze(1), max(self._lengths)
-        token = torch.arange(longest) - (longest - lengths)
-        given = torch.where(token < self._prefix, token, width - lengths + token)
-        # Columns before a row's own tokens are masked.
-        return given.clamp_min(0)
+    rows, heads, width = states.shape[:3]
+    if min(lengths) == width:
+        return None
+    own, longest = torch.tensor(lengths).unsqueeze(1), max(lengths)
+    token = torch.arange(longest) - (longest - own)
+    # Columns before a row's own tokens are masked.
+    columns = torch.where(token < prefix, token, width - own + token).clamp_min(0)
+    rows_and_heads = torch.arange(rows * heads).view(rows, heads, 1) * width
+    return (rows_and_heads + columns.unsqueeze(1)).flatten().to(states.device)

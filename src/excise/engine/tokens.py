@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 
 class TokenCounter:
@@ -19,7 +17,6 @@ class TokenCounter:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._handle: RemovableHandle | None = None
         # A tensor on the model's device, so that no pass waits for the device.
         self._tokens: int | Tensor = 0
 
@@ -27,14 +24,8 @@ class TokenCounter:
         self._handle = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._handle is not None:
-            self._handle.remove()
+    def __exit__(self, *exception: object) -> None:
+        self._handle.remove()
 
     def take(self) -> int:
         """Tokens since the last call."""

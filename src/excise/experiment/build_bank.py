@@ -18,9 +18,8 @@ from excise.experiment.separation import require_enough_tokens, require_separabl
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.kinds import of_residuals
 from excise.models.norms import post_norm_gains, row_norms
-from excise.operators.discriminant import discriminants
 from excise.operators.moments import Moments
-from excise.operators.operator import Operator
+from excise.operators.operator import Operator, discriminants
 from excise.operators.residual import difference, geometric_median, mean, winsorise
 from excise.prompts.splits import Prompts
 from excise.search.space import RIDGES

@@ -24,14 +24,21 @@ from excise.experiment.figures import measure_edit
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import identity_of_memory
 from excise.experiment.progress import progress_bar
-from excise.experiment.scores import Baseline, PromptPart, Scores, Statistics
+from excise.experiment.scores import (
+    Baseline,
+    PromptPart,
+    Scores,
+    Statistics,
+    held_out_scores,
+    search_scores,
+)
 from excise.experiment.settle import Settled
 from excise.experiment.study import Study
 from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
-from excise.prompts.given import PromptLike, prompt_set
-from excise.scorers.interval import Share
+from excise.prompts.sets import PromptLike, prompt_set
+from excise.scorers.statistics import Share
 from excise.search.loop import Limits, Objective, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
@@ -132,12 +139,12 @@ class Experiment(Measurements):
         if on == "held_out":
             held_out = self.held_out
             measured = measure_edit(self.runner, held_out, edit)
-            return Scores.of_held_out(measured, held_out, self.options.seed)
+            return held_out_scores(measured, held_out, self.options.seed)
         with self.scoring(1, edit.writers) as scoring:
             (scored,) = score_all(scoring, [edit], Bound())
         if isinstance(scored, Exception):
             raise scored
-        return Scores.of_search(scored, self.options.seed)
+        return search_scores(scored, self.options.seed)
 
     def search(
         self,
@@ -182,8 +189,12 @@ class Experiment(Measurements):
         seconds: float | None,
         stop: Callable[[], bool],
     ) -> Study:
+        # In this order, so that what can fail fails before it costs time, and no trial pays for the bank.
+        if not self.options.allow_partial:
+            self.coverage.require_complete()
         if not self.options.allow_absent:
             self.require_behaviour()
+        _ = self.search_part, self.bank
 
         def save() -> None:
             if store is not None:

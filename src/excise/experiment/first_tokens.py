@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.devices.float64 import float64_device
 from excise.devices.memory import cache_device
+from excise.devices.transfers import float64_device
 from excise.engine.assignment import Assignment
 from excise.engine.distributions import distributions
 from excise.engine.prefill import Tokens

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from excise.errors import SettingsError
-from excise.kinds import Kind
+from excise.kinds import Centre, Kind
 from excise.scorers.markers import DEFAULT_MARKERS, normalise
 
 
@@ -36,7 +35,7 @@ class Options:
 
     kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
     directions: int = 1
-    direction_from: Literal["mean", "geometric_median"] = "mean"
+    direction_from: Centre = "mean"
     winsorise: float = 1.0
     orthogonalise: bool = False
     markers: tuple[str, ...] = DEFAULT_MARKERS

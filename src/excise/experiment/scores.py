@@ -8,7 +8,7 @@ from typing import Literal
 from excise.engine.capture import EndStatistics
 from excise.experiment.figures import HeldOut, Measured
 from excise.scorers.divergence import AnswerTokens
-from excise.scorers.interval import Estimate, Share, bootstrap
+from excise.scorers.statistics import Estimate, Share, bootstrap
 from excise.search.scoring import Scored
 
 PromptPart = Literal["search", "held_out"]
@@ -63,31 +63,31 @@ class Scores:
     empty: int | None = None
     looping: int | None = None
 
-    @classmethod
-    def of_search(cls, scored: Scored, seed: int) -> Scores:
-        """Of an edit for which every verdict was waited for."""
-        assert scored.answered is not None
-        return cls(
-            "search",
-            Share(scored.answered.count, len(scored.answered)),
-            bootstrap(scored.divergences, seed),
-            scored.answered.refused,
-            scored.divergences,
-        )
 
-    @classmethod
-    def of_held_out(cls, measured: Measured, held_out: HeldOut, seed: int) -> Scores:
-        """Of an edit beside the original model."""
-        answered = measured.answered
-        return cls(
-            "held_out",
-            Share(answered.refusals, len(held_out.target)),
-            bootstrap(measured.divergences, seed),
-            measured.refused,
-            measured.divergences,
-            control_refusals=Share(answered.control_refusals, len(held_out.control)),
-            answer_kl=bootstrap(measured.answer_divergences, seed),
-            answer_tokens=held_out.answer_tokens,
-            empty=answered.empty,
-            looping=answered.looping,
-        )
+def search_scores(scored: Scored, seed: int) -> Scores:
+    """Scores of an edit for which every verdict was waited for."""
+    assert scored.answered is not None
+    return Scores(
+        "search",
+        Share(scored.answered.count, len(scored.answered)),
+        bootstrap(scored.divergences, seed),
+        scored.answered.refused,
+        scored.divergences,
+    )
+
+
+def held_out_scores(measured: Measured, held_out: HeldOut, seed: int) -> Scores:
+    """Scores of an edit beside the original model."""
+    answered = measured.answered
+    return Scores(
+        "held_out",
+        Share(answered.refusals, len(held_out.target)),
+        bootstrap(measured.divergences, seed),
+        measured.refused,
+        measured.divergences,
+        control_refusals=Share(answered.control_refusals, len(held_out.control)),
+        answer_kl=bootstrap(measured.answer_divergences, seed),
+        answer_tokens=held_out.answer_tokens,
+        empty=answered.empty,
+        looping=answered.looping,
+    )

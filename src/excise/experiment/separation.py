@@ -47,7 +47,7 @@ def require_enough_tokens(moments: Moments, ridges: Sequence[float], prompts: in
     writers = moments.writers
     picked = sorted({0, writers // 2, writers - 1})[:_LOOKED_AT]
     needed = max(moments.system(index).effective_dimension(min(ridges)) for index in picked)
-    tokens = min(moments.token_count(index) for index in picked)
+    tokens = min(moments.token_counts[index] for index in picked)
     if tokens < needed:
         enough = math.ceil(needed / tokens * prompts)
         raise PromptError(

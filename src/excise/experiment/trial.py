@@ -75,7 +75,9 @@ class Scoring:
     @property
     def prompts(self) -> int:
         """Number of prompts that are being answered."""
-        return sum(one.judged.request.running for one in self._running if one.judged is not None)
+        return sum(
+            trial.judged.request.running for trial in self._running if trial.judged is not None
+        )
 
     @property
     def ready(self) -> bool:
@@ -92,27 +94,27 @@ class Scoring:
     def begin(self, edit: Edit, bound: Bound) -> None:
         """Measure a candidate's KL, and request answers to the target prompts unless KL alone decides."""
         started = time.perf_counter()
-        one = _RunningTrial(self._assign_slot(edit), bound, list(bound.points))
-        self._running.append(one)
-        target, control = self._assignments(edit, one)
+        trial = _RunningTrial(self._assign_slot(edit), bound, list(bound.points))
+        self._running.append(trial)
+        target, control = self._assignments(edit, trial)
         try:
-            one.divergences = tuple(
+            trial.divergences = tuple(
                 self._runner.divergences(self._part.control, self._part.original, control)
             )
-            one.kl = mean(one.divergences)
+            trial.kl = mean(trial.divergences)
         except TrialError as error:
-            one.error = error
+            trial.error = error
         else:
-            if bound.exhaustive or one.limit is None or one.limit > 0:
-                one.judged = self._runner.judged_request(
+            if bound.exhaustive or trial.limit is None or trial.limit > 0:
+                trial.judged = self._runner.judged_request(
                     self._part.target,
-                    limit=None if bound.exhaustive else one.limit,
+                    limit=None if bound.exhaustive else trial.limit,
                     priorities=bound.priorities,
                     assignment=target,
                 )
                 if self._scheduler is not None:
-                    self._scheduler.add(one.judged.request)
-        one.seconds = time.perf_counter() - started
+                    self._scheduler.add(trial.judged.request)
+        trial.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
         """Decode until the oldest candidate is finished or, if `more` wait, until another can begin.
@@ -131,10 +133,10 @@ class Scoring:
 
     def learn(self, point: Point) -> None:
         """Add a finished trial to the bounds of all running trials."""
-        for one in self._running:
-            one.points.append(point)
-            if one.judged is not None and not one.bound.exhaustive:
-                one.judged.lower_limit(one.limit)
+        for trial in self._running:
+            trial.points.append(point)
+            if trial.judged is not None and not trial.bound.exhaustive:
+                trial.judged.lower_limit(trial.limit)
 
     def take(self) -> tuple[Scored | TrialError, float]:
         """The scores of the oldest candidate, which must be finished, and the seconds that it took.
@@ -142,53 +144,53 @@ class Scoring:
         The seconds are its share of the passes that it ran in beside others. A candidate with a logit that is
         not finite returns the error.
         """
-        one = self._running.pop(0)
-        self._free.append(one.candidate_slot)
+        trial = self._running.pop(0)
+        self._free.append(trial.candidate_slot)
         if not self._running:
             self._scheduler = None
             self._edits.use(None)
-        if one.judged is None:
-            return one.error or Scored(one.kl, None, True, one.divergences), one.seconds
-        request = one.judged.request
-        seconds = one.seconds + request.seconds
+        if trial.judged is None:
+            return trial.error or Scored(trial.kl, None, True, trial.divergences), trial.seconds
+        request = trial.judged.request
+        seconds = trial.seconds + request.seconds
         if request.failure is not None:
             return request.failure, seconds
-        verdicts = one.judged.verdicts()
-        dominated = one.limit is not None and verdicts.count >= one.limit
-        return Scored(one.kl, verdicts, dominated, one.divergences), seconds
+        verdicts = trial.judged.verdicts()
+        dominated = trial.limit is not None and verdicts.count >= trial.limit
+        return Scored(trial.kl, verdicts, dominated, trial.divergences), seconds
 
     def _assign_slot(self, edit: Edit) -> int:
         """Put the edit in force beside the others; returns its candidate slot."""
         candidate_slot = min(self._free)
         self._free.remove(candidate_slot)
-        # Slots from the lowest on are taken first, so that there is never a gap before a new one.
+        # Slots from the lowest on are taken first, so that there is never a gap before a new trial.
         self._edits_of[candidate_slot : candidate_slot + 1] = [edit]
         self._edits.use_several(self._edits_of)
         return candidate_slot
 
-    def _assignments(self, edit: Edit, one: _RunningTrial) -> tuple[Assignment, Assignment]:
-        """Assignments of target and control prompts, with cached layers before the first edited one."""
+    def _assignments(self, edit: Edit, trial: _RunningTrial) -> tuple[Assignment, Assignment]:
+        """Assignments of target and control prompts, with cached layers before the first edited trial."""
         cached_layers = self._part.cached_layers
         start_layer = (
             0
-            if cached_layers is None or one.bound.exhaustive
+            if cached_layers is None or trial.bound.exhaustive
             else cached_layers.start_layer(edit.changed)
         )
         if cached_layers is None or start_layer == 0:
-            both = Assignment(one.candidate_slot, self._edits.assign)
+            both = Assignment(trial.candidate_slot, self._edits.assign)
             return both, both
         target, control = (
             each.replaying(start_layer) for each in (cached_layers.target, cached_layers.control)
         )
         return (
-            Assignment(one.candidate_slot, self._edits.assign, target),
-            Assignment(one.candidate_slot, self._edits.assign, control),
+            Assignment(trial.candidate_slot, self._edits.assign, target),
+            Assignment(trial.candidate_slot, self._edits.assign, control),
         )
 
     def _scheduler_of(self, slots: int) -> Scheduler:
         """The scheduler of `slots` slots; a new scheduler if the number of slots changed."""
         if self._scheduler is None or slots != self._scheduler_slots:
-            judged = [one.judged for one in self._running if one.judged is not None]
+            judged = [trial.judged for trial in self._running if trial.judged is not None]
             if self._scheduler is not None:
                 # Its memory is freed before the new scheduler allocates; its requests restart without it.
                 self._scheduler = None

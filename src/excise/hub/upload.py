@@ -65,11 +65,8 @@ def upload(
     sender = _Sender(HfApi(token=token, library_name="excise", library_version=VERSION), repository)
     with _quiet(emit):
         found = sender.repository_for(what, emit, public=public)
-        if found.files:
-            with sender.step("comparing what it holds"):
-                unchanged = _holds(found, what)
-        else:
-            unchanged = False
+        with sender.step("comparing what it holds"):
+            unchanged = bool(found.files) and _holds(found, what)
         commit = found.head or ""
         if not unchanged:
             if found.files and not replace(_holds_other_files(repository, found)):
@@ -94,7 +91,7 @@ class _Sender:
         except FAILURES as error:
             # The cause is dropped, because its request holds the token.
             asked = HubRequest(self.name, writes=True, stage=what, token=str(self.api.token))
-            raise failure(error, asked).error from None
+            raise HubError(failure(error, asked).text) from None
 
     def repository_for(self, what: Upload, emit: Emit, *, public: bool) -> _Repository:
         """The state of the repository, which is created if it does not exist."""

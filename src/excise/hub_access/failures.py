@@ -22,7 +22,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # of httpx or httpx2, whichever this version is built on
 )
 
-from excise.errors import HubError, causes, shortened
+from excise.errors import causes, shortened
 from excise.hub_access.refusals import not_found, refusal
 from excise.hub_access.request import RETRY_HINT, Cause, HubRequest
 
@@ -47,11 +47,6 @@ class Failure:
 
     cause: Cause
     text: str
-
-    @property
-    def error(self) -> HubError:
-        """The failure as a HubError."""
-        return HubError(self.text)
 
 
 def failure(error: Exception, request: HubRequest) -> Failure:
@@ -101,7 +96,7 @@ def _classified(error: Exception, request: HubRequest) -> tuple[Cause, str]:
     if isinstance(cause, HFValidationError):
         if request.writes:
             return "repository", (
-                f"not the name of a repository; write OWNER/NAME ({_in_one_line(cause)})"
+                f"not a repository name; write OWNER/NAME ({_in_one_line(cause)})"
             )
         return "repository", not_found(request)
     if connection := _connection(error, request):

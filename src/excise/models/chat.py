@@ -9,7 +9,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from excise.errors import ModelError, translated
-from excise.models.lost_text import require_encoded, require_rendered
+from excise.models.lost_text import exact_text, require_encoded, require_rendered
 from excise.models.template import Message, TemplateCall, messages_of, render
 from excise.models.thoughts import left_open, opened_by, unfinished, without_thoughts
 from excise.prompts.sets import Prompt
@@ -85,15 +85,12 @@ class Chat:
 
         Decoding `tokens` alone may lose the space before the first word.
         """
-        before, whole = self._exact(context), self._exact([*context, *tokens])
-        return whole[len(before) :] if whole.startswith(before) else self._exact(tokens)
-
-    def _exact(self, tokens: Sequence[int]) -> str:
-        return str(
-            self.tokenizer.decode(
-                list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
+        before, whole = (
+            exact_text(self.tokenizer, each) for each in (context, [*context, *tokens])
         )
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return exact_text(self.tokenizer, tokens)
 
     @cached_property
     def added_tokens(self) -> frozenset[int]:
@@ -110,8 +107,7 @@ class Chat:
     def answer(self, tokens: Sequence[int]) -> str:
         """The text of an answer, without chains of thought and special tokens."""
         whole = self.decode(tokens, special_tokens=True)
-        opened = self.thought_open
-        if (text := without_thoughts(whole, opened=opened)) == whole:
+        if (text := without_thoughts(whole, opened=self.thought_open)) == whole:
             return self.decode(tokens)
         for token in sorted(self.tokenizer.all_special_tokens, key=len, reverse=True):
             text = text.replace(token, "")

@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from accelerate.utils import release_memory
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excise.checkpoint.source import ModelSource, resolve
 from excise.checkpoint.trust import remote_code_of, require_offload_folder, require_sound_files
 from excise.data_types import Quantization
 from excise.devices.memory import device_memory, devices_for
-from excise.devices.out_of_memory import is_out_of_memory, release_memory
 from excise.devices.prepacked import is_prepacked
-from excise.errors import ModelError, first_line
+from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted, ignore
-from excise.models.attempt import (
-    LOADING_FAILURES,
-    loading_class,
-    raise_if_no_type_helps,
-    require_loadable,
-    tested_model,
-    was_unpacked,
-)
-from excise.models.data_type import fastest_first
+from excise.models.attempt import Attempts, Failure, loading_class, require_loadable, was_unpacked
 from excise.models.events import DeviceFound, ModelLoaded
 from excise.models.memory_fit import smaller_dtypes, too_large_error
 from excise.models.options import LoadOptions
-from excise.models.prepack import prepack_if_equal
-from excise.models.quantization import (
-    dtypes_to_try,
-    packing_in_words,
-    quantize_arguments,
-    stored_quantization,
-    unpack_arguments,
-)
+from excise.models.quantization import dtypes_to_try, packing_in_words, stored_quantization
+from excise.models.rate import fastest_first
 from excise.models.template import TemplateCall
-from excise.models.tokenizer import LoadedTokenizer, load_tokenizer
+from excise.models.tokenizer import load_tokenizer
 from excise.models.weights import bytes_by_device, stored_bytes
 from excise.system.quiet import quiet_libraries
 from excise.undocumented import use_conversions
@@ -148,10 +131,9 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
     require_sound_files(source)
     if options.offload_folder is not None:
         require_offload_folder(options.offload_folder)
-    trusted, quantization = options.trust_remote_code, options.quantization
-    auto = loading_class(source, trust_remote_code=trusted)
+    auto = loading_class(source, trust_remote_code=options.trust_remote_code)
     packed = stored_quantization(source)
-    require_loadable(source, packed, quantization)
+    require_loadable(source, packed, options.quantization)
     devices = devices_for(options.device, options.max_memory)
     tokenizer = load_tokenizer(source, options)
     device, limits = options.device, dict(options.max_memory) or None
@@ -161,67 +143,28 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
         "device_map": device,
         "max_memory": limits,
         "offload_folder": options.offload_folder,
-        "trust_remote_code": trusted,
+        "trust_remote_code": options.trust_remote_code,
         **source.gguf_arguments,
     }
     dtypes = options.dtypes
-    packing = packed if quantization == "none" else quantization
+    packing = packed if options.quantization == "none" else options.quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, dtypes)
-    trial = _Trial(source, auto, tokenizer, arguments, packing, options)
-    return _in_first_type(trial, dtypes_to_try(dtypes, packing), devices)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """The arguments of all attempts to load. packing: the quantisation of the weights, if any."""
-
-    source: ModelSource
-    auto: Any
-    tokenizer: LoadedTokenizer
-    arguments: Mapping[str, Any]
-    packing: str | None
-    options: LoadOptions
-
-    def load(self, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]] | _Failure:
-        """The model in a data type, with notes for the user; or the failure.
-
-        A function of its own, so that a failed model and its traceback are freed on return.
-        """
-        how = unpack_arguments(self.source) | quantize_arguments(
-            self.options.quantization, dtype, self.arguments["device_map"]
-        )
-        try:
-            model, note = tested_model(
-                self.source, self.auto, self.tokenizer, dtype, {**self.arguments, **how}
-            )
-            slower = None
-            if self.options.prepack and (self.packing is None or was_unpacked(model)):
-                slower = prepack_if_equal(model, self.tokenizer.test_prompt())
-        except LOADING_FAILURES as error:
-            raise_if_no_type_helps(self.source, self.packing, error)
-            return _Failure(first_line(error), is_out_of_memory(error))
-        return model, tuple(one for one in (note, slower) if one is not None)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why a data type failed. memory_ran_out: whether memory ran out."""
-
-    why: str
-    memory_ran_out: bool
+    shared = Attempts(source, auto, tokenizer, arguments, packing, options)
+    return _in_first_type(shared, dtypes_to_try(dtypes, packing), devices)
 
 
 def _in_first_type(
-    trial: _Trial, untried: tuple[str, ...], devices: Sequence[torch.device]
+    shared: Attempts, untried: tuple[str, ...], devices: Sequence[torch.device]
 ) -> LoadedModel:
     """The model in the first data type that works."""
-    source, packing, limits = trial.source, trial.packing, trial.arguments["max_memory"]
+    source, packing, limits = shared.source, shared.packing, shared.arguments["max_memory"]
     attempts: list[str] = []
     while untried:
         dtype, untried = untried[0], untried[1:]
-        found = trial.load(dtype)
-        if isinstance(found, _Failure):
+        found = shared.load(dtype)
+        if isinstance(found, Failure):
+            # Models are in reference cycles (hooks, bound methods), which only the garbage collector frees.
             release_memory()
             attempts.append(f"{dtype}: {found.why}")
             if found.memory_ran_out:
@@ -239,14 +182,14 @@ def _in_first_type(
             use_conversions(model, None)
         return LoadedModel(
             model,
-            trial.tokenizer.tokenizer,
+            shared.tokenizer.tokenizer,
             source,
             str(model.dtype)[6:],
             tuple(attempts),
-            trial.tokenizer.call,
-            trial.tokenizer.custom_template,
+            shared.tokenizer.call,
+            shared.tokenizer.custom_template,
             None if packing is None or unpacked else packing_in_words(packing),
-            trial.options.quantization,
+            shared.options.quantization,
             notes,
         )
     stored = "" if packing is None else f" as {packing_in_words(packing)}"

@@ -37,6 +37,15 @@ def holds(whole: str, text: str) -> bool:
     return text in whole or normalised(text) in normalised(whole)
 
 
+def exact_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The text of tokens, special tokens and all white space included."""
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )
+
+
 def require_rendered(text: str, rendered: str) -> None:
     """Raise ModelError if the rendered prompt does not contain the prompt's text."""
     if not holds(rendered, text):
@@ -53,15 +62,13 @@ def require_encoded(
 
     Unknown tokens are accepted up to half of the text, because a small vocabulary has some.
     """
-    decoded = tokenizer.decode(
-        list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    if holds(str(decoded), text):
+    decoded = exact_text(tokenizer, tokens)
+    if holds(decoded, text):
         return
     if tokenizer.is_fast:
         dropped, unknown = _uncovered(tokenizer, text, rendered)
     else:
-        dropped, unknown = _missing_words(tokenizer, text, str(decoded))
+        dropped, unknown = _missing_words(tokenizer, text, decoded)
     if dropped or unknown > _MOST_UNKNOWN:
         raise ModelError(
             f"the tokenizer loses the text of the prompt {_quoted(text)}: its files (tokenizer.json, …) are "
@@ -102,5 +109,4 @@ def _missing_words(
 
 
 def _quoted(text: str) -> str:
-    line = " ".join(text.split())
-    return f'"{shortened(line, _SHOWN)}"'
+    return f'"{shortened(" ".join(text.split()), _SHOWN)}"'

@@ -10,7 +10,7 @@ import torch
 from excise.checkpoint.index import checkpoint_index
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import DTYPES, ORDINARY
-from excise.devices.memory import DeviceMemory, device_memory
+from excise.devices.memory import device_memory
 from excise.errors import OutOfMemoryError
 from excise.models.quantization import packing_in_words, stored_dtype
 
@@ -37,7 +37,10 @@ def too_large_error(
     errors of all attempts. Free memory is measured, so the failed model has to be released first.
     """
     as_what = dtype if packing is None else packing_in_words(packing)
-    there = ", ".join(_free(device_memory(device)) for device in devices)
+    there = ", ".join(
+        f"{_gib(memory.free)} free of {_gib(memory.total)} on {memory.name}"
+        for memory in map(device_memory, devices)
+    )
     advice = [] if packing else ["quantise its weights (--quantization bnb_4bit)"]
     if packing is None and _number_bytes(dtype, source) == _FLOAT32_BYTES:
         advice.append("choose a smaller data type (--dtype bfloat16)")
@@ -49,10 +52,6 @@ def too_large_error(
         f"{_gib(_weights_bytes(source, dtype, packing))}{stored}, and there is {there} "
         f"({why}); {', or '.join(advice)}"
     )
-
-
-def _free(memory: DeviceMemory) -> str:
-    return f"{_gib(memory.free)} free of {_gib(memory.total)} on {memory.name}"
 
 
 def _gib(count: float) -> str:

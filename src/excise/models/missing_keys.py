@@ -30,16 +30,14 @@ def require_complete(name: str, info: Mapping[str, Any], *, packing: bool = Fals
     """
     unexpected = sorted(info["unexpected_keys"])
     missing = sorted(info["missing_keys"])
-    if missing and packing:
-        raise ModelError(
-            f"{name}: the checkpoint lacks {_counted(missing)}, or it cannot be quantised while loading; it "
-            "would be initialised at random; leave out --quantization, or choose another"
-        )
     if missing:
-        raise ModelError(
-            f"{name}: the checkpoint lacks {_counted(missing)}, which would be initialised at random; "
-            f"{_hint(missing, unexpected)}"
-        )
+        consequence = f"which would be initialised at random; {_hint(missing, unexpected)}"
+        if packing:
+            consequence = (
+                "or it cannot be quantised while loading; it would be initialised at random; leave out "
+                "--quantization, or choose another"
+            )
+        raise ModelError(f"{name}: the checkpoint lacks {_counted(missing)}, {consequence}")
     if mismatched := sorted(info["mismatched_keys"]):
         key, stored, wanted = mismatched[0]
         more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
@@ -82,22 +80,6 @@ def _shape(shape: Collection[int]) -> str:
     return "×".join(map(str, shape)) or "a single number"
 
 
-class _Reports(logging.Filter):
-    """Removes transformers' load reports from its log, and collects them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter`."""
-        text = record.getMessage()
-        if _REPORT not in text:
-            return True
-        self.texts.append(text)
-        return False
-
-
 @contextmanager
 def captured_report(name: str) -> Iterator[None]:
     """Within the context, load reports are not printed, and failed conversions raise a named error.
@@ -106,15 +88,23 @@ def captured_report(name: str) -> Iterator[None]:
     and names the tensor only in its load report. Here this is a ModelError, and MemoryError if the report
     says that memory ran out.
     """
-    reports, logger = _Reports(), logging.getLogger(_LOGGER)
-    logger.addFilter(reports)
+    reports: list[str] = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if _REPORT in text:
+            reports.append(text)
+        return _REPORT not in text
+
+    logger = logging.getLogger(_LOGGER)
+    logger.addFilter(collect)
     try:
         yield
     except RuntimeError as error:
-        lines = [line.strip() for text in reports.texts for line in text.splitlines()]
+        lines = [line.strip() for text in reports for line in text.splitlines()]
         for line in filter(mentions_out_of_memory, lines):
             raise MemoryError(line) from error
-        failed = [key for text in reports.texts for key in _CONVERSION.findall(text)]
+        failed = [key for text in reports for key in _CONVERSION.findall(text)]
         if failed:
             raise ModelError(
                 f"{name}: the checkpoint's parts of {_counted(failed)} do not fit together; it is damaged "
@@ -122,4 +112,4 @@ def captured_report(name: str) -> Iterator[None]:
             ) from error
         raise
     finally:
-        logger.removeFilter(reports)
+        logger.removeFilter(collect)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from excise.checkpoint.json_files import read_object
 from excise.checkpoint.source import ModelSource
 from excise.data_types import Quantization
 from excise.errors import ModelError
+from excise.system.json_files import read_json_object
 from excise.undocumented import import_undocumented
 
 _DESCRIPTIONS: dict[str, str] = {
@@ -39,6 +39,8 @@ _PACKAGES: dict[str, str] = {
 }
 """The package that each quantisation needs, by its import name."""
 
+Entry = TypeVar("Entry")
+
 _IN_THE_EXTRA = ("bitsandbytes", "torchao")
 _INT4_GROUP = 64
 
@@ -49,7 +51,7 @@ def stored_quantization(source: ModelSource) -> str | None:
     A name of `Quantization` if one fits, else transformers' name of the method. None for a GGUF file, because
     transformers dequantises it while loading.
     """
-    found = _quantization_config(_config(source))
+    found = _declared(_config(source), dict, "quantization_config", "compression_config")
     if found is None:
         return None
     method = str(found.get("quant_method", ""))
@@ -67,10 +69,7 @@ def stored_dtype(source: ModelSource) -> str | None:
 
 def named_dtype(config: object) -> str | None:
     """The data type that a config.json names, for the model or its text model."""
-    if not isinstance(config, Mapping):
-        return None
-    named = config.get("dtype") or config.get("torch_dtype")
-    return named if isinstance(named, str) else named_dtype(config.get("text_config"))
+    return _declared(config, str, "dtype", "torch_dtype")
 
 
 def packing_in_words(name: str) -> str:
@@ -90,44 +89,38 @@ def require_package(name: str) -> None:
     )
 
 
-def quantize_arguments(name: Quantization, dtype: str, device: str) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that quantise the weights while loading."""
+def quantization_config(
+    source: ModelSource, name: Quantization, dtype: str, device: str
+) -> Any | None:
+    """The configuration with which `from_pretrained` quantises weights, or dequantises a GGUF file.
+
+    Some versions of transformers keep the quantised blocks of a GGUF file if a kernel for them is installed.
+    An edited model could then not be saved, because it has no plain tensors.
+    """
+    if source.gguf is not None:
+        try:
+            from transformers import GgufConfig
+        except ImportError:
+            return None  # Older versions always dequantise.
+        return GgufConfig(dequantize=True)
     if name == "none":
-        return {}
+        return None
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if name == "bnb_4bit":
-        compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-        return {
-            "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=compute,
-            )
-        }
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else getattr(torch, dtype),
+        )
     if name == "bnb_8bit":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return BitsAndBytesConfig(load_in_8bit=True)
     if name == "int8":
         from torchao.quantization import Int8WeightOnlyConfig
 
-        return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
-    return {"quantization_config": TorchAoConfig(_int4(device))}
-
-
-def unpack_arguments(source: ModelSource) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that dequantise a GGUF file while loading.
-
-    Some versions of transformers keep the quantised blocks if a kernel for them is installed. An edited model
-    could then not be saved, because it has no plain tensors.
-    """
-    if source.gguf is None:
-        return {}
-    try:
-        from transformers import GgufConfig
-    except ImportError:
-        return {}  # Older versions always dequantise.
-    return {"quantization_config": GgufConfig(dequantize=True)}
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    return TorchAoConfig(_int4(device))
 
 
 def dtypes_to_try(dtypes: tuple[str, ...], name: str | None) -> tuple[str, ...]:
@@ -170,16 +163,14 @@ def _config(source: ModelSource) -> object:
     if source.gguf is not None:
         return None
     try:
-        return read_object(source.folder / "config.json")
+        return read_json_object(source.folder / "config.json", ModelError)
     except ModelError:
         return None  # Loading the model reports the damage.
 
 
-def _quantization_config(config: object) -> dict[str, Any] | None:
-    """The quantisation entry of a config.json, or of its text model."""
-    if not isinstance(config, dict):
+def _declared(config: object, kind: type[Entry], *names: str) -> Entry | None:
+    """The first entry of these names in a config.json, or else in that of its text model."""
+    if not isinstance(config, Mapping):
         return None
-    found = config.get("quantization_config") or config.get("compression_config")
-    if isinstance(found, dict):
-        return found
-    return _quantization_config(config.get("text_config"))
+    found = next((config[name] for name in names if config.get(name)), None)
+    return found if isinstance(found, kind) else _declared(config.get("text_config"), kind, *names)

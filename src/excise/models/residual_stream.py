@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy
 from excise.devices.device import input_device
-from excise.devices.float64 import as_float64
+from excise.devices.transfers import as_float64
 from excise.errors import ModelError
 
 _SAME = 1e-2
@@ -74,20 +75,20 @@ class StreamProbe:
 
         Raises ModelError if no layer ran.
         """
-        with ExitStack() as stack:
+        with ExitStack() as hooks:
             for index, name in enumerate(self._anatomy.layers):
                 layer = self._model.get_submodule(name)
-                before = layer.register_forward_pre_hook(self._entering(index), with_kwargs=True)
-                stack.callback(before.remove)
+                enter, into, out = (
+                    partial(hook, index)
+                    for hook in (self._entering, self._into_norm, self._out_of_layer)
+                )
+                hooks.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
                 for part, module in layer.named_modules():
                     if f"{name}.{part}" in self._norms:
-                        for handle in (
-                            module.register_forward_pre_hook(self._into_norm(index)),
-                            module.register_forward_hook(self._out_of_norm),
-                        ):
-                            stack.callback(handle.remove)
+                        hooks.enter_context(module.register_forward_pre_hook(into))
+                        hooks.enter_context(module.register_forward_hook(self._out_of_norm))
                 # Registered last, after the hooks of a norm at the end of the layer.
-                stack.callback(layer.register_forward_hook(self._out_of_layer(index)).remove)
+                hooks.enter_context(layer.register_forward_hook(out))
             forward(self._model, tokens)
         if not self._squares:
             raise ModelError(
@@ -117,42 +118,33 @@ class StreamProbe:
         epsilon = 4 * torch.finfo(stream.dtype).eps
         self._rounding[index].append(epsilon**2 * (hidden.square() @ r.square()).mean().item())
 
-    def _entering(self, index: int):  # type: ignore[no-untyped-def]
-        def hook(
-            module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-        ) -> tuple[tuple[object, ...], dict[str, object]]:
-            stream = stream_of(args, kwargs)
-            if self._leaving is not None and self._leaving.shape == stream.shape:
-                # A model spread over several devices moves the stream between its layers.
-                between = stream - self._leaving.to(stream)
-                if between.any():
-                    # A module between the layers wrote; it is counted with the following layer.
-                    self._measure(index, between)
-            clean = self._clean(stream)
-            return (
-                tuple(clean if value is stream else value for value in args),
-                {key: clean if value is stream else value for key, value in kwargs.items()},
-            )
+    def _entering(
+        self, index: int, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        stream = stream_of(args, kwargs)
+        if self._leaving is not None and self._leaving.shape == stream.shape:
+            # A model spread over several devices moves the stream between its layers.
+            between = stream - self._leaving.to(stream)
+            if between.any():
+                # A module between the layers wrote; it is counted with the following layer.
+                self._measure(index, between)
+        clean = self._clean(stream)
+        return (
+            tuple(clean if value is stream else value for value in args),
+            {key: clean if value is stream else value for key, value in kwargs.items()},
+        )
 
-        return hook
-
-    def _into_norm(self, index: int):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._measure(index, args[0])
-
-        return hook
+    def _into_norm(self, index: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._measure(index, args[0])
 
     def _out_of_norm(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
         return self._clean(output)
 
-    def _out_of_layer(self, index: int):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            leaving = first_tensor(output)
-            assert leaving is not None
-            self._leaving = leaving.clone()
-            self._measure(index, leaving)
-
-        return hook
+    def _out_of_layer(self, index: int, module: nn.Module, args: object, output: object) -> None:
+        leaving = first_tensor(output)
+        assert leaving is not None
+        self._leaving = leaving.clone()
+        self._measure(index, leaving)
 
 
 def _mean_root(squares: Sequence[float]) -> float:
@@ -180,31 +172,26 @@ def norms_on_the_stream(
     def entering(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         states[:] = [as_float64(stream_of(args, kwargs).cpu())]
 
-    def record(name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-            # A module with two inputs is a sum or a gate, and may carry the output of a writer.
-            value = args[0] if len(args) == 1 else None
-            if not isinstance(value, Tensor) or not isinstance(output, Tensor):
-                return
-            if value.shape[-1] != anatomy.dimension or value.shape != output.shape:
-                return
-            if _in_span(value, states):
-                found.add(name)
-                states.append(as_float64(output.cpu()))
+    def record(name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        # A module with two inputs is a sum or a gate, and may carry the output of a writer.
+        value = args[0] if len(args) == 1 else None
+        if not isinstance(value, Tensor) or not isinstance(output, Tensor):
+            return
+        fits = value.shape[-1] == anatomy.dimension and value.shape == output.shape
+        if fits and _in_span(value, states):
+            found.add(name)
+            states.append(as_float64(output.cpu()))
 
-        return hook
-
-    with ExitStack() as stack:
+    with ExitStack() as hooks:
         for name in anatomy.names:
-            handle = model.get_submodule(name).register_forward_hook(silence)
-            stack.callback(handle.remove)
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(silence))
         for name in anatomy.layers:
             layer = model.get_submodule(name)
-            stack.callback(layer.register_forward_pre_hook(entering, with_kwargs=True).remove)
+            hooks.enter_context(layer.register_forward_pre_hook(entering, with_kwargs=True))
             for part, module in layer.named_modules():
                 if part and _may_be_norm(module, anatomy.dimension):
-                    handle = module.register_forward_hook(record(f"{name}.{part}"))
-                    stack.callback(handle.remove)
+                    recording = partial(record, f"{name}.{part}")
+                    hooks.enter_context(module.register_forward_hook(recording))
         forward(model, tokens)
     return frozenset(found)
 

@@ -12,9 +12,9 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from excise.checkpoint.json_files import read_object
 from excise.errors import ModelError, first_line, translated
 from excise.models.lost_text import holds
+from excise.system.json_files import read_json_object
 from excise.system.paths import expanded
 
 _PROBE, _SYSTEM_PROBE = "The text of a prompt, 7", "The text of a system prompt, 8"
@@ -117,18 +117,20 @@ def choose_template(
     """
     own = tokenizer.chat_template
     named = own if isinstance(own, dict) else {}
+    names = ", ".join(sorted(named))
     text = None
     if template is not None and template not in named:
-        where = f"--chat-template {template}"
-        names = f", and the model has no template of this name ({_listed(named)})" if named else ""
-        with translated(ModelError, f"{where}: cannot be read{names}", OSError, ValueError):
+        what = f"--chat-template {template}: cannot be read"
+        if named:
+            what += f", and the model has no template of this name ({names})"
+        with translated(ModelError, what, OSError, ValueError):
             text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:
         raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")
     elif named and template is None and "default" not in named:
         raise ModelError(
-            f"several chat templates ({_listed(named)}) and no default; choose one with --chat-template NAME"
+            f"several chat templates ({names}) and no default; choose one with --chat-template NAME"
         )
     call = TemplateCall(None if text is not None else template, arguments)
     return _surviving(tokenizer, call, system_prompt), text
@@ -194,10 +196,8 @@ def template_file(folder: Path) -> str | None:
     """
     for name in _OF_PROCESSORS:
         path = folder / name
-        if path.is_file() and isinstance(text := read_object(path).get("chat_template"), str):
+        if path.is_file() and isinstance(
+            text := read_json_object(path, ModelError).get("chat_template"), str
+        ):
             return text
     return None
-
-
-def _listed(named: Mapping[str, str]) -> str:
-    return ", ".join(sorted(named))

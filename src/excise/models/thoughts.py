@@ -27,25 +27,25 @@ def _spaced(opening: str, closing: str) -> Mark:
     return Mark(opening, closing, f"{opening}\n\n{closing}\n\n")
 
 
+def _joined(opening: str, closing: str) -> Mark:
+    return Mark(opening, closing, opening + closing)
+
+
 _MARKS: tuple[Mark, ...] = (
     _spaced("<think>", "</think>"),
     _spaced("<thinking>", "</thinking>"),
-    Mark("<thought>", "</thought>", "<thought></thought>"),
-    Mark("[THINK]", "[/THINK]", "[THINK][/THINK]"),
+    _joined("<thought>", "</thought>"),
+    _joined("[THINK]", "[/THINK]"),
     # Harmony, the format of gpt-oss.
     Mark(_ANALYSIS, _FINAL, f"{_ANALYSIS}<|end|><|start|>assistant{_FINAL}"),
     # Gemma 4.
-    Mark("<|channel>thought\n", "<channel|>", "<|channel>thought\n<channel|>"),
-    Mark("<unused94>thought\n", "<unused95>", "<unused94>thought\n<unused95>"),
-    Mark("<seed:think>", "</seed:think>", "<seed:think></seed:think>"),
-    Mark("<|inner_prefix|>", "<|inner_suffix|>", "<|inner_prefix|><|inner_suffix|>"),
-    Mark("<|START_THINKING|>", "<|END_THINKING|>", "<|START_THINKING|><|END_THINKING|>"),
-    Mark(
-        "<|begin_of_thought|>",
-        "<|end_of_thought|>",
-        "<|begin_of_thought|>\n\n<|end_of_thought|>\n\n",
-    ),
-    Mark("◁think▷", "◁/think▷", "◁think▷◁/think▷"),
+    _joined("<|channel>thought\n", "<channel|>"),
+    _joined("<unused94>thought\n", "<unused95>"),
+    _joined("<seed:think>", "</seed:think>"),
+    _joined("<|inner_prefix|>", "<|inner_suffix|>"),
+    _joined("<|START_THINKING|>", "<|END_THINKING|>"),
+    _spaced("<|begin_of_thought|>", "<|end_of_thought|>"),
+    _joined("◁think▷", "◁/think▷"),
 )
 """The tags of published models; `_TAG` finds other tags."""
 _TAG = re.compile(
@@ -57,11 +57,9 @@ _TAG = re.compile(
 def opened_by(answer: str) -> Mark | None:
     """The tags of the chain of thought that an answer begins with; None if it begins otherwise."""
     beginning = answer.lstrip()
-    for mark in _MARKS:
-        if beginning.startswith(mark.opening):
-            return mark
     tag = _TAG.match(beginning)
-    return None if tag is None else _of_tag(tag)
+    other = None if tag is None else _of_tag(tag)
+    return next((mark for mark in _MARKS if beginning.startswith(mark.opening)), other)
 
 
 def left_open(beginning: str) -> Mark | None:
@@ -69,14 +67,10 @@ def left_open(beginning: str) -> Mark | None:
 
     beginning: the text that the template has put after the last prompt. Tags inside prompts do not count.
     """
-    last: tuple[int, Mark] | None = None
-    for mark in (*_MARKS, *map(_of_tag, _TAG.finditer(beginning))):
-        place = beginning.rfind(mark.opening)
-        if place >= 0 and (last is None or place > last[0]):
-            last = place, mark
-    if last is None or last[1].closing in beginning[last[0] :]:
-        return None
-    return last[1]
+    marks = (*_MARKS, *map(_of_tag, _TAG.finditer(beginning)))
+    last = max(marks, key=lambda mark: beginning.rfind(mark.opening))
+    place = beginning.rfind(last.opening)
+    return None if place < 0 or last.closing in beginning[place:] else last
 
 
 def ends_closed(beginning: str) -> bool:

@@ -84,26 +84,18 @@ def _in_memory(module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def _is_ordinary(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.dtype in _ORDINARY
-    )
-
-
 def _unpacked(module: nn.Module, name: str) -> Tensor:
     """The dequantised weight, on any device and in any floating-point type."""
-    if type(module).__name__ == _MXFP4_EXPERTS and not isinstance(
-        getattr(module, name, None), Tensor
-    ):
-        return _mxfp4(module, name)
     tensor = getattr(module, name, None)
+    if type(module).__name__ == _MXFP4_EXPERTS and not isinstance(tensor, Tensor):
+        return _mxfp4(module, name)
     if isinstance(tensor, Tensor):
         if tensor.is_meta:
             raise _not_readable(module, name, "is on the meta device, without its numbers")
         if is_prepacked(tensor):
             in_order: Tensor = tensor.to_dense()
             return in_order
-        if _is_ordinary(tensor):
+        if type(tensor) in (Tensor, nn.Parameter) and tensor.dtype in _ORDINARY:
             return tensor
         # bitsandbytes is an optional package, so its classes are recognised by name.
         kind = type(tensor).__name__
@@ -129,9 +121,7 @@ def _bitsandbytes_4bit(module: nn.Module, weight: Tensor) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
     # After a move between devices, only the layer may hold the state.
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        state = getattr(module, "quant_state", None)
+    state = getattr(weight, "quant_state", None) or getattr(module, "quant_state", None)
     if state is None:
         raise _not_readable(module, "weight", "is a 4-bit weight without its scales")
     if getattr(state, "packing_format_for_cpu", False):

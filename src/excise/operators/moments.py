@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from excise.devices.float64 import as_float64, float64_device
+from excise.devices.transfers import as_float64, float64_device
 
 Device = torch.device | str
 
@@ -35,26 +35,18 @@ class Moments(ABC):
         self.writers, self._dimension = writers, dimension
         given = [devices] * writers if isinstance(devices, (str, torch.device)) else devices
         self._devices = [torch.device(device) for device in given]
-        self._counts = [0.0] * writers
-        self._token_counts = [0] * writers
+        # For each writer: the sum of its tokens' weights, and their number.
+        self.counts, self.token_counts = [0.0] * writers, [0] * writers
         self._powers = _zeros([float64_device(each) for each in self._devices], dtype=torch.float64)
 
     def add(self, index: int, tokens: Tensor, weight: float = 1.0) -> None:
         """Add `tokens` [n, d] of a writer, each counted `weight` times."""
         tokens = tokens.to(torch.float32)
-        self._counts[index] += weight * len(tokens)
-        self._token_counts[index] += len(tokens)
+        self.counts[index] += weight * len(tokens)
+        self.token_counts[index] += len(tokens)
         power = as_float64(tokens).square().sum()
         self._powers[index] += weight * power.to(self._powers[index].device)
         self._add_products(index, tokens, weight)
-
-    def count(self, index: int) -> float:
-        """Sum of the weights of a writer's tokens."""
-        return self._counts[index]
-
-    def token_count(self, index: int) -> int:
-        """Number of tokens that were added for a writer, without weights."""
-        return self._token_counts[index]
 
     @abstractmethod
     def system(self, index: int) -> System:
@@ -65,7 +57,7 @@ class Moments(ABC):
 
     def _known(self, index: int) -> tuple[float, float]:
         """The mean of the diagonal of S, and the count."""
-        count = max(1.0, self._counts[index])
+        count = max(1.0, self.counts[index])
         power = float(self._powers[index] / count)
         return max(0.0, power) / self._dimension, count
 
@@ -132,21 +124,15 @@ class _ExactSystem(System):
     def effective_dimension(self, ridge: float) -> float:
         """See `System`."""
         shift = ridge * self.variance
-        factor = self._factor(shift)
-        return len(self._kept) - shift * float(torch.cholesky_inverse(factor).trace())
+        inverse = torch.cholesky_inverse(_factor(self._kept, shift))
+        return len(self._kept) - shift * float(inverse.trace())
 
     def matrix(self) -> Tensor:
         """See `System`."""
         return self._kept
 
-    def _factor(self, shift: float) -> Tensor:
-        shifted = self._kept.clone()
-        shifted.diagonal().add_(shift)
-        factor: Tensor = torch.linalg.cholesky(shifted)
-        return factor
-
     def _solve(self, right: Tensor, shift: float) -> Tensor:
-        solved: Tensor = torch.cholesky_solve(right, self._factor(shift))
+        solved: Tensor = torch.cholesky_solve(right, _factor(self._kept, shift))
         return solved
 
 
@@ -158,18 +144,13 @@ class SketchedMoments(Moments):
     """
 
     def __init__(
-        self,
-        writers: int,
-        dimension: int,
-        rows: int,
-        seed: int = 0,
-        devices: Device | Sequence[Device] = "cpu",
+        self, writers: int, dimension: int, rows: int, devices: Device | Sequence[Device] = "cpu"
     ) -> None:
         super().__init__(writers, dimension, devices)
         self._rows = rows
         self._sketch = _zeros(self._devices, rows, dimension, dtype=torch.float32)
         # Drawn on the host, so that a sketch does not depend on the device.
-        self._generators = [torch.Generator().manual_seed(seed + index) for index in range(writers)]
+        self._generators = [torch.Generator().manual_seed(index) for index in range(writers)]
 
     def system(self, index: int) -> System:
         """See `Moments`."""
@@ -208,11 +189,17 @@ class _SketchedSystem(System):
 
     def _solve(self, right: Tensor, shift: float) -> Tensor:
         # Woodbury 1950: a system of size rows × rows instead of d × d.
-        gram = self._gram.clone()
-        gram.diagonal().add_(shift)
-        inner = torch.cholesky_solve(self._kept @ right, torch.linalg.cholesky(gram))
+        inner = torch.cholesky_solve(self._kept @ right, _factor(self._gram, shift))
         solved: Tensor = (right - self._kept.T @ inner) / shift
         return solved
+
+
+def _factor(matrix: Tensor, shift: float) -> Tensor:
+    """The Cholesky factor of matrix + shift·I."""
+    shifted = matrix.clone()
+    shifted.diagonal().add_(shift)
+    factor: Tensor = torch.linalg.cholesky(shifted)
+    return factor
 
 
 def _zeros(devices: Sequence[torch.device], *shape: int, dtype: torch.dtype) -> list[Tensor]:

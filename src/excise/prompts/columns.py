@@ -8,41 +8,18 @@ from collections.abc import Iterable, Sequence
 
 from excise.errors import PromptError
 
-_ANSWERS = frozenset(
-    (
-        *("answer", "answers", "assistant", "chosen", "completion", "completions", "continuation"),
-        *("expected", "explanation", "generated", "generation", "gold", "gpt", "label", "labels"),
-        *("model", "output", "outputs", "prediction", "rationale", "reasoning", "reference", "refusal"),
-        *("rejected", "reply", "replies", "response", "responses", "result", "results", "solution"),
-        *("target", "targets", "thought", "thoughts"),
-    )
-)  # fmt: skip
+_ANSWERS = re.compile(
+    "answers?|assistant|chosen|completions?|continuation|expected|explanation|generated|generation|gold|gpt|"
+    "labels?|model|outputs?|prediction|rationale|reasoning|reference|refusal|rejected|reply|replies|"
+    "responses?|results?|solution|targets?|thoughts?"
+)
 """Words in names of columns with answers."""
-_PROMPTS: tuple[frozenset[str], ...] = (
+_PROMPTS = (
     # AdvBench and JailbreakBench have goal, XSTest, StrongREJECT and most others prompt, Alpaca instruction,
     # WildJailbreak vanilla.
-    frozenset(
-        (
-            *("prompt", "prompts", "instruction", "instructions", "question", "questions", "goal"),
-            *("goals", "query", "queries", "request", "requests", "vanilla"),
-        )
-    ),
+    re.compile("prompts?|instructions?|questions?|goals?|query|queries|requests?|vanilla"),
     # HarmBench has Behavior, which is a category beside JailbreakBench's Goal.
-    frozenset(
-        (
-            *(
-                "behavior",
-                "behaviors",
-                "behaviour",
-                "behaviours",
-                "text",
-                "texts",
-                "input",
-                "inputs",
-            ),
-            *("user", "human", "sentence", "content", "message"),
-        )
-    ),
+    re.compile("behaviou?rs?|texts?|inputs?|user|human|sentence|content|message"),
 )
 """Last words of names of prompt columns in public data sets, most reliable first."""
 _NEAR = 0.8
@@ -71,14 +48,17 @@ def likely_column(column: str, columns: Sequence[str]) -> str | None:
 
     Columns of answers are never suggested. None without a candidate, or with several.
     """
-    eligible = {one: _words(one) for one in columns if not _ANSWERS.intersection(_words(one))}
+    named = {one: _words(one) for one in columns}
+    eligible = {
+        one: words for one, words in named.items() if not any(map(_ANSWERS.fullmatch, words))
+    }
     plain = {"".join(words): one for one, words in eligible.items()}
     near = difflib.get_close_matches("".join(_words(column)), plain, n=1, cutoff=_NEAR)
     if near:
         return plain[near[0]]
     for names in _PROMPTS:
         # The last word decides: a forbidden_prompt is a prompt, a prompt_id is not.
-        found = [one for one, words in eligible.items() if words and words[-1] in names]
+        found = [one for one, words in eligible.items() if words and names.fullmatch(words[-1])]
         if found:
             return found[0] if len(found) == 1 else None
     return None
@@ -93,8 +73,7 @@ def _words(name: str) -> list[str]:
 def texts_of(rows: Sequence[object], column: str, where: str) -> list[str]:
     """The rows as texts, stripped; those without text are left out.
 
-    Raises:
-        PromptError: a row holds something else than text.
+    Raises PromptError if a row holds something else than text.
     """
     texts: list[str] = []
     for number, row in enumerate(rows, start=1):

@@ -29,9 +29,8 @@ _BATCH = 1 << 12
 def read_file(path: Path, column: str) -> list[object]:
     """All rows of a file's column, in order; for a text file, its non-blank lines.
 
-    Raises:
-        PromptError: no such file, an empty one, an unknown ending, not UTF-8, a malformed line, or
-            no such column.
+    Raises PromptError: no such file, an empty file, an unknown ending, not UTF-8, a malformed line, or no
+    such column.
     """
     if not path.exists():
         raise PromptError(f"{path}: no such file")
@@ -127,15 +126,8 @@ def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) 
     """A column, read in batches, because a few kilobytes of parquet can decode to any number of rows."""
     if pyarrow.types.is_dictionary(kind):
         kind = kind.value_type
-    is_text = any(
-        test(kind)
-        for test in (
-            pyarrow.types.is_string,
-            pyarrow.types.is_large_string,
-            pyarrow.types.is_binary,
-            pyarrow.types.is_large_binary,
-        )
-    )
+    texts = (pyarrow.string(), pyarrow.large_string(), pyarrow.binary(), pyarrow.large_binary())
+    is_text = kind in texts
     # Lists and tables are not prompts: one row is enough for the error.
     nested = pyarrow.types.is_nested(kind)
     # Dictionary-encoded texts are not expanded before their lengths are known.
@@ -160,10 +152,9 @@ def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) 
 
 def _letters(cells: pyarrow.Array) -> int:
     """Bytes of the texts of a column, repetitions included."""
-    if pyarrow.types.is_dictionary(cells.type):
-        lengths = pyarrow.compute.binary_length(cells.dictionary)
-        return pyarrow.compute.sum(lengths.take(cells.indices)).as_py() or 0
-    return pyarrow.compute.sum(pyarrow.compute.binary_length(cells)).as_py() or 0
+    encoded = pyarrow.types.is_dictionary(cells.type)
+    lengths = pyarrow.compute.binary_length(cells.dictionary if encoded else cells)
+    return pyarrow.compute.sum(lengths.take(cells.indices) if encoded else lengths).as_py() or 0
 
 
 _READERS: dict[str, Callable[[bytes, str, Path], list[object]]] = {

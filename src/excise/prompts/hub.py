@@ -9,13 +9,8 @@ from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetsError
-from datasets.utils import are_progress_bars_disabled as data_bars_hidden
-from datasets.utils import disable_progress_bars as hide_data_bars
-from datasets.utils import enable_progress_bars as show_data_bars
 from huggingface_hub import HfApi
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled as hub_bars_hidden
-from huggingface_hub.utils.tqdm import disable_progress_bars as hide_hub_bars
-from huggingface_hub.utils.tqdm import enable_progress_bars as show_hub_bars
+from huggingface_hub import utils as hub_utils
 
 from excise.errors import HubError, PromptError, first_line
 from excise.hub_access.cache import cached_names, cached_snapshot
@@ -23,7 +18,7 @@ from excise.hub_access.failures import FAILURES, Failure, failure, without_secre
 from excise.hub_access.request import OUT_OF_REACH, HubRequest
 from excise.prompts.columns import check_column
 from excise.prompts.saved import choose_split, column_of
-from excise.prompts.slices import Split
+from excise.prompts.source import Split
 
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before turning to the cache."""
@@ -46,11 +41,8 @@ class HubRows:
 def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubRows:
     """Read a data set at the current commit of `revision` (default: its main branch).
 
-    If the hub is out of reach, a cached copy is used.
-
-    Raises:
-        HubError: the hub is out of reach and the data set is not cached, or the hub refuses.
-        PromptError: no such data set, revision, split or column.
+    If the hub is out of reach, a cached copy is used. Raises HubError if the data set is not cached then, or
+    the hub refuses; PromptError for an unknown data set, revision, split or column.
     """
     with _quiet():
         try:
@@ -61,7 +53,7 @@ def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubR
                 return _read_cached(name, revision, column, split, found)
             if found.cause in ("repository", "revision"):
                 raise PromptError(found.text) from None
-            raise found.error from None
+            raise HubError(found.text) from None
         if commit is None:
             raise HubError(f"{name}: the hub reports no commit for it; try again later")
         return _read(name, commit, column, split)
@@ -101,7 +93,7 @@ def _unread(error: Exception, name: str, what: str) -> HubError:
     """The error for a failed request, a full disk, or else damaged data."""
     found = failure(error, HubRequest(name, "data set"))
     if found.cause != "other":
-        return found.error
+        return HubError(found.text)
     return HubError(without_secrets(f"{what}: {first_line(error)}"))
 
 
@@ -117,18 +109,12 @@ def _take(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Within the context, the libraries show no progress bars."""
-    switches = [
-        (enable, disable)
-        for hidden, disable, enable in (
-            (data_bars_hidden, hide_data_bars, show_data_bars),
-            (hub_bars_hidden, hide_hub_bars, show_hub_bars),
-        )
-        if not hidden()
-    ]
-    for _, disable in switches:
-        disable()
+    libraries: tuple[Any, ...] = (datasets.utils, hub_utils)
+    shown = [each for each in libraries if not each.are_progress_bars_disabled()]
+    for each in shown:
+        each.disable_progress_bars()
     try:
         yield
     finally:
-        for enable, _ in switches:
-            enable()
+        for each in shown:
+            each.enable_progress_bars()

@@ -1,11 +1,10 @@
-"""Reads a prompt set from a file, a folder or the hub."""
+"""Reads prompt sets from files, folders or the hub: one set, or all sets of a run."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -14,11 +13,9 @@ from excise.prompts.columns import texts_of
 from excise.prompts.files import read_file
 from excise.prompts.saved import read_saved
 from excise.prompts.sets import Prompt, PromptSet
-from excise.prompts.slices import Split, parse_split
-from excise.prompts.source import FILE_SUFFIXES, PromptSource, parse_source
+from excise.prompts.source import FILE_SUFFIXES, PromptSource, Split, parse_source, parse_split
+from excise.prompts.splits import Parts, Prompts, joined, three_parts
 from excise.system.paths import expanded
-
-Shareable = TypeVar("Shareable", str, str | None)
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -57,24 +54,20 @@ def read_prompts(
 def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") -> PromptSet:
     """Read a file, a folder saved by `datasets`, or else a hub data set.
 
-    A slice counts rows of the source; rows without text are dropped afterwards.
-
-    Raises:
-        PromptError: the source cannot be read; the message says where and what to do.
-        HubError: the hub is out of reach and has left nothing in the cache, or it refuses.
+    A slice counts rows of the source; rows without text are dropped afterwards. Raises PromptError if the
+    source cannot be read; HubError if the hub is out of reach and has left nothing in the cache, or refuses.
     """
     where = source.source
     split = parse_split(source.split, where)
-    column = _own(source.column, shared.column)
-    rows, origin, revision = _rows(source, column, split)
-    texts = texts_of(split.take(rows, where), column, where)
+    own = replace(shared, **source.model_dump(include=set(vars(shared)), exclude_none=True))
+    rows, origin, revision = _rows(source, own.column, split)
+    texts = texts_of(split.take(rows, where), own.column, where)
     if not texts:
         raise PromptError(f"{origin}: holds no text; it needs prompts")
-    prefix = _own(source.prefix, shared.prefix)
-    suffix = _own(source.suffix, shared.suffix)
     # An empty system prompt overrides the shared system prompt.
-    system_prompt = _own(source.system_prompt, shared.system_prompt) or None
-    prompts = tuple(Prompt(prefix + text + suffix, system_prompt) for text in texts)
+    prompts = tuple(
+        Prompt(own.prefix + text + own.suffix, own.system_prompt or None) for text in texts
+    )
     return PromptSet(name, prompts, origin, revision)
 
 
@@ -104,5 +97,54 @@ def _names_a_file(source: str) -> bool:
     return source.lower().endswith(FILE_SUFFIXES) or not _HUB_ID.fullmatch(source)
 
 
-def _own(own: str | None, shared: Shareable) -> str | Shareable:
-    return shared if own is None else own
+@dataclass(frozen=True)
+class KindSources:
+    """Where one kind of prompts is read from: one set to be split three ways, or a set for each part.
+
+    held_out: None cuts it off the train set.
+    """
+
+    whole: PromptSource | None = None
+    train: PromptSource | None = None
+    search: PromptSource | None = None
+    held_out: PromptSource | None = None
+
+    def named(self) -> list[PromptSource]:
+        """The sources that are given."""
+        return [source for source in vars(self).values() if source is not None]
+
+
+@dataclass(frozen=True)
+class PromptSources:
+    """Where all prompts of a run are read from."""
+
+    target: KindSources
+    control: KindSources
+    shared: PromptDefaults = field(default_factory=PromptDefaults)
+
+    def names(self) -> list[str]:
+        """The sets, each once, as they would be typed."""
+        return list(dict.fromkeys(map(str, (*self.target.named(), *self.control.named()))))
+
+
+def load_parts(sources: PromptSources) -> Prompts:
+    """Read all prompt sets of a run and make their three parts.
+
+    Raises PromptError if a set cannot be read or has too few prompts; HubError if a set is on the hub, and
+    neither that nor a cached copy can be read.
+    """
+    return joined(
+        _load_kind("target", sources.target, sources.shared),
+        _load_kind("control", sources.control, sources.shared),
+    )
+
+
+def _load_kind(kind: str, sources: KindSources, shared: PromptDefaults) -> tuple[Parts, list[str]]:
+    if sources.whole is not None:
+        return three_parts(kind, whole=read(sources.whole, shared, kind))
+    sets = {
+        part: read(source, shared, f"{kind} {part.replace('_', '-')}")
+        for part, source in vars(sources).items()
+        if source is not None
+    }
+    return three_parts(kind, **sets)

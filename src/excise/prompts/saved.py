@@ -9,7 +9,7 @@ import pyarrow  # type: ignore[import-untyped]
 
 from excise.errors import PromptError, first_line, translated
 from excise.prompts.columns import check_column
-from excise.prompts.slices import Split
+from excise.prompts.source import Split
 from excise.system.json_files import read_json_object
 
 _MARKS = ("dataset_dict.json", "state.json")
@@ -21,8 +21,7 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
 def read_saved(folder: Path, column: str, split: Split) -> list[object]:
     """All rows of a column of the named or only split, not yet sliced.
 
-    Raises:
-        PromptError: the folder is not from `datasets`, is damaged, or lacks the split or column.
+    Raises PromptError if the folder is not from `datasets`, is damaged, or lacks the split or column.
     """
     if not any((folder / mark).exists() for mark in _MARKS):
         raise PromptError(
@@ -93,8 +92,7 @@ def _is_name(name: object) -> bool:
 def choose_split(split: Split, names: list[str], where: str) -> str:
     """The name of the split to read: the named split, or the only split.
 
-    Raises:
-        PromptError: an unknown split, or several splits without a name.
+    Raises PromptError for an unknown split, and for several splits without a name.
     """
     there = ", ".join(names)
     if split.name is None:

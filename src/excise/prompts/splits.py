@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from excise.errors import PromptError
-from excise.prompts.given import PromptLike, prompt_set
-from excise.prompts.sets import Prompt, PromptSet
+from excise.prompts.sets import Prompt, PromptLike, PromptSet, prompt_set
 
 _SPLIT_SEED = 0
 """Independent of `--seed`, so that searches with different seeds have the same held-out prompts."""
@@ -86,12 +85,8 @@ def joined(target: tuple[Parts, list[str]], control: tuple[Parts, list[str]]) ->
         raise PromptError("target and control hold the same prompts; give two sets that differ")
     named = sorted(repr(prompt.text) for prompt in both)
     quoted = ", ".join(named[:_NAMED] + ["…"] * (len(named) > _NAMED))
-    in_both = (
-        [f"{_count(len(both))} in both target and control ({quoted}); none was dropped."]
-        if both
-        else []
-    )
-    return Prompts(target[0], control[0], (*target[1], *control[1], *in_both))
+    note = f"{_count(len(both))} in both target and control ({quoted}); none was dropped."
+    return Prompts(target[0], control[0], (*target[1], *control[1], *([note] if both else [])))
 
 
 def three_parts(
@@ -111,15 +106,14 @@ def three_parts(
         three = split_whole(whole, _SPLIT_SEED)
     elif train is None or search is None:
         raise ValueError(f"no {kind} train prompts, or no search prompts")
-    elif held_out is not None:
-        three = Parts(train, search, held_out)
     else:
-        before = len(train)
-        train, held_out = cut_held_out(train, f"{kind} held-out")
-        notes.append(
-            f"{kind}: no held-out set is given, so the last {len(held_out)} of the {before} "
-            "train prompts are held out."
-        )
+        if held_out is None:
+            before = len(train)
+            train, held_out = cut_held_out(train, f"{kind} held-out")
+            notes.append(
+                f"{kind}: no held-out set is given, so the last {len(held_out)} of the {before} "
+                "train prompts are held out."
+            )
         three = Parts(train, search, held_out)
     three, dropped = drop_repeated(three)
     notes += [f"{kind}: {note}" for note in dropped]

@@ -1,1 +1,1 @@
-"""What is written about an edit for people: model card, tables, plots."""
+"""Descriptions of an edit for people: model card, figures, plots."""

@@ -1,4 +1,4 @@
-"""The model card of what excise writes: that an edit was made, how, and what it measured."""
+"""The model card of an edited model or adapter: the edit, its parameters and its figures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from excise.engine.generation import settings_text
 from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
-from excise.scorers.interval import Share
+from excise.scorers.statistics import Share
 from excise.store.outcome import Outcome, outcome_in
 from excise.system.version import VERSION
 
 _RECORDED = """
-`reproduce.json` holds all it takes to make it again, and the hash of every tensor: `excise reproduce
+`reproduce.json` holds all data that a rebuild needs, and the hash of every tensor: `excise reproduce
 reproduce.json DIR`.
 """
 
 
 def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
-    """The figures of a measured edit: what, of the original, of the edited model."""
+    """The figures of a measured edit: name, value of the original, value of the edited model."""
     before, after = outcome.original, outcome.edited
     answers = outcome.prompts + outcome.control_prompts
     return [
@@ -44,12 +44,12 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
 
 
 def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
-    """The same as a Markdown table, and the `coverage` of each layer in words if it is known."""
+    """The figures as a Markdown table. coverage: of each layer; its minimum is added as a sentence."""
     return "\n".join(
         (
             "| held-out prompts, never seen by the search (95 % intervals) | original | edited |",
             "|---|---|---|",
-            *(f"| {what} | {before} | {after} |" for what, before, after in rows_of(outcome)),
+            *(f"| {figure} | {before} | {after} |" for figure, before, after in rows_of(outcome)),
             "",
             "Refusals are phrases in greedy answers; KL is KL(original ‖ edited), on control prompts.",
             *((_covered(coverage),) if coverage else ()),
@@ -58,21 +58,21 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
 
 
 def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:
-    """What an edit file says was measured: on held-out prompts, else by the search, else nothing."""
+    """The figures in an edit file: of held-out prompts, or else of the search."""
     outcome, facts = outcome_in(edit.facts), edit.facts
     if outcome is not None:
         return figures_of(outcome, coverage)
     if not {"refusals", "prompts", "kl"} <= facts.keys():
-        return "Nothing was measured: the edit file holds no figures."
+        return "The edit file holds no figures."
     return (
-        f"On the search's own prompts (not held out): {inline(facts['refusals'])} of "
+        f"On search prompts (not held out): {inline(facts['refusals'])} of "
         f"{inline(facts['prompts'])} target prompts refused, KL {nats(facts['kl'])} nats."
         + (f" {_covered(coverage)}" if coverage else "")
     )
 
 
 def nats(value: object) -> str:
-    """A KL divergence that an edit file states; less than 0, by rounding, is 0."""
+    """A KL divergence of an edit file as text; rounding errors below 0 become 0."""
     return inline(max(0.0, value) if isinstance(value, int | float) else value)
 
 
@@ -80,12 +80,12 @@ def _covered(coverage: Sequence[float]) -> str:
     worst = min(range(len(coverage)), key=coverage.__getitem__)
     return (
         f"Coverage, the share of what a layer writes that the edited matrices write: {coverage[worst]:.3f} "
-        f"in the worst of {len(coverage)} layers (layer {worst}); 1 is all."
+        f"in the worst of {len(coverage)} layers (layer {worst}); 1 means all."
     )
 
 
 def _reservations(edit: EditValues) -> str:
-    """What has to be known beside the figures: layers left uncovered, experts edited one by one."""
+    """Warnings for readers of the figures: uncovered layers, packed weights, edits of single experts."""
     uncovered = edit.facts.get("uncovered")
     lines: list[str] = []
     if isinstance(uncovered, Mapping) and uncovered:
@@ -106,21 +106,19 @@ def _reservations(edit: EditValues) -> str:
     return "".join(f"\n\n{line}" for line in lines)
 
 
-def asked_with_lines(told: object) -> list[str]:
-    """How prompts were put and answers chosen, where others may do it otherwise."""
-    if not isinstance(told, Mapping):
+def asked_with_lines(recorded: object) -> list[str]:
+    """The chat template's arguments, response prefix and decoding, if others may use different ones."""
+    if not isinstance(recorded, Mapping):
         return []
     lines: list[str] = []
-    if isinstance(arguments := told.get("template_arguments"), Mapping):
-        lines.append(f"Prompts were put into the chat template with {code(as_text(arguments))}.")
-    if prefix := told.get("response_prefix"):
+    if isinstance(arguments := recorded.get("template_arguments"), Mapping):
+        lines.append(f"Prompts were rendered by the chat template with {code(as_text(arguments))}.")
+    if prefix := recorded.get("response_prefix"):
+        lines.append(f"Answers were judged after their common beginning {code(repr(prefix))}.")
+    if isinstance(configuration := recorded.get("generation_config"), Mapping):
         lines.append(
-            f"Answers were judged behind what all of them begin with, {code(repr(prefix))}."
-        )
-    if isinstance(unfollowed := told.get("generation_config"), Mapping):
-        lines.append(
-            f"The model's generation configuration asks for {code(settings_text(unfollowed))}: "
-            "`generate` and servers follow that, the figures do not."
+            f"The model's generation configuration asks for {code(settings_text(configuration))}: "
+            "`generate` and servers follow it; the figures are of greedy decoding."
         )
     return lines
 
@@ -128,9 +126,9 @@ def asked_with_lines(told: object) -> list[str]:
 def model_card(
     source: ModelSource, edit: EditValues, figures: str, *, adapter: bool, recorded: bool = False
 ) -> str:
-    """Text of the README.md that goes with an edited model or an adapter; the original's card is its end.
+    """Text of the README.md of an edited model or adapter; the original's card is its last part.
 
-    recorded: whether a `reproduce.json` goes with it.
+    recorded: whether the folder has a `reproduce.json`.
     """
     edited, writers = len(edit.changed), len(set(edit.writers))
     facts = FACTS[edit.kind]
@@ -182,7 +180,7 @@ def _original_text(original: OriginalCard | None, name: str) -> str:
 
 # The original's card
 
-What follows is the card of {name} as it was. Its figures and claims are of the unedited model.{unreadable}
+This is the unchanged card of {name}. Its figures and claims are of the unedited model.{unreadable}
 
 {original.text}
 """

@@ -1,4 +1,4 @@
-"""The original's model card, taken apart: what of its front matter holds for an edited copy, and its text."""
+"""The original's model card: the part of its front matter that is true of an edited copy, and its text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from excise.checkpoint.source import ModelSource
 
 _TAGS = ("excise", "directional-ablation")
 _DEEPEST = 20
-"""Tables and lists within each other; cards have three or four."""
+"""Highest depth of nested tables and lists; usual cards have three or four levels."""
 _NOT_OF_THE_COPY = ("base_model_relation", "new_version")
-"""What the original says of its own place among models. Terms of access (`extra_gated_…`) are its too."""
+"""Keys about the original itself. Terms of access (`extra_gated_…`) are about the original too."""
 
 
 @dataclass(frozen=True)
 class OriginalCard:
-    """The original's card. data: its front matter. text: what follows it. unreadable: why data are empty."""
+    """The original's card. data: its front matter. text: the rest. unreadable: why data are empty."""
 
     data: CardData
     text: str
@@ -27,20 +27,20 @@ class OriginalCard:
 
     @property
     def licence(self) -> str | None:
-        """The licence as the card names it, with its name and link where it is one of its own."""
+        """The licence of the card, with name and link of a custom licence."""
         found = self.data.get("license")
         if found is None:
             return None
-        own = [
+        custom = [
             str(self.data[key]) for key in ("license_name", "license_link") if self.data.get(key)
         ]
-        return f"{found} ({', '.join(own)})" if own else str(found)
+        return f"{found} ({', '.join(custom)})" if custom else str(found)
 
 
 def original_card(source: ModelSource) -> OriginalCard | None:
-    """The card that lies in the model's folder; None if there is none, as beside a GGUF file.
+    """The card in the model's folder; None without a card and for a GGUF file.
 
-    Raises SaveError if it is a link out of the folder: its text would go into a card that others read.
+    Raises SaveError if it is a link out of the folder, because its text would be published.
     """
     path = source.folder / "README.md"
     if source.gguf is not None or not path.is_file():
@@ -52,7 +52,7 @@ def original_card(source: ModelSource) -> OriginalCard | None:
     try:
         _require_plain(content)
         card = ModelCard(content, ignore_metadata_errors=True)
-        # As text once, so that what cannot be written again is known here.
+        # Data that YAML cannot write raise here.
         card.data.to_yaml()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -61,10 +61,7 @@ def original_card(source: ModelSource) -> OriginalCard | None:
 
 
 def _require_plain(content: str) -> None:
-    """Raise ValueError for YAML that stands for more than it says, or that takes long to read.
-
-    A part that is repeated by its name (an alias) makes gigabytes of ten lines.
-    """
+    """Raise ValueError for deeply nested YAML and for aliases, which can expand ten lines to gigabytes."""
     block = content.lstrip().removeprefix("---").split("\n---", 1)[0]
     depth = 0
     for event in yaml.parse(block, yaml.SafeLoader):
@@ -77,10 +74,10 @@ def _require_plain(content: str) -> None:
 
 
 def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter: bool) -> str:
-    """The YAML block of an edited copy's card: the original's, as far as it holds for the copy.
+    """The YAML block of an edited copy's card: the keys of the original that are true of the copy.
 
-    Evaluation results are left out: they are of the original. The base model is named only where it has
-    a name on the hub: a path on somebody's disk is no model id, and the hub refuses cards that name one.
+    Evaluation results are of the original and are left out. Only a base model on the hub is named, because
+    the hub refuses local paths.
     """
     kept = original.data.to_dict() if original else {}  # type: ignore[no-untyped-call]
     data = ModelCardData(**kept)
@@ -90,8 +87,8 @@ def front_matter(original: OriginalCard | None, source: ModelSource, *, adapter:
     for key in _NOT_OF_THE_COPY:
         data.pop(key)
     data.library_name = "peft" if adapter else "transformers"
-    theirs = [one for one in data.tags or () if isinstance(one, str)]
-    data.tags = list(dict.fromkeys([*theirs, *_TAGS, *(("lora",) if adapter else ())]))
+    tags = [tag for tag in data.tags or () if isinstance(tag, str)]
+    data.tags = list(dict.fromkeys([*tags, *_TAGS, *(("lora",) if adapter else ())]))
     if source.origin is not None:
         data.base_model = source.origin.name
         data["base_model_relation"] = "adapter" if adapter else "finetune"

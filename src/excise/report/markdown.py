@@ -1,30 +1,29 @@
-"""Texts of others inside a model card: as text, never as markup."""
+"""Escapes foreign texts for a model card, so that they are never markup."""
 
 from __future__ import annotations
 
 import re
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
-"""What means something inside a line. What does at the start of one never stands there."""
+"""Characters with a meaning inside a line; foreign texts never begin a line."""
 _LONGEST = 500
 
 
 def inline(value: object) -> str:
-    """A value out of somebody's file as one line of plain text in Markdown; a number as it is.
-
-    Longer texts than a line of a card has room for are cut.
-    """
+    """A foreign value as one line of escaped text, cut to a bounded length; a number is unchanged."""
     if isinstance(value, int | float):
         return str(value)
-    words = "".join(one if one.isprintable() else " " for one in str(value)[: _LONGEST + 1]).split()
+    words = "".join(
+        char if char.isprintable() else " " for char in str(value)[: _LONGEST + 1]
+    ).split()
     text = " ".join(words)
     cut = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
     return _MARKUP.sub(r"\\\1", cut)
 
 
 def code(value: object) -> str:
-    """The same in a code span, in which nothing can be escaped: its marks are left out."""
+    """A foreign value in a code span, without backticks, which cannot be escaped there."""
     plain = "".join(
-        one if one.isprintable() and one != "`" else " " for one in str(value)[:_LONGEST]
+        char if char.isprintable() and char != "`" else " " for char in str(value)[:_LONGEST]
     )
     return f"`{' '.join(plain.split()) or ' '}`"

@@ -31,7 +31,7 @@ def require_plots(path: Path) -> None:
 
 
 def plot_edit(edit: EditValues, title: str, path: Path) -> None:
-    """Write strengths, norms of the operators and cosines of neighbours over layers. Raises SaveError."""
+    """Plot strengths, norms of operators and cosines of neighbouring layers. Raises SaveError."""
     require_plots(path)
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""An edit seen over the layers: strengths of each component, and how its directions turn."""
+"""An edit over the layers: strengths, norms, and cosines between directions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _PLACE = re.compile(r"(?:.*?\.)?(?P<layer>\d{1,4})\.(?P<module>.+)")
 
 @dataclass(frozen=True)
 class Profile:
-    """One component of an edit along the layers that it is in.
+    """One component of an edit over its layers.
 
-    component: such as attn.o_proj; with the module's own name where a layer has several of them.
-    direction: 0, or which one of an edit of several directions. layers, strengths: one a writer.
-    norms: ‖u‖·‖v‖ of each writer, the norm of the operator u vᵀ: 1 if it is orthogonal, more the more
-    oblique. cosines: between u of each writer and of the next one, one fewer.
+    component: such as attn.o_proj; with the module's name if a layer has several such modules. direction:
+    number of the direction, from 0. layers, strengths, norms: for each writer. A norm ‖u‖·‖v‖ is 1 for an
+    orthogonal operator and larger for an oblique one. cosines: between u of each writer and the next.
     """
 
     component: str
@@ -34,14 +33,13 @@ class Profile:
 
 
 def place(writer: str) -> tuple[int, str, str]:
-    """Layer, component and module of a writer, by its name: the first number in it, of 4 digits at most,
-    is the layer.
+    """Layer, component and module of a writer, from its name; the first number (1 to 4 digits) is the layer.
 
-    A module of no declared role is its own component.
+    A module without a declared role is its own component.
     """
     match = _PLACE.fullmatch(writer)
     layer, module = (int(match["layer"]), match["module"]) if match else (0, writer)
-    component = roles.role_of(module, (*roles.BLOCK_ROLES, *roles.LINEAR_ROLES))
+    component = roles.component_of(module)
     return layer, component or module, module
 
 

@@ -1,4 +1,4 @@
-"""The original's licence, notices and rules of use, which go along with whatever is made of it."""
+"""The original's licence, notices and rules of use, which accompany every edited copy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _TEXT = ("", ".txt", ".md", ".rst")
 
 
 def terms_of(source: ModelSource) -> dict[str, str]:
-    """Texts by name, of the model's top folder. Raises SaveError for a link out of it.
+    """Texts in the model's top folder, by name. Raises SaveError for a link out of the folder.
 
-    Beside a GGUF file there are none but in the hub's cache: other folders of such files hold many models.
+    For a GGUF file only a snapshot of the hub is read, because other folders may hold several models.
     """
     if source.gguf is not None and snapshot_origin(source.folder) is None:
         return {}
-    found = {path.name: path for path in sorted(source.folder.iterdir()) if _is_one(path)}
+    found = {path.name: path for path in sorted(source.folder.iterdir()) if _is_terms(path)}
     for path in found.values():
         require_inside(source.folder, path)
     return {
@@ -27,7 +27,7 @@ def terms_of(source: ModelSource) -> dict[str, str]:
     }
 
 
-def _is_one(path: Path) -> bool:
+def _is_terms(path: Path) -> bool:
     return (
         path.suffix.lower() in _TEXT
         and any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _NAMES)

@@ -1,16 +1,16 @@
 """Two records of the same edit compared: the same, the same within rounding, or different.
 
-A model made again on another machine is hardly ever the same to the bit: sums of floating-point numbers
-depend on their order, which depends on the processor, the number of threads and the library. What that
-comes to is measured by `bench/rounding.py`. How much is allowed, for the matrices of one writer:
+A model that is rebuilt on another machine is rarely bit-identical: sums of floating-point numbers depend on
+their order, and the order depends on the processor, the number of threads and the library.
+`bench/rounding.py` measures the effect. The bound for the matrices of one writer:
 
     ‖A − B‖² ≤ (τ C)² + τ C ε N
 
-C is the size of the change, ‖W' − W‖, and τ the share of it by which directions differ from machine to
-machine. What is left of that after storing in few bits is the second term: a number that moves by x, less
-than the spacing s of its data type, is stored s apart with probability x / s, so that its expected squared
-move is x s; summed over all, by Cauchy and Schwarz, at most ‖x‖ ‖s‖ ≤ (τ C)(ε N), with N = ‖W'‖ and ε
-the relative spacing of the data type.
+C is the size of the change, ‖W' − W‖, and τ the share of it by which directions differ between machines. The
+second term is the effect of rounding to the stored data type: a number that moves by x, less than the spacing
+s of the type, is stored s apart with probability x / s, so its expected squared move is x s. By Cauchy and
+Schwarz the sum over all numbers is at most ‖x‖ ‖s‖ ≤ (τ C)(ε N), with N = ‖W'‖ and ε the relative spacing of
+the type.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from excise.reproduce.record import Change, RecordedTensor, Reproduction
 Sameness = Literal["same", "within rounding", "different"]
 
 TOLERANCE: Mapping[str, float] = {"float32": 5e-3, "float16": 0.1, "bfloat16": 0.1}
-"""τ by the data type that the model ran in. float32: forty times the largest that `bench/rounding.py` showed.
-Of 16-bit types it is less than what another machine's rounding was: more would tell hardly any edit from
-another. See docs/guides/reproduce.md."""
+"""τ by the data type that the model ran in. float32: forty times the largest value of `bench/rounding.py`.
+16-bit types: less than the effect of another machine, because a larger τ would accept most other edits. See
+docs/guides/reproduce.md."""
 _SPACING: Mapping[str, float] = {"F64": 2**-52, "F32": 2**-23, "F16": 2**-10, "BF16": 2**-7}
 _PACKED_SPACING = 0.25
-"""Of data types of eight bits and fewer."""
+"""For data types of at most eight bits."""
 
 
 @dataclass(frozen=True)
 class ChangeDifference:
-    """Tensors of one change that differ. share: ‖A − B‖ / C, estimated; allowed: the bound on it.
+    """Differing tensors of one change. share: the estimate of ‖A − B‖ / C; allowed: its bound.
 
-    share is None where the two cannot be measured against each other: why says why not.
+    share is None if the tensors cannot be compared; why is the reason.
     """
 
     tensors: tuple[str, ...]
@@ -54,7 +54,7 @@ class ChangeDifference:
 
 @dataclass(frozen=True)
 class RecordComparison:
-    """What came of it. tensors: how many there are; same: how many of them are bit-identical."""
+    """The result of a comparison. tensors: their number; same: the number of bit-identical tensors."""
 
     tensors: int
     same: int
@@ -62,35 +62,42 @@ class RecordComparison:
 
     @property
     def sameness(self) -> Sameness:
-        """In one word or two."""
+        """The result in words."""
         if not self.differences:
             return "same"
-        explained = all(one.explained for one in self.differences)
+        explained = all(each.explained for each in self.differences)
         return "within rounding" if explained else "different"
 
 
 def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComparison:
-    """Compare what was saved with what was made again, tensor by tensor.
+    """Compare the recorded model with the rebuilt model, tensor by tensor.
 
-    Raises ReproductionError for a record that names no tensor.
+    Raises ReproductionError for a record without tensors.
     """
-    theirs, ours = recorded.tensors, rebuilt.tensors
-    if not theirs or not ours:
-        raise ReproductionError("a record names no tensor: there is nothing to compare")
-    names = sorted(theirs.keys() | ours.keys())
-    unequal = {name for name in names if _hash(theirs, name) != _hash(ours, name)}
+    recorded_tensors, rebuilt_tensors = recorded.tensors, rebuilt.tensors
+    if not recorded_tensors or not rebuilt_tensors:
+        raise ReproductionError("a record without tensors cannot be compared")
+    names = sorted(recorded_tensors.keys() | rebuilt_tensors.keys())
+    unequal = {
+        name for name in names if _hash(recorded_tensors, name) != _hash(rebuilt_tensors, name)
+    }
     found: list[ChangeDifference] = []
     explained: set[str] = set()
     dtype = recorded.circumstances.dtype
     for change in recorded.changes:
         here = tuple(name for name in change.tensors if name in unequal)
-        if here and all(_comparable(theirs.get(name), ours.get(name)) for name in here):
-            found.append(_measured(change, here, theirs, ours, dtype))
+        if here and all(
+            _comparable(recorded_tensors.get(name), rebuilt_tensors.get(name)) for name in here
+        ):
+            found.append(_measured(change, here, recorded_tensors, rebuilt_tensors, dtype))
             explained.update(here)
     edited = {name for change in recorded.changes for name in change.tensors}
     found += [
         ChangeDifference(
-            (name,), None, None, _why(theirs.get(name), ours.get(name), name in edited)
+            (name,),
+            None,
+            None,
+            _why(recorded_tensors.get(name), rebuilt_tensors.get(name), name in edited),
         )
         for name in sorted(unequal - explained)
     ]
@@ -115,14 +122,16 @@ def _comparable(one: RecordedTensor | None, other: RecordedTensor | None) -> boo
 def _measured(
     change: Change,
     names: tuple[str, ...],
-    theirs: Mapping[str, RecordedTensor],
-    ours: Mapping[str, RecordedTensor],
+    recorded_tensors: Mapping[str, RecordedTensor],
+    rebuilt_tensors: Mapping[str, RecordedTensor],
     dtype: str,
 ) -> ChangeDifference:
     gap = sum(
         (a - b) ** 2
         for name in names
-        for a, b in zip(theirs[name].sketch or (), ours[name].sketch or (), strict=True)
+        for a, b in zip(
+            recorded_tensors[name].sketch or (), rebuilt_tensors[name].sketch or (), strict=True
+        )
     )
     if not math.isfinite(gap) or change.size <= 0:
         return ChangeDifference(
@@ -131,7 +140,8 @@ def _measured(
     moved = TOLERANCE.get(dtype, TOLERANCE["float32"]) * change.size
     noise = math.hypot(
         *(
-            _SPACING.get(theirs[name].dtype, _PACKED_SPACING) * (theirs[name].norm or 0.0)
+            _SPACING.get(recorded_tensors[name].dtype, _PACKED_SPACING)
+            * (recorded_tensors[name].norm or 0.0)
             for name in change.tensors
         )
     )
@@ -141,11 +151,11 @@ def _measured(
 
 def _why(one: RecordedTensor | None, other: RecordedTensor | None, edited: bool) -> str:
     if other is None:
-        return "is missing now"
+        return "is missing in the rebuilt model"
     if one is None:
-        return "was not there then"
+        return "is missing in the record"
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return f"was {one.dtype} {list(one.shape)}, is {other.dtype} {list(other.shape)}"
     if edited:
-        return "was edited, and differs by what the record does not tell"
-    return "was not edited, and differs: the original is another one"
+        return "was edited, and the record cannot explain the difference"
+    return "was not edited, but differs: the original is another model"

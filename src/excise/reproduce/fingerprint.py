@@ -1,6 +1,6 @@
-"""What tells a stored tensor from another: the hash of its bytes, and a sketch to measure distances by.
+"""The fingerprint of a stored tensor: the hash of its bytes, and a sketch that estimates distances.
 
-A hash says that two tensors differ, not by how much, and the other tensor is on somebody else's disk. The
+A hash shows that two tensors differ; the size of the difference needs both tensors, or their sketches. A
 sketch is sixteen numbers, linear in the tensor: the distance of two sketches estimates ‖A − B‖.
 """
 
@@ -18,17 +18,16 @@ from excise.reproduce.record import RecordedTensor
 BUCKETS = 16
 _SEED = 20250101
 _CHUNK = 1 << 16
-"""Numbers that are sketched at a time: as float64 they stay in a processor's cache, which makes it ten times
-as fast. A multiple of 64, the signs that one word of random bits gives."""
+"""Numbers in a piece, which fits into the processor's cache as float64: ten times as fast as larger pieces. A
+multiple of 64, the number of signs in a random word."""
 
 
 def fingerprint(
     dtype: str, shape: tuple[int, ...], data: bytes | bytearray, numbers: Iterable[Tensor] | None
 ) -> RecordedTensor:
-    """What is recorded of a tensor stored as `data`.
+    """The record of a tensor stored as `data`.
 
-    numbers: what it holds, to be measured by: of a packed one each matrix, unpacked. None leaves norm and
-    sketch out.
+    numbers: its numbers, for norm and sketch; of a packed tensor each unpacked matrix. None omits both.
     """
     digest = hashlib.sha256(data).hexdigest()
     if numbers is None:
@@ -40,12 +39,12 @@ def fingerprint(
 def sketch(pieces: Iterable[Tensor]) -> tuple[float, tuple[float, ...]]:
     """‖A‖ and the count sketch of A, float64 arithmetic.
 
-    pieces: A in parts of any shape, one in memory at a time; each begins at a multiple of 64, with
-    zeros before it. Number i is added with a random sign to bucket i mod 16. The squared distance of two
-    sketches is an unbiased estimate of ‖A − B‖², with a relative standard deviation of √(2/16) where the
-    difference is spread over the buckets: the distance is right within a fifth or so. Source: Charikar, Chen
-    and Farach-Colton 2002; as a projection, Weinberger et al. 2009 (arXiv 0902.2206). The signs are bits of
-    numpy's PCG64, whose stream numpy promises to keep.
+    pieces: A in parts of any shape, one in memory at a time; zeros pad each to a multiple of 64. Number i
+    is added with a random sign to bucket i mod 16. The squared distance of two sketches is an unbiased
+    estimate of ‖A − B‖², with a relative standard deviation of √(2/16) if the difference is spread over the
+    buckets: the distance is correct within about 20 %. Source: Charikar, Chen and Farach-Colton 2002; as a
+    projection, Weinberger et al. 2009 (arXiv 0902.2206). The signs are bits of numpy's PCG64, whose stream
+    numpy promises to keep.
     """
     bits = np.random.PCG64(_SEED)
     buckets, squares = np.zeros(BUCKETS), 0.0

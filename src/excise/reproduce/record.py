@@ -23,7 +23,7 @@ NAME = RECORD
 
 
 class _Record(BaseModel):
-    # Later versions may add keys; those who read this format can leave them alone.
+    # Later versions may add keys, which this version ignores.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -67,8 +67,8 @@ class PromptSets(_Record):
 class RecordedTrial(_Record):
     """The trial that was saved.
 
-    parameters: the search's. strengths: of every writer, in order. completed: how many trials the study had
-    finished when it had this one. facts: those of its edit file.
+    parameters: of the search. strengths: of every writer, in order. completed: number of finished trials up
+    to this trial. facts: of its edit file.
     """
 
     number: int
@@ -79,13 +79,12 @@ class RecordedTrial(_Record):
 
 
 class Circumstances(_Record):
-    """What decides rounding, and what the run found out by itself.
+    """Conditions that decide rounding, and values that the run measured.
 
-    dtype: that the model ran in. batch_size: prompts decoded at a time. rows: prompts in a forward pass.
-    in_blocks: whether weights were prepacked for the processor.
-    response_prefix: what all answers begin with. template_arguments: those of the chat template.
-    generation_config: what the model's own asks for and scores did not follow. search: how trials
-    were proposed; other than "tpe" in former versions only. hardware: None if it was to be left out.
+    dtype: in which the model ran. batch_size: prompts in a decoding batch. rows: prompts in a forward pass.
+    in_blocks: whether weights were prepacked. response_prefix: common beginning of all answers.
+    template_arguments: of the chat template. generation_config: the model's settings that scores did not
+    follow. search: the sampler, other than "tpe" in former versions only. hardware: None if omitted.
     """
 
     dtype: str
@@ -103,7 +102,7 @@ class Circumstances(_Record):
 class RecordedTensor(_Record):
     """A stored tensor. dtype: as safetensors names it. sha256: of its raw bytes.
 
-    norm, sketch: of edited ones, of their numbers as they are unpacked; see `fingerprint`.
+    norm, sketch: of the unpacked numbers of an edited tensor; see `fingerprint`.
     """
 
     dtype: str
@@ -121,10 +120,10 @@ class Change(_Record):
 
 
 class Reproduction(_Record):
-    """All of a `reproduce.json`.
+    """The contents of a `reproduce.json`.
 
-    packed: what packed tensors of edited matrices became. settings: those that decide the result; what is
-    stored of them leaves out all others. figures: as in the model card.
+    packed: form of packed tensors of edited matrices. settings: only those that decide the result are stored.
+    figures: as in the model card.
     """
 
     format: int
@@ -147,7 +146,7 @@ class Reproduction(_Record):
         return study_settings(settings)
 
     def text(self) -> str:
-        """What the file holds."""
+        """The text of the file."""
         content = self.model_dump(mode="json")
         for empty in ("hardware", "template_arguments", "generation_config"):
             if not content["circumstances"][empty]:
@@ -159,7 +158,7 @@ class Reproduction(_Record):
 
 
 def record_text(content: Mapping[str, Any]) -> str:
-    """JSON with a line for each tensor and change, so that two files can be compared by `diff`."""
+    """JSON with a line for each tensor and change, for comparison with `diff`."""
     long = ("tensors", "changes")
     head = json.dumps(
         {k: v for k, v in content.items() if k not in long}, indent=1, ensure_ascii=False
@@ -172,14 +171,13 @@ def record_text(content: Mapping[str, Any]) -> str:
 
 
 def read_reproduction(path: Path) -> Reproduction:
-    """Read a `reproduce.json`, or that of a folder. Raises ReproductionError."""
+    """Read a `reproduce.json`, given as a file or as its folder. Raises ReproductionError."""
     path = path / NAME if path.is_dir() else path
-    try:
-        content = read_json_object(path, ReproductionError)
-    except FileNotFoundError as error:
-        raise ReproductionError(f"{path}: no such file") from error
+    if not path.exists():
+        raise ReproductionError(f"{path}: no such file")
+    content = read_json_object(path, ReproductionError)
     if not isinstance(content.get("format"), int):
-        raise ReproductionError(f"{path}: not a file that excise wrote beside a model ({NAME})")
+        raise ReproductionError(f"{path}: not a {NAME} of excise")
     if content["format"] > FORMAT:
         raise ReproductionError(
             f"{path}: format {content['format']} is newer than this excise reads ({FORMAT}); "
@@ -193,14 +191,13 @@ def read_reproduction(path: Path) -> Reproduction:
         raise ReproductionError(f"{path}: damaged: {first_fault(error)}") from error
     if not record.tensors:
         raise ReproductionError(
-            f"{path}: names no tensor, so that nothing could be compared with it; save the {record.made} "
-            "once more"
+            f"{path}: holds no tensors and cannot be compared; save the {record.made} once more"
         )
     return record
 
 
 def _rename(path: Path, content: dict[str, Any]) -> None:
-    """Give kinds the names of today. Raises ReproductionError if one is no longer searched."""
+    """Give kinds their present names. Raises ReproductionError for kinds that are no longer searched."""
     trial, settings = content.get("trial"), content.get("settings")
     if isinstance(trial, dict) and isinstance(trial.get("parameters"), dict):
         trial["parameters"] = with_current_kind(trial["parameters"])
@@ -208,9 +205,8 @@ def _rename(path: Path, content: dict[str, Any]) -> None:
         return
     settings["kinds"] = [current_name(str(kind)) for kind in settings["kinds"]]
     content["settings_digest"] = stored_digest(settings)
-    if gone := [kind for kind in settings["kinds"] if kind not in KINDS]:
+    if former := [kind for kind in settings["kinds"] if kind not in KINDS]:
         raise ReproductionError(
-            f"{path}: was found with kinds that excise no longer searches ({', '.join(gone)}), so that it "
-            "cannot be made again; the edit file of the run still applies, and without this file the folder "
-            "can be uploaded"
+            f"{path}: has kinds that excise no longer searches ({', '.join(former)}) and cannot be rebuilt; "
+            "the edit file of the run can still be applied, and the folder can be uploaded without this file"
         )

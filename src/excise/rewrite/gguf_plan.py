@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.tensors import StoredTensor
 from excise.anatomy.writers import WriterTensor, examine
+from excise.checkpoint.companions import Companions
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.gguf_file import open_gguf, read_gguf
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
@@ -19,7 +21,7 @@ from excise.edits.fitting import fitted
 from excise.errors import SaveError
 from excise.models.meta_model import gguf_meta_model
 from excise.rewrite.packing.gguf_blocks import GgufBlocks, written_as
-from excise.rewrite.plan import Plan, Rewrite
+from excise.rewrite.plan import Plan, Rewrite, numbered
 from excise.undocumented import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 
@@ -35,17 +37,13 @@ def make_gguf_plan(path: Path, edit: Edit, declared: tuple[str, ...] = ()) -> Pl
     anatomy = examine(model, declared)
     edit = fitted(edit, anatomy, path.name)
     names = _names(path, model)
-    tensors = {one.name: one for one in file.tensors}
-    rewrites: dict[str, Rewrite] = {}
-    for writer in anatomy.writers:
-        if writer.name not in edit.changed:
-            continue
-        counts = {False: 0, True: 0}
-        for tensor in writer.tensors:
-            rewrite = _rewrite(file, tensors, writer.name, names, tensor, counts[tensor.bias])
-            rewrites[rewrite.entry.name] = rewrite
-            counts[tensor.bias] += rewrite.count
-    checkpoint = Checkpoint(path.parent, (file,), None, (), ())
+    rewrites = numbered(
+        _rewrite(file, writer.name, names, tensor)
+        for writer in anatomy.writers
+        if writer.name in edit.changed
+        for tensor in writer.tensors
+    )
+    checkpoint = Checkpoint(path.parent, (file,), None, Companions())
     return Plan(checkpoint, edit, rewrites, frozenset(), None)
 
 
@@ -60,16 +58,11 @@ def _names(path: Path, model: PreTrainedModel) -> dict[str, str]:
 
 
 def _rewrite(
-    file: WeightsFile,
-    tensors: dict[str, Entry],
-    writer: str,
-    names: dict[str, str],
-    tensor: WriterTensor,
-    first: int,
+    file: WeightsFile, writer: str, names: dict[str, str], tensor: WriterTensor
 ) -> Rewrite:
     name = names.get(tensor.name, tensor.name)
-    suffix = ".bias" if tensor.bias else ".weight"
-    entry = next((tensors[one] for one in (name, f"{name}{suffix}") if one in tensors), None)
+    known = (name, f"{name}.bias" if tensor.bias else f"{name}.weight")
+    entry = next((one for one in file.tensors if one.name in known), None)
     if entry is None:
         raise SaveError(
             f"{file.path.name}: has no tensor for {tensor.name} under a known name; apply the edit to the "
@@ -85,17 +78,14 @@ def _rewrite(
             f"{file.path.name}: {entry.name} has the shape {shape}, which does not fit {tensor.name}"
         )
     stored = StoredTensor(entry.name, axis, tensor.bias, tuple(shape))
-    if plain:
-        return Rewrite(writer, stored, file, entry, None, {}, first, entry, None)
-    packing = GgufBlocks(kind)
-    target = written_as(kind, shape[-1])
+    packing = None if plain else GgufBlocks(kind)
+    same = Rewrite(writer, stored, file, entry, packing, {}, entry, packing)
+    target = kind if plain else written_as(kind, shape[-1])
     if target is kind:
-        return Rewrite(writer, stored, file, entry, packing, {}, first, entry, packing)
-    bytes_shape = quant_shape_to_byte_shape(shape, target)
+        return same
+    bytes_shape = tuple(quant_shape_to_byte_shape(shape, target))
+    output = Entry(entry.name, target.name, bytes_shape, 0, prod(bytes_shape))
     # The gguf package treats bfloat16 as a quantised type.
     if target is Kind.BF16:
-        output = Entry(entry.name, "BF16", tuple(shape), 0, prod(bytes_shape))
-        return Rewrite(writer, stored, file, entry, packing, {}, first, output, None)
-    output = Entry(entry.name, target.name, tuple(bytes_shape), 0, prod(bytes_shape))
-    repacking = GgufBlocks(target, origin=kind)
-    return Rewrite(writer, stored, file, entry, packing, {}, first, output, repacking)
+        return replace(same, output=replace(output, shape=tuple(shape)), repacking=None)
+    return replace(same, output=output, repacking=GgufBlocks(target, origin=kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -34,9 +35,9 @@ class Rewrite:
     """One stored tensor of a writer.
 
     stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
-    packing: its quantised format, None if plain. scales: further tensors that decoding reads. first: number
-    of matrices (or biases) of the same writer in earlier tensors. output: the tensor in the edited
-    checkpoint. repacking: its format there. beside: further tensors of the format, which are not read.
+    packing: its quantised format, None if plain. scales: further tensors that decoding reads. output: the
+    tensor in the edited checkpoint. repacking: its format there. beside: further tensors of the format, which
+    are not read. first: number of matrices (or biases) of the same writer in earlier tensors.
     """
 
     writer: str
@@ -45,10 +46,10 @@ class Rewrite:
     entry: Entry
     packing: Packing | None
     scales: Mapping[str, tuple[WeightsFile, Entry]]
-    first: int
     output: Entry
     repacking: Packing | None
     beside: frozenset[str] = frozenset()
+    first: int = 0
 
     @property
     def changed_scales(self) -> Mapping[str, Entry]:
@@ -119,13 +120,10 @@ class Plan:
     @cached_property
     def files(self) -> tuple[WeightsFile, ...]:
         """The files that are rewritten: the checkpoint's weights and `companion_weights`."""
+        further = self.checkpoint.companions.weights
         return (
             *self.checkpoint.files,
-            *(
-                file
-                for file in self.checkpoint.companion_weights
-                if file.path in self.companion_weights
-            ),
+            *(file for file in further if file.path in self.companion_weights),
         )
 
     def name_of(self, file: WeightsFile) -> str:
@@ -196,36 +194,40 @@ def _examined(
 
 
 def _rewrites(checkpoint: Checkpoint, layout: Layout) -> dict[str, Rewrite]:
-    rewrites: dict[str, Rewrite] = {}
-    for writer, tensors in layout.items():
-        counts = {False: 0, True: 0}
-        for stored in tensors:
-            rewrite = _rewrite(checkpoint, writer, stored, counts[stored.bias])
-            rewrites[rewrite.entry.name] = rewrite
-            counts[stored.bias] += rewrite.count
-    return rewrites
+    return numbered(
+        _rewrite(checkpoint, writer, stored)
+        for writer, tensors in layout.items()
+        for stored in tensors
+    )
 
 
-def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor, first: int) -> Rewrite:
+def numbered(rewrites: Iterable[Rewrite]) -> dict[str, Rewrite]:
+    """Rewrites by stored name, with `first` counted for each writer's matrices and biases."""
+    found: dict[str, Rewrite] = {}
+    counts: Counter[tuple[str, bool]] = Counter()
+    for one in rewrites:
+        key = one.writer, one.stored.bias
+        found[one.entry.name] = replace(one, first=counts[key])
+        counts[key] += one.count
+    return found
+
+
+def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor) -> Rewrite:
     found = find.find(checkpoint, stored)
-    name = checkpoint.named(stored.name) if found is None else found.codes
-    assert name is not None
-    file, entry = checkpoint.tensors[name]
-    if found is None and entry.shape != stored.shape:
+    file, entry = checkpoint.tensors[found.codes]
+    packing = found.packing
+    if packing is None and entry.shape != stored.shape:
         raise SaveError(
             f"{file.path.name}: {entry.name} has the shape {entry.shape}, by config.json it is "
             f"{stored.shape}; the checkpoint is damaged or of another model"
         )
-    if found is not None and file.kind == "pytorch":
+    if packing is not None and file.kind == "pytorch":
         raise SaveError(
             f"{file.path.name}: packed weights in PyTorch files cannot be rewritten; save an adapter instead"
         )
-    scales = (
-        {} if found is None else {key: checkpoint.tensors[one] for key, one in found.scales.items()}
-    )
-    packing = None if found is None else found.packing
-    beside = frozenset(() if found is None else found.beside)
-    return Rewrite(writer, stored, file, entry, packing, scales, first, entry, packing, beside)
+    scales = {key: checkpoint.tensors[one] for key, one in found.scales.items()}
+    beside = frozenset(found.beside)
+    return Rewrite(writer, stored, file, entry, packing, scales, entry, packing, beside)
 
 
 def _companion_rewrites(
@@ -236,7 +238,7 @@ def _companion_rewrites(
     Names and numbers must be equal, because a draft head may use the names of the model's layers.
     """
     found: dict[Path, dict[str, Rewrite]] = {}
-    for file in checkpoint.companion_weights:
+    for file in checkpoint.companions.weights:
         for entry in file.tensors:
             own = rewrites.get(entry.name)
             if own is None or own.packing is not None or not entry.is_ordinary:

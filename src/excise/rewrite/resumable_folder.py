@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.errors import SaveError
-from excise.system.files import flush, move_into_place, require_free, write_error
+from excise.system.files import flush, move_into_place, replacing, require_free, write_error
 from excise.system.lock import Busy, ProcessLock
 
 _UNFINISHED = ".unfinished"
@@ -43,20 +43,9 @@ def partial_file(destination: Path) -> Iterator[Path]:
     """
     require_free(destination)
     path = partial_path(destination)
-    if path.is_symlink():
-        raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination):
-            try:
-                yield path
-                flush(path)
-                move_into_place(path, destination)
-            finally:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(destination, error, path) from error
+    _require_no_link(path)
+    with _locked(destination), replacing(destination, path):
+        yield path
 
 
 def partial_path(destination: Path) -> Path:
@@ -69,11 +58,6 @@ def mark_path(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.partial.json")
 
 
-def lock_path(destination: Path) -> Path:
-    """The lock of the process that writes `destination`."""
-    return destination.with_name(f".{destination.name}.partial.lock")
-
-
 def require_new_folder(destination: Path) -> None:
     """Raise SaveError if `destination` exists and is not an empty folder.
 
@@ -84,15 +68,12 @@ def require_new_folder(destination: Path) -> None:
     except SaveError:
         # A failure to remove them is not reported: `destination` exists.
         with suppress(OSError, SaveError):
-            if destination.name and _marked(destination):
+            mark = mark_path(destination)
+            if destination.name and (mark.exists() or _lock(destination).exists()):
                 with _locked(destination):
                     if not partial_path(destination).exists():
-                        mark_path(destination).unlink(missing_ok=True)
+                        _remove(mark)
         raise
-
-
-def _marked(destination: Path) -> bool:
-    return mark_path(destination).exists() or lock_path(destination).exists()
 
 
 @contextmanager
@@ -107,50 +88,52 @@ def resumable_folder(destination: Path, identity: str) -> Iterator[ResumableFold
     """
     require_new_folder(destination)
     folder, mark = partial_path(destination), mark_path(destination)
-    try:
-        _require_ours(folder, mark)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination):
-            try:
-                finished = _prepared(folder, mark, identity)
-                yield ResumableFolder(folder, finished)
-                move_into_place(folder, destination)
-                # If this fails, the next call removes the mark.
-                with suppress(OSError):
-                    mark.unlink(missing_ok=True)
-            # Not BaseException: after Ctrl+C the next call resumes.
-            except Exception:
-                shutil.rmtree(folder, ignore_errors=True)
-                with suppress(OSError):
-                    mark.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise write_error(destination, error, folder) from error
+    with _locked(destination):
+        _require_no_link(folder, mark)
+        if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
+            raise SaveError(f"{folder}: exists and was not written by excise; remove it")
+        try:
+            finished = _prepared(folder, mark, identity)
+            yield ResumableFolder(folder, finished)
+            move_into_place(folder, destination)
+        # Not BaseException: after Ctrl+C the next call resumes.
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove(mark)
+            raise
+        # If this fails, the next call removes the mark.
+        _remove(mark)
+
+
+def _lock(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.partial.lock")
 
 
 @contextmanager
 def _locked(destination: Path) -> Iterator[None]:
-    """Hold the lock for writing `destination`. Raises SaveError if another process holds it."""
-    lock = ProcessLock(lock_path(destination))
+    """Hold the lock for writing `destination`. Raises SaveError, also for an OSError of the block."""
     try:
-        lock.acquire()
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with ProcessLock(_lock(destination)):
+            yield
     except Busy as busy:
         raise SaveError(
             f"{destination}: another process is writing it ({busy}); wait for it"
         ) from busy
-    try:
-        yield
-    finally:
-        lock.release()
+    except OSError as error:
+        raise write_error(destination, error, partial_path(destination)) from error
 
 
-def _require_ours(folder: Path, mark: Path) -> None:
-    for path in (folder, mark):
-        # A link could make excise delete or overwrite other files.
+def _require_no_link(*paths: Path) -> None:
+    # A link could make excise delete or overwrite other files.
+    for path in paths:
         if path.is_symlink():
             raise SaveError(f"{path}: is a link, and was not made by excise; remove it")
-    if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
-        raise SaveError(f"{folder}: exists and was not written by excise; remove it")
+
+
+def _remove(mark: Path) -> None:
+    with suppress(OSError):
+        mark.unlink(missing_ok=True)
 
 
 def _prepared(folder: Path, mark: Path, identity: str) -> frozenset[str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 from excise.checkpoint.folder import RECORD
-from excise.checkpoint.json_files import read_object
 from excise.edits.edit import Edit
-from excise.errors import SaveError
+from excise.errors import ModelError, SaveError
 from excise.rewrite.plan import Plan
 from excise.rewrite.resumable_folder import ResumableFolder, partial_file, resumable_folder
 from excise.rewrite.rewrite_file import Advance, rewrite_file
 from excise.rewrite.verify import Kept, require_kept, same_bytes, verify_file
 from excise.system.files import FurtherFiles
+from excise.system.json_files import read_json_object
 
 
 class Progress(Protocol):
@@ -87,12 +87,7 @@ def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
 
 def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozenset[str]) -> None:
     """Raise SaveError if the disk has no room for the remaining files."""
-    needed = sum(
-        output.size
-        for file in plan.files
-        if plan.name_of(file) not in finished
-        for output, _, _ in plan.outputs(file)
-    )
+    needed = plan.size_of(file for file in plan.files if plan.name_of(file) not in finished)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SaveError(
@@ -119,17 +114,25 @@ def _write_weights(plan: Plan, place: ResumableFolder, progress: Progress) -> Ke
 
 
 def _write_others(plan: Plan, place: ResumableFolder, texts: Mapping[str, str]) -> None:
-    for name in place.finished - {plan.name_of(file) for file in plan.files}:
+    written = {plan.name_of(file) for file in plan.files}
+    for name in place.finished - written:
         # Small files of an interrupted call are written again.
         (place.folder / name).unlink()
-    for original, name in _copies(plan, texts):
+    made = _texts(plan, texts)
+    checkpoint = plan.checkpoint
+    copied = [one.as_posix() for one in checkpoint.companions.copied]
+    copied += [] if checkpoint.index is None else [checkpoint.index]
+    for name in copied:
+        # The original's reproduction record does not describe the edited checkpoint.
+        if name in made or name in written or name == RECORD:
+            continue
         with place.file(name) as path:
-            shutil.copyfile(original, path)
-            if not same_bytes(original, path):
+            shutil.copyfile(checkpoint.folder / name, path)
+            if not same_bytes(checkpoint.folder / name, path):
                 raise SaveError(
                     f"{name}: differs from the original after copying; the disk may be faulty"
                 )
-    _write_texts(place, _texts(plan, texts))
+    _write_texts(place, made)
 
 
 def _write_texts(place: ResumableFolder, texts: Mapping[str, str]) -> None:
@@ -138,38 +141,21 @@ def _write_texts(place: ResumableFolder, texts: Mapping[str, str]) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def _copies(plan: Plan, texts: Mapping[str, str]) -> list[tuple[Path, str]]:
-    """Files to copy unchanged: source and name."""
-    made = _texts(plan, texts)
-    written = {plan.name_of(file) for file in plan.files}
-    copies = [
-        (plan.checkpoint.folder / one, one.as_posix())
-        for one in plan.checkpoint.others
-        if one.as_posix() not in written
-    ]
-    if plan.checkpoint.index is not None:
-        copies.append((plan.checkpoint.folder / plan.checkpoint.index, plan.checkpoint.index))
-    # The original's reproduction record does not describe the edited checkpoint.
-    return [(path, name) for path, name in copies if name not in made and name != RECORD]
-
-
 def _texts(plan: Plan, texts: Mapping[str, str]) -> dict[str, str]:
     """Text files to write: `texts`, and the configuration and index if they change."""
-    made = dict(texts)
+    if plan.config is None:
+        return dict(texts)
+    changed: dict[str, object] = {"config.json": plan.config}
     checkpoint = plan.checkpoint
-    if plan.config is not None:
-        made["config.json"] = json.dumps(plan.config, indent=2) + "\n"
-        if checkpoint.index is not None:
-            index = read_object(checkpoint.folder / checkpoint.index)
-            renamed = {one.entry.name: one.output.name for one in plan.rewrites.values()}
-            index["weight_map"] = {
-                renamed.get(name, name): file
-                for name, file in index["weight_map"].items()
-                if name not in plan.dropped
-            }
-            index["metadata"] = {
-                **(index.get("metadata") or {}),
-                "total_size": plan.size_of(checkpoint.files),
-            }
-            made[checkpoint.index] = json.dumps(index, indent=2) + "\n"
-    return made
+    if checkpoint.index is not None:
+        index = read_json_object(checkpoint.folder / checkpoint.index, ModelError)
+        renamed = {one.entry.name: one.output.name for one in plan.rewrites.values()}
+        weight_map = {
+            renamed.get(name, name): file
+            for name, file in index["weight_map"].items()
+            if name not in plan.dropped
+        }
+        total = {"total_size": plan.size_of(checkpoint.files)}
+        metadata = (index.get("metadata") or {}) | total
+        changed[checkpoint.index] = index | {"weight_map": weight_map, "metadata": metadata}
+    return {**texts, **{name: json.dumps(one, indent=2) + "\n" for name, one in changed.items()}}

@@ -1,4 +1,4 @@
-"""Writing an edit as an adapter, with card and record: from a loaded model, or from its files."""
+"""Writes an edit as an adapter with card and record, from a loaded model or its files."""
 
 from __future__ import annotations
 
@@ -24,18 +24,14 @@ def save_stored_adapter(
     options: SaveOptions,
     emit: Emit,
 ) -> None:
-    """`save_fitted_adapter` from the files of a model that is not loaded; they are not packed."""
+    """`save_fitted_adapter` from the unpacked files of a model that is not loaded."""
     trusted = options.trust_remote_code
     with from_files(described.edit, source, options.writers, trust_remote_code=trusted) as fitted:
         save_fitted_adapter(fitted, described, source, destination, emit)
 
 
 def save_fitted_adapter(
-    fitted: FittedEdit,
-    described: DescribedEdit,
-    source: ModelSource,
-    destination: Path,
-    emit: Emit,
+    fitted: FittedEdit, described: DescribedEdit, source: ModelSource, destination: Path, emit: Emit
 ) -> None:
     """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
 
@@ -46,14 +42,14 @@ def save_fitted_adapter(
         emit(
             Note(f"vLLM cannot serve this adapter: {fitted.unservable}; peft and transformers can")
         )
-    known = described.record
+    record = described.record
     card = model_card(
-        source, fitted.edit, described.figures, adapter=True, recorded=known is not None
+        source, fitted.edit, described.figures, adapter=True, recorded=record is not None
     )
 
     def further(folder: Path) -> Mapping[str, str]:
-        """The original's licence, and `reproduce.json` of a record."""
-        made = {} if known is None else {NAME: adapter_record(known, folder).text()}
+        """The original's licence, and `reproduce.json`."""
+        made = {} if record is None else {NAME: adapter_record(record, folder).text()}
         return {**terms_of(source), **made}
 
     save_adapter(fitted, AdapterFolder.of(destination, source, card, further))

@@ -1,4 +1,4 @@
-"""Applying an edit to a checkpoint on disk: the same for `excise apply`, `excise export` and `--save`."""
+"""Applies an edit to a checkpoint on disk, for `excise apply`, `excise export` and `--save`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource, resolve
+from excise.edits.base import require_base
 from excise.edits.edit import Edit
-from excise.edits.same_model import require_base
 from excise.errors import SaveError
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.report.card import figures_in, model_card
@@ -18,7 +18,6 @@ from excise.reproduce.record import NAME
 from excise.rewrite.gguf_plan import make_gguf_plan
 from excise.rewrite.plan import Form, Plan, make_plan
 from excise.rewrite.resumable_folder import require_new_folder
-from excise.rewrite.verify import Kept
 from excise.rewrite.write import Progress, write_checkpoint, write_gguf
 from excise.saving.events import Saved, Streamed, Verified
 from excise.saving.options import DescribedEdit, SaveOptions
@@ -26,7 +25,7 @@ from excise.saving.reproduction import model_record
 from excise.system.paths import expanded
 
 _STEP = 0.25
-"""Share of the bytes after which progress is told."""
+"""Share of the bytes after which a progress event is emitted."""
 
 
 def apply(
@@ -55,14 +54,14 @@ def apply(
 def resolve_new(
     model: str | Path, out: str | Path, revision: str | None, options: SaveOptions
 ) -> ModelSource:
-    """The files of a model, once it is sure that `out` can be written. Raises ModelError, SaveError."""
+    """The files of a model, if `out` can be written. Raises ModelError, SaveError."""
     require_new_folder(expanded(out))
     return resolve(str(model), revision, code=options.trust_remote_code)
 
 
 @dataclass(frozen=True)
 class Application:
-    """An edit about to be applied to a checkpoint: what changes is known, nothing is written yet."""
+    """An edit with the plan of its application to a checkpoint; nothing is written yet."""
 
     described: DescribedEdit
     source: ModelSource
@@ -72,17 +71,37 @@ class Application:
     emit: Emit
 
     def in_form(self, form: Form) -> Application:
-        """The same with packed matrices in another form. Raises SaveError if that is not possible."""
+        """The application with packed matrices in another form. Raises SaveError if that is impossible."""
         options = replace(self.options, packed=form)
         plan = plan_for(self.described.edit, self.source, options)
         return replace(self, options=options, plan=plan)
 
-    def write(self) -> None:
-        """Write the edited copy. Raises SaveError or ModelError."""
-        if self.source.gguf is None:
-            apply_edit(self.plan, self.source, self.described, self.destination, self.emit)
+    def write(self, extra: Mapping[str, str] | None = None) -> None:
+        """Write the edited copy. extra: further files, by name. Raises SaveError or ModelError."""
+        plan, emit, known = self.plan, self.emit, self.described.record
+        emit(StageStarted("save", f"Writing the edited model to {self.destination}"))
+        if plan.checkpoint.files[0].kind == "gguf":
+            for text in _changed_types(plan):
+                emit(Note(text))
+            kept = write_gguf(plan, self.destination, _progress(emit))
         else:
-            _write_gguf(self.plan, self.destination, self.emit)
+            for text in _folder_notes(plan):
+                emit(Note(text))
+            figures, recorded = self.described.figures, known is not None
+            card = model_card(self.source, plan.edit, figures, adapter=False, recorded=recorded)
+            texts = {"README.md": card, **(extra or {})}
+            if self.options.chat_template is not None:
+                texts["chat_template.jinja"] = self.options.chat_template
+
+            def record(folder: Path) -> Mapping[str, str]:
+                return {} if known is None else {NAME: model_record(known, plan, folder).text()}
+
+            kept = write_checkpoint(
+                plan, self.source.digest, self.destination, texts, _progress(emit), record
+            )
+        untouched = len(plan.checkpoint.tensors) - len(plan.changes) - len(plan.dropped)
+        emit(Verified(len(plan.rewrites), untouched, kept.share))
+        emit(Saved("model", str(self.destination)))
 
 
 def plan_application(
@@ -92,21 +111,21 @@ def plan_application(
     options: SaveOptions = SaveOptions(),
     emit: Emit = ignore,
 ) -> Application:
-    """What applying an edit to a checkpoint changes; reads headers only. Raises ExciseError."""
-    require_base(described.edit, source, force=options.force, emit=emit)
+    """Plan the application of an edit; reads only headers. Raises ExciseError."""
+    require_base(described.edit.base, source, force=options.force, emit=emit)
     to_gguf = destination.suffix.lower() == ".gguf"
     if source.gguf is not None:
         if not to_gguf:
             raise SaveError(
-                f"{destination}: of a GGUF file comes a GGUF file, so its name ends in .gguf; a folder is "
-                "what excise export RUN --save DIR makes of it"
+                f"{destination}: an edited GGUF file is a GGUF file, whose name ends in .gguf; for a folder "
+                "use excise export RUN --save DIR"
             )
         path = source.folder / source.gguf
         plan = make_gguf_plan(path, described.edit, options.writers)
     else:
         if to_gguf:
             raise SaveError(
-                f"{destination}: a GGUF file is made of a GGUF file; {source.name} is a folder"
+                f"{destination}: only a GGUF file becomes a GGUF file; {source.name} is a folder"
             )
         _require_apart(source.folder, destination)
         plan = plan_for(described.edit, source, options)
@@ -118,12 +137,12 @@ def _require_apart(folder: Path, destination: Path) -> None:
     target = destination.resolve()
     if target.is_relative_to(folder) or folder.is_relative_to(target):
         raise SaveError(
-            f"{destination}: lies inside {folder}, or the other way round; choose another place"
+            f"{destination}: one of it and {folder} contains the other; choose another place"
         )
 
 
 def plan_for(edit: Edit, source: ModelSource, options: SaveOptions = SaveOptions()) -> Plan:
-    """What applying `edit` to the folder of `source` changes; reads headers only. Raises ExciseError."""
+    """Plan the application to the folder of `source`; reads only headers. Raises ExciseError."""
     return make_plan(
         source.name,
         open_checkpoint(source.folder),
@@ -134,102 +153,58 @@ def plan_for(edit: Edit, source: ModelSource, options: SaveOptions = SaveOptions
     )
 
 
-def apply_edit(
-    plan: Plan,
-    source: ModelSource,
-    described: DescribedEdit,
-    destination: Path,
-    emit: Emit,
-    extra: Mapping[str, str] | None = None,
-) -> None:
-    """Write the edited checkpoint to the new folder `destination`. Raises SaveError or ModelError.
-
-    extra: further files, by name.
-    """
-    emit(StageStarted("save", f"Writing the edited model to {destination}"))
-    for text in _of_the_folder(plan):
-        emit(Note(text))
-    known = described.record
-    card = model_card(
-        source, plan.edit, described.figures, adapter=False, recorded=known is not None
-    )
-    texts = {"README.md": card, **(extra or {})}
-
-    def record(folder: Path) -> Mapping[str, str]:
-        return {} if known is None else {NAME: model_record(known, plan, folder).text()}
-
-    kept = write_checkpoint(plan, source.digest, destination, texts, _progress(emit), record)
-    _emit_saved(plan, destination, kept, emit)
-
-
-def _write_gguf(plan: Plan, destination: Path, emit: Emit) -> None:
-    """Write the edited GGUF file to the new file `destination`. Raises ExciseError."""
-    emit(StageStarted("save", f"Writing the edited model to {destination}"))
+def _changed_types(plan: Plan) -> Iterator[str]:
     changed = Counter(
         (one.entry.dtype, one.output.dtype)
         for one in plan.rewrites.values()
         if one.entry.dtype != one.output.dtype
     )
     for (before, after), count in changed.items():
-        emit(
-            Note(
-                f"{before} cannot be written: {count} tensors become {after}, the nearest larger type; the "
-                f"weights take {plan.size:,} bytes in all"
-            )
+        yield (
+            f"{before} cannot be written: {count} tensors become {after}, the nearest larger type; the "
+            f"weights take {plan.size:,} bytes in all"
         )
-    kept = write_gguf(plan, destination, _progress(emit))
-    _emit_saved(plan, destination, kept, emit)
 
 
-def _of_the_folder(plan: Plan) -> Iterator[str]:
-    """What to say of files and tensors that the copy lacks, or that the edit does not reach."""
-    checkpoint = plan.checkpoint
+def _folder_notes(plan: Plan) -> Iterator[str]:
+    """Notes about files and tensors that are left out or not edited."""
+    checkpoint, companions = plan.checkpoint, plan.checkpoint.companions
     for left, reason in (
-        (checkpoint.left_out, "it holds the weights once more, unedited"),
-        (
-            checkpoint.unread,
-            "it may hold the weights once more, unedited, and is not looked into",
-        ),
-        (checkpoint.linked, "it is a link to a folder"),
+        (companions.left_out, "it holds a second, unedited copy of the weights"),
+        (companions.unread, "it may hold a second, unedited copy of the weights, and is not read"),
+        (companions.linked, "it is a link to a folder"),
     ):
         if left:
             yield f"left out, because {reason}: {', '.join(map(str, left))}"
-    for file in checkpoint.companion_weights:
+    for file in companions.weights:
         edited = plan.companion_weights.get(file.path)
         what = (
-            f"edited in {len(edited)} tensors, which are the model's too; what else it holds is copied"
+            f"edited in {len(edited)} tensors, which the model also has; the other tensors are copied"
             if edited
-            else "copied as it is: its tensors are not the model's, and the edit does not reach them"
+            else "copied without edits: the model has none of its tensors"
         )
         yield f"{plan.name_of(file)}: {what}"
     if absent := checkpoint.absent_code:
         yield (
-            f"config.json names Python files of the model's own that are not here ({', '.join(absent)}); "
-            "with --trust-remote-code they are downloaded and go along"
+            f"config.json names Python files that are missing here ({', '.join(absent)}); "
+            "--trust-remote-code downloads and copies them"
         )
     if drafts := checkpoint.drafts:
         yield (
-            f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied as it is: it proposes "
-            "tokens as for the unedited model, of which fewer may be taken; answers stay right"
+            f"the draft head ({len(drafts)} tensors, such as {drafts[0]}) is copied without edits: the "
+            "edited model may accept fewer of its tokens; answers stay correct"
         )
 
 
-def _emit_saved(plan: Plan, destination: Path, kept: Kept, emit: Emit) -> None:
-    edited = len(plan.rewrites)
-    untouched = len(plan.checkpoint.tensors) - len(plan.changes) - len(plan.dropped)
-    emit(Verified(edited, untouched, kept.share))
-    emit(Saved("model", str(destination)))
-
-
 def _progress(emit: Emit) -> Progress:
-    """Progress as events, a few for each stage."""
-    told = {"write": 0.0, "verify": 0.0}
+    """A listener that emits a few progress events for each stage."""
+    emitted = {"write": 0.0, "verify": 0.0}
 
     def progress(stage: str, done: int, total: int) -> None:
-        done = min(done, total)  # Headers of files are no numbers.
+        done = min(done, total)  # `total` does not count headers of files.
         share = done / total if total else 1.0
-        if share >= told[stage] + _STEP or (done >= total and told[stage] < 1.0):
-            told[stage] = 1.0 if done >= total else share
+        if share >= emitted[stage] + _STEP or (done >= total and emitted[stage] < 1.0):
+            emitted[stage] = 1.0 if done >= total else share
             emit(Streamed(stage, done, total))
 
     return progress

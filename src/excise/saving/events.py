@@ -1,4 +1,4 @@
-"""What saving emits."""
+"""Events of saving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from excise.events import Event
 
 @dataclass(frozen=True)
 class Streamed(Event):
-    """Weights were written, or read again. stage: "write" or "verify"; done, total: bytes."""
+    """Weights were written or verified. stage: "write" or "verify"; done, total: bytes."""
 
     stage: str
     done: int
@@ -18,9 +18,9 @@ class Streamed(Event):
 
 @dataclass(frozen=True)
 class Verified(Event):
-    """What was written was read again. edited, untouched: tensors; the untouched are bit-identical.
+    """The written weights were read again. edited, untouched: tensors; the untouched are bit-identical.
 
-    kept: share of the edit that packed writers keep after rounding; 1 where they are plain.
+    kept: share of the edit that remains in packed writers after rounding; 1 for plain writers.
     """
 
     edited: int
@@ -30,7 +30,7 @@ class Verified(Event):
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """Something was written. what: "model" or "adapter"."""
+    """A model or adapter was written. what: "model" or "adapter"."""
 
     what: str
     path: str

@@ -1,10 +1,9 @@
-"""Writing an edited model, or an adapter, from a run."""
+"""Writes the edited model or the adapter of a run."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from excise.models.load import LoadedModel
 from excise.report.terms import terms_of
 from excise.rewrite.plan import require_editable
 from excise.saving.adapter import save_fitted_adapter
-from excise.saving.apply import apply_edit, plan_for
+from excise.saving.apply import Application, plan_for
 from excise.saving.options import DescribedEdit, SaveOptions
-from excise.system.files import require_free
+from excise.system.files import require_free, temporary_beside
 
 
 def require_rewritable(
@@ -34,8 +33,8 @@ def require_rewritable(
 ) -> None:
     """Raise SaveError if an edited model can never be written from this checkpoint.
 
-    It reads headers only, so that it can be asked before the work instead of after it. What only the numbers
-    emit (GPTQ zero points that loaders read in different ways) comes up when they are read.
+    It reads only headers, so that a run can call it first. Faults in the numbers (GPTQ zero points that
+    loaders read in different ways) are found later.
     """
     if source.gguf is None:
         checkpoint = open_checkpoint(source.folder)
@@ -43,7 +42,7 @@ def require_rewritable(
 
 
 def require_writable(anatomy: Anatomy) -> None:
-    """Raise SaveError if some writer has no matrix that could be changed to the edit's effect."""
+    """Raise SaveError if a writer has no matrix that can hold the edit."""
     for writer in anatomy.writers:
         require_matrices(writer)
 
@@ -57,20 +56,20 @@ def save_model(
 ) -> None:
     """Write the edited model to the new folder `destination`. Raises SaveError.
 
-    The checkpoint's own files are rewritten as `excise apply` does it. Of a GGUF file, whose tensors the
-    model in memory holds unpacked, that model is written first.
+    The checkpoint's files are rewritten as in `excise apply`. For a GGUF file, the unpacked model in memory
+    is written first.
     """
-    source, template = loaded.source, loaded.chat_template
+    source = loaded.source
+    options = replace(options, chat_template=loaded.chat_template)
     if source.gguf is None:
-        options = replace(options, chat_template=template)
         save_from_files(source, described, destination, options, emit)
         return
     require_free(destination)
     with _plain_copy(loaded, destination, emit) as folder:
         plain = ModelSource(source.name, folder, None, None)
         plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
-        texts = terms_of(source) | _template_file(template)
-        apply_edit(plan, source, described, destination, emit, texts)
+        application = Application(described, source, destination, options, plan, emit)
+        application.write(terms_of(source))
 
 
 def save_from_files(
@@ -80,17 +79,12 @@ def save_from_files(
     options: SaveOptions = SaveOptions(),
     emit: Emit = ignore,
 ) -> None:
-    """`save_model` from a checkpoint's files alone: no model is loaded. Not of a GGUF file.
+    """`save_model` from the files of a checkpoint that is not a GGUF file; no model is loaded.
 
     Raises SaveError or ModelError.
     """
     plan = plan_for(described.edit, source, options)
-    texts = _template_file(options.chat_template)
-    apply_edit(plan, source, described, destination, emit, texts)
-
-
-def _template_file(chat_template: str | None) -> dict[str, str]:
-    return {} if chat_template is None else {"chat_template.jinja": chat_template}
+    Application(described, source, destination, options, plan, emit).write()
 
 
 def save_model_adapter(
@@ -107,29 +101,20 @@ def save_model_adapter(
 
 @contextmanager
 def _plain_copy(loaded: LoadedModel, destination: Path, emit: Emit) -> Iterator[Path]:
-    """The model in memory as a folder beside `destination`, for as long as the block lasts."""
+    """The model in memory as a temporary folder beside `destination`."""
     with (
         translated(SaveError, f"{destination}: could not be written", OSError, SafetensorError),
-        ExitStack() as stack,
+        temporary_beside(destination) as folder,
     ):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        folder = stack.enter_context(
-            tempfile.TemporaryDirectory(
-                prefix=f".{destination.name}.",
-                suffix=".partial",
-                dir=destination.parent,
-                ignore_cleanup_errors=True,
-            )
-        )
-        for text in write_plain(loaded, Path(folder)):
+        for text in write_plain(loaded, folder):
             emit(Note(text))
-        yield Path(folder)
+        yield folder
 
 
 def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
-    """Write the model in memory, as it is, into `folder`, for transformers 4 and 5.
+    """Write the model in memory into `folder`, for transformers 4 and 5.
 
-    Returns what version 4 cannot be told, one line each. Raises OSError or SafetensorError.
+    Returns a line for each setting that version 4 cannot read. Raises OSError or SafetensorError.
     """
     unmark_gguf(loaded.model)
     with plain_weights(loaded.model):
@@ -139,10 +124,7 @@ def write_plain(loaded: LoadedModel, folder: Path) -> list[str]:
 
 
 def unmark_gguf(model: PreTrainedModel) -> None:
-    """Take off the marks of the GGUF format, which transformers refuses to save; the tensors are plain.
-
-    A model without such marks stays as it is.
-    """
+    """Remove the marks of the GGUF format, if any, because transformers refuses to save such models."""
     config = model.config
     if getattr(config, "quantization_config", None) is None:
         return

@@ -1,4 +1,4 @@
-"""What is saved, and how: the values that all ways of saving an edit take."""
+"""The values that all ways of saving an edit take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from excise.rewrite.plan import Form
 class SaveOptions:
     """How the files of a model are read and written.
 
-    packed: what packed matrices become: "same" packs them the same way, "plain" leaves them unpacked.
+    packed: form of packed matrices in the result: "same" packs them the same way, "plain" unpacks them.
     writers: claims about writers, "PATTERN=COMPONENT". trust_remote_code: build the model with its own code.
     chat_template: text of a template that replaces the model's own. force: apply an edit to another
     checkpoint than its own.
@@ -28,10 +28,9 @@ class SaveOptions:
 
 @dataclass(frozen=True)
 class DescribedEdit:
-    """An edit with what is known of it.
+    """An edit with its figures and its origin.
 
-    figures: what was measured, as Markdown for the card. record: what the edit was made from, for a
-    `reproduce.json`; without it no such file is written.
+    figures: Markdown for the card. record: for `reproduce.json`; None writes no such file.
     """
 
     edit: Edit

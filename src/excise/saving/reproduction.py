@@ -1,4 +1,4 @@
-"""`reproduce.json` of what is being saved: from the run directory, the plan, and the files just written."""
+"""Makes `reproduce.json` of a saved model from the run directory, the plan and the written files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from excise.checkpoint.tensors import as_tensor, read_bytes, read_safetensors
 from excise.config import PromptSource, Settings
 from excise.devices.environment import versions
 from excise.edits.edit import Edit
-from excise.edits.matrices import blocks_of, removed
+from excise.edits.matrices import blocks_of, edited
 from excise.errors import RunError
 from excise.reproduce.fingerprint import fingerprint
 from excise.reproduce.record import (
@@ -44,40 +44,40 @@ def reproduction_of(
     *,
     hardware: bool = True,
 ) -> Reproduction:
-    """What is known of a trial of a run before anything is written: the record of no tensors yet.
+    """The record of a trial before its files are written, without tensors.
 
-    hardware: False leaves that part out. Raises RunError if the run was last written by an excise that did
-    not record this, or knows other settings.
+    hardware: False omits hardware details. Raises RunError if the run directory lacks data for a record or
+    has settings of another version.
     """
     identity = directory.identity()
     record: dict[str, Any] = directory.record()
     edit = directory.edit(number)
     if record.get("circumstances") is None:
         raise RunError(
-            f"{directory.path}: was written by an excise that recorded less; open it once more with the "
-            "command that made it, and export it then"
+            f"{directory.path}: was written by an older excise and lacks data for reproduce.json; run the "
+            "command that made it once more, then export it"
         )
-    known = {
+    recorded = {
         **record["circumstances"],
         "dtype": record["dtype"],
         "batch_size": record["batch_size"],
     }
     if not hardware:
-        known.pop("hardware", None)
+        recorded.pop("hardware", None)
     try:
         settings = Settings.model_validate(identity.settings)
         prompts = PromptSets.model_validate(record["prompts"])
-        circumstances = Circumstances.model_validate(known)
+        circumstances = Circumstances.model_validate(recorded)
     except ValidationError as error:
         raise RunError(
-            f"{directory.path}: was written by another excise, or is damaged: {first_fault(error)}"
+            f"{directory.path}: is damaged or of another version of excise: {first_fault(error)}"
         ) from error
     return Reproduction(
         format=FORMAT,
         made="model",
         model=Original(name=source.reference, revision=source.revision, digest=source.digest),
         seed=settings.seed,
-        settings=_from_anywhere(settings, source),
+        settings=_with_absolute_paths(settings, source),
         settings_digest=identity.settings_digest,
         prompts=prompts,
         trial=_trial(number, edit, record),
@@ -90,7 +90,7 @@ def reproduction_of(
 
 
 def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> RecordedTrial:
-    """The trial that is saved, as its edit and the run's record tell it."""
+    """The saved trial, from its edit and the run's record."""
     writers = len(dict.fromkeys(edit.writers))
     return RecordedTrial(
         number=number,
@@ -104,24 +104,24 @@ def _trial(number: int, edit: Edit, record: Mapping[str, Any]) -> RecordedTrial:
     )
 
 
-def _from_anywhere(settings: Settings, source: ModelSource) -> Settings:
-    """Settings whose files are named such that they are found from any working directory."""
+def _with_absolute_paths(settings: Settings, source: ModelSource) -> Settings:
+    """The settings with absolute paths, valid in any working directory."""
     changed: dict[str, object] = {"model": source.reference}
     for field in type(settings).model_fields:
         value = getattr(settings, field)
         if isinstance(value, PromptSource) and expanded(value.source).exists():
             place = str(expanded(value.source).absolute())
             changed[field] = value.model_copy(update={"source": place})
-    template = settings.chat_template  # A file, or the name of one of the model's own.
+    template = settings.chat_template  # A file, or the name of a template of the model.
     if template is not None and expanded(template).is_file():
         changed["chat_template"] = str(expanded(template).absolute())
     return settings.model_copy(update=changed)
 
 
 def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
-    """`known` and the tensors of the model that was written to `folder` by `plan`.
+    """`known` with the tensors of the model that `plan` wrote to `folder`; each writer is one change.
 
-    What a writer is stored as is one change. Raises ModelError if a file cannot be read again.
+    Raises ModelError if a file cannot be read.
     """
     tensors = {}
     written = open_checkpoint(folder).tensors
@@ -130,7 +130,7 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
         rewrite = by_output.get(name)
         if rewrite is None:
             data = read_bytes(file.path, entry.start, entry.end)
-            # Scales that change with codes are measured with them.
+            # The codes' fingerprint includes the effect of changed scales.
             numbers: list[Tensor] | None = [] if name in plan.changes else None
             tensors[name] = fingerprint(entry.dtype, entry.shape, data, numbers)
         else:
@@ -164,9 +164,9 @@ def model_record(known: Reproduction, plan: Plan, folder: Path) -> Reproduction:
 
 
 def adapter_record(known: Reproduction, folder: Path) -> Reproduction:
-    """`known` and the tensors of the adapter in `folder`, each of which is a change by itself.
+    """`known` with the tensors of the adapter in `folder`; each tensor is one change.
 
-    Raises ModelError if the file cannot be read again.
+    Raises ModelError if the file cannot be read.
     """
     file = read_safetensors(folder / "adapter_model.safetensors")
     tensors = {}
@@ -179,12 +179,9 @@ def adapter_record(known: Reproduction, folder: Path) -> Reproduction:
 
 
 def change_size(plan: Plan, rewrite: Rewrite) -> float:
-    """‖W' − W‖ (Frobenius) over the matrices, or biases, of a stored tensor, before they are packed again."""
+    """‖W' − W‖ (Frobenius) over the matrices or biases of a stored tensor, before packing."""
     squares = 0.0
     for matrix, steps in zip(TensorData(rewrite).matrices(), steps_for(plan, rewrite), strict=True):
         for columns in blocks_of(matrix):
-            edited = columns
-            for operator, strength in steps:
-                edited = removed(edited, operator.u, operator.v, strength)
-            squares += float((edited - columns).double().square().sum())
+            squares += float((edited(columns, steps) - columns).double().square().sum())
     return math.sqrt(squares)

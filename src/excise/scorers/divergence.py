@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from excise.devices.float64 import as_float64, float64_device
+from excise.devices.transfers import as_float64, float64_device
 from excise.engine.distributions import Distributions
-from excise.engine.finite import all_finite, gather_finite
+from excise.engine.prefill import all_finite, gather_finite
 
 _AT_ONCE = 2**22
 """Log-probabilities that an accelerator computes with at a time; each intermediate takes 32 MiB."""

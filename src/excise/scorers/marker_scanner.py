@@ -23,14 +23,6 @@ _BROKEN = "\ufffd"
 """The character to which incomplete bytes decode."""
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A token's text, and the markers that can end in it."""
-
-    text: str
-    markers: tuple[str, ...]
-
-
 @dataclass
 class ScanState:
     """The scan of an answer. length: tokens scanned. tail: normalised text in which a marker may begin."""
@@ -55,7 +47,8 @@ class MarkerScanner:
         for marker in self._markers:
             for place in range(len(marker)):
                 self._ending_with[marker[place:]].append(marker)
-        self._pieces: dict[int, _Piece] = {}
+        # The text of each token, and the markers that can end in it.
+        self._pieces: dict[int, tuple[str, tuple[str, ...]]] = {}
 
     def may_hold_marker(self, state: ScanState, answer: Sequence[int]) -> bool:
         """True if the answer's tokens since the last call may have completed a marker."""
@@ -67,16 +60,16 @@ class MarkerScanner:
         return found
 
     def _add(self, state: ScanState, token: int) -> bool:
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._piece(token)
-        together = state.tail + piece.text
-        if state.tail.endswith(" ") and piece.text.startswith(" "):
-            together = state.tail + piece.text[1:]
+        if token not in self._pieces:
+            self._pieces[token] = self._piece(token)
+        text, markers = self._pieces[token]
+        if state.tail.endswith(" "):
+            text = text.removeprefix(" ")
+        together = state.tail + text
         state.tail = together[max(0, len(together) - self._reach) :]
-        return _BROKEN in together or any(marker in together for marker in piece.markers)
+        return _BROKEN in together or any(marker in together for marker in markers)
 
-    def _piece(self, token: int) -> _Piece:
+    def _piece(self, token: int) -> tuple[str, tuple[str, ...]]:
         # Decoded behind itself, because many tokenizers drop the space before the first word of a text.
         once, twice = self._decode([token]), self._decode([token, token])
         text = _folded(plain(twice[len(once) :])) if twice.startswith(once) else _BROKEN
@@ -86,7 +79,7 @@ class MarkerScanner:
             for place in range(len(text))
             for marker in self._ending_with.get(text[: place + 1], ())
         }
-        return _Piece(text, (*ending, *(marker for marker in self._markers if marker in text)))
+        return text, (*ending, *(marker for marker in self._markers if marker in text))
 
 
 def _folded(text: str) -> str:

@@ -58,7 +58,7 @@ class Limits:
 
 
 def never() -> bool:
-    """A search that nobody stops."""
+    """A stop that is never asked for."""
     return False
 
 

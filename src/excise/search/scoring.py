@@ -33,11 +33,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Bound:
-    """What decides how much of a trial is waited for.
+    """What a trial has to beat, and how far its prompts are answered.
 
-    points: trials finished before. priorities: of each target prompt, how often it was refused before: asked
-    first, these rule a bad edit out soonest. exhaustive: wait for every verdict and run every layer all the
-    same; the scores that come out are alike.
+    points: finished trials. priorities: how often each target prompt was refused before; prompts with many
+    refusals rule out a bad edit soonest. exhaustive: judge every prompt and run every layer, also of
+    dominated trials.
     """
 
     points: tuple[Point, ...] = ()
@@ -46,25 +46,25 @@ class Bound:
 
 
 class EditScoring(Protocol):
-    """Edits being scored side by side, each as if it were alone, and handed out in the order they came."""
+    """Scores edits side by side, each as if it ran alone; edits leave in the order in which they began."""
 
     def __len__(self) -> int:
-        """How many are under way."""
+        """Number of edits that are being scored."""
         ...
 
     @property
     def prompts(self) -> int:
-        """How many of their prompts are being answered."""
+        """Number of prompts that are being answered."""
         ...
 
     @property
     def ready(self) -> bool:
-        """True if another edit can begin and nothing has to wait."""
+        """True if another edit can begin at once and delays no other edit."""
         ...
 
     @property
     def finished(self) -> bool:
-        """True if the first of those under way can be taken."""
+        """True if the scores of the oldest edit can be taken."""
         ...
 
     def begin(self, edit: Edit, bound: Bound) -> None:
@@ -72,16 +72,16 @@ class EditScoring(Protocol):
         ...
 
     def advance(self, *, more: bool, seconds: float) -> None:
-        """Go on until the first is finished or, if there are `more` to come, until another can begin.
+        """Decode until the oldest edit is finished or, if `more` wait, until another can begin.
 
-        seconds: after so many it returns in any case.
+        seconds: the time after which it returns in any case.
         """
         ...
 
     def learn(self, point: Point) -> None:
-        """Let what is under way have this trial to beat as well."""
+        """Add a finished trial to the bounds of all running trials."""
         ...
 
     def take(self) -> tuple[Scored | TrialError, float]:
-        """The scores of the first of those under way, which is finished, and the seconds that it took."""
+        """The scores of the oldest edit, which must be finished, and the seconds that it took."""
         ...

@@ -97,10 +97,9 @@ class RunDirectory:
 
 def read_json(path: Path, absent: str) -> dict[str, object]:
     """A JSON object of a known format, as it was written. Raises RunError."""
-    try:
-        content = read_json_object(path, RunError)
-    except FileNotFoundError as error:
-        raise RunError(f"{path.parent}: {absent}") from error
+    if not path.exists():
+        raise RunError(f"{path.parent}: {absent}")
+    content = read_json_object(path, RunError)
     version = content.get("format")
     if not isinstance(version, int):
         raise RunError(f"{path}: damaged: its format is {version!r}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from excise.scorers.divergence import UNRECORDED, AnswerTokens
-from excise.scorers.interval import Estimate
+from excise.scorers.statistics import Estimate
 from excise.search.front import Point
 from excise.store.shape import MeasuredFacts, require_shape
 

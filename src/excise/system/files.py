@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -87,12 +87,13 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary path, flushed and renamed to `path` if the block succeeds.
 
-    Raises SaveError if it cannot be written; an existing `path` then stays, and nothing is left behind.
+    temporary: beside `path`; by default, its name has the process's number. Raises SaveError if it cannot be
+    written; an existing `path` then stays, and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +124,18 @@ def require_free(path: Path) -> None:
 def next_free(path: Path) -> Path:
     """The first path among path-2, path-3, … that does not exist."""
     path = path if path.name else path.absolute()
-    number = 2
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate
+    candidates = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which is removed at the end. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        ".partial", f".{path.name}.", path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 @contextmanager
@@ -138,19 +147,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     require_free(path)
     temporary: Path | None = None
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(
-                tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-            )
+        with temporary_beside(path) as temporary:
             yield temporary
-            # mkdtemp creates folders that only their owner can read.
+            # Temporary folders can be read by their owner only.
             temporary.chmod(0o755)
             flush_all(temporary)
             move_into_place(temporary, path)
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise write_error(path, error, temporary) from error
 

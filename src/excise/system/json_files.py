@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,8 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json_object(path: Path, to: type[ExciseError]) -> dict[str, Any]:
-    """The JSON object in a file. Raises `to` if the file is damaged, FileNotFoundError if it is missing."""
-    if not path.exists():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    if not path.is_file():
+    """The JSON object in a file. Raises `to` if the file is damaged or missing."""
+    if path.exists() and not path.is_file():
         # Reading a pipe would block.
         raise to(f"{path}: damaged: not a file")
     require_fetched(path, to)

@@ -8,15 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path, PureWindowsPath
 
-RESERVED = frozenset(
-    [
-        "con",
-        "prn",
-        "aux",
-        "nul",
-        *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10)),
-    ]
-)
+_PORTS = [f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10)]
+RESERVED = frozenset(("con", "prn", "aux", "nul", *_PORTS))
 """Names that Windows reserves for devices, with any suffix."""
 
 _LONGEST = 60

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.folder import Checkpoint
-from excise.checkpoint.names import possible_names
+from excise.checkpoint.tensors import possible_names
 from excise.errors import SaveError
 from excise.rewrite.packing.find_grouped import (
     CODES,
@@ -17,15 +17,6 @@ from excise.rewrite.packing.find_grouped import (
 )
 from excise.rewrite.packing.formats import BitsAndBytes4, Float8, Int8Rows, Mxfp4, Packed
 
-_METHODS = (
-    "bitsandbytes",
-    "fp8",
-    "fbgemm_fp8",
-    "compressed-tensors",
-    "mxfp4",
-    "gptq",
-    "awq",
-)
 SKIPPED_BY = {
     "bitsandbytes": "llm_int8_skip_modules",
     "fp8": "modules_to_not_convert",
@@ -34,6 +25,7 @@ SKIPPED_BY = {
     "awq": "modules_to_not_convert",
 }
 """The configuration key with which each method lists unquantised modules."""
+_METHODS = (*SKIPPED_BY, "mxfp4", "gptq")
 _CODES = tuple(f".{one}" for one in dict.fromkeys(CODES.values()))
 _BESIDE = ("_scales", "_scale_inv", ".SCB", *(f".{one}" for one in OTHERS))
 
@@ -66,8 +58,8 @@ def logical_names(checkpoint: Checkpoint) -> list[str]:
     return [logical_name(name) for name in checkpoint.tensors if not name.endswith(_BESIDE)]
 
 
-def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
-    """How a tensor is packed; None if it is not quantised.
+def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed:
+    """How a tensor is packed.
 
     Raises SaveError for a missing tensor, and for a format that excise cannot write.
     """
@@ -84,7 +76,7 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed | None:
         return found
     entry = tensors[stored][1]
     if entry.is_ordinary:
-        return None
+        return Packed(None, stored)
     if method == "bitsandbytes" and entry.dtype == "U8":
         prefix = f"{stored}."
         scales = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -41,13 +41,13 @@ class Packing(Protocol):
 class Packed:
     """How a stored tensor is packed.
 
-    codes: their stored name. scales: the format's name → stored name. beside: stored names of further tensors
-    of the format.
+    packing: None if it is not quantised. codes: their stored name. scales: the format's name → stored name.
+    beside: stored names of further tensors of the format.
     """
 
-    packing: Packing
+    packing: Packing | None
     codes: str
-    scales: Mapping[str, str]
+    scales: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
 
@@ -131,38 +131,20 @@ class Int8Rows:
         return to_integers(values.div_(step), -128, 127, rng).to(torch.int8)
 
 
-@dataclass(frozen=True)
-class _State:
-    """The JSON state that bitsandbytes stores with a 4-bit weight. shape: of the weight."""
+def _factors(scales: Mapping[str, Tensor]) -> Tensor:
+    """The factor of each number [row, column] of bitsandbytes: the largest magnitude of its block.
 
-    shape: tuple[int, int]
-    blocksize: int
-    nested_blocksize: int
-    nested_offset: float
-
-    @staticmethod
-    def of(scales: Mapping[str, Tensor]) -> _State:
-        found = json.loads(bytes(scales["state"].tolist()))
-        rows, columns = found["shape"]
-        return _State(
-            (rows, columns),
-            found["blocksize"],
-            found.get("nested_blocksize", 0),
-            found.get("nested_offset", 0.0),
-        )
-
-    def factors(self, scales: Mapping[str, Tensor]) -> Tensor:
-        """The factor of each number, flat: the largest magnitude of its block.
-
-        With double quantisation, the factors are 8-bit codes with scales and an offset.
-        """
-        largest = scales["absmax"]
-        if "nested_absmax" in scales:
-            inner = scales["nested_quant_map"].to(torch.float32)[largest.to(torch.int32)]
-            outer = scales["nested_absmax"].repeat_interleave(self.nested_blocksize)[: len(inner)]
-            largest = inner * outer + self.nested_offset
-        count = self.shape[0] * self.shape[1]
-        return largest.to(torch.float32).repeat_interleave(self.blocksize)[:count]
+    With double quantisation, the factors are 8-bit codes with scales and an offset.
+    """
+    state = json.loads(bytes(scales["state"].tolist()))
+    rows, columns = state["shape"]
+    largest = scales["absmax"]
+    if "nested_absmax" in scales:
+        inner = scales["nested_quant_map"].to(torch.float32)[largest.to(torch.int32)]
+        outer = scales["nested_absmax"].repeat_interleave(state["nested_blocksize"])[: len(inner)]
+        largest = inner * outer + state["nested_offset"]
+    flat = largest.to(torch.float32).repeat_interleave(state["blocksize"])
+    return flat[: rows * columns].view(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -175,22 +157,20 @@ class BitsAndBytes4:
 
     def decode(self, codes: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
         """Level times the factor of its block."""
-        state, levels = _State.of(scales), scales["quant_map"].to(torch.float32)
+        factors, levels = _factors(scales), scales["quant_map"].to(torch.float32)
         flat = codes.flatten()
         values = torch.empty(len(flat), 2)
         values[:, 0] = levels[(flat >> 4).to(torch.int32)]
         values[:, 1] = levels[(flat & 15).to(torch.int32)]
-        factors = state.factors(scales)
-        return values.view(-1)[: len(factors)].mul_(factors).view(state.shape)
+        return values.view(-1)[: factors.numel()].view(factors.shape).mul_(factors)
 
     def encode(
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Stochastic rounding to levels."""
         levels, codes_of = ascending(scales["quant_map"].to(torch.float32))
-        factors = _State.of(scales).factors(scales)
-        scaled = values.view(-1).div_(factors.clamp_min_(torch.finfo(torch.float32).tiny))
-        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)]
+        scaled = values.div_(_factors(scales).clamp_min_(torch.finfo(torch.float32).tiny))
+        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)].view(-1)
         if len(found) % 2:
             found = torch.cat([found, found.new_zeros(1)])
         return ((found[0::2] << 4) | found[1::2]).view(codes.shape)
