@@ -68,8 +68,9 @@ def require_new_folder(destination: Path) -> None:
     except SaveError:
         # A failure to remove them is not reported: `destination` exists.
         with suppress(OSError, SaveError):
-            mark = mark_path(destination)
-            if destination.name and (mark.exists() or _lock(destination).exists()):
+            # The working directory has no name that a mark could have.
+            mark = mark_path(destination) if destination.name else None
+            if mark is not None and (mark.exists() or _lock(destination).exists()):
                 with _locked(destination):
                     if not partial_path(destination).exists():
                         _remove(mark)

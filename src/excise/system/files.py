@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -132,10 +133,12 @@ def next_free(path: Path) -> Path:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which is removed at the end. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        ".partial", f".{path.name}.", path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
+    folder = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
+    try:
+        yield folder
+    finally:
+        # Python 3.11's TemporaryDirectory recurses without end on a folder that it may not delete.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
