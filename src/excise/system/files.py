@@ -132,10 +132,12 @@ def next_free(path: Path) -> Path:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which is removed at the end. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        ".partial", f".{path.name}.", path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
+    # Not TemporaryDirectory: it recurses without end where a folder cannot be removed (Python 3.11).
+    folder = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
