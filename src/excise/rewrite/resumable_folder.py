@@ -68,12 +68,11 @@ def require_new_folder(destination: Path) -> None:
     except SaveError:
         # A failure to remove them is not reported: `destination` exists.
         with suppress(OSError, SaveError):
-            # The working directory has no name that a mark could have.
-            mark = mark_path(destination) if destination.name else None
-            if mark is not None and (mark.exists() or _lock(destination).exists()):
+            paths = (mark_path, _lock) if destination.name else ()
+            if any(path(destination).exists() for path in paths):
                 with _locked(destination):
                     if not partial_path(destination).exists():
-                        _remove(mark)
+                        _remove(mark_path(destination))
         raise
 
 

@@ -133,11 +133,11 @@ def next_free(path: Path) -> Path:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which is removed at the end. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Not TemporaryDirectory: it recurses without end where a folder cannot be removed (Python 3.11).
     folder = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
     try:
         yield folder
     finally:
-        # Python 3.11's TemporaryDirectory recurses without end on a folder that it may not delete.
         shutil.rmtree(folder, ignore_errors=True)
 
 
