@@ -37,8 +37,8 @@ class Rewrite:
 
     stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
     packing: its quantised format, None if plain. scales: further tensors that decoding reads. output: the
-    tensor in the edited checkpoint. repacking: its format there. beside: further tensors of the format, which
-    are not read. first: number of matrices (or biases) of the same writer in earlier tensors.
+    edited tensor. repacking: its format. beside: further tensors of the format, which are not read. first:
+    number of matrices (or biases) of the same writer in earlier tensors.
     """
 
     writer: str
@@ -290,8 +290,10 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
     quantization = quantization_in(config)
     assert quantization is not None
     skipped = quantization.get(key)
-    known = skipped if isinstance(skipped, list) and skipped else default_skips
-    quantization[key] = [*known, *modules]
+    quantization[key] = [
+        *(skipped if isinstance(skipped, list) and skipped else default_skips),
+        *modules,
+    ]
     return replace(plan, rewrites=rewrites, dropped=frozenset(dropped), config=config)
 
 
