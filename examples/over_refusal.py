@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 import excise
 
-TRAIN, SEARCH, HELD_OUT = 128, 24, 24  # prompts of each part; there are 400, 100 and 100
+TRAIN, SEARCH, HELD_OUT = 128, 24, 24  # prompts of each part; at most 400, 100 and 100
 TRIALS = 12
 NEW_TOKENS = 20
 
@@ -33,7 +33,7 @@ for kind, parts in (("target ", prompts.target), ("control", prompts.control)):
 # %% [markdown]
 # ## What the model does now
 #
-# The experiment measures what it needs when it is first asked for it. A fixed batch size and number of
+# The experiment measures each of its attributes when it is first read. A fixed batch size and number of
 # candidates make the search give the same trials on a fast and on a slow machine; without them, excise
 # measures what is fastest. Coverage 1 proves that excise knows every module that writes to the residual
 # stream.
@@ -48,7 +48,7 @@ print("refused:", experiment.baseline.refusals)
 # ## A first edit
 #
 # One strength in all layers removes the direction everywhere. Refusals fall, and the KL divergence at the
-# first answer token tells what that costs on ordinary prompts.
+# first answer token shows the cost on ordinary prompts.
 
 # %%
 full = experiment.edit(strength=1.0)
@@ -59,7 +59,7 @@ print("KL, nats:", scores.kl)
 # %% [markdown]
 # ## The search
 #
-# The search looks for edits with few refusals and little KL, with another strength in each layer.
+# The search looks for edits with few refusals and little KL, with a different strength in each layer.
 
 # %%
 study = experiment.search(trials=TRIALS)
@@ -97,8 +97,7 @@ print("KL along the answers:   ", held_out.answer_kl)
 # %% [markdown]
 # ## Before and after
 #
-# Inside the `with` block the model is edited by hooks. When the block ends, it is the model of before, bit
-# for bit.
+# Inside the `with` block the model is edited by hooks. After the block, the model is restored bit for bit.
 
 # %%
 tokenizer, model = loaded.tokenizer, loaded.model

@@ -1,4 +1,4 @@
-"""Draw docs/images/rooms.svg, the rooms of the code and the way of a prompt: run this script."""
+"""Draw docs/images/rooms.svg, the rooms of the code and the path of a prompt: run this script."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ WAY_UP = (
     ("app", "10  the held-out report"),
     ("cli", "11  table, progress, JSON"),
 )
-"""The way of a prompt, from the command line to a verdict and back: where, and what happens."""
+"""The path of a prompt, from the command line to a verdict and back: where, and what happens."""
 
 _HEIGHT, _GAP, _TOP = 46, 8, 64
 _LEFT, _MIDDLE, _RIGHT = 250, 640, 250
@@ -72,13 +72,13 @@ def picture() -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
         'font-family="DejaVu Sans, Verdana, Helvetica, Arial, sans-serif" font-size="13">',
-        "<title>The rooms of the code and the way of a prompt</title>",
+        "<title>The rooms of the code and the path of a prompt</title>",
         '<defs><marker id="down" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{_DOWN}"/></marker>'
         '<marker id="up" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{_UP}"/></marker></defs>',
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="#ffffff"/>',
-        _text(_MARGIN, 24, "The way of a prompt: down", _DOWN, bold=True),
+        _text(_MARGIN, 24, "The path of a prompt: down", _DOWN, bold=True),
         _text(
             2 * _MARGIN + _LEFT, 24, "Rooms: each imports only rooms below it", "#222222", bold=True
         ),
