@@ -86,7 +86,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {},
             'dtype = "auto"\ndtypes = ["float32"]',
-            "excise.toml: dtypes: given twice, also as excise.toml: dtype; leave one of both out",
+            "excise.toml: dtypes: given twice, also as excise.toml: dtype; leave one of them out",
         ),
         (
             {"target": "a.txt"},
@@ -137,7 +137,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             "max-new-tokens = 1\nmax_new_tokens = 2",
             "excise.toml: max_new_tokens: given twice, also as excise.toml: max-new-tokens; "
-            "leave one of both out",
+            "leave one of them out",
         ),
         ({}, {}, "trials = 1\nseed = \n", "excise.toml: line 2, column 8: not TOML: Invalid value"),
         ({}, {}, "seed = [", "excise.toml: line 1, at the end: not TOML: Invalid value"),
@@ -145,7 +145,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {"EXCISE_JSON": "1", "EXCISE_JSON_LINES": "1"},
             "",
-            "EXCISE_JSON_LINES: given twice, also as EXCISE_JSON; leave one of both out",
+            "EXCISE_JSON_LINES: given twice, also as EXCISE_JSON; leave one of them out",
         ),
         (
             {"model": None},

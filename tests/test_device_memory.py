@@ -67,7 +67,8 @@ def test_each_device_is_told_with_its_memory_and_its_limit(empty_directory: None
         "virtual GPU, 8.0 GiB (2.0 GiB for weights)"
     ]
     (host,) = devices_found(load_options(settings_of(device="cpu")))
-    assert host.device == f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    assert host.device == f"CPU, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def test_devices_that_a_model_lies_on_and_what_was_held_there(tmp_path: Path) -> None:

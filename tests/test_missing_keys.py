@@ -88,7 +88,7 @@ def test_another_shape(model_folder: Path, tmp_path: Path) -> None:
     folder = changed(
         model_folder, lambda tensors: {**tensors, DOWN: tensors[DOWN][:-1]}, tmp_path / "m"
     )
-    assert f"{DOWN} has the shape 31×48 in the checkpoint, by config.json it is 32×48" in refusal(
+    assert f"{DOWN} has the shape 31×48 in the checkpoint, but config.json gives 32×48" in refusal(
         folder
     )
 

@@ -40,7 +40,7 @@ RESULT = ("select", "save", "adapter", "packed", "no_hardware")
 OUTPUT = ("yes", "json_lines")
 GROUPS = {
     "The model": MODEL,
-    "Prompts (a SET is a file, a folder or a hub data set, with a part: FILE[:400])": PROMPTS,
+    "Prompts (SET: a file, folder or hub data set; FILE[:400] is a part of it)": PROMPTS,
     "The direction": DIRECTION,
     "The search": SEARCH,
     "Scoring": SCORES,
@@ -50,8 +50,8 @@ GROUPS = {
 """The headings of the help texts, and the settings under each."""
 
 PLACES = (
-    "Every flag under a heading is also an environment variable (EXCISE_MAX_NEW_TOKENS) and a key of "
-    "excise.toml in the working directory (max_new_tokens)."
+    'Every flag, except under "Commands" and "Flags", is also an environment variable '
+    "(EXCISE_MAX_NEW_TOKENS) and a key of excise.toml in the working directory (max_new_tokens)."
 )
 RESUMES = (
     "Ctrl+C ends the search after the running trial. The same command resumes a run that was stopped or "

@@ -44,7 +44,7 @@ def run(model: Word | None = None, /, **typed: object) -> int:
 
 @command("demo", "", _ALL, PLACES, RESUMES)
 def demo(**typed: object) -> int:
-    """Run the whole job on a small built-in model, in about five minutes."""
+    """Run the whole job on a small built-in model, in four to five minutes."""
     from excise.cli.demo_command import demo
 
     return demo(_inputs(typed))
@@ -107,7 +107,7 @@ def diff(
     edit: Annotated[str | None, flag("Save the difference as an edit file of A.", "FILE")] = None,
     **typed: object,
 ) -> int:
-    """Show which tensors of two checkpoints differ, by which rank, and which edit explains it."""
+    """Show which tensors of two checkpoints differ, at which rank, and which edit explains it."""
     from excise.cli.diff_command import diff
 
     return diff((first, second), _inputs(typed), undo=undo, edit=edit)
@@ -129,7 +129,7 @@ def chat(
     ] = "greedy",
     **typed: object,
 ) -> int:
-    """Chat with a model, or with a run's model under one of its edits."""
+    """Chat with a model, or with an edit of a run."""
     from excise.cli.chat_command import chat
 
     return chat(word, _inputs(typed), generation=generation_config)

@@ -40,7 +40,7 @@ def explained(error: CycloptsError) -> str:
         case MissingArgumentError(argument=argument) if argument is not None:
             if argument.name not in known:
                 words = str(app[chain[0]].usage).removeprefix(f"Usage: excise {chain[0]} ")
-                return f"{chain[0]}: needs {words.removesuffix(' [FLAGS]')}; see excise --help"
+                return f"{chain[0]}: needs {words.removesuffix(' [FLAGS]')}; see excise {chain[0]} --help"
             if not argument.tokens and argument.required and error.keyword is None:
                 return f"{chain[0]}: needs {argument.name} {argument.parameter.metavar}"
             return f"{error.keyword or argument.name}: needs one argument"

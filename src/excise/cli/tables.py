@@ -102,7 +102,7 @@ def anatomy_table(anatomy: Anatomy, coverage: Coverage | None) -> Table:
         *components,
         "coverage",
         numbers=("layer", "coverage"),
-        title="Layers and what writes in them",
+        title="Layers and their writers",
     )
     for layer in range(len(anatomy.layers)):
         cells = [

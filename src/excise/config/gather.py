@@ -163,7 +163,7 @@ def _layer(given: Iterable[tuple[str, PlacedValue]], noun: str, known: Iterable[
         if field in layer:
             also = layer[field].place
             raise SettingsError(
-                f"{value.place}: given twice, also as {also}; leave one of both out"
+                f"{value.place}: given twice, also as {also}; leave one of them out"
             )
         layer[field] = replace(value, value=_decoded(field, value))
     return layer

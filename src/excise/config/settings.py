@@ -71,7 +71,7 @@ class Settings(BaseModel):
     )
     template_arguments: dict[str, JsonValue] = _field(
         {},
-        "Further arguments of the chat template, such as enable_thinking=false.",
+        "Arguments of the chat template, such as enable_thinking=false.",
         metavar="KEY=VALUE,…",
     )
     system_prompt: str | None = _unset("System prompt for all prompt sets.")
@@ -101,7 +101,7 @@ class Settings(BaseModel):
 
     kinds: tuple[Kind, ...] = _field(
         ("discriminant", "orthogonal"),
-        "Kind of operator that removes a direction; among several kinds the search chooses.",
+        "Kind of operator that removes a direction, or several kinds that the search chooses from.",
         min_length=1,
     )
     directions: int = _field(1, "Directions to remove, one after the other.", ge=1, le=8)
@@ -115,10 +115,10 @@ class Settings(BaseModel):
 
     trials: int = _field(30, "Trials in the whole study.", ge=1)
     startup_trials: int = _field(
-        12, "Trials near the closed forms before the sampler uses earlier trials.", ge=0
+        12, "First trials, which do not depend on the results of others.", ge=0
     )
     seeds: int = _field(
-        1, "Number of searches with seeds from --seed on, to report their spread.", ge=1
+        1, "Number of searches, with seeds counted up from --seed, to report their spread.", ge=1
     )
     seed: int = _field(0, "Seed of everything that is random.", ge=0)
     search_seconds: float | None = _unset(
@@ -148,7 +148,7 @@ class Settings(BaseModel):
     adapter: Path | None = _unset("Folder for the edit as an adapter.", metavar="DIR")
     no_hardware: bool = _off("Omit hardware details from the record.")
     packed: Literal["same", "plain"] = _field(
-        "same", "Form of packed matrices in the edited model: packed the same way, or plain."
+        "same", "Form of packed matrices in the edited model: packed in the same way, or plain."
     )
     yes: bool = _off("Ask nothing; use the default answers.")
     json_lines: bool = _off("Write JSON to standard output: a line for each event, or the result.")

@@ -46,7 +46,9 @@ def device_memory(device: torch.device) -> DeviceMemory:
         total = torch.mps.recommended_max_memory()
         free = min(total - torch.mps.driver_allocated_memory(), host.available)
         return DeviceMemory(device, "Apple GPU", total, max(0, free))
-    name = f"CPU, {torch.get_num_threads()} threads" if device == HOST else str(device)
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+    name = cpu if device == HOST else str(device)
     return DeviceMemory(device, name, host.total, host.available)
 
 

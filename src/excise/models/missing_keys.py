@@ -42,7 +42,7 @@ def require_complete(name: str, info: Mapping[str, Any], *, packing: bool = Fals
         key, stored, wanted = mismatched[0]
         more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
         raise ModelError(
-            f"{name}: {key} has the shape {_shape(stored)} in the checkpoint, by config.json it is "
+            f"{name}: {key} has the shape {_shape(stored)} in the checkpoint, but config.json gives "
             f"{_shape(wanted)}{more}; the two do not belong together, or part of it is missing"
         )
     if unexpected:

@@ -72,8 +72,8 @@ def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:
 
 
 def nats(value: object) -> str:
-    """A KL divergence of an edit file as text; rounding errors below 0 become 0."""
-    return inline(max(0.0, value) if isinstance(value, int | float) else value)
+    """A KL divergence of an edit file as text, with 4 decimals; rounding errors below 0 become 0."""
+    return inline(round(max(0.0, value), 4) if isinstance(value, int | float) else value)
 
 
 def _covered(coverage: Sequence[float]) -> str:
