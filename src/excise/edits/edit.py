@@ -46,13 +46,13 @@ class Edit(EditValues):
 
     @contextmanager
     def on(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """Apply the edit to a model in memory while a `with` block runs; gives the model.
+        """Apply the edit to a model in memory while a `with` block runs; yields the model.
 
         Hooks edit the outputs of the writers; no weight is read or written. At the end of the block the model
         is as it was, bit for bit. Raises ModelError if the model lacks a writer of the edit, or if its
         residual stream has another width.
         """
-        # Imported here because it takes transformers, and an edit file is read without that.
+        # Imported here, because reading an edit file should not import transformers.
         from excise.edits.fitting import fitted_to_modules
 
         edit = fitted_to_modules(self, model)
@@ -73,9 +73,9 @@ class Edit(EditValues):
 
         folder: a new folder. model: the original model in memory, or the name of its files (hub id or local
         folder); without it, the files that `base` names, which are fetched from the hub if this machine lacks
-        them. Of files, only the matrices that the edit changes are read. writers: claims about writers,
+        them. Only the matrices that the edit changes are read from files. writers: claims about writers,
         "PATTERN=COMPONENT", that the edit was made with. trust_remote_code: build the model with its own
-        code. force: take other files than those that the edit was made of.
+        code. force: accept files of another model.
 
         Raises SaveError if the files are of another model than the edit was made of, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
@@ -124,7 +124,7 @@ class Edit(EditValues):
             checked = version >= _CHECKED_SINCE or found is not None
             if checked and found != _checksum(header, tensors):
                 raise RunError(
-                    f"{path}: damaged: its contents do not match their checksum; take another copy of it"
+                    f"{path}: damaged: its contents do not match its checksum; use another copy of it"
                 )
             if version < _RENAMED_IN:
                 header["kind"] = current_name(header["kind"])
@@ -159,7 +159,7 @@ def _edit_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
 
 def _names(listed: object) -> tuple[str, ...]:
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise TypeError("writers are no list of names")
+        raise TypeError("writers are not a list of names")
     return tuple(listed)
 
 
@@ -177,7 +177,7 @@ def _version(path: Path, header: Mapping[str, Any]) -> int:
     """The format of the file. Raises RunError if it is newer than this version reads."""
     version = header["format"]
     if not isinstance(version, int):
-        raise TypeError(f"format {version!r} is no number")
+        raise TypeError(f"format {version!r} is not a number")
     if version > FORMAT:
         raise RunError(
             f"{path}: edit format {version} is newer than this excise reads ({FORMAT}); install a newer "

@@ -1,4 +1,4 @@
-"""Requests: prompts of one candidate, their answers so far, and the rules that end an answer."""
+"""Requests (the prompts of one candidate and their answers so far), and rules that end an answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StoppingRule:
         return True
 
     def should_stop(self, index: int, answer: list[int]) -> bool:
-        """True if the answer to prompt `index` need not go on; called after each token."""
+        """True if the answer to prompt `index` need not continue; called after each token."""
         return False
 
     def priority(self, index: int) -> float:
@@ -68,7 +68,7 @@ class Request:
         self.tokens: list[list[int]] = [[] for _ in self.prompts]
         self.running = 0
         self.failure: TrialError | None = None
-        # Among equal priorities the longest prompt first: the prompts after it then fit into the cache's
+        # Among equal priorities the longest prompt is first: later prompts then fit into the cache's
         # window.
         self._waiting = sorted(
             range(len(self.prompts)),
@@ -111,7 +111,7 @@ class Request:
         return finished
 
     def fail(self, error: TrialError) -> None:
-        """End the request: admit no prompt any more; every running sequence ends with its next token."""
+        """End the request: admit no more prompts; every running sequence ends with its next token."""
         self.failure, self._waiting = error, []
 
 
@@ -144,8 +144,8 @@ class TokenSequence:
 def greedy_tokens(logits: Tensor) -> Tensor:
     """The token of the largest logit of each row [row, vocabulary]; `NO_TOKEN` if that logit is not finite.
 
-    The largest logit is not finite if any logit of the row is NaN or positive infinity. Token and check share
-    a tensor, so that a decoding step waits for an accelerator once.
+    The largest logit is not finite if any logit of the row is NaN or positive infinity. Token and check are
+    in one tensor, so that a decoding step waits for an accelerator once.
     """
     values, tokens = logits.max(-1)
     return tokens.masked_fill(~torch.isfinite(values), NO_TOKEN)

@@ -1,4 +1,4 @@
-"""Forward passes over many prompts: the common prefix once, hardly any padding.
+"""Forward passes over many prompts: the common prefix runs once, and padding is rare.
 
 A chat template gives all prompts the same first tokens, the common prefix. The prefix runs once and all
 prompts share its cache. The rest of the prompts runs in groups of equal or almost equal length. Models for
@@ -44,7 +44,7 @@ class Group:
 
 
 class _TransientLayer(DynamicLayer):  # type: ignore[misc]
-    """Holds the keys and values of the prefix; those of a pass are returned behind them and not stored."""
+    """Holds keys and values of the prefix. Those of a pass are appended for the pass, but not stored."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -68,8 +68,8 @@ class Prefix:
     def cache_for(self, rows: int, *, kept: bool) -> DynamicCache:
         """A new cache for `rows` prompts that begins with the prefix.
 
-        kept: whether the cache stores the keys and values of the passes that follow. If not, only one layer's
-        are in memory at a time.
+        kept: whether the cache stores the keys and values of the passes that follow. If not, only those of one
+        layer are in memory at a time.
         """
         cache = DynamicCache()
         cache.layer_class_to_replicate = DynamicLayer if kept else _TransientLayer
@@ -111,7 +111,7 @@ _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 
 def padding_slack(model: PreTrainedModel, prompts: Sequence[Tokens], prefix: Prefix) -> int:
-    """How many tokens of padding a prompt may carry for larger groups: a quarter of its own tokens.
+    """Tokens of padding that a prompt may get, so that groups are larger: a quarter of the longest suffix.
 
     The slack is 0 without a common prefix, because padding would have no token to attend to. It is 0 if
     attention reaches less far than the longest prompt, because padding would fill part of the window.
@@ -178,10 +178,10 @@ class Prefill:
     def run(
         self, rows: Sequence[int], keep: int = 1, *, cached: bool = True, checked: bool = True
     ) -> Group:
-        """Run prompts from the end of the prefix on; padding stands between the prefix and shorter prompts.
+        """Run the rest of each prompt, after the prefix; padding is between prefix and shorter rests.
 
         keep: number of last tokens of each prompt whose logits are returned, at most as many as the shortest
-        prompt has behind the prefix. cached: whether to return keys and values, which take as much memory as
+        prompt has after the prefix. cached: whether to return keys and values, which take as much memory as
         slots for the rows. checked: whether to wait for the logits and raise TrialError if they are not
         finite.
         """

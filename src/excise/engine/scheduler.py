@@ -1,7 +1,8 @@
-"""Decoding in a fixed number of slots: no padding steps, no waiting.
+"""Decoding in a fixed number of slots, without steps for finished sequences.
 
-The prompts of each request run behind their own common prefix. The answers of all requests decode together,
-each sequence with its own candidate's edit. A finished sequence gives its slot to a waiting prompt.
+The common prefix of a request's prompts runs once, before the rest of each prompt. The answers of all
+requests decode together, each sequence with its own candidate's edit. A finished sequence gives its slot to a
+waiting prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Scheduler(Protocol):
     """Decodes the sequences of all its requests together."""
 
     def ready(self, prompts: int) -> bool:
-        """True if a new request of so many prompts would start at once and delay no other request."""
+        """True if a new request of this many prompts would start at once and delay no other request."""
 
     def add(self, request: Request) -> None:
         """Add a request."""
@@ -36,7 +37,7 @@ class Scheduler(Protocol):
 
 
 def _keep_rows(cache: DynamicCache, rows: Sequence[int]) -> None:
-    """Drop all other rows. Layers may lie on several devices: the indices are copied to each device once."""
+    """Drop all other rows. Layers may be on several devices; the indices are copied to each device once."""
     devices = {layer.keys.device for layer in cache.layers}
     indices = {device: torch.tensor(rows, device=device) for device in devices}
     for layer in cache.layers:
@@ -52,7 +53,7 @@ class SlotScheduler:
         layers = model.config.get_text_config().num_hidden_layers
         self._model, self._assign_rows = model, assign_rows
         self._cache = SlotCache(layers, slots, longest)
-        # Each request, and its prompts behind their common prefix once the prefix has run.
+        # None until the common prefix of the request's prompts has run.
         self._requests: dict[Request, Prefill | None] = {}
         self.running: list[TokenSequence] = []
 
@@ -66,7 +67,7 @@ class SlotScheduler:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Run prompts that have a free slot, then decode one token of every sequence."""
+        """Run waiting prompts in free slots, then decode one token of every sequence."""
         self._requests = {each: run for each, run in self._requests.items() if not each.done}
         for request in self._requests:
             waiting = request.waiting
@@ -76,9 +77,9 @@ class SlotScheduler:
             self._decode()
 
     def _has_room(self, waiting: int) -> bool:
-        """True if so many waiting prompts should run now; a quarter of the slots must be free before.
+        """True if this many waiting prompts should run now.
 
-        A forward pass over one prompt costs almost as much as one over eight.
+        They wait until a quarter of the slots is free, or a slot for each, or nothing runs, because a pass over one prompt costs almost as much as a pass over eight.
         """
         few = min(max(1, self._cache.slots // 4), waiting)
         return not self.running or self._cache.free >= few

@@ -106,10 +106,10 @@ class Experiment(Measurements):
     ) -> Edit:
         """An edit with the same strength in all layers, from the train prompts.
 
-        kind: one of the experiment's options. components, layers: those that are edited; None for all. ridge:
-        ρ of the discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: fractional
-        layer whose direction all layers share, for kinds of residual directions; None for a direction of each
-        layer. Raises SettingsError for a kind, ridge, component or layer that does not exist.
+        kind: one of `Options.kinds`. components, layers: the edited ones; None for all. ridge: ρ of the
+        discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: for kinds that use
+        directions of the residual stream, the fractional layer whose direction all layers use; None if each
+        layer uses its own. Raises SettingsError for a kind, ridge, component or layer that does not exist.
         """
         if kind not in self.options.kinds:
             known = ", ".join(self.options.kinds)
@@ -155,13 +155,14 @@ class Experiment(Measurements):
         stop: Callable[[], bool] = never,
         progress: bool = True,
     ) -> Study:
-        """Search for edits with few refusals and little KL, until the study holds `trials`.
+        """Search for edits with few refusals and little KL until the study has this number of trials.
 
-        store: a folder that keeps the study, which a later call goes on with; None keeps it in memory.
-        seconds: no trial is proposed after so many. stop: asked between trials. progress: show a progress bar
+        store: a folder that keeps the study, so that a later call can continue it; None keeps it in memory.
+        seconds: time limit after which no trial is proposed. stop: called between trials; True ends the
+        search. progress: show a progress bar
         if no other listener takes the experiment's events.
-        Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to something
-        else, ExciseError if no trial can be scored.
+        Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to another
+        experiment, ExciseError if no trial can be scored.
         """
         with self._listening(progress):
             if isinstance(store, str | Path):
@@ -179,7 +180,7 @@ class Experiment(Measurements):
         if absence is not None:
             raise ModelError(
                 f"{absence}: there is hardly anything to remove; give other target prompts or markers, or "
-                "search all the same with --allow-absent"
+                "search anyway with --allow-absent"
             )
 
     def _search(

@@ -1,4 +1,4 @@
-"""What decides an experiment beside the model and the prompts."""
+"""The options of an experiment."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from excise.scorers.markers import DEFAULT_MARKERS, normalise
 class Options:
     """Options of an `Experiment`, with the defaults of the command line.
 
-    kinds: how a direction may be taken out of a matrix; the search chooses among them. directions: how many
-    are removed, one after the other. direction_from: what stands for the middle of a prompt set. winsorise:
-    quantile to clip residuals to before averaging, 1 for none. orthogonalise: make each direction orthogonal
-    to the mean of the control prompts. These last three shape directions of the residual stream only.
+    kinds: kinds of operator that the search chooses from. directions: number of directions to remove, one
+    after the other. The next three affect directions of the residual stream only. direction_from: how to
+    average the residuals of a prompt set. winsorise: quantile to which residuals are clipped before
+    averaging; 1 clips nothing. orthogonalise: make each direction orthogonal to the mean of the control
+    prompts.
 
     markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
     max_new_tokens: longest answer.
-    response_prefix: what every answer begins with, skipped when scoring; None finds it out.
+    response_prefix: text that every answer begins with, skipped when scoring; None detects it.
     system_prompt, template_arguments: given to the chat template.
 
-    seed: of everything that is random. startup_trials: trials around the closed forms before the search
-    learns. batch_size: prompts that decode at a time; candidates: edits scored side by side; 0 finds both
-    out. rows: prompts of one forward pass without decoding; figures depend on it by rounding. exhaustive:
-    wait for every verdict and run every layer; the front is the same.
+    seed: of everything that is random. startup_trials: first trials, which do not depend on the results of
+    others. batch_size: prompts that decode at a time; 0 finds the number. candidates: edits scored side by
+    side; 0 finds the number. rows: prompts of one forward pass without decoding; changes figures by rounding
+    only. exhaustive: answer every prompt and run every layer; slower, with the same front.
 
     writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: go on
     although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.

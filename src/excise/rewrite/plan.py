@@ -37,8 +37,8 @@ class Rewrite:
 
     stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
     packing: its quantised format, None if plain. scales: further tensors that decoding reads. output,
-    repacking: edited tensor and its format. beside: unread tensors of the format. first: number of matrices
-    (or biases) of the same writer in earlier tensors.
+    repacking: edited tensor and its format. beside: tensors of the format that decoding does not read. first:
+    number of matrices (or biases) of the same writer in earlier tensors.
     """
 
     writer: str
@@ -163,9 +163,9 @@ def make_plan(
 ) -> Plan:
     """Find an edit's tensors in a checkpoint, from its configuration and the names in its files.
 
-    name: the model's, for messages. declared: the user's own claims about writers. Raises ModelError for
-    a model that cannot be built or that the edit does not fit and for a damaged checkpoint, SaveError for
-    one whose tensors cannot be edited.
+    name: the model's, for messages. declared: the user's own claims about writers. Raises ModelError if
+    the model cannot be built, the edit does not fit it, or the checkpoint is damaged; SaveError if the
+    tensors cannot be edited.
     """
     model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
     edit = fitted(edit, anatomy, name)
@@ -183,8 +183,8 @@ def require_editable(
 ) -> None:
     """Raise SaveError if an edited model can never be written from this checkpoint.
 
-    Reads headers only, so that it is known before the search. What depends on the numbers (GPTQ zero points
-    that loaders interpret differently) is found when they are read.
+    Reads only headers, so that it can run before the search. Faults in the numbers (GPTQ zero points that
+    loaders interpret differently) are found when the numbers are read.
     """
     if source.gguf is None:
         checkpoint = open_checkpoint(source.folder)
@@ -225,8 +225,8 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor) -> Rewri
     packing = found.packing
     if packing is None and entry.shape != stored.shape:
         raise SaveError(
-            f"{file.path.name}: {entry.name} has the shape {entry.shape}, by config.json it is "
-            f"{stored.shape}; the checkpoint is damaged or of another model"
+            f"{file.path.name}: {entry.name} has the shape {entry.shape}, but config.json "
+            f"gives {stored.shape}; the checkpoint is damaged or of another model"
         )
     if packing is not None and file.kind == "pytorch":
         raise SaveError(

@@ -126,8 +126,8 @@ class _Running:
 class _Loop:
     """The state of a running search.
 
-    `Limits.candidates` trials run at a time: trial n is proposed when exactly the trials up to n − candidates
-    have results, however long each takes. A search is therefore the same with and without early verdicts.
+    `Limits.candidates` trials run at a time. Trial n is proposed when exactly the trials up to n − candidates
+    have results. The proposals therefore do not depend on how long trials take, nor on early verdicts.
     (After a restart, proposals use all earlier trials.) The running trials of an interrupted study come
     first.
     """
@@ -157,7 +157,7 @@ class _Loop:
             begun = [each for each in self._running if each.begun]
             if why and (between or not begun):
                 return why
-            # Trials that must not use the next result are proposed before it.
+            # Propose before the next result is stored: the sampler must not see it yet.
             while self._may_propose():
                 self._running.append(self._propose())
             waiting = [each for each in self._running if not each.begun]

@@ -1,4 +1,4 @@
-"""What a search knows of scoring: an edit and what it has to beat go in, scores come out."""
+"""The interface between search and scoring: edits with their bounds go in, scores come out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from excise.search.front import Point
 class Scored:
     """An edit's scores on the search prompts.
 
-    kl: nats, first answer token, mean over control prompts; divergences: of each of them. answered: verdicts
-    on target prompts; None if KL alone rules the edit out. dominated: a trial before it is at least as good
-    in both; its refusals are then a lower bound.
+    kl: nats, first answer token, mean over control prompts. divergences: KL of each control prompt. answered:
+    verdicts on target prompts; None if KL alone rules the edit out. dominated: an earlier trial is at least
+    as good in refusals and KL; `refusals` is then a lower bound.
     """
 
     kl: float
@@ -33,7 +33,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a trial has to beat, and how far its prompts are answered.
+    """The finished trials that a new trial must not be dominated by, and how far its prompts are answered.
 
     points: finished trials. priorities: how often each target prompt was refused before; prompts with many
     refusals rule out a bad edit soonest. exhaustive: judge every prompt and run every layer, also of
@@ -59,7 +59,7 @@ class EditScoring(Protocol):
 
     @property
     def ready(self) -> bool:
-        """True if another edit can begin at once and delays no other edit."""
+        """True if another edit could begin at once and would delay no other edit."""
         ...
 
     @property
@@ -72,9 +72,9 @@ class EditScoring(Protocol):
         ...
 
     def advance(self, *, more: bool, seconds: float) -> None:
-        """Decode until the oldest edit is finished or, if `more` wait, until another can begin.
+        """Decode until the oldest edit is finished, or until another edit can begin.
 
-        seconds: the time after which it returns in any case.
+        more: whether an edit waits to begin. seconds: the time after which it returns in any case.
         """
         ...
 

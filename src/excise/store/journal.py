@@ -1,4 +1,4 @@
-"""The journal of a study: JSON lines from one process, which are on the disk when `append_logs` returns.
+"""The journal of a study: JSON lines from one process. They are on the disk when `append_logs` returns.
 
 The writer holds the lock of the folder, so the file needs no lock. Optuna's own lock is a symbolic link,
 which some disks do not support, and which a killed process leaves behind.
@@ -78,7 +78,7 @@ class Journal(BaseJournalBackend):  # type: ignore[misc]
             lines.append(json.dumps({**log, _CHECKSUM: checksum}, separators=(",", ":")) + "\n")
         try:
             with self._path.open("a+b", buffering=0) as file:
-                # Bytes after the last record are of a failed append.
+                # Bytes after the last record come from a failed append.
                 file.truncate(self._end.byte)
                 try:
                     _write(file, "".join(lines).encode())
