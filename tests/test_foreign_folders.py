@@ -119,7 +119,7 @@ def test_opening_a_run_says_which_model_it_reads_and_from_where(
     assert main(["export", str(run), "--adapter", str(tmp_path / "adapter")]) == 2
     out = capsys.readouterr().out
     assert f"the model is somebody/else, as {run}/run.json says" in out
-    assert "fetched from the hub" in out
+    assert "downloaded from the hub" in out
 
 
 def test_a_run_directory_of_another_model_is_refused(
@@ -145,7 +145,7 @@ def test_comparing_and_reproducing_say_what_they_read(
     capsys.readouterr()
     assert main(["reproduce", str(tmp_path / "adapter"), str(tmp_path / "again")]) == 0
     out = capsys.readouterr().out
-    assert "reading what reproduce.json and the flags name" in out
+    assert "reading files that reproduce.json and the flags name" in out
     assert all(one in out for one in (*sets, settings["model"]))
 
 

@@ -44,7 +44,7 @@ def test_an_append_that_fails_leaves_nothing_and_the_next_one_works(
     with (
         FaultyDisk(written.parent, at, stays=stays).used() as disk,
         pytest.raises(
-            SaveError, match=r"journal\.log: could not be written \(.*\); what was in it"
+            SaveError, match=r"journal\.log: could not be written \(.*\); its earlier records"
         ),
     ):
         journal.append_logs([{**RECORD, "number": 3}])
