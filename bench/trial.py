@@ -45,7 +45,7 @@ from excise.app.run import Run, prepare
 from excise.config import Settings, gather
 from excise.demo.model import materialise
 from excise.demo.settings import PROMPTS, demo_flags
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError

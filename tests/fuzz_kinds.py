@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 import fuzz_mutators
 from excise.checkpoint.gguf_file import read_gguf
-from excise.hub.folder import examined
+from excise.hub.folder import open_upload
 from excise.models.chat import Chat
 from excise.models.template import choose_template
 from excise.prompts.read import PromptDefaults, read
@@ -209,7 +209,7 @@ def _read_study(place: Path, size: int) -> list[Outcome]:
 
 
 def _upload(place: Path, size: int) -> list[Outcome]:
-    return [ran(lambda: examined(place / "folder").made, size)]
+    return [ran(lambda: open_upload(place / "folder").made, size)]
 
 
 def _inspect(place: Path, size: int) -> list[Outcome]:

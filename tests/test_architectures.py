@@ -19,8 +19,8 @@ from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.experiment.coverage import measure, random_edit
 from excise.models.meta_model import meta_model
-from excise.models.norms import post_norm_gains
 from excise.models.residual_stream import forward
+from excise.models.weights import post_norm_gains
 from excise.operators.operator import orthogonal, row_normalised, unit
 from sweep import require_realisations
 

@@ -9,7 +9,8 @@ from bench.ablations import ABLATIONS, MomentsAndMeans, centred_discriminant, le
 from excise.experiment.train_statistics import TrainPrompts
 from excise.kinds import FormerKind
 from excise.operators.moments import ExactMoments
-from excise.operators.operator import apply_operator, unit
+from excise.operators.operator import unit
+from reference import apply_operator
 from test_kinds import D, draw, outputs
 from test_train_statistics import heard, source  # noqa: F401
 

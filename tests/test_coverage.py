@@ -13,7 +13,7 @@ from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.errors import ModelError
 from excise.experiment.coverage import THRESHOLD, measure
-from excise.models.norms import post_norm_gains, row_norms
+from excise.models.weights import post_norm_gains, row_norms
 from zoo import tiny
 
 TOKENS = [5, 9, 12, 40, 7, 33]

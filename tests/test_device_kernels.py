@@ -24,7 +24,7 @@ from excise.experiment import figures
 from excise.experiment.coverage import random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
-from excise.models.norms import post_norm_gains
+from excise.models.weights import post_norm_gains
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.operators.operator import discriminants
 from excise.scorers import divergence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _script(name: str) -> ModuleType:
+def script(name: str) -> ModuleType:
     """A module of scripts/docs, which is no package."""
     specification = importlib.util.spec_from_file_location(
         name, ROOT / "scripts" / "docs" / f"{name}.py"
@@ -19,19 +20,21 @@ def _script(name: str) -> ModuleType:
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    # Data classes look up the module that they are of.
+    sys.modules[name] = module
     specification.loader.exec_module(module)
     return module
 
 
 def test_the_pictures_are_what_their_scripts_draw() -> None:
-    run, rooms = _script("run_picture"), _script("rooms_picture")
+    run, rooms = script("run_picture"), script("rooms_picture")
     recording = run.RECORDING.read_text(encoding="utf-8")
     assert run.PICTURE.read_text(encoding="utf-8") == run.picture(recording)
     assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.picture()
 
 
 def test_the_picture_of_the_rooms_shows_each_room() -> None:
-    shown = [name for names, _ in _script("rooms_picture").ROOMS for name in names]
+    shown = [name for names, _ in script("rooms_picture").ROOMS for name in names]
     source = ROOT / "src" / "excise"
     assert {path.parent.name for path in source.glob("*/__init__.py")} <= set(shown)
     assert [
@@ -56,7 +59,7 @@ def test_the_picture_of_the_rooms_shows_each_room() -> None:
     ],
 )
 def test_a_page_that_loads_from_another_host_is_found(page: str, told: str, tmp_path: Path) -> None:
-    check_site = _script("check_site")
+    check_site = script("check_site")
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
     assert any(told in line for line in check_site.complaints(tmp_path))
     (tmp_path / "page.html").write_text(

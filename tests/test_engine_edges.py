@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
 
 from conftest import random_prompts, tiny_model
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.batch_size import key_value_bytes

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import excise
 from conftest import WORDS, tiny_model, tiny_tokenizer
 from excise import Experiment, Options, Prompts, Study
+from excise.cli.main import main
 from excise.config import Settings
 from excise.events import Event, ignore
 from excise.experiment.figures import measure_edit
@@ -336,3 +338,28 @@ def test_events_reach_a_listener_and_no_bar_is_drawn_for_one(
     silent.search(trials=1)
     assert silent.emit is ignore
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_command_line_takes_what_the_library_wrote(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = excise.load(model_folder, excise.LoadOptions(dtypes=("float32",)))
+    prompts = Prompts.of(target=TARGET, control=CONTROL)
+    study = Experiment.of(loaded, prompts, OPTIONS).search(
+        trials=3, store=tmp_path / "runs" / "mine"
+    )
+    run, out = str(tmp_path / "runs" / "mine"), tmp_path / "model"
+    assert main(["runs", str(tmp_path / "runs")]) == 0
+    assert main(["show", run]) == 0
+    number = study.best("fewest").number
+    assert main(["export", f"{run}:{number}", "--save", str(out)]) == 0
+    assert "the prompts were given in memory" in " ".join(capsys.readouterr().out.split())
+    assert not (out / "reproduce.json").exists()
+    edit = study.edit(number)
+    assert edit.base is not None
+    excise.apply(edit, model_folder, tmp_path / "applied")
+    exported, applied = (
+        load_file(folder / "model.safetensors") for folder in (out, tmp_path / "applied")
+    )
+    assert exported.keys() == applied.keys()
+    assert all(torch.equal(exported[name], applied[name]) for name in exported)

@@ -15,7 +15,8 @@ from excise.checkpoint.source import resolve
 from excise.cli.main import main
 from excise.models.load import load
 from excise.models.options import LoadOptions
-from excise.saving.export import save_model, save_model_adapter
+from excise.saving.adapter import save_model_adapter
+from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.store.directory import RunDirectory
 

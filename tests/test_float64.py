@@ -21,7 +21,7 @@ from excise.events import ignore
 from excise.experiment.coverage import measure, random_edit
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
-from excise.models.norms import post_norm_gains
+from excise.models.weights import post_norm_gains
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.scorers.divergence import answer_divergences
 

@@ -8,13 +8,13 @@ import torch
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import (
     Operator,
-    apply_operator,
     discriminant,
     orthogonal,
     row_normalised,
     through_post_norm,
     unit,
 )
+from reference import apply_operator
 
 D, WRITERS = 12, 3
 

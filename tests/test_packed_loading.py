@@ -19,7 +19,8 @@ from excise.errors import ModelError, SaveError
 from excise.models.load import load
 from excise.models.options import LoadOptions
 from excise.models.weights import dense, stored_bytes
-from excise.saving.export import require_rewritable, save_model
+from excise.rewrite.plan import require_editable
+from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.system.quiet import quiet_libraries
 from sweep import random_edit
@@ -48,7 +49,7 @@ def test_quantised_loading(quantization: str, tmp_path: Path) -> None:
         {"bnb_4bit": 0.51, "int4": 0.6}.get(quantization, 1.05), abs=0.06
     )
     # The plain checkpoint is what gets rewritten, so that an edited model can be saved.
-    require_rewritable(loaded.source, (), trust_remote_code=False)
+    require_editable(loaded.source, (), trust_remote_code=False)
 
 
 @pytest.mark.parametrize("quantization", ["bnb_4bit", "bnb_8bit", "int8"])
@@ -73,10 +74,10 @@ def test_checkpoints_that_are_packed_already_load_as_they_are(
     )
     if quantization == "int8":
         with pytest.raises(SaveError, match="cannot be rewritten; save an adapter") as caught:
-            require_rewritable(source, (), trust_remote_code=False)
+            require_editable(source, (), trust_remote_code=False)
         assert "\n" not in str(caught.value)
     else:
-        require_rewritable(source, (), trust_remote_code=False)
+        require_editable(source, (), trust_remote_code=False)
     with pytest.raises(ModelError, match="already; leave out --quantization"):
         load(source, LoadOptions(quantization="bnb_4bit"))
 
@@ -90,7 +91,7 @@ def test_checkpoints_that_are_unpacked_while_loading_are_saved_packed(
     else:
         packed.write_fp8("llama", tmp_path / form)
     source = resolve(str(tmp_path / form))
-    require_rewritable(source, (), trust_remote_code=False)
+    require_editable(source, (), trust_remote_code=False)
     loaded = load(source, LoadOptions(dtypes=("float32",)))
     assert loaded.packing is None
     assert loaded.precision == loaded.dtype

@@ -18,7 +18,7 @@ from excise.edits.peft_folder import AdapterFolder, save_adapter
 from excise.edits.stored import FittedEdit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import RunError, SaveError
-from excise.models.norms import row_norms
+from excise.models.weights import row_norms
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import discriminant, orthogonal, row_normalised, unit
 

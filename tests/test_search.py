@@ -297,3 +297,13 @@ def test_a_pruned_trial_uses_budget_and_is_learned_from_but_is_no_point(tmp_path
 
     # What TPE needs of a dominated trial is where it was, not how bad: the proposals are the same.
     assert proposals(prune=True) == proposals(prune=False)
+
+
+def test_a_search_outside_the_command_line_warns_of_nothing() -> None:
+    study = OptunaStudy(Proposals(0, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for refusals in range(3):
+            trial = study.new()
+            propose(trial, KINDS_SEARCHED, ANATOMY)
+            study.tell(trial, refusals, 0.1, 0.0)

@@ -22,7 +22,7 @@ from excise.engine.decode import greedy
 from excise.engine.distributions import distributions
 from excise.engine.prefill import first_token_logits
 from excise.experiment.coverage import measure
-from excise.models.norms import post_norm_gains, row_norms
+from excise.models.weights import post_norm_gains, row_norms
 from spread import spread
 from test_cached_layers import late_edits
 from virtual_devices import VirtualDevices

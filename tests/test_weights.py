@@ -17,15 +17,14 @@ import packed_models as packed
 from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.checkpoint.source import resolve
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.edits.adapter import adapter_tensors, edit_changes, loaded_weights
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
 from excise.models.load import load
-from excise.models.norms import post_norm_gains, row_norms
 from excise.models.options import LoadOptions
-from excise.models.weights import dense, stored_bytes
+from excise.models.weights import dense, post_norm_gains, row_norms, stored_bytes
 from excise.system.quiet import quiet_libraries
 
 quiet_libraries()

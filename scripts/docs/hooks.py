@@ -1,8 +1,8 @@
-"""What mkdocs does besides its own work: two generated pages, and formulas as MathML.
+"""What mkdocs does besides its own work: generated pages, and formulas as MathML.
 
 The command-line page and the settings page are made from the program while the site is built, so they
-cannot differ from it. Formulas become MathML, which browsers draw themselves: the site needs no script
-and no font for them.
+cannot differ from it. The pages of the notebooks are made from their code and their kept outputs. Formulas
+become MathML, which browsers draw themselves: the site needs no script and no font for them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # mkdocs imports hooks by path, outside any package.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import notebooks
 from command_line_page import command_line_page
 from settings_page import settings_page
 
@@ -38,6 +39,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         ("reference/settings.md", settings_page()),
     ):
         files.append(File.generated(config, name, content=text))
+    for path in sorted(notebooks.EXAMPLES.glob("*.py")):
+        name = f"examples/{path.stem}.md"
+        files.append(File.generated(config, name, content=notebooks.page(path.stem)))
+    for path in sorted(notebooks.OUTPUTS.glob("*.png")):
+        name = f"examples/outputs/{path.name}"
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 

@@ -12,6 +12,8 @@ from excise.system.version import VERSION
 if TYPE_CHECKING:
     from excise.checkpoint_diff.diff import diff as diff
     from excise.checkpoint_diff.difference import Diff as Diff
+    from excise.demo.python import demo_model as demo_model
+    from excise.demo.python import demo_prompts as demo_prompts
     from excise.edits.edit import Edit as Edit
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
@@ -78,6 +80,8 @@ _MODULES = {
     "Trial": "search.study",
     "TrialError": "errors",
     "apply": "saving.apply",
+    "demo_model": "demo.python",
+    "demo_prompts": "demo.python",
     "diff": "checkpoint_diff.diff",
     "inspect": "experiment.inspection",
     "load": "models.load",

@@ -14,15 +14,16 @@ from excise.app.run import Run, prepare
 from excise.checkpoint.source import ModelSource
 from excise.config import Inputs, Settings, Stored
 from excise.config.prompt_sources import prompt_sources
-from excise.devices.device import input_device
 from excise.devices.environment import hardware, versions
+from excise.devices.memory import input_device
 from excise.errors import ModelError, PromptError, ReproductionError
 from excise.events import Emit, Note
 from excise.experiment.bank import edit_of
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
 from excise.reproduce.record import NAME, Circumstances, Reproduction, read_reproduction
-from excise.saving.export import save_model, save_model_adapter
+from excise.saving.adapter import save_model_adapter
+from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.search.space import Candidate, propose, propose_operator
 from excise.store.directory import set_digest

@@ -29,11 +29,11 @@ from excise.experiment.settle import Settled
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
 from excise.report.card import figures_of
+from excise.rewrite.plan import require_editable
+from excise.saving.adapter import save_model_adapter
 from excise.saving.export import (
-    require_rewritable,
     require_writable,
     save_model,
-    save_model_adapter,
 )
 from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
@@ -127,7 +127,7 @@ def prepare(
     # Prompts and files are checked before the slow work on the model.
     prompts, source = prompts_of(settings), source_of(settings)
     if settings.save is not None:
-        require_rewritable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
+        require_editable(source, settings.writers, trust_remote_code=settings.trust_remote_code)
     base = Base.of(source)
     identity = identity_of(settings, source, prompts)
     directory = open_run(run_path(settings), identity)

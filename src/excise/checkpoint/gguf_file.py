@@ -18,7 +18,7 @@ from gguf.constants import GGUFEndian
 
 from excise.checkpoint.tensors import ORDINARY, Entry, WeightsFile
 from excise.errors import UNREADABLE, ModelError, translated
-from excise.system.lfs import require_fetched
+from excise.system.files import require_fetched
 
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value, by type number. The other types are strings and arrays."""
@@ -108,8 +108,6 @@ def _check_lengths(path: Path) -> None:
 
 
 class _Lengths:
-    """Walks through the header: reads lengths, skips values."""
-
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._place = data, 4
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from excise.checkpoint.tensors import NAMES, Entry, WeightsFile
 from excise.errors import UNREADABLE, ModelError, translated
-from excise.system.lfs import require_fetched
+from excise.system.files import require_fetched
 from excise.undocumented import FakeTensorMode, checkpoint_offset
 
 _CUT_SHORT = (RuntimeError, EOFError, LookupError, OSError, struct.error, *UNREADABLE)

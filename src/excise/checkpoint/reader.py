@@ -22,20 +22,14 @@ CHUNK = 1 << 24
 _DAMAGED = (SafetensorError, OSError, RuntimeError, KeyError, pickle.UnpicklingError)
 
 
-class Reader:
+class Reader(ExitStack[None]):
     """Reads parts of tensors; opens each file when it is first needed."""
 
     def __init__(self, index: Index) -> None:
+        super().__init__()
         self._index = index
-        self._stack = ExitStack()
         self._files: dict[Path, Any] = {}
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._files.clear()
-        self._stack.close()
+        self.callback(self._files.clear)
 
     def read(self, name: str, *key: slice) -> Tensor:
         """The part `key` of a tensor, in its own data type. Raises ModelError if the file is damaged."""
@@ -71,7 +65,7 @@ class Reader:
     def _file(self, path: Path) -> Any:
         if path not in self._files:
             if path.suffix.lower() == ".safetensors":
-                opened = self._stack.enter_context(safe_open(path, framework="pt"))
+                opened = self.enter_context(safe_open(path, framework="pt"))
             else:
                 # Files from before PyTorch 1.6 cannot be mapped.
                 mmap = zipfile.is_zipfile(path)

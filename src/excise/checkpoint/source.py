@@ -116,22 +116,38 @@ def _blocks_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def resolve(model: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
+def resolve(
+    model: str, revision: str | None = None, *, code: bool = False, weights: bool = True
+) -> ModelSource:
     """Find the files of `model` on disk, or download them from the hub.
 
-    code: whether to download the model's Python files. Raises ModelError for an unknown model and a folder
-    without weights, HubError if a download fails and the model is not cached.
+    code: whether to download the model's Python files. weights: whether they are needed. Raises ModelError
+    for an unknown model and a folder without weights, HubError if a download fails and the model is not
+    cached.
     """
     path = expanded(model)
-    if path.suffix.lower() == ".gguf":
+    if path.is_dir():
+        source = ModelSource(model, path.resolve(), None, None)
+    elif path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"{model}: no such file")
         return ModelSource(model, path.parent.resolve(), path.name, None)
-    if path.is_dir():
-        return _local(model, path.resolve())
-    if path.is_absolute() or names_a_path(model):
+    elif path.is_absolute() or names_a_path(model):
         raise ModelError(f"{model}: no such folder; give a folder, a .gguf file or a hub id")
-    return _from_hub(model, revision, code=code)
+    else:
+        # Imported here because the hub's client takes long to import, and most models are on disk.
+        from excise.checkpoint.download import download
+
+        found = download(model, revision, weights=weights, code=code)
+        source = ModelSource(model, found.folder, None, found.commit)
+    folder = source.folder
+    if not (folder / "config.json").is_file():
+        if ggufs := sorted(folder.glob("*.gguf")):
+            raise ModelError(f"{folder} holds GGUF files; name one of them, such as {ggufs[0]}")
+        raise ModelError(f"{folder}: no config.json in it; not a model folder")
+    if weights and not _has_weights(folder):
+        raise ModelError(f"{folder}: no weights in it (*.safetensors or pytorch_model*.bin)")
+    return source
 
 
 def resolve_to_inspect(
@@ -144,9 +160,8 @@ def resolve_to_inspect(
     """
     path = expanded(model)
     if path.is_dir():
-        folder = path.resolve()
-        wanted = weights is not False and _has_weights(folder)
-        return _local(model, folder, weights=wanted), wanted
+        wanted = weights is not False and _has_weights(path)
+        return resolve(model, weights=wanted), wanted
     if path.suffix.lower() == ".gguf":
         if weights is False:
             raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
@@ -156,7 +171,7 @@ def resolve_to_inspect(
     cached = None if weights is False else _cached(model, revision)
     if cached is not None:
         return cached, True
-    return _from_hub(model, revision, weights=False, code=code), False
+    return resolve(model, revision, weights=False, code=code), False
 
 
 def _cached(model: str, revision: str | None) -> ModelSource | None:
@@ -172,25 +187,3 @@ def _cached(model: str, revision: str | None) -> ModelSource | None:
 
 def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-
-
-def _local(name: str, folder: Path, *, weights: bool = True) -> ModelSource:
-    if not (folder / "config.json").is_file():
-        ggufs = sorted(folder.glob("*.gguf"))
-        if ggufs:
-            raise ModelError(f"{folder} holds GGUF files; name one of them, such as {ggufs[0]}")
-        raise ModelError(f"{folder}: no config.json in it; not a model folder")
-    if weights and not _has_weights(folder):
-        raise ModelError(f"{folder}: no weights in it (*.safetensors or pytorch_model*.bin)")
-    return ModelSource(name, folder, None, None)
-
-
-def _from_hub(
-    name: str, revision: str | None, *, weights: bool = True, code: bool = False
-) -> ModelSource:
-    # Imported here because the hub's client takes long to import, and most models are on disk.
-    from excise.checkpoint.download import download
-
-    found = download(name, revision, weights=weights, code=code)
-    local = _local(name, found.folder, weights=weights)
-    return ModelSource(name, local.folder, None, found.commit)

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 from excise.errors import UNREADABLE, ModelError, translated
+from excise.system.files import require_fetched
 from excise.system.json_files import parse_json
-from excise.system.lfs import require_fetched
 
 ORDINARY: Mapping[str, torch.dtype] = {
     "F64": torch.float64,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from excise.errors import ModelError
+from excise.system.files import require_fetched
 from excise.system.json_files import read_json_object
-from excise.system.lfs import require_fetched
 
 _OBJECTS = (
     "tokenizer_config.json",

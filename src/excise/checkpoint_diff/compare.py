@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -51,7 +50,7 @@ def compare_tensors(
             if sizes is None:
                 continue
             place = layout.get(name)
-            pairs[name] = _pairs(_Versions((before, after), (former, name)), entries, place)
+            pairs[name] = _pairs((before, after), (former, name), entries, place)
             matrices = tuple(map(change_of, pairs[name])) if math.isfinite(sizes[1]) else ()
             dtypes = entries[0].dtype, entries[1].dtype
             changed.append(
@@ -96,26 +95,16 @@ def _sizes(before: Iterator[Tensor], after: Iterator[Tensor]) -> tuple[float, fl
     return relative, largest, differing / count
 
 
-@dataclass(frozen=True)
-class _Versions:
-    """A tensor in both checkpoints. readers, names: of the first and of the second checkpoint."""
-
-    readers: tuple[Reader, Reader]
-    names: tuple[str, str]
-
-    def read(self, *key: slice) -> list[Tensor]:
-        """The part `key` of both versions, float32, without the leading axis of experts."""
-        shape = [one.stop - one.start for one in key[-2:]]
-        return [
-            reader.read(name, *key).to(torch.float32).reshape(shape)
-            for reader, name in zip(self.readers, self.names, strict=True)
-        ]
-
-
 def _pairs(
-    tensor: _Versions, entries: tuple[TensorInfo, TensorInfo], place: Place | None
+    readers: tuple[Reader, Reader],
+    names: tuple[str, str],
+    entries: tuple[TensorInfo, TensorInfo],
+    place: Place | None,
 ) -> list[Pair]:
-    """The matrices of a tensor, in order; the residual stream's axis is first where it is known."""
+    """The matrices of a tensor, in order; the residual stream's axis is first where it is known.
+
+    readers, names, entries: of the first and of the second checkpoint.
+    """
     shape = entries[1].shape
     dtype = coarser(entries[0].dtype, entries[1].dtype)
     if place is not None and place.parameter.bias:
@@ -124,25 +113,23 @@ def _pairs(
         return []
     rows, columns = shape[-2:]
     first = rows <= columns if place is None else place.axis == len(shape) - 2
-    sides = (rows, columns) if first else (columns, rows)
-    fronts: Sequence[tuple[slice, ...]] = (
-        [()] if len(shape) == 2 else [(slice(one, one + 1),) for one in range(shape[0])]
-    )
-    return [Pair(*sides, dtype, partial(_read, tensor, front, sides, first)) for front in fronts]
-
-
-def _read(
-    tensor: _Versions, front: tuple[slice, ...], sides: tuple[int, int], first: bool
-) -> Iterator[Chunk]:
-    """Columns of one matrix. front: selects the expert. first: whether rows are the stream's axis."""
-    d, k = sides
+    d, k = (rows, columns) if first else (columns, rows)
     width = max(1, CHUNK // d)
-    for start in range(0, k, width):
-        columns = slice(start, min(start + width, k))
-        key = (*front, slice(0, d), columns) if first else (*front, columns, slice(0, d))
-        parts = tensor.read(*key)
-        old, new = parts if first else [part.T.contiguous() for part in parts]
-        yield columns, old, new
+
+    def read(*expert: slice) -> Iterator[Chunk]:
+        for start in range(0, k, width):
+            some = slice(start, min(start + width, k))
+            key = (slice(0, d), some) if first else (some, slice(0, d))
+            sizes = [one.stop - one.start for one in key]
+            old, new = (
+                reader.read(name, *expert, *key).to(torch.float32).reshape(sizes)
+                for reader, name in zip(readers, names, strict=True)
+            )
+            yield (some, old, new) if first else (some, old.T.contiguous(), new.T.contiguous())
+
+    if len(shape) == 2:
+        return [Pair(d, k, dtype, read)]
+    return [Pair(d, k, dtype, partial(read, slice(one, one + 1))) for one in range(shape[0])]
 
 
 def _writers(

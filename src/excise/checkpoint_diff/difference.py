@@ -172,7 +172,6 @@ class Diff:
         write_adapter(self.model, changes, place)
 
     def _require_comparable(self, what: str) -> None:
-        """Raise SaveError unless both checkpoints hold the same tensors and some of them differ."""
         odd = [*self.names.only_first, *self.names.only_second, *self.names.reshaped]
         if odd:
             raise SaveError(

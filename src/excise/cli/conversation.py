@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from excise.cli.ask import Ask
 from excise.cli.printable import printable
 from excise.config import Settings
-from excise.devices.device import generation_device
+from excise.devices.memory import generation_device
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.engine.generation import following

@@ -17,8 +17,8 @@ from excise.edits.stored import packed_whole
 from excise.errors import SettingsError
 from excise.events import Note
 from excise.report.card import figures_in
-from excise.saving.adapter import save_stored_adapter
-from excise.saving.export import save_from_files, save_model, save_model_adapter
+from excise.saving.adapter import save_model_adapter
+from excise.saving.export import save_model
 from excise.saving.options import DescribedEdit
 from excise.saving.reproduction import reproduction_of
 from excise.system.paths import expanded
@@ -71,7 +71,7 @@ def _export_file(path: Path, model: str | None, inputs: Inputs, *, force: bool) 
         source = source_of(settings)
         require_base(edit.base, source, force=force, emit=screen)
         described = DescribedEdit(edit, figures_in(edit))
-        save_stored_adapter(described, source, settings.adapter, options, screen)
+        save_model_adapter(source, described, settings.adapter, options, screen)
     return 0
 
 
@@ -100,13 +100,8 @@ def write(
     text = figures(run.directory.record(), number, edit)
     hardware = not settings.no_hardware
     record = None
-    if former := run.directory.former_kinds():
-        screen(
-            Note(
-                "no reproduce.json is written: the run has kinds that excise no longer searches "
-                f"({', '.join(former)})"
-            )
-        )
+    if reason := run.directory.irreproducible():
+        screen(Note(f"no reproduce.json is written: {reason}"))
     else:
         record = reproduction_of(run.directory, source, number, text, hardware=hardware)
     screen(Note(f"exporting trial {number}"))
@@ -115,10 +110,10 @@ def write(
     if save is not None and source.gguf is None:
         template = given_template(settings, source)
         with_template = replace(options, chat_template=template)
-        save_from_files(source, described, save, with_template, screen)
+        save_model(source, described, save, with_template, screen)
         save = None
     if adapter is not None and packed_whole(source) is None and settings.quantization == "none":
-        save_stored_adapter(described, source, adapter, options, screen)
+        save_model_adapter(source, described, adapter, options, screen)
         adapter = None
     if save is None and adapter is None:
         return

@@ -20,9 +20,8 @@ from excise.edits.values import EditValues
 from excise.edits.virtual import VirtualEdits
 from excise.errors import UNREADABLE, RunError, translated
 from excise.kinds import FACTS, KINDS, current_name, with_current_kind
-from excise.system.files import write_bytes
+from excise.system.files import require_fetched, write_bytes
 from excise.system.json_files import parse_json
-from excise.system.lfs import require_fetched
 from excise.system.paths import expanded
 
 if TYPE_CHECKING:

@@ -85,7 +85,6 @@ def packed_whole(source: ModelSource) -> str | None:
 
 
 def _stored_weights(model: PreTrainedModel, index: Index, reader: Reader) -> Weights:
-    """The weights of a checkpoint's plain tensors, read on demand."""
     use_stored_names(model, index)
 
     def read(tensor: WriterTensor) -> Iterator[Tensor]:

@@ -79,11 +79,8 @@ class VirtualEdits:
                 raise ValueError("the edit has other writers than this context")
         self._edits, self._stacks = edits, {}
         self._only, self._rows, self._rows_on = 0, (), {}
-        if edits:
-            strengths = torch.stack([edit.strengths for edit in edits])
-            self._active = (strengths != 0).any(0).tolist()
-        else:
-            self._active = [False] * len(self._writers)
+        changed = {row for edit in edits for row in edit.strengths.nonzero().flatten().tolist()}
+        self._active = [row in changed for row in range(len(self._writers))]
 
     def _stack(self, device: torch.device) -> _Stack:
         # Made on first use on each device of the model.

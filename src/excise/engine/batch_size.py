@@ -10,8 +10,7 @@ import torch
 from accelerate.utils import release_memory
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from excise.devices.device import execution_device, input_device
-from excise.devices.memory import HOST, device_memory
+from excise.devices.memory import HOST, device_memory, execution_device, input_device
 from excise.devices.out_of_memory import MEMORY_ADVICE, is_out_of_memory
 from excise.engine.answers import StoppingRule
 from excise.engine.decode import greedy

@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from excise.devices.device import generation_device, input_device
+from excise.devices.memory import generation_device, input_device
 from excise.engine.answers import NO_TOKEN, Request, TokenSequence, fail_not_finite, greedy_tokens
 from excise.engine.assignment import AssignRows
 from excise.engine.capability import decodes_batches, decodes_from_cache
@@ -29,11 +29,20 @@ from excise.engine.generation import following
 from excise.engine.prefill import last_logits
 
 
-class _Group:
-    """Sequences that decode together. running: the rows of the group that are not finished."""
+class _Group(LogitsProcessor):  # type: ignore[misc]
+    """Sequences that decode together. As a processor of logits, it changes nothing.
+
+    running: the rows of the group that are not finished. finite: which of them have finite logits, [row]
+    bool, on their device.
+    """
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
         self._sequences, self.running = tuple(sequences), list(range(len(sequences)))
+        self.finite = torch.ones(0, dtype=torch.bool)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.finite = torch.isfinite(scores[self.running].amax(-1))
+        return scores
 
     @property
     def candidates(self) -> list[int]:
@@ -55,31 +64,19 @@ class _Group:
         return staying
 
 
-class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
-    """Changes nothing, and records which running rows have finite logits: [row] bool, on their device."""
-
-    def __init__(self, group: _Group) -> None:
-        self._group = group
-        self.finite = torch.ones(0, dtype=torch.bool)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.finite = torch.isfinite(scores[self._group.running].amax(-1))
-        return scores
-
-
 class _Collect(StoppingCriteria):  # type: ignore[misc]
     """Appends each new token to its sequence, and reports which rows are finished.
 
-    The check of `logits` comes to the host together with the tokens. `generate` lets a finished row go on
+    The check of the logits comes to the host together with the tokens. `generate` lets a finished row go on
     beside the others; its further tokens are not collected.
     """
 
-    def __init__(self, group: _Group, logits: _FiniteLogits) -> None:
-        self._group, self._logits = group, logits
+    def __init__(self, group: _Group) -> None:
+        self._group = group
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         newest = input_ids[self._group.running, -1]
-        self._group.append(newest.masked_fill(~self._logits.finite, NO_TOKEN).tolist())
+        self._group.append(newest.masked_fill(~self._group.finite, NO_TOKEN).tolist())
         done = torch.ones(len(input_ids), dtype=torch.bool)
         done[self._group.running] = False
         return done.to(input_ids.device)
@@ -133,7 +130,6 @@ class PlainScheduler:
 def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens: int) -> None:
     ids = ids.to(generation_device(model))
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens)
-    logits = _FiniteLogits(group)
     # Slots ignore penalties and forbidden tokens, and a comparison of models should compare the models and
     # not their generation settings. End tokens are left out too: Request knows them.
     with following(model, settings):
@@ -141,8 +137,8 @@ def _generate(model: PreTrainedModel, ids: Tensor, group: _Group, max_new_tokens
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
-            logits_processor=LogitsProcessorList([logits]),
-            stopping_criteria=StoppingCriteriaList([_Collect(group, logits)]),
+            logits_processor=LogitsProcessorList([group]),
+            stopping_criteria=StoppingCriteriaList([_Collect(group)]),
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.devices.transfers import as_float64, on_host
 from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.capability import accepts, slots_are_exact

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.engine.answers import Request, TokenSequence, fail_not_finite, greedy_tokens
 from excise.engine.assignment import AssignRows
 from excise.engine.prefill import Prefill

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.engine.capture import listening
 from excise.engine.prefill import Tokens
 from excise.errors import PromptError

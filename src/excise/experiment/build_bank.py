@@ -17,7 +17,7 @@ from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
 from excise.experiment.train_statistics import TrainPrompts, measured
 from excise.kinds import of_residuals
-from excise.models.norms import post_norm_gains, row_norms
+from excise.models.weights import post_norm_gains, row_norms
 from excise.operators.moments import Moments
 from excise.operators.operator import Operator, discriminants
 from excise.operators.residual import difference, geometric_median, mean, winsorise

@@ -18,8 +18,8 @@ from excise.anatomy.writers import Anatomy
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ModelError
-from excise.models.norms import post_norm_gains
 from excise.models.residual_stream import StreamProbe, norms_on_the_stream
+from excise.models.weights import post_norm_gains
 from excise.operators.operator import orthogonal, through_post_norm, unit
 
 THRESHOLD = 0.999

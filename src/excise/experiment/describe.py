@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from excise.devices.device import input_device
 from excise.devices.environment import devices_digest, hardware
-from excise.devices.memory import devices_of
+from excise.devices.memory import devices_of, input_device
 from excise.devices.prepacked import is_prepacked
 from excise.engine.generation import settings_not_followed
 from excise.experiment.measurements import Measurements

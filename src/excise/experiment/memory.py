@@ -31,7 +31,7 @@ def identity_of_memory(
     model: PreTrainedModel, prompts: Prompts, options: Options, base: Base | None
 ) -> Identity:
     """The identity of a study with these prompts, options and model."""
-    name = base.model if base is not None else model.config._name_or_path or type(model).__name__
+    name = base.model if base is not None else model.name_or_path or type(model).__name__
     settings = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(options).items()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from excise.errors import SettingsError
 from excise.kinds import Centre, Kind
-from excise.scorers.markers import DEFAULT_MARKERS
+from excise.scorers.markers import DEFAULT_MARKERS, normalise
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Options:
     quantile to clip residuals to before averaging, 1 for none. orthogonalise: make each direction orthogonal
     to the mean of the control prompts. These last three shape directions of the residual stream only.
 
-    markers: normalised phrases that make an answer a refusal. max_new_tokens: longest answer.
+    markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
+    max_new_tokens: longest answer.
     response_prefix: what every answer begins with, skipped when scoring; None finds it out.
     system_prompt, template_arguments: given to the chat template.
 
@@ -50,3 +52,11 @@ class Options:
     writers: tuple[str, ...] = ()
     allow_partial: bool = False
     allow_absent: bool = False
+
+    def __post_init__(self) -> None:
+        markers = tuple(map(normalise, self.markers))
+        if isinstance(self.markers, str) or not all(markers):
+            raise SettingsError(
+                f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
+            )
+        object.__setattr__(self, "markers", markers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from excise.anatomy.writers import Anatomy
-from excise.devices.device import execution_device
+from excise.devices.memory import execution_device
 from excise.engine.batch_size import batch_memory, slots_within
 from excise.engine.capture import (
     Accumulator,

@@ -145,7 +145,6 @@ def _is_path(name: str) -> bool:
 
 
 def _local_paths(model: dict[str, object], settings: dict[str, object]) -> list[str]:
-    """Local paths in a record: model, prompt files, chat template."""
     named = [] if model["revision"] is not None else [model["name"], settings.get("model")]
     named.append(settings.get("chat_template"))
     for value in settings.values():

@@ -78,8 +78,6 @@ def upload(
 
 @dataclass(frozen=True)
 class _Sender:
-    """The client and the name of the repository."""
-
     api: HfApi
     name: str
 

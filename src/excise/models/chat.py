@@ -72,9 +72,8 @@ class Chat:
 
     def test_prompt(self, system_prompt: str | None = None) -> list[int]:
         """Token ids of a short prompt, to test a model with."""
-        return self.tokens([render(self.tokenizer, messages_of(_HELLO, system_prompt), self.call)])[
-            0
-        ]
+        hello = render(self.tokenizer, messages_of(_HELLO, system_prompt), self.call)
+        return self.tokens([hello])[0]
 
     def decode(self, tokens: Sequence[int], *, special_tokens: bool = False) -> str:
         """The text of tokens, chains of thought included."""
@@ -100,9 +99,8 @@ class Chat:
     def transcript(self, prompt: str, *, reasoning: str, answer: str) -> str:
         """A rendered user turn, with an answer and the reasoning before the answer."""
         said = {"role": "assistant", "content": answer, "reasoning_content": reasoning}
-        return render(
-            self.tokenizer, [*messages_of(prompt, None), said], self.call, generation_prompt=False
-        )
+        turns = [*messages_of(prompt, None), said]
+        return render(self.tokenizer, turns, self.call, generation_prompt=False)
 
     def answer(self, tokens: Sequence[int]) -> str:
         """The text of an answer, without chains of thought and special tokens."""

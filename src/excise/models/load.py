@@ -157,7 +157,6 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
 def _in_first_type(
     shared: Attempts, untried: tuple[str, ...], devices: Sequence[torch.device]
 ) -> LoadedModel:
-    """The model in the first data type that works."""
     source, packing, limits = shared.source, shared.packing, shared.arguments["max_memory"]
     attempts: list[str] = []
     while untried:

@@ -81,12 +81,9 @@ def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int)
     limit = position_limit(model)
     if limit is None or longest + max_new_tokens <= limit:
         return
-    room = limit - longest
-    mend = (
-        f"give --max-new-tokens {room} or less"
-        if room > 0
-        else f"leave out prompts of {limit} tokens and more"
-    )
+    mend = f"leave out prompts of {limit} tokens and more"
+    if (room := limit - longest) > 0:
+        mend = f"give --max-new-tokens {room} or less"
     raise ModelError(
         f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "
         f"a table of {limit} positions; {mend}"

@@ -51,7 +51,7 @@ def stored_quantization(source: ModelSource) -> str | None:
     A name of `Quantization` if one fits, else transformers' name of the method. None for a GGUF file, because
     transformers dequantises it while loading.
     """
-    found = _declared(_config(source), dict, "quantization_config", "compression_config")
+    found = quantization_in(_config(source))
     if found is None:
         return None
     method = str(found.get("quant_method", ""))
@@ -166,6 +166,11 @@ def _config(source: ModelSource) -> object:
         return read_json_object(source.folder / "config.json", ModelError)
     except ModelError:
         return None  # Loading the model reports the damage.
+
+
+def quantization_in(config: object) -> dict[str, Any] | None:
+    """The quantisation entry of a config.json, or of its text model; the entry itself, not a copy."""
+    return _declared(config, dict, "quantization_config", "compression_config")
 
 
 def _declared(config: object, kind: type[Entry], *names: str) -> Entry | None:

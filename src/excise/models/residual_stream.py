@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.anatomy.writers import Anatomy
-from excise.devices.device import input_device
+from excise.devices.memory import input_device
 from excise.devices.transfers import as_float64
 from excise.errors import ModelError
 

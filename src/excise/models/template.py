@@ -165,28 +165,25 @@ def template_text(tokenizer: PreTrainedTokenizerBase, call: TemplateCall) -> str
 
 def variables(text: str) -> frozenset[str]:
     """The input variables of a template; empty if it cannot be parsed."""
-    tree = _parsed(text)
-    return frozenset() if tree is None else frozenset(meta.find_undeclared_variables(tree))
+    return frozenset(meta.find_undeclared_variables(_parsed(text)))
 
 
 def literals(text: str) -> tuple[str, ...]:
     """The string constants of a template and the text between its tags."""
     tree = _parsed(text)
-    if tree is None:
-        return ()
-    found: list[str] = [node.data for node in tree.find_all(nodes.TemplateData)]
     values = [node.value for node in tree.find_all(nodes.Const)]
-    return (*(value for value in values if isinstance(value, str)), *found)
+    between = [node.data for node in tree.find_all(nodes.TemplateData)]
+    return (*(value for value in values if isinstance(value, str)), *between)
 
 
-def _parsed(text: str) -> nodes.Template | None:
+def _parsed(text: str) -> nodes.Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     try:
         return environment.parse(_GENERATION.sub("", text))
     except TemplateError:
-        return None
+        return environment.parse("")
 
 
 def template_file(folder: Path) -> str | None:

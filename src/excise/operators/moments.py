@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -207,10 +208,8 @@ def _zeros(devices: Sequence[torch.device], *shape: int, dtype: torch.dtype) -> 
 
     These are the largest thing that a search ever allocates, and one large piece goes back to the system.
     """
-    found: list[Tensor | None] = [None] * len(devices)
-    for device in dict.fromkeys(devices):
-        members = [index for index, one in enumerate(devices) if one == device]
-        piece = torch.zeros(len(members), *shape, dtype=dtype, device=device)
-        for place, index in enumerate(members):
-            found[index] = piece[place]
-    return [one for one in found if one is not None]
+    pieces = {
+        device: iter(torch.zeros(count, *shape, dtype=dtype, device=device))
+        for device, count in Counter(devices).items()
+    }
+    return [next(pieces[device]) for device in devices]

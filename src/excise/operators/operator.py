@@ -19,18 +19,10 @@ from excise.operators.moments import Moments
 
 @dataclass(frozen=True)
 class Operator:
-    """The pair (u, v) of every writer, vᵀu = 1 in each row.
-
-    u, v: [writer, d], float32.
-    """
+    """The pair (u, v) of every writer, vᵀu = 1 in each row. u, v: [writer, d], float32."""
 
     u: Tensor
     v: Tensor
-
-
-def apply_operator(output: Tensor, u: Tensor, v: Tensor, strength: float | Tensor) -> Tensor:
-    """y − α u (vᵀ y) for `output` y [..., d], u and v [d]; the reference for the fast paths."""
-    return output - strength * (output @ v).unsqueeze(-1) * u
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -28,22 +28,22 @@ def mean(residuals: Tensor) -> Tensor:
     return residuals.to(torch.float64).mean(0)
 
 
-def geometric_median(residuals: Tensor, iterations: int = 100, tolerance: float = 1e-9) -> Tensor:
+def geometric_median(residuals: Tensor) -> Tensor:
     """Geometric median of the prompts' vectors, for each layer (Weiszfeld 1937).
 
-    [prompt, layer, d] → [layer, d], float64. Stops when no layer moves by more than `tolerance` of
-    its size.
+    [prompt, layer, d] → [layer, d], float64. Stops after 100 steps, or when no layer moves
+    by more than a billionth of its size.
     """
     points = residuals.to(torch.float64)
     centre = points.mean(0)
-    for _ in range(iterations):
+    for _ in range(100):
         distance = (points - centre).norm(dim=-1, keepdim=True)
         # A point at the centre would have infinite weight.
         weight = 1 / distance.clamp_min(1e-12)
         moved = (points * weight).sum(0) / weight.sum(0)
         step = (moved - centre).norm(dim=-1) / moved.norm(dim=-1).clamp_min(1e-12)
         centre = moved
-        if step.max() < tolerance:
+        if step.max() < 1e-9:
             break
     return centre
 

@@ -17,7 +17,7 @@ from excise.hub_access.cache import cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, Failure, failure, without_secrets
 from excise.hub_access.request import OUT_OF_REACH, HubRequest
 from excise.prompts.columns import check_column
-from excise.prompts.saved import choose_split, column_of
+from excise.prompts.files import choose_split, column_of
 from excise.prompts.source import Split
 
 _TIMEOUT = 20.0

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from excise.errors import PromptError, translated
 from excise.prompts.columns import texts_of
-from excise.prompts.files import read_file
-from excise.prompts.saved import read_saved
+from excise.prompts.files import read_file, read_saved
 from excise.prompts.sets import Prompt, PromptSet
 from excise.prompts.source import FILE_SUFFIXES, PromptSource, Split, parse_source, parse_split
 from excise.prompts.splits import Parts, Prompts, joined, three_parts

@@ -81,11 +81,10 @@ def compare_records(recorded: Reproduction, rebuilt: Reproduction) -> RecordComp
     unequal = {name for name in names if _hash(old, name) != _hash(new, name)}
     found: list[ChangeDifference] = []
     explained: set[str] = set()
-    dtype = recorded.circumstances.dtype
     for change in recorded.changes:
         here = tuple(name for name in change.tensors if name in unequal)
         if here and all(_comparable(old.get(name), new.get(name)) for name in here):
-            found.append(_measured(change, here, old, new, dtype))
+            found.append(_measured(change, here, old, new, recorded.circumstances.dtype))
             explained.update(here)
     edited = {name for change in recorded.changes for name in change.tensors}
     for name in sorted(unequal - explained):

@@ -197,7 +197,6 @@ def read_reproduction(path: Path) -> Reproduction:
 
 
 def _rename(path: Path, content: dict[str, Any]) -> None:
-    """Give kinds their present names. Raises ReproductionError for kinds that are no longer searched."""
     trial, settings = content.get("trial"), content.get("settings")
     if isinstance(trial, dict) and isinstance(trial.get("parameters"), dict):
         trial["parameters"] = with_current_kind(trial["parameters"])

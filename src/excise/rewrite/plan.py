@@ -15,13 +15,14 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.tensors import Layout, StoredTensor, layout_by_names
 from excise.anatomy.writers import Anatomy, examine
-from excise.checkpoint.folder import Checkpoint
+from excise.checkpoint.folder import Checkpoint, open_checkpoint
+from excise.checkpoint.source import ModelSource
 from excise.checkpoint.tensors import DTYPES, ORDINARY, Entry, WeightsFile, same_numbers
 from excise.edits.edit import Edit
 from excise.edits.fitting import fitted
 from excise.errors import SaveError
 from excise.models.meta_model import meta_model
-from excise.models.quantization import named_dtype
+from excise.models.quantization import named_dtype, quantization_in
 from excise.rewrite.packing import find
 from excise.rewrite.packing.formats import Packing
 from excise.undocumented import get_keys_to_not_convert
@@ -36,8 +37,8 @@ class Rewrite:
 
     stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
     packing: its quantised format, None if plain. scales: further tensors that decoding reads. output: the
-    tensor in the edited checkpoint. repacking: its format there. beside: further tensors of the format, which
-    are not read. first: number of matrices (or biases) of the same writer in earlier tensors.
+    edited tensor. repacking: its format. beside: further tensors of the format, which are not read. first:
+    number of matrices (or biases) of the same writer in earlier tensors.
     """
 
     writer: str
@@ -178,12 +179,18 @@ def make_plan(
 
 
 def require_editable(
-    name: str, checkpoint: Checkpoint, declared: tuple[str, ...], *, trust_remote_code: bool
+    source: ModelSource, declared: tuple[str, ...], *, trust_remote_code: bool
 ) -> None:
-    """Raise SaveError if excise cannot edit a writer of the checkpoint; reads headers only."""
-    model, anatomy = _examined(name, checkpoint, declared, trust_remote_code)
-    names = find.logical_names(checkpoint)
-    _rewrites(checkpoint, layout_by_names(model, anatomy, anatomy.names, names))
+    """Raise SaveError if an edited model can never be written from this checkpoint.
+
+    Reads headers only, so that it is known before the search. What depends on the numbers (GPTQ zero points
+    that loaders interpret differently) is found when they are read.
+    """
+    if source.gguf is None:
+        checkpoint = open_checkpoint(source.folder)
+        model, anatomy = _examined(source.name, checkpoint, declared, trust_remote_code)
+        names = find.logical_names(checkpoint)
+        _rewrites(checkpoint, layout_by_names(model, anatomy, anatomy.names, names))
 
 
 def _examined(
@@ -280,11 +287,13 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
         dropped.update(rewrite.beside)
         modules.append(plain.removesuffix(".weight"))
     config = deepcopy(checkpoint.config)
-    quantization = find.quantization_of(config)
+    quantization = quantization_in(config)
     assert quantization is not None
     skipped = quantization.get(key)
-    known = skipped if isinstance(skipped, list) and skipped else default_skips
-    quantization[key] = [*known, *modules]
+    quantization[key] = [
+        *(skipped if isinstance(skipped, list) and skipped else default_skips),
+        *modules,
+    ]
     return replace(plan, rewrites=rewrites, dropped=frozenset(dropped), config=config)
 
 

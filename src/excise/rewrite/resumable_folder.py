@@ -68,11 +68,11 @@ def require_new_folder(destination: Path) -> None:
     except SaveError:
         # A failure to remove them is not reported: `destination` exists.
         with suppress(OSError, SaveError):
-            mark = mark_path(destination)
-            if destination.name and (mark.exists() or _lock(destination).exists()):
+            paths = (mark_path, _lock) if destination.name else ()
+            if any(path(destination).exists() for path in paths):
                 with _locked(destination):
                     if not partial_path(destination).exists():
-                        _remove(mark)
+                        _remove(mark_path(destination))
         raise
 
 

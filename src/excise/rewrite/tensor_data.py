@@ -100,7 +100,7 @@ class TensorData:
             return packing.decode(codes, scales)
 
     def _rng(self) -> torch.Generator:
-        """A generator seeded by the tensor's name, so that the result is reproducible."""
+        # Seeded by the tensor's name, so that the result is reproducible.
         return torch.Generator().manual_seed(zlib.crc32(self.rewrite.entry.name.encode()))
 
     def _turned(self, values: Tensor) -> Tensor:
@@ -110,7 +110,6 @@ class TensorData:
         return values.T if columns != (packing is not None and packing.transposed) else values
 
     def _packed(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Codes and scales of each matrix."""
         if len(self.rewrite.stored.shape) == 2:
             yield self.tensor, self._scales
             return
@@ -160,7 +159,6 @@ def rounding_of(plan: Plan) -> float:
 
 
 def _matrix(plan: Plan, writer: str, number: int) -> Tensor:
-    """One of a writer's unedited matrices."""
     for one in plan.rewrites.values():
         if one.writer == writer and not one.stored.bias and 0 <= number - one.first < one.count:
             for index, matrix in enumerate(TensorData(one).matrices()):

@@ -85,8 +85,8 @@ def _equal(one: BinaryIO, start: int, other: BinaryIO, other_start: int, size: i
     return all(mine == theirs for _ in blocks)
 
 
-def require_kept(kept: Kept, packing: str) -> None:
-    """Raise SaveError if quantisation undid the edit."""
+def require_kept(kept: Kept, packing: str | None) -> None:
+    """Raise SaveError if quantisation undid the edit. packing: in words."""
     if kept.numbers >= _FEW and kept.share < _LEAST_KEPT:
         raise SaveError(
             f"only {kept.share:.0%} of the edit survives in {packing}; give --packed plain, or save an "

@@ -68,13 +68,11 @@ def write_gguf(plan: Plan, destination: Path, progress: Progress) -> Kept:
         rewrite_file(plan, file, path, _counted("write", plan, progress))
         kept = Kept()
         verify_file(plan, file, path, kept, _counted("verify", plan, progress))
-        if plan.packed is not None:
-            require_kept(kept, plan.packed)
+        require_kept(kept, plan.packed)
         return kept
 
 
 def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
-    """Adds up processed bytes and reports progress."""
     done, total = 0, plan.size
 
     def advance(count: int) -> None:
@@ -86,7 +84,6 @@ def _counted(stage: str, plan: Plan, progress: Progress) -> Advance:
 
 
 def _require_room(destination: Path, plan: Plan, folder: Path, finished: frozenset[str]) -> None:
-    """Raise SaveError if the disk has no room for the remaining files."""
     needed = plan.size_of(file for file in plan.files if plan.name_of(file) not in finished)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -108,8 +105,7 @@ def _write_weights(plan: Plan, place: ResumableFolder, progress: Progress) -> Ke
         with place.file(name) as path:
             rewrite_file(plan, file, path, written)
             verify_file(plan, file, path, kept, verified)
-    if plan.packed is not None:
-        require_kept(kept, plan.packed)
+    require_kept(kept, plan.packed)
     return kept
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from excise.checkpoint.source import ModelSource
 from excise.edits.peft_folder import AdapterFolder, save_adapter
 from excise.edits.stored import FittedEdit, from_files
-from excise.events import Emit, Note, StageStarted
+from excise.events import Emit, Note, StageStarted, ignore
+from excise.models.load import LoadedModel
 from excise.report.card import model_card
 from excise.report.terms import terms_of
 from excise.reproduce.record import NAME
@@ -17,26 +18,33 @@ from excise.saving.options import DescribedEdit, SaveOptions
 from excise.saving.reproduction import adapter_record
 
 
-def save_stored_adapter(
+def save_model_adapter(
+    model: LoadedModel | ModelSource,
+    described: DescribedEdit,
+    destination: Path,
+    options: SaveOptions = SaveOptions(),
+    emit: Emit = ignore,
+) -> None:
+    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError or ModelError.
+
+    model: loaded, or its files, which are not packed.
+    """
+    if isinstance(model, LoadedModel):
+        fitted = FittedEdit.of(described.edit, model.model, options.writers)
+        _save_fitted(fitted, described, model.source, destination, emit)
+        return
+    trusted = options.trust_remote_code
+    with from_files(described.edit, model, options.writers, trust_remote_code=trusted) as fitted:
+        _save_fitted(fitted, described, model, destination, emit)
+
+
+def _save_fitted(
+    fitted: FittedEdit,
     described: DescribedEdit,
     source: ModelSource,
     destination: Path,
-    options: SaveOptions,
     emit: Emit,
 ) -> None:
-    """`save_fitted_adapter` from the unpacked files of a model that is not loaded."""
-    trusted = options.trust_remote_code
-    with from_files(described.edit, source, options.writers, trust_remote_code=trusted) as fitted:
-        save_fitted_adapter(fitted, described, source, destination, emit)
-
-
-def save_fitted_adapter(
-    fitted: FittedEdit, described: DescribedEdit, source: ModelSource, destination: Path, emit: Emit
-) -> None:
-    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError.
-
-    fitted: the edit with the model that `source` names.
-    """
     emit(StageStarted("save", f"Saving the adapter to {destination}"))
     if fitted.unservable is not None:
         emit(

@@ -133,7 +133,6 @@ def plan_application(
 
 
 def _require_apart(folder: Path, destination: Path) -> None:
-    """Raise SaveError if one folder lies inside the other."""
     target = destination.resolve()
     if target.is_relative_to(folder) or folder.is_relative_to(target):
         raise SaveError(
@@ -197,7 +196,6 @@ def _folder_notes(plan: Plan) -> Iterator[str]:
 
 
 def _progress(emit: Emit) -> Progress:
-    """A listener that emits a few progress events for each stage."""
     emitted = {"write": 0.0, "verify": 0.0}
 
     def progress(stage: str, done: int, total: int) -> None:

@@ -12,33 +12,16 @@ from transformers import PreTrainedModel
 
 from excise.anatomy.tensors import require_matrices
 from excise.anatomy.writers import Anatomy
-from excise.checkpoint.folder import open_checkpoint
 from excise.checkpoint.source import ModelSource
 from excise.checkpoint.transformers4 import add_version4_keys
 from excise.devices.prepacked import plain_weights
-from excise.edits.stored import FittedEdit
 from excise.errors import SaveError, translated
 from excise.events import Emit, Note, ignore
 from excise.models.load import LoadedModel
 from excise.report.terms import terms_of
-from excise.rewrite.plan import require_editable
-from excise.saving.adapter import save_fitted_adapter
 from excise.saving.apply import Application, plan_for
 from excise.saving.options import DescribedEdit, SaveOptions
 from excise.system.files import require_free, temporary_beside
-
-
-def require_rewritable(
-    source: ModelSource, declared: tuple[str, ...], *, trust_remote_code: bool
-) -> None:
-    """Raise SaveError if an edited model can never be written from this checkpoint.
-
-    It reads only headers, so that a run can call it first. Faults in the numbers (GPTQ zero points that
-    loaders read in different ways) are found later.
-    """
-    if source.gguf is None:
-        checkpoint = open_checkpoint(source.folder)
-        require_editable(source.name, checkpoint, declared, trust_remote_code=trust_remote_code)
 
 
 def require_writable(anatomy: Anatomy) -> None:
@@ -48,55 +31,30 @@ def require_writable(anatomy: Anatomy) -> None:
 
 
 def save_model(
-    loaded: LoadedModel,
+    model: LoadedModel | ModelSource,
     described: DescribedEdit,
     destination: Path,
     options: SaveOptions = SaveOptions(),
     emit: Emit = ignore,
 ) -> None:
-    """Write the edited model to the new folder `destination`. Raises SaveError.
+    """Write the edited model to the new folder `destination`. Raises SaveError or ModelError.
 
-    The checkpoint's files are rewritten as in `excise apply`. For a GGUF file, the unpacked model in memory
-    is written first.
+    The checkpoint's files are rewritten as in `excise apply`, so that `model` need not be loaded. For a GGUF
+    file, the unpacked model in memory is written first.
     """
-    source = loaded.source
-    options = replace(options, chat_template=loaded.chat_template)
-    if source.gguf is None:
-        save_from_files(source, described, destination, options, emit)
-        return
-    require_free(destination)
-    with _plain_copy(loaded, destination, emit) as folder:
-        plain = ModelSource(source.name, folder, None, None)
-        plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
-        application = Application(described, source, destination, options, plan, emit)
-        application.write(terms_of(source))
-
-
-def save_from_files(
-    source: ModelSource,
-    described: DescribedEdit,
-    destination: Path,
-    options: SaveOptions = SaveOptions(),
-    emit: Emit = ignore,
-) -> None:
-    """`save_model` from the files of a checkpoint that is not a GGUF file; no model is loaded.
-
-    Raises SaveError or ModelError.
-    """
+    source = model.source if isinstance(model, LoadedModel) else model
+    if isinstance(model, LoadedModel):
+        options = replace(options, chat_template=model.chat_template)
+        if source.gguf is not None:
+            require_free(destination)
+            with _plain_copy(model, destination, emit) as folder:
+                plain = ModelSource(source.name, folder, None, None)
+                plan = plan_for(described.edit, plain, SaveOptions(writers=options.writers))
+                application = Application(described, source, destination, options, plan, emit)
+                application.write(terms_of(source))
+            return
     plan = plan_for(described.edit, source, options)
     Application(described, source, destination, options, plan, emit).write()
-
-
-def save_model_adapter(
-    loaded: LoadedModel,
-    described: DescribedEdit,
-    destination: Path,
-    options: SaveOptions = SaveOptions(),
-    emit: Emit = ignore,
-) -> None:
-    """Write the edit as a peft adapter to the new folder `destination`. Raises SaveError or ModelError."""
-    fitted = FittedEdit.of(described.edit, loaded.model, options.writers)
-    save_fitted_adapter(fitted, described, loaded.source, destination, emit)
 
 
 @contextmanager

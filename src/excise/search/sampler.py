@@ -39,6 +39,8 @@ class NumberedSampler(BaseSampler):  # type: ignore[misc]
         with warnings.catch_warnings():
             # `multivariate` is marked experimental, but the field uses it.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # `gamma` is deprecated since Optuna 4.9 and works up to 6.
+            warnings.filterwarnings("ignore", ".*gamma.*", FutureWarning)
             return TPESampler(
                 n_startup_trials=self._startup_trials,
                 n_ei_candidates=_CANDIDATES,

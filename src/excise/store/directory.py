@@ -84,6 +84,14 @@ class RunDirectory:
         """The kinds of the run that are no longer searched. Raises RunError."""
         return tuple(kind for kind in self.identity().kinds if kind not in KINDS)
 
+    def irreproducible(self) -> str | None:
+        """Why no `reproduce.json` can be made of this run; None if it can. Raises RunError."""
+        if gone := self.former_kinds():
+            return f"the run has kinds that excise no longer searches ({', '.join(gone)})"
+        if not self.identity().names_prompts:
+            return "the prompts were given in memory, and no file names them"
+        return None
+
     def record(self) -> dict[str, object]:
         """The contents of `result.json`. Raises RunError if the file is missing or damaged."""
         content: dict[str, Any] = read_json(self.result, "no result in this run directory yet")

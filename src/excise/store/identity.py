@@ -52,6 +52,11 @@ class Identity(Shape):
         kinds = self.settings.get("kinds")
         return tuple(map(str, kinds)) if isinstance(kinds, list) else ()
 
+    @property
+    def names_prompts(self) -> bool:
+        """Whether the settings say where the prompts are read from; prompts in memory are nowhere."""
+        return any(self.settings.get(name) for name in ("target", "target_train"))
+
     def with_settings(self, settings: Mapping[str, object]) -> Identity:
         """The same with other settings."""
         digest = stored_digest(settings)

@@ -1,9 +1,10 @@
-"""Atomic writing of files and folders: flushed to disk, then renamed."""
+"""Atomic writing of files and folders: flushed to disk, then renamed; and files that Git LFS left out."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from excise.errors import SaveError, first_line
+from excise.errors import ExciseError, SaveError, first_line
 
 FurtherFiles = Callable[[Path], Mapping[str, str]]
 """Called with a complete temporary folder before it is renamed; returns texts of further files, by name."""
@@ -132,10 +133,12 @@ def next_free(path: Path) -> Path:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which is removed at the end. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        ".partial", f".{path.name}.", path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
+    # Not TemporaryDirectory: it recurses without end where a folder cannot be removed (Python 3.11).
+    folder = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -165,3 +168,19 @@ def flush_all(folder: Path) -> None:
         elif path.is_file():
             flush(path)
     flush_folder(folder)
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def require_fetched(path: Path, to: type[ExciseError]) -> None:
+    """Raise `to` if the file is a Git LFS pointer or cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(_POINTER))
+    except OSError as error:
+        raise to(f"{path}: cannot be read ({first_line(error)})") from error
+    if beginning == _POINTER:
+        raise to(
+            f"{path}: is a Git LFS pointer in place of the file; download the file with: git lfs pull"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from excise.errors import ExciseError, first_line
-from excise.system.lfs import require_fetched
+from excise.system.files import require_fetched
 
 
 def parse_json(text: str | bytes) -> Any:

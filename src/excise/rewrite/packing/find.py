@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from excise.anatomy.tensors import StoredTensor
 from excise.checkpoint.folder import Checkpoint
 from excise.checkpoint.tensors import possible_names
 from excise.errors import SaveError
+from excise.models.quantization import quantization_in
 from excise.rewrite.packing.find_grouped import (
     CODES,
     OTHERS,
@@ -32,17 +31,8 @@ _BESIDE = ("_scales", "_scale_inv", ".SCB", *(f".{one}" for one in OTHERS))
 
 def method_of(checkpoint: Checkpoint) -> str | None:
     """transformers' name of the quantisation in config.json, None without quantisation."""
-    found = quantization_of(checkpoint.config)
+    found = quantization_in(checkpoint.config)
     return None if found is None else str(found.get("quant_method", "bitsandbytes"))
-
-
-def quantization_of(config: Mapping[str, object]) -> dict[str, object] | None:
-    """The quantisation entry of a config.json or of its text model; the entry itself, not a copy."""
-    for key in ("quantization_config", "compression_config"):
-        if isinstance(found := config.get(key), dict):
-            return found
-    inner = config.get("text_config")
-    return quantization_of(inner) if isinstance(inner, dict) else None
 
 
 def logical_name(codes: str) -> str:
@@ -95,7 +85,9 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed:
     if entry.dtype in ("F8_E4M3", "F8_E5M2"):
         for scale_name in (f"{stored}_scale_inv", f"{stored}_scale", f"{base}.scale"):
             if scale_name in tensors:
-                return Packed(Float8(_block(checkpoint)), stored, {"scale": scale_name})
+                block = (quantization_in(checkpoint.config) or {}).get("weight_block_size")
+                sizes = tuple(block) if isinstance(block, list) else None
+                return Packed(Float8(sizes), stored, {"scale": scale_name})
     if method == "compressed-tensors" and entry.dtype == "I8" and f"{stored}_scale" in tensors:
         return Packed(Int8Rows(1.0, "int8"), stored, {"scale": f"{stored}_scale"})
     raise unwritable(method or entry.dtype)
@@ -104,9 +96,8 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed:
 def _under_another_name(
     checkpoint: Checkpoint, method: str | None, tensor: StoredTensor
 ) -> Packed | None:
-    """How a tensor is packed whose codes are stored under another name."""
     tensors = checkpoint.tensors
-    config = quantization_of(checkpoint.config) or {}
+    config = quantization_in(checkpoint.config) or {}
     require_known_variant(method or "", config)
     for name in possible_names(tensor.name):
         blocks, exponents = f"{name}_blocks", f"{name}_scales"
@@ -116,8 +107,3 @@ def _under_another_name(
         if method in CODES and f"{module}.{CODES[method]}" in tensors:
             return find_grouped(method, config, tensors, module, tensor)
     return None
-
-
-def _block(checkpoint: Checkpoint) -> tuple[int, int] | None:
-    found = (quantization_of(checkpoint.config) or {}).get("weight_block_size")
-    return (found[0], found[1]) if isinstance(found, list) else None

@@ -177,8 +177,6 @@ def _overrides(config: Mapping[str, object], module: str) -> Mapping[str, object
 
 @dataclass(frozen=True)
 class _Parts:
-    """The stored tensors of a module, with checks."""
-
     tensors: Tensors
     module: str
 

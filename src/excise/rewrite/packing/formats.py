@@ -58,13 +58,14 @@ FLOAT8_LEVELS = {
 """The number that each byte encodes."""
 
 
-def ascending(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """The finite levels, ascending and distinct, and the code of each level."""
+def to_codes(values: Tensor, levels: Tensor, rng: torch.Generator) -> Tensor:
+    """The code of a level for each value, rounded stochastically; uint8. levels: by code, in any order."""
     codes = torch.arange(len(levels))[levels.isfinite()]
-    values, order = levels[codes].sort(stable=True)
-    first = torch.ones_like(values, dtype=torch.bool)
-    first[1:] = values[1:] != values[:-1]  # Zero has two codes.
-    return values[first], codes[order][first]
+    ascending, order = levels[codes].sort(stable=True)
+    first = torch.ones_like(ascending, dtype=torch.bool)
+    first[1:] = ascending[1:] != ascending[:-1]  # Zero has two codes.
+    index = to_levels(values, ascending[first], rng).to(torch.int32)
+    return codes[order][first].to(torch.uint8)[index]
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,8 @@ class Float8:
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Stochastic rounding to FP8 numbers."""
-        levels, bytes_of = ascending(FLOAT8_LEVELS[codes.dtype])
-        index = to_levels(values.div_(self._scale(codes, scales)), levels, rng)
-        return bytes_of.to(torch.uint8)[index.to(torch.int32)].view(codes.dtype)
+        scaled = values.div_(self._scale(codes, scales))
+        return to_codes(scaled, FLOAT8_LEVELS[codes.dtype], rng).view(codes.dtype)
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,8 @@ class BitsAndBytes4:
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Stochastic rounding to levels."""
-        levels, codes_of = ascending(scales["quant_map"].to(torch.float32))
         scaled = values.div_(_factors(scales).clamp_min_(torch.finfo(torch.float32).tiny))
-        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)].view(-1)
+        found = to_codes(scaled, scales["quant_map"].to(torch.float32), rng).view(-1)
         if len(found) % 2:
             found = torch.cat([found, found.new_zeros(1)])
         return ((found[0::2] << 4) | found[1::2]).view(codes.shape)
@@ -208,7 +207,6 @@ class Mxfp4:
         self, values: Tensor, codes: Tensor, scales: Mapping[str, Tensor], rng: torch.Generator
     ) -> Tensor:
         """Stochastic rounding to levels."""
-        levels, codes_of = ascending(FP4_LEVELS)
         scaled = values.view(*codes.shape[:-1], 2 * codes.shape[-1]).div_(self._scale(scales))
-        found = codes_of.to(torch.uint8)[to_levels(scaled, levels, rng).to(torch.int32)]
+        found = to_codes(scaled, FP4_LEVELS, rng)
         return found[..., 0::2] | (found[..., 1::2] << 4)

@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from excise.errors import SaveError
-from excise.rewrite.packing.formats import FP4_LEVELS, ascending
-from excise.rewrite.packing.rounding import to_integers, to_levels
+from excise.rewrite.packing.formats import FP4_LEVELS, to_codes
+from excise.rewrite.packing.rounding import to_integers
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -121,9 +121,7 @@ def _integers(numbers: Tensor, blocks: Bytes, layout: _Layout, rng: torch.Genera
 def _mxfp4(numbers: Tensor, blocks: Bytes, rng: torch.Generator) -> Bytes:
     # The exponent has a bias of 127.
     exponent = torch.from_numpy(blocks[:, :1].astype(np.float32)) - 127
-    levels, codes_of = ascending(FP4_LEVELS)
-    index = to_levels(numbers.div_(exponent.exp2()), levels, rng)
-    found: Bytes = codes_of.to(torch.uint8)[index.to(torch.int32)].numpy()
+    found: Bytes = to_codes(numbers.div_(exponent.exp2()), FP4_LEVELS, rng).numpy()
     return np.concatenate([blocks[:, :1], _nibbles(found)], axis=1)
 
 
