@@ -87,7 +87,7 @@ def test_a_run_whose_journal_was_torn_goes_on_and_says_so(
     notes = [
         str(line["text"])
         for line in json_lines(capsys.readouterr().out)
-        if line["event"] == "Note" and "cut short" in str(line["text"])
+        if line["event"] == "Note" and "incomplete" in str(line["text"])
     ]
     assert notes == [
         "torn: the last record of the journal was incomplete or damaged, as by a full disk or a power "
