@@ -36,9 +36,9 @@ class Rewrite:
     """One stored tensor of a writer.
 
     stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
-    packing: its quantised format, None if plain. scales: further tensors that decoding reads. output: the
-    edited tensor. repacking: its format. beside: further tensors of the format, which are not read. first:
-    number of matrices (or biases) of the same writer in earlier tensors.
+    packing: its quantised format, None if plain. scales: further tensors that decoding reads. output,
+    repacking: edited tensor and its format. beside: unread tensors of the format. first: number of matrices
+    (or biases) of the same writer in earlier tensors.
     """
 
     writer: str
@@ -259,10 +259,7 @@ def _companion_rewrites(
 
 
 def _plain(plan: Plan, default_skips: list[str]) -> Plan:
-    """The plan with plain tensors in place of quantised writers, and the changed configuration.
-
-    Plain tensors have the data type that the configuration states.
-    """
+    """The plan with plain tensors of the configured data type in place of quantised writers."""
     checkpoint = plan.checkpoint
     method = find.method_of(checkpoint)
     key = find.SKIPPED_BY.get(method or "")
@@ -290,14 +287,12 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
     quantization = quantization_in(config)
     assert quantization is not None
     skipped = quantization.get(key)
-    quantization[key] = [
-        *(skipped if isinstance(skipped, list) and skipped else default_skips),
-        *modules,
-    ]
+    known = skipped if isinstance(skipped, list) and skipped else default_skips
+    quantization[key] = [*known, *modules]
     return replace(plan, rewrites=rewrites, dropped=frozenset(dropped), config=config)
 
 
 def _compute_dtype(config: Mapping[str, object]) -> str:
-    """The data type in config.json, by safetensors' name; bfloat16 if it is missing."""
+    # By safetensors' name; bfloat16 if it is missing.
     names = {str(dtype).removeprefix("torch."): name for name, dtype in ORDINARY.items()}
     return names.get(named_dtype(config) or "", "BF16")
