@@ -150,7 +150,7 @@ figure.tight_layout()
 # ## Read the answers
 #
 # No figure replaces a look at the text. The stock words are gone. But this model was taught to apologise,
-# and without its favourite words it does so in some answers. Neither the markers nor the KL divergence on
+# and without its favourite words it does so in most answers. Neither the markers nor the KL divergence on
 # control prompts shows that; the score of our own does. A better edit needs "sorry" among the markers, or
 # more trials.
 
