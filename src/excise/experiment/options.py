@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from excise.errors import SettingsError
-from excise.kinds import Centre, Kind
+from excise.kinds import KINDS, Centre, Kind
 from excise.scorers.markers import DEFAULT_MARKERS, normalise
+
+_LEAST = {
+    **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
+    **dict.fromkeys(("seed", "startup_trials", "batch_size", "candidates"), 0),
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Options:
     markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
     max_new_tokens: longest answer.
     response_prefix: what every answer begins with, skipped when scoring; None finds it out.
-    system_prompt, template_arguments: given to the chat template.
+    template_arguments: given to the chat template. system_prompt: of the prompts of `activations` and of the
+    chat template's test; the prompts of the experiment have their own, see `Prompts.of`.
 
     seed: of everything that is random. startup_trials: trials around the closed forms before the search
     learns. batch_size: prompts that decode at a time; candidates: edits scored side by side; 0 finds both
@@ -54,9 +60,22 @@ class Options:
     allow_absent: bool = False
 
     def __post_init__(self) -> None:
+        """Raises SettingsError for a wrong value."""
+        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
+            raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
+        if isinstance(self.writers, str):
+            raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise SettingsError(f"{name} {value}: must be at least {least}")
         markers = tuple(map(normalise, self.markers))
         if isinstance(self.markers, str) or not all(markers):
             raise SettingsError(
                 f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
             )
-        object.__setattr__(self, "markers", markers)
+        for name, values in (
+            ("markers", markers),
+            ("kinds", self.kinds),
+            ("writers", self.writers),
+        ):
+            object.__setattr__(self, name, tuple(values))
