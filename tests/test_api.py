@@ -42,7 +42,6 @@ INTERNAL = {
         "scoring",
         "search_part",
     },
-    "Scores": {"of_held_out", "of_search"},
     "Trial": {"point"},
 }
 """What the command line uses besides. It is no promise to others."""

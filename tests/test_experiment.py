@@ -457,6 +457,10 @@ def test_the_command_line_takes_what_the_library_wrote(
     run, out = str(tmp_path / "runs" / "mine"), tmp_path / "model"
     assert main(["runs", str(tmp_path / "runs")]) == 0
     assert main(["show", run]) == 0
+    assert main(["compare", run, run]) == 2
+    assert "mine: the prompts were given in memory, and no file names them" in (
+        capsys.readouterr().err
+    )
     number = study.best("fewest").number
     assert main(["export", f"{run}:{number}", "--save", str(out)]) == 0
     assert "the prompts were given in memory" in " ".join(capsys.readouterr().out.split())
