@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -161,6 +162,20 @@ def test_an_edit_of_another_model_is_refused_in_one_line() -> None:
     edit = random_edit(model, examine(model), "orthogonal")
     with pytest.raises(excise.ModelError, match=r"GPT2LMHeadModel: has no writer model\.layers\.0"):
         edit.on(other).__enter__()
+
+
+def test_writers_that_an_edit_does_not_change_need_not_exist() -> None:
+    model = tiny_model()
+    edit = random_edit(model, examine(model), "orthogonal")
+    first = torch.tensor([".0." in writer for writer in edit.writers])
+    partial = replace(edit, strengths=edit.strengths * first)
+    del model.model.layers[-1]
+    ids = torch.arange(5)[None]
+    before = model(ids, use_cache=False).logits
+    with partial.on(model):
+        assert not torch.equal(model(ids, use_cache=False).logits, before)
+    with pytest.raises(excise.ModelError, match="has no writer"):
+        edit.on(model).__enter__()
 
 
 def test_an_adapter_from_memory_is_that_from_the_files(model_folder: Path, tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ def test_options_have_the_defaults_of_the_command_line() -> None:
     assert set(Options.__dataclass_fields__) - set(Settings.model_fields) == {"rows"}
 
 
+def test_a_model_in_training_mode_is_refused() -> None:
+    with pytest.raises(excise.ModelError, match=r"training mode; call model\.eval\(\) first"):
+        Experiment(tiny_model().train(), tiny_tokenizer(), Prompts.of(TARGET, CONTROL), OPTIONS)
+
+
 def test_coverage_and_baseline_are_measured(whole: Experiment) -> None:
     assert whole.coverage.complete
     assert whole.baseline.refusals.count == sum(whole.baseline.refused)

@@ -19,8 +19,8 @@ from excise.events import Note
 
 def compare(words: tuple[str, str], inputs: Inputs) -> int:
     """Compare the edits that two words RUN[:TRIAL] name. Returns the exit status."""
-    # All settings of the run, with those that were typed in their place. Its edits may be of kinds that are no
-    # longer searched.
+    # All settings of the run, with those that were typed in their place. Old edits may be of kinds that are
+    # no longer searched.
     fields = [field for field in Settings.model_fields if field != "kinds"]
     first, second = (open_run_named(word, inputs, fields) for word in words)
     as_json = first.settings.json_lines
