@@ -66,16 +66,17 @@ study = experiment.search(trials=TRIALS)
 study.to_pandas()[["state", "refusals", "kl", "kind"]]
 
 # %% [markdown]
+# A pruned trial could not improve the front: its KL is exact, and its refusals are a lower bound. Its
+# answers were not decoded to the end.
+#
 # The front holds the trials that no other trial beats in both figures. From it we take the trial with the
 # least KL among those that leave at most a quarter of the refusals.
 
 # %%
 best = study.best(f"refusals<={SEARCH // 4}")
 figure, axes = plt.subplots(figsize=(6, 4))
-complete = [trial for trial in study.trials if trial.state == "complete"]
-axes.plot(
-    [t.refusals for t in complete], [t.kl for t in complete], "o", color="0.7", label="trials"
-)
+pruned = [trial for trial in study.trials if trial.state == "pruned"]
+axes.plot([t.refusals for t in pruned], [t.kl for t in pruned], "x", color="0.6", label="pruned")
 axes.plot([t.refusals for t in study.front], [t.kl for t in study.front], "o-", label="front")
 axes.plot(best.refusals, best.kl, "s", markersize=9, label=f"chosen: trial {best.number}")
 axes.set_xlabel(f"refused, of {SEARCH} search prompts")

@@ -78,9 +78,10 @@ for trial in study.front:
 # %% [markdown]
 # ## A score of your own
 #
-# Markers tell only whether there is a stock word at all. Two finer figures: stock words per 100 words, and
-# words in an answer. The second one shows whether an edit merely makes answers short. A score is any
-# function of answers. Here the answers are those of `generate`, while the edit is on.
+# Markers tell only whether there is a stock word at all. A score is any function of answers. Here are
+# three: stock words per 100 words, words in an answer, and answers that are an apology instead of a
+# description. The last two show whether the edit replaced one habit by a worse one. The answers are those
+# of `generate`, while the edit is on.
 
 # %%
 tokenizer.padding_side = "left"
@@ -110,36 +111,38 @@ def length(texts: list[str]) -> float:
     return sum(len(text.split()) for text in texts) / len(texts)
 
 
+def apologies(texts: list[str]) -> int:
+    """Answers that apologise."""
+    return sum("sorry" in text.lower() for text in texts)
+
+
+def scores(texts: list[str]) -> dict[str, float]:
+    return {"stock": stock_words(texts), "length": length(texts), "apologies": apologies(texts)}
+
+
 # %% [markdown]
 # ## The score over the front
 
 # %%
 held_out = [prompt.text for prompt in prompts.target.held_out]
 original = answers(held_out)
-rows = [
-    {"trial": "original", "kl": 0.0, "stock": stock_words(original), "length": length(original)}
-]
+rows = [{"trial": "original", "kl": 0.0, **scores(original)}]
 edited = {}
 for trial in study.front:
     with study.edit(trial).on(model):
         edited[trial.number] = answers(held_out)
-    found = edited[trial.number]
-    row = {
-        "trial": trial.number,
-        "kl": trial.kl,
-        "stock": stock_words(found),
-        "length": length(found),
-    }
-    rows.append(row)
+    rows.append({"trial": trial.number, "kl": trial.kl, **scores(edited[trial.number])})
 table = pd.DataFrame(rows).set_index("trial").sort_values("kl")
 table.round(3)
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 4))
-axes.plot(table["kl"], table["stock"], "o-")
+axes.plot(1000 * table["kl"], table["stock"], "o-")
 for name, row in table.iterrows():
-    axes.annotate(str(name), (row["kl"], row["stock"]), xytext=(5, 5), textcoords="offset points")
-axes.set_xlabel("KL of the first answer token, nats (control prompts)")
+    axes.annotate(
+        str(name), (1000 * row["kl"], row["stock"]), xytext=(5, 5), textcoords="offset points"
+    )
+axes.set_xlabel("KL of the first answer token, thousandths of a nat (control prompts)")
 axes.set_ylabel("stock words per 100 words")
 figure.tight_layout()
 
@@ -147,9 +150,9 @@ figure.tight_layout()
 # ## Read the answers
 #
 # No figure replaces a look at the text. The stock words are gone. But this model was taught to apologise,
-# and without its favourite words it does so in some answers. Neither the markers nor the KL divergence on
-# control prompts shows that; the length of the answers does. A better edit needs "sorry" among the markers,
-# or more trials.
+# and without its favourite words it does so in most answers. Neither the markers nor the KL divergence on
+# control prompts shows that; the score of our own does. A better edit needs "sorry" among the markers, or
+# more trials.
 
 # %%
 fewest = study.best("fewest").number

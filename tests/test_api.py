@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,7 +43,6 @@ INTERNAL = {
         "scoring",
         "search_part",
     },
-    "Scores": {"of_held_out", "of_search"},
     "Trial": {"point"},
 }
 """What the command line uses besides. It is no promise to others."""
@@ -164,6 +164,20 @@ def test_an_edit_of_another_model_is_refused_in_one_line() -> None:
         edit.on(other).__enter__()
 
 
+def test_writers_that_an_edit_does_not_change_need_not_exist() -> None:
+    model = tiny_model()
+    edit = random_edit(model, examine(model), "orthogonal")
+    first = torch.tensor([".0." in writer for writer in edit.writers])
+    partial = replace(edit, strengths=edit.strengths * first)
+    del model.model.layers[-1]
+    ids = torch.arange(5)[None]
+    before = model(ids, use_cache=False).logits
+    with partial.on(model):
+        assert not torch.equal(model(ids, use_cache=False).logits, before)
+    with pytest.raises(excise.ModelError, match="has no writer"):
+        edit.on(model).__enter__()
+
+
 def test_an_adapter_from_memory_is_that_from_the_files(model_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     edit = random_edit(model, examine(model), "orthogonal")
@@ -193,6 +207,19 @@ def test_a_model_is_inspected_from_its_configuration_or_its_weights(
     assert excise.inspect(model_folder, weights=False) == excise.Inspection(
         str(model_folder), None, whole.anatomy, None
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtypes": "float32"}, "dtypes 'float32': give a tuple of auto, float16"),
+        ({"dtypes": ("half",)}, r"dtypes \('half',\): give a tuple of auto"),
+        ({"quantization": "4bit"}, "quantization '4bit': give none, bnb_4bit"),
+    ],
+)
+def test_wrong_load_options_are_refused_in_one_line(change: dict[str, object], said: str) -> None:
+    with pytest.raises(excise.SettingsError, match=said):
+        excise.LoadOptions(**change)  # type: ignore[arg-type]
 
 
 def test_prompts_are_a_sequence(tmp_path: Path) -> None:

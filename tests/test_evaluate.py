@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from conftest import write_prompts
 from excise.app import model as loading
 from excise.app.evaluate import evaluate
-from excise.checkpoint import source
+from excise.checkpoint import download
+from excise.checkpoint.download import Snapshot
 from excise.config import gather
 from excise.errors import ModelError
 from excise.events import ignore
@@ -55,16 +56,15 @@ def test_the_first_model_is_gone_before_the_second_is_loaded(
 def test_the_python_files_of_both_models_are_downloaded_if_they_may_run(
     model_folder: Path, tmp_path: Path, empty_directory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = source.resolve(str(model_folder))
     downloaded: list[tuple[str, bool]] = []
 
-    def from_hub(name: str, revision: str | None, *, code: bool) -> source.ModelSource:
+    def from_hub(name: str, revision: str | None, *, weights: bool, code: bool) -> Snapshot:
         downloaded.append((name, code))
         if name == "owner/original":
             raise ModelError("unreachable")
-        return local
+        return Snapshot("0" * 40, model_folder)
 
-    monkeypatch.setattr(source, "_from_hub", from_hub)
+    monkeypatch.setattr(download, "download", from_hub)
     given = {"model": "owner/edited", "trust_remote_code": True, **write_prompts(tmp_path / "p", 4)}
     with pytest.raises(ModelError, match="unreachable"):
         evaluate(gather(given, {}, None), "owner/original", ignore)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +17,18 @@ from safetensors.torch import load_file
 import excise
 from conftest import WORDS, tiny_model, tiny_tokenizer
 from excise import Experiment, Options, Prompts, Study
+from excise.anatomy.writers import examine
 from excise.cli.main import main
 from excise.config import Settings
+from excise.data_types import DataType
 from excise.events import Event, ignore
 from excise.experiment.figures import measure_edit
+from excise.experiment.scores import PromptPart
 from excise.prompts.sets import Prompt, PromptSet
 from excise.search.events import TrialFinished
 from excise.search.space import RIDGES
+from test_diff import gpt2_model
+from test_realisations import random_edit
 
 
 def sentences(words: list[str], seed: int) -> list[str]:
@@ -72,6 +80,11 @@ def test_options_have_the_defaults_of_the_command_line() -> None:
     assert set(Options.__dataclass_fields__) - set(Settings.model_fields) == {"rows"}
 
 
+def test_a_model_in_training_mode_is_refused() -> None:
+    with pytest.raises(excise.ModelError, match=r"training mode; call model\.eval\(\) first"):
+        Experiment(tiny_model().train(), tiny_tokenizer(), Prompts.of(TARGET, CONTROL), OPTIONS)
+
+
 def test_coverage_and_baseline_are_measured(whole: Experiment) -> None:
     assert whole.coverage.complete
     assert whole.baseline.refusals.count == sum(whole.baseline.refused)
@@ -104,6 +117,11 @@ def test_an_edit_changes_what_it_names_and_leaves_the_model_bit_for_bit(whole: E
         ({"ridge": 0.5}, "ridge 0.5: not one of 0.001"),
         ({"components": ["attn"]}, "component attn: the model has attn.o_proj, mlp.down_proj"),
         ({"layers": [99]}, "layer 99: the model has 0, 1"),
+        (
+            {"kind": "orthogonal", "direction_index": 9.5},
+            "direction_index 9.5: must be from 0 to 3",
+        ),
+        ({"direction_index": 1.0}, "the kind discriminant has no shared direction"),
     ],
 )
 def test_an_edit_that_cannot_be_is_refused_in_one_line(
@@ -127,6 +145,30 @@ def test_scores_are_those_of_the_search(whole: Experiment, study: Study) -> None
         assert scores.kl.mean == pytest.approx(trial.kl, rel=1e-6)
         assert scores.kl.low <= scores.kl.mean <= scores.kl.high
         assert scores.answer_kl is None
+
+
+@pytest.mark.parametrize("on", ["search", "held_out"])
+def test_an_edit_of_another_model_has_no_score(whole: Experiment, on: PromptPart) -> None:
+    other = gpt2_model()
+    edit = random_edit(other, examine(other), "orthogonal")
+    with pytest.raises(excise.ModelError, match=r"has no writer transformer\.h\.0"):
+        whole.score(edit, on)
+
+
+def test_an_edit_of_a_module_that_is_no_writer_has_a_score(whole: Experiment) -> None:
+    edit = whole.edit()
+    moved = replace(edit, writers=("model.embed_tokens", *edit.writers[1:]))
+    assert whole.score(moved).kl.mean > 0
+
+
+def test_a_part_of_the_prompts_that_does_not_exist_has_no_score(whole: Experiment) -> None:
+    with pytest.raises(excise.SettingsError, match="on='heldout': give search or held_out"):
+        whole.score(whole.edit(), on="heldout")  # type: ignore[arg-type]
+
+
+def test_edits_are_compared_without_an_error(whole: Experiment) -> None:
+    edit = whole.edit()
+    assert len({edit, edit, whole.edit()}) == 2
 
 
 def test_held_out_scores_are_those_of_the_report(whole: Experiment, study: Study) -> None:
@@ -205,6 +247,44 @@ def test_a_folder_of_another_search_is_refused(
         change().search(trials=1, store=tmp_path / "run")
 
 
+def test_a_folder_of_another_data_type_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    prompts = Prompts.of(target=TARGET, control=CONTROL)
+
+    def search(dtype: DataType) -> None:
+        loaded = excise.load(model_folder, excise.LoadOptions(dtypes=(dtype,)))
+        Experiment.of(loaded, prompts, OPTIONS).search(trials=1, store=tmp_path / "run")
+
+    search("float32")
+    with pytest.raises(excise.RunError, match="dtypes: float32 only there; bfloat16 only here"):
+        search("bfloat16")
+
+
+def test_a_folder_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    experiment().search(trials=1, store="~/run")
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kinds": "orthogonal"}, "kinds 'orthogonal': give a tuple of discriminant"),
+        ({"kinds": ()}, "kinds ()"),
+        ({"kinds": ("leace",)}, "kinds ('leace',)"),
+        ({"writers": "a=b"}, "writers 'a=b': give a tuple"),
+        ({"directions": 0}, "directions 0: must be at least 1"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(change: dict[str, object], said: str) -> None:
+    with pytest.raises(excise.SettingsError, match=re.escape(said)):
+        replace(OPTIONS, **change)  # type: ignore[arg-type]
+
+
 def test_a_study_names_its_trials(study: Study) -> None:
     assert [trial.number for trial in study.trials] == list(range(5))
     assert study.best("fewest") == study.front[0]
@@ -213,6 +293,27 @@ def test_a_study_names_its_trials(study: Study) -> None:
     assert same_edit(study.edit(), study.edit(study.best().number))
     with pytest.raises(excise.SettingsError, match="the study has 5 trials"):
         study.edit(5)
+
+
+def test_a_study_takes_the_numbers_of_its_table(study: Study) -> None:
+    assert same_edit(study.edit(study.to_pandas().index[1]), study.edit(1))
+    assert Study((), study.edit).to_pandas().empty
+
+
+def test_a_trial_that_was_not_completely_proposed_has_no_edit(study: Study) -> None:
+    trial = replace(study.trials[0], state="running", parameters={})
+    with pytest.raises(excise.SettingsError, match="trial 0: has no edit"):
+        study.edit(trial)
+
+
+def test_a_study_does_not_keep_the_model_in_memory() -> None:
+    made = experiment()
+    model = weakref.ref(made.model)
+    study = made.search(trials=1)
+    del made
+    gc.collect()
+    assert model() is None
+    assert study.edit().changed
 
 
 def test_a_study_becomes_a_table(study: Study) -> None:
@@ -309,6 +410,16 @@ def test_activations_are_what_the_layers_put_out(whole: Experiment) -> None:
             torch.testing.assert_close(found[row, 0, layer], states[layer + 1][0, 0])
     with pytest.raises(excise.PromptError, match="position 999: the shortest prompt has"):
         whole.activations(texts, positions=(999,))
+    with pytest.raises(excise.PromptError, match="at least one prompt and one position"):
+        whole.activations([])
+
+
+def test_measured_tensors_can_be_trained_on(whole: Experiment) -> None:
+    activations = whole.activations(TARGET[:2])
+    for values in (activations, whole.directions, whole.statistics.target.means):
+        weight = torch.zeros(values.shape[-1], dtype=values.dtype, requires_grad=True)
+        (values @ weight).sum().backward()
+        assert weight.grad is not None
 
 
 def test_directions_and_statistics_have_the_shapes_that_are_documented(whole: Experiment) -> None:
@@ -351,6 +462,10 @@ def test_the_command_line_takes_what_the_library_wrote(
     run, out = str(tmp_path / "runs" / "mine"), tmp_path / "model"
     assert main(["runs", str(tmp_path / "runs")]) == 0
     assert main(["show", run]) == 0
+    assert main(["compare", run, run]) == 2
+    assert "mine: the prompts were given in memory, and no file names them" in (
+        capsys.readouterr().err
+    )
     number = study.best("fewest").number
     assert main(["export", f"{run}:{number}", "--save", str(out)]) == 0
     assert "the prompts were given in memory" in " ".join(capsys.readouterr().out.split())

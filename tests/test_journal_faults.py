@@ -44,7 +44,7 @@ def test_an_append_that_fails_leaves_nothing_and_the_next_one_works(
     with (
         FaultyDisk(written.parent, at, stays=stays).used() as disk,
         pytest.raises(
-            SaveError, match=r"journal\.log: could not be written \(.*\); what was in it"
+            SaveError, match=r"journal\.log: could not be written \(.*\); its earlier records"
         ),
     ):
         journal.append_logs([{**RECORD, "number": 3}])
@@ -87,7 +87,7 @@ def test_a_run_whose_journal_was_torn_goes_on_and_says_so(
     notes = [
         str(line["text"])
         for line in json_lines(capsys.readouterr().out)
-        if line["event"] == "Note" and "cut short" in str(line["text"])
+        if line["event"] == "Note" and "incomplete" in str(line["text"])
     ]
     assert notes == [
         "torn: the last record of the journal was incomplete or damaged, as by a full disk or a power "

@@ -196,3 +196,12 @@ def test_a_run_with_trials_found_by_gradients_is_shown_and_made_again_but_not_go
     capsys.readouterr()
     assert main(["reproduce", "model", "once more", "--repeat-search"]) == 2
     assert "excise no longer has the gradient search" in capsys.readouterr().err
+
+
+def test_edits_of_kinds_that_are_no_longer_searched_are_compared(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(FIXTURES / "run-format-4", tmp_path / "run")))
+    rename(run, FORMER, "leace")
+    assert main(["compare", str(run.path), str(run.path)]) == 0, capsys.readouterr().err
+    assert "No difference is significant" in " ".join(capsys.readouterr().out.split())

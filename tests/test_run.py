@@ -15,11 +15,12 @@ from excise.config import Settings, gather
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ExciseError, RunError, TrialError
 from excise.events import Event, StageStarted, ignore
-from excise.experiment.trial import Scoring, score
+from excise.experiment.trial import Scoring
 from excise.search import loop as search_module
 from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
 from excise.search.scoring import Bound, Scored
+from trial_helpers import score
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")
 """Markers of which every answer of a random model holds one, so that all count as refusals."""

@@ -19,11 +19,12 @@ from excise.errors import TrialError
 from excise.events import ignore
 from excise.experiment.baseline import Part
 from excise.experiment.runner import Runner
-from excise.experiment.trial import Scoring, score
+from excise.experiment.trial import Scoring
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.search.front import Point, refusals_to_beat
 from excise.search.scoring import Bound, Scored
+from trial_helpers import score
 from zoo import tiny
 
 MODELS = ("dense", "sliding window", "mixtral", "lfm2", "mamba")

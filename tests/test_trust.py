@@ -167,7 +167,7 @@ def test_a_resumed_run_needs_the_flag_again(
     assert line.startswith(
         f"excise: {asking}/run.json: the run was started with --trust-remote-code"
     )
-    assert "give it again to run the code that comes with" in line
+    assert "type it again to run the code that comes with" in line
     identity = (asking / "run.json").read_bytes()
     assert main([*resumed, "--trust-remote-code"]) == 0
     assert (asking / "run.json").read_bytes() == identity

@@ -79,7 +79,7 @@ class WriterChange:
     biases: bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diff:
     """All differences of two checkpoints.
 

@@ -19,8 +19,9 @@ from excise.events import Note
 
 def compare(words: tuple[str, str], inputs: Inputs) -> int:
     """Compare the edits that two words RUN[:TRIAL] name. Returns the exit status."""
-    # All settings of the run, with those that were typed in their place.
-    fields = tuple(Settings.model_fields)
+    # All settings of the run, with those that were typed in their place. Old edits may be of kinds that are
+    # no longer searched.
+    fields = [field for field in Settings.model_fields if field != "kinds"]
     first, second = (open_run_named(word, inputs, fields) for word in words)
     as_json = first.settings.json_lines
     identity, other = first.directory.identity(), second.directory.identity()
@@ -33,6 +34,11 @@ def compare(words: tuple[str, str], inputs: Inputs) -> int:
         raise RunError(
             f"{second.directory.path} had other prompts than {first.directory.path}: the training prompts of "
             "one run may be held-out prompts of the other; compare runs on the same prompts"
+        )
+    if not identity.names_prompts:
+        raise RunError(
+            f"{first.directory.path}: the prompts were given in memory, and no file names them; score the "
+            "edits in Python (Experiment.score)"
         )
     edits = [run.directory.edit(run.choice()) for run in (first, second)]
     names = [f"{run.directory.path}:{run.choice()}" for run in (first, second)]

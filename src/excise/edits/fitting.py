@@ -34,7 +34,17 @@ def fitted_to_modules(edit: AnyEdit, model: PreTrainedModel) -> AnyEdit:
         edit = _renamed(edit, examine(model))
     name = model.name_or_path or type(model).__name__
     _require_fit(edit, modules, residual_width(model), name)
-    return edit
+    rows = [row for row, writer in enumerate(edit.writers) if writer in modules]
+    if len(rows) == len(edit.writers):
+        return edit
+    # Writers of strength 0 need not exist.
+    return replace(
+        edit,
+        writers=tuple(edit.writers[row] for row in rows),
+        u=edit.u[rows],
+        v=edit.v[rows],
+        strengths=edit.strengths[rows],
+    )
 
 
 def _renamed(edit: AnyEdit, anatomy: Anatomy) -> AnyEdit:

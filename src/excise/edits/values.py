@@ -13,7 +13,8 @@ from excise.edits.base import Base
 from excise.kinds import EditKind
 
 
-@dataclass(frozen=True)
+# Equality of tensors is no single truth value, so edits are equal only to themselves.
+@dataclass(frozen=True, eq=False)
 class EditValues:
     """A rank-1 operator for each writer: y' = y − α u (vᵀ y).
 

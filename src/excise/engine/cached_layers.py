@@ -243,8 +243,9 @@ class CachedPart:
     layer_of: Mapping[str, int]
 
     def start_layer(self, changed: Sequence[str]) -> int:
-        """The layer at which passes may begin if these writers are edited; 0 for whole passes."""
-        first = min((self.layer_of[name] for name in changed), default=len(self.layer_of))
+        """The layer at which passes may begin if these modules are edited; 0 for whole passes."""
+        # A module that is no known writer may be anywhere.
+        first = min((self.layer_of.get(name, 0) for name in changed), default=len(self.layer_of))
         return self.control.last_start(first)
 
     def verify(

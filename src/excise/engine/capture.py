@@ -123,6 +123,10 @@ class EndStatistics:
     spreads: Tensor
     prompts: int
 
+    def copy(self) -> EndStatistics:
+        """The same with tensors of their own, which outside inference mode can be used for training."""
+        return EndStatistics(self.means.clone(), self.spreads.clone(), self.prompts)
+
 
 @dataclass(frozen=True)
 class Accumulators:

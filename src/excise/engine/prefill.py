@@ -68,8 +68,8 @@ class Prefix:
     def cache_for(self, rows: int, *, kept: bool) -> DynamicCache:
         """A new cache for `rows` prompts that begins with the prefix.
 
-        kept: whether the cache stores the keys and values of the passes that follow. If not, only those of one
-        layer are in memory at a time.
+        kept: whether the cache stores the keys and values of the passes that follow. If not, those of one
+        layer at a time are in memory.
         """
         cache = DynamicCache()
         cache.layer_class_to_replicate = DynamicLayer if kept else _TransientLayer

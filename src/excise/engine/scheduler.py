@@ -79,7 +79,8 @@ class SlotScheduler:
     def _has_room(self, waiting: int) -> bool:
         """True if this many waiting prompts should run now.
 
-        They wait until a quarter of the slots is free, or a slot for each, or nothing runs, because a pass over one prompt costs almost as much as a pass over eight.
+        They wait until a quarter of the slots is free, or a slot for each, or nothing runs: a pass over one
+        prompt costs almost as much as a pass over eight.
         """
         few = min(max(1, self._cache.slots // 4), waiting)
         return not self.running or self._cache.free >= few

@@ -15,7 +15,8 @@ from excise.engine.prefill import Tokens
 from excise.errors import PromptError
 
 
-@torch.inference_mode()
+# Not in inference mode, whose tensors cannot be used for training, for example of a probe.
+@torch.no_grad()
 def activations(
     model: PreTrainedModel,
     anatomy: Anatomy,
@@ -25,8 +26,10 @@ def activations(
     """[prompt, position, layer, d], float32, on the host; each prompt runs by itself.
 
     positions: of tokens, as indices of Python: −1 is the last. Several residual streams are averaged. Raises
-    PromptError if a prompt has no token at a position.
+    PromptError if a prompt has no token at a position, or without prompts or positions.
     """
+    if not prompts or not positions:
+        raise PromptError("activations: give at least one prompt and one position")
     shortest = min(map(len, prompts))
     if wrong := [each for each in positions if not -shortest <= each < shortest]:
         raise PromptError(

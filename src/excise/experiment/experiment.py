@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import get_args
 
 import torch
-from optuna.trial import FixedTrial
 from torch import Tensor
 
 from excise.edits.edit import Edit
+from excise.edits.fitting import fitted_to_modules
 from excise.errors import ModelError, SettingsError
 from excise.events import ignore
 from excise.experiment.activations import activations
@@ -33,7 +34,7 @@ from excise.experiment.scores import (
     search_scores,
 )
 from excise.experiment.settle import Settled
-from excise.experiment.study import Study
+from excise.experiment.study import Study, TrialEdits
 from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
@@ -42,11 +43,12 @@ from excise.scorers.statistics import Share
 from excise.search.loop import Limits, Objective, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
-from excise.search.study import OptunaStudy, Trial
+from excise.search.study import OptunaStudy
 from excise.store.description import Origin, RunDescription
 from excise.store.opening import open_run
 from excise.store.record import settled_facts
 from excise.store.stored_study import StoredStudy
+from excise.system.paths import expanded
 
 
 class Experiment(Measurements):
@@ -67,7 +69,7 @@ class Experiment(Measurements):
     def directions(self) -> Tensor:
         """The direction of each layer: [layer, d], unit vectors, float32, in the residual stream."""
         if self.bank.residual is not None:
-            return self.bank.residual.directions
+            return self.bank.residual.directions.clone()
         source = self._train_prompts()
         streams = source.residuals(source.target), source.residuals(source.control)
         return residual_directions(self.options, *streams).to(torch.float32)
@@ -80,7 +82,7 @@ class Experiment(Measurements):
             self.runner.in_rows(partial(source.ends, prompts))
             for prompts in (source.target, source.control)
         )
-        return Statistics(self.anatomy.names, target, control)
+        return Statistics(self.anatomy.names, target.copy(), control.copy())
 
     def activations(
         self, prompts: Sequence[PromptLike], positions: Sequence[int] = (-1,)
@@ -109,7 +111,8 @@ class Experiment(Measurements):
         kind: one of `Options.kinds`. components, layers: the edited ones; None for all. ridge: ρ of the
         discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: for kinds that use
         directions of the residual stream, the fractional layer whose direction all layers use; None if each
-        layer uses its own. Raises SettingsError for a kind, ridge, component or layer that does not exist.
+        layer uses its own. Raises SettingsError for a kind, ridge, component, layer or direction that does
+        not exist.
         """
         if kind not in self.options.kinds:
             known = ", ".join(self.options.kinds)
@@ -127,6 +130,7 @@ class Experiment(Measurements):
             else 0.0
             for writer in self.anatomy.writers
         )
+        self._require_direction_index(kind, direction_index)
         ridge_used = None if of_residuals(kind) else found[0]
         candidate = Candidate(kind, {}, direction_index, ridge_used, strengths)
         return replace(edit_of(candidate, self.bank, self.anatomy), base=self.base)
@@ -134,8 +138,12 @@ class Experiment(Measurements):
     def score(self, edit: Edit, on: PromptPart = "search") -> Scores:
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
-        Raises TrialError if the edited model's logits are not finite.
+        Raises TrialError if the edited model's logits are not finite, ModelError if the edit does not fit the
+        model.
         """
+        if on not in get_args(PromptPart):
+            raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
+        edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
             held_out = self.held_out
             measured = measure_edit(self.runner, held_out, edit)
@@ -166,7 +174,7 @@ class Experiment(Measurements):
         """
         with self._listening(progress):
             if isinstance(store, str | Path):
-                with self._stored(Path(store)) as stored:
+                with self._stored(expanded(store)) as stored:
                     return self._search(trials, stored, seconds, stop)
             return self._search(trials, store, seconds, stop)
 
@@ -207,7 +215,10 @@ class Experiment(Measurements):
         limits = Limits(trials, self.candidates, seconds, self.options.exhaustive)
         study = store.study if store is not None else OptunaStudy(self.proposals)
         search(study, objective, limits, self.emit, stop=stop, save=save)
-        return Study(tuple(study.trials()), self._edit_of)
+        edits = TrialEdits(
+            self.bank, self.anatomy, self.options.kinds, self.base, len(self.search_part.target)
+        )
+        return Study(tuple(study.trials()), edits)
 
     @contextmanager
     def _stored(self, folder: Path) -> Iterator[StoredStudy]:
@@ -222,16 +233,6 @@ class Experiment(Measurements):
     def _train_prompts(self) -> TrainPrompts:
         return TrainPrompts.of(self.anatomy, self.runner, self.prompts)
 
-    def _edit_of(self, trial: Trial) -> Edit:
-        edit = self.edit_of_trial(FixedTrial(dict(trial.parameters)))
-        facts = {
-            "trial": trial.number,
-            "refusals": trial.refusals,
-            "kl": trial.kl,
-            "prompts": len(self.search_part.target),
-        }
-        return replace(edit, parameters=dict(trial.parameters), facts=facts, base=self.base)
-
     @contextmanager
     def _listening(self, progress: bool) -> Iterator[None]:
         if self.emit is not ignore or not progress:
@@ -242,6 +243,15 @@ class Experiment(Measurements):
                 yield
             finally:
                 self.emit = ignore
+
+    def _require_direction_index(self, kind: Kind, given: float | None) -> None:
+        last = len(self.anatomy.layers) - 1
+        if given is not None and not of_residuals(kind):
+            raise SettingsError(
+                f"direction_index {given:g}: the kind {kind} has no shared direction"
+            )
+        if given is not None and not 0 <= given <= last:
+            raise SettingsError(f"direction_index {given:g}: must be from 0 to {last}")
 
     @staticmethod
     def _require_known(

@@ -17,6 +17,7 @@ from excise.anatomy.writers import Anatomy, examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
+from excise.errors import ModelError
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.experiment.bank import Bank, edit_of, per_matrix
 from excise.experiment.baseline import Part, measure_original
@@ -60,8 +61,11 @@ class Measurements:
         """chat: renders prompts; by default the tokenizer's chat template. base: the files of the model, for
         edits. known: values that an earlier experiment measured. emit: takes the events.
 
-        Raises ModelError if the tokenizer has no chat template, or one that loses prompts.
+        Raises ModelError if the tokenizer has no chat template, or one that loses prompts, or if the model is
+        in training mode, in which dropout makes its answers random.
         """
+        if model.training:
+            raise ModelError("the model is in training mode; call model.eval() first")
         self.model, self.prompts, self.options, self.base = model, prompts, options, base
         self.chat = chat if chat is not None else _chat(tokenizer, options)
         self.seconds: dict[str, float] = {}

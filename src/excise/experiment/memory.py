@@ -37,6 +37,9 @@ def identity_of_memory(
         for key, value in asdict(options).items()
         if key not in _FREE
     }
+    if base is not None:
+        # The digest of files does not depend on the data type that they were loaded in.
+        settings["dtypes"] = [str(model.dtype).removeprefix("torch.")]
     weights = base.digest if base is not None else weights_digest(model)
     return Identity.of(
         name, {"model": name, **settings}, weights=weights, prompts=prompts_digest(prompts)

@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from excise.errors import SettingsError
-from excise.kinds import Centre, Kind
+from excise.kinds import KINDS, Centre, Kind
 from excise.scorers.markers import DEFAULT_MARKERS, normalise
+
+_LEAST = {
+    **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
+    **dict.fromkeys(("seed", "startup_trials", "batch_size", "candidates"), 0),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class Options:
     markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
     max_new_tokens: longest answer.
     response_prefix: text that every answer begins with, skipped when scoring; None detects it.
-    system_prompt, template_arguments: given to the chat template.
+    template_arguments: given to the chat template. system_prompt: for the prompts of `activations` and for
+    the chat template's test; the prompts of the experiment have their own, see `Prompts.of`.
 
     seed: of everything that is random. startup_trials: first trials, which do not depend on the results of
     others. batch_size: prompts that decode at a time; 0 finds the number. candidates: edits scored side by
@@ -55,9 +61,22 @@ class Options:
     allow_absent: bool = False
 
     def __post_init__(self) -> None:
+        """Raises SettingsError for a wrong value."""
+        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
+            raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
+        if isinstance(self.writers, str):
+            raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise SettingsError(f"{name} {value}: must be at least {least}")
         markers = tuple(map(normalise, self.markers))
         if isinstance(self.markers, str) or not all(markers):
             raise SettingsError(
                 f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
             )
-        object.__setattr__(self, "markers", markers)
+        for name, values in (
+            ("markers", markers),
+            ("kinds", self.kinds),
+            ("writers", self.writers),
+        ):
+            object.__setattr__(self, name, tuple(values))

@@ -27,7 +27,7 @@ class Baseline:
     answers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """What writers put out at the last token of the train prompts.
 

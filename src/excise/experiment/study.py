@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import index
 from typing import TYPE_CHECKING
 
+from optuna.trial import FixedTrial
+
+from excise.anatomy.writers import Anatomy
+from excise.edits.base import Base
 from excise.edits.edit import Edit
-from excise.errors import SettingsError
+from excise.errors import SettingsError, translated
+from excise.experiment.bank import Bank, edit_of
+from excise.kinds import Kind
 from excise.search.front import Point, pareto_front, select
+from excise.search.space import propose
 from excise.search.study import Trial
 
 if TYPE_CHECKING:
     import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class TrialEdits:
+    """Makes the edits of trials. It does not hold the model, so that a study does not keep it in memory.
+
+    prompts: number of target prompts of the search.
+    """
+
+    bank: Bank
+    anatomy: Anatomy
+    kinds: tuple[Kind, ...]
+    base: Base | None
+    prompts: int
+
+    def __call__(self, trial: Trial) -> Edit:
+        """The edit of a trial. Raises SettingsError for a trial that was not completely proposed."""
+        parameters = dict(trial.parameters)
+        with translated(SettingsError, f"trial {trial.number}: has no edit", ValueError):
+            candidate = propose(FixedTrial(parameters), self.kinds, self.anatomy)
+        facts = {
+            "trial": trial.number,
+            "refusals": trial.refusals,
+            "kl": trial.kl,
+            "prompts": self.prompts,
+        }
+        edit = edit_of(candidate, self.bank, self.anatomy)
+        return replace(edit, parameters=parameters, facts=facts, base=self.base)
 
 
 @dataclass(frozen=True)
@@ -41,10 +77,12 @@ class Study:
         """
         if trial is None:
             trial = self.best()
-        elif isinstance(trial, int):
-            if not 0 <= trial < len(self.trials):
-                raise SettingsError(f"trial {trial}: the study has {len(self.trials)} trials")
-            trial = self.trials[trial]
+        elif not isinstance(trial, Trial):
+            # A table's numbers are of NumPy.
+            number = index(trial)
+            if not 0 <= number < len(self.trials):
+                raise SettingsError(f"trial {number}: the study has {len(self.trials)} trials")
+            trial = self.trials[number]
         return self._edit_of(trial)
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -53,7 +91,6 @@ class Study:
 
         rows = [
             {
-                "number": trial.number,
                 "state": trial.state,
                 "refusals": trial.refusals,
                 "kl": trial.kl,
@@ -62,7 +99,8 @@ class Study:
             }
             for trial in self.trials
         ]
-        return pandas.DataFrame(rows).set_index("number")
+        numbers = pandas.Index([trial.number for trial in self.trials], name="number")
+        return pandas.DataFrame(rows, index=numbers)
 
     def _points(self) -> Sequence[Point]:
         return pareto_front([trial.point for trial in self.trials if trial.point is not None])

@@ -208,20 +208,6 @@ class Scoring:
         return self._scheduler
 
 
-def score(
-    runner: Runner,
-    edits: VirtualEdits,
-    candidates: Sequence[Edit],
-    part: Part,
-    bound: Bound,
-) -> list[Scored | TrialError]:
-    """Score candidates side by side on one part of the prompts, each as if it were alone; see `Scoring`."""
-    try:
-        return score_all(Scoring(runner, edits, part, len(candidates)), candidates, bound)
-    finally:
-        edits.use(None)
-
-
 def score_all(
     scoring: Scoring, candidates: Sequence[Edit], bound: Bound
 ) -> list[Scored | TrialError]:

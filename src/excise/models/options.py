@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from excise.data_types import Quantization
+from excise.data_types import DataType, Quantization
+from excise.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,11 @@ class LoadOptions:
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     system_prompt: str | None = None
     prepack: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for an unknown data type or quantisation."""
+        known, packings = get_args(DataType), get_args(Quantization)
+        if isinstance(self.dtypes, str) or not self.dtypes or set(self.dtypes) - set(known):
+            raise SettingsError(f"dtypes {self.dtypes!r}: give a tuple of {', '.join(known)}")
+        if self.quantization not in packings:
+            raise SettingsError(f"quantization {self.quantization!r}: give {', '.join(packings)}")
