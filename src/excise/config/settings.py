@@ -118,7 +118,7 @@ class Settings(BaseModel):
         12, "First trials, which do not depend on the results of others.", ge=0
     )
     seeds: int = _field(
-        1, "Number of searches, with seeds counted up from --seed, to report their spread.", ge=1
+        1, "Number of searches, with consecutive seeds, to report their spread.", ge=1
     )
     seed: int = _field(0, "Seed of everything that is random.", ge=0)
     search_seconds: float | None = _unset(
