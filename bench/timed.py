@@ -1,4 +1,4 @@
-"""Candidates scored as a search scores them, with the seconds of each stage."""
+"""Candidates scored side by side as a search scores them, with or without the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from excise.experiment.baseline import Part
 from excise.experiment.runner import Runner
 from excise.experiment.trial import Scoring, score_all
 from excise.search.scoring import Bound, Scored
+
+
+def score(
+    runner: Runner, edits: VirtualEdits, candidates: Sequence[Edit], part: Part, bound: Bound
+) -> list[Scored | TrialError]:
+    """The scores of all candidates side by side on one part of the prompts."""
+    try:
+        return score_all(Scoring(runner, edits, part, len(candidates)), candidates, bound)
+    finally:
+        edits.use(None)
 
 
 class TimedScoring(Scoring):
@@ -41,6 +51,6 @@ class TimedScoring(Scoring):
 def timed_score(
     runner: Runner, edits: VirtualEdits, candidates: Sequence[Edit], part: Part, bound: Bound
 ) -> tuple[list[Scored | TrialError], dict[str, float]]:
-    """`excise.experiment.trial.score`, and the wall seconds of the stages "kl" and "refusals"."""
+    """`score`, and the wall seconds of the stages "kl" and "refusals"."""
     scoring = TimedScoring(runner, edits, part, len(candidates))
     return score_all(scoring, candidates, bound), dict(scoring.seconds)

@@ -28,6 +28,7 @@ from bench.ablations import ABLATIONS, ablation
 from bench.heretic_edits import LowRank
 from bench.machine import described
 from bench.peers import HereticRun, heretic_python, run_heretic
+from bench.timed import score
 from bench.tradeoff_cases import CASES, ROOT, TOKENS, WORK, Case, prompt_files, settings_of
 from excise.app.run import Run, prepare
 from excise.config import Settings
@@ -42,7 +43,6 @@ from excise.experiment.figures import (
     measure_changed,
     measure_edit,
 )
-from excise.experiment.trial import score
 from excise.kinds import KINDS
 from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front

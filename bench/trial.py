@@ -38,7 +38,7 @@ from bench.heretic_edits import LowRank, as_edit
 from bench.machine import forget_peak, peak_resident, resident
 from bench.peers import SteppedHeretic, configure, heretic_python
 from bench.simple_way import simple_way
-from bench.timed import timed_score
+from bench.timed import score, timed_score
 from bench.trial_page import BOUNDED, Round, page
 from bench.whole_run import whole_run
 from excise.app.run import Run, prepare
@@ -50,7 +50,6 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
-from excise.experiment.trial import score
 from excise.models.events import ModelLoaded
 from excise.models.rate import matrix_rate
 from excise.scorers.markers import is_refusal

@@ -142,7 +142,7 @@ def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
     # The last number of the file is a tensor's; another strength or direction is another edit.
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunError, match="do not match their checksum"):
+    with pytest.raises(RunError, match="do not match its checksum"):
         Edit.load(path)
 
 
@@ -154,7 +154,7 @@ def test_a_file_of_this_format_has_a_checksum(tmp_path: Path) -> None:
         header = json.loads(file.metadata()["excise"])
     del header["sha256"]
     save_file(tensors, tmp_path / "bare.safetensors", {"excise": json.dumps(header)})
-    with pytest.raises(RunError, match="do not match their checksum"):
+    with pytest.raises(RunError, match="do not match its checksum"):
         Edit.load(tmp_path / "bare.safetensors")
 
 

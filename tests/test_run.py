@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.timed import score
 from conftest import tiny_model, tiny_tokenizer, write_prompts
 from excise.app.run import Run, prepare
 from excise.config import Settings, gather
@@ -20,7 +21,6 @@ from excise.search import loop as search_module
 from excise.search.events import SearchEnded, TrialFinished
 from excise.search.front import pareto_front
 from excise.search.scoring import Bound, Scored
-from trial_helpers import score
 
 EVERY_ANSWER = tuple("aeiouy0123456789<")
 """Markers of which every answer of a random model holds one, so that all count as refusals."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from bench.timed import score
 from conftest import CONFIGS, random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
 from excise.edits.edit import Edit
@@ -24,7 +25,6 @@ from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.search.front import Point, refusals_to_beat
 from excise.search.scoring import Bound, Scored
-from trial_helpers import score
 from zoo import tiny
 
 MODELS = ("dense", "sliding window", "mixtral", "lfm2", "mamba")
