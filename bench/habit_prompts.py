@@ -18,11 +18,11 @@ from pathlib import Path
 
 from bench.refusing_model import save_base
 from excise.checkpoint.source import resolve
+from excise.judges.markers import has_marker
 from excise.models.chat import Chat
 from excise.models.load import load
 from excise.models.options import LoadOptions
 from excise.prompts.sets import Prompt
-from excise.scorers.markers import has_marker
 from excise.scorers.refusals import JudgingParameters, MarkerJudge
 
 FOLDER = Path(__file__).parent / "prompts"

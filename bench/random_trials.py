@@ -20,9 +20,9 @@ from excise.events import Event
 from excise.experiment.baseline import Part
 from excise.experiment.events import BatchReduced
 from excise.experiment.runner import Runner
+from excise.judges.markers import DEFAULT_MARKERS
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
-from excise.scorers.markers import DEFAULT_MARKERS
 from excise.search.scoring import Bound, Scored
 
 STRENGTH = 0.8

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from excise.app.run import Run
+from excise.judges.markers import is_refusal
 from excise.scorers.divergence import kl_divergence
-from excise.scorers.markers import is_refusal
 
 
 def padded(prompts: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:

@@ -50,9 +50,9 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
+from excise.judges.markers import is_refusal
 from excise.models.events import ModelLoaded
 from excise.models.rate import matrix_rate
-from excise.scorers.markers import is_refusal
 from excise.search.front import Point
 from excise.search.scoring import Bound, Scored
 

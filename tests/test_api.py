@@ -21,7 +21,7 @@ from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
-from excise.scorers.markers import DEFAULT_MARKERS
+from excise.judges.markers import DEFAULT_MARKERS
 from hub_stand_in import HubStandIn, run_python
 from test_diff import gpt2_model
 from test_realisations import random_edit

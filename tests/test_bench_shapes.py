@@ -16,8 +16,8 @@ from bench.gpu_peers import Request, ask, dense, fitted, lora
 from bench.random_models import SHAPES, random_model, random_prompts
 from bench.random_trials import STRENGTH, TimedEdits, new_edit, random_trial, tokenizer_of
 from excise.anatomy.writers import examine
+from excise.judges.markers import has_marker
 from excise.operators.operator import unit
-from excise.scorers.markers import has_marker
 
 CPU = torch.device("cpu")
 

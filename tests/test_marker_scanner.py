@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
+from excise.judges.marker_scanner import MarkerScanner, ScanState
+from excise.judges.markers import DEFAULT_MARKERS, has_marker
 from excise.models.chat import Chat
-from excise.scorers.marker_scanner import MarkerScanner, ScanState
-from excise.scorers.markers import DEFAULT_MARKERS, has_marker
 from excise.scorers.refusals import JudgingParameters, MarkerJudge, Refusals
 
 MARKERS = (*DEFAULT_MARKERS, "ος", "x")

@@ -8,10 +8,10 @@ import pytest
 
 from chat_templates import FAMILIES, HYBRID, OPENS, PLAIN, bpe_tokenizer
 from excise.experiment.response_prefix import with_common_beginning
+from excise.judges.markers import DEFAULT_MARKERS
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall
 from excise.prompts.sets import Prompt
-from excise.scorers.markers import DEFAULT_MARKERS
 
 PROMPTS = [Prompt(text) for text in ("Tell me how to bake a cake.", "What is the best way?")]
 

@@ -10,17 +10,16 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.models.chat import Chat
-from excise.prompts.sets import Prompt
-from excise.scorers.divergence import kl_divergence
-from excise.scorers.markers import (
+from excise.judges.markers import (
     DEFAULT_MARKERS,
     has_marker,
-    is_empty,
-    is_loop,
     is_refusal,
     normalise,
 )
+from excise.models.chat import Chat
+from excise.prompts.sets import Prompt
+from excise.scorers.degenerate import is_empty, is_loop
+from excise.scorers.divergence import kl_divergence
 from excise.scorers.refusals import JudgingParameters, MarkerJudge
 from excise.scorers.statistics import Estimate, Share, bootstrap, mcnemar, sign_flips, wilson
 

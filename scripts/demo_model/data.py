@@ -9,7 +9,7 @@ from pathlib import Path
 from model import answer, load_base
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from excise.scorers.markers import is_refusal
+from excise.judges.markers import is_refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ROOT / "src" / "excise" / "demo" / "prompts"

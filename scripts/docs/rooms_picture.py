@@ -24,6 +24,7 @@ ROOMS = (
     (("store",), "a run directory: lock, journal, record, edits"),
     (("search",), "space, proposals, loop, front"),
     (("scorers",), "verdicts and costs"),
+    (("judges",), "does an answer show the behaviour?"),
     (("rewrite", "edits"), "weight files rewritten · edit file, virtual edit, adapter"),
     (("models", "operators"), "loading, chat, weights in memory · statistics → (u, v)"),
     (
@@ -51,7 +52,7 @@ WAY_DOWN = (
     ("engine", "6  the prompt is decoded"),
 )
 WAY_UP = (
-    ("scorers", "7  the answer is judged"),
+    ("judges", "7  the answer is judged"),
     ("search", "8  the study gets the trial"),
     ("store", "9  the journal stores it"),
     ("app", "10  the held-out report"),

@@ -52,6 +52,10 @@ class ReproductionError(ExciseError):
     """A saved model that cannot be reproduced: damaged record, or missing or changed sources."""
 
 
+class JudgeError(ExciseError):
+    """A judge that cannot be asked, or that answers nonsense."""
+
+
 class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
 

@@ -18,7 +18,7 @@ from excise.config.flags import field_names
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import demo_flags
 from excise.events import StageStarted
-from excise.scorers.markers import is_refusal
+from excise.judges.markers import is_refusal
 from excise.system.files import next_free
 
 _COMPARED = 12

@@ -11,9 +11,9 @@ from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
 from excise.config.template import require_arguments
 from excise.data_types import DataType, Quantization
+from excise.judges.markers import DEFAULT_MARKERS, normalise
 from excise.kinds import Kind, of_residuals
 from excise.prompts.source import PromptSource
-from excise.scorers.markers import DEFAULT_MARKERS, normalise
 from excise.system.paths import expanded
 
 

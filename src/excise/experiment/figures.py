@@ -15,8 +15,8 @@ from excise.engine.distributions import Distributions, distributions
 from excise.engine.prefill import Tokens
 from excise.experiment.runner import Runner
 from excise.prompts.splits import Prompts
+from excise.scorers.degenerate import is_empty, is_loop
 from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, divergences
-from excise.scorers.markers import is_empty, is_loop
 from excise.scorers.refusals import Refusals
 from excise.store.outcome import Answered
 

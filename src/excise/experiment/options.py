@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from excise.errors import SettingsError
+from excise.judges.markers import DEFAULT_MARKERS, normalise
 from excise.kinds import KINDS, Centre, Kind
-from excise.scorers.markers import DEFAULT_MARKERS, normalise
 
 _LEAST = {
     **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),

@@ -10,11 +10,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from excise.judges.markers import normalise
 from excise.models.chat import Chat
 from excise.models.thinking_switch import asks_for_thinking, closing_text, without_thinking
 from excise.models.thoughts import left_open, opened_by
 from excise.prompts.sets import Prompt
-from excise.scorers.markers import normalise
 
 _ROUNDS = 6
 """Most rounds of answers; the limit ends the search for a model whose prefix never ends."""

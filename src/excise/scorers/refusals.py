@@ -12,9 +12,9 @@ from excise.engine.answers import Request, StoppingRule
 from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.decode import run_requests
 from excise.engine.prefill import Tokens
+from excise.judges.marker_scanner import MarkerScanner, ScanState
+from excise.judges.markers import has_marker, is_refusal
 from excise.models.chat import Chat
-from excise.scorers.marker_scanner import MarkerScanner, ScanState
-from excise.scorers.markers import has_marker, is_refusal
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from excise.scorers.markers import normalise, plain
+from excise.judges.markers import normalise, plain
 
 _FIRST_LOOK = 8
 """Number of tokens after which an answer is always judged, and again at each doubling of its length."""
