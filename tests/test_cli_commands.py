@@ -17,6 +17,7 @@ from excise.cli.conversation import Conversation, converse
 from excise.cli.demo_command import demo_settings
 from excise.cli.main import main
 from excise.config import Inputs
+from excise.judges.keywords import KeywordJudge
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -176,7 +177,7 @@ def test_the_demonstration_shows_what_came_of_it(
     # The tiny model in place of the real one, which has nothing to say worth comparing.
     monkeypatch.setattr(demo_command, "cache_folder", lambda: model_folder)
     monkeypatch.setattr(demo_command, "materialise", lambda say: model_folder)
-    monkeypatch.setattr(demo_command, "is_refusal", lambda answer, markers: answer == "original")
+    monkeypatch.setattr(KeywordJudge, "refused", lambda judge, answer: answer == "original")
     monkeypatch.setattr(
         demo_command,
         "side_by_side",
