@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,6 @@ from excise.cli.conversation import Conversation, converse
 from excise.cli.demo_command import demo_settings
 from excise.cli.main import main
 from excise.config import Inputs
-from excise.judges.keywords import KeywordJudge
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -177,7 +177,8 @@ def test_the_demonstration_shows_what_came_of_it(
     # The tiny model in place of the real one, which has nothing to say worth comparing.
     monkeypatch.setattr(demo_command, "cache_folder", lambda: model_folder)
     monkeypatch.setattr(demo_command, "materialise", lambda say: model_folder)
-    monkeypatch.setattr(KeywordJudge, "refused", lambda judge, answer: answer == "original")
+    judge = SimpleNamespace(refused=lambda answer: answer == "original")
+    monkeypatch.setattr(demo_command, "KeywordJudge", lambda markers: judge)
     monkeypatch.setattr(
         demo_command,
         "side_by_side",
