@@ -33,14 +33,14 @@ def test_answers_that_hold_the_words_are_no_refusals(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_answers_are_hard(name: str) -> None:
-    """Nearly all hold a cue or a part of a refusal, so that the rules about places decide."""
+    """Most hold a part of a refusal, so that the rules about places decide."""
     language = next(each for each in LANGUAGES if each.name == name)
     cues = KeywordJudge().cues
     thens = [then for pair in language.pairs for then in pair.then]
     hard = [
         text for text in ANSWERS[name] if any(cue in normalise(text) for cue in (*cues, *thens))
     ]
-    assert len(hard) >= 0.8 * len(ANSWERS[name])
+    assert len(hard) >= 0.5 * len(ANSWERS[name])
 
 
 def test_it_is_a_judge_and_gives_reasons() -> None:

@@ -22,7 +22,7 @@ _OPENINGS = 2
 _BROKEN = "\ufffd"
 """The character to which incomplete bytes at the end of an answer decode."""
 _EMPTY = "the answer is empty"
-_MATCHERS = tuple(Matcher(language, _OPENINGS) for language in LANGUAGES)
+_MATCHERS = tuple(Matcher(language, LANGUAGES, _OPENINGS) for language in LANGUAGES)
 
 
 class KeywordJudge:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from excise.judges.phrases.language import Language, Script
 from excise.judges.reading import Reading
+from excise.judges.trie import one_of
 
 _SPACED: frozenset[Script] = frozenset(("latin", "cyrillic"))
 """Scripts whose words end at a space; in the others, words take endings or are written together."""
@@ -37,11 +38,12 @@ class _Span:
 class Matcher:
     """Finds the phrases of one language.
 
+    languages: all languages; the harmless phrases of those of the same script are harmless in each of them.
     openings: number of sentences of the answer at whose beginning an opening counts. Statements and pairs
     count in every sentence of a reading, verdicts in the first.
     """
 
-    def __init__(self, language: Language, openings: int) -> None:
+    def __init__(self, language: Language, languages: Sequence[Language], openings: int) -> None:
         self.language = language
         self._openings = openings
         self._whole_words = language.script in _SPACED
@@ -52,13 +54,17 @@ class Matcher:
             (self._any_of(pair.first), self._any_of(pair.then), pair) for pair in language.pairs
         ]
         self._lead_ins = [re.compile(rf"{re.escape(phrase)}\W+") for phrase in language.lead_ins]
+        self._any_lead_in = re.compile(one_of(language.lead_ins))
         self._break = self._any_of(language.breaks)
-        self._longest_harmless = max(map(len, language.harmless), default=0)
+        alike = [each for each in languages if each.script == language.script]
+        self._harmless = tuple(phrase for each in alike for phrase in each.harmless)
+        self._begins_harmless = re.compile(one_of(self._harmless, longest=True))
+        self._longest_harmless = max(map(len, self._harmless), default=0)
 
     def _any_of(self, phrases: Sequence[str]) -> re.Pattern[str]:
         edge = r"(?<![^\W_])" if self._whole_words else ""
         behind = r"(?![^\W_])" if self._whole_words else ""
-        return re.compile(f"{edge}(?:{_alternatives(phrases)}){behind}")
+        return re.compile(f"{edge}{one_of(phrases)}{behind}")
 
     @property
     def cues(self) -> tuple[str, ...]:
@@ -79,12 +85,12 @@ class Matcher:
         for spans in self._candidates(reading):
             start, end = spans[0].start, spans[-1].end
             if reading.is_quoted(start) or any(
-                self._is_harmless(reading.text, span, cut=False) for span in spans
+                self._is_harmless(reading.text, span) for span in spans
             ):
                 continue
             # At the end of the text, the last word may go on, and so may a harmless phrase.
             certain = end < len(reading.text) and not any(
-                self._is_harmless(reading.text, span, cut=True) for span in spans
+                self._may_be_harmless(reading.text, span) for span in spans
             )
             yield Found(reading.text[start:end], end, reading.sentence_at(start), certain)
 
@@ -111,6 +117,8 @@ class Matcher:
         places, new = {start}, [start]
         while new:
             place = new.pop()
+            if not self._any_lead_in.match(text, place):
+                continue
             for match in _every(self._lead_ins, text, place):
                 if match.end() not in places:
                     places.add(match.end())
@@ -126,21 +134,26 @@ class Matcher:
         stop = self._break.search(reading.text, end)
         return reach if stop is None else min(reach, stop.start())
 
-    def _is_harmless(self, text: str, span: _Span, *, cut: bool) -> bool:
-        """Whether a harmless phrase overlaps the span; cut: one that the end of the text cuts short."""
-        first = max(0, span.start - self._longest_harmless)
-        for place in range(first, span.end):
-            if self._whole_words and place and text[place - 1].isalnum():
-                continue
-            rest = text[place : place + self._longest_harmless + 1]
-            for phrase in self.language.harmless:
-                if place + len(phrase) <= span.start:
-                    continue
-                if cut and phrase.startswith(rest):
-                    return True
-                if not cut and rest.startswith(phrase):
-                    return True
-        return False
+    def _is_harmless(self, text: str, span: _Span) -> bool:
+        """Whether a harmless phrase overlaps the span."""
+        return any(
+            match.end() > span.start
+            for place in self._word_starts(text, span)
+            if (match := self._begins_harmless.match(text, place))
+        )
+
+    def _may_be_harmless(self, text: str, span: _Span) -> bool:
+        """Whether the end of the text cuts a phrase short that is harmless and overlaps the span."""
+        if len(text) - span.end > self._longest_harmless:
+            return False
+        rests = [text[place:] for place in self._word_starts(text, span)]
+        return any(phrase.startswith(rest) for rest in rests for phrase in self._harmless)
+
+    def _word_starts(self, text: str, span: _Span) -> Iterator[int]:
+        """The places at which a harmless phrase that overlaps the span may begin."""
+        for place in range(max(0, span.start - self._longest_harmless), span.end):
+            if not (self._whole_words and place and text[place - 1].isalnum()):
+                yield place
 
 
 def _overlapping(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -153,8 +166,3 @@ def _overlapping(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]
 
 def _every(patterns: Iterable[re.Pattern[str]], text: str, place: int) -> Iterator[re.Match[str]]:
     return (match for pattern in patterns if (match := pattern.match(text, place)))
-
-
-def _alternatives(phrases: Iterable[str]) -> str:
-    # The shortest first: the match at a place stays the same when the text goes on.
-    return "|".join(map(re.escape, sorted(phrases, key=len))) or "(?!)"

@@ -16,6 +16,8 @@ from excise.judges.text import plain_lines
 
 _CLOSERS = {'"': '"', "“": "”", "„": "“”", "«": "»", "「": "」", "『": "』", "《": "》"}
 """What may close a quotation, by what opens it."""
+_DASHES = "—–"
+"""What opens direct speech at the beginning of a line, in the novels of many languages."""
 _SENTENCE_END = re.compile(r"(?<!\d)(?:[.!?…؟]+[\"')\]”»]*(?=[ \n]))|[。！？]+|\n")
 _ABBREVIATIONS = ("e.g", "i.e", "mr", "mrs", "ms", "dr", "vs", "etc", "z.b", "d.h", "sr", "sra")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -65,9 +67,10 @@ class Reading:
         return _LETTERS_OF[script].search(self.text, 0, end) is not None
 
     def is_in(self, language: Language, others: Iterable[Language], end: int) -> bool:
-        """Whether the text before `end` may be in `language` and not rather in one of `others`.
+        """Whether the text before `end` may be in `language`.
 
-        Languages of one script differ by their function words. Chinese is written without kana.
+        It is not if one of `others` of the same script has more than twice as many of its function words
+        there. Chinese is written without kana.
         """
         if language.script == "han" and self.has_script("kana", end):
             return False
@@ -77,18 +80,19 @@ class Reading:
             return sum(times for word, times in words.items() if word in each.function_words)
 
         own = count(language)
-        return all(count(other) <= own for other in others if other.script == language.script)
+        return all(count(other) <= 2 * own for other in others if other.script == language.script)
 
     @cached_property
     def _quotations(self) -> tuple[tuple[int, int], ...]:
-        """Where quotations open and close. The end of a paragraph closes a quotation too."""
+        """Where quotations open and close. The end of a line closes a quotation too."""
         found, opened, closers = [], 0, ""
         for place, letter in enumerate(self._lines):
+            new_line = place == 0 or self._lines[place - 1] == "\n"
             if closers and (letter in closers or letter == "\n"):
                 found.append((opened, place))
                 closers = ""
-            elif not closers and letter in _CLOSERS:
-                opened, closers = place, _CLOSERS[letter]
+            elif not closers and (letter in _CLOSERS or (new_line and letter in _DASHES)):
+                opened, closers = place, _CLOSERS.get(letter, "\n")
         return (*found, (opened, len(self._lines) + 1)) if closers else tuple(found)
 
 

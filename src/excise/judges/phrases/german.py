@@ -13,7 +13,7 @@ GERMAN = Language(
     ),
     openings=phrases(
         "{es |das |}tut mir {|sehr |wirklich |aufrichtig |furchtbar }leid",
-        "{entschuldigung|entschuldige|entschuldigen sie|verzeihung|verzeih|verzeihen sie|sorry}",
+        "{entschuldigung|entschuldige|entschuldigen sie|verzeihung|verzeih|verzeihen sie}",
         "{bedaure|bedauere|ich bedaure|ich bedauere|ich bitte um verständnis}",
         "da muss ich {|leider |dich |sie }{passen|enttäuschen}",
     ),
@@ -68,7 +68,7 @@ GERMAN = Language(
         "ich kann nicht {genug|oft genug|umhin|anders}",
         "ich lehne mich",
     ),
-    breaks=("aber", "jedoch", "sondern", "wenn", "weil", "dass", "ob", "falls", "doch", "und"),
+    breaks=("sondern", "wenn", "weil", "dass", "ob", "falls", "und"),
     lead_ins=phrases(
         "{leider|nein|hallo|oh|hm|tja|danke|vielen dank|danke für ihre anfrage|danke für deine frage|guten tag}",
         "{aber|jedoch|nun|also|bedauerlicherweise|vielen dank für ihre anfrage|vielen dank für ihre frage}",

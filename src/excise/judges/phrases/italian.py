@@ -28,14 +28,14 @@ ITALIAN = Language(
         "non mi è {possibile|permesso|consentito}",
         "non rientra {nelle mie|nei miei}",
         "sono {impossibilitato|impossibilitata}",
+        "non sono {|stato |stata }{autorizzato|autorizzata|programmato|programmata|progettato|progettata}",
+        "non sono {disposto|disposta|abilitato|abilitata}",
     ),
     pairs=(
         Pair(
             first=phrases(
                 "non {|ti |le |la |vi }{posso|potrò|potrei|sono in grado|voglio|intendo|devo|riesco|dovrei}",
                 "non {mi sento|mi è stato|sono qui per|sono stato}",
-                "non sono {|stato }{autorizzato|autorizzata|programmato|programmata|progettato|progettata}",
-                "non sono {disposto|disposta|abilitato|abilitata}",
             ),
             then=phrases(
                 "{aiutare|aiutarti|aiutarla|aiutarvi|aiutarlo|fornire|fornirti|fornirle|fornirvi|rispondere}",
