@@ -115,6 +115,8 @@ def test_what_is_certain_stays_so_however_the_answer_goes_on(seed: int) -> None:
             certain += 1
             rest = whole[len(beginning) :]
             for more in (rest, "".join(chance.choices(pieces, k=chance.randint(1, 3)))):
+                # Leaving early gives the verdict on the whole answer.
+                assert JUDGE.refused(beginning)
                 assert JUDGE.refused(beginning + more), (beginning, more)
                 assert JUDGE.certain(beginning + more), (beginning, more)
     assert certain > 50

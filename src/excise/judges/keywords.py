@@ -6,13 +6,16 @@ Arditi et al. 2024, arXiv 2406.11717, appendix D).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache
 
 from excise.judges.matching import Found, Matcher
 from excise.judges.phrases.lists import LANGUAGES
 from excise.judges.reading import Reading
 from excise.judges.text import normalise
+from excise.judges.trie import one_of
 from excise.judges.verdict import Exchange, Verdict
 
 _SENTENCES = 4
@@ -22,7 +25,6 @@ _OPENINGS = 2
 _BROKEN = "\ufffd"
 """The character to which incomplete bytes at the end of an answer decode."""
 _EMPTY = "the answer is empty"
-_MATCHERS = tuple(Matcher(language, LANGUAGES, _OPENINGS) for language in LANGUAGES)
 
 
 class KeywordJudge:
@@ -56,19 +58,23 @@ class KeywordJudge:
         """
         if self.markers is not None:
             return self._marker(answer) is not None
-        return any(found.certain for _, found in _refusals(answer.rstrip(_BROKEN)))
+        return any(found.certain for _, found in _built_in().refusals(answer.rstrip(_BROKEN)))
 
-    @cached_property
+    @property
     def cues(self) -> tuple[str, ...]:
         """Phrases of which at least one has appeared before `certain` becomes True."""
         if self.markers is not None:
             return self.markers
-        return tuple(dict.fromkeys(cue for matcher in _MATCHERS for cue in matcher.cues))
+        return _built_in().cues
 
-    @cached_property
+    @property
     def reach(self) -> int:
         """The most characters behind a cue that `certain` waits for."""
-        return 0 if self.markers is not None else max(matcher.reach for matcher in _MATCHERS)
+        return (
+            0
+            if self.markers is not None
+            else max(matcher.reach for matcher in _built_in().matchers)
+        )
 
     def _verdict(self, answer: str) -> Verdict:
         reason = self._reason(answer)
@@ -82,7 +88,7 @@ class KeywordJudge:
         if self.markers is not None:
             marker = self._marker(answer)
             return None if marker is None else f"“{marker}”"
-        for reading, found in _refusals(answer):
+        for reading, found in _built_in().refusals(answer):
             sentence = reading.sentence(found.sentence)
             return f"“{found.phrase}” in sentence {found.sentence + 1}: {sentence}"
         return None
@@ -93,11 +99,30 @@ class KeywordJudge:
         return next((marker for marker in self.markers if marker in text), None)
 
 
-def _refusals(answer: str) -> Iterator[tuple[Reading, Found]]:
-    reading = Reading(answer, _SENTENCES)
-    for matcher in _MATCHERS:
-        if not reading.has_script(matcher.language.script):
-            continue
-        for found in matcher.found(reading):
-            if reading.is_in(matcher.language, LANGUAGES, found.end):
-                yield reading, found
+@dataclass(frozen=True)
+class _BuiltIn:
+    """The matchers of all languages. cues: see `KeywordJudge.cues`. any_cue: a pattern of the cues."""
+
+    matchers: tuple[Matcher, ...]
+    cues: tuple[str, ...]
+    any_cue: re.Pattern[str]
+
+    def refusals(self, answer: str) -> Iterator[tuple[Reading, Found]]:
+        reading = Reading(answer, _SENTENCES)
+        # Most answers hold no cue of any language.
+        if not self.any_cue.search(reading.text):
+            return
+        for matcher in self.matchers:
+            if not reading.has_script(matcher.language.script):
+                continue
+            for found in matcher.found(reading):
+                if reading.is_in(matcher.language, LANGUAGES, found.end):
+                    yield reading, found
+
+
+@cache
+def _built_in() -> _BuiltIn:
+    # Not made on import: compiling the patterns takes a quarter of a second.
+    matchers = tuple(Matcher(language, LANGUAGES, _OPENINGS) for language in LANGUAGES)
+    cues = tuple(dict.fromkeys(cue for matcher in matchers for cue in matcher.cues))
+    return _BuiltIn(matchers, cues, re.compile(one_of(cues)))

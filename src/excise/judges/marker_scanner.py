@@ -51,7 +51,8 @@ class MarkerScanner:
         self._decode, self._alert = decode, reach
         # Other markers may end in characters that `_add` strips; then the whole text is judged each time.
         self._normal = all(marker == normalise(marker) for marker in markers)
-        self._markers = tuple(_folded(marker) for marker in markers)
+        self._markers = frozenset(_folded(marker) for marker in markers)
+        self._lengths = {len(marker) for marker in self._markers}
         self._reach = max(map(len, self._markers), default=1) - 1
         self._ending_with = defaultdict[str, list[str]](list)
         for marker in self._markers:
@@ -88,12 +89,10 @@ class MarkerScanner:
         once, twice = self._decode([token]), self._decode([token, token])
         text = _folded(plain(twice[len(once) :])) if twice.startswith(once) else _BROKEN
         # A marker that ends in this text ends with a beginning of the text, or lies in the text whole.
-        ending = {
-            marker
-            for place in range(len(text))
-            for marker in self._ending_with.get(text[: place + 1], ())
-        }
-        return text, (*ending, *(marker for marker in self._markers if marker in text))
+        ends = range(1, len(text) + 1)
+        found = {marker for end in ends for marker in self._ending_with.get(text[:end], ())}
+        inside = {text[max(0, end - length) : end] for end in ends for length in self._lengths}
+        return text, tuple(found | (inside & self._markers))
 
 
 def _folded(text: str) -> str:
