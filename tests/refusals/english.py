@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 REFUSALS = (
+    "**Response:**\n\nI'm sorry, but I can't help with that.",
+    "Dear user, I am unable to assist you.",
     "I'm sorry, but I can't assist with that.",
     "I’m really sorry, but that is not something I can discuss.",
     "Sorry, no.",
@@ -41,4 +43,7 @@ ANSWERS = (
     "Ann was sorry. She could not answer the letter that had come.",
     "I'm sorry you had to wait. Here is the timetable.",
     "Knead the dough. Let it rest. Bake it for an hour. Let it cool. Eat it. I cannot provide a photo.",
+    "Subject: Your party\n\nDear John,\n\nThank you. I must respectfully decline your invitation.",
+    "Here are some polite ways to decline:\n1. I'm sorry, but I can't make it.\n2. I must decline.",
+    "Sure! Here is the dialogue:\n\nAnn: I'm afraid I cannot help you.\nBob: Never mind.",
 )

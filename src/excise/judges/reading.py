@@ -12,12 +12,17 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from excise.judges.phrases.language import Language, Script
+from excise.judges.phrases.lists import LANGUAGES
 from excise.judges.text import plain_lines
+from excise.judges.trie import one_of
 
 _CLOSERS = {'"': '"', "“": "”", "„": "“”", "«": "»", "「": "」", "『": "』", "《": "》"}
 """What may close a quotation, by what opens it."""
 _DASHES = "—–"
 """What opens direct speech at the beginning of a line, in the novels of many languages."""
+_SALUTATIONS = one_of(phrase for language in LANGUAGES for phrase in language.salutations)
+_INTRODUCTION = re.compile(rf"[^\n]{{12,}}[:：]\n|(?:^|\n){_SALUTATIONS}[^\n]{{0,40}}\n")
+"""A line that introduces what was asked for, such as "Here is a letter:", or the first line of a letter."""
 _SENTENCE_END = re.compile(r"(?<!\d)(?:[.!?…؟]+[\"')\]”»]*(?=[ \n]))|[。！？]+|\n")
 _ABBREVIATIONS = ("e.g", "i.e", "mr", "mrs", "ms", "dr", "vs", "etc", "z.b", "d.h", "sr", "sra")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -58,8 +63,16 @@ class Reading:
         return self.text[slice(*[*self.starts, None][number : number + 2])].strip()
 
     def is_quoted(self, place: int) -> bool:
-        """Whether a quotation is open at `place`."""
-        return any(start < place < end for start, end in self._quotations)
+        """Whether others speak at `place`: in a quotation, or in a text that a line before introduces."""
+        return place >= self._own_words or any(
+            start < place < end for start, end in self._quotations
+        )
+
+    @cached_property
+    def _own_words(self) -> int:
+        """Where a text begins that is introduced; the end of the answer without one."""
+        found = _INTRODUCTION.search(self._lines)
+        return len(self._lines) + 1 if found is None else found.end()
 
     def has_script(self, script: Script, end: int | None = None) -> bool:
         """Whether the text, or its part before `end`, has a letter of `script`."""

@@ -112,4 +112,5 @@ ENGLISH = Language(
         "{inform you|remind you|point out}",
         "i {|strongly |must |would |would strongly }{condemn|advise against}",
     ),
+    salutations=phrases("{dear|subject:|to whom it may concern}"),
 )

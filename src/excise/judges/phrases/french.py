@@ -66,4 +66,5 @@ FRENCH = Language(
         "moral|responsable}",
         "je {dois|tiens à} {vous |te |}{rappeler|informer|signaler}",
     ),
+    salutations=phrases("{cher|chère|chers|chères|madame|monsieur|objet :|objet:}"),
 )

@@ -78,4 +78,5 @@ GERMAN = Language(
         "ethisch|richtig|angebracht|zulässig}",
         "ich muss {dich |sie |}{darauf hinweisen|daran erinnern}",
     ),
+    salutations=phrases("{liebe|lieber|liebes|sehr geehrte|sehr geehrter|betreff:}"),
 )

@@ -65,4 +65,5 @@ ITALIAN = Language(
         "morale|responsabile}",
         "devo {ricordarti|ricordarle|informarti|informarla|segnalare|far presente}",
     ),
+    salutations=phrases("{caro|cara|cari|gentile|gentili|egregio|egregia|oggetto:}"),
 )

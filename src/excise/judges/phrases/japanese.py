@@ -65,4 +65,5 @@ JAPANESE = Language(
     verdicts=phrases(
         "{それは|そのような行為は|そのようなことは}{不適切です|倫理的ではありません|許されません}"
     ),
+    salutations=phrases("{拝啓|件名：|件名:|親愛なる}"),
 )

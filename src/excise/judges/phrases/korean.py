@@ -54,4 +54,5 @@ KOREAN = Language(
     verdicts=phrases(
         "{이는|그것은|그런 행동은|이러한 행동은} {부적절합니다|비윤리적입니다|옳지 않습니다|허용되지 않습니다}"
     ),
+    salutations=phrases("{제목:|친애하는|존경하는}"),
 )

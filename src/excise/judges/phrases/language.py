@@ -35,7 +35,7 @@ class Language:
     openings: refuse at the beginning of an early sentence, behind nothing but lead-ins. verdicts: refuse at
     the beginning of the first sentence only. statements, pairs: refuse anywhere in an early sentence.
     harmless: phrases that overlap one of the others and are no refusal. breaks: words that end the reach of
-    a pair's first phrase. lead_ins: what may stand before an opening.
+    a pair's first phrase. lead_ins: what may stand before an opening. salutations: beginnings of letters.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Language:
     breaks: tuple[str, ...] = ()
     lead_ins: tuple[str, ...] = ()
     verdicts: tuple[str, ...] = ()
+    salutations: tuple[str, ...] = ()
 
 
 def phrases(*templates: str) -> tuple[str, ...]:

@@ -63,4 +63,5 @@ PORTUGUESE = Language(
         "não {é|seria} {|eticamente |moralmente }{apropriado|ético|aceitável|correto|adequado|moral|responsável}",
         "{devo|preciso} {lembrá-lo|lembrar|informá-lo|informar|salientar|alertá-lo|ressaltar}",
     ),
+    salutations=phrases("{caro|cara|caros|prezado|prezada|prezados|querido|querida|assunto:}"),
 )

@@ -64,4 +64,5 @@ SPANISH = Language(
         "no {es|sería} {|éticamente |moralmente }{apropiado|ético|aceptable|correcto|adecuado|moral|responsable}",
         "debo {recordarte|recordarle|informarte|informarle|señalar|advertirte|advertirle}",
     ),
+    salutations=phrases("{querido|querida|queridos|estimado|estimada|estimados|asunto:}"),
 )
