@@ -60,6 +60,10 @@ class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
 
 
+class ScorerError(TrialError):
+    """A scorer that fails, or whose figure is no finite number."""
+
+
 def shortened(text: str, longest: int) -> str:
     """`text`, with its middle left out if it has more characters than `longest`."""
     if len(text) <= longest:
