@@ -38,6 +38,7 @@ INTERNAL = {
         "held_out",
         "is_settled",
         "proposals",
+        "reported",
         "require_behaviour",
         "runner",
         "scoring",

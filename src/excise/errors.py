@@ -61,7 +61,11 @@ class TrialError(ExciseError):
 
 
 class ScorerError(TrialError):
-    """A scorer that fails, or whose figure is no finite number."""
+    """A scorer that fails, or whose figure is no finite number. scorer: its name."""
+
+    def __init__(self, scorer: str, fault: str) -> None:
+        super().__init__(f"scorer {scorer}: {fault}")
+        self.scorer = scorer
 
 
 def shortened(text: str, longest: int) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from excise.app.events import Chosen
 from excise.edits.edit import Edit
@@ -12,9 +13,10 @@ from excise.events import Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.figures import measure_edit
 from excise.experiment.runner import Runner
-from excise.scorers.statistics import bootstrap, wilson
+from excise.scorers.scorer import Score
+from excise.scorers.statistics import wilson
 from excise.search.front import Point, pareto_front, reason
-from excise.store.outcome import Outcome
+from excise.store.outcome import Answered, Outcome
 from excise.store.stored_study import StoredStudy
 
 
@@ -31,17 +33,18 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
     """Measure a trial on held-out prompts and record it as the chosen trial."""
     held_out, seed = experiment.held_out, experiment.options.seed
     started = time.perf_counter()
-    measured = measure_edit(experiment.runner, held_out, store.directory.edit(point.number))
+    edit, scorers = store.directory.edit(point.number), experiment.reported
+    scores = measure_edit(experiment.runner, held_out, edit, scorers, seed)
     outcome = Outcome(
         trial=point.number,
         search=point,
         search_prompts=len(experiment.search_part.target),
-        prompts=len(held_out.target),
-        control_prompts=len(held_out.control),
-        original=held_out.answered,
-        edited=measured.answered,
-        kl=bootstrap(measured.divergences, seed),
-        answer_kl=bootstrap(measured.answer_divergences, seed),
+        prompts=len(held_out.prompts["target"]),
+        control_prompts=len(held_out.prompts["control"]),
+        original=_answered(held_out.scores),
+        edited=_answered(scores),
+        kl=scores["kl"].estimate,
+        answer_kl=scores["answer_kl"].estimate,
         answer_tokens=held_out.answer_tokens,
         seconds=held_out.seconds + time.perf_counter() - started,
     )
@@ -51,6 +54,10 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
     if not experiment.coverage.complete:
         experiment.emit(Note(f"the edit is partial: {experiment.coverage.lacking()}"))
     return outcome
+
+
+def _answered(scores: Mapping[str, Score]) -> Answered:
+    return Answered(**{each.name: round(scores[each.name].value) for each in fields(Answered)})
 
 
 def _confirmed(outcome: Outcome) -> str:

@@ -21,7 +21,8 @@ from excise.experiment.activations import activations
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
-from excise.experiment.figures import measure_edit
+from excise.experiment.evidence import prompts_of_part
+from excise.experiment.figures import Original, measure_edit, measure_unedited
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import identity_of_memory
 from excise.experiment.progress import progress_bar
@@ -30,8 +31,6 @@ from excise.experiment.scores import (
     PromptPart,
     Scores,
     Statistics,
-    held_out_scores,
-    search_scores,
 )
 from excise.experiment.settle import Settled
 from excise.experiment.study import Study, TrialEdits
@@ -39,6 +38,11 @@ from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
 from excise.prompts.sets import PromptLike, prompt_set
+from excise.scorers.answers import RefusalScorer
+from excise.scorers.asking import score_of
+from excise.scorers.damage import FirstTokenKL
+from excise.scorers.named import scorers_of
+from excise.scorers.scorer import AnswerSet, Evidence, Scorer
 from excise.scorers.statistics import Share
 from excise.search.loop import Limits, Objective, never, search
 from excise.search.scoring import Bound
@@ -135,24 +139,42 @@ class Experiment(Measurements):
         candidate = Candidate(kind, {}, direction_index, ridge_used, strengths)
         return replace(edit_of(candidate, self.bank, self.anatomy), base=self.base)
 
-    def score(self, edit: Edit, on: PromptPart = "search") -> Scores:
+    def score(
+        self,
+        edit: Edit,
+        on: PromptPart = "search",
+        scorers: Sequence[Scorer | str] | None = None,
+    ) -> Scores:
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
-        Raises TrialError if the edited model's logits are not finite, ModelError if the edit does not fit the
-        model.
+        scorers: objects, or names of excise's; by default refusals and KL, on held-out prompts all figures of
+        a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a scorer
+        fails, ModelError if the edit does not fit the model.
         """
         if on not in get_args(PromptPart):
             raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
         edit = fitted_to_modules(edit, self.model)
-        if on == "held_out":
-            held_out = self.held_out
-            measured = measure_edit(self.runner, held_out, edit)
-            return held_out_scores(measured, held_out, self.options.seed)
+        seed = self.options.seed
+        if scorers is not None or on == "held_out":
+            asked = self.reported if scorers is None else scorers_of(scorers, self.runner.judge)
+            original = self.held_out if on == "held_out" else self._search_original
+            return Scores(on, measure_edit(self.runner, original, edit, asked, seed))
         with self.scoring(1, edit.writers) as scoring:
             (scored,) = score_all(scoring, [edit], Bound())
         if isinstance(scored, Exception):
             raise scored
-        return search_scores(scored, self.options.seed)
+        assert scored.answered is not None
+        answers = scored.answered
+        texts = tuple(prompt.text for prompt in self.prompts.target.search.prompts)
+        refusals, kl = RefusalScorer(self.runner.judge), FirstTokenKL()
+        evidence = Evidence(
+            {
+                refusals.needs[0]: AnswerSet(texts, answers.answers, answers.tokens),
+                kl.needs[0]: scored.divergences,
+            },
+            seed,
+        )
+        return Scores(on, {each.name: score_of(each, evidence) for each in (refusals, kl)})
 
     def search(
         self,
@@ -229,6 +251,12 @@ class Experiment(Measurements):
                 facts = settled_facts(directory.record())
                 self._known = None if facts is None else Settled(**facts)
             yield StoredStudy.open(directory, self.proposals, identity, Origin(self.base))
+
+    @cached_property
+    def _search_original(self) -> Original:
+        """The original model on the prompts of the search, for scorers that a search does not use."""
+        prompts = prompts_of_part(self.prompts, "search", self.runner.chat)
+        return measure_unedited(self.runner, prompts, (), self.options.seed)
 
     def _train_prompts(self) -> TrainPrompts:
         return TrainPrompts.of(self.anatomy, self.runner, self.prompts)

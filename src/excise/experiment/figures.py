@@ -1,142 +1,146 @@
-"""Measurements of an edit on held-out prompts."""
+"""Measurements of a model, original or edited, by scorers on one part of the prompts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.engine.batch_size import with_halving
-from excise.engine.distributions import Distributions, distributions
-from excise.engine.prefill import Tokens
+from excise.errors import ScorerError
+from excise.experiment.comparisons import Switch, compare
+from excise.experiment.evidence import (
+    Decoded,
+    PartPrompts,
+    Reach,
+    answer_set,
+    decode,
+    needs_of,
+    reaches,
+)
 from excise.experiment.runner import Runner
-from excise.prompts.splits import Prompts
-from excise.scorers.degenerate import is_empty, is_loop
-from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, divergences
-from excise.scorers.refusals import Refusals
-from excise.store.outcome import Answered
-
-Switch = Callable[[bool], None]
-"""Applies a change of the model (True), or removes it (False)."""
+from excise.scorers.asking import score_of
+from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens
+from excise.scorers.scorer import (
+    AlongAnswers,
+    Answers,
+    EditedModel,
+    Evidence,
+    FirstToken,
+    ModelInUse,
+    Need,
+    PromptKind,
+    Score,
+    Scorer,
+    compares,
+)
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The original model on held-out prompts, measured once for all edits.
+class Original:
+    """The original model on a part of the prompts, measured once for all edits.
 
-    target, control: the prompts, as tokens. to_target, to_control: the answers. seconds: of the measurement.
+    decoded: its answers. scores: by name, of the scorers that measure one model alone. seconds: of the
+    measurement.
     """
 
-    target: tuple[Tokens, ...]
-    control: tuple[Tokens, ...]
-    to_target: Refusals
-    to_control: Refusals
+    prompts: PartPrompts
+    decoded: Mapping[PromptKind, Decoded]
+    scores: Mapping[str, Score]
     seconds: float
 
     @property
-    def answered(self) -> Answered:
-        """Its answers, counted."""
-        return _answered(self.to_target, self.to_control)
-
-    @property
-    def answers(self) -> list[Tokens]:
-        """The first 32 tokens of its answers to control prompts; no answer is empty."""
-        return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
-
-    @property
     def answer_tokens(self) -> AnswerTokens:
-        """The number of answer tokens over which KL is averaged."""
-        return AnswerTokens.of(self.answers)
+        """The number of tokens of its answers to control prompts over which KL is averaged."""
+        answers = self.decoded["control"].answers.tokens
+        return AnswerTokens.of([tokens[:ANSWER_TOKENS] for tokens in answers])
 
 
-@dataclass(frozen=True)
-class Measured:
-    """An edit on held-out prompts, prompt by prompt.
-
-    refused: verdicts on target prompts. divergences: KL of the first answer token of each control prompt,
-    answer_divergences: its mean over the first 32 tokens of the original model's answer; nats.
-    """
-
-    answered: Answered
-    refused: tuple[bool, ...]
-    divergences: tuple[float, ...]
-    answer_divergences: tuple[float, ...]
-
-
-def measure_held_out(runner: Runner, prompts: Prompts) -> HeldOut:
-    """Measure the original model on the held-out prompts."""
+def measure_unedited(
+    runner: Runner, prompts: PartPrompts, scorers: Sequence[Scorer], seed: int
+) -> Original:
+    """Measure the original model. Raises TrialError."""
     started = time.perf_counter()
-    target, control = (
-        tuple(runner.chat.encode(each.held_out.prompts))
-        for each in (prompts.target, prompts.control)
-    )
-    to_target, to_control = _ask(runner, target, control)
-    return HeldOut(target, control, to_target, to_control, time.perf_counter() - started)
+    needs = needs_of(scorers)
+    decoded = decode(runner, prompts, reaches([*needs, *_given(needs)], runner.max_new_tokens))
+    alone = [scorer for scorer in scorers if not compares(scorer)]
+    evidence = _evidence(runner, prompts, decoded, {}, alone, seed)
+    scores = {scorer.name: score_of(scorer, evidence) for scorer in alone}
+    return Original(prompts, decoded, scores, time.perf_counter() - started)
 
 
-def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
-    """Measure the edited model on the same prompts."""
+def measure_edit(
+    runner: Runner, original: Original, edit: Edit, scorers: Sequence[Scorer], seed: int
+) -> dict[str, Score]:
+    """The scores of the edited model on the same prompts, by name. Raises TrialError."""
     with VirtualEdits(runner.model, edit.writers) as edits:
-        return measure_changed(runner, held_out, lambda on: edits.use(edit if on else None))
+        return measure_changed(
+            runner, original, lambda on: edits.use(edit if on else None), scorers, seed
+        )
 
 
-def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measured:
-    """Measure a model that was changed in any way; `switch(False)` restores the original model."""
+def measure_changed(
+    runner: Runner, original: Original, switch: Switch, scorers: Sequence[Scorer], seed: int
+) -> dict[str, Score]:
+    """The scores of a model that was changed in any way; `switch(False)` restores the original model."""
+    needs, prompts = needs_of(scorers), original.prompts
     switch(True)
-    to_target, to_control = _ask(runner, held_out.target, held_out.control)
-    along = _divergences(runner, switch, held_out.control, held_out.answers)
-    switch(False)
-    return Measured(
-        _answered(to_target, to_control),
-        to_target.refused,
-        tuple(float(each[0]) for each in along),
-        tuple(float(each.mean()) for each in along),
-    )
+    try:
+        decoded = decode(runner, prompts, reaches(needs, runner.max_new_tokens))
+        if given := reaches(_given(needs), runner.max_new_tokens):
+            answers = _answers_along(runner, original, switch, given)
+            compared = compare(runner, switch, prompts, answers, scorers)
+        else:
+            compared = compare(runner, switch, prompts, {}, scorers)
+        evidence = _evidence(runner, prompts, decoded, compared, scorers, seed)
+        return {scorer.name: score_of(scorer, evidence) for scorer in scorers}
+    finally:
+        switch(False)
 
 
-def _ask(
-    runner: Runner, target: Sequence[Tokens], control: Sequence[Tokens]
-) -> tuple[Refusals, Refusals]:
-    # One answer serves verdict and KL, so refusals too are decoded to 32 tokens. The edited model's answers
-    # are decoded as far, so that both are counted alike.
-    to_target, to_control = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
-    return to_target, to_control
+def _given(needs: Sequence[Need[Any]]) -> list[Need[Any]]:
+    """The original model's answers that comparisons along answers need."""
+    return [Answers(need.prompts, need.tokens) for need in needs if isinstance(need, AlongAnswers)]
 
 
-def _answered(target: Refusals, control: Refusals) -> Answered:
-    texts, tokens = (*target.answers, *control.answers), (*target.tokens, *control.tokens)
-    return Answered(
-        target.count, control.count, sum(map(is_empty, texts)), sum(map(is_loop, tokens))
-    )
+def _answers_along(
+    runner: Runner, original: Original, switch: Switch, wanted: Mapping[PromptKind, Reach]
+) -> dict[PromptKind, list[Sequence[int]]]:
+    """The original model's answers, decoded anew where they were not decoded far enough before."""
+    known = original.decoded
+    lacking = {
+        kind: reach
+        for kind, reach in wanted.items()
+        if kind not in known or not known[kind].reach.holds(reach)
+    }
+    if lacking:
+        switch(False)
+        known = {**known, **decode(runner, original.prompts, lacking)}
+        switch(True)
+    return {
+        kind: [tokens[: reach.most] for tokens in known[kind].answers.tokens]
+        for kind, reach in wanted.items()
+    }
 
 
-def _divergences(
+def _evidence(
     runner: Runner,
-    switch: Switch,
-    prompts: Sequence[Tokens],
-    answers: Sequence[Tokens],
-) -> list[Tensor]:
-    """KL at each answer's tokens, one tensor [token] for each answer."""
-
-    def groups(rows: int, *, changed: bool) -> Iterator[Distributions]:
-        found = distributions(runner.model, prompts, rows, answers=answers, checked=False)
-        while True:
-            # The generator runs a group, and before the first group the common prefix, in `next`.
-            switch(changed)
-            group = next(found, None)
-            if group is None:
-                return
-            yield group
-
-    def measure(rows: int) -> list[Tensor]:
-        both = zip(groups(rows, changed=False), groups(rows, changed=True), strict=True)
-        return divergences((before.log_probabilities, after) for before, after in both)
-
-    # Distributions along answers are large, so few prompts run at a time. If memory runs out here, other
-    # passes keep their number of rows.
-    found, _ = with_halving(max(1, runner.rows // 8), measure, runner.emit_halved)
-    return found
+    prompts: PartPrompts,
+    decoded: Mapping[PromptKind, Decoded],
+    compared: Mapping[Need[Any], Any],
+    scorers: Sequence[Scorer],
+    seed: int,
+) -> Evidence:
+    """The evidence for scorers, of the model as it is now."""
+    found: dict[Need[Any], Any] = dict(compared)
+    for scorer in scorers:
+        for need in scorer.needs:
+            if isinstance(need, Answers):
+                found[need] = answer_set(runner, prompts[need.prompts], decoded[need.prompts], need)
+            elif isinstance(need, EditedModel):
+                found[need] = ModelInUse(runner.model, runner.chat, runner.rows)
+            elif not isinstance(need, FirstToken | AlongAnswers):
+                raise ScorerError(scorer.name, f"needs {need!r}, which is no need of excise")
+    return Evidence(found, seed)

@@ -17,7 +17,7 @@ from excise.devices.transfers import float64_device
 from excise.engine.assignment import Assignment
 from excise.engine.distributions import distributions
 from excise.engine.prefill import Tokens
-from excise.scorers import divergence
+from excise.scorers.divergence import comparisons
 
 
 @torch.inference_mode()
@@ -55,4 +55,5 @@ def divergences(
     """
     groups = distributions(model, prompts, limit, assignment=assignment, checked=False)
     pairs = ((original[list(group.rows)].unsqueeze(1), group) for group in groups)
-    return [float(each) for each in divergence.divergences(pairs)]
+    (found,) = comparisons(pairs)
+    return [float(each) for each in found]

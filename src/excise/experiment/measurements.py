@@ -25,7 +25,8 @@ from excise.experiment.build_bank import build_bank
 from excise.experiment.cached_prefix import room_for_cached_layers
 from excise.experiment.coverage import Coverage, measure
 from excise.experiment.events import BaselineMeasured, DirectionsFound, Examined
-from excise.experiment.figures import HeldOut, measure_held_out
+from excise.experiment.evidence import prompts_of_part
+from excise.experiment.figures import Original, measure_unedited
 from excise.experiment.options import Options
 from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
@@ -34,6 +35,9 @@ from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.models.template import choose_template
 from excise.prompts.splits import Prompts
+from excise.scorers.builtin import REPORTED
+from excise.scorers.named import scorers_of
+from excise.scorers.scorer import Scorer
 from excise.search.space import propose
 from excise.search.start import start_points
 from excise.search.study import Proposals
@@ -176,13 +180,19 @@ class Measurements:
         return bank
 
     @cached_property
-    def held_out(self) -> HeldOut:
+    def reported(self) -> tuple[Scorer, ...]:
+        """The scorers of reports on held-out prompts."""
+        return scorers_of(REPORTED, self.runner.judge)
+
+    @cached_property
+    def held_out(self) -> Original:
         """The original model on held-out prompts."""
         runner = self.runner
         self.emit(StageStarted("held_out", "Asking held-out prompts that the search never saw"))
-        held_out = measure_held_out(runner, self.prompts)
-        refusals = held_out.to_target.count
-        self.emit(BaselineMeasured("held_out", refusals, len(held_out.target)))
+        prompts = prompts_of_part(self.prompts, "held_out", runner.chat)
+        held_out = measure_unedited(runner, prompts, self.reported, self.options.seed)
+        refusals = round(held_out.scores["refusals"].value)
+        self.emit(BaselineMeasured("held_out", refusals, len(held_out.prompts["target"])))
         return held_out
 
     def edit_of_trial(self, trial: BaseTrial) -> Edit:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.engine.assignment import ONE_CANDIDATE, Assignment, LayerCache
 from excise.engine.batch_size import with_halving
+from excise.engine.decode import run_requests
 from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import divergences, log_probabilities
+from excise.judges.markers import has_marker, is_refusal
+from excise.judges.verdict import Exchange, Judge, Verdict
 from excise.models.chat import Chat
 from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge, Refusals
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Markers:
+    markers: tuple[str, ...]
+    name: ClassVar[str] = "keywords"
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        return [
+            Verdict("refusal" if is_refusal(each.answer, self.markers) else "compliance", 1.0, "")
+            for each in exchanges
+        ]
 
 
 class Runner:
@@ -119,6 +135,33 @@ class Runner:
         judging = JudgingParameters(self._max_new_tokens, min_new_tokens=min_new_tokens)
 
         return self.in_slots(lambda slots: self._judge.answer(sets, judging, slots, assignment))
+
+    @property
+    def judge(self) -> Judge:
+        """Decides whether an answer is a refusal."""
+        return _Markers(self._markers)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer, in tokens."""
+        return self._max_new_tokens
+
+    def is_certain(self, answer: Sequence[int]) -> bool:
+        """True if an answer, as token ids, is a refusal whatever follows."""
+        return has_marker(self.chat.answer(answer), self._markers)
+
+    def answers_to(
+        self, sets: Sequence[tuple[Sequence[Tokens], JudgingParameters]]
+    ) -> list[Refusals]:
+        """Answers to several sets of prompts, each with its own limits. All sets decode side by side."""
+
+        def work(slots: int) -> list[Refusals]:
+            judged = [JudgedRequest(self._judge, *each) for each in sets]
+            requests = [each.request for each in judged if each.request.prompts]
+            run_requests(self.model, requests, slots)
+            return [each.verdicts() for each in judged]
+
+        return self.in_slots(work)
 
     def judged_request(
         self,

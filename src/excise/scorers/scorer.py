@@ -6,15 +6,16 @@ to the same prompts share one decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.judges.verdict import Exchange
 from excise.models.chat import Chat
+from excise.scorers.divergence import Reduce
+from excise.scorers.statistics import Estimate, Share, bootstrap
 
 Better = Literal["less", "more"]
 """The direction in which a figure gets better."""
@@ -23,10 +24,6 @@ PromptKind = Literal["target", "control"]
 PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 PROMPTS = "prompts"
 """The unit of a figure that counts prompts: the value is a number of the `n` prompts."""
-
-Reduce = Callable[[Tensor, Tensor], Tensor]
-"""Maps log-probabilities of the original and of the edited model, both [token, vocabulary] float32, to one
-figure for each token [token]. Each token is reduced alone: rows are of different answers."""
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -151,6 +148,51 @@ class Score:
     better: Better = "less"
     details: tuple[float, ...] = ()
     title: str = ""
+
+    @classmethod
+    def counted(cls, found: Sequence[bool], *, title: str, better: Better = "less") -> Self:
+        """How many prompts have a property, with Wilson's interval. found: whether each prompt has it.
+
+        Raises ValueError without prompts.
+        """
+        share = Share(sum(found), len(found))
+        value = float(share.count)
+        # Rounding may put the end of an interval on the wrong side of the count.
+        low, high = min(share.low * share.of, value), max(share.high * share.of, value)
+        details = tuple(map(float, found))
+        return cls(value, low, high, share.of, PROMPTS, better, details, title)
+
+    @classmethod
+    def averaged(
+        cls,
+        values: Sequence[float],
+        *,
+        title: str,
+        unit: str,
+        seed: int = 0,
+        better: Better = "less",
+    ) -> Self:
+        """The mean of a figure of each prompt, with its bootstrap interval. seed: `Evidence.seed`.
+
+        Raises ValueError without prompts.
+        """
+        found, details = bootstrap(values, seed), tuple(map(float, values))
+        # Rounding may put the end of an interval of equal values on the wrong side of their mean.
+        low, high = min(found.low, found.mean), max(found.high, found.mean)
+        return cls(found.mean, low, high, len(details), unit, better, details, title)
+
+    @property
+    def share(self) -> Share:
+        """The value as a share of the prompts, if the unit is "prompts"."""
+        return Share(round(self.value), self.n)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value as a mean with its interval."""
+        return Estimate(self.value, self.low, self.high)
+
+    def __str__(self) -> str:
+        return str(self.share if self.unit == PROMPTS else self.estimate)
 
 
 class Scorer(Protocol):
