@@ -79,23 +79,21 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Run, list[Row], list[Poi
     before = float(str(known[-1]["processor_seconds"])) if known else 0.0
 
     def listen(event: Event) -> None:
-        if isinstance(event, TrialFinished) and event.refusals is not None:
-            assert event.kl is not None
+        if isinstance(event, TrialFinished) and not event.failed:
+            refusals, kl = (event.values[name] or 0.0 for name in ("refusals", "kl"))
             took = before + time.process_time() - started
             row = Row(
                 tool,
                 str(event.number),
-                event.refusals,
+                round(refusals),
                 event.prompts,
-                event.kl,
+                kl,
                 took,
                 event.dominated,
             )
             known.append(asdict(row))
             stamps.write_text(json.dumps(known))
-            print(
-                f"{tool} {event.number}: {event.refusals}, {event.kl:.4f}, {took:.0f} s", flush=True
-            )
+            print(f"{tool} {event.number}: {refusals}, {kl:.4f}, {took:.0f} s", flush=True)
 
     run = prepare(settings, listen)
     run.search()
@@ -145,7 +143,7 @@ def thinned(front: Sequence[Point], prompts: int, always: int | None = None) -> 
 
     always: number of a trial that is one of them, beyond MEASURED if need be, while it is on the front.
     """
-    useful = [point for point in front if point.refusals <= 0.6 * prompts]
+    useful = [point for point in front if point["refusals"] <= 0.6 * prompts]
     step = max(1.0, (len(useful) - 1) / (MEASURED - 1))
     taken = {useful[round(place * step)].number for place in range(min(MEASURED, len(useful)))}
     return [point for point in useful if point.number in taken | {always}]
@@ -192,7 +190,7 @@ def heretic_rows(run: Run, held_out: Original, peer: HereticRun, prompts: int) -
         rows[trial.number] = Row(
             "heretic", str(trial.number), trial.refusals, prompts, trial.kl, clock
         )
-    front = pareto_front([Point(trial.number, trial.refusals, trial.kl) for trial in peer.trials])
+    front = pareto_front([Point(trial.number, (trial.refusals, trial.kl)) for trial in peer.trials])
     for point in thinned(front, prompts):
         change = LowRank(run.loaded.model, peer.trials[point.number].matrices)
         scorers = run.experiment.reported

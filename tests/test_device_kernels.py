@@ -20,7 +20,7 @@ from excise.engine.distributions import distributions
 from excise.engine.prefill import Prefill, first_token_logits
 from excise.errors import TrialError
 from excise.events import ignore
-from excise.experiment.comparisons import compare
+from excise.experiment.comparisons import compare, owners_of
 from excise.experiment.coverage import random_edit
 from excise.experiment.evidence import Asked, PartPrompts
 from excise.experiment.runner import Runner
@@ -31,6 +31,7 @@ from excise.operators.operator import discriminants
 from excise.scorers import divergence
 from excise.scorers.damage import AnswerKL
 from excise.scorers.divergence import kl_divergence
+from excise.scorers.scorer import AlongAnswers
 from virtual_devices import VirtualDevices
 from zoo import tiny
 
@@ -59,7 +60,9 @@ def along(runner: Runner, switch: Callable[[bool], None]) -> list[Tensor]:
     """KL at each token of the answers."""
     scorer, texts = AnswerKL(), tuple(map(str, PROMPTS))
     prompts: PartPrompts = {"control": Asked(texts, tuple(PROMPTS))}
-    found = compare(runner, switch, prompts, {"control": ANSWERS}, [scorer])
+    found = compare(
+        runner, switch, prompts, {"control": ANSWERS}, owners_of([scorer], AlongAnswers)
+    )
     return [torch.tensor(each, dtype=torch.float64) for each in found[scorer.needs[0]]]
 
 

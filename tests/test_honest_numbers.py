@@ -23,15 +23,16 @@ from excise.engine.decode import greedy
 from excise.errors import ModelError, PromptError
 from excise.events import ignore
 from excise.experiment.evidence import Asked, PartPrompts
-from excise.experiment.figures import ANSWER_TOKENS, measure_edit, measure_unedited
+from excise.experiment.figures import measure_edit, measure_unedited
 from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
 from excise.models.chat import Chat
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import orthogonal, unit
 from excise.scorers.builtin import BUILT_IN, REPORTED
-from excise.scorers.divergence import kl_divergence
-from excise.search.front import Point, hypervolume, reason
+from excise.scorers.divergence import ANSWER_TOKENS, kl_divergence
+from excise.search.front import Point, hypervolume
+from excise.search.select import reason
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -52,7 +53,7 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     }
     held_out = measure_unedited(runner, prompts, scorers, seed=0)
     answers = greedy(model, control, max_new_tokens=ANSWER_TOKENS, slots=4)
-    found = held_out.decoded["control"].answers
+    found = held_out.answers.decode({})["control"].answers
     assert [list(tokens[:ANSWER_TOKENS]) for tokens in found.tokens] == answers
     assert any(found.refused), "an answer that would have ended before is among them"
     for kind, name in (("target", "refusals"), ("control", "control_refusals")):
@@ -83,17 +84,20 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+BOX = ((0.0, 100.0), (0.0, 0.5))
+
+
 def test_hypervolume_is_the_area_that_the_front_dominates() -> None:
-    assert hypervolume([], 100) == 0.0
-    assert hypervolume([Point(0, 0, 0.0)], 100) == 1.0
+    assert hypervolume([], BOX) == 0.0
+    assert hypervolume([Point(0, (0, 0.0))], BOX) == 1.0
     # Two steps: 50 × 0.4 and the 40 further refusals × 0.1, of 100 × 0.5; what lies beyond adds nothing.
-    front = [Point(0, 10, 0.4), Point(1, 50, 0.1), Point(2, 100, 0.01), Point(3, 0, 0.6)]
-    assert hypervolume(front, 100) == pytest.approx((50 * 0.4 + 40 * 0.1) / 50)
-    assert hypervolume([*front, Point(4, 60, 0.2)], 100) == hypervolume(front, 100)
+    front = [Point(0, (10, 0.4)), Point(1, (50, 0.1)), Point(2, (100, 0.01)), Point(3, (0, 0.6))]
+    assert hypervolume(front, BOX) == pytest.approx((50 * 0.4 + 40 * 0.1) / 50)
+    assert hypervolume([*front, Point(4, (60, 0.2))], BOX) == hypervolume(front, BOX)
 
 
 def test_a_choice_is_explained_by_its_neighbours() -> None:
-    front = [Point(7, 2, 0.30), Point(3, 4, 0.10), Point(9, 20, 0.02)]
+    front = [Point(7, (2, 0.30)), Point(3, (4, 0.10)), Point(9, (20, 0.02))]
     assert reason(front, front[1]) == (
         "trial 3 is the knee of the front: each refusal fewer costs 0.1000 nats, each refusal more "
         "saves 0.0050 nats"

@@ -133,7 +133,7 @@ def test_comparisons_are_those_of_one_prompt_at_a_time(whole: Experiment) -> Non
 
     whole.score(edit, on="held_out", scorers=[Given((first, along), keep)])
     prompts = prompts_of_part(whole.prompts, "held_out", whole.runner.chat)["target"].tokens
-    answers = whole.held_out.decoded["target"].answers.tokens
+    answers = whole.held_out.answers.decode({})["target"].answers.tokens
     for row, (prompt, whole_answer) in enumerate(zip(prompts, answers, strict=True)):
         answer = whole_answer[:4]
         ids = torch.tensor([[*prompt, *answer[:-1]]])
@@ -289,7 +289,7 @@ def test_a_score_is_made_from_figures_of_prompts() -> None:
 
 def test_unknown_and_repeated_scorers_are_refused(whole: Experiment) -> None:
     for wrong, said in (
-        (["refusal"], "scorer refusal: unknown; excise has refusals, control_refusals, empty"),
+        (["refusal"], "scorer refusal: unknown; there are refusals, control_refusals, empty"),
         (["kl", FirstTokenKL()], "scorer kl: given twice"),
     ):
         with pytest.raises(SettingsError, match=said):

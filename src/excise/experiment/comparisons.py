@@ -22,6 +22,13 @@ Switch = Callable[[bool], None]
 """Applies a change of the model (True), or removes it (False)."""
 Answered = Mapping[PromptKind, Sequence[Tokens]]
 """The original model's answers, by kind of prompts."""
+Owners = Mapping[FirstToken | AlongAnswers, Scorer]
+"""Comparisons, each with a scorer that needs it."""
+
+
+def owners_of(scorers: Sequence[Scorer], *kinds: type[FirstToken | AlongAnswers]) -> Owners:
+    """The comparisons of these kinds that scorers need."""
+    return {need: scorer for scorer in scorers for need in scorer.needs if isinstance(need, kinds)}
 
 
 def compare(
@@ -29,31 +36,27 @@ def compare(
     switch: Switch,
     prompts: PartPrompts,
     answers: Answered,
-    scorers: Sequence[Scorer],
+    owners: Owners,
     assignment: Assignment = ONE_CANDIDATE,
 ) -> dict[Need[Any], Any]:
     """The comparisons that scorers need; all of one kind of prompts share the passes of both models.
 
-    answers: of the original model, for needs along answers. assignment: of the changed model. Afterwards the
-    change is applied. Raises TrialError if a logit is not finite, ScorerError if a comparison fails.
+    answers: of the original model, for needs along answers. owners: the scorer of each need. assignment: of
+    the changed model. Afterwards the change is applied. Raises TrialError if a logit is not finite,
+    ScorerError if a comparison fails.
     """
     found: dict[Need[Any], Any] = {}
     for kind in PROMPT_KINDS:
-        owners = {
-            need: scorer
-            for scorer in scorers
-            for need in scorer.needs
-            if isinstance(need, FirstToken | AlongAnswers) and need.prompts == kind
-        }
-        if not owners:
+        own = {need: scorer for need, scorer in owners.items() if need.prompts == kind}
+        if not own:
             continue
-        most = max((n.tokens for n in owners if isinstance(n, AlongAnswers)), default=None)
+        most = max((n.tokens for n in own if isinstance(n, AlongAnswers)), default=None)
         given = None if most is None else [tokens[:most] for tokens in answers[kind]]
         work = _Work(runner, switch, prompts[kind].tokens, given, assignment)
-        reduces = {need.reduce: _checked(need.reduce, owner) for need, owner in owners.items()}
+        reduces = checked(own)
         figures = dict(zip(reduces, work.measure(list(reduces.values())), strict=True))
         switch(True)
-        for need in owners:
+        for need in own:
             by_prompt = figures[need.reduce]
             if isinstance(need, FirstToken):
                 found[need] = tuple(float(each[0]) for each in by_prompt)
@@ -113,10 +116,13 @@ class _Work:
             yield group
 
 
-def _checked(reduce: Reduce, owner: Scorer) -> Reduce:
-    """A comparison whose failures name its scorer."""
+def checked(owners: Owners) -> dict[Reduce, Reduce]:
+    """The comparisons of needs, each once, as functions whose failures name a scorer."""
+    return {need.reduce: _checked(need.reduce, owner) for need, owner in owners.items()}
 
-    def checked(original: Tensor, edited: Tensor) -> Tensor:
+
+def _checked(reduce: Reduce, owner: Scorer) -> Reduce:
+    def compared(original: Tensor, edited: Tensor) -> Tensor:
         with named_failures(owner):
             found = reduce(original, edited)
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -125,4 +131,4 @@ def _checked(reduce: Reduce, owner: Scorer) -> Reduce:
             raise ScorerError(owner.name, fault)
         return found
 
-    return checked
+    return compared

@@ -13,7 +13,15 @@ from excise.models.chat import Chat
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import Prompts
 from excise.scorers.refusals import JudgingParameters, Refusals
-from excise.scorers.scorer import PROMPT_KINDS, Answers, AnswerSet, Need, PromptKind, Scorer
+from excise.scorers.scorer import (
+    PROMPT_KINDS,
+    AlongAnswers,
+    Answers,
+    AnswerSet,
+    Need,
+    PromptKind,
+    Scorer,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,38 @@ def decode(
         kind: Decoded(reach, answers)
         for (kind, reach), answers in zip(wanted.items(), found, strict=True)
     }
+
+
+def along(needs: Sequence[Need[Any]]) -> list[Answers]:
+    """The original model's answers that comparisons along answers need."""
+    return [Answers(need.prompts, need.tokens) for need in needs if isinstance(need, AlongAnswers)]
+
+
+class OriginalAnswers:
+    """The original model's answers to one part of the prompts, each decoded once, when it is needed."""
+
+    def __init__(self, runner: Runner, prompts: PartPrompts) -> None:
+        self._runner, self._prompts = runner, prompts
+        self._known: dict[PromptKind, Decoded] = {}
+
+    def decode(self, wanted: Mapping[PromptKind, Reach]) -> Mapping[PromptKind, Decoded]:
+        """Answers of the wanted reach or farther. The model must be unedited."""
+        lacking = {
+            kind: reach
+            for kind, reach in wanted.items()
+            if kind not in self._known or not self._known[kind].reach.holds(reach)
+        }
+        self._known |= decode(self._runner, self._prompts, lacking)
+        return self._known
+
+    def along(self, needs: Sequence[Need[Any]]) -> dict[PromptKind, list[Tokens]]:
+        """The answers that comparisons need, as token ids. The model must be unedited."""
+        wanted = reaches(along(needs), self._runner.max_new_tokens)
+        known = self.decode(wanted)
+        return {
+            kind: [tokens[: reach.most] for tokens in known[kind].answers.tokens]
+            for kind, reach in wanted.items()
+        }
 
 
 def answer_set(runner: Runner, asked: Asked, decoded: Decoded, need: Answers) -> AnswerSet:

@@ -21,8 +21,7 @@ from excise.experiment.activations import activations
 from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
-from excise.experiment.evidence import prompts_of_part
-from excise.experiment.figures import Original, measure_edit, measure_unedited
+from excise.experiment.figures import measure_edit
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import identity_of_memory
 from excise.experiment.progress import progress_bar
@@ -38,13 +37,10 @@ from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
 from excise.prompts.sets import PromptLike, prompt_set
-from excise.scorers.answers import RefusalScorer
-from excise.scorers.asking import score_of
-from excise.scorers.damage import FirstTokenKL
 from excise.scorers.named import scorers_of
-from excise.scorers.scorer import AnswerSet, Evidence, Scorer
+from excise.scorers.scorer import Scorer
 from excise.scorers.statistics import Share
-from excise.search.loop import Limits, Objective, never, search
+from excise.search.loop import Limits, Task, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
 from excise.search.study import OptunaStudy
@@ -147,34 +143,24 @@ class Experiment(Measurements):
     ) -> Scores:
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
-        scorers: objects, or names of excise's; by default refusals and KL, on held-out prompts all figures of
-        a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a scorer
-        fails, ModelError if the edit does not fit the model.
+        scorers: objects, or names of excise's; by default the objectives of a search, on held-out prompts all
+        figures of a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a
+        scorer fails, ModelError if the edit does not fit the model.
         """
         if on not in get_args(PromptPart):
             raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
         edit = fitted_to_modules(edit, self.model)
-        seed = self.options.seed
-        if scorers is not None or on == "held_out":
-            asked = self.reported if scorers is None else scorers_of(scorers, self.runner.judge)
-            original = self.held_out if on == "held_out" else self._search_original
-            return Scores(on, measure_edit(self.runner, original, edit, asked, seed))
-        with self.scoring(1, edit.writers) as scoring:
+        if on == "held_out":
+            asked = self.reported if scorers is None else self._named(scorers)
+            return Scores(
+                on, measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
+            )
+        asked = self.objectives if scorers is None else self._named(scorers)
+        with self.scoring(1, edit.writers, asked) as scoring:
             (scored,) = score_all(scoring, [edit], Bound())
         if isinstance(scored, Exception):
             raise scored
-        assert scored.answered is not None
-        answers = scored.answered
-        texts = tuple(prompt.text for prompt in self.prompts.target.search.prompts)
-        refusals, kl = RefusalScorer(self.runner.judge), FirstTokenKL()
-        evidence = Evidence(
-            {
-                refusals.needs[0]: AnswerSet(texts, answers.answers, answers.tokens),
-                kl.needs[0]: scored.divergences,
-            },
-            seed,
-        )
-        return Scores(on, {each.name: score_of(each, evidence) for each in (refusals, kl)})
+        return Scores(on, {each.name: scored.scores[each.name] for each in asked})
 
     def search(
         self,
@@ -231,12 +217,10 @@ class Experiment(Measurements):
             if store is not None:
                 store.save(self.describe(store), self.edit_of_trial)
 
-        objective = Objective(
-            self.model, len(self.search_part.target), self.edit_of_trial, self.scoring
-        )
+        task = Task(self.model, len(self.search_part.target), self.edit_of_trial, self.scoring)
         limits = Limits(trials, self.candidates, seconds, self.options.exhaustive)
         study = store.study if store is not None else OptunaStudy(self.proposals)
-        search(study, objective, limits, self.emit, stop=stop, save=save)
+        search(study, task, limits, self.emit, stop=stop, save=save)
         edits = TrialEdits(
             self.bank, self.anatomy, self.options.kinds, self.base, len(self.search_part.target)
         )
@@ -252,11 +236,8 @@ class Experiment(Measurements):
                 self._known = None if facts is None else Settled(**facts)
             yield StoredStudy.open(directory, self.proposals, identity, Origin(self.base))
 
-    @cached_property
-    def _search_original(self) -> Original:
-        """The original model on the prompts of the search, for scorers that a search does not use."""
-        prompts = prompts_of_part(self.prompts, "search", self.runner.chat)
-        return measure_unedited(self.runner, prompts, (), self.options.seed)
+    def _named(self, scorers: Sequence[Scorer | str]) -> tuple[Scorer, ...]:
+        return scorers_of(scorers, self.judge, self.options.scorers)
 
     def _train_prompts(self) -> TrainPrompts:
         return TrainPrompts.of(self.anatomy, self.runner, self.prompts)

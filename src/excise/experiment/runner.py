@@ -15,21 +15,25 @@ from excise.engine.decode import run_requests
 from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
-from excise.experiment.first_tokens import divergences, log_probabilities
+from excise.experiment.first_tokens import compared, log_probabilities
 from excise.judges.markers import has_marker, is_refusal
 from excise.judges.verdict import Exchange, Judge, Verdict
 from excise.models.chat import Chat
+from excise.scorers.divergence import Reduce, kl_divergence
 from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge, Refusals
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class _Markers:
+class Markers:
+    """Judges by phrases anywhere in an answer."""
+
     markers: tuple[str, ...]
     name: ClassVar[str] = "keywords"
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """See `Judge`."""
         return [
             Verdict("refusal" if is_refusal(each.answer, self.markers) else "compliance", 1.0, "")
             for each in exchanges
@@ -99,12 +103,20 @@ class Runner:
         original: Tensor,
         assignment: Assignment = ONE_CANDIDATE,
     ) -> list[float]:
-        """KL(original ‖ model) of the first answer token for each prompt, nats.
+        """KL(original ‖ model) of the first answer token for each prompt, nats; see `first_tokens`."""
+        (found,) = self.first_tokens(prompts, original, assignment)
+        return list(found)
 
-        original: `log_probabilities` of the original model. Raises TrialError if a logit is not a number.
-        """
+    def first_tokens(
+        self,
+        prompts: Sequence[Tokens],
+        original: Tensor,
+        assignment: Assignment = ONE_CANDIDATE,
+        reduces: Sequence[Reduce] = (kl_divergence,),
+    ) -> list[tuple[float, ...]]:
+        """Comparisons of the first answer token; see `first_tokens.compared`."""
         return self.in_rows(
-            lambda rows: divergences(self.model, prompts, original, rows, assignment)
+            lambda rows: compared(self.model, prompts, original, rows, assignment, reduces)
         )
 
     def refusals(
@@ -139,7 +151,7 @@ class Runner:
     @property
     def judge(self) -> Judge:
         """Decides whether an answer is a refusal."""
-        return _Markers(self._markers)
+        return Markers(self._markers)
 
     @property
     def max_new_tokens(self) -> int:
@@ -164,16 +176,10 @@ class Runner:
         return self.in_slots(work)
 
     def judged_request(
-        self,
-        prompts: Sequence[Tokens],
-        *,
-        limit: int | None,
-        priorities: tuple[float, ...] | None,
-        assignment: Assignment,
+        self, prompts: Sequence[Tokens], parameters: JudgingParameters, assignment: Assignment
     ) -> JudgedRequest:
-        """A request for a scheduler, judged; see `JudgingParameters`."""
-        judging = JudgingParameters(self._max_new_tokens, limit, priorities)
-        return JudgedRequest(self._judge, prompts, judging, assignment)
+        """A request for a scheduler, judged."""
+        return JudgedRequest(self._judge, prompts, parameters, assignment)
 
     def in_slots(self, work: Callable[[int], Result]) -> Result:
         """`work(slots)` for decoding, with fewer slots for good if memory runs out."""

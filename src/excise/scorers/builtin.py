@@ -9,16 +9,29 @@ from excise.scorers.answers import EmptyScorer, LengthScorer, LoopingScorer, Ref
 from excise.scorers.damage import AnswerKL, FirstTokenKL
 from excise.scorers.scorer import Scorer
 
-BUILT_IN: Mapping[str, Callable[[Judge], Scorer]] = {
-    "refusals": RefusalScorer,
-    "control_refusals": lambda judge: RefusalScorer(judge, "control"),
-    "empty": lambda judge: EmptyScorer(),
-    "looping": lambda judge: LoopingScorer(),
-    "length": lambda judge: LengthScorer(),
-    "kl": lambda judge: FirstTokenKL(),
-    "answer_kl": lambda judge: AnswerKL(),
+
+def _refusals(judge: Judge) -> Scorer:
+    return RefusalScorer(judge, "target")
+
+
+def _control_refusals(judge: Judge) -> Scorer:
+    return RefusalScorer(judge, "control")
+
+
+def _without_judge(make: Callable[..., Scorer]) -> Callable[..., Scorer]:
+    return lambda judge, **settings: make(**settings)
+
+
+BUILT_IN: Mapping[str, Callable[..., Scorer]] = {
+    "refusals": _refusals,
+    "control_refusals": _control_refusals,
+    "empty": _without_judge(EmptyScorer),
+    "looping": _without_judge(LoopingScorer),
+    "length": _without_judge(LengthScorer),
+    "kl": _without_judge(FirstTokenKL),
+    "answer_kl": _without_judge(AnswerKL),
 }
-"""Name to a function that makes the scorer. The judge decides what a refusal is."""
+"""Name to a function that makes the scorer, of a judge, which decides what a refusal is, and of settings."""
 SEARCHED = ("refusals", "kl")
 """The scorers that a search minimises if nothing else was asked for."""
 REPORTED = ("refusals", "control_refusals", "empty", "looping", "kl", "answer_kl")

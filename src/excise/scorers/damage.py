@@ -48,6 +48,11 @@ class AnswerKL:
     unit: ClassVar[str] = _UNIT
     better: ClassVar[Better] = "less"
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a wrong number of tokens."""
+        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
+            raise ValueError(f"tokens {self.tokens!r}: give a whole number of at least 1")
+
     @property
     def needs(self) -> tuple[AlongAnswers]:
         """Distributions along the answers."""

@@ -195,6 +195,7 @@ class Score:
         return str(self.share if self.unit == PROMPTS else self.estimate)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Measures one figure of an edited model, as a function of its evidence alone.
 
