@@ -21,7 +21,6 @@ from excise.experiment.baseline import Part
 from excise.experiment.events import BatchReduced
 from excise.experiment.evidence import Asked
 from excise.experiment.runner import Runner
-from excise.judges.markers import DEFAULT_MARKERS
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.search.scoring import Bound, Scored
@@ -116,7 +115,7 @@ def random_trial(
     runner = Runner(
         model,
         Chat(tokenizer_of(model.config.vocab_size)),
-        markers=DEFAULT_MARKERS,
+        markers=None,
         max_new_tokens=tokens,
         slots=slots,
         emit=emit,

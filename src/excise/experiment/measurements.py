@@ -29,9 +29,10 @@ from excise.experiment.evidence import OriginalAnswers, needs_of, prompts_of_par
 from excise.experiment.figures import Original, measure_unedited
 from excise.experiment.options import Options
 from excise.experiment.plan import Plan
-from excise.experiment.runner import Markers, Runner
+from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
 from excise.experiment.trial import Scoring
+from excise.judges.keywords import KeywordJudge
 from excise.judges.verdict import Judge
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
@@ -184,7 +185,7 @@ class Measurements:
     @cached_property
     def judge(self) -> Judge:
         """Decides whether an answer is a refusal."""
-        return Markers(self.options.markers)
+        return KeywordJudge(self.options.markers)
 
     @cached_property
     def objectives(self) -> tuple[Scorer, ...]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from excise.engine.prefill import Tokens
 from excise.experiment.evidence import PartPrompts, Reach, needs_of, reaches
 from excise.experiment.runner import Runner
+from excise.judges.keywords import KeywordJudge
 from excise.scorers.answers import RefusalScorer
 from excise.scorers.scorer import Answers, BoundedScorer, PromptKind, Scorer
 from excise.search.objective import Objective
@@ -43,8 +44,13 @@ class Plan:
     def counted(self) -> str | None:
         """The name of the objective whose refusals requests count while they decode."""
         for scorer in self.scorers:
-            if isinstance(scorer, RefusalScorer) and scorer.prompts == "target":
-                return scorer.name if scorer.judge == self.runner.judge else None
+            if (
+                isinstance(scorer, RefusalScorer)
+                and scorer.prompts == "target"
+                and isinstance(scorer.judge, KeywordJudge)
+                and scorer.judge.markers == self.runner.judge.markers
+            ):
+                return scorer.name
         return None
 
     @cached_property

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,28 +15,12 @@ from excise.engine.prefill import Tokens
 from excise.events import Emit
 from excise.experiment.events import BatchReduced
 from excise.experiment.first_tokens import compared, log_probabilities
-from excise.judges.markers import has_marker, is_refusal
-from excise.judges.verdict import Exchange, Judge, Verdict
+from excise.judges.keywords import KeywordJudge
 from excise.models.chat import Chat
 from excise.scorers.divergence import Reduce, kl_divergence
 from excise.scorers.refusals import JudgedRequest, JudgingParameters, MarkerJudge, Refusals
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Markers:
-    """Judges by phrases anywhere in an answer."""
-
-    markers: tuple[str, ...]
-    name: ClassVar[str] = "keywords"
-
-    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """See `Judge`."""
-        return [
-            Verdict("refusal" if is_refusal(each.answer, self.markers) else "compliance", 1.0, "")
-            for each in exchanges
-        ]
 
 
 class Runner:
@@ -52,14 +35,14 @@ class Runner:
         model: PreTrainedModel,
         chat: Chat,
         *,
-        markers: Sequence[str],
+        markers: Sequence[str] | None,
         max_new_tokens: int,
         slots: int,
         rows: int = 32,
         emit: Emit,
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, rows
-        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
+        self._markers, self._max_new_tokens, self._emit = markers, max_new_tokens, emit
         self._judge = MarkerJudge(model, chat, markers)
 
     def with_chat(self, chat: Chat) -> Runner:
@@ -126,7 +109,7 @@ class Runner:
         whole_answers: bool = False,
         assignment: Assignment = ONE_CANDIDATE,
     ) -> Refusals:
-        """Answers to `prompts`, judged. whole_answers: do not stop at a marker."""
+        """Answers to `prompts`, judged. whole_answers: do not stop at a certain refusal."""
         min_new_tokens = self._max_new_tokens if whole_answers else 0
         (found,) = self.refusals_of_sets(
             [prompts], min_new_tokens=min_new_tokens, assignment=assignment
@@ -149,9 +132,9 @@ class Runner:
         return self.in_slots(lambda slots: self._judge.answer(sets, judging, slots, assignment))
 
     @property
-    def judge(self) -> Judge:
+    def judge(self) -> KeywordJudge:
         """Decides whether an answer is a refusal."""
-        return Markers(self._markers)
+        return self._judge.keywords
 
     @property
     def max_new_tokens(self) -> int:
@@ -160,7 +143,7 @@ class Runner:
 
     def is_certain(self, answer: Sequence[int]) -> bool:
         """True if an answer, as token ids, is a refusal whatever follows."""
-        return has_marker(self.chat.answer(answer), self._markers)
+        return self.judge.certain(self.chat.answer(answer))
 
     def answers_to(
         self, sets: Sequence[tuple[Sequence[Tokens], JudgingParameters]]
