@@ -19,6 +19,7 @@ from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.baseline import Part
 from excise.experiment.events import BatchReduced
+from excise.experiment.evidence import Asked
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
@@ -120,6 +121,10 @@ def random_trial(
         emit=emit,
     )
     asked = tuple(prompts)
-    return RandomTrial(
-        runner, Part(asked, asked, runner.log_probabilities(asked), runner.refusals(asked))
+    both = Asked(("",) * len(asked), asked)
+    part = Part(
+        {"target": both, "control": both},
+        runner.log_probabilities(asked),
+        runner.refusals(asked),
     )
+    return RandomTrial(runner, part)

@@ -80,7 +80,7 @@ def bound_after(done: Sequence[Round], prompts: int) -> Bound:
     verdicts = [one.verdicts["excise"] for one in done]
     return Bound(
         points=tuple(
-            Point(number, sum(refused), one.kl["excise"])
+            Point(number, (sum(refused), one.kl["excise"]))
             for number, (one, refused) in enumerate(zip(done, verdicts, strict=True))
         ),
         priorities=tuple(

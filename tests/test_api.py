@@ -36,13 +36,18 @@ INTERNAL = {
         "edit_of_trial",
         "held_out",
         "is_settled",
+        "judge",
+        "leave_out",
+        "objectives",
         "proposals",
+        "reported",
         "require_behaviour",
         "runner",
         "scoring",
+        "search_answers",
         "search_part",
     },
-    "Trial": {"point"},
+    "Trial": {"as_json", "point"},
 }
 """What the command line uses besides. It is no promise to others."""
 CHANGED = (

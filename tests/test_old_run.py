@@ -95,7 +95,7 @@ def test_its_study_goes_on(run: RunDirectory) -> None:
     ]
     trial = study.new()
     trial.suggest_categorical("kind", ["discriminant", "orthogonal"])
-    study.tell(trial, refusals=4, kl=0.5, seconds=1.0)
+    study.tell(trial, (4, 0.5), 1.0)
     # What was there stays as it was, to the byte: a process that is killed leaves nothing half renamed.
     assert run.journal.read_bytes().startswith(written)
     again = open_study(run.journal, Proposals(0, 2)).trials()

@@ -68,7 +68,7 @@ def _comparisons(finished: Finished) -> list[Comparison]:
         experiment.runner,
         run.edit(finished.outcome.trial),
         texts,
-        [list(tokens) for tokens in experiment.held_out.target[:_COMPARED]],
+        [list(tokens) for tokens in experiment.held_out.prompts["target"].tokens[:_COMPARED]],
     )
     judge = KeywordJudge(run.settings.markers)
     return [

@@ -16,6 +16,8 @@ from excise.kinds import Kind, of_residuals
 from excise.prompts.source import PromptSource
 from excise.system.paths import expanded
 
+_MOST_OBJECTIVES = 3
+
 
 def _field(default: Any, description: str, *, metavar: str = "", **limits: Any) -> Any:
     """A setting. metavar: the placeholder of its value in help texts, if not that of its type."""
@@ -113,6 +115,15 @@ class Settings(BaseModel):
     )
     orthogonalise: bool = _off("Make each direction orthogonal to the mean of the control prompts.")
 
+    objectives: tuple[str, ...] = _field(
+        ("refusals", "kl"), "Scorers whose figures the search improves, two or three.", min_length=2
+    )
+    report: tuple[str, ...] = _field(
+        (), "Further scorers, whose figures are reported on held-out prompts."
+    )
+    scorers: dict[str, dict[str, JsonValue]] = _field(
+        {}, "Settings of scorers; in excise.toml tables [scorers.NAME].", metavar="JSON"
+    )
     trials: int = _field(30, "Trials in the whole study.", ge=1)
     startup_trials: int = _field(
         12, "First trials, which do not depend on the results of others.", ge=0
@@ -205,6 +216,17 @@ class Settings(BaseModel):
     def _check_memory(cls, limits: tuple[str, ...]) -> tuple[str, ...]:
         memory_limits(limits)
         return limits
+
+    @field_validator("objectives")
+    @classmethod
+    def _few_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(names) > _MOST_OBJECTIVES:
+            raise ValueError(
+                f"{len(names)} objectives; give two or three, and name the others with --report"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError("an objective is given twice")
+        return names
 
     @field_validator("kinds")
     @classmethod

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from excise.errors import SettingsError
 from excise.judges.text import normalise
 from excise.kinds import KINDS, Centre, Kind
+from excise.scorers.builtin import SEARCHED
+from excise.scorers.scorer import Scorer
+from excise.search.objective import MOST
 
 _LEAST = {
     **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
@@ -32,6 +35,9 @@ class Options:
     template_arguments: given to the chat template. system_prompt: for the prompts of `activations` and for
     the chat template's test; the prompts of the experiment have their own, see `Prompts.of`.
 
+    objectives: scorers whose figures a search improves, two or three: names, or objects. report: further
+    scorers for reports on held-out prompts. scorers: settings of scorers that are given by name.
+
     seed: of everything that is random. startup_trials: first trials, which do not depend on the results of
     others. batch_size: prompts that decode at a time; 0 finds the number. candidates: edits scored side by
     side; 0 finds the number. rows: prompts of one forward pass without decoding; changes figures by rounding
@@ -51,6 +57,9 @@ class Options:
     response_prefix: str | None = None
     system_prompt: str | None = None
     template_arguments: Mapping[str, object] = field(default_factory=dict)
+    objectives: tuple[Scorer | str, ...] = SEARCHED
+    report: tuple[Scorer | str, ...] = ()
+    scorers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     seed: int = 0
     startup_trials: int = 12
     batch_size: int = 0
@@ -67,6 +76,12 @@ class Options:
             raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
         if isinstance(self.writers, str):
             raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
+        if isinstance(self.objectives, str) or not 2 <= len(self.objectives) <= MOST:
+            raise SettingsError(
+                f"objectives {self.objectives!r}: give a tuple of two or three scorers"
+            )
+        if isinstance(self.report, str):
+            raise SettingsError(f"report {self.report!r}: give a tuple of scorers")
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise SettingsError(f"{name} {value}: must be at least {least}")
@@ -76,5 +91,10 @@ class Options:
                 f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
             )
         object.__setattr__(self, "markers", markers)
-        for name, values in (("kinds", self.kinds), ("writers", self.writers)):
+        for name, values in (
+            ("kinds", self.kinds),
+            ("writers", self.writers),
+            ("objectives", self.objectives),
+            ("report", self.report),
+        ):
             object.__setattr__(self, name, tuple(values))

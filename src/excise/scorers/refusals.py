@@ -49,7 +49,7 @@ class JudgingParameters:
     """
 
     max_new_tokens: int
-    limit: int | None = None
+    limit: float | None = None
     priorities: tuple[float, ...] | None = None
     min_new_tokens: int = 0
 
@@ -116,9 +116,19 @@ class JudgedRequest(StoppingRule):
         self._forget(len(self.request.prompts))
         self.request.restart()
 
-    def lower_limit(self, limit: int | None) -> None:
+    def lower_limit(self, limit: float | None) -> None:
         """Stop at `limit` certain refusals, if that is less than the limit so far."""
         self._limit = min(self._limit, math.inf if limit is None else limit)
+
+    @property
+    def certain(self) -> int:
+        """The number of answers that were stopped because their refusal is certain."""
+        return self._certain
+
+    @property
+    def complete(self) -> set[int]:
+        """The indices of answers that ended by themselves or with a certain refusal."""
+        return self.request.ended - self._stopped
 
     def is_wanted(self, index: int) -> bool:
         """See `StoppingRule`."""
