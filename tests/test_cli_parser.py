@@ -161,7 +161,7 @@ def test_help_says_of_a_command_what_holds_for_it(capsys: pytest.CaptureFixture[
         assert text.startswith(f"Usage: excise {name}".strip())
         assert ("Ctrl+C ends the search" in text) == (name in ("", "demo")), name
         told = name not in ("reproduce", "show", "runs")
-        assert ("is also an environment variable" in text) == told, name
+        assert ("in the environment or in excise.toml" in text) == told, name
         assert ("The search" in text) == (name in ("", "demo", "bench", "evaluate")), name
         assert ("HF_TOKEN" in text) == (name == "upload"), name
 
