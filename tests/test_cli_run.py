@@ -124,7 +124,7 @@ def test_a_partial_edit_has_to_be_asked_for_and_is_on_record(
     told = " ".join(capsys.readouterr().err.split())
     assert "layer 0 (" in told
     assert "mlp.down_proj; layer 1" in told
-    assert "name what else writes with --writers PATTERN=COMPONENT" in told
+    assert "declare the missing writers with writers (--writers PATTERN=COMPONENT)" in told
     assert not (run / "journal.log").exists()
 
     saved = tmp_path / "model"

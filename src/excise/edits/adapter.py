@@ -27,7 +27,7 @@ from excise.undocumented import (
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
 """peft 0.21 refuses adapters on these types' `out_proj`, because fused kernels may read the weight past
 the module."""
-_INSTEAD = "save the whole model instead (--save DIR)"
+_INSTEAD = "save the whole model instead: apply (--save DIR)"
 
 Weights = Callable[[WriterTensor], Iterator[Tensor]]
 """Gives the matrices [d, k] or biases [d] of a parameter, in order, float32."""

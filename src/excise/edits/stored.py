@@ -68,7 +68,7 @@ def from_files(
     if packed is not None:
         raise SaveError(
             f"{source.name} is stored as {packed}, whose matrices are unpacked only by loading the "
-            "model; export from the run instead (excise export RUN --adapter DIR)"
+            "model; give the loaded model: to_peft (excise export RUN --adapter DIR)"
         )
     model = meta_model(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)

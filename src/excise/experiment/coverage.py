@@ -64,8 +64,8 @@ class Coverage:
         """Raise ModelError, naming the layers and modules, unless coverage is complete."""
         if not self.complete:
             raise ModelError(
-                f"{self.lacking()}; name what else writes with --writers PATTERN=COMPONENT, or go on "
-                "all the same with --allow-partial"
+                f"{self.lacking()}; declare the missing writers with writers (--writers PATTERN=COMPONENT), "
+                "or continue without them with allow_partial (--allow-partial)"
             )
 
 

@@ -188,7 +188,7 @@ class Experiment(Measurements):
         if absence is not None:
             raise ModelError(
                 f"{absence}: there is hardly anything to remove; give other target prompts or markers, or "
-                "search anyway with --allow-absent"
+                "search anyway with allow_absent (--allow-absent)"
             )
 
     def _search(

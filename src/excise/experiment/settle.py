@@ -100,8 +100,8 @@ def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
         return None
     return (
         f"{count} of {len(answers)} answers end inside a chain of thought and count as refusals, because "
-        "nothing was answered; give a larger --max-new-tokens, or switch thinking off with "
-        "--template-arguments"
+        "the answer is empty; give a larger max_new_tokens (--max-new-tokens), or switch thinking off with "
+        "template_arguments (--template-arguments)"
     )
 
 

@@ -83,7 +83,7 @@ def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int)
         return
     mend = f"leave out prompts of {limit} tokens and more"
     if (room := limit - longest) > 0:
-        mend = f"give --max-new-tokens {room} or less"
+        mend = f"give max_new_tokens (--max-new-tokens {room}) or less"
     raise ModelError(
         f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "
         f"a table of {limit} positions; {mend}"

@@ -230,7 +230,8 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor) -> Rewri
         )
     if packing is not None and file.kind == "pytorch":
         raise SaveError(
-            f"{file.path.name}: packed weights in PyTorch files cannot be rewritten; save an adapter instead"
+            f"{file.path.name}: packed weights in PyTorch files cannot be rewritten; save an adapter "
+            "instead: to_peft (--adapter DIR)"
         )
     scales = {key: checkpoint.tensors[one] for key, one in found.scales.items()}
     beside = frozenset(found.beside)
@@ -266,7 +267,7 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
     if key is None:
         raise SaveError(
             f"{plan.packed} has no list of unquantised modules, so its writers cannot become plain; "
-            "leave out --packed, or save an adapter"
+            "leave out packed (--packed), or save an adapter: to_peft (--adapter DIR)"
         )
     dtype = _compute_dtype(checkpoint.config)
     rewrites: dict[str, Rewrite] = {}

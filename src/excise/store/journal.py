@@ -128,7 +128,7 @@ def mend(journal: Path) -> bool:
 
 def damaged(journal: Path, problem: str) -> RunError:
     """The error for a journal with a fault before its last record."""
-    return RunError(f"{journal}: damaged: {problem}; start again with another --run-dir")
+    return RunError(f"{journal}: damaged: {problem}; start again with another store (--run-dir)")
 
 
 def _parsed(content: bytes, start: _Place) -> tuple[list[dict[str, Any]], _Place, str | None]:

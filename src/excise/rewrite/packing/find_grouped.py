@@ -48,7 +48,7 @@ def unwritable(method: str) -> SaveError:
     """The error for a format that excise cannot write."""
     return SaveError(
         f"its writers are stored as {packing_in_words(method)}, which cannot be rewritten; save an adapter "
-        "instead (excise export RUN --adapter DIR)"
+        "instead: to_peft (excise export RUN --adapter DIR)"
     )
 
 
