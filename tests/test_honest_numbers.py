@@ -103,7 +103,7 @@ def test_prompts_that_cannot_be_told_apart_are_refused() -> None:
     same, other, control = ends(0.0), ends(1.0), ends(0.0)
     assert separation(same, control) < 1.5 < 10 < separation(other, control)
     require_separable(separation(other, control))
-    with pytest.raises(PromptError, match="cannot be told apart inside the model"):
+    with pytest.raises(PromptError, match="cannot be told apart by the model"):
         require_separable(separation(same, control))
     silent = EndStatistics(torch.zeros(2, 4), torch.zeros(2), 9)
     assert separation(silent, silent) == 0.0

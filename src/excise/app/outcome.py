@@ -47,19 +47,22 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
     )
     store.choose(experiment.describe(store), outcome)
     front = pareto_front(store.study.points())
-    experiment.emit(Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
+    experiment.emit(Chosen(outcome, f"{reason(front, point)}; {_agreement(outcome)}"))
     if not experiment.coverage.complete:
         experiment.emit(Note(f"the edit is partial: {experiment.coverage.lacking()}"))
     return outcome
 
 
-def _confirmed(outcome: Outcome) -> str:
-    """Whether held-out prompts confirm the figures of the search, as a clause."""
+def _agreement(outcome: Outcome) -> str:
+    """Whether the refusals on held-out prompts agree with those of the search, as a clause.
+
+    They agree if their 95 % intervals overlap.
+    """
     search = wilson(outcome.search.refusals, outcome.search_prompts)
     held_out = wilson(outcome.edited.refusals, outcome.prompts)
     agrees = search[0] <= held_out[1] and held_out[0] <= search[1]
     return (
-        f"held-out prompts {'confirm' if agrees else 'do not confirm'} it: "
+        f"held-out prompts {'agree' if agrees else 'do not agree'} with the search: "
         f"{outcome.edited.refusals}/{outcome.prompts} refused at KL {outcome.kl.mean:z.4f} "
         f"(search: {outcome.search.refusals}/{outcome.search_prompts} at {outcome.search.kl:z.4f})"
     )

@@ -1,4 +1,4 @@
-"""What is measured of a model, original or edited, as values with intervals."""
+"""The measured figures of an original or edited model, with intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.scorers.statistics import Estimate, Share, bootstrap
 from excise.search.scoring import Scored
 
 PromptPart = Literal["search", "held_out"]
-"""The prompts that the search sees, or those that nothing is fitted to."""
+"""The prompts that the search uses, or prompts that neither directions nor search use."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What writers put out at the last token of the train prompts.
+    """Statistics of the writers' outputs at the last token of the train prompts.
 
     writers: module names, in the order of the rows. target, control: means [writer, d] and spreads [writer],
     float64, of the writers' own outputs. The difference of the means is δ of the discriminant.
@@ -49,7 +49,7 @@ class Scores:
 
     Measured on held-out prompts only, else None: control_refusals: of control prompts. answer_kl: KL along
     the original model's answers to control prompts, mean over the first `answer_tokens` tokens. empty,
-    looping: how many of all answers say nothing, or repeat themselves.
+    looping: numbers of answers that are empty, or that end in a loop.
     """
 
     on: PromptPart

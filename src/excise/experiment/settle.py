@@ -80,7 +80,7 @@ def settle(
 def candidates_for(
     runner: Runner, options: Options, prompts: Prompts, known: Settled | None
 ) -> int:
-    """The number of edits that are scored side by side: from the options, from before, or from the memory."""
+    """The number of edits scored side by side: from the options, an earlier experiment, or memory."""
     if options.candidates:
         return options.candidates
     if known is not None:
@@ -89,7 +89,7 @@ def candidates_for(
 
 
 def found_arguments(chat: Chat, given: Mapping[str, object]) -> dict[str, Any]:
-    """The template's arguments that were not given: they switch thinking off."""
+    """The template's arguments that excise added to switch thinking off."""
     return {name: value for name, value in chat.call.arguments.items() if name not in given}
 
 
@@ -125,7 +125,7 @@ def _is_sound(
 
 
 def _beginning(runner: Runner, options: Options, prompts: Prompts, known: Settled | None) -> Chat:
-    """The chat with the response prefix: from before, or found with a few prompts."""
+    """The chat with the response prefix: of the earlier experiment, or found with a few prompts."""
     if known is not None:
         call = runner.chat.call.with_arguments(known.template_arguments)
         return replace(runner.chat, call=call, response_prefix=known.response_prefix)

@@ -1,4 +1,8 @@
-"""Scores candidates; the scores depend only on edit, prompts and bound."""
+"""Scores candidates, several side by side.
+
+A candidate is an edit that is being scored. Its bound is the finished trials, which can end its scoring
+early. The scores of a candidate depend only on edit, prompts and bound, not on the candidates beside it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,11 @@ from excise.search.scoring import Bound, Scored
 
 @dataclass
 class _RunningTrial:
-    """A candidate that is being scored. judged: None if KL alone decides. error: of a trial that failed."""
+    """A candidate that is being scored.
+
+    points: the finished trials so far. judged: the answers with their verdicts; None if KL alone rules the
+    candidate out, or if the trial failed with `error`.
+    """
 
     candidate_slot: int
     bound: Bound
@@ -36,7 +44,7 @@ class _RunningTrial:
 
     @property
     def limit(self) -> int | None:
-        """Number of certain refusals at which the trial is dominated; None if every point has more KL."""
+        """Number of certain refusals at which an earlier trial dominates this trial; None without a limit."""
         return refusals_to_beat(self.points, self.kl)
 
     @property
@@ -47,10 +55,10 @@ class _RunningTrial:
 class Scoring:
     """Scores up to `candidate_slots` candidates side by side, each as if it ran alone.
 
-    KL comes first: it takes one forward pass, and sets the limit of refusals at which the candidate is
-    dominated. At the limit the request stops, because its other answers cannot change that. Answers of all
-    candidates decode together, because a step of few sequences costs almost as much as a step of many.
-    Candidates leave in the order in which they began.
+    KL is measured first: it takes one forward pass, and determines the number of refusals at which an earlier
+    trial dominates the candidate. At that limit decoding stops, because further answers cannot change the
+    result. Answers of all candidates decode together, because a step of few sequences costs almost as much as
+    a step of many. Candidates finish in the order in which they began.
     """
 
     def __init__(
@@ -117,7 +125,7 @@ class Scoring:
         trial.seconds = time.perf_counter() - started
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
-        """Decode until the oldest candidate is finished or, if `more` wait, until another can begin.
+        """Decode until the oldest candidate is finished or, if `more` candidates wait, until one can begin.
 
         seconds: the time after which it returns in any case, at the end of a step. If memory runs out, all
         requests restart in half as many slots.
@@ -163,13 +171,13 @@ class Scoring:
         """Put the edit in force beside the others; returns its candidate slot."""
         candidate_slot = min(self._free)
         self._free.remove(candidate_slot)
-        # Slots from the lowest on are taken first, so that there is never a gap before a new trial.
+        # The lowest free slot is used, so that `_edits_of` has no gap before it.
         self._edits_of[candidate_slot : candidate_slot + 1] = [edit]
         self._edits.use_several(self._edits_of)
         return candidate_slot
 
     def _assignments(self, edit: Edit, trial: _RunningTrial) -> tuple[Assignment, Assignment]:
-        """Assignments of target and control prompts, with cached layers before the first edited trial."""
+        """Assignments of target and control prompts; layers before the first edited layer are cached."""
         cached_layers = self._part.cached_layers
         start_layer = (
             0
@@ -192,7 +200,8 @@ class Scoring:
         if self._scheduler is None or slots != self._scheduler_slots:
             judged = [trial.judged for trial in self._running if trial.judged is not None]
             if self._scheduler is not None:
-                # Its memory is freed before the new scheduler allocates; its requests restart without it.
+                # The old scheduler's memory is freed before the new scheduler allocates; its requests
+                # restart.
                 self._scheduler = None
                 for each in judged:
                     each.restart()

@@ -233,6 +233,6 @@ class _Parts:
     def _refuse(self, part: str, expected: str) -> None:
         dtype, shape = self.entry(part)
         raise SaveError(
-            f"{self.name(part)}: is {dtype} {list(shape)}, by config.json it should be {expected}; the "
-            "checkpoint is damaged or of another model"
+            f"{self.name(part)}: is {dtype} {list(shape)}, but should be {expected} according to "
+            "config.json; the checkpoint is damaged or of another model"
         )

@@ -177,7 +177,7 @@ class GroupedIntegers:
         sizes = stored.to(torch.int64).bincount(minlength=count).tolist()
         if 0 in sizes:
             raise SaveError(
-                f"{self.name}: {sizes.count(0)} of {count} groups have no inputs by g_idx; the checkpoint is "
+                f"{self.name}: {sizes.count(0)} of {count} groups have no inputs in g_idx; the checkpoint is "
                 "damaged"
             )
         yield from enumerate(torch.split(stored.argsort(stable=True), sizes))
