@@ -38,7 +38,7 @@ class FittedEdit:
     def of(
         cls, edit: EditValues, model: PreTrainedModel, declared: tuple[str, ...] = ()
     ) -> FittedEdit:
-        """The edit fitted to a model in memory. declared: declared writers. Raises ModelError."""
+        """The edit fitted to a model in memory. declared: writers that a user declares. Raises ModelError."""
         anatomy = examine(model, declared)
         name = model.name_or_path or type(model).__name__
         edit = fitted(edit, anatomy, name)
@@ -61,7 +61,7 @@ def from_files(
 ) -> Iterator[FittedEdit]:
     """An edit fitted to a model's files; one matrix is in memory at a time.
 
-    declared: declared writers. Raises SaveError if the checkpoint is packed, ModelError if the
+    declared: writers that the user declares. Raises SaveError if the checkpoint is packed, ModelError if the
     model cannot be built or the edit does not fit it.
     """
     packed = packed_whole(source)
