@@ -86,11 +86,11 @@ def test_hypervolume_is_the_area_that_the_front_dominates() -> None:
 def test_a_choice_is_explained_by_its_neighbours() -> None:
     front = [Point(7, 2, 0.30), Point(3, 4, 0.10), Point(9, 20, 0.02)]
     assert reason(front, front[1]) == (
-        "trial 3 is the knee of the front: each refusal fewer costs 0.1000 nats, each refusal more "
-        "saves 0.0050 nats"
+        "trial 3 is the knee of the front: fewer refusals cost 0.1000 nats each, more refusals "
+        "save 0.0050 nats each"
     )
     assert reason(front[:1], front[0]) == "trial 7 is the knee of the front"
-    assert reason(front, front[0]).startswith("trial 7: each refusal more saves 0.1000 nats")
+    assert reason(front, front[0]).startswith("trial 7: more refusals save 0.1000 nats each")
 
 
 def test_prompts_that_cannot_be_told_apart_are_refused() -> None:

@@ -29,9 +29,9 @@ class _Stack:
 class VirtualEdits:
     """A context in which the outputs of the named writers are edited; the model is restored at its end.
 
-    A repeated writer has several operators, which apply in order. `use` applies one edit to every row of a
-    batch. After `use_several`, `assign` selects an edit for each row. `use(None)` restores the original
-    model, bit for bit.
+    A writer that is named several times has several operators, which apply in order. `use` applies one edit
+    to every row of a batch. After `use_several`, `assign` selects an edit for each row. `use(None)` restores
+    the original model, bit for bit.
     """
 
     def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:

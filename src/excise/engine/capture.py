@@ -64,7 +64,7 @@ def listening(
 
 
 class Residuals:
-    """The residual stream behind each layer at the last prompt token: `values` [prompt, layer, d], float32.
+    """The residual stream after each layer at the last prompt token: `values` [prompt, layer, d], float32.
 
     If a layer runs several times in one pass, its last output counts. If a model keeps several streams side
     by side, which every layer mixes again, their mean counts.

@@ -122,7 +122,7 @@ def _joined(edit: Edit, name: str, r: Tensor) -> Edit:
 def _candidates(
     model: PreTrainedModel, anatomy: Anatomy, layer: int, tokens: Sequence[int]
 ) -> list[str]:
-    """Innermost modules with weights that are no known writers and return a tensor as wide as the stream."""
+    """Innermost modules with weights that are not known writers and return a tensor as wide as the stream."""
     root = anatomy.layers[layer]
     names = [
         f"{root}.{name}"

@@ -69,7 +69,7 @@ def require_position(model: PreTrainedModel, tokens: int) -> int | None:
 
 
 def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> int:
-    """The longest answer, from 1 to `most` tokens, that fits behind every prompt."""
+    """The longest answer, from 1 to `most` tokens, that fits after every prompt."""
     limit = position_limit(model)
     if limit is None:
         return most

@@ -78,7 +78,7 @@ def knee(front: Sequence[Point]) -> Point:
 
 
 def reason(front: Sequence[Point], point: Point) -> str:
-    """Why a trial of the front was chosen: the trade-offs towards its neighbours, as a clause."""
+    """The trade-offs between a trial of the front and its neighbours on the front, as a clause."""
     place = list(front).index(point)
     text = f"trial {point.number}"
     if point == knee(front):
@@ -87,11 +87,11 @@ def reason(front: Sequence[Point], point: Point) -> str:
     if place > 0:
         fewer = front[place - 1]
         each = (fewer.kl - point.kl) / (point.refusals - fewer.refusals)
-        prices.append(f"each refusal fewer costs {each:z.4f} nats")
+        prices.append(f"fewer refusals cost {each:z.4f} nats each")
     if place + 1 < len(front):
         more = front[place + 1]
         each = (point.kl - more.kl) / (more.refusals - point.refusals)
-        prices.append(f"each refusal more saves {each:z.4f} nats")
+        prices.append(f"more refusals save {each:z.4f} nats each")
     return ": ".join([text, ", ".join(prices)]) if prices else text
 
 
