@@ -119,7 +119,10 @@ def table(trials: Sequence[Answers], seconds: dict[int, float], rows: int) -> li
             f"| {length} | {share:.2f} ({min(shares):.2f} to {max(shares):.2f}) | {price:.2f} "
             f"| **{share * price:.2f}** |"
         )
-    lines += ["", f"{rows} rows a pass. One means that nothing is gained, more that time is lost."]
+    lines += [
+        "",
+        f"{rows} rows a pass. A ratio of 1 means that drafts gain nothing; above 1 they lose time.",
+    ]
     return lines
 
 

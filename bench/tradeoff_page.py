@@ -162,8 +162,8 @@ def knee_line(rows: Rows) -> str:
     first = min(better, key=lambda row: row["processor_seconds"])
     return text + (
         f"excise's first edit that dominates it, trial {first['label']} ({first['refusals']} at "
-        f"{first['kl']:.4f}), was there after {first['processor_seconds']:.0f} s, preparation included: "
-        f"1/{whole / first['processor_seconds']:.0f} of that."
+        f"{first['kl']:.4f}), was complete after {first['processor_seconds']:.0f} s, preparation included: "
+        f"1/{whole / first['processor_seconds']:.0f} of the time of heretic's search."
     )
 
 
@@ -214,11 +214,12 @@ def section(result: Mapping[str, Any]) -> list[str]:
     return [
         f"## {result['title']}",
         "",
-        f"Original: {original['refusals']}/{original['prompts']} held-out target prompts show it, "
-        f"{original['control_refusals']} control prompts. The searches see "
-        f"{original['search_prompts']} + as many prompts.",
+        f"Original: {original['refusals']}/{original['prompts']} held-out target prompts show the "
+        f"behaviour, and {original['control_refusals']} control prompts. The searches use "
+        f"{original['search_prompts']} target prompts and as many control prompts.",
         "",
-        "Excise's least KL at no more refusals, over heretic's, held out (0.50 is half the damage):",
+        "Held-out figures of heretic's edits. The last columns are ratios: excise's lowest KL at the same "
+        "or fewer refusals, divided by heretic's KL (0.50 is half the damage):",
         "",
         *ratio_table(rows, [tool for tool in present(rows) if tool != "heretic"]),
         "",

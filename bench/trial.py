@@ -3,7 +3,7 @@
 heretic runs in a process and an environment of its own, and waits while the others are measured. It
 proposes and scores an edit; the very same edit is then scored by excise, and in the simple way: prompts
 padded on the left to one width, one forward pass for KL, `model.generate` for all target prompts together,
-nobody leaves early. Same model, prompts, markers, number of tokens, float32. With --rows none (the
+no sequence ends early. Same model, prompts, markers, number of tokens, float32. With --rows none (the
 default) heretic's edits are W' = W − α r (rᵀ W), and excise applies them by its hooks; with --rows full,
 heretic's own default, they are rank-3 matrices, put into the weights for all.
 

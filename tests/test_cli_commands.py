@@ -74,7 +74,7 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "theirs.py").write_text("raise SystemExit('ran')")
     assert main(["inspect", str(tmp_path), "--config-only"]) == 2
-    assert "give --trust-remote-code to run it" in capsys.readouterr().err
+    assert "give trust_remote_code (--trust-remote-code) to run it" in capsys.readouterr().err
 
 
 def test_evaluate(

@@ -86,7 +86,7 @@ def test_a_list_may_be_given_by_several_flags(capsys: pytest.CaptureFixture[str]
         (["m", "--trials"], "--trials: needs one argument"),
         (["m", "--trials", "many"], "--trials=many: not a whole number"),
         (["m", "--kind", "orthogonl"], "did you mean orthogonal?"),
-        (["m", "--select", "kneee"], "--select kneee: not understood"),
+        (["m", "--select", "kneee"], "rule (--select kneee): not understood"),
         (["inspct", "m"], "inspct: no such command; did you mean inspect?"),
         (["m", "n"], "n: unexpected argument"),
         (["m", "--seed", "-1"], "--seed=-1: must be at least 0"),
@@ -161,7 +161,7 @@ def test_help_says_of_a_command_what_holds_for_it(capsys: pytest.CaptureFixture[
         assert text.startswith(f"Usage: excise {name}".strip())
         assert ("Ctrl+C ends the search" in text) == (name in ("", "demo")), name
         told = name not in ("reproduce", "show", "runs")
-        assert ("is also an environment variable" in text) == told, name
+        assert ("in the environment or in excise.toml" in text) == told, name
         assert ("The search" in text) == (name in ("", "demo", "bench", "evaluate")), name
         assert ("HF_TOKEN" in text) == (name == "upload"), name
 

@@ -367,7 +367,7 @@ def test_given_parts_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("one text", "target: one prompt is no set"),
+        ("one text", "target: a single prompt is not a set"),
         ([1, 2, 3, 4], "target, prompt 0: "),
         ([[{"role": "assistant", "content": "hi"}]] * 9, "has to end with a message of the user"),
         ({"train": TARGET}, "has the keys train, search"),

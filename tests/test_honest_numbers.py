@@ -99,11 +99,11 @@ def test_hypervolume_is_the_area_that_the_front_dominates() -> None:
 def test_a_choice_is_explained_by_its_neighbours() -> None:
     front = [Point(7, (2, 0.30)), Point(3, (4, 0.10)), Point(9, (20, 0.02))]
     assert reason(front, front[1]) == (
-        "trial 3 is the knee of the front: each refusal fewer costs 0.1000 nats, each refusal more "
-        "saves 0.0050 nats"
+        "trial 3 is the knee of the front: fewer refusals cost 0.1000 nats each, more refusals "
+        "save 0.0050 nats each"
     )
     assert reason(front[:1], front[0]) == "trial 7 is the knee of the front"
-    assert reason(front, front[0]).startswith("trial 7: each refusal more saves 0.1000 nats")
+    assert reason(front, front[0]).startswith("trial 7: more refusals save 0.1000 nats each")
 
 
 def test_prompts_that_cannot_be_told_apart_are_refused() -> None:
@@ -116,7 +116,7 @@ def test_prompts_that_cannot_be_told_apart_are_refused() -> None:
     same, other, control = ends(0.0), ends(1.0), ends(0.0)
     assert separation(same, control) < 1.5 < 10 < separation(other, control)
     require_separable(separation(other, control))
-    with pytest.raises(PromptError, match="cannot be told apart inside the model"):
+    with pytest.raises(PromptError, match="cannot be told apart by the model"):
         require_separable(separation(same, control))
     silent = EndStatistics(torch.zeros(2, 4), torch.zeros(2), 9)
     assert separation(silent, silent) == 0.0

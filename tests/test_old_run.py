@@ -185,7 +185,7 @@ def test_a_run_of_kinds_that_went_is_shown_and_exported_but_not_gone_on_with(
     assert main([*command, "--run-dir", str(run.path)]) == 2
     assert (
         "run: has the kind discriminant_tokens, which excise no longer searches; show or export "
-        "its edits, or give another --run-dir"
+        "its edits, or give another store (--run-dir)"
     ) in " ".join(capsys.readouterr().err.split())
     assert main(["runs", str(tmp_path)]) == 0
     assert main(["show", str(run.path)]) == 0
@@ -205,7 +205,7 @@ def test_a_run_with_trials_found_by_gradients_is_shown_and_made_again_but_not_go
     assert main([*command, *vowels, "--run-dir", str(by_gradients.path)]) == 2
     assert (
         "run: has trials of the gradient search, which excise no longer searches; show or export "
-        "its edits, or give another --run-dir"
+        "its edits, or give another store (--run-dir)"
     ) in " ".join(capsys.readouterr().err.split())
     assert main(["runs", str(tmp_path), "--json"]) == 0
     (listed,) = json_lines(capsys.readouterr().out)

@@ -37,7 +37,7 @@ def compare(
 ) -> list[Difference]:
     """Measure both edits on the held-out prompts of `settings`, and test each figure in pairs.
 
-    Raises ExciseError for whatever the user can mend.
+    Raises ExciseError for errors that the user can fix.
     """
     prompts, loaded = prompts_of(settings), load_model(settings, source, emit)
     experiment = experiment_of(settings, loaded, prompts, emit)

@@ -60,7 +60,7 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
     )
     store.choose(experiment.describe(store), outcome)
     front = pareto_front(store.study.points())
-    experiment.emit(Chosen(outcome, f"{reason(front, point)}; {_confirmed(outcome)}"))
+    experiment.emit(Chosen(outcome, f"{reason(front, point)}; {_agreement(outcome)}"))
     if not experiment.coverage.complete:
         experiment.emit(Note(f"the edit is partial: {experiment.coverage.lacking()}"))
     return outcome
@@ -70,8 +70,11 @@ def _answered(scores: Mapping[str, Score]) -> Answered:
     return Answered(**{each.name: round(scores[each.name].value) for each in fields(Answered)})
 
 
-def _confirmed(outcome: Outcome) -> str:
-    """Whether held-out prompts confirm the figures of the search, as a clause."""
+def _agreement(outcome: Outcome) -> str:
+    """Whether the refusals on held-out prompts agree with those of the search, as a clause.
+
+    They agree if their 95 % intervals overlap.
+    """
     point = outcome.search
     if point.objectives != DEFAULT:
         return f"in the search {point.told()}"
@@ -79,7 +82,7 @@ def _confirmed(outcome: Outcome) -> str:
     held_out = wilson(outcome.edited.refusals, outcome.prompts)
     agrees = search[0] <= held_out[1] and held_out[0] <= search[1]
     return (
-        f"held-out prompts {'confirm' if agrees else 'do not confirm'} it: "
+        f"held-out prompts {'agree' if agrees else 'do not agree'} with the search: "
         f"{outcome.edited.refusals}/{outcome.prompts} refused at KL {outcome.kl.mean:z.4f} "
         f"(search: {point['refusals']}/{outcome.search_prompts} at {point['kl']:z.4f})"
     )

@@ -166,10 +166,14 @@ def _require_unmoved(
                 name = f"the {kind} {part.replace('_', '-')} prompts ({found.origin})"
                 (differing if part == "train" or all_parts else unneeded).append(name)
     if unneeded:
-        emit(Note(f"not the recorded prompts, but not needed: {', '.join(unneeded)}"))
+        emit(
+            Note(
+                f"these prompts differ from the recorded prompts, but are not needed: {', '.join(unneeded)}"
+            )
+        )
     if differing:
         raise ReproductionError(
-            f"the saved {recorded.made} was made from other files than {'; '.join(differing)}; name the "
+            f"the saved {recorded.made} was not made from these files: {'; '.join(differing)}; name the "
             "original files (--from MODEL, --target-train SET and the like)"
         )
 

@@ -201,7 +201,7 @@ def _loaded(
     if not settings.allow_partial:
         coverage.require_complete()
     elif not coverage.complete:
-        emit(Note(f"going on with --allow-partial although {coverage.lacking()}"))
+        emit(Note(f"continuing with --allow-partial although {coverage.lacking()}"))
     if settings.save is not None:
         require_writable(anatomy)
     if settings.adapter is not None:

@@ -28,7 +28,7 @@ def diff(
     """Compare two checkpoints: which tensors differ, at which rank, and which edit made the difference.
 
     first, second: local folders, weight files or hub ids; a hub id may end in @REVISION, else it is of
-    `revision`. writers: claims about writers, "PATTERN=COMPONENT". progress: called with each tensor's name,
+    `revision`. writers: declared writers, "PATTERN=COMPONENT". progress: called with each tensor's name,
     its number and how many tensors there are. Memory: a few pieces of one tensor.
     Raises ModelError for files that cannot be read or are packed, HubError.
     """

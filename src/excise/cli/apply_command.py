@@ -84,7 +84,7 @@ def _named_edit(word: str) -> _NamedEdit:
 
 
 def _writers(directory: RunDirectory) -> tuple[str, ...]:
-    """The run's claims about writers. Raises SettingsError for an invalid list."""
+    """The run's declared writers. Raises SettingsError for an invalid list."""
     stored = settings_in(directory, ("writers",))
     return gather({}, {}, Path(os.devnull), stored, needs_model=False).writers
 

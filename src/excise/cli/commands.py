@@ -36,7 +36,7 @@ _TOKEN = (
 
 @command("", "MODEL", _ALL, PLACES, RESUMES)
 def run(model: Word | None = None, /, **typed: object) -> int:
-    """Find the direction of a behaviour in MODEL, remove it with the least damage, save the model."""
+    """Find the direction of a behaviour in MODEL, remove it with little damage, and save the model."""
     from excise.cli.run_command import run
 
     return run(_settings(model, typed))
@@ -77,7 +77,7 @@ def evaluate(
     model: Word | None = None,
     /,
     *,
-    against: Annotated[str, flag("The model to compare with.", "ORIGINAL")],
+    against: Annotated[str, flag("The original model, to compare with.", "ORIGINAL")],
     **typed: object,
 ) -> int:
     """Compare two models: refusals and KL divergence."""
@@ -91,7 +91,7 @@ _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
 
 @command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)
 def compare(first: Word, second: Word, /, **typed: object) -> int:
-    """Test whether two edits differ by more than chance on held-out prompts."""
+    """Test on held-out prompts whether two edits differ by more than chance."""
     from excise.cli.compare_command import compare
 
     return compare((first, second), _inputs(typed))
@@ -107,7 +107,7 @@ def diff(
     edit: Annotated[str | None, flag("Save the difference as an edit file of A.", "FILE")] = None,
     **typed: object,
 ) -> int:
-    """Show which tensors of two checkpoints differ, at which rank, and which edit explains it."""
+    """Compare two checkpoints: tensors that differ, rank of each change, and the edit that explains it."""
     from excise.cli.diff_command import diff
 
     return diff((first, second), _inputs(typed), undo=undo, edit=edit)
@@ -146,7 +146,7 @@ def show(
     ] = None,
     **typed: object,
 ) -> int:
-    """Print an edit: base model, figures, strengths over layers."""
+    """Print an edit: base model, measured figures, and the strength in each layer."""
     from excise.cli.show_command import show
 
     return show(word, _inputs(typed), plot=plot)
@@ -228,14 +228,14 @@ def reproduce(
     *,
     original: Annotated[
         str | None,
-        flag("The present place of the original model, if it has moved.", "MODEL", "--from"),
+        flag("Where the original model is now, if it has moved.", "MODEL", "--from"),
     ] = None,
     repeat_search: Annotated[
         bool, flag("Repeat the search too, instead of using the recorded parameters.")
     ] = False,
     **typed: object,
 ) -> int:
-    """Rebuild a saved model from its reproduce.json, and compare both."""
+    """Rebuild a saved model from its reproduce.json (FILE) in DIR, and compare the two."""
     from excise.cli.reproduce_command import reproduce
 
     return reproduce(file, folder, _inputs(typed), original=original, repeat_search=repeat_search)

@@ -39,7 +39,7 @@ _WHY_ENDED = {
     "done": "all trials are done",
     "stopped": "stopped; finished trials are kept",
     "time": "the time limit is reached",
-    "failing": "too many trials in a row failed; going on with the others",
+    "failing": "too many trials in a row failed; continuing with the successful trials",
 }
 
 
@@ -85,7 +85,7 @@ def _of_measurements(event: Event) -> tuple[Line, ...]:
             coverage = f"coverage {event.coverage[worst]:.3f} (worst layer: {worst})"
             return (Line("layers", " · ".join([str(event.layers), *matrices, coverage])),)
         case BatchReduced():
-            text = f"out of memory; going on with {event.slots} at a time"
+            text = f"out of memory; continuing with {event.slots} prompts at a time"
             return (Line("batch", text, WARNING),)
         case BatchSizeFound():
             return (Line("batch", f"{plural(event.slots, 'prompt')} at a time"),)

@@ -76,7 +76,7 @@ class Dialogue:
         answer = self._ask(_ACTION).strip().lower()
         action = self._actions.get(answer[:1])
         if action is None:
-            self._say("one of s, a, c, m, o, q", "yellow")
+            self._say("type one of s, a, c, m, o, q", "yellow")
         else:
             action(self._outcome)
 

@@ -31,7 +31,7 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
         else f"A run with {done} of {settings.trials} trials is in {directory.path}"
     )
     if ask is None:
-        screen(Note(f"{existing}; {'nothing is left to search' if complete else 'going on'}"))
+        screen(Note(f"{existing}; {'nothing is left to search' if complete else 'continuing it'}"))
         return settings
     new = next_free(directory.path)
     question = (

@@ -106,7 +106,7 @@ def show_seeds(run: Run, screen: Screen, outcome: Outcome) -> None:
     for other in further_seeds(run):
         screen(Note(f"the same search with seed {other.settings.seed}"))
         if not search(other, screen):
-            screen(Note("stopped; the same command goes on with this seed"))
+            screen(Note("stopped; the same command continues with this seed"))
             return
         point = chosen(other, run.settings.select, DEFAULT_SELECTION)
         searched.append(Searched(other.settings.seed, other.choose(point), other.front()))

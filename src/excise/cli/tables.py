@@ -150,7 +150,7 @@ def _covered(coverage: Coverage | None, layer: int) -> Text:
 def _writer(writer: Writer) -> str:
     rows, columns = writer.shape
     if not writer.matrices:
-        return f"{rows} numbers put out; cannot be saved"
+        return f"output width {rows}; cannot be saved"
     count = "" if writer.matrices == 1 else f"{writer.matrices} of "
     norms = "".join(f", then {norm.rsplit('.', 1)[-1]}" for norm in writer.post_norms)
     return f"{count}{rows}×{columns}{norms}"

@@ -51,7 +51,9 @@ class Settings(BaseModel):
         "Data type of the loaded model, or several data types to try in this order.",
         min_length=1,
     )
-    device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps, ….", min_length=1)
+    device: str = _field(
+        "auto", "Device of the model: auto, cpu, cuda, cuda:1, mps, ….", min_length=1
+    )
     quantization: Quantization = _field(
         "none", "Quantise while loading: bitsandbytes 4-bit or 8-bit, torchao int8 or int4."
     )
@@ -61,7 +63,7 @@ class Settings(BaseModel):
         metavar="DEVICE=SIZE,…",
     )
     offload_folder: Path | None = _unset(
-        "Folder for weights that exceed max_memory.", metavar="DIR"
+        "Folder for weights that exceed these limits.", metavar="DIR"
     )
     trust_remote_code: bool = _off(
         "Run code that comes with the model; works only as a flag on the command line."
@@ -78,14 +80,14 @@ class Settings(BaseModel):
     )
     system_prompt: str | None = _unset("System prompt for all prompt sets.")
     response_prefix: str | None = _unset(
-        "Common beginning of all answers, skipped when scoring; detected if not given."
+        "Text that all answers begin with; scores leave it out. Detected if not given."
     )
 
     target: PromptSource | None = _unset(
-        "Prompts that show the behaviour; one set, which is split into three parts."
+        "Prompts that evoke the behaviour; one set, which is split into three parts."
     )
     control: PromptSource | None = _unset(
-        "Prompts that do not show the behaviour; one set, which is split into three parts."
+        "Prompts that do not evoke the behaviour; one set, which is split into three parts."
     )
     target_train: PromptSource | None = _unset("Target prompts to find directions with.")
     target_search: PromptSource | None = _unset("Target prompts to score trials with.")
@@ -103,7 +105,7 @@ class Settings(BaseModel):
 
     kinds: tuple[Kind, ...] = _field(
         ("discriminant", "orthogonal"),
-        "Kind of operator that removes a direction, or several kinds that the search chooses from.",
+        "Kind of edit, or several that the search chooses from: discriminant, orthogonal, row_normalised.",
         min_length=1,
     )
     directions: int = _field(1, "Directions to remove, one after the other.", ge=1, le=8)
@@ -111,7 +113,10 @@ class Settings(BaseModel):
         "mean", "How to average the residuals of target and of control prompts."
     )
     winsorise: float = _field(
-        1.0, "Quantile to which residuals are clipped before averaging; 1 is off.", gt=0.5, le=1
+        1.0,
+        "Clip the components of each activation vector at this quantile before averaging; 1 is off.",
+        gt=0.5,
+        le=1,
     )
     orthogonalise: bool = _off("Make each direction orthogonal to the mean of the control prompts.")
 
@@ -126,44 +131,58 @@ class Settings(BaseModel):
     )
     trials: int = _field(30, "Trials in the whole study.", ge=1)
     startup_trials: int = _field(
-        12, "First trials, which do not depend on the results of others.", ge=0
+        12, "Number of first trials, which do not depend on the results of other trials.", ge=0
     )
     seeds: int = _field(
-        1, "Number of searches, with consecutive seeds, to report their spread.", ge=1
+        1,
+        "Number of searches with consecutive seeds; several show the spread of the results.",
+        ge=1,
     )
     seed: int = _field(0, "Seed of everything that is random.", ge=0)
     search_seconds: float | None = _unset(
         "Time limit after which no trial starts.", metavar="SECONDS", gt=0, allow_inf_nan=False
     )
     max_new_tokens: int = _field(100, "Longest answer, in tokens.", ge=1)
-    batch_size: int = _field(0, "Prompts in a batch; 0 finds the size.", ge=0)
-    candidates: int = _field(0, "Candidates that are scored together; 0 finds the number.", ge=0)
-    exhaustive: bool = _off("Score every answer and run every layer; slower, with the same front.")
+    batch_size: int = _field(
+        0, "Prompts that decode at a time; 0 chooses the number by memory.", ge=0
+    )
+    candidates: int = _field(0, "Edits that are scored side by side; 0 chooses the number.", ge=0)
+    exhaustive: bool = _off(
+        "Take no shortcuts: answer all prompts and run all layers in every trial. Slower, same front."
+    )
     markers: tuple[str, ...] | None = _unset(
         "Phrases that make an answer a refusal wherever they stand; built-in lists if not given.",
         min_length=1,
     )
     writers: tuple[str, ...] = _field(
         (),
-        "Modules that write to the residual stream; * matches any text.",
+        "Further modules that write to the residual stream, such as mixer.out=attn.o_proj; * matches any "
+        "text.",
         metavar="PATTERN=COMPONENT",
     )
-    config_only: bool = _off("Inspect only the configuration; load no weights.")
+    config_only: bool = _off("Read only the configuration; load no weights.")
     allow_partial: bool = _off("Continue although some layers are not covered.")
     allow_absent: bool = _off("Continue although the model hardly shows the behaviour.")
 
-    run_dir: Path | None = _unset("Run directory.", metavar="DIR")
+    run_dir: Path | None = _unset(
+        "Folder of the run. Default: runs/<model>-<digest of the settings>.", metavar="DIR"
+    )
     select: str | None = _unset(
-        'Trial to choose: knee, fewest, its number, or "refusals<=5".', metavar="RULE", min_length=1
+        'Trial to choose: knee, fewest, its number, "refusals<=5" or "kl<=0.1".',
+        metavar="RULE",
+        min_length=1,
     )
     save: Path | None = _unset("Folder for the edited model.", metavar="DIR")
     adapter: Path | None = _unset("Folder for the edit as an adapter.", metavar="DIR")
-    no_hardware: bool = _off("Omit hardware details from the record.")
+    no_hardware: bool = _off("Omit hardware details from records.")
     packed: Literal["same", "plain"] = _field(
-        "same", "Form of packed matrices in the edited model: packed in the same way, or plain."
+        "same",
+        "Edited matrices of a quantised checkpoint: in the same format again, or plain (unquantised).",
     )
     yes: bool = _off("Ask nothing; use the default answers.")
-    json_lines: bool = _off("Write JSON to standard output: a line for each event, or the result.")
+    json_lines: bool = _off(
+        "Write JSON to standard output: one line for each event, or the result of the command."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -74,16 +74,16 @@ def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:
 
 
 def devices_for(device: str, max_memory: Mapping[int | str, int] | None) -> list[torch.device]:
-    """The devices that --device and --max-memory allow for a model; at least one.
+    """The devices that `device` and `max_memory` allow for a model; at least one.
 
     Raises ModelError if there is no such device on this machine.
     """
     if max_memory:
-        return [_existing(f"--max-memory {key}=…", key) for key in max_memory]
+        return [_existing(f"max_memory (--max-memory {key}=…)", key) for key in max_memory]
     if device in _SPREADING:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return [torch.device("cuda", index) for index in range(count)] or [HOST]
-    return [_existing(f"--device {device}", device)]
+    return [_existing(f"device (--device {device})", device)]
 
 
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")

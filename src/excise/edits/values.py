@@ -13,7 +13,7 @@ from excise.edits.base import Base
 from excise.kinds import EditKind
 
 
-# Equality of tensors is no single truth value, so edits are equal only to themselves.
+# Tensors cannot be compared to one truth value, so an edit equals only itself.
 @dataclass(frozen=True, eq=False)
 class EditValues:
     """A rank-1 operator for each writer: y' = y − α u (vᵀ y).

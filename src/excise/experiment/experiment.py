@@ -52,7 +52,7 @@ from excise.system.paths import expanded
 
 
 class Experiment(Measurements):
-    """A model and prompts: what the model does, the directions in it, edits and their scores.
+    """A model and prompts: baseline, directions, edits and their scores, and the search for edits.
 
     Values that need passes through the model are computed on first use and stored. The model is only changed
     during a measurement.
@@ -67,7 +67,7 @@ class Experiment(Measurements):
 
     @cached_property
     def directions(self) -> Tensor:
-        """The direction of each layer: [layer, d], unit vectors, float32, in the residual stream."""
+        """The direction of each layer in the residual stream: [layer, d], unit vectors, float32."""
         if self.bank.residual is not None:
             return self.bank.residual.directions.clone()
         source = self._train_prompts()
@@ -89,8 +89,8 @@ class Experiment(Measurements):
     ) -> Tensor:
         """The residual stream after each layer: [prompt, position, layer, d], float32.
 
-        prompts: as in `Prompts.of`. positions: of tokens of the rendered prompt, as indices of Python: −1 is
-        the last, which predicts the first token of the answer. Raises PromptError or ModelError.
+        prompts: as in `Prompts.of`. positions: indices of tokens of the rendered prompt. −1 is the last
+        token, from which the model predicts the first token of the answer. Raises PromptError or ModelError.
         """
         given = prompt_set(prompts, "activations", self.options.system_prompt)
         tokens = self.runner.chat.encode(given.prompts)
@@ -106,9 +106,9 @@ class Experiment(Measurements):
         ridge: float = 1e-2,
         direction_index: float | None = None,
     ) -> Edit:
-        """An edit with the same strength in all layers, from the train prompts.
+        """Make an edit from the train prompts, with the same strength in all edited layers.
 
-        kind: one of `Options.kinds`. components, layers: the edited ones; None for all. ridge: ρ of the
+        kind: one of `Options.kinds`. components, layers: what is edited; None for all. ridge: ρ of the
         discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: for kinds that use
         directions of the residual stream, the fractional layer whose direction all layers use; None if each
         layer uses its own. Raises SettingsError for a kind, ridge, component, layer or direction that does
@@ -175,8 +175,8 @@ class Experiment(Measurements):
 
         store: a folder that keeps the study, so that a later call can continue it; None keeps it in memory.
         seconds: time limit after which no trial is proposed. stop: called between trials; True ends the
-        search. progress: show a progress bar
-        if no other listener takes the experiment's events.
+        search. progress: show a progress bar, unless the experiment has an `emit` of its own.
+
         Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to another
         experiment, ExciseError if no trial can be scored.
         """
@@ -196,7 +196,7 @@ class Experiment(Measurements):
         if absence is not None:
             raise ModelError(
                 f"{absence}: there is hardly anything to remove; give other target prompts or markers, or "
-                "search anyway with --allow-absent"
+                "search anyway with allow_absent (--allow-absent)"
             )
 
     def _search(
@@ -228,7 +228,7 @@ class Experiment(Measurements):
 
     @contextmanager
     def _stored(self, folder: Path) -> Iterator[StoredStudy]:
-        """The study in a folder, with the values that an earlier experiment measured."""
+        """The study in a folder; values that an earlier experiment stored there are used again."""
         identity = identity_of_memory(self.model, self.prompts, self.options, self.base)
         with open_run(folder, identity) as directory:
             if directory.result.exists() and not self.is_settled:

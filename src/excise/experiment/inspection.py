@@ -65,7 +65,7 @@ def inspect(
 ) -> Inspection:
     """Find a model's layers and writers, and measure their coverage if its weights are available.
 
-    model: a hub id, a local folder or a GGUF file. writers: claims about writers, "PATTERN=COMPONENT".
+    model: a hub id, a local folder or a GGUF file. writers: declared writers, "PATTERN=COMPONENT".
     weights: None loads local weights but downloads none, so that a model on the hub is inspected from its
     configuration; True downloads weights; False loads no weights.
     Raises ModelError if the model cannot be found, built or loaded, or has no known writer; HubError.

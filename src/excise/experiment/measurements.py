@@ -48,11 +48,7 @@ from excise.search.study import Proposals
 
 
 class Measurements:
-    """A model and prompts, with their measurements.
-
-    Values that need passes through the model are computed on first use and stored. The model is only changed
-    during a measurement.
-    """
+    """A model and prompts, with the measurements that `Experiment` is built on."""
 
     def __init__(
         self,
@@ -66,11 +62,11 @@ class Measurements:
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> None:
-        """chat: renders prompts; by default the tokenizer's chat template. base: the files of the model, for
-        edits. known: values that an earlier experiment measured. emit: takes the events.
+        """chat: renders prompts; by default with the tokenizer's chat template. base: the files of the model,
+        which edits record. known: values that an earlier experiment measured. emit: called with each event.
 
-        Raises ModelError if the tokenizer has no chat template, or one that loses prompts, or if the model is
-        in training mode, in which dropout makes its answers random.
+        Raises ModelError if the tokenizer has no chat template, if the template leaves out prompts, or if the
+        model is in training mode, in which dropout makes its answers random.
         """
         if model.training:
             raise ModelError("the model is in training mode; call model.eval() first")
@@ -89,7 +85,7 @@ class Measurements:
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> Self:
-        """An experiment with a model from `excise.load`, whose files its edits name."""
+        """An experiment with a model from `excise.load`; its edits record the model's files."""
         return cls(
             loaded.model,
             loaded.tokenizer,
@@ -102,7 +98,7 @@ class Measurements:
         )
 
     def with_seed(self, seed: int) -> Self:
-        """The same experiment and its measurements with another seed."""
+        """A copy of the experiment, with its measurements and another seed."""
         other = copy.copy(self)
         other.options = replace(self.options, seed=seed)
         return other
@@ -122,7 +118,7 @@ class Measurements:
 
     @cached_property
     def runner(self) -> Runner:
-        """The model with its response prefix and batch size."""
+        """Runs the model in batches of a measured size, with the measured response prefix."""
         options = self.options
         runner = Runner(
             self.model,
@@ -137,7 +133,7 @@ class Measurements:
 
     @property
     def is_settled(self) -> bool:
-        """True if response prefix and batch size are known."""
+        """True if response prefix and batch size have been measured."""
         return "runner" in self.__dict__
 
     @cached_property
@@ -175,9 +171,8 @@ class Measurements:
         blocks = [block for kind in kinds for block in per_matrix(kind, self.anatomy)]
         if blocks:
             text = (
-                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
-                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
-                "kind for each expert"
+                f"{len(blocks)} blocks of experts: during the search only the sum of their experts is "
+                "edited, with the orthogonal kind; a saved model has the row-normalised kind in each expert"
             )
             self.emit(Note(text))
         return bank
@@ -225,12 +220,12 @@ class Measurements:
         self.emit(Note(f"{error}; its figure is left out"))
 
     def edit_of_trial(self, trial: BaseTrial) -> Edit:
-        """The edit of a trial, which suggests its parameters."""
+        """The edit of an Optuna trial, from the parameters that the trial suggests."""
         return edit_of(propose(trial, self.options.kinds, self.anatomy), self.bank, self.anatomy)
 
     @property
     def proposals(self) -> Proposals:
-        """The proposals of a search with this experiment."""
+        """How a search proposes trials: seed, number of first trials, and their parameters."""
         options = self.options
         count, seed = options.startup_trials, options.seed
         start = tuple(start_points(options.kinds, self.anatomy, count, seed))
@@ -275,6 +270,6 @@ class Measurements:
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:
-    """The chat template of the tokenizer."""
+    """Renders prompts with the tokenizer's chat template."""
     call, _ = choose_template(tokenizer, None, options.template_arguments, options.system_prompt)
     return Chat(tokenizer, options.response_prefix or "", call)

@@ -39,11 +39,11 @@ class Options:
     scorers for reports on held-out prompts. scorers: settings of scorers that are given by name.
 
     seed: of everything that is random. startup_trials: first trials, which do not depend on the results of
-    others. batch_size: prompts that decode at a time; 0 finds the number. candidates: edits scored side by
+    others. batch_size: prompts that decode at a time; 0 chooses the number. candidates: edits scored side by
     side; 0 finds the number. rows: prompts of one forward pass without decoding; changes figures by rounding
     only. exhaustive: answer every prompt and run every layer; slower, with the same front.
 
-    writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: go on
+    writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: continue
     although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.
     """
 

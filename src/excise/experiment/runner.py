@@ -26,8 +26,8 @@ Result = TypeVar("Result")
 class Runner:
     """Runs a model in batches, which shrink permanently when memory runs out.
 
-    slots: sequences in a decoding batch, found by timing. rows: prompts in a forward pass without decoding,
-    the same in every run, because rounding, and with it the search, depends on them.
+    slots: sequences in a decoding batch, see `find_batch_size`. rows: prompts in a forward pass without
+    decoding, the same in every run, because rounding, and with it the search, depends on them.
     """
 
     def __init__(

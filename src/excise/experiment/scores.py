@@ -1,4 +1,4 @@
-"""What is measured of a model, original or edited, as values with intervals."""
+"""The measured figures of an original or edited model, with intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.scorers.scorer import Score
 from excise.scorers.statistics import Estimate, Share
 
 PromptPart = Literal["search", "held_out"]
-"""The prompts that the search sees, or those that nothing is fitted to."""
+"""The prompts that the search uses, or prompts that neither directions nor search use."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What writers put out at the last token of the train prompts.
+    """Statistics of the writers' outputs at the last token of the train prompts.
 
     writers: module names, in the order of the rows. target, control: means [writer, d] and spreads [writer],
     float64, of the writers' own outputs. The difference of the means is δ of the discriminant.

@@ -1,4 +1,8 @@
-"""Scores candidates; the scores depend only on edit, prompts and bound."""
+"""Scores candidates, several side by side.
+
+A candidate is an edit that is being scored. Its bound is the finished trials, which can end its scoring
+early. The scores of a candidate depend only on edit, prompts and bound, not on the candidates beside it.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +116,7 @@ class Scoring:
                 self._scheduler.add(judged.request)
 
     def advance(self, *, more: bool, seconds: float = math.inf) -> None:
-        """Decode until the oldest candidate is finished or, if `more` wait, until another can begin.
+        """Decode until the oldest candidate is finished or, if `more` candidates wait, until one can begin.
 
         seconds: the time after which it returns in any case, at the end of a step. If memory runs out, all
         requests restart in half as many slots.
@@ -156,13 +160,13 @@ class Scoring:
         """Put the edit in force beside the others; returns its candidate slot."""
         candidate_slot = min(self._free)
         self._free.remove(candidate_slot)
-        # Slots from the lowest on are taken first, so that there is never a gap before a new trial.
+        # The lowest free slot is used, so that `_edits_of` has no gap before it.
         self._edits_of[candidate_slot : candidate_slot + 1] = [edit]
         self._edits.use_several(self._edits_of)
         return candidate_slot
 
     def _assignments(self, edit: Edit, trial: RunningTrial) -> tuple[Assignment, Assignment]:
-        """Assignments of target and control prompts, with cached layers before the first edited trial."""
+        """Assignments of target and control prompts; layers before the first edited layer are cached."""
         cached_layers = self._part.cached_layers
         start_layer = (
             0
@@ -185,7 +189,8 @@ class Scoring:
         if self._scheduler is None or slots != self._scheduler_slots:
             judged = [each for trial in self._running for each in trial.requests.values()]
             if self._scheduler is not None:
-                # Its memory is freed before the new scheduler allocates; its requests restart without it.
+                # The old scheduler's memory is freed before the new scheduler allocates; its requests
+                # restart.
                 self._scheduler = None
                 for trial in self._running:
                     trial.restart()

@@ -51,7 +51,7 @@ def require_rendered(text: str, rendered: str) -> None:
     if not holds(rendered, text):
         raise ModelError(
             f"the chat template leaves out the text of the prompt {_quoted(text)}; give another one with "
-            "--chat-template FILE"
+            "chat_template (--chat-template FILE)"
         )
 
 

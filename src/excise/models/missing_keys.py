@@ -35,7 +35,7 @@ def require_complete(name: str, info: Mapping[str, Any], *, packing: bool = Fals
         if packing:
             consequence = (
                 "or it cannot be quantised while loading; it would be initialised at random; leave out "
-                "--quantization, or choose another"
+                "quantization (--quantization), or choose another"
             )
         raise ModelError(f"{name}: the checkpoint lacks {_counted(missing)}, {consequence}")
     if mismatched := sorted(info["mismatched_keys"]):

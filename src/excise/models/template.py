@@ -27,7 +27,7 @@ _IN_PARTS = (
 _LONGEST = 1 << 20
 """Bytes of a template file. Without a limit, reading a device would never end."""
 _OF_PROCESSORS = ("chat_template.json", "processor_config.json")
-_OTHER = "give another one with --chat-template FILE"
+_OTHER = "give another one with chat_template (--chat-template FILE)"
 
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 """transformers' own tag around answers, which Jinja does not know."""
@@ -120,17 +120,20 @@ def choose_template(
     names = ", ".join(sorted(named))
     text = None
     if template is not None and template not in named:
-        what = f"--chat-template {template}: cannot be read"
+        what = f"chat_template (--chat-template {template}): cannot be read"
         if named:
             what += f", and the model has no template of this name ({names})"
         with translated(ModelError, what, OSError, ValueError):
             text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:
-        raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")
+        raise ModelError(
+            "no chat template; give a Jinja file with chat_template (--chat-template FILE)"
+        )
     elif named and template is None and "default" not in named:
         raise ModelError(
-            f"several chat templates ({names}) and no default; choose one with --chat-template NAME"
+            f"several chat templates ({names}) and no default; choose one with chat_template "
+            "(--chat-template NAME)"
         )
     call = TemplateCall(None if text is not None else template, arguments)
     return _surviving(tokenizer, call, system_prompt), text

@@ -54,14 +54,15 @@ _ORIGIN = "given in memory"
 def prompt_set(
     given: PromptSet | Sequence[PromptLike], name: str, system_prompt: str | None = None
 ) -> PromptSet:
-    """A prompt set of what is given. name: what it is for; system_prompt: where a prompt has none of its own.
+    """A prompt set of the given prompts. name: what it is for; system_prompt: where a prompt has none of its
+    own.
 
     Raises PromptError, naming the prompt by its number, if one is none.
     """
     if isinstance(given, PromptSet):
         return PromptSet(name, given.prompts, given.origin, given.revision)
     if isinstance(given, str | Mapping):
-        raise PromptError(f"{name}: one prompt is no set; give a list of prompts")
+        raise PromptError(f"{name}: a single prompt is not a set; give a list of prompts")
     prompts = tuple(
         prompt_of(one, f"{name}, prompt {number}", system_prompt)
         for number, one in enumerate(given)
@@ -90,6 +91,6 @@ def _turn(message: object, where: str) -> tuple[str, str]:
         if isinstance(role, str) and isinstance(content, str):
             return role, content
     raise PromptError(
-        f"{where}: {message!r:.60} is no prompt; give a string, or chat messages with a role and a content "
-        "of text"
+        f"{where}: {message!r:.60} is not a prompt; give a string, or chat messages with a role and a "
+        "content of text"
     )

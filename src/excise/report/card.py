@@ -90,8 +90,8 @@ def nats(value: object) -> str:
 def _covered(coverage: Sequence[float]) -> str:
     worst = min(range(len(coverage)), key=coverage.__getitem__)
     return (
-        f"Coverage, the share of what a layer writes that the edited matrices write: {coverage[worst]:.3f} "
-        f"in the worst of {len(coverage)} layers (layer {worst}); 1 means all."
+        f"Coverage, the share of a layer's additions to the residual stream that the edited matrices make: "
+        f"{coverage[worst]:.3f} in the worst of {len(coverage)} layers (layer {worst}); 1 means all."
     )
 
 
@@ -162,7 +162,7 @@ behaviour was removed from {edited} of {writers} matrices that write to the resi
 Nothing was trained. **Safety behaviour of the original may be weakened or gone; test it before you rely on
 it.** {_terms(original)}{_reservations(edit)}
 
-## What it measured
+## What was measured
 
 {figures}
 

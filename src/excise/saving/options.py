@@ -14,7 +14,7 @@ class SaveOptions:
     """How the files of a model are read and written.
 
     packed: form of packed matrices in the result: "same" packs them the same way, "plain" unpacks them.
-    writers: claims about writers, "PATTERN=COMPONENT". trust_remote_code: build the model with its own code.
+    writers: declared writers, "PATTERN=COMPONENT". trust_remote_code: build the model with its own code.
     chat_template: text of a template that replaces the model's own. force: apply an edit to another
     checkpoint than its own.
     """

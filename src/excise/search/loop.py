@@ -1,4 +1,4 @@
-"""The search loop: propose, score, store. It never writes to, copies or reloads a weight."""
+"""The search loop: propose, score, store. It never writes, copies or reloads a weight."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ def search(
     """Score trials until the study holds enough trials, the time limit is reached, or `stop()` is true.
 
     Several trials run at a time. When the search stops, the oldest of them is finished; the others stay
-    running in the storage and resume with the next search. Failed trials use no budget. If trials keep
-    failing, the search ends; it raises ExciseError if no trial succeeded.
+    running in the storage and resume with the next search. Failed trials do not count towards
+    `Limits.trials`. If many trials in a row fail, the search ends; it raises ExciseError if no trial
+    succeeded.
 
     save: called at the start of the search and after every trial.
     """
@@ -88,7 +89,7 @@ def search(
 
 
 class _Reports:
-    """Emits the processed tokens, every few seconds."""
+    """Emits the number of processed tokens every few seconds."""
 
     def __init__(self, emit: Emit, tokens: TokenCounter, scoring: EditScoring) -> None:
         self.emit, self._tokens, self._scoring = emit, tokens, scoring
@@ -115,7 +116,7 @@ class _Reports:
 
 @dataclass
 class _Running:
-    """A proposed trial without a result. seconds: time of the proposal."""
+    """A proposed trial without a result. seconds: the time that its proposal took."""
 
     trial: optuna.Trial
     edit: Edit
@@ -128,8 +129,8 @@ class _Loop:
 
     `Limits.candidates` trials run at a time. Trial n is proposed when exactly the trials up to n − candidates
     have results. The proposals therefore do not depend on how long trials take, nor on early verdicts.
-    (After a restart, proposals use all earlier trials.) The running trials of an interrupted study come
-    first.
+    The running trials of an interrupted study come first. If a complete study is extended, the first
+    new proposals use all of its trials.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class _Loop:
         self._failures, self._reason = 0, ""
 
     def run(self, stop: Callable[[], bool]) -> str:
-        """Run to the end. Returns the reason of the end."""
+        """Run until the search ends. Returns the reason: see `SearchEnded.why`."""
         between = True
         while True:
             why = self._why_to_stop(stop)
