@@ -86,7 +86,7 @@ def test_a_list_may_be_given_by_several_flags(capsys: pytest.CaptureFixture[str]
         (["m", "--trials"], "--trials: needs one argument"),
         (["m", "--trials", "many"], "--trials=many: not a whole number"),
         (["m", "--kind", "orthogonl"], "did you mean orthogonal?"),
-        (["m", "--select", "kneee"], "--select kneee: not understood"),
+        (["m", "--select", "kneee"], "--select=kneee: not understood"),
         (["inspct", "m"], "inspct: no such command; did you mean inspect?"),
         (["m", "n"], "n: unexpected argument"),
         (["m", "--seed", "-1"], "--seed=-1: must be at least 0"),

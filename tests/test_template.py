@@ -83,7 +83,7 @@ def test_one_of_several_templates(tmp_path: Path) -> None:
     tokenizer = bpe_tokenizer(named)
     call, given = choose_template(tokenizer, str(file), {}, None)
     assert given == template_text(tokenizer, call) == PLAIN + " "
-    with pytest.raises(ModelError, match=r"--chat-template none: cannot be read, .*\(rag\)"):
+    with pytest.raises(ModelError, match=r"chat_template=none: cannot be read, .*\(rag\)"):
         call_of(named, "none")
 
 

@@ -186,7 +186,7 @@ def _loaded(
     if not settings.allow_partial:
         coverage.require_complete()
     elif not coverage.complete:
-        emit(Note(f"going on with --allow-partial although {coverage.lacking()}"))
+        emit(Note(f"going on, as allow_partial is set, although {coverage.lacking()}"))
     if settings.save is not None:
         require_writable(anatomy)
     if settings.adapter is not None:

@@ -43,6 +43,8 @@ def diff(
             model = meta_model(described.name, folder, trust_remote_code=trust_remote_code)
             layout = dict(layout_of(model, other.index, writers))
         except ModelError as error:
+            if error.setting:
+                raise
             model, why_not = None, str(error)
     found = compare_tensors(one, other, layout, progress)
     return replace(found, model=model, why_not=why_not)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from excise.config.flags import choices, flag_name
+from excise.config.places import PlacedValue, on_one_line
 from excise.prompts.source import PromptSource
-
-_LONGEST_VALUE = 80
 
 _MESSAGES = {
     "int_parsing": "not a whole number",
@@ -39,17 +37,6 @@ _MESSAGES = {
 }
 
 
-@dataclass(frozen=True)
-class PlacedValue:
-    """A value and the place that it came from."""
-
-    value: object
-    place: str
-    """For example `--trials`, `EXCISE_TRIALS`, `excise.toml: trials`."""
-    assignment: str
-    """The place with the value: `--trials=abc`."""
-
-
 def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -> str:
     """One line for the first of pydantic's errors: the place, the mistake, the allowed values.
 
@@ -73,7 +60,7 @@ def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -
         where += f" = {json.dumps(error['input'], ensure_ascii=False, default=str)}"
     else:
         where = values[str(field)].assignment if field in values else flag_name(str(field))
-    return f"{_shorten(where)}: {_reason(error, context, str(field))}"
+    return f"{on_one_line(where)}: {_reason(error, context, str(field))}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -95,9 +82,3 @@ def _reason(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
 
 def _place(field: str, values: Mapping[str, PlacedValue]) -> str:
     return values[field].place if field in values else flag_name(field)
-
-
-def _shorten(text: str) -> str:
-    """The text on one line, cut to a bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_VALUE else line[: _LONGEST_VALUE - 1] + "…"

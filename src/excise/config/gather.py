@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from excise.config.explain import PlacedValue, did_you_mean, explain
+from excise.config.explain import did_you_mean, explain
 from excise.config.flags import (
     field_names,
     flag_name,
@@ -21,6 +21,7 @@ from excise.config.flags import (
     value_type,
     variable_name,
 )
+from excise.config.places import PlacedValue
 from excise.config.settings import Settings
 from excise.config.template import read_arguments
 from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped, without_trust
@@ -107,7 +108,7 @@ def gather(
             f"or write model = … in {TOML_NAME}"
         )
     try:
-        return Settings.model_validate({field: each.value for field, each in values.items()})
+        return Settings.placed(values)
     except ValidationError as error:
         raise SettingsError(explain(error.errors(), values)) from None
 

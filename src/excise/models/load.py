@@ -192,5 +192,5 @@ def _in_first_type(
             notes,
         )
     stored = "" if packing is None else f" as {packing_in_words(packing)}"
-    hint = "; quantised weights have to fit in --max-memory" if packing and limits else ""
+    hint = "; quantised weights have to fit in max_memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

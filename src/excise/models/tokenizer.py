@@ -62,6 +62,8 @@ def load_tokenizer(source: ModelSource, options: LoadOptions = LoadOptions()) ->
             tokenizer, options.chat_template, options.template_arguments, options.system_prompt
         )
     except ModelError as error:
+        if error.setting:
+            raise
         raise ModelError(f"{source.name}: {error}") from error
     return LoadedTokenizer(tokenizer, call, custom, options.system_prompt)
 

@@ -99,7 +99,7 @@ def check_selection(selection: str) -> None:
     """Raise SettingsError unless `selection` is of a known form."""
     known = selection in ("knee", "fewest") or selection.isdecimal() or _BOUND.fullmatch(selection)
     if not known:
-        raise SettingsError(f"--select {selection}: not understood; give {_HELP}")
+        raise SettingsError(f"not understood; give {_HELP}", setting="select", value=selection)
 
 
 def select(front: Sequence[Point], selection: str) -> Point:
@@ -118,7 +118,9 @@ def select(front: Sequence[Point], selection: str) -> Point:
         fitting = [point for point in front if point.number == int(selection)]
         if not fitting:
             numbers = ", ".join(str(point.number) for point in front)
-            raise SettingsError(f"--select {selection}: not on the front; its trials are {numbers}")
+            raise SettingsError(
+                f"not on the front; its trials are {numbers}", setting="select", value=selection
+            )
         return fitting[0]
     bound = _BOUND.fullmatch(selection)
     assert bound is not None
@@ -132,7 +134,9 @@ def select(front: Sequence[Point], selection: str) -> Point:
         chosen = min(fitting, key=lambda point: point.refusals, default=None)
     if chosen is None:
         raise SettingsError(
-            f"--select {selection}: no trial fits; the front reaches from {front[0].refusals} refusals "
-            f"at KL {front[0].kl:z.3f} to {front[-1].refusals} at KL {front[-1].kl:z.3f}"
+            f"no trial fits; the front reaches from {front[0].refusals} refusals at KL {front[0].kl:z.3f} "
+            f"to {front[-1].refusals} at KL {front[-1].kl:z.3f}",
+            setting="select",
+            value=selection,
         )
     return chosen
