@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,17 +57,25 @@ def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -
         if error["type"] == "missing":
             return f"{where}: missing; name the source of the prompts"
         if error["type"] == "extra_forbidden":
-            return f"{where}: no such key{did_you_mean(keys[-1], PromptSource.model_fields)}"
+            known = tuple(PromptSource.model_fields)
+            hint = did_you_mean(keys[-1], known, f"its keys are {', '.join(known)}")
+            return f"{where}: no such key{hint}"
         where += f" = {json.dumps(error['input'], ensure_ascii=False, default=str)}"
     else:
         where = values[str(field)].assignment if field in values else flag_name(str(field))
     return f"{on_one_line(where)}: {_reason(error, context, str(field))}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A clause that suggests the nearest known word; empty without a near word."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A clause that suggests the nearest known word, or says `otherwise` without a near word."""
+    names = list(known)
+    # A beginning that all names share, such as EXCISE_, says nothing about their likeness.
+    shared = os.path.commonprefix([word, *names])
+    rests = {name.removeprefix(shared): name for name in names}
+    near = difflib.get_close_matches(word.removeprefix(shared), rests, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {rests[near[0]]}?"
+    return f"; {otherwise}" if otherwise else ""
 
 
 def _reason(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:

@@ -159,7 +159,8 @@ def _layer(given: Iterable[tuple[str, PlacedValue]], noun: str, known: Iterable[
     for name, value in given:
         field = field_names().get(name)
         if field is None:
-            hint = did_you_mean(value.place.rpartition(": ")[2], known)
+            lists = f"excise --help lists the {noun}s"
+            hint = did_you_mean(value.place.rpartition(": ")[2], known, lists)
             raise SettingsError(f"{value.place}: no such {noun}{hint}")
         if field in layer:
             also = layer[field].place
