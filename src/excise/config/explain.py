@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,8 @@ from excise.config.flags import choices, flag_name
 from excise.config.places import PlacedValue, on_one_line
 from excise.prompts.source import PromptSource
 
+_MARK = re.compile("^(EXCISE_|--)")
+"""The beginning of a variable or a flag, which says nothing about the likeness of two names."""
 _MESSAGES = {
     "int_parsing": "not a whole number",
     "int_parsing_size": "too large a number",
@@ -68,13 +70,10 @@ def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """A clause that suggests the nearest known word, or says `otherwise` without a near word."""
-    names = list(known)
-    # A beginning that all names share, such as EXCISE_, says nothing about their likeness.
-    shared = os.path.commonprefix([word, *names])
-    rests = {name.removeprefix(shared): name for name in names}
-    near = difflib.get_close_matches(word.removeprefix(shared), rests, n=1, cutoff=0.5)
+    names = {_MARK.sub("", name): name for name in known}
+    near = difflib.get_close_matches(_MARK.sub("", word), names, n=1, cutoff=0.5)
     if near:
-        return f"; did you mean {rests[near[0]]}?"
+        return f"; did you mean {names[near[0]]}?"
     return f"; {otherwise}" if otherwise else ""
 
 
