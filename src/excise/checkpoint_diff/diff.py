@@ -14,6 +14,7 @@ from excise.checkpoint_diff.layout import layout_of
 from excise.errors import ModelError
 from excise.models.meta_model import meta_model
 from excise.system.paths import expanded
+from excise.validation import checked
 
 
 def diff(
@@ -32,6 +33,7 @@ def diff(
     its number and how many tensors there are. Memory: a few pieces of one tensor.
     Raises ModelError for files that cannot be read or are packed, HubError.
     """
+    writers = checked("writers", writers, tuple[str, ...])
     one, other = (open_compared(str(name), revision) for name in (first, second))
     described = other if other.source else one
     model, layout, why_not = None, {}, ""

@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionErro
 from cyclopts.exceptions import CoercionError, UnusedCliTokensError
 
 from excise.cli.command import app
-from excise.config.explain import did_you_mean
+from excise.validation import did_you_mean
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:

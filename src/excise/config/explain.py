@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from excise.config.flags import choices, flag_name
+from excise.config.flags import flag_name
 from excise.config.places import PlacedValue, on_one_line
 from excise.prompts.source import PromptSource
-
-_MARK = re.compile("^(EXCISE_|--)")
-"""The beginning of a variable or a flag, which says nothing about the likeness of two names."""
-_MESSAGES = {
-    "int_parsing": "not a whole number",
-    "int_parsing_size": "too large a number",
-    "int_type": "not a whole number",
-    "int_from_float": "not a whole number",
-    "float_parsing": "not a number",
-    "float_type": "not a number",
-    "finite_number": "not a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "string_type": "not a text",
-    "path_type": "not a path",
-    "tuple_type": "not a list",
-    "dict_type": "not a table of KEY=VALUE",
-    "model_type": "not a prompt set; write SOURCE, SOURCE:SPLIT or a table with source and split",
-    "string_too_short": "must not be empty",
-    "too_short": "must name at least one",
-    "greater_than": "must be more than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-}
+from excise.validation import did_you_mean, reason_of
 
 
 def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -> str:
@@ -65,27 +39,7 @@ def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -
         where += f" = {json.dumps(error['input'], ensure_ascii=False, default=str)}"
     else:
         where = values[str(field)].assignment if field in values else flag_name(str(field))
-    return f"{on_one_line(where)}: {_reason(error, context, str(field))}"
-
-
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A clause that suggests the nearest known word, or says `otherwise` without a near word."""
-    names = {_MARK.sub("", name): name for name in known}
-    near = difflib.get_close_matches(_MARK.sub("", word), names, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {names[near[0]]}?"
-    return f"; {otherwise}" if otherwise else ""
-
-
-def _reason(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
-    if error["type"] == "literal_error":
-        allowed = choices(field)
-        return f"must be one of {', '.join(allowed)}{did_you_mean(str(error['input']), allowed)}"
-    if error["type"] == "value_error":
-        return str(context["error"])
-    if error["type"] in _MESSAGES:
-        return _MESSAGES[error["type"]].format(**context)
-    return error["msg"]
+    return f"{on_one_line(where)}: {reason_of(error)}"
 
 
 def _place(field: str, values: Mapping[str, PlacedValue]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from excise.config.explain import did_you_mean, explain
+from excise.config.explain import explain
 from excise.config.flags import (
     field_names,
     flag_name,
@@ -28,6 +28,7 @@ from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped,
 from excise.errors import SettingsError, first_line
 from excise.prompts.source import PromptSource
 from excise.system.json_files import parse_json
+from excise.validation import did_you_mean
 
 TOML_NAME = "excise.toml"
 _VARIABLE_PREFIX = "EXCISE_"

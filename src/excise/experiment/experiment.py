@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import get_args
 
 import torch
+from pydantic import FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from excise.edits.edit import Edit
@@ -49,6 +49,7 @@ from excise.store.opening import open_run
 from excise.store.record import settled_facts
 from excise.store.stored_study import StoredStudy
 from excise.system.paths import expanded
+from excise.validation import checked
 
 
 class Experiment(Measurements):
@@ -92,6 +93,7 @@ class Experiment(Measurements):
         prompts: as in `Prompts.of`. positions: of tokens of the rendered prompt, as indices of Python: −1 is
         the last, which predicts the first token of the answer. Raises PromptError or ModelError.
         """
+        positions = checked("positions", positions, tuple[int, ...])
         given = prompt_set(prompts, "activations", self.options.system_prompt)
         tokens = self.runner.chat.encode(given.prompts)
         return activations(self.model, self.anatomy, tokens, positions)
@@ -114,6 +116,11 @@ class Experiment(Measurements):
         layer uses its own. Raises SettingsError for a kind, ridge, component, layer or direction that does
         not exist.
         """
+        strength = checked("strength", strength, FiniteFloat)
+        ridge = checked("ridge", ridge, FiniteFloat)
+        direction_index = checked("direction_index", direction_index, FiniteFloat | None)
+        components = checked("components", components, tuple[str, ...] | None)
+        layers = checked("layers", layers, tuple[int, ...] | None)
         if kind not in self.options.kinds:
             known = ", ".join(self.options.kinds)
             raise SettingsError(f"kind {kind}: the experiment has {known}; see Options.kinds")
@@ -141,8 +148,7 @@ class Experiment(Measurements):
         Raises TrialError if the edited model's logits are not finite, ModelError if the edit does not fit the
         model.
         """
-        if on not in get_args(PromptPart):
-            raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
+        on = checked("on", on, PromptPart)
         edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
             held_out = self.held_out
@@ -172,6 +178,8 @@ class Experiment(Measurements):
         Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to another
         experiment, ExciseError if no trial can be scored.
         """
+        trials = checked("trials", trials, PositiveInt)
+        seconds = checked("seconds", seconds, PositiveFloat | None)
         with self._listening(progress):
             if isinstance(store, str | Path):
                 with self._stored(expanded(store)) as stored:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from excise.errors import SettingsError
 from excise.judges.markers import DEFAULT_MARKERS, normalise
-from excise.kinds import KINDS, Centre, Kind
+from excise.kinds import Centre, Kind
+from excise.validation import NonEmpty, check_fields
 
-_LEAST = {
-    **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
-    **dict.fromkeys(("seed", "startup_trials", "batch_size", "candidates"), 0),
-}
+Quantile = Annotated[float, Field(gt=0.5, le=1)]
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,21 @@ class Options:
     although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.
     """
 
-    kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
-    directions: int = 1
+    kinds: NonEmpty[Kind] = ("discriminant", "orthogonal")
+    directions: PositiveInt = 1
     direction_from: Centre = "mean"
-    winsorise: float = 1.0
+    winsorise: Quantile = 1.0
     orthogonalise: bool = False
-    markers: tuple[str, ...] = DEFAULT_MARKERS
-    max_new_tokens: int = 100
+    markers: NonEmpty[str] = DEFAULT_MARKERS
+    max_new_tokens: PositiveInt = 100
     response_prefix: str | None = None
     system_prompt: str | None = None
     template_arguments: Mapping[str, object] = field(default_factory=dict)
-    seed: int = 0
-    startup_trials: int = 12
-    batch_size: int = 0
-    candidates: int = 0
-    rows: int = 32
+    seed: NonNegativeInt = 0
+    startup_trials: NonNegativeInt = 12
+    batch_size: NonNegativeInt = 0
+    candidates: NonNegativeInt = 0
+    rows: PositiveInt = 32
     exhaustive: bool = False
     writers: tuple[str, ...] = ()
     allow_partial: bool = False
@@ -62,21 +63,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises SettingsError for a wrong value."""
-        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
-            raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
-        if isinstance(self.writers, str):
-            raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise SettingsError(f"{name} {value}: must be at least {least}")
+        check_fields(self)
         markers = tuple(map(normalise, self.markers))
-        if isinstance(self.markers, str) or not all(markers):
-            raise SettingsError(
-                f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
-            )
-        for name, values in (
-            ("markers", markers),
-            ("kinds", self.kinds),
-            ("writers", self.writers),
-        ):
-            object.__setattr__(self, name, tuple(values))
+        if not all(markers):
+            raise SettingsError("none may be empty", setting="markers", value=self.markers)
+        object.__setattr__(self, "markers", markers)

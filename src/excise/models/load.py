@@ -146,7 +146,7 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
         "trust_remote_code": options.trust_remote_code,
         **source.gguf_arguments,
     }
-    dtypes = options.dtypes
+    dtypes: tuple[str, ...] = options.dtypes
     packing = packed if options.quantization == "none" else options.quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, dtypes)
