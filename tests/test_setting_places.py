@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import failure
+from conftest import write_prompts
+from excise.cli.main import main
 from excise.errors import ExciseError, ModelError, SettingsError
 from excise.models.load import load
 from excise.models.options import LoadOptions
@@ -89,3 +91,17 @@ def test_in_python_the_parameter_is_named(
 def test_a_selection_in_python() -> None:
     with pytest.raises(SettingsError, match=r"^select=kneee: not understood"):
         check_selection("kneee")
+
+
+def test_runs_are_not_compared_on_prompts_that_have_changed(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path, 8)
+    flags = [f"--{name.replace('_', '-')}={path}" for name, path in prompts.items()]
+    others = [flag for flag in small if not flag.startswith(("--target", "--control"))]
+    run = str(tmp_path / "run")
+    assert main([*others, *flags, "--run-dir", run, "--yes"]) == 0
+    path = Path(prompts["target_train"])
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
+    told = failure(["compare", run, run], capsys)
+    assert told.startswith(f"excise: {run}: the prompts have changed since this run")
