@@ -23,7 +23,7 @@ from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
 from excise.experiment.measurements import Measurements
-from excise.experiment.memory import identity_of_memory
+from excise.experiment.memory import NEWER, identity_of_memory
 from excise.experiment.progress import progress_bar
 from excise.experiment.scores import (
     Baseline,
@@ -45,6 +45,7 @@ from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin, RunDescription
+from excise.store.directory import RunDirectory
 from excise.store.opening import open_run
 from excise.store.record import settled_facts
 from excise.store.stored_study import StoredStudy
@@ -231,7 +232,12 @@ class Experiment(Measurements):
     @contextmanager
     def _stored(self, folder: Path) -> Iterator[StoredStudy]:
         """The study in a folder, with the values that an earlier experiment measured."""
-        identity = identity_of_memory(self.model, self.prompts, self.options, self.base)
+        identity = identity_of_memory(self.model, self.chat, self.prompts, self.options, self.base)
+        if (earlier := RunDirectory(folder)).is_run:
+            stored = earlier.identity().settings
+            lacking = [name for name in NEWER if name not in stored]
+            kept = {key: each for key, each in identity.settings.items() if key not in lacking}
+            identity = identity.with_settings(kept)
         with open_run(folder, identity) as directory:
             if directory.result.exists() and not self.is_settled:
                 facts = settled_facts(directory.record())
