@@ -37,6 +37,7 @@ INTERNAL = {
         "edit_of_trial",
         "held_out",
         "is_settled",
+        "prepare_directions",
         "proposals",
         "require_behaviour",
         "runner",

@@ -146,7 +146,7 @@ def prepare(
         absence = experiment.search_part.absence()
         if absence is not None and not settings.allow_absent and not go_on(absence):
             experiment.require_behaviour()
-        _ = experiment.bank
+        experiment.prepare_directions()
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
     except BaseException:

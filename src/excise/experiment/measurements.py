@@ -175,6 +175,10 @@ class Measurements:
             self.emit(Note(text))
         return bank
 
+    def prepare_directions(self) -> None:
+        """Compute the directions now, so that no trial waits for them. Raises what `bank` raises."""
+        _ = self.bank
+
     @cached_property
     def held_out(self) -> HeldOut:
         """The original model on held-out prompts."""
