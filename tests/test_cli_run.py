@@ -80,7 +80,7 @@ def test_json_is_all_there_is_on_standard_output(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (["--select", "7"], "rule (--select 7): not on the front"),
+        (["--select", "7"], "--select=7: not on the front"),
         (["--target-train", "missing.txt"], "missing.txt"),
     ],
 )

@@ -78,7 +78,7 @@ def test_checkpoints_that_are_packed_already_load_as_they_are(
         assert "\n" not in str(caught.value)
     else:
         require_editable(source, (), trust_remote_code=False)
-    with pytest.raises(ModelError, match="already; leave out quantization "):
+    with pytest.raises(ModelError, match="already; leave this setting out"):
         load(source, LoadOptions(quantization="bnb_4bit"))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app.model import experiment_of, load_model, prompts_of
+from excise.app.model import experiment_of, load_model
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
 from excise.edits.edit import Edit
 from excise.events import Emit
 from excise.experiment.figures import measure_edit
+from excise.prompts.splits import Prompts
 from excise.scorers.scorer import PROMPTS, Score
 from excise.scorers.statistics import SIGNIFICANT, mcnemar, sign_flips
 
@@ -33,19 +34,18 @@ class Difference:
 
 
 def compare(
-    settings: Settings, source: ModelSource, first: Edit, second: Edit, emit: Emit
+    settings: Settings, prompts: Prompts, source: ModelSource, edits: tuple[Edit, Edit], emit: Emit
 ) -> list[Difference]:
-    """Measure both edits on the held-out prompts of `settings`, and test each figure in pairs.
+    """Measure both edits on the held-out prompts, and test each figure in pairs.
 
     Raises ExciseError for errors that the user can fix.
     """
-    prompts, loaded = prompts_of(settings), load_model(settings, source, emit)
+    loaded = load_model(settings, source, emit)
     experiment = experiment_of(settings, loaded, prompts, emit)
     held_out = experiment.held_out
     scorers = [each for each in experiment.reported if each.name in _COMPARED]
     first_scores, second_scores = (
-        measure_edit(experiment.runner, held_out, edit, scorers, settings.seed)
-        for edit in (first, second)
+        measure_edit(experiment.runner, held_out, edit, scorers, settings.seed) for edit in edits
     )
     return [
         difference(first_scores[each.name], second_scores[each.name], settings.seed)

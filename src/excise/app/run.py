@@ -161,7 +161,7 @@ def prepare(
         absence = experiment.search_part.absence()
         if absence is not None and not settings.allow_absent and not go_on(absence):
             experiment.require_behaviour()
-        _ = experiment.bank
+        experiment.prepare_directions()
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
     except BaseException:
@@ -201,7 +201,7 @@ def _loaded(
     if not settings.allow_partial:
         coverage.require_complete()
     elif not coverage.complete:
-        emit(Note(f"continuing with --allow-partial although {coverage.lacking()}"))
+        emit(Note(f"continuing, because allow_partial is set, although {coverage.lacking()}"))
     if settings.save is not None:
         require_writable(anatomy)
     if settings.adapter is not None:

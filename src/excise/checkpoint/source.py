@@ -165,7 +165,9 @@ def resolve_to_inspect(
     if path.suffix.lower() == ".gguf":
         if weights is False:
             raise ModelError(
-                f"{model}: a GGUF file has no config.json; leave out weights=False (--config-only)"
+                f"{model}: a GGUF file has no config.json; leave this setting out",
+                setting="config_only",
+                value="true",
             )
         return resolve(model), True
     if weights or path.is_absolute() or names_a_path(model):

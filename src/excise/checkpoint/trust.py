@@ -98,12 +98,14 @@ def require_offload_folder(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ModelError(f"offload_folder (--offload-folder {folder}): is not a folder")
+        raise ModelError("is not a folder", setting="offload_folder", value=folder)
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file() or path.suffix not in (".safetensors", ".dat"):
             raise ModelError(
-                f"offload_folder (--offload-folder {folder}): holds {path.name}, which is not an offloaded "
-                "weight and may be overwritten; give an empty folder"
+                f"holds {path.name}, which is not an offloaded weight and may be overwritten; give an empty "
+                "folder",
+                setting="offload_folder",
+                value=folder,
             )
 
 

@@ -14,6 +14,7 @@ from excise.checkpoint_diff.layout import layout_of
 from excise.errors import ModelError
 from excise.models.meta_model import meta_model
 from excise.system.paths import expanded
+from excise.validation import checked
 
 
 def diff(
@@ -32,6 +33,7 @@ def diff(
     its number and how many tensors there are. Memory: a few pieces of one tensor.
     Raises ModelError for files that cannot be read or are packed, HubError.
     """
+    writers = checked("writers", writers, tuple[str, ...])
     one, other = (open_compared(str(name), revision) for name in (first, second))
     described = other if other.source else one
     model, layout, why_not = None, {}, ""
@@ -43,6 +45,8 @@ def diff(
             model = meta_model(described.name, folder, trust_remote_code=trust_remote_code)
             layout = dict(layout_of(model, other.index, writers))
         except ModelError as error:
+            if error.setting:
+                raise
             model, why_not = None, str(error)
     found = compare_tensors(one, other, layout, progress)
     return replace(found, model=model, why_not=why_not)

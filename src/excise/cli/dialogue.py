@@ -63,7 +63,8 @@ class Dialogue:
     def _begin(self) -> None:
         settings = self._run.settings
         if settings.select is not None:
-            self._choose(settings.select)
+            with settings.naming_places():
+                self._choose(settings.select)
         if self._outcome is not None and settings.save is not None:
             self._run.save(self._outcome, settings.save)
         if self._outcome is not None and settings.adapter is not None:

@@ -32,7 +32,7 @@ def diff(words: tuple[str, str], inputs: Inputs, *, undo: str | None, edit: str 
     for path in filter(None, (undo, edit)):
         require_free(expanded(path))
     console = make_console(to_errors=settings.json_lines)
-    with console.status("comparing") as status:
+    with settings.naming_places(), console.status("comparing") as status:
         found = excise.diff(
             *words,
             revision=settings.revision,

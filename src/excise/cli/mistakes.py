@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionErro
 from cyclopts.exceptions import CoercionError, UnusedCliTokensError
 
 from excise.cli.command import app
-from excise.config.explain import did_you_mean
+from excise.validation import did_you_mean
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:
@@ -36,7 +36,8 @@ def explained(error: CycloptsError) -> str:
                 return f"{name}: excise {chain[0]} takes no such flag"
             if takers:
                 return f"{name}: only excise {', '.join(takers)} takes it"
-            return f"{name}: no such flag{did_you_mean(name, known)}"
+            lists = f"{' '.join(('excise', *chain))} --help lists the flags"
+            return f"{name}: no such flag{did_you_mean(name, known, lists)}"
         case MissingArgumentError(argument=argument) if argument is not None:
             if argument.name not in known:
                 words = str(app[chain[0]].usage).removeprefix(f"Usage: excise {chain[0]} ")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.status import Status
@@ -107,11 +110,20 @@ def _text(line: Line) -> Text:
     return Text.assemble((f"{line.label:<{_LABEL_WIDTH}} ", "bold"), (line.text, line.style))
 
 
-def make_screen(settings: Settings) -> Screen:
-    """The screen that the settings ask for: JSON lines for programs, or lines for people."""
-    return JsonLines() if settings.json_lines else Renderer(make_console())
+@contextmanager
+def make_screen(settings: Settings) -> Iterator[Screen]:
+    """The screen that the settings ask for: JSON lines for programs, or lines for people.
+
+    In this context, errors about a setting name the place of its value.
+    """
+    made = JsonLines() if settings.json_lines else Renderer(make_console())
+    with settings.naming_places(), made as screen:
+        yield screen
 
 
-def screen_beside_result(settings: Settings) -> Renderer:
-    """The screen of a command with one result: with --json, standard output holds only that JSON value."""
-    return Renderer(make_console(to_errors=settings.json_lines))
+@contextmanager
+def screen_beside_result(settings: Settings) -> Iterator[Renderer]:
+    """As `make_screen`, for a command with one result: with --json, standard output holds only that value."""
+    made = Renderer(make_console(to_errors=settings.json_lines))
+    with settings.naming_places(), made as screen:
+        yield screen

@@ -11,6 +11,7 @@ from excise.app.model import source_of
 from excise.checkpoint.source import ModelSource
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Inputs, Settings, Stored
+from excise.config.places import PlacedValue, naming
 from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.events import Emit, Note
@@ -39,10 +40,11 @@ _LOADING = (
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run directory and the settings of the command that opened it."""
+    """A run directory, the settings of the command that opened it, and the trial of RUN:TRIAL."""
 
     directory: RunDirectory
     settings: Settings
+    trial: str | None = None
 
     def source(self, emit: Emit) -> ModelSource:
         """The model's files, named in a note. Raises RunError if the weights have changed since the run."""
@@ -58,8 +60,11 @@ class StoredRun:
         return source
 
     def choice(self) -> int:
-        """The trial that --select names, else the chosen trial, else the knee."""
-        return chosen_trial(self.directory, self.settings.select)
+        """The trial of RUN:TRIAL, else the selected trial, else the chosen trial, else the knee."""
+        if self.trial is not None:
+            return named_trial(self.directory, self.trial)
+        with self.settings.naming_places():
+            return chosen_trial(self.directory, self.settings.select)
 
 
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
@@ -79,9 +84,7 @@ def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = _LOADING
     """
     path, trial = split_trial(word)
     directory = RunDirectory(path)
-    if trial is not None:
-        inputs = inputs.with_flags(select=trial)
-    return StoredRun(directory, inputs.settings(settings_in(directory, fields)))
+    return StoredRun(directory, inputs.settings(settings_in(directory, fields)), trial)
 
 
 def note_named(settings: Settings, place: str, emit: Emit) -> None:
@@ -121,7 +124,14 @@ def edit_path(word: str) -> Path:
             raise RunError(f"{word}: no such edit file or run directory")
         return path
     directory = RunDirectory(path)
-    return directory.edit_path(chosen_trial(directory, trial))
+    return directory.edit_path(named_trial(directory, trial))
+
+
+def named_trial(directory: RunDirectory, trial: str | None) -> int:
+    """The trial of RUN:TRIAL; for RUN alone the chosen trial, else the knee. Raises SettingsError."""
+    word = f"{directory.path}:{trial}"
+    with naming({"select": PlacedValue(trial, word, word)}):
+        return chosen_trial(directory, trial)
 
 
 def chosen_trial(directory: RunDirectory, selection: str | None) -> int:

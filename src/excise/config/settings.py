@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
+from excise.config.places import PlacedValue, Places, naming
 from excise.config.template import require_arguments
 from excise.data_types import DataType, Quantization
 from excise.judges.text import normalise
@@ -43,6 +54,7 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    _places: Places = PrivateAttr(default_factory=Places)
 
     model: str = _field("", "Hub id, local folder or .gguf file of the model.", min_length=1)
     revision: str | None = _unset("Commit, tag or branch of the model on the hub.")
@@ -183,6 +195,17 @@ class Settings(BaseModel):
     json_lines: bool = _off(
         "Write JSON to standard output: one line for each event, or the result of the command."
     )
+
+    @classmethod
+    def placed(cls, values: Mapping[str, PlacedValue]) -> Settings:
+        """The settings with these values, by field, which know the place of each. Raises ValidationError."""
+        settings = cls.model_validate({field: each.value for field, each in values.items()})
+        settings._places = Places(values)
+        return settings
+
+    def naming_places(self) -> AbstractContextManager[None]:
+        """A context in which an error about one of these settings names the place of its value."""
+        return naming(self._places.of)
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from excise.config.explain import PlacedValue
+from excise.config.places import PlacedValue
 from excise.errors import SettingsError
 
 FIELD = "trust_remote_code"

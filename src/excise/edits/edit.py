@@ -23,6 +23,7 @@ from excise.kinds import FACTS, KINDS, current_name, with_current_kind
 from excise.system.files import require_fetched, write_bytes
 from excise.system.json_files import parse_json
 from excise.system.paths import expanded
+from excise.validation import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,6 +83,7 @@ class Edit(EditValues):
         """
         from excise.edits.peft_folder import to_peft
 
+        writers = checked("writers", writers, tuple[str, ...])
         to_peft(self, expanded(folder), model, writers, trust_remote_code, force)
 
     def save(self, path: str | Path) -> None:

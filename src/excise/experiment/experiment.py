@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import get_args
 
 import torch
+from pydantic import FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from excise.edits.edit import Edit
@@ -23,7 +23,7 @@ from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
 from excise.experiment.measurements import Measurements
-from excise.experiment.memory import identity_of_memory
+from excise.experiment.memory import NEWER, identity_of_memory
 from excise.experiment.progress import progress_bar
 from excise.experiment.scores import (
     Baseline,
@@ -45,10 +45,12 @@ from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin, RunDescription
+from excise.store.directory import RunDirectory
 from excise.store.opening import open_run
 from excise.store.record import settled_facts
 from excise.store.stored_study import StoredStudy
 from excise.system.paths import expanded
+from excise.validation import checked
 
 
 class Experiment(Measurements):
@@ -92,6 +94,7 @@ class Experiment(Measurements):
         prompts: as in `Prompts.of`. positions: indices of tokens of the rendered prompt. −1 is the last
         token, from which the model predicts the first token of the answer. Raises PromptError or ModelError.
         """
+        positions = checked("positions", positions, tuple[int, ...])
         given = prompt_set(prompts, "activations", self.options.system_prompt)
         tokens = self.runner.chat.encode(given.prompts)
         return activations(self.model, self.anatomy, tokens, positions)
@@ -114,6 +117,11 @@ class Experiment(Measurements):
         layer uses its own. Raises SettingsError for a kind, ridge, component, layer or direction that does
         not exist.
         """
+        strength = checked("strength", strength, FiniteFloat)
+        ridge = checked("ridge", ridge, FiniteFloat)
+        direction_index = checked("direction_index", direction_index, FiniteFloat | None)
+        components = checked("components", components, tuple[str, ...] | None)
+        layers = checked("layers", layers, tuple[int, ...] | None)
         if kind not in self.options.kinds:
             known = ", ".join(self.options.kinds)
             raise SettingsError(f"kind {kind}: the experiment has {known}; see Options.kinds")
@@ -147,8 +155,7 @@ class Experiment(Measurements):
         figures of a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a
         scorer fails, ModelError if the edit does not fit the model.
         """
-        if on not in get_args(PromptPart):
-            raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
+        on = checked("on", on, PromptPart)
         edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
             asked = self.reported if scorers is None else self._named(scorers)
@@ -180,6 +187,8 @@ class Experiment(Measurements):
         Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to another
         experiment, ExciseError if no trial can be scored.
         """
+        trials = checked("trials", trials, PositiveInt)
+        seconds = checked("seconds", seconds, PositiveFloat | None)
         with self._listening(progress):
             if isinstance(store, str | Path):
                 with self._stored(expanded(store)) as stored:
@@ -229,7 +238,12 @@ class Experiment(Measurements):
     @contextmanager
     def _stored(self, folder: Path) -> Iterator[StoredStudy]:
         """The study in a folder; values that an earlier experiment stored there are used again."""
-        identity = identity_of_memory(self.model, self.prompts, self.options, self.base)
+        identity = identity_of_memory(self.model, self.chat, self.prompts, self.options, self.base)
+        if (earlier := RunDirectory(folder)).is_run:
+            stored = earlier.identity().settings
+            lacking = [name for name in NEWER if name not in stored]
+            kept = {key: each for key, each in identity.settings.items() if key not in lacking}
+            identity = identity.with_settings(kept)
         with open_run(folder, identity) as directory:
             if directory.result.exists() and not self.is_settled:
                 facts = settled_facts(directory.record())

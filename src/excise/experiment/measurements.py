@@ -177,6 +177,10 @@ class Measurements:
             self.emit(Note(text))
         return bank
 
+    def prepare_directions(self) -> None:
+        """Compute the directions now, so that no trial waits for them. Raises what `bank` raises."""
+        _ = self.bank
+
     @cached_property
     def judge(self) -> Judge:
         """Decides whether an answer is a refusal."""

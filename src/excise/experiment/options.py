@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from excise.errors import SettingsError
 from excise.judges.text import normalise
-from excise.kinds import KINDS, Centre, Kind
+from excise.kinds import Centre, Kind
 from excise.scorers.builtin import SEARCHED
 from excise.scorers.scorer import Scorer
 from excise.search.objective import MOST
+from excise.validation import NonEmpty, check_fields
 
-_LEAST = {
-    **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
-    **dict.fromkeys(("seed", "startup_trials", "batch_size", "candidates"), 0),
-}
+Quantile = Annotated[float, Field(gt=0.5, le=1)]
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,24 @@ class Options:
     although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.
     """
 
-    kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
-    directions: int = 1
+    kinds: NonEmpty[Kind] = ("discriminant", "orthogonal")
+    directions: PositiveInt = 1
     direction_from: Centre = "mean"
-    winsorise: float = 1.0
+    winsorise: Quantile = 1.0
     orthogonalise: bool = False
-    markers: tuple[str, ...] | None = None
-    max_new_tokens: int = 100
+    markers: NonEmpty[str] | None = None
+    max_new_tokens: PositiveInt = 100
     response_prefix: str | None = None
     system_prompt: str | None = None
     template_arguments: Mapping[str, object] = field(default_factory=dict)
-    objectives: tuple[Scorer | str, ...] = SEARCHED
+    objectives: Annotated[tuple[Scorer | str, ...], Field(min_length=2, max_length=MOST)] = SEARCHED
     report: tuple[Scorer | str, ...] = ()
     scorers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    seed: int = 0
-    startup_trials: int = 12
-    batch_size: int = 0
-    candidates: int = 0
-    rows: int = 32
+    seed: NonNegativeInt = 0
+    startup_trials: NonNegativeInt = 12
+    batch_size: NonNegativeInt = 0
+    candidates: NonNegativeInt = 0
+    rows: PositiveInt = 32
     exhaustive: bool = False
     writers: tuple[str, ...] = ()
     allow_partial: bool = False
@@ -72,29 +73,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises SettingsError for a wrong value."""
-        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
-            raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
-        if isinstance(self.writers, str):
-            raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
-        if isinstance(self.objectives, str) or not 2 <= len(self.objectives) <= MOST:
-            raise SettingsError(
-                f"objectives {self.objectives!r}: give a tuple of two or three scorers"
-            )
-        if isinstance(self.report, str):
-            raise SettingsError(f"report {self.report!r}: give a tuple of scorers")
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise SettingsError(f"{name} {value}: must be at least {least}")
-        markers = None if self.markers is None else tuple(map(normalise, self.markers))
-        if markers is not None and (isinstance(self.markers, str) or not all(markers)):
-            raise SettingsError(
-                f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
-            )
-        object.__setattr__(self, "markers", markers)
-        for name, values in (
-            ("kinds", self.kinds),
-            ("writers", self.writers),
-            ("objectives", self.objectives),
-            ("report", self.report),
-        ):
-            object.__setattr__(self, name, tuple(values))
+        check_fields(self)
+        if self.markers is not None:
+            markers = tuple(map(normalise, self.markers))
+            if not all(markers):
+                raise SettingsError("none may be empty", setting="markers", value=self.markers)
+            object.__setattr__(self, "markers", markers)

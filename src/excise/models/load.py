@@ -148,7 +148,7 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
         "trust_remote_code": options.trust_remote_code,
         **source.gguf_arguments,
     }
-    dtypes = options.dtypes
+    dtypes: tuple[str, ...] = options.dtypes
     packing = packed if options.quantization == "none" else options.quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, dtypes)
@@ -194,7 +194,5 @@ def _in_first_type(
             notes,
         )
     stored = "" if packing is None else f" as {packing_in_words(packing)}"
-    hint = (
-        "; quantised weights have to fit in max_memory (--max-memory)" if packing and limits else ""
-    )
+    hint = "; quantised weights have to fit in max_memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

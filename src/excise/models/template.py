@@ -120,10 +120,11 @@ def choose_template(
     names = ", ".join(sorted(named))
     text = None
     if template is not None and template not in named:
-        what = f"chat_template (--chat-template {template}): cannot be read"
+        what = "cannot be read"
         if named:
             what += f", and the model has no template of this name ({names})"
-        with translated(ModelError, what, OSError, ValueError):
+        at = {"setting": "chat_template", "value": template}
+        with translated(ModelError, what, OSError, ValueError, **at):
             text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:

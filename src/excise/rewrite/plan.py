@@ -266,8 +266,10 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
     key = find.SKIPPED_BY.get(method or "")
     if key is None:
         raise SaveError(
-            f"{plan.packed} has no list of unquantised modules, so its writers cannot become plain; "
-            "leave out packed (--packed), or save an adapter: to_peft (--adapter DIR)"
+            f"{plan.packed} has no list of unquantised modules, so its writers cannot become plain; leave "
+            "this setting out, or save an adapter",
+            setting="packed",
+            value="plain",
         )
     dtype = _compute_dtype(checkpoint.config)
     rewrites: dict[str, Rewrite] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from excise.edits.edit import Edit
 from excise.reproduce.record import Reproduction
 from excise.rewrite.plan import Form
+from excise.validation import check_fields
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class SaveOptions:
     trust_remote_code: bool = False
     chat_template: str | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for a wrong value."""
+        check_fields(self)
 
 
 @dataclass(frozen=True)

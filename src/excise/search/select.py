@@ -76,7 +76,9 @@ def check_selection(selection: str, objectives: Objectives = DEFAULT) -> None:
     quoted = [f'"{rule}"' for rule in rules(objectives)]
     known = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
     raise SettingsError(
-        f"--select {selection}: not understood; give knee, fewest, a trial's number, {known}"
+        f"not understood; give knee, fewest, a trial's number, {known}",
+        setting="select",
+        value=selection,
     )
 
 
@@ -98,7 +100,9 @@ def select(front: Sequence[Point], selection: str) -> Point:
         fitting = [point for point in front if point.number == int(selection)]
         if not fitting:
             numbers = ", ".join(str(point.number) for point in front)
-            raise SettingsError(f"--select {selection}: not on the front; its trials are {numbers}")
+            raise SettingsError(
+                f"not on the front; its trials are {numbers}", setting="select", value=selection
+            )
         return fitting[0]
     bound = _BOUND.fullmatch(selection)
     assert bound is not None
@@ -109,7 +113,8 @@ def select(front: Sequence[Point], selection: str) -> Point:
     fitting = [point for point in front if point.costs[place] <= limit]
     if not fitting:
         raise SettingsError(
-            f"--select {selection}: no trial fits; the front reaches from {front[0].told()} to "
-            f"{front[-1].told()}"
+            f"no trial fits; the front reaches from {front[0].told()} to {front[-1].told()}",
+            setting="select",
+            value=selection,
         )
     return min(fitting, key=lambda point: [*point.costs[:place], *point.costs[place + 1 :]])
