@@ -142,7 +142,7 @@ def test_memory_limits_offload_and_count_the_same(tmp_path: Path) -> None:
 def test_packed_weights_that_do_not_fit_say_so(quantization: str, tmp_path: Path) -> None:
     packed.require(quantization)
     source = resolve(str(packed.save("llama", tmp_path / "plain")))
-    with pytest.raises(ModelError, match="have to fit in max_memory ") as caught:
+    with pytest.raises(ModelError, match="have to fit in max_memory") as caught:
         load(
             source,
             LoadOptions(

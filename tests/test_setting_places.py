@@ -12,7 +12,7 @@ from excise.cli.main import main
 from excise.errors import ExciseError, ModelError, SettingsError
 from excise.models.load import load
 from excise.models.options import LoadOptions
-from excise.search.front import check_selection
+from excise.search.select import check_selection
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")

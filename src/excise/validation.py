@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from excise.errors import SettingsError, shortened
@@ -18,6 +18,8 @@ Item = TypeVar("Item")
 NonEmpty = Annotated[tuple[Item, ...], Field(min_length=1)]
 """A tuple with at least one item."""
 _LONGEST_VALUE = 80
+_CLASSES = ConfigDict(arbitrary_types_allowed=True)
+"""Values of classes that pydantic does not know are checked with `isinstance`."""
 _MARK = re.compile("^(EXCISE_|--)")
 """The beginning of a variable or a flag, which says nothing about the likeness of two names."""
 _MESSAGES = {
@@ -37,7 +39,9 @@ _MESSAGES = {
     "mapping_type": "not a table of KEY=VALUE",
     "model_type": "not a prompt set; write SOURCE, SOURCE:SPLIT or a table with source and split",
     "string_too_short": "must not be empty",
-    "too_short": "must name at least one",
+    "too_short": "must name at least {min_length}",
+    "too_long": "must name at most {max_length}",
+    "is_instance_of": "not a {class}",
     "greater_than": "must be more than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be less than {lt:g}",
@@ -54,6 +58,8 @@ def reason_of(error: ErrorDetails) -> str:
         return f"must be one of {', '.join(allowed)}{did_you_mean(str(error['input']), allowed)}"
     if error["type"] == "value_error":
         return str(context["error"])
+    if error["type"] == "too_short" and context["min_length"] == 1:
+        return "must name at least one"
     if error["type"] in _MESSAGES:
         return _MESSAGES[error["type"]].format(**context)
     return error["msg"]
@@ -85,13 +91,15 @@ def check_fields(options: Any) -> None:
 
 @cache
 def _adapter(expected: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(expected)
+    return TypeAdapter(expected, config=_CLASSES)
 
 
 @cache
 def _adapters(options: Any) -> dict[str, TypeAdapter[Any]]:
     types = get_type_hints(options, include_extras=True)
-    return {field.name: TypeAdapter(types[field.name]) for field in fields(options)}
+    return {
+        field.name: TypeAdapter(types[field.name], config=_CLASSES) for field in fields(options)
+    }
 
 
 def _converted(name: str, value: object, adapter: TypeAdapter[Any]) -> Any:
