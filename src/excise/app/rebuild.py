@@ -95,7 +95,7 @@ def _found(settings: Settings) -> tuple[Prompts, ModelSource]:
         ) from error
 
 
-def settings_of(recorded: Reproduction, inputs: Inputs) -> Settings:
+def settings_of(recorded: Reproduction, inputs: Inputs, *, repeat_search: bool = False) -> Settings:
     """The recorded settings; what the run measured, such as the batch size, counts as a setting.
 
     inputs: the flags replace recorded settings, such as the places of the prompts and the model. The
@@ -126,6 +126,10 @@ def settings_of(recorded: Reproduction, inputs: Inputs) -> Settings:
         _pin(settings, kind, recorded.prompts.part(kind, "train").revision)
     if "model" in inputs.flags:
         settings["revision"] = None
+    if not repeat_search:
+        # Only a search needs scorers, which may be code.
+        for field in ("objectives", "scorers"):
+            settings[field] = None
     return inputs.settings(Stored(NAME, settings))
 
 

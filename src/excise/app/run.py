@@ -10,6 +10,7 @@ from pathlib import Path
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
 from excise.app.model import (
+    AskedScorers,
     experiment_of,
     in_data_type,
     load_model,
@@ -139,6 +140,7 @@ def prepare(
     go_on: called with the reason if the model hardly shows the behaviour; returns whether to search anyway.
     """
     settings = in_markers_of_run(settings)
+    scorers = AskedScorers.of(settings)
     # Prompts and files are checked before the slow work on the model.
     prompts, source = prompts_of(settings), source_of(settings)
     if settings.save is not None:
@@ -150,7 +152,7 @@ def prepare(
         for note in directory.notes:
             emit(Note(note))
         started = time.perf_counter()
-        loaded, experiment = _loaded(settings, source, prompts, directory, emit)
+        loaded, experiment = _loaded(settings, source, prompts, directory, emit, scorers)
         origin = Origin(
             base,
             loaded.packing,
@@ -189,14 +191,19 @@ def known_of(directory: RunDirectory) -> tuple[str | None, Settled | None]:
 
 
 def _loaded(
-    settings: Settings, source: ModelSource, prompts: Prompts, directory: RunDirectory, emit: Emit
+    settings: Settings,
+    source: ModelSource,
+    prompts: Prompts,
+    directory: RunDirectory,
+    emit: Emit,
+    scorers: AskedScorers,
 ) -> tuple[LoadedModel, Experiment]:
     """The model in memory and its experiment. Raises ExciseError if the model cannot be used."""
     # A resumed run keeps its data type, although today another type may be the first that works.
     dtype, known = known_of(directory)
     typed = settings if dtype is None else in_data_type(settings, dtype, source)
     loaded = load_model(typed, source, emit)
-    experiment = experiment_of(settings, loaded, prompts, emit, known=known)
+    experiment = experiment_of(settings, loaded, prompts, emit, known=known, scorers=scorers)
     coverage, anatomy = experiment.coverage, experiment.anatomy
     if not settings.allow_partial:
         coverage.require_complete()

@@ -120,7 +120,7 @@ def show_seeds(run: Run, screen: Screen, outcome: Outcome) -> None:
 def check_early(settings: Settings) -> None:
     """Raise ExciseError before the search for a selection or a destination that would fail after it."""
     if settings.select is not None:
-        check_selection(settings.select)
+        check_selection(settings.select, None)
     for destination in (settings.save, settings.adapter):
         if destination is not None:
             require_free(destination)

@@ -44,7 +44,7 @@ def scorers_of(
     found: list[Scorer] = []
     for each in given:
         scorer = _made(each, judge, settings or {}) if isinstance(each, str) else each
-        _require_scorer(scorer, each)
+        require_scorer(scorer, each)
         if scorer.name in {other.name for other in found}:
             raise SettingsError(f"scorer {scorer.name}: given twice")
         found.append(scorer)
@@ -109,7 +109,7 @@ def _unknown(name: str) -> SettingsError:
     return SettingsError(f"scorer {name}: unknown; there are {known}, and module:Class")
 
 
-def _require_scorer(scorer: object, given: object) -> None:
+def require_scorer(scorer: object, given: object) -> None:
     """Raise SettingsError unless a value has all parts of a scorer."""
     named = given if isinstance(given, str) else type(given).__name__
     with translated(SettingsError, f"scorer {named}: cannot be used", Exception):

@@ -63,17 +63,22 @@ def rules(objectives: Objectives) -> list[str]:
     ]
 
 
-def check_selection(selection: str, objectives: Objectives = DEFAULT) -> None:
-    """Raise SettingsError unless `selection` is of a known form and names an objective."""
+def check_selection(selection: str, objectives: Objectives | None = DEFAULT) -> None:
+    """Raise SettingsError unless `selection` is of a known form and names an objective.
+
+    objectives: None while they are unknown; then only the form is checked.
+    """
     if selection in ("knee", "fewest") or selection.isdecimal():
         return
     bound = _BOUND.fullmatch(selection)
+    if bound is not None and objectives is None:
+        return
     if bound is not None and any(
         each.name == bound["name"].lower() and (bound["sign"] == ">=") == (each.better == "more")
-        for each in objectives
+        for each in objectives or ()
     ):
         return
-    quoted = [f'"{rule}"' for rule in rules(objectives)]
+    quoted = [f'"{rule}"' for rule in rules(objectives or DEFAULT)]
     known = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
     raise SettingsError(
         f"not understood; give knee, fewest, a trial's number, {known}",
