@@ -57,7 +57,7 @@ def answers_of_trials(run: Run, count: int) -> list[Answers]:
             edits.use(experiment.edit_of_trial(trial))
             refusals = experiment.runner.refusals(experiment.search_part.target)
             # A start-up trial's scores decide nothing: no further one is proposed by them.
-            study.tell(trial, refusals.count, float(number), 0.0)
+            study.tell(trial, (refusals.count, float(number)), 0.0)
             found.append(refusals.tokens)
     return found
 

@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
-from conftest import fill, random_prompts, tiny_model, tiny_tokenizer
+from conftest import WORDS, fill, random_prompts, tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
 from excise.engine.likelihoods import choice_likelihoods, likelihoods
 from excise.errors import PromptError, TrialError
+from excise.judges.keywords import KeywordJudge
 from excise.models.chat import Chat
-from excise.scorers.multiple_choice import ChoiceResults, EncodedQuestions, prompt_text
-from excise.scorers.perplexity import TextWindows
+from excise.scorers.multiple_choice import (
+    ChoiceResults,
+    EncodedQuestions,
+    MultipleChoice,
+)
+from excise.scorers.named import scorers_of
+from excise.scorers.perplexity import Perplexity, TextWindows
 from excise.scorers.questions import Question, built_in_questions, read_questions
+from excise.scorers.scorer import EditedModel, Evidence, ModelInUse
 from test_realisations import random_edit
 
 
@@ -114,9 +121,8 @@ QUESTIONS = (
 def test_questions_are_asked_in_the_chat_template() -> None:
     chat = Chat(tiny_tokenizer())
     encoded = EncodedQuestions.of(chat, QUESTIONS)
-    assert prompt_text(QUESTIONS[1]) == "read book\nChoose one: sing song; photo of lake"
     shown = chat.decode(encoded.prompts[1], special_tokens=True)
-    assert shown.startswith("<|user|> read book")
+    assert shown.startswith("<|user|> read book <|end|>")
     assert shown.endswith("<|end|> <|assistant|>")
     assert [chat.decode(choice) for choice in encoded.choices[1]] == ["sing song", "photo of lake"]
 
@@ -228,3 +234,56 @@ def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(PromptError, match="needs questions"):
         read_questions(tmp_path / "empty.jsonl")
+
+
+def evidence(model: PreTrainedModel) -> Evidence:
+    return Evidence({EditedModel(): ModelInUse(model, Chat(tiny_tokenizer()), 32)})
+
+
+def test_the_scorers_of_questions(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {"question": each.text, "choices": each.choices, "answer": each.answer}
+        for each in QUESTIONS
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    model = tiny_model()
+    results = EncodedQuestions.of(Chat(tiny_tokenizer()), QUESTIONS).results(model, 32)
+    counted = MultipleChoice(str(path)).score(evidence(model))
+    assert (counted.value, counted.n) == (sum(results.right), 3)
+    assert (counted.unit, counted.better) == ("prompts", "more")
+    margin = MultipleChoice(str(path), "margin").score(evidence(model))
+    assert margin.details == results.margins
+    assert margin.low <= margin.value <= margin.high
+    with pytest.raises(ValueError, match="give accuracy or margin"):
+        MultipleChoice(figure="share")  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="cannot be read"):
+        MultipleChoice(str(tmp_path / "none"))
+
+
+def test_the_scorer_of_a_text(tmp_path: Path) -> None:
+    path, model, chat = tmp_path / "text.txt", tiny_model(), Chat(tiny_tokenizer())
+    path.write_text(" ".join(WORDS), encoding="utf-8")
+    score = Perplexity(str(path), tokens=40, window=8, stride=4).score(evidence(model))
+    tokens = chat.tokens([path.read_text(encoding="utf-8")])[0][:40]
+    found = TextWindows.of(tokens, 8, 4).likelihood(model, 2)
+    assert score.value == pytest.approx(found.perplexity)
+    assert score.low < score.value < score.high
+    assert score.n == len(score.details) == len(found.nats)
+    for wrong, told in (
+        ({"text": ""}, "name a text file"),
+        ({"text": str(path), "tokens": 1}, "at least 2"),
+        ({"text": str(path), "stride": 512}, "below the window"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Perplexity(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="cannot be read"):
+        Perplexity(str(tmp_path / "none"))
+
+
+def test_an_experiment_scores_by_them_as_by_others() -> None:
+    (scorer,) = scorers_of(
+        ["multiple_choice"], KeywordJudge(), {"multiple_choice": {"figure": "margin"}}
+    )
+    assert isinstance(scorer, MultipleChoice)
+    assert scorer.figure == "margin"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from excise.errors import ReproductionError as ReproductionError
     from excise.errors import RunError as RunError
     from excise.errors import SaveError as SaveError
+    from excise.errors import ScorerError as ScorerError
     from excise.errors import SettingsError as SettingsError
     from excise.errors import TrialError as TrialError
     from excise.experiment.coverage import Coverage as Coverage
@@ -47,6 +48,16 @@ if TYPE_CHECKING:
     from excise.prompts.splits import Prompts as Prompts
     from excise.saving.apply import apply as apply
     from excise.saving.options import SaveOptions as SaveOptions
+    from excise.scorers.scorer import AlongAnswers as AlongAnswers
+    from excise.scorers.scorer import Answers as Answers
+    from excise.scorers.scorer import AnswerSet as AnswerSet
+    from excise.scorers.scorer import BoundedScorer as BoundedScorer
+    from excise.scorers.scorer import EditedModel as EditedModel
+    from excise.scorers.scorer import Evidence as Evidence
+    from excise.scorers.scorer import FirstToken as FirstToken
+    from excise.scorers.scorer import ModelInUse as ModelInUse
+    from excise.scorers.scorer import Score as Score
+    from excise.scorers.scorer import Scorer as Scorer
     from excise.scorers.statistics import Estimate as Estimate
     from excise.scorers.statistics import Share as Share
     from excise.search.study import Trial as Trial
@@ -54,21 +65,29 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _MODULES = {
+    "AlongAnswers": "scorers.scorer",
+    "AnswerSet": "scorers.scorer",
+    "Answers": "scorers.scorer",
     "Baseline": "experiment.scores",
     "BenchmarkError": "errors",
     "BenchmarkOptions": "benchmarks.options",
     "BenchmarkScore": "benchmarks.score",
+    "BoundedScorer": "scorers.scorer",
     "Coverage": "experiment.coverage",
     "Diff": "checkpoint_diff.difference",
     "Edit": "edits.edit",
+    "EditedModel": "scorers.scorer",
     "Estimate": "scorers.statistics",
+    "Evidence": "scorers.scorer",
     "ExciseError": "errors",
     "Experiment": "experiment.experiment",
+    "FirstToken": "scorers.scorer",
     "HubError": "errors",
     "Inspection": "experiment.inspection",
     "LoadOptions": "models.options",
     "LoadedModel": "models.load",
     "ModelError": "errors",
+    "ModelInUse": "scorers.scorer",
     "Options": "experiment.options",
     "OutOfMemoryError": "errors",
     "Prompt": "prompts.sets",
@@ -79,6 +98,9 @@ _MODULES = {
     "RunError": "errors",
     "SaveError": "errors",
     "SaveOptions": "saving.options",
+    "Score": "scorers.scorer",
+    "Scorer": "scorers.scorer",
+    "ScorerError": "errors",
     "Scores": "experiment.scores",
     "SettingsError": "errors",
     "Share": "scorers.statistics",

@@ -64,6 +64,14 @@ class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
 
 
+class ScorerError(TrialError):
+    """A scorer that fails, or whose figure is no finite number. scorer: its name."""
+
+    def __init__(self, scorer: str, fault: str) -> None:
+        super().__init__(f"scorer {scorer}: {fault}")
+        self.scorer = scorer
+
+
 def shortened(text: str, longest: int) -> str:
     """`text`, with its middle left out if it has more characters than `longest`."""
     if len(text) <= longest:

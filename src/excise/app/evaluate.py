@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Any
+from typing import Any, get_args
 
 from excise.app.before_after import Subject, measured
 from excise.app.model import experiment_of, prompts_of
@@ -16,7 +16,9 @@ from excise.errors import ModelError
 from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original
 from excise.experiment.events import BaselineMeasured
+from excise.experiment.evidence import prompts_of_part
 from excise.experiment.runner import Runner
+from excise.experiment.scores import PromptPart
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
@@ -84,11 +86,8 @@ def _measure_original(
     runner = experiment_of(settings, loaded, prompts, emit).runner
     emit(StageStarted("baseline", f"Measuring {name}"))
     parts: dict[str, tuple[Part, int]] = {}
-    for part_name, target, control in (
-        ("search", prompts.target.search, prompts.control.search),
-        ("held_out", prompts.target.held_out, prompts.control.held_out),
-    ):
-        part = measure_original(runner, target, control)
+    for part_name in get_args(PromptPart):
+        part = measure_original(runner, prompts_of_part(prompts, part_name, runner.chat))
         # On the host, because the other model needs the device's memory.
         kept = replace(part, original=part.original.cpu())
         parts[part_name] = kept, runner.refusals(part.control).count

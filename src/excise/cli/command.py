@@ -31,7 +31,10 @@ PARTS = tuple(
 )
 PROMPTS = ("target", "control", *PARTS, "column", "prefix", "suffix")
 DIRECTION = ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
-SEARCH = ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir")
+SEARCH = (
+    *("objectives", "report", "scorers"),
+    *("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
+)
 SCORES = (
     *("max_new_tokens", "batch_size", "candidates", "exhaustive"),
     *("response_prefix", "markers"),

@@ -13,11 +13,10 @@ from excise.cli.conversation import Conversation, converse
 from excise.cli.screen import Screen
 from excise.cli.search import search, show_front
 from excise.errors import ExciseError
-from excise.search.front import select
+from excise.search.select import rules, select
 from excise.store.outcome import Outcome
 from excise.system.paths import expanded
 
-_TRIAL = "Trial (its number, knee, fewest, refusals<=N, kl<=X), [m]ore trials, [q]uit [knee]: "
 _ACTION = (
     "[s]ave the model, save an [a]dapter, [c]hat with it, [m]ore trials, [o]ther trial, [q]uit: "
 )
@@ -82,7 +81,9 @@ class Dialogue:
             action(self._outcome)
 
     def _ask_for_trial(self) -> None:
-        answer = self._ask(_TRIAL).strip().lower()
+        bounds = ", ".join(rules(self._run.study.objectives))
+        question = f"Trial (its number, knee, fewest, {bounds}), [m]ore trials, [q]uit [knee]: "
+        answer = self._ask(question).strip().lower()
         if answer in ("q", "quit"):
             self._quit()
         elif answer in ("m", "more"):

@@ -15,9 +15,11 @@ from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.events import Emit, Note
 from excise.report.card import figures_in, figures_of
-from excise.search.front import Point, select
+from excise.search.front import Point
+from excise.search.objective import objectives_in
+from excise.search.select import select
 from excise.store.directory import RunDirectory
-from excise.store.outcome import outcome_of
+from excise.store.outcome import outcome_of, point_in
 from excise.system.paths import expanded, is_drive
 
 LOADING = (
@@ -132,12 +134,10 @@ def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
-    """The Pareto front of a record, fewest refusals first."""
+    """The Pareto front of a record, in the order of the first objective."""
     trials = {trial["number"]: trial for trial in record["trials"]}
-    return [
-        Point(number, trials[number]["refusals"], trials[number]["kl"])
-        for number in record["front"]
-    ]
+    objectives = objectives_in(record)
+    return [point_in(number, trials[number], objectives) for number in record["front"]]
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:

@@ -10,9 +10,13 @@ from rich.text import Text
 
 from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
+from excise.cli.value_text import value_text
 from excise.experiment.coverage import THRESHOLD, Coverage
 from excise.report.card import rows_of
-from excise.search.front import VISIBLE_DAMAGE, Point, knee
+from excise.scorers.scorer import PROMPTS
+from excise.search.front import VISIBLE_DAMAGE, Point, title_of
+from excise.search.objective import DEFAULT, Objective
+from excise.search.select import knee
 
 if TYPE_CHECKING:
     # `inspect --config-only` needs this module but not the slow imports of a run.
@@ -41,8 +45,9 @@ def kl_text(kl: float) -> Text:
 def front_table(
     front: Sequence[Point], parameters: Mapping[int, Mapping[str, object]], prompts: int
 ) -> Table:
-    """The Pareto front, fewest refusals first. parameters: of each trial, by number."""
-    headings = ("trial", "refusals", "KL (nats)")
+    """The Pareto front, in the order of the first objective. parameters: of each trial, by number."""
+    objectives = front[0].objectives if front else DEFAULT
+    headings = ("trial", *map(_heading, objectives))
     table = make_table(
         *headings,
         "parameters",
@@ -54,15 +59,33 @@ def front_table(
     best = knee(front) if front else None
     for point in front:
         remarks = ["knee"] if point == best else []
-        remarks += ["visible damage"] if point.kl > VISIBLE_DAMAGE else []
+        remarks += ["visible damage"] if point.by_name.get("kl", 0) > VISIBLE_DAMAGE else []
         table.add_row(
             str(point.number),
-            f"{point.refusals}/{prompts}",
-            kl_text(point.kl),
+            *point_cells(point, prompts),
             short(parameters[point.number]),
             ", ".join(remarks),
         )
     return table
+
+
+def _heading(objective: Objective) -> str:
+    unit = f" ({objective.unit})" if objective.unit not in ("", PROMPTS) else ""
+    return f"{title_of(objective.name)}{unit}{', more is better' * (objective.better == 'more')}"
+
+
+def point_cells(point: Point, prompts: int) -> list[Text]:
+    """The values of a point. prompts: number of target prompts."""
+    return [
+        value_cell(name, value, value_text(name, value, prompts))
+        for name, value in point.by_name.items()
+    ]
+
+
+def value_cell(name: str, value: float, text: str) -> Text:
+    """The value of an objective, red if it is damage that is visible in answers."""
+    visible = name in ("kl", "answer_kl") and value > VISIBLE_DAMAGE
+    return Text(text, "red" if visible else "")
 
 
 def outcome_table(outcome: Outcome) -> Table:

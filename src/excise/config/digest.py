@@ -28,6 +28,7 @@ _FREE = frozenset(
         "config_only",
         "allow_partial",
         "allow_absent",
+        "report",
     )
 )
 
@@ -38,7 +39,14 @@ def study_settings(settings: Settings) -> dict[str, object]:
     # The setting is newer than the format: without a value, the digest of older studies stays.
     if not stored["template_arguments"]:
         del stored["template_arguments"]
-    return stored
+    if settings.objectives == Settings.model_fields["objectives"].default:
+        del stored["objectives"]
+    # Settings of scorers that are only reported change no trial.
+    scorers = {
+        name: stored["scorers"][name] for name in settings.objectives if name in settings.scorers
+    }
+    del stored["scorers"]
+    return {**stored, "scorers": scorers} if scorers else stored
 
 
 def settings_digest(settings: Settings) -> str:

@@ -11,10 +11,12 @@ from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
 from excise.config.template import require_arguments
 from excise.data_types import DataType, Quantization
-from excise.judges.markers import DEFAULT_MARKERS, normalise
+from excise.judges.text import normalise
 from excise.kinds import Kind, of_residuals
 from excise.prompts.source import PromptSource
 from excise.system.paths import expanded
+
+_MOST_OBJECTIVES = 3
 
 
 def _field(default: Any, description: str, *, metavar: str = "", **limits: Any) -> Any:
@@ -113,6 +115,15 @@ class Settings(BaseModel):
     )
     orthogonalise: bool = _off("Make each direction orthogonal to the mean of the control prompts.")
 
+    objectives: tuple[str, ...] = _field(
+        ("refusals", "kl"), "Scorers whose figures the search improves, two or three.", min_length=2
+    )
+    report: tuple[str, ...] = _field(
+        (), "Further scorers, whose figures are reported on held-out prompts."
+    )
+    scorers: dict[str, dict[str, JsonValue]] = _field(
+        {}, "Settings of scorers; in excise.toml tables [scorers.NAME].", metavar="JSON"
+    )
     trials: int = _field(30, "Trials in the whole study.", ge=1)
     startup_trials: int = _field(
         12, "First trials, which do not depend on the results of others.", ge=0
@@ -128,8 +139,9 @@ class Settings(BaseModel):
     batch_size: int = _field(0, "Prompts in a batch; 0 finds the size.", ge=0)
     candidates: int = _field(0, "Candidates that are scored together; 0 finds the number.", ge=0)
     exhaustive: bool = _off("Score every answer and run every layer; slower, with the same front.")
-    markers: tuple[str, ...] = _field(
-        DEFAULT_MARKERS, "Phrases that make an answer a refusal.", min_length=1
+    markers: tuple[str, ...] | None = _unset(
+        "Phrases that make an answer a refusal wherever they stand; built-in lists if not given.",
+        min_length=1,
     )
     writers: tuple[str, ...] = _field(
         (),
@@ -205,6 +217,17 @@ class Settings(BaseModel):
         memory_limits(limits)
         return limits
 
+    @field_validator("objectives")
+    @classmethod
+    def _few_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(names) > _MOST_OBJECTIVES:
+            raise ValueError(
+                f"{len(names)} objectives; give two or three, and name the others with --report"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError("an objective is given twice")
+        return names
+
     @field_validator("kinds")
     @classmethod
     def _unique_kinds(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
@@ -212,8 +235,10 @@ class Settings(BaseModel):
 
     @field_validator("markers")
     @classmethod
-    def _normalise_markers(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
+    def _normalise_markers(cls, markers: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """Normalise markers like the answers that they are compared with."""
+        if markers is None:
+            return None
         normal = tuple(normalise(marker) for marker in markers)
         if not all(normal):
             # Every answer contains the empty phrase, so every answer would count as a refusal.

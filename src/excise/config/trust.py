@@ -12,6 +12,8 @@ from excise.errors import SettingsError
 FIELD = "trust_remote_code"
 _IDENTIFY_CODE = ("model", "revision")
 """The settings that decide whose code runs."""
+_NAME_CODE = ("objectives", "report")
+"""Settings whose elements may be classes of modules, `module:Class`."""
 
 
 def without_trust(
@@ -58,6 +60,23 @@ def refuse_untyped(
         f"{requests[-1].place}: asks to run code that comes with {whose}; only a flag can allow it; "
         "read that code, and type --trust-remote-code on this command line to run it"
     )
+
+
+def refuse_named_code(flags: Mapping[str, PlacedValue], named: Mapping[str, PlacedValue]) -> None:
+    """Raise SettingsError if anything but a flag names a class of a module, whose code would run.
+
+    named: the merged settings.
+    """
+    for field in _NAME_CODE:
+        placed = named.get(field)
+        if placed is None or flags.get(field) is placed:
+            continue
+        names = placed.value if isinstance(placed.value, list | tuple) else [placed.value]
+        if any(":" in str(name) for name in names):
+            raise SettingsError(
+                f"{placed.assignment}: names code, and only a flag can let it run; read that code, and type "
+                f"--{field} on this command line"
+            )
 
 
 def refuse_chosen_by_file(

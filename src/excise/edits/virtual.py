@@ -40,7 +40,7 @@ class VirtualEdits:
         self._handles: list[RemovableHandle] = []
         self._active = [False] * len(self._writers)
         self._stacks: dict[torch.device, _Stack] = {}
-        self._only = 0
+        self._only, self._paused = 0, False
         self._rows: tuple[int, ...] = ()
         self._rows_on: dict[torch.device, Tensor] = {}
         self._edits: tuple[EditValues, ...] = ()
@@ -63,6 +63,10 @@ class VirtualEdits:
     def use_several(self, edits: Sequence[EditValues]) -> None:
         """Prepare `edits` for `assign`; before its call, the first edit applies to every row."""
         self._set(tuple(edits))
+
+    def pause(self, *, paused: bool) -> None:
+        """Apply no edit while `paused`; afterwards the edits in use apply again."""
+        self._paused = paused
 
     def assign(self, rows: Sequence[int]) -> None:
         """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
@@ -95,7 +99,7 @@ class VirtualEdits:
         def edited(
             module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
         ) -> Tensor | tuple[Tensor, ...] | None:
-            if not self._active[index]:
+            if self._paused or not self._active[index]:
                 return None
             if isinstance(output, Tensor):
                 return self._apply(index, output)

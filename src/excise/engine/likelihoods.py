@@ -89,49 +89,55 @@ def _after(
     Yields prompt and choice, log-likelihoods [token], and whether the logits are finite.
     """
     first = group.logits[:, -1].to(torch.float32).log_softmax(-1)
-    keys = [(row, index) for row in group.rows for index in range(len(choices[row]))]
-    places = [place for place, row in enumerate(group.rows) for _ in choices[row]]
-    given = [choices[row][index] for row, index in keys]
-    width = max(map(len, given)) - 1
-    following: Tensor | None = None
-    if width:
+    keys = [
+        (place, row, index)
+        for place, row in enumerate(group.rows)
+        for index in range(len(choices[row]))
+    ]
+    # A choice of one token is known from the prompt alone.
+    longer = [key for key in keys if len(choices[key[1]][key[2]]) > 1]
+    following: Iterator[Tensor] = iter(())
+    if longer:
         assert group.cache is not None
         assert group.present is not None
-        following = _following(
-            model, group.cache, group.present, places,
-            [prompts[row] for row, _ in keys], given, assignment,
-        )  # fmt: skip
-    for sequence, (key, place, tokens) in enumerate(zip(keys, places, given, strict=True)):
-        steps = [first[place : place + 1]]
-        if following is not None:
-            steps.append(following[sequence, : len(tokens) - 1])
-        own = torch.cat(steps)
-        yield key, _of_tokens(own, tokens), all_finite(own)
+        group.cache.reorder_cache(torch.tensor([place for place, _, _ in longer]))
+        following = iter(
+            _following(
+                model,
+                group.cache,
+                group.present[[place for place, _, _ in longer]],
+                [len(prompts[row]) for _, row, _ in longer],
+                [choices[row][index] for _, row, index in longer],
+                assignment,
+            )
+        )
+    for place, row, index in keys:
+        tokens = choices[row][index]
+        own = first[place : place + 1]
+        if len(tokens) > 1:
+            own = torch.cat([own, next(following)[: len(tokens) - 1]])
+        yield (row, index), _of_tokens(own, tokens), all_finite(own)
 
 
 def _following(
     model: PreTrainedModel,
     cache: DynamicCache,
     present: Tensor,
-    places: Sequence[int],
-    prompts: Sequence[Tokens],
+    begins: Sequence[int],
     choices: Sequence[Tokens],
     assignment: Assignment,
 ) -> Tensor:
     """Log-probabilities [sequence, token, vocabulary] after each token of a choice but the last.
 
-    places: the row of the cache that holds each sequence's prompt. Choices are left-aligned: what stands
-    behind a shorter choice does not affect it.
+    cache, present: of the prompt of each sequence, see `Group`. begins: lengths of the prompts. Choices are
+    left-aligned: what stands behind a shorter choice does not affect it.
     """
     device = input_device(model)
     width = max(map(len, choices)) - 1
-    cache.reorder_cache(torch.tensor(places))
-    ids = torch.tensor(
-        [[*choice[:-1], *[choice[0]] * (width - len(choice) + 1)] for choice in choices]
-    )
-    positions = torch.tensor([[len(prompt)] for prompt in prompts]) + torch.arange(width)
-    seen = torch.cat([present[places], torch.ones(len(places), width, dtype=torch.bool)], 1)
-    assignment.before_pass(len(places))
+    ids = torch.tensor([[*each[:-1], *[each[0]] * (width - len(each) + 1)] for each in choices])
+    positions = torch.tensor(begins).unsqueeze(1) + torch.arange(width)
+    seen = torch.cat([present, present.new_ones(len(choices), width)], 1)
+    assignment.before_pass(len(choices))
     logits: Tensor = model(
         ids.to(device),
         past_key_values=cache,

@@ -30,8 +30,6 @@ from excise.experiment.scores import (
     PromptPart,
     Scores,
     Statistics,
-    held_out_scores,
-    search_scores,
 )
 from excise.experiment.settle import Settled
 from excise.experiment.study import Study, TrialEdits
@@ -39,8 +37,10 @@ from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
 from excise.prompts.sets import PromptLike, prompt_set
+from excise.scorers.named import scorers_of
+from excise.scorers.scorer import Scorer
 from excise.scorers.statistics import Share
-from excise.search.loop import Limits, Objective, never, search
+from excise.search.loop import Limits, Task, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
 from excise.search.study import OptunaStudy
@@ -135,24 +135,32 @@ class Experiment(Measurements):
         candidate = Candidate(kind, {}, direction_index, ridge_used, strengths)
         return replace(edit_of(candidate, self.bank, self.anatomy), base=self.base)
 
-    def score(self, edit: Edit, on: PromptPart = "search") -> Scores:
+    def score(
+        self,
+        edit: Edit,
+        on: PromptPart = "search",
+        scorers: Sequence[Scorer | str] | None = None,
+    ) -> Scores:
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
-        Raises TrialError if the edited model's logits are not finite, ModelError if the edit does not fit the
-        model.
+        scorers: objects, or names of excise's; by default the objectives of a search, on held-out prompts all
+        figures of a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a
+        scorer fails, ModelError if the edit does not fit the model.
         """
         if on not in get_args(PromptPart):
             raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
         edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
-            held_out = self.held_out
-            measured = measure_edit(self.runner, held_out, edit)
-            return held_out_scores(measured, held_out, self.options.seed)
-        with self.scoring(1, edit.writers) as scoring:
+            asked = self.reported if scorers is None else self._named(scorers)
+            return Scores(
+                on, measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
+            )
+        asked = self.objectives if scorers is None else self._named(scorers)
+        with self.scoring(1, edit.writers, asked) as scoring:
             (scored,) = score_all(scoring, [edit], Bound())
         if isinstance(scored, Exception):
             raise scored
-        return search_scores(scored, self.options.seed)
+        return Scores(on, {each.name: scored.scores[each.name] for each in asked})
 
     def search(
         self,
@@ -209,12 +217,10 @@ class Experiment(Measurements):
             if store is not None:
                 store.save(self.describe(store), self.edit_of_trial)
 
-        objective = Objective(
-            self.model, len(self.search_part.target), self.edit_of_trial, self.scoring
-        )
+        task = Task(self.model, len(self.search_part.target), self.edit_of_trial, self.scoring)
         limits = Limits(trials, self.candidates, seconds, self.options.exhaustive)
         study = store.study if store is not None else OptunaStudy(self.proposals)
-        search(study, objective, limits, self.emit, stop=stop, save=save)
+        search(study, task, limits, self.emit, stop=stop, save=save)
         edits = TrialEdits(
             self.bank, self.anatomy, self.options.kinds, self.base, len(self.search_part.target)
         )
@@ -229,6 +235,9 @@ class Experiment(Measurements):
                 facts = settled_facts(directory.record())
                 self._known = None if facts is None else Settled(**facts)
             yield StoredStudy.open(directory, self.proposals, identity, Origin(self.base))
+
+    def _named(self, scorers: Sequence[Scorer | str]) -> tuple[Scorer, ...]:
+        return scorers_of(scorers, self.judge, self.options.scorers)
 
     def _train_prompts(self) -> TrainPrompts:
         return TrainPrompts.of(self.anatomy, self.runner, self.prompts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import fields
 
 import torch
 from transformers import PreTrainedModel
@@ -12,6 +12,7 @@ from excise.devices.prepacked import is_prepacked
 from excise.edits.base import Base
 from excise.experiment.options import Options
 from excise.prompts.splits import Prompts
+from excise.scorers.builtin import SEARCHED
 from excise.store.directory import prompts_digest
 from excise.store.identity import Identity
 
@@ -22,6 +23,9 @@ _FREE = (
     "exhaustive",
     "allow_partial",
     "allow_absent",
+    "objectives",
+    "report",
+    "scorers",
 )
 _SAMPLED = 64
 """Numbers of each tensor in the digest, spread over the whole tensor."""
@@ -32,11 +36,19 @@ def identity_of_memory(
 ) -> Identity:
     """The identity of a study with these prompts, options and model."""
     name = base.model if base is not None else model.name_or_path or type(model).__name__
-    settings = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(options).items()
-        if key not in _FREE
+    settings: dict[str, object] = {
+        each.name: list(value) if isinstance(value, tuple) else value
+        for each in fields(options)
+        if each.name not in _FREE
+        for value in (getattr(options, each.name),)
     }
+    # Studies with the usual objectives are those of versions without other objectives.
+    if options.objectives != SEARCHED:
+        names = [each if isinstance(each, str) else each.name for each in options.objectives]
+        settings["objectives"] = names
+        settings["scorers"] = {
+            name: dict(options.scorers[name]) for name in names if name in options.scorers
+        }
     if base is not None:
         # The digest of files does not depend on the data type that they were loaded in.
         settings["dtypes"] = [str(model.dtype).removeprefix("torch.")]

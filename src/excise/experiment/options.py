@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from excise.errors import SettingsError
-from excise.judges.markers import DEFAULT_MARKERS, normalise
+from excise.judges.text import normalise
 from excise.kinds import KINDS, Centre, Kind
+from excise.scorers.builtin import SEARCHED
+from excise.scorers.scorer import Scorer
+from excise.search.objective import MOST
 
 _LEAST = {
     **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
@@ -25,11 +28,15 @@ class Options:
     averaging; 1 clips nothing. orthogonalise: make each direction orthogonal to the mean of the control
     prompts.
 
-    markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
+    markers: phrases that make an answer a refusal wherever they stand; case, kinds of apostrophes and
+    white space do not matter. None for the built-in lists, see `KeywordJudge`.
     max_new_tokens: longest answer.
     response_prefix: text that every answer begins with, skipped when scoring; None detects it.
     template_arguments: given to the chat template. system_prompt: for the prompts of `activations` and for
     the chat template's test; the prompts of the experiment have their own, see `Prompts.of`.
+
+    objectives: scorers whose figures a search improves, two or three: names, or objects. report: further
+    scorers for reports on held-out prompts. scorers: settings of scorers that are given by name.
 
     seed: of everything that is random. startup_trials: first trials, which do not depend on the results of
     others. batch_size: prompts that decode at a time; 0 finds the number. candidates: edits scored side by
@@ -45,11 +52,14 @@ class Options:
     direction_from: Centre = "mean"
     winsorise: float = 1.0
     orthogonalise: bool = False
-    markers: tuple[str, ...] = DEFAULT_MARKERS
+    markers: tuple[str, ...] | None = None
     max_new_tokens: int = 100
     response_prefix: str | None = None
     system_prompt: str | None = None
     template_arguments: Mapping[str, object] = field(default_factory=dict)
+    objectives: tuple[Scorer | str, ...] = SEARCHED
+    report: tuple[Scorer | str, ...] = ()
+    scorers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     seed: int = 0
     startup_trials: int = 12
     batch_size: int = 0
@@ -66,17 +76,25 @@ class Options:
             raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
         if isinstance(self.writers, str):
             raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
+        if isinstance(self.objectives, str) or not 2 <= len(self.objectives) <= MOST:
+            raise SettingsError(
+                f"objectives {self.objectives!r}: give a tuple of two or three scorers"
+            )
+        if isinstance(self.report, str):
+            raise SettingsError(f"report {self.report!r}: give a tuple of scorers")
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise SettingsError(f"{name} {value}: must be at least {least}")
-        markers = tuple(map(normalise, self.markers))
-        if isinstance(self.markers, str) or not all(markers):
+        markers = None if self.markers is None else tuple(map(normalise, self.markers))
+        if markers is not None and (isinstance(self.markers, str) or not all(markers)):
             raise SettingsError(
                 f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
             )
+        object.__setattr__(self, "markers", markers)
         for name, values in (
-            ("markers", markers),
             ("kinds", self.kinds),
             ("writers", self.writers),
+            ("objectives", self.objectives),
+            ("report", self.report),
         ):
             object.__setattr__(self, name, tuple(values))

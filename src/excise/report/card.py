@@ -12,6 +12,7 @@ from excise.kinds import FACTS
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.statistics import Share
+from excise.search.objective import DEFAULT, objectives_in
 from excise.store.outcome import Outcome, outcome_in
 from excise.system.version import VERSION
 
@@ -40,6 +41,10 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
         ("answers that loop", f"{before.looping}/{answers}", f"{after.looping}/{answers}"),
         ("KL, first answer token (nats)", "", str(outcome.kl)),
         (f"{outcome.answer_tokens.title} (nats)", "", str(outcome.answer_kl)),
+        *(
+            (inline(each.heading), each.told(each.original), each.told(each.edited))
+            for each in outcome.further
+        ),
     ]
 
 
@@ -62,8 +67,14 @@ def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:
     outcome, facts = outcome_in(edit.facts), edit.facts
     if outcome is not None:
         return figures_of(outcome, coverage)
-    if not {"refusals", "prompts", "kl"} <= facts.keys():
+    objectives = objectives_in(facts)
+    if not {"prompts", *(each.name for each in objectives)} <= facts.keys():
         return "The edit file holds no figures."
+    if objectives != DEFAULT:
+        figures = ", ".join(f"{code(each.name)} {nats(facts[each.name])}" for each in objectives)
+        return f"On search prompts (not held out): {figures}." + (
+            f" {_covered(coverage)}" if coverage else ""
+        )
     return (
         f"On search prompts (not held out): {inline(facts['refusals'])} of "
         f"{inline(facts['prompts'])} target prompts refused, KL {nats(facts['kl'])} nats."

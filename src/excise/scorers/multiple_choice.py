@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
 
 from transformers import PreTrainedModel
 
@@ -12,7 +14,8 @@ from excise.engine.likelihoods import choice_likelihoods
 from excise.engine.prefill import Tokens
 from excise.models.chat import Chat
 from excise.prompts.sets import Prompt
-from excise.scorers.questions import Question
+from excise.scorers.questions import Question, built_in_questions, read_questions
+from excise.scorers.scorer import PROMPTS, Better, EditedModel, Evidence, Score
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ class EncodedQuestions:
     def of(
         cls, chat: Chat, questions: Sequence[Question], system_prompt: str | None = None
     ) -> EncodedQuestions:
-        """The questions in the chat template, each with its choices listed.
+        """The questions in the chat template.
 
-        Raises ModelError if the template or the tokenizer loses text.
+        Choices are not listed: with a list the demonstration model has 17 of the 60 built-in questions right,
+        which is chance, and 36 without. Raises ModelError if the template or the tokenizer loses text.
         """
-        prompts = [Prompt(prompt_text(each), system_prompt) for each in questions]
+        prompts = [Prompt(each.text, system_prompt) for each in questions]
         encoded = chat.encode(prompts)
         texts = [chat.text(prompt) for prompt in prompts]
         choices = tuple(
@@ -90,9 +94,50 @@ class EncodedQuestions:
         return ChoiceResults(per_byte, tuple(each.answer for each in self.questions))
 
 
-def prompt_text(question: Question) -> str:
-    """The user's turn: the question and its choices."""
-    return f"{question.text}\nChoose one: {'; '.join(question.choices)}"
+@dataclass(frozen=True)
+class MultipleChoice:
+    """Multiple-choice questions, asked in the chat template.
+
+    questions: a JSON Lines file, see `read_questions`; the built-in questions without one. figure:
+    "accuracy", the number of right answers, or "margin", by how many nats a byte the right choice is likelier
+    than the best wrong choice, which shows damage before an answer changes.
+    """
+
+    questions: str | None = None
+    figure: Literal["accuracy", "margin"] = "accuracy"
+    name: ClassVar[str] = "multiple_choice"
+    better: ClassVar[Better] = "more"
+    needs: ClassVar[tuple[EditedModel]] = (EditedModel(),)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown figure, PromptError for a file that cannot be read."""
+        if self.figure not in ("accuracy", "margin"):
+            raise ValueError(f"figure {self.figure!r}: give accuracy or margin")
+        _ = self._asked
+
+    @property
+    def unit(self) -> str:
+        """Right answers are counted; margins are in nats for each byte."""
+        return PROMPTS if self.figure == "accuracy" else "nats/byte"
+
+    def score(self, evidence: Evidence) -> Score:
+        """The number of right answers, with Wilson's interval, or the mean margin, with a bootstrap one."""
+        used = evidence[self.needs[0]]
+        results = EncodedQuestions.of(used.chat, self._asked).results(used.model, used.rows)
+        if self.figure == "accuracy":
+            title = "questions answered rightly"
+            return Score.counted(results.right, title=title, better=self.better)
+        return Score.averaged(
+            results.margins,
+            title="margin of the right choice",
+            unit=self.unit,
+            seed=evidence.seed,
+            better=self.better,
+        )
+
+    @cached_property
+    def _asked(self) -> tuple[Question, ...]:
+        return built_in_questions() if self.questions is None else read_questions(self.questions)
 
 
 def _continuation(chat: Chat, text: str, tokens: Sequence[int], choice: str) -> Tokens:

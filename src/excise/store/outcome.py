@@ -9,6 +9,8 @@ from typing import Any
 from excise.scorers.divergence import UNRECORDED, AnswerTokens
 from excise.scorers.statistics import Estimate
 from excise.search.front import Point
+from excise.search.objective import Objectives, objectives_in
+from excise.store.further import Further, further_in, further_json
 from excise.store.shape import MeasuredFacts, require_shape
 
 
@@ -31,7 +33,7 @@ class Outcome:
 
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
     answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: number of
-    tokens of an answer, which may be shorter than 32.
+    tokens of an answer, which may be shorter than 32. further: figures of other scorers.
     """
 
     trial: int
@@ -45,6 +47,7 @@ class Outcome:
     answer_kl: Estimate
     seconds: float
     answer_tokens: AnswerTokens = UNRECORDED
+    further: tuple[Further, ...] = ()
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
@@ -54,7 +57,7 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
         return None
     search = chosen["search"]
     return _outcome(
-        Point(chosen["trial"], search["refusals"], search["kl"]),
+        point_in(chosen["trial"], search, objectives_in(record)),
         search["prompts"],
         record["baseline"]["held_out"],
         chosen["held_out"],
@@ -69,12 +72,17 @@ def outcome_in(facts: Mapping[str, Any]) -> Outcome | None:
     require_shape("the facts of the edit file", facts, MeasuredFacts)
     held_out = facts["held_out"]
     return _outcome(
-        Point(facts["trial"], facts["refusals"], facts["kl"]),
+        point_in(facts["trial"], facts, objectives_in(facts)),
         facts["prompts"],
         held_out["original"],
         held_out["edited"],
         0.0,
     )
+
+
+def point_in(number: int, values: Mapping[str, Any], objectives: Objectives) -> Point:
+    """A trial whose values stand in a record under the names of the objectives."""
+    return Point(number, tuple(values[each.name] for each in objectives), objectives)
 
 
 def held_out_facts(outcome: Outcome) -> dict[str, object]:
@@ -106,6 +114,7 @@ def _outcome(
         kl=Estimate(**held_out["kl"]),
         answer_kl=Estimate(**held_out["answer_kl"]),
         answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
+        further=further_in(held_out),
         seconds=seconds,
     )
 
@@ -125,9 +134,8 @@ def chosen_json(outcome: Outcome) -> Mapping[str, object]:
     return {
         "trial": outcome.trial,
         "search": {
-            "refusals": outcome.search.refusals,
+            **outcome.search.by_name,
             "prompts": outcome.search_prompts,
-            "kl": outcome.search.kl,
         },
         "held_out": held_out_json(outcome),
     }
@@ -140,4 +148,5 @@ def held_out_json(outcome: Outcome) -> dict[str, object]:
         "kl": asdict(outcome.kl),
         "answer_kl": asdict(outcome.answer_kl),
         "answer_tokens": asdict(outcome.answer_tokens),
+        **further_json(outcome.further),
     }
