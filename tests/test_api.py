@@ -62,7 +62,12 @@ def signature(value: object) -> str:
     text = str(inspect.signature(value))  # type: ignore[arg-type]
     text = re.sub("['\"]", "", text)
     text = re.sub(r"<function (\w+) at [^>]*>", r"\1", text)
-    for options in (excise.LoadOptions, excise.SaveOptions, excise.Options):
+    for options in (
+        excise.BenchmarkOptions,
+        excise.LoadOptions,
+        excise.SaveOptions,
+        excise.Options,
+    ):
         text = text.replace(re.sub("['\"]", "", str(options())), f"{options.__name__}()")
     return text
 

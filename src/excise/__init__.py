@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 from excise.system.version import VERSION
 
 if TYPE_CHECKING:
+    from excise.benchmarks.benchmark import benchmark as benchmark
+    from excise.benchmarks.options import BenchmarkOptions as BenchmarkOptions
+    from excise.benchmarks.score import BenchmarkScore as BenchmarkScore
     from excise.checkpoint_diff.diff import diff as diff
     from excise.checkpoint_diff.difference import Diff as Diff
     from excise.demo.python import demo_model as demo_model
     from excise.demo.python import demo_prompts as demo_prompts
     from excise.edits.edit import Edit as Edit
+    from excise.errors import BenchmarkError as BenchmarkError
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
     from excise.errors import ModelError as ModelError
@@ -65,6 +69,9 @@ _MODULES = {
     "AnswerSet": "scorers.scorer",
     "Answers": "scorers.scorer",
     "Baseline": "experiment.scores",
+    "BenchmarkError": "errors",
+    "BenchmarkOptions": "benchmarks.options",
+    "BenchmarkScore": "benchmarks.score",
     "BoundedScorer": "scorers.scorer",
     "Coverage": "experiment.coverage",
     "Diff": "checkpoint_diff.difference",
@@ -102,6 +109,7 @@ _MODULES = {
     "Trial": "search.study",
     "TrialError": "errors",
     "apply": "saving.apply",
+    "benchmark": "benchmarks.benchmark",
     "demo_model": "demo.python",
     "demo_prompts": "demo.python",
     "diff": "checkpoint_diff.diff",

@@ -62,6 +62,10 @@ class JudgeError(ExciseError):
     """A judge that cannot be asked, or that answers nonsense."""
 
 
+class BenchmarkError(ExciseError):
+    """A benchmark that is unknown, that cannot be loaded, or that fails."""
+
+
 class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
 

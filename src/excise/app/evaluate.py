@@ -1,17 +1,17 @@
-"""Compares two models: refusals of both, and KL(original ‖ edited)."""
+"""Measures an edit or an edited model on prompts: refusals before and after, and KL(original ‖ edited)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, get_args
 
-from accelerate.utils import release_memory
-
-from excise.app.model import experiment_of, in_data_type, load_model, prompts_of, source_of
-from excise.checkpoint.source import ModelSource, resolve
+from excise.app.before_after import Subject, measured
+from excise.app.model import experiment_of, prompts_of
 from excise.config import Settings
+from excise.edits.edit import Edit
 from excise.errors import ModelError
 from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original
@@ -46,77 +46,54 @@ class Evaluation:
     parts: Mapping[str, Figures]
 
 
-def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
-    """Compare `settings.model` with the original `against`. One model is in memory at a time.
-
-    Raises ModelError if the two do not share a vocabulary.
-    """
-    prompts, edited = prompts_of(settings), source_of(settings)
-    source = resolve(against, code=settings.trust_remote_code)
-    original = _measure_original(settings, source, prompts, emit)
-    # The memory of the first model is needed for the second.
-    release_memory()
-    # The same data type for both, because a difference of type would count too.
-    typed = in_data_type(settings, original.dtype, edited) if original.dtype else settings
-    runner = _runner_like(original, settings, load_model(typed, edited, emit), emit)
-    emit(StageStarted("held_out", f"Measuring {settings.model}"))
-    parts: dict[str, Figures] = {}
-    for name, (part, control_refusals) in original.parts.items():
-        width = runner.log_probabilities(part.control[:1]).shape[1]
-        if width != part.original.shape[1]:
-            raise ModelError(
-                f"{settings.model} and {against} have different vocabularies "
-                f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
-            )
-        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
-        parts[name] = Figures(
-            refusals_original=part.refusals,
-            refusals_edited=to_target.count,
-            prompts=len(part.target),
-            control_refusals_original=control_refusals,
-            control_refusals_edited=to_control.count,
-            control_prompts=len(part.control),
-            kl=mean(part.divergences(runner)),
-        )
-    return Evaluation(settings.model, against, parts)
-
-
 @dataclass(frozen=True)
 class _Original:
-    """The measurements of the original model, which is no longer in memory.
+    """The measurements of the original model, which need not be in memory any more.
 
-    parts: by name, with the number of refused control prompts. dtype: the data type that it ran in, None for
-    packed weights. The other fields repeat the measurement with another model.
+    parts: by name, with the number of refused control prompts. The other fields repeat the measurement with
+    another model.
     """
 
     parts: Mapping[str, tuple[Part, int]]
-    dtype: str | None
     slots: int
     response_prefix: str
     template_arguments: Mapping[str, Any]
 
 
+def evaluate(subject: Subject, emit: Emit) -> Evaluation:
+    """Measure the original and its edited version on the prompts that the settings name.
+
+    Raises ModelError if two models do not share a vocabulary.
+    """
+    settings = subject.settings
+    prompts = prompts_of(settings)
+
+    def before(loaded: LoadedModel) -> _Original:
+        return _measure_original(settings, loaded, subject.against, prompts, emit)
+
+    def after(loaded: LoadedModel, edit: Edit | None, original: _Original) -> Mapping[str, Figures]:
+        runner = _runner_like(original, settings, loaded, emit)
+        emit(StageStarted("held_out", f"Measuring {subject.name}"))
+        with edit.on(loaded.model) if edit is not None else nullcontext():
+            return _figures(subject, original, runner)
+
+    return Evaluation(subject.name, subject.against, measured(subject, emit, before, after))
+
+
 def _measure_original(
-    settings: Settings, source: ModelSource, prompts: Prompts, emit: Emit
+    settings: Settings, loaded: LoadedModel, name: str, prompts: Prompts, emit: Emit
 ) -> _Original:
-    """A function of its own, so that no variable refers to the model afterwards."""
-    loaded = load_model(settings, source, emit)
     runner = experiment_of(settings, loaded, prompts, emit).runner
-    emit(StageStarted("baseline", f"Measuring {source.name}"))
+    emit(StageStarted("baseline", f"Measuring {name}"))
     parts: dict[str, tuple[Part, int]] = {}
-    for name in get_args(PromptPart):
-        part = measure_original(runner, prompts_of_part(prompts, name, runner.chat))
+    for part_name in get_args(PromptPart):
+        part = measure_original(runner, prompts_of_part(prompts, part_name, runner.chat))
         # On the host, because the other model needs the device's memory.
         kept = replace(part, original=part.original.cpu())
-        parts[name] = kept, runner.refusals(part.control).count
-        emit(BaselineMeasured(name, part.refusals, len(part.target)))
-    return _Original(
-        parts,
-        loaded.dtype if loaded.packing is None else None,
-        runner.slots,
-        runner.chat.response_prefix,
-        runner.chat.call.arguments,
-    )
+        parts[part_name] = kept, runner.refusals(part.control).count
+        emit(BaselineMeasured(part_name, part.refusals, len(part.target)))
+    arguments = runner.chat.call.arguments
+    return _Original(parts, runner.slots, runner.chat.response_prefix, arguments)
 
 
 def _runner_like(
@@ -132,3 +109,25 @@ def _runner_like(
         slots=original.slots,
         emit=emit,
     )
+
+
+def _figures(subject: Subject, original: _Original, runner: Runner) -> dict[str, Figures]:
+    parts: dict[str, Figures] = {}
+    for name, (part, control_refusals) in original.parts.items():
+        width = runner.log_probabilities(part.control[:1]).shape[1]
+        if width != part.original.shape[1]:
+            raise ModelError(
+                f"{subject.name} and {subject.against} have different vocabularies "
+                f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
+            )
+        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
+        parts[name] = Figures(
+            refusals_original=part.refusals,
+            refusals_edited=to_target.count,
+            prompts=len(part.target),
+            control_refusals_original=control_refusals,
+            control_refusals_edited=to_control.count,
+            control_prompts=len(part.control),
+            kl=mean(part.divergences(runner)),
+        )
+    return parts

@@ -72,18 +72,44 @@ def bench(model: Word | None = None, /, **typed: object) -> int:
 _EVALUATED = {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"}
 
 
-@command("evaluate", "MODEL --against ORIGINAL", _EVALUATED, PLACES)
+@command("evaluate", "RUN[:TRIAL]|EDIT|MODEL --against ORIGINAL", _EVALUATED, PLACES)
 def evaluate(
-    model: Word | None = None,
+    word: Word | None = None,
     /,
     *,
-    against: Annotated[str, flag("The original model, to compare with.", "ORIGINAL")],
+    against: Annotated[
+        str | None,
+        flag("The original model, to compare with. Runs and edits name theirs.", "ORIGINAL"),
+    ] = None,
+    benchmarks: Annotated[
+        str | None,
+        flag(
+            "Measure on benchmarks of lm-evaluation-harness instead of prompts: piqa,arc_easy,gsm8k,…. Needs "
+            "the extra `eval`.",
+            "NAME,…",
+        ),
+    ] = None,
+    benchmark_limit: Annotated[
+        int | None, flag("Ask only the first documents of each benchmark.", "N")
+    ] = None,
+    benchmark_tasks: Annotated[
+        str | None,
+        flag("Folder with task files of your own, whose Python functions will run.", "DIR"),
+    ] = None,
+    benchmark_plain_text: Annotated[
+        bool, flag("Ask benchmarks as plain text, without the chat template.")
+    ] = False,
+    force: Annotated[bool, flag("Measure an edit file on another model than its own.")] = False,
     **typed: object,
 ) -> int:
-    """Compare two models: refusals and KL divergence."""
-    from excise.cli.evaluate_command import evaluate
+    """Measure an edit or a model before and after: refusals and KL, or benchmarks."""
+    from excise.benchmarks.options import BenchmarkOptions
+    from excise.cli.evaluate_command import Measurement, evaluate
 
-    return evaluate(_settings(model, typed), against)
+    options = BenchmarkOptions(
+        limit=benchmark_limit, tasks=benchmark_tasks, plain_text=benchmark_plain_text
+    )
+    return evaluate(word, _inputs(typed), Measurement(against, benchmarks, options, force))
 
 
 _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}

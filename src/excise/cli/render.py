@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.text import Text
 
 from excise.app.events import Chosen
+from excise.benchmarks.events import BenchmarkProgress
 from excise.cli.describe import Line, describe
 from excise.cli.live import SearchView
 from excise.cli.screen import JsonLines, Screen, make_console, write_stop
@@ -67,6 +68,9 @@ class Renderer(Screen):
                     Text(f"{event.text} …"), spinner=self._spinner()
                 )
                 self._status.start()
+            case BenchmarkProgress() if self._status is not None:
+                done = f"{event.done:,} of {event.requests:,} requests"
+                self._status.update(Text(f"Benchmarks: {done} …"))
             case SearchStarted():
                 self._still()
                 self._view = SearchView(event)

@@ -23,7 +23,7 @@ from excise.store.directory import RunDirectory
 from excise.store.outcome import outcome_of, point_in
 from excise.system.paths import expanded, is_drive
 
-_LOADING = (
+LOADING = (
     "model",
     "revision",
     "dtypes",
@@ -76,7 +76,7 @@ def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     )
 
 
-def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = _LOADING) -> StoredRun:
+def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = LOADING) -> StoredRun:
     """The run RUN or RUN:TRIAL, TRIAL being a number, knee or fewest, with the settings it was made with.
 
     fields: the stored settings that count; flags replace them. Raises RunError if the run does not exist,

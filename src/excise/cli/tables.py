@@ -20,10 +20,12 @@ from excise.search.select import knee
 
 if TYPE_CHECKING:
     # `inspect --config-only` needs this module but not the slow imports of a run.
+    from excise.app.benchmark import BenchmarkRow
     from excise.app.compare import Difference
     from excise.app.evaluate import Evaluation
     from excise.app.outcome import Comparison
     from excise.app.spread import SeedResult, Spread
+    from excise.benchmarks.score import BenchmarkScore
     from excise.store.outcome import Outcome
 
 _MODELS = ("original", "edited")
@@ -115,6 +117,33 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         )
         table.add_row("", "KL, first answer token (nats)", "", kl_text(figures.kl))
     return table
+
+
+def benchmark_table(name: str, rows: Sequence[BenchmarkRow]) -> Table:
+    """Scores with their standard errors, differences, and the p-values of paired tests."""
+    if all(row.after is None for row in rows):
+        numbers: tuple[str, ...] = ("documents", "score")
+    else:
+        numbers = ("documents", *_MODELS, "difference", "p-value")
+    table = make_table(
+        "benchmark", "metric", *numbers, numbers=numbers, title=f"Benchmarks of {name}"
+    )
+    for row in rows:
+        before, after = row.before, row.after
+        cells = [before.task, before.title, str(before.documents), _with_error(before)]
+        if after is None or row.difference is None:
+            table.add_row(*cells)
+            continue
+        p_value = "–" if row.p_value is None else f"{row.p_value:.4f}"
+        style = "bold" if row.significant else ""
+        cells += [_with_error(after), f"{row.difference:+z.4f}"]
+        table.add_row(*cells, Text(p_value, style))
+    return table
+
+
+def _with_error(score: BenchmarkScore) -> str:
+    error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
+    return f"{score.value:z.4f}{error}"
 
 
 def anatomy_table(anatomy: Anatomy, coverage: Coverage | None) -> Table:

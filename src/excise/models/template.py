@@ -72,15 +72,9 @@ def render(
 
     A template is a program that comes with the model: any exception that it raises becomes a ModelError.
     """
-    conversation = [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if message["role"] in call.in_parts
-        else dict(message)
-        for message in messages
-    ]
     try:
         rendered = tokenizer.apply_chat_template(
-            conversation,
+            conversation_of(messages, call),
             chat_template=call.name,
             add_generation_prompt=generation_prompt,
             tokenize=False,
@@ -94,6 +88,16 @@ def render(
             f"the chat template does not take such prompts ({says}); {_OTHER}, or no system prompt"
         ) from error
     return str(rendered)
+
+
+def conversation_of(messages: Sequence[Message], call: TemplateCall) -> list[dict[str, Any]]:
+    """The messages in the form that the template takes."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if message["role"] in call.in_parts
+        else dict(message)
+        for message in messages
+    ]
 
 
 def _text_of(path: Path) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from excise.judges.verdict import Judge
 from excise.scorers.answers import EmptyScorer, LengthScorer, LoopingScorer, RefusalScorer
 from excise.scorers.damage import AnswerKL, FirstTokenKL
+from excise.scorers.multiple_choice import MultipleChoice
+from excise.scorers.perplexity import Perplexity
 from excise.scorers.scorer import Scorer
 
 
@@ -30,6 +32,8 @@ BUILT_IN: Mapping[str, Callable[..., Scorer]] = {
     "length": _without_judge(LengthScorer),
     "kl": _without_judge(FirstTokenKL),
     "answer_kl": _without_judge(AnswerKL),
+    "multiple_choice": _without_judge(MultipleChoice),
+    "perplexity": _without_judge(Perplexity),
 }
 """Name to a function that makes the scorer, of a judge, which decides what a refusal is, and of settings."""
 SEARCHED = ("refusals", "kl")
