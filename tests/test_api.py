@@ -58,7 +58,7 @@ def signature(value: object) -> str:
     text = text.replace(str(DEFAULT_MARKERS), "DEFAULT_MARKERS")
     text = re.sub("['\"]", "", text)
     text = re.sub(r"<function (\w+) at [^>]*>", r"\1", text)
-    for options in (excise.LoadOptions, excise.SaveOptions, excise.Options):
+    for options in (excise.LoadOptions, excise.SaveOptions, excise.Options, excise.JudgeOptions):
         default = str(options()).replace(str(DEFAULT_MARKERS), "DEFAULT_MARKERS")
         text = text.replace(re.sub("['\"]", "", default), f"{options.__name__}()")
     return text
