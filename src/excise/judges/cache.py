@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -43,17 +44,15 @@ class VerdictCache:
                     f"{self._path}: the verdicts of {self._judge} are in use by {busy}; wait for it, or give "
                     "another folder"
                 ) from None
-            try:
-                self._file: IO[bytes] = self._path.open("a+b")
+            with ExitStack() as opened:
+                opened.callback(self._lock.release)
+                self._file = opened.enter_context(self._path.open("a+b"))
                 self._read()
-            except BaseException:
-                self._lock.release()
-                raise
+                self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        self._lock.release()
+        self._opened.close()
 
     def get(self, exchange: Exchange) -> Verdict | None:
         """The verdict on an exchange, None if there is none."""

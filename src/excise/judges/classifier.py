@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -138,15 +139,15 @@ def load_classifier(
     source = resolve(name, revision)
     require_trust(name, source.folder, trust_remote_code=False)
     require_sound_files(source)
+    outcomes = outcomes_of(_labels(source), options.labels, name)
     emit(StageStarted("load", f"Loading {name}"))
     model, tokenizer = _loaded(source, options.loading.device)
-    labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
     limits = (tokenizer.model_max_length, position_limit(model) or _LONGEST, _LONGEST)
     return Classifier(
         f"hf:{name}",
         model,
         tokenizer,
-        outcomes_of(labels, options.labels, name),
+        outcomes,
         _WITH_PROMPT.get(name.rstrip("/").rpartition("/")[2].lower(), ""),
         int(min(limits)),
         options.batch_size,
@@ -169,12 +170,27 @@ def outcomes_of(
             f"judge hf:{name}: has no label {listed(wrong)}; its labels are {all_labels}"
         )
     if unknown := [label for label in labels if label.lower() not in table]:
-        example = ",".join(f"{label}=compliance" for label in unknown)
+        example = ",".join(f"{label}=OUTCOME" for label in labels)
         raise SettingsError(
             f"judge hf:{name}: no outcome is known for {listed(unknown)} (its labels are {all_labels}); say "
-            f"which are refusal, partial and compliance, such as --judge-labels {example}"
+            f"which mean refusal, partial or compliance: --judge-labels {example}"
         )
     return tuple(table[label.lower()] for label in labels)
+
+
+def _labels(source: ModelSource) -> list[str]:
+    with translated(ModelError, f"{source.name}: its configuration cannot be read", Exception):
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+    classes = config.architectures or []
+    if not any("ForSequenceClassification" in name for name in classes):
+        raise ModelError(
+            f"{source.name}: is no text classifier, but {', '.join(classes) or 'of an unknown class'}; a chat "
+            "model judges as llm:MODEL"
+        )
+    if len(labels) < 2:
+        raise ModelError(f"{source.name}: has a single label; a judge needs at least two")
+    return labels
 
 
 def _loaded(source: ModelSource, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -187,8 +203,6 @@ def _loaded(source: ModelSource, device: str) -> tuple[PreTrainedModel, PreTrain
     if report["missing_keys"]:
         missing = listed(sorted(report["missing_keys"]))
         raise ModelError(f"{source.name}: is no text classifier: the checkpoint lacks {missing}")
-    if model.config.num_labels < 2:
-        raise ModelError(f"{source.name}: has a single label; a judge needs at least two")
     if tokenizer.pad_token is None:
         raise ModelError(f"{source.name}: its tokenizer has no padding token")
     tokenizer.truncation_side = tokenizer.padding_side = "right"
