@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from excise.checkpoint.source import ModelSource, resolve
 from excise.checkpoint.trust import require_sound_files, require_trust
@@ -185,8 +186,8 @@ def _labels(source: ModelSource) -> list[str]:
     classes = config.architectures or []
     if not any("ForSequenceClassification" in name for name in classes):
         raise ModelError(
-            f"{source.name}: is no text classifier, but {', '.join(classes) or 'of an unknown class'}; a chat "
-            "model judges as llm:MODEL"
+            f"{source.name}: is no text classifier, but {', '.join(classes) or 'of an unknown class'}; a "
+            "chat model judges as llm:MODEL"
         )
     if len(labels) < 2:
         raise ModelError(f"{source.name}: has a single label; a judge needs at least two")
@@ -194,6 +195,8 @@ def _labels(source: ModelSource) -> list[str]:
 
 
 def _loaded(source: ModelSource, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    # excise shows progress itself.
+    transformers_logging.disable_progress_bar()
     # The libraries raise many kinds of exceptions for damaged files, plain Exception among them.
     with translated(ModelError, f"{source.name}: cannot be loaded as a text classifier", Exception):
         model, report = AutoModelForSequenceClassification.from_pretrained(
