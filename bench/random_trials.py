@@ -20,7 +20,6 @@ from excise.events import Event
 from excise.experiment.baseline import Part
 from excise.experiment.events import BatchReduced
 from excise.experiment.runner import Runner
-from excise.judges.markers import DEFAULT_MARKERS
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.search.scoring import Bound, Scored
@@ -115,7 +114,7 @@ def random_trial(
     runner = Runner(
         model,
         Chat(tokenizer_of(model.config.vocab_size)),
-        markers=DEFAULT_MARKERS,
+        markers=None,
         max_new_tokens=tokens,
         slots=slots,
         emit=emit,

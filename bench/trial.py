@@ -50,7 +50,7 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
-from excise.judges.markers import is_refusal
+from excise.judges.keywords import KeywordJudge
 from excise.models.events import ModelLoaded
 from excise.models.rate import matrix_rate
 from excise.search.front import Point
@@ -170,7 +170,7 @@ def one_round(
         verdicts,
         kl,
         [text.startswith(ours) for (text, _), ours in zip(said, answered.answers, strict=True)],
-        sum(is_refusal(text, markers) != verdict for text, verdict in said),
+        sum(KeywordJudge(markers).refused(text) != verdict for text, verdict in said),
         floors,
         whole,
         peak,

@@ -21,7 +21,6 @@ from conftest import tiny_model
 from excise.anatomy.writers import examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
-from excise.judges.markers import DEFAULT_MARKERS
 from hub_stand_in import HubStandIn, run_python
 from test_diff import gpt2_model
 from test_realisations import random_edit
@@ -55,12 +54,10 @@ CHANGED = (
 def signature(value: object) -> str:
     """The signature as in the source: annotations without quotes, functions by their names."""
     text = str(inspect.signature(value))  # type: ignore[arg-type]
-    text = text.replace(str(DEFAULT_MARKERS), "DEFAULT_MARKERS")
     text = re.sub("['\"]", "", text)
     text = re.sub(r"<function (\w+) at [^>]*>", r"\1", text)
     for options in (excise.LoadOptions, excise.SaveOptions, excise.Options, excise.JudgeOptions):
-        default = str(options()).replace(str(DEFAULT_MARKERS), "DEFAULT_MARKERS")
-        text = text.replace(re.sub("['\"]", "", default), f"{options.__name__}()")
+        text = text.replace(re.sub("['\"]", "", str(options())), f"{options.__name__}()")
     return text
 
 

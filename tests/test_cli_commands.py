@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -176,7 +177,8 @@ def test_the_demonstration_shows_what_came_of_it(
     # The tiny model in place of the real one, which has nothing to say worth comparing.
     monkeypatch.setattr(demo_command, "cache_folder", lambda: model_folder)
     monkeypatch.setattr(demo_command, "materialise", lambda say: model_folder)
-    monkeypatch.setattr(demo_command, "is_refusal", lambda answer, markers: answer == "original")
+    judge = SimpleNamespace(refused=lambda answer: answer == "original")
+    monkeypatch.setattr(demo_command, "KeywordJudge", lambda markers: judge)
     monkeypatch.setattr(
         demo_command,
         "side_by_side",

@@ -13,7 +13,6 @@ from excise.config import Settings
 from excise.errors import PromptError, first_line
 from excise.events import Emit
 from excise.judges.judge import verdicts_of
-from excise.judges.markers import DEFAULT_MARKERS
 from excise.judges.named import judge_of
 from excise.judges.options import JudgeOptions
 from excise.judges.verdict import OUTCOMES, Exchange, Judge, Outcome, Verdict
@@ -77,10 +76,9 @@ def judge_answers(settings: Settings, answers: str, cache: Path | None, emit: Em
 
 def judge_from(settings: Settings, cache: Path | None, emit: Emit) -> Judge:
     """The judge that the settings name; keywords if they name none but have markers of their own."""
-    own = None if settings.markers == DEFAULT_MARKERS else settings.markers
-    name = settings.judge or ("builtin" if own is None else "keywords")
+    name = settings.judge or ("builtin" if settings.markers is None else "keywords")
     options = JudgeOptions(
-        markers=own,
+        markers=settings.markers,
         labels=settings.judge_labels,
         loading=load_options(settings),
         batch_size=settings.batch_size or JudgeOptions.batch_size,

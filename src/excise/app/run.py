@@ -26,6 +26,7 @@ from excise.edits.edit import Edit
 from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
+from excise.judges.markers import FORMER_MARKERS
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
 from excise.report.card import figures_of
@@ -117,6 +118,19 @@ def run_path(settings: Settings) -> Path:
     return settings.run_dir or default_path(study_settings(settings))
 
 
+def in_markers_of_run(settings: Settings) -> Settings:
+    """The settings, with the markers of their run directory if it is of a version with other default markers.
+
+    Its trials were judged by these markers, and so are the ones to come.
+    """
+    directory = RunDirectory(run_path(settings))
+    if settings.markers is not None or not directory.is_run:
+        return settings
+    if directory.identity().settings.get("markers") != list(FORMER_MARKERS):
+        return settings
+    return settings.model_copy(update={"markers": FORMER_MARKERS})
+
+
 def prepare(
     settings: Settings, emit: Emit, go_on: Callable[[str], bool] = lambda question: False
 ) -> Run:
@@ -124,6 +138,7 @@ def prepare(
 
     go_on: called with the reason if the model hardly shows the behaviour; returns whether to search anyway.
     """
+    settings = in_markers_of_run(settings)
     # Prompts and files are checked before the slow work on the model.
     prompts, source = prompts_of(settings), source_of(settings)
     if settings.save is not None:

@@ -11,8 +11,8 @@ from excise.config.defaults import contradiction, filled_in
 from excise.config.memory import memory_limits
 from excise.config.template import require_arguments
 from excise.data_types import DataType, Quantization
-from excise.judges.markers import DEFAULT_MARKERS, normalise
 from excise.judges.named import JudgeName
+from excise.judges.text import normalise
 from excise.judges.verdict import Outcome
 from excise.kinds import Kind, of_residuals
 from excise.prompts.source import PromptSource
@@ -130,8 +130,9 @@ class Settings(BaseModel):
     batch_size: int = _field(0, "Prompts in a batch; 0 finds the size.", ge=0)
     candidates: int = _field(0, "Candidates that are scored together; 0 finds the number.", ge=0)
     exhaustive: bool = _off("Score every answer and run every layer; slower, with the same front.")
-    markers: tuple[str, ...] = _field(
-        DEFAULT_MARKERS, "Phrases that make an answer a refusal.", min_length=1
+    markers: tuple[str, ...] | None = _unset(
+        "Phrases that make an answer a refusal wherever they stand; built-in lists if not given.",
+        min_length=1,
     )
     judge: str | None = _unset(
         "Judge of answers: builtin, keywords, hf:NAME, llm:MODEL or openai:URL#MODEL. Default: builtin, or "
@@ -245,8 +246,10 @@ class Settings(BaseModel):
 
     @field_validator("markers")
     @classmethod
-    def _normalise_markers(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
+    def _normalise_markers(cls, markers: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """Normalise markers like the answers that they are compared with."""
+        if markers is None:
+            return None
         normal = tuple(normalise(marker) for marker in markers)
         if not all(normal):
             # Every answer contains the empty phrase, so every answer would count as a refusal.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from excise.errors import SettingsError
-from excise.judges.markers import DEFAULT_MARKERS, normalise
+from excise.judges.text import normalise
 from excise.kinds import KINDS, Centre, Kind
 
 _LEAST = {
@@ -25,7 +25,8 @@ class Options:
     averaging; 1 clips nothing. orthogonalise: make each direction orthogonal to the mean of the control
     prompts.
 
-    markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
+    markers: phrases that make an answer a refusal wherever they stand; case, kinds of apostrophes and
+    white space do not matter. None for the built-in lists, see `KeywordJudge`.
     max_new_tokens: longest answer.
     response_prefix: text that every answer begins with, skipped when scoring; None detects it.
     template_arguments: given to the chat template. system_prompt: for the prompts of `activations` and for
@@ -45,7 +46,7 @@ class Options:
     direction_from: Centre = "mean"
     winsorise: float = 1.0
     orthogonalise: bool = False
-    markers: tuple[str, ...] = DEFAULT_MARKERS
+    markers: tuple[str, ...] | None = None
     max_new_tokens: int = 100
     response_prefix: str | None = None
     system_prompt: str | None = None
@@ -69,14 +70,11 @@ class Options:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise SettingsError(f"{name} {value}: must be at least {least}")
-        markers = tuple(map(normalise, self.markers))
-        if isinstance(self.markers, str) or not all(markers):
+        markers = None if self.markers is None else tuple(map(normalise, self.markers))
+        if markers is not None and (isinstance(self.markers, str) or not all(markers)):
             raise SettingsError(
                 f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
             )
-        for name, values in (
-            ("markers", markers),
-            ("kinds", self.kinds),
-            ("writers", self.writers),
-        ):
+        object.__setattr__(self, "markers", markers)
+        for name, values in (("kinds", self.kinds), ("writers", self.writers)):
             object.__setattr__(self, name, tuple(values))

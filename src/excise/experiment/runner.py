@@ -32,14 +32,14 @@ class Runner:
         model: PreTrainedModel,
         chat: Chat,
         *,
-        markers: Sequence[str],
+        markers: Sequence[str] | None,
         max_new_tokens: int,
         slots: int,
         rows: int = 32,
         emit: Emit,
     ) -> None:
         self.model, self.chat, self.slots, self.rows = model, chat, slots, rows
-        self._markers, self._max_new_tokens, self._emit = tuple(markers), max_new_tokens, emit
+        self._markers, self._max_new_tokens, self._emit = markers, max_new_tokens, emit
         self._judge = MarkerJudge(model, chat, markers)
 
     def with_chat(self, chat: Chat) -> Runner:
@@ -98,7 +98,7 @@ class Runner:
         whole_answers: bool = False,
         assignment: Assignment = ONE_CANDIDATE,
     ) -> Refusals:
-        """Answers to `prompts`, judged. whole_answers: do not stop at a marker."""
+        """Answers to `prompts`, judged. whole_answers: do not stop at a certain refusal."""
         min_new_tokens = self._max_new_tokens if whole_answers else 0
         (found,) = self.refusals_of_sets(
             [prompts], min_new_tokens=min_new_tokens, assignment=assignment

@@ -17,6 +17,7 @@ from excise.experiment.events import BatchReduced, BatchSizeFound, ResponsePrefi
 from excise.experiment.options import Options
 from excise.experiment.response_prefix import with_common_beginning
 from excise.experiment.runner import Runner
+from excise.judges.keywords import KeywordJudge
 from excise.models.chat import Chat
 from excise.models.positions import require_known, require_positions, within_positions
 from excise.models.weights import stored_bytes
@@ -141,7 +142,7 @@ def _beginning(runner: Runner, options: Options, prompts: Prompts, known: Settle
             lambda rows: greedy(runner.model, tokens, max_new_tokens=most, slots=rows)
         )
 
-    return with_common_beginning(runner.chat, few, ask, options.markers)
+    return with_common_beginning(runner.chat, few, ask, KeywordJudge(options.markers).cues)
 
 
 def _require_positions(runner: Runner, prompts: Prompts, options: Options) -> None:

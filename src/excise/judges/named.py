@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from excise.errors import SettingsError
 from excise.events import Emit, ignore
 from excise.judges.options import JudgeOptions
+from excise.judges.text import normalise
 from excise.judges.verdict import Judge
 from excise.system.paths import expanded
 
@@ -70,10 +71,11 @@ def judge_of(name: str, options: JudgeOptions = JudgeOptions(), emit: Emit = ign
     # Each kind is imported when it is chosen: some need PyTorch, and one an HTTP client.
     match parsed.kind:
         case "builtin" | "keywords":
-            from excise.judges.marker_adapter import MarkerAdapter
-            from excise.judges.markers import DEFAULT_MARKERS
+            # `builtin` is the built-in phrase lists until the built-in classifier is part of the package.
+            from excise.judges.keywords import KeywordJudge
 
-            return MarkerAdapter(parsed.kind, options.markers or DEFAULT_MARKERS)
+            own = options.markers if parsed.kind == "keywords" else None
+            return KeywordJudge(None if own is None else tuple(map(normalise, own)))
         case "hf":
             from excise.judges.classifier import load_classifier
 

@@ -110,4 +110,6 @@ def _contrast(there: object, here: object) -> str:
 def _text(value: object) -> str:
     if value is None:
         return _ABSENT
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return json.dumps(value, ensure_ascii=False) if value == "" else str(value)
