@@ -153,6 +153,32 @@ def test_wrong_settings_of_a_judge_are_one_line(
     assert message in failure(["judge", str(answers), flag], capsys)
 
 
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        (
+            'judge = "openai:https://host/v1#m"',
+            "excise.toml: judge: names a server, which gets the answers",
+        ),
+        ('judge_key = "HF_TOKEN"', "excise.toml: judge_key: decides which key a server gets"),
+    ],
+)
+def test_a_file_cannot_send_answers_or_keys_to_a_server(
+    toml: str, message: str, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "excise.toml").write_text(toml, encoding="utf-8")
+    assert message in failure(["judge", str(answers)], capsys)
+    assert message in failure(["judge", str(answers), "--judge-key=MY_KEY"], capsys)
+
+
+def test_a_judge_from_the_settings_file(
+    answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "excise.toml").write_text('judge = "hf:./none"', encoding="utf-8")
+    assert "./none: no such folder" in failure(["judge", str(answers)], capsys)
+    assert main(["judge", str(answers), "--judge=keywords"]) == 0
+
+
 def test_labels_in_the_settings_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "excise.toml").write_text('[judge_labels]\nA = "refused"\n', encoding="utf-8")
     line = failure(["judge", "answers.jsonl"], capsys)

@@ -23,7 +23,13 @@ from excise.config.flags import (
 )
 from excise.config.settings import Settings
 from excise.config.template import read_arguments
-from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped, without_trust
+from excise.config.trust import (
+    is_typed,
+    refuse_chosen_by_file,
+    refuse_server_from_file,
+    refuse_untyped,
+    without_trust,
+)
 from excise.errors import SettingsError, first_line
 from excise.prompts.source import PromptSource
 from excise.system.json_files import parse_json
@@ -100,6 +106,7 @@ def gather(
     values |= typed
     refuse_untyped(requests, is_typed(typed), values)
     refuse_chosen_by_file(is_typed(typed), toml, values)
+    refuse_server_from_file(toml)
     values = {field: each for field, each in values.items() if each.value is not None}
     if needs_model and "model" not in values:
         raise SettingsError(
