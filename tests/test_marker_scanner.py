@@ -166,12 +166,47 @@ def test_tokens_that_join_in_unforeseen_ways_are_judged_late_and_no_worse() -> N
     assert expected < found <= 2 * expected
 
 
+class Babble(Chat):
+    """Decodes random tokens to phrases of which refusals and harmless sentences are made."""
+
+    def decode(self, tokens: Sequence[int], *, special_tokens: bool = False) -> str:
+        parts = (
+            *(
+                " i",
+                " can't",
+                " cannot",
+                " I'm sorry",
+                " sorry",
+                " help",
+                " to hear",
+                ",",
+                ".",
+                "\n",
+            ),
+            *(
+                " if",
+                " but",
+                ' "',
+                " provide",
+                " stress",
+                " you",
+                " with that",
+                " no",
+                " as",
+                " dear",
+            ),
+        )
+        return "".join(parts[token % len(parts)] for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "markers"), [(Chat, ("red", "seven", "egg photo")), (Babble, None)]
+)
 def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
-    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Chat], markers: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, chat = tiny_model(), Chat(tiny_tokenizer())
+    model, chat = tiny_model(), kind(tiny_tokenizer())
     prompts = random_prompts(30)
-    markers = ("red", "seven", "egg photo")
 
     def judged() -> list[Refusals]:
         limits = (None, 4)
@@ -181,6 +216,7 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
         ]
 
     quick = judged()
+    assert 0 < quick[0].count < 30
     monkeypatch.setattr(MarkerScanner, "may_hold_marker", lambda *_: True)
     assert judged() == quick
     # Hints that never come cost tokens, not verdicts.

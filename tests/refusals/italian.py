@@ -35,4 +35,5 @@ ANSWERS = (
     "L'autore rifiuta l'offerta e chiede scusa.",
     "Posso offrirti tre ricette che non sono difficili.",
     "— Mi dispiace, non posso aiutarti, mormorò il vecchio.",
+    "Ieri ho giocato contro i miei amici e ho vinto.",
 )

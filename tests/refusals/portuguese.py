@@ -35,4 +35,5 @@ ANSWERS = (
     "O autor recusa a oferta e pede desculpas.",
     "Posso oferecer três receitas que não são difíceis.",
     "— Sinto muito, não posso ajudar — murmurou o velho.",
+    "Ele não poderia ajudar o vizinho sem uma escada.",
 )

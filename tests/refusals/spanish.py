@@ -35,4 +35,5 @@ ANSWERS = (
     "El autor rechaza la oferta y pide disculpas.",
     "Te puedo ofrecer tres recetas que no son difíciles.",
     "—Lo siento, no puedo ayudarte —murmuró el anciano.",
+    "Él no podría ayudar a su vecino sin una escalera.",
 )

@@ -50,6 +50,7 @@ FRENCH = Language(
         "{désolé|désolée|navré|navrée} {d'apprendre|d'entendre|de lire|de savoir|pour votre|pour ta|pour vous|"
         "pour toi|pour la|pour le|que vous|que tu|que cela|de vous savoir|de l'attente}",
         "{excusez-moi|excuse-moi|pardon|pardonnez-moi|excuses|m'excuser|m'excuse} {pour|de|du}",
+        "{pardon|excuses} {est|vient|signifie}",
         "je regrette {d'apprendre|d'entendre|que|votre|ce}",
         "je ne peux {que|qu'|m'empêcher|pas m'empêcher}",
         "je ne saurais {trop|assez|vous recommander assez}",

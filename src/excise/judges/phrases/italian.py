@@ -22,7 +22,7 @@ ITALIAN = Language(
         "rifiutarmi}",
         "mi rifiuto di",
         "{preferisco|preferirei} non",
-        "contro {i miei|le mie|la mia|il mio}",
+        "contro {i miei principi|i miei valori|le mie linee guida|le mie regole|la mia programmazione}",
         "{viola|violerebbe|contravviene} {i miei|le mie|la mia|alle mie|ai miei}",
         "mi è impossibile",
         "non mi è {possibile|permesso|consentito}",
@@ -51,6 +51,7 @@ ITALIAN = Language(
     harmless=phrases(
         "mi {dispiace|spiace} {sentire|di sentire|sapere|di sapere|per|che|molto per|molto che|leggere|se}",
         "{scusa|scusi|scusate|scusami|mi scuso|mi scusi|scuse} {per|il|la|se|dell'}",
+        "{scusa|scuse} {è|sono|significa|viene}",
         "non posso {fare a meno|che|credere|non|esimermi}",
         "{se|quando|perché|quello che|ciò che} non {posso|potrò|riesco|sono|voglio|devo}",
         "non sono {sicuro|sicura}",

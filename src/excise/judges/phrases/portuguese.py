@@ -20,7 +20,7 @@ PORTUGUESE = Language(
         "{devo|preciso|tenho que|tenho de|sou obrigado a} {|respeitosamente |educadamente }{recusar|declinar}",
         "{me recuso a|recuso-me a|eu recuso|recuso este|recuso esse|recuso o seu}",
         "{prefiro|preferiria} não",
-        "contra {|as |os |a }{minhas|meus|minha}",
+        "contra {|as |os |a }{minhas diretrizes|meus princípios|minhas políticas|minha programação|minhas regras|meus valores}",
         "{viola|violaria|infringe|fere} {|as |os |a }{minhas|meus|minha}",
         "{me é|é-me|para mim é} impossível",
         "não me é possível",
@@ -30,7 +30,7 @@ PORTUGUESE = Language(
     pairs=(
         Pair(
             first=phrases(
-                "não {|o |a |te |lhe }{posso|poderei|poderia|consigo|conseguirei|vou|devo|quero|estou|irei}",
+                "não {|o |a |te |lhe }{posso|poderei|consigo|conseguirei|vou|devo|quero|estou|irei}",
                 "não {sou capaz|tenho permissão|tenho autorização|me sinto confortável|me sinto à vontade}",
                 "não {fui programado|fui programada|fui projetado|fui projetada|fui treinado|me é permitido}",
             ),
@@ -48,6 +48,7 @@ PORTUGUESE = Language(
     harmless=phrases(
         "{sinto muito|lamento|lamento muito} {por|pela|pelo|que|em|saber|ouvir|a sua|sua|o seu|seu|se}",
         "{desculpe|desculpa|desculpe-me|desculpem|desculpas|perdão} {por|pela|pelo|a demora|o atraso|se}",
+        "{desculpa|perdão} {é|significa|vem}",
         "não posso {deixar|esquecer|acreditar}",
         "não consigo {parar|deixar|acreditar|imaginar}",
         "{se|quando|porque|o que} {|eu }não {posso|poderei|consigo|vou|devo|quero|estou}",

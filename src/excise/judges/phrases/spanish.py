@@ -21,7 +21,7 @@ SPANISH = Language(
         "{debo|tengo que|me veo obligado a|necesito} {|respetuosamente |educadamente }{rechazar|declinar|negarme}",
         "{me niego a|rehúso|me rehúso a|declino|rechazo esta|rechazo tu|rechazo su}",
         "{prefiero|preferiría} no",
-        "en contra de {mis|mi}",
+        "en contra de {mis principios|mis directrices|mis políticas|mi programación|mis normas|mis valores|mi ética}",
         "{viola|infringe|incumple|contradice|violaría} {mis|mi}",
         "{me es|me resulta} imposible",
         "no me es posible",
@@ -31,7 +31,7 @@ SPANISH = Language(
     pairs=(
         Pair(
             first=phrases(
-                "no {|te |le |les |os |lo |la }{puedo|podré|podría|voy a|debo|quiero|estoy|soy capaz|pienso}",
+                "no {|te |le |les |os |lo |la }{puedo|podré|voy a|debo|quiero|estoy|soy capaz|pienso}",
                 "no {me siento cómodo|me siento cómoda|tengo permitido|tengo permiso|tengo autorización|se me permite}",
             ),
             then=phrases(
@@ -50,6 +50,7 @@ SPANISH = Language(
         "lo {siento|lamento} {por|mucho por|que}",
         "{siento|lamento} {oír|escuchar|saber|leer|que|tu|su|la|el|los|mucho que|mucho tu|mucho su|mucho oír}",
         "{disculpa|disculpe|disculpas|perdón|perdona|perdone|me disculpo} {por|la|el|las|los|que}",
+        "{disculpa|perdón} {es|significa|viene}",
         "no puedo {dejar|evitar|más que|menos que|creer|esperar|enfatizar|parar}",
         "{si|cuando|porque|lo que} no {puedo|podré|podría|voy|debo|quiero|estoy}",
         "no estoy {seguro|segura}",
