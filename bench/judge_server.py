@@ -1,9 +1,9 @@
 """A judge behind a real server: `python bench/judge_server.py MODEL.gguf ANSWERS.jsonl [--answers N]`.
 
 Starts llama.cpp's server (llama-cpp-python[server] in an environment of its own, compiled on first use in
-about eight minutes), judges labelled answers through it, and prints the time and the agreement with the
-labels. The answers are evenly spaced over the file. A small model often gives no verdict; then the line of the
-error is printed instead.
+about eight minutes), judges labelled answers through it, and prints the time and the agreement with labels.
+The answers are evenly spaced over the file. A small model may give no verdict; then the line of the error is
+printed instead.
 """
 
 from __future__ import annotations
