@@ -254,6 +254,18 @@ def test_parameters_that_a_server_refuses_are_left_out(message: str, gone: set[s
     assert set(server.bodies[-1]) == {"model", "messages", *kept}
 
 
+def test_a_server_that_fails_over_a_parameter_that_it_names_gets_none() -> None:
+    """llama-cpp-python answers an unknown type of response_format with status 500 and a long message."""
+    message = f"1 validation error: {'x' * 300} ('body', 'response_format', 'type') {'x' * 300}"
+
+    def picky(number: int, body: dict[str, Any]) -> Response:
+        return failed(500, message) if "response_format" in body else by_number(body)
+
+    verdicts, server = judged(picky, concurrency=1)
+    assert [each.outcome for each in verdicts] == EXPECTED
+    assert len(server.bodies) == len(EXCHANGES) + 1
+
+
 def test_a_request_that_stays_wrong_is_refused_in_one_line() -> None:
     with pytest.raises(JudgeError, match=r"refuses the request \(status 400: context too long\)"):
         judged(lambda number, body: failed(400, "context too long"))

@@ -39,14 +39,15 @@ class Form:
         with self._lock:
             return {"model": model, "messages": list(messages), **self._optional}
 
-    def adapt(self, sent: Mapping[str, Any], message: str) -> bool:
+    def adapt(self, sent: Mapping[str, Any], message: str, *, unnamed: bool) -> bool:
         """Leave out what a server has refused in `sent`; False if nothing is left to leave out.
 
-        message: the server's. It names the parameter; otherwise the structured answer is left out.
+        message: the server's, which names the parameter. unnamed: whether to leave out the structured answer
+        if it names none.
         """
         optional = [name for name in sent if name not in ("model", "messages")]
         named = [name for name in optional if name in message]
-        refused = next(iter(named), "response_format")
+        refused = next(iter(named), "response_format" if unnamed else "")
         if refused not in optional:
             return False
         with self._lock:

@@ -127,13 +127,15 @@ class _Session:
                     raise self._error(
                         f"{error}; check the URL, which usually ends in /v1"
                     ) from None
-            message = error_in(content)
-            if status in _WRONG_PARAMETER:
-                if b"content_filter" in content:
-                    # The server's filter keeps the model from replying, so there is no verdict.
-                    return ""
-                if self._form.adapt(sent, message):
-                    continue
+            refused = status in _WRONG_PARAMETER
+            if refused and b"content_filter" in content:
+                # The server's filter keeps the model from replying, so there is no verdict.
+                return ""
+            # llama-cpp-python fails with status 500 over a parameter that it does not know.
+            if (refused or status == httpx2.codes.INTERNAL_SERVER_ERROR) and self._form.adapt(
+                sent, content.decode("utf-8", "replace"), unnamed=refused
+            ):
+                continue
             raise self._refusal(status, headers, content)
 
     def _post(self, body: bytes) -> tuple[int, httpx2.Headers, bytes]:
