@@ -64,6 +64,7 @@ def signature(value: object) -> str:
     text = re.sub(r"<function (\w+) at [^>]*>", r"\1", text)
     for options in (
         excise.BenchmarkOptions,
+        excise.JudgeOptions,
         excise.LoadOptions,
         excise.SaveOptions,
         excise.Options,

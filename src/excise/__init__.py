@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from excise.errors import BenchmarkError as BenchmarkError
     from excise.errors import ExciseError as ExciseError
     from excise.errors import HubError as HubError
+    from excise.errors import JudgeError as JudgeError
     from excise.errors import ModelError as ModelError
     from excise.errors import OutOfMemoryError as OutOfMemoryError
     from excise.errors import PromptError as PromptError
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
     from excise.experiment.scores import Scores as Scores
     from excise.experiment.scores import Statistics as Statistics
     from excise.experiment.study import Study as Study
+    from excise.judges.judge import judge as judge
+    from excise.judges.options import JudgeOptions as JudgeOptions
+    from excise.judges.verdict import Exchange as Exchange
+    from excise.judges.verdict import Judge as Judge
+    from excise.judges.verdict import Verdict as Verdict
     from excise.models.load import LoadedModel as LoadedModel
     from excise.models.load import load as load
     from excise.models.options import LoadOptions as LoadOptions
@@ -79,11 +85,15 @@ _MODULES = {
     "EditedModel": "scorers.scorer",
     "Estimate": "scorers.statistics",
     "Evidence": "scorers.scorer",
+    "Exchange": "judges.verdict",
     "ExciseError": "errors",
     "Experiment": "experiment.experiment",
     "FirstToken": "scorers.scorer",
     "HubError": "errors",
     "Inspection": "experiment.inspection",
+    "Judge": "judges.verdict",
+    "JudgeError": "errors",
+    "JudgeOptions": "judges.options",
     "LoadOptions": "models.options",
     "LoadedModel": "models.load",
     "ModelError": "errors",
@@ -108,12 +118,14 @@ _MODULES = {
     "Study": "experiment.study",
     "Trial": "search.study",
     "TrialError": "errors",
+    "Verdict": "judges.verdict",
     "apply": "saving.apply",
     "benchmark": "benchmarks.benchmark",
     "demo_model": "demo.python",
     "demo_prompts": "demo.python",
     "diff": "checkpoint_diff.diff",
     "inspect": "experiment.inspection",
+    "judge": "judges.judge",
     "load": "models.load",
     "read_prompts": "prompts.read",
 }

@@ -39,6 +39,7 @@ SCORES = (
     *("max_new_tokens", "batch_size", "candidates", "exhaustive"),
     *("response_prefix", "markers"),
 )
+JUDGE = ("judge", "judge_labels", "judge_concurrency", "judge_timeout", "judge_key")
 RESULT = ("select", "save", "adapter", "packed", "no_hardware")
 OUTPUT = ("yes", "json_lines")
 GROUPS = {
@@ -47,6 +48,7 @@ GROUPS = {
     "The direction": DIRECTION,
     "The search": SEARCH,
     "Scoring": SCORES,
+    "The judge": JUDGE,
     "The result": RESULT,
     "Output": OUTPUT,
 }

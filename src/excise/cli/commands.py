@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from excise.cli.command import (
     DIRECTION,
     GROUPS,
+    JUDGE,
     MODEL,
     PARTS,
     PLACES,
@@ -25,7 +26,7 @@ from excise.cli.command import (
 )
 from excise.config import Inputs, Settings
 
-_ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
+_ALL = {field for group in GROUPS.values() for field in group} - {"config_only", *JUDGE}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
 _TOKEN = (
     "The token comes from HF_OIDC_RESOURCE, HF_TOKEN, HUGGING_FACE_HUB_TOKEN or `hf auth login`, in this "
@@ -137,6 +138,26 @@ def diff(
     from excise.cli.diff_command import diff
 
     return diff((first, second), _inputs(typed), undo=undo, edit=edit)
+
+
+_JUDGED = {"dtypes", "device", "batch_size", "markers", *JUDGE, "json_lines"}
+
+
+@command("judge", "ANSWERS.jsonl|-", _JUDGED, PLACES)
+def judge(
+    answers: Word,
+    /,
+    *,
+    cache: Annotated[
+        str | None,
+        flag("Folder that keeps the verdicts of chat models. Default: the user's cache.", "DIR"),
+    ] = None,
+    **typed: object,
+) -> int:
+    """Judge answers: refusal, partial or compliance; with labels also the agreement with people."""
+    from excise.cli.judge_command import judge
+
+    return judge(answers, _inputs(typed), cache=cache)
 
 
 _DECODING = (

@@ -12,7 +12,14 @@ from excise.validation import did_you_mean
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the command's name first, where cyclopts expects it; flags may precede it."""
+    """The arguments with the command's name first, where cyclopts expects it; flags may precede it.
+
+    A lone hyphen, which stands for standard input, moves to the end: cyclopts takes it for a flag elsewhere.
+    """
+    if "-" in arguments and "--" not in arguments:
+        words = list(arguments)
+        words.remove("-")
+        arguments = [*words, "--", "-"]
     for index, word in enumerate(arguments):
         if word == "--":
             break

@@ -28,6 +28,7 @@ from excise.config.trust import (
     is_typed,
     refuse_chosen_by_file,
     refuse_named_code,
+    refuse_server_from_file,
     refuse_untyped,
     without_trust,
 )
@@ -109,6 +110,7 @@ def gather(
     refuse_untyped(requests, is_typed(typed), values)
     refuse_chosen_by_file(is_typed(typed), toml, values)
     refuse_named_code(typed, values)
+    refuse_server_from_file(toml)
     values = {field: each for field, each in values.items() if each.value is not None}
     if needs_model and "model" not in values:
         raise SettingsError(

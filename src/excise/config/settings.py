@@ -22,7 +22,9 @@ from excise.config.memory import memory_limits
 from excise.config.places import PlacedValue, Places, naming
 from excise.config.template import require_arguments
 from excise.data_types import DataType, Quantization
+from excise.judges.named import JudgeName
 from excise.judges.text import normalise
+from excise.judges.verdict import Outcome
 from excise.kinds import Kind, of_residuals
 from excise.prompts.source import PromptSource
 from excise.system.paths import expanded
@@ -166,6 +168,30 @@ class Settings(BaseModel):
         "Phrases that make an answer a refusal wherever they stand; built-in lists if not given.",
         min_length=1,
     )
+    judge: str | None = _unset(
+        "Judge of answers: builtin, keywords, hf:NAME, llm:MODEL or openai:URL#MODEL. Default: builtin, or "
+        "keywords with markers of your own.",
+        metavar="JUDGE",
+    )
+    judge_labels: dict[str, Outcome] = _field(
+        {},
+        "What the labels of a classifier (hf:NAME) mean: refusal, partial or compliance.",
+        metavar="LABEL=OUTCOME,…",
+    )
+    judge_concurrency: int = _field(8, "Requests to a judge's server at a time.", ge=1, le=256)
+    judge_timeout: float = _field(
+        120.0,
+        "Seconds to wait for an answer of a judge's server.",
+        metavar="SECONDS",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    judge_key: str = _field(
+        "OPENAI_API_KEY",
+        "Environment variable that holds the key of a judge's server.",
+        metavar="VARIABLE",
+        min_length=1,
+    )
     writers: tuple[str, ...] = _field(
         (),
         "Further modules that write to the residual stream, such as mixer.out=attn.o_proj; * matches any "
@@ -246,6 +272,13 @@ class Settings(BaseModel):
     def _expand_home(cls, path: Path | None) -> Path | None:
         """Expand `~`, which shells do not expand after `--save=`, and Windows' shells nowhere."""
         return path if path is None else expanded(path)
+
+    @field_validator("judge")
+    @classmethod
+    def _check_judge(cls, judge: str | None) -> str | None:
+        if judge is not None:
+            JudgeName.parse(judge)
+        return judge
 
     @field_validator("template_arguments")
     @classmethod

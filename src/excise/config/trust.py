@@ -79,6 +79,24 @@ def refuse_named_code(flags: Mapping[str, PlacedValue], named: Mapping[str, Plac
             )
 
 
+def refuse_server_from_file(file: Mapping[str, PlacedValue]) -> None:
+    """Raise SettingsError if `excise.toml` names a server that judges, or the variable of its key.
+
+    The folder may be somebody else's, and the server gets all answers and the key. file: the settings of that
+    file.
+    """
+    named = file.get("judge")
+    if named is not None and str(named.value).startswith("openai:"):
+        raise SettingsError(
+            f"{named.place}: names a server, which gets the answers and a key; only --judge or EXCISE_JUDGE "
+            "can name it"
+        )
+    if (key := file.get("judge_key")) is not None:
+        raise SettingsError(
+            f"{key.place}: decides which key a server gets; only --judge-key or EXCISE_JUDGE_KEY can"
+        )
+
+
 def refuse_chosen_by_file(
     typed: bool, file: Mapping[str, PlacedValue], named: Mapping[str, PlacedValue]
 ) -> None:
