@@ -57,6 +57,7 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
             if name not in REPORTED
         ),
         seconds=held_out.seconds + time.perf_counter() - started,
+        judge=experiment.judge.name,
     )
     store.choose(experiment.describe(store), outcome)
     front = pareto_front(store.study.points())

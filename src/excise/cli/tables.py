@@ -12,7 +12,7 @@ from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
 from excise.cli.value_text import value_text
 from excise.experiment.coverage import THRESHOLD, Coverage
-from excise.report.card import rows_of
+from excise.report.card import FORMER_JUDGE, rows_of
 from excise.scorers.scorer import PROMPTS
 from excise.search.front import VISIBLE_DAMAGE, Point, title_of
 from excise.search.objective import DEFAULT, Objective
@@ -95,6 +95,7 @@ def outcome_table(outcome: Outcome) -> Table:
     for figure, before, after in rows_of(outcome):
         damaged = figure.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
         table.add_row(figure, before, Text(after, "red" if damaged else ""))
+    table.caption = f"refusals judged by {outcome.judge or FORMER_JUDGE}"
     return table
 
 

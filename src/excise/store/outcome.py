@@ -34,6 +34,7 @@ class Outcome:
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
     answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: number of
     tokens of an answer, which may be shorter than 32. further: figures of other scorers.
+    judge: the name of the judge of refusals; None in records of former versions, which had 54 phrases.
     """
 
     trial: int
@@ -48,6 +49,7 @@ class Outcome:
     seconds: float
     answer_tokens: AnswerTokens = UNRECORDED
     further: tuple[Further, ...] = ()
+    judge: str | None = None
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
@@ -116,6 +118,7 @@ def _outcome(
         answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
         further=further_in(held_out),
         seconds=seconds,
+        judge=held_out.get("judge"),
     )
 
 
@@ -149,4 +152,5 @@ def held_out_json(outcome: Outcome) -> dict[str, object]:
         "answer_kl": asdict(outcome.answer_kl),
         "answer_tokens": asdict(outcome.answer_tokens),
         **further_json(outcome.further),
+        **({} if outcome.judge is None else {"judge": outcome.judge}),
     }

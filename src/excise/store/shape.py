@@ -79,6 +79,7 @@ class _HeldOut(_Answered):
     answer_kl: _Estimate
     answer_tokens: _AnswerTokens | None = None
     further: list[_Further] = []
+    judge: str | None = None
 
 
 class _Baseline(Shape):
