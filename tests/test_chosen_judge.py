@@ -89,7 +89,7 @@ def test_a_function_is_a_judge_and_a_wrong_one_is_named() -> None:
     with pytest.raises(excise.SettingsError, match="judge"):
         Options(judge=3)  # type: ignore[arg-type]
     broken = experiment(judge=lambda prompt, answer: 1 / 0)
-    with pytest.raises(excise.JudgeError, match="ZeroDivisionError"):
+    with pytest.raises(excise.ScorerError, match="scorer refusals: judge <lambda>: raises ZeroDiv"):
         broken.score(broken.edit(), on="held_out")
 
 

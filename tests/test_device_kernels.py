@@ -20,7 +20,7 @@ from excise.engine.distributions import distributions
 from excise.engine.prefill import Prefill, first_token_logits
 from excise.errors import TrialError
 from excise.events import ignore
-from excise.experiment.comparisons import compare, owners_of
+from excise.experiment.comparisons import Comparisons, owners_of
 from excise.experiment.coverage import random_edit
 from excise.experiment.evidence import Asked, PartPrompts
 from excise.experiment.runner import Runner
@@ -60,9 +60,8 @@ def along(runner: Runner, switch: Callable[[bool], None]) -> list[Tensor]:
     """KL at each token of the answers."""
     scorer, texts = AnswerKL(), tuple(map(str, PROMPTS))
     prompts: PartPrompts = {"control": Asked(texts, tuple(PROMPTS))}
-    found = compare(
-        runner, switch, prompts, {"control": ANSWERS}, owners_of([scorer], AlongAnswers)
-    )
+    owners = owners_of([scorer], AlongAnswers)
+    found = Comparisons(runner, switch, prompts, {"control": ANSWERS}, owners).measure()
     return [torch.tensor(each, dtype=torch.float64) for each in found[scorer.needs[0]]]
 
 

@@ -12,6 +12,7 @@ import torch
 from excise import Experiment, Study
 from excise.edits.edit import Edit
 from excise.errors import TrialError
+from excise.experiment import comparisons
 from excise.experiment.trial import score_all
 from excise.scorers.scorer import (
     AlongAnswers,
@@ -189,6 +190,36 @@ def _scorers(whole: Experiment, objectives: tuple[Any, ...]) -> list[Any]:
     from excise.scorers.named import scorers_of
 
     return list(scorers_of(objectives, whole.judge))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_original_runs_along_its_answers_once_if_memory_has_room(
+    whole: Experiment, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fits:
+        monkeypatch.setattr(comparisons, "_KEPT_SHARE", 0.0)
+    objectives = ("refusals", "answer_kl")
+    other = whole.with_seed(0)
+    other.options = replace(whole.options, objectives=objectives)
+    other.__dict__.pop("objectives", None)
+    passes: list[int] = []
+    found: list[tuple[int, float]] = []
+    with other.scoring(1) as scoring:
+        handle = whole.model.register_forward_pre_hook(lambda *_: passes.append(1))
+        for edit in edits_of(whole)[:3]:
+            passes.clear()
+            scoring.begin(edit, Bound())
+            counted = len(passes)
+            scoring.advance(more=False)
+            scored, _ = scoring.take()
+            assert isinstance(scored, Scored)
+            found.append((counted, scored.values["answer_kl"]))
+        handle.remove()
+    (first, _), *later = found
+    assert [count for count, _ in later] == [first // 2 if fits else first] * 2
+    expected = measured(whole, objectives, Bound())
+    for (_, value), known in zip(found, expected, strict=False):
+        assert value == pytest.approx(known.values["answer_kl"], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["three, by answers", "other order", "the model"])

@@ -26,7 +26,7 @@ from excise.config import Settings, study_settings
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
 from excise.edits.edit import Edit
-from excise.errors import JudgeError
+from excise.errors import JudgeError, ScorerError
 from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
@@ -119,8 +119,10 @@ class Run:
         """
         try:
             return confirm(self.experiment, self.store, point)
-        except JudgeError as error:
-            raise self.unjudged(error) from error
+        except ScorerError as error:
+            if isinstance(error.__cause__, JudgeError):
+                raise self.unjudged(error.__cause__) from error
+            raise
 
     def unjudged(self, error: JudgeError) -> JudgeError:
         """The failure of the judge, with what is kept and how to judge later."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from excise.edits.virtual import VirtualEdits
 from excise.engine.assignment import Assignment
 from excise.experiment.baseline import Part
-from excise.experiment.comparisons import checked, compare, owners_of
+from excise.experiment.comparisons import Comparisons, checked, owners_of
 from excise.experiment.plan import Plan
 from excise.experiment.running_trial import RunningTrial
 from excise.scorers.scorer import (
@@ -34,7 +34,11 @@ class Ahead:
             for kind in PROMPT_KINDS
             for owners in (owners_of(plan.scorers, FirstToken),)
         }
-        self._along = owners_of(plan.scorers, AlongAnswers)
+        along = owners_of(plan.scorers, AlongAnswers)
+        self._along = Comparisons(
+            plan.runner, self._switch, plan.prompts, plan.answers, along, several=True
+        )
+        self._compares_along = bool(along)
         self._original: dict[PromptKind, Tensor] = {"control": part.original}
         if self._first["target"]:
             self._original["target"] = plan.runner.log_probabilities(part.target)
@@ -59,10 +63,8 @@ class Ahead:
                 by_reduce = dict(zip(reduces, figures, strict=True))
                 found |= {need: by_reduce[need.reduce] for need in owners}
         trial.measured(found)
-        if self._along and not trial.is_hopeless:
-            trial.measured(
-                compare(plan.runner, self._switch, plan.prompts, plan.answers, self._along, whole)
-            )
+        if self._compares_along and not trial.is_hopeless:
+            trial.measured(self._along.measure(whole))
         if self._runs_model and not trial.is_hopeless:
             whole.before_pass(1)
             runner = plan.runner

@@ -156,8 +156,8 @@ class Experiment(Measurements):
         figures of a report. Named scorers count refusals by keywords on the prompts of the search, as the
         search does, and by `Options.judge` on held-out prompts; the score's title names the judge.
 
-        Raises TrialError if the edited model's logits are not finite, ScorerError if a scorer fails,
-        JudgeError if the judge fails, ModelError if the edit does not fit the model.
+        Raises TrialError if the edited model's logits are not finite, ScorerError if a scorer or its judge
+        fails, ModelError if the edit does not fit the model.
         """
         on = checked("on", on, PromptPart)
         edit = fitted_to_modules(edit, self.model)

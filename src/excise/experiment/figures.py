@@ -10,7 +10,7 @@ from typing import Any
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import ScorerError
-from excise.experiment.comparisons import Switch, compare, owners_of
+from excise.experiment.comparisons import Comparisons, Switch, owners_of
 from excise.experiment.evidence import (
     Decoded,
     OriginalAnswers,
@@ -117,7 +117,7 @@ def measure_changed(
         while compared is None:
             try:
                 owners = owners_of(asked, FirstToken, AlongAnswers)
-                compared = compare(runner, switch, prompts, answers, owners)
+                compared = Comparisons(runner, switch, prompts, answers, owners).measure()
             except ScorerError as error:
                 failed(error)
                 asked = [scorer for scorer in asked if scorer.name != error.scorer]

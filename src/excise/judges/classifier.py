@@ -174,7 +174,7 @@ def outcomes_of(
         example = ",".join(f"{label}=OUTCOME" for label in labels)
         raise SettingsError(
             f"judge hf:{name}: no outcome is known for {listed(unknown)} (its labels are {all_labels}); say "
-            f"which mean refusal, partial or compliance: --judge-labels {example}"
+            f"which mean refusal, partial or compliance with labels (--judge-labels {example})"
         )
     return tuple(table[label.lower()] for label in labels)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from excise.devices.out_of_memory import is_out_of_memory
-from excise.errors import ExciseError, ScorerError, first_line
+from excise.errors import ExciseError, OutOfMemoryError, ScorerError, TrialError, first_line
 from excise.scorers.scorer import BETTER, Better, Evidence, Score, Scorer
 
 
@@ -15,12 +15,14 @@ from excise.scorers.scorer import BETTER, Better, Evidence, Score, Scorer
 def named_failures(scorer: Scorer) -> Iterator[None]:
     """Turn what a scorer raises in this block into a ScorerError.
 
-    Errors of excise's own, and memory that runs out, pass through.
+    Memory that runs out, and trials that fail, pass through.
     """
     try:
         yield
-    except ExciseError:
+    except (TrialError, OutOfMemoryError):
         raise
+    except ExciseError as error:
+        raise ScorerError(scorer.name, str(error)) from error
     except Exception as error:
         # Scorers are foreign programs.
         if is_out_of_memory(error):
