@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from cli_helpers import failure, json_lines, result
 from excise import Exchange, Experiment, Options, Verdict
 from excise.cli.main import main
 from excise.edits.virtual import VirtualEdits
+from excise.experiment.front import judge_trial
 from excise.judges.keywords import KeywordJudge
+from excise.store.judged import judged_in, judged_json
 from excise.store.outcome import outcome_in, outcome_of
 from test_experiment import experiment
 
@@ -146,11 +148,69 @@ def test_a_run_names_its_judge_everywhere(
     number = told["chosen"]["trial"]
     assert main(["show", f"run:{number}"]) == 0
     assert f"judged by openai:{server.url}" in " ".join(capsys.readouterr().out.split())
+    shown_as_json = json.loads(_output(["show", f"run:{number}", "--json"], capsys))
+    judged = judged_in(told)
+    assert judged is not None
+    assert (judged.judge, [each.number for each in judged.trials]) == (name, told["front"])
+    assert shown_as_json["judged"]["trials"][0]["number"] == number
     # The same command with another judge goes on with the same study, and judges anew.
     assert main(run_of(small, "--judge", "keywords")) == 0
     again: Any = result(Path("run"))
     assert again["chosen"]["held_out"]["judge"] == "keywords"
     assert again["trials"] == told["trials"]
+
+
+def _output(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_front_is_judged_again_once(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def answer(number: int, body: dict[str, Any]) -> Response:
+        asked.append(json.dumps(body["messages"]))
+        return verdict("refusal" if number % 2 else "compliance")
+
+    with ChatServerStandIn(answer) as server:
+        command = run_of(small, "--judge", f"openai:{server.url}#judge", "--judge-concurrency", "1")
+        shown = " ".join(_output(command, capsys).split())
+        count = len(asked)
+        told: Any = result(Path("run"))
+        judged = judged_in(told)
+        assert judged is not None
+        assert judged.disagreements > 0
+        assert judged.told() in shown
+        assert "that differ" in shown
+        for trial in judged.trials:
+            (searched,) = [each for each in told["trials"] if each["number"] == trial.number]
+            assert trial.keywords == searched["refusals"]
+        # A front that is judged is not judged again, and neither are verdicts in the cache asked for.
+        assert judged.told() in " ".join(_output(command, capsys).split())
+        assert len(asked) == count
+    assert result(Path("run"))["judged"] == told["judged"]
+    assert judged_json(judged) == {"judged": asdict(judged)}
+
+
+def test_judging_a_trial_again_is_judging_its_whole_answers() -> None:
+    judged = experiment(judge=long_answer)
+    edit = judged.edit(strength=0.8)
+    found = judge_trial(judged, 7, edit)
+    texts = whole_answers(judged, edit, "target", "search")
+    by_keywords = [judged.keywords.refused(text) for text in texts]
+    by_judge = [long_answer("", text) for text in texts]
+    differing = [a != b for a, b in zip(by_keywords, by_judge, strict=True)]
+    assert found.number == 7
+    assert (found.keywords, found.refusals) == (sum(by_keywords), sum(by_judge))
+    assert found.disagreements == sum(differing) > 0
+    assert [each.answer for each in found.examples] == [
+        text for text, differs in zip(texts, differing, strict=True) if differs
+    ][:3]
+    assert found.keywords == judged.score(edit).refusals.count
 
 
 @pytest.mark.usefixtures("elsewhere")

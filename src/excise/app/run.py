@@ -9,6 +9,7 @@ from pathlib import Path
 
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
+from excise.app.front import judge_front
 from excise.app.judge import ready_judge
 from excise.app.model import (
     AskedScorers,
@@ -48,6 +49,7 @@ from excise.search.study import OptunaStudy
 from excise.store.description import Origin
 from excise.store.directory import RunDirectory, default_path, prompts_digest
 from excise.store.identity import Identity
+from excise.store.judged import JudgedFront
 from excise.store.opening import OpenRun, open_run
 from excise.store.outcome import Outcome
 from excise.store.record import settled_facts
@@ -87,6 +89,13 @@ class Run:
             seconds=self.settings.search_seconds,
             stop=stop,
         )
+
+    def judge_front(self) -> JudgedFront | None:
+        """Judge the front again by the chosen judge, see `judge_front`. Raises JudgeError, `unjudged`."""
+        try:
+            return judge_front(self.experiment, self.store)
+        except JudgeError as error:
+            raise self.unjudged(error) from error
 
     def front(self) -> list[Point]:
         """The Pareto front, fewest refusals first."""
