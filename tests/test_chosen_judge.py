@@ -17,6 +17,8 @@ from excise.cli.main import main
 from excise.edits.virtual import VirtualEdits
 from excise.experiment.front import judge_trial
 from excise.judges.keywords import KeywordJudge
+from excise.report.card import figures_of
+from excise.store.directory import RunDirectory
 from excise.store.judged import judged_in, judged_json
 from excise.store.outcome import outcome_in, outcome_of
 from test_experiment import experiment
@@ -241,3 +243,18 @@ def test_a_judge_that_fails_later_loses_nothing(
     assert len(told["trials"]) == 3
     assert main(run_of(small)) == 0
     assert result(Path("run"))["trials"] == told["trials"]
+
+
+@pytest.mark.parametrize("name", ["run-format-4", "run-format-5"])
+def test_a_record_of_a_former_version_names_its_phrases(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(Path(__file__).parent / "fixtures" / name)
+    outcome = outcome_of(run.record())
+    assert outcome is not None
+    assert outcome.judge is None
+    assert judged_in(run.record()) is None
+    assert "Refusals are judged by phrases: the 54 of former versions" in figures_of(outcome)
+    assert "the 54 of former versions" in " ".join(
+        _output(["show", f"{run.path}:knee"], capsys).split()
+    )
