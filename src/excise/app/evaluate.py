@@ -16,15 +16,22 @@ from excise.errors import ModelError
 from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original
 from excise.experiment.events import BaselineMeasured
+from excise.experiment.groups import groups_of
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
+from excise.prompts.sets import PromptSet
 from excise.prompts.splits import Prompts
+from excise.scorers.groups import UNGROUPED, FiguresByGroup
+from excise.scorers.refusals import Refusals
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Both models on a part of the prompts. kl: mean over control prompts, first answer token, nats."""
+    """Both models on a part of the prompts. kl: mean over control prompts, first answer token, nats.
+
+    groups: the figures of each group of prompts, if prompts have groups.
+    """
 
     refusals_original: int
     refusals_edited: int
@@ -33,6 +40,7 @@ class Figures:
     control_refusals_edited: int
     control_prompts: int
     kl: float
+    groups: FiguresByGroup = UNGROUPED
 
 
 @dataclass(frozen=True)
@@ -59,35 +67,59 @@ def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
     runner = _runner_like(original, settings, load_model(typed, edited, emit), emit)
     emit(StageStarted("held_out", f"Measuring {settings.model}"))
     parts: dict[str, Figures] = {}
-    for name, (part, control_refusals) in original.parts.items():
+    sets = _sets(prompts)
+    for name, (part, refused) in original.parts.items():
         width = runner.log_probabilities(part.control[:1]).shape[1]
         if width != part.original.shape[1]:
             raise ModelError(
                 f"{settings.model} and {against} have different vocabularies "
                 f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
             )
-        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
-        parts[name] = Figures(
-            refusals_original=part.refusals,
-            refusals_edited=to_target.count,
-            prompts=len(part.target),
-            control_refusals_original=control_refusals,
-            control_refusals_edited=to_control.count,
-            control_prompts=len(part.control),
-            kl=mean(part.divergences(runner)),
-        )
+        parts[name] = _compared(runner, part, refused, sets[name])
     return Evaluation(settings.model, against, parts)
+
+
+def _sets(prompts: Prompts) -> dict[str, tuple[PromptSet, PromptSet]]:
+    """Target and control prompts of each part."""
+    return {
+        "search": (prompts.target.search, prompts.control.search),
+        "held_out": (prompts.target.held_out, prompts.control.held_out),
+    }
+
+
+def _compared(
+    runner: Runner, part: Part, control_refused: Refusals, sets: tuple[PromptSet, PromptSet]
+) -> Figures:
+    """Both models on a part. control_refused: the original model's verdicts on control prompts."""
+    to_target, to_control = runner.refusals_of_sets([part.target, part.control])
+    divergences = part.divergences(runner)
+    target, control = map(groups_of, sets)
+    return Figures(
+        refusals_original=part.refusals,
+        refusals_edited=to_target.count,
+        prompts=len(part.target),
+        control_refusals_original=control_refused.count,
+        control_refusals_edited=to_control.count,
+        control_prompts=len(part.control),
+        kl=mean(divergences),
+        groups=FiguresByGroup(
+            target.figures(original=part.answered.refused, edited=to_target.refused),
+            control.figures(
+                original=control_refused.refused, edited=to_control.refused, kl=divergences
+            ),
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class _Original:
     """The measurements of the original model, which is no longer in memory.
 
-    parts: by name, with the number of refused control prompts. dtype: the data type that it ran in, None for
+    parts: by name, with the verdicts on control prompts. dtype: the data type that it ran in, None for
     packed weights. The other fields repeat the measurement with another model.
     """
 
-    parts: Mapping[str, tuple[Part, int]]
+    parts: Mapping[str, tuple[Part, Refusals]]
     dtype: str | None
     slots: int
     response_prefix: str
@@ -101,15 +133,12 @@ def _measure_original(
     loaded = load_model(settings, source, emit)
     runner = experiment_of(settings, loaded, prompts, emit).runner
     emit(StageStarted("baseline", f"Measuring {source.name}"))
-    parts: dict[str, tuple[Part, int]] = {}
-    for name, target, control in (
-        ("search", prompts.target.search, prompts.control.search),
-        ("held_out", prompts.target.held_out, prompts.control.held_out),
-    ):
+    parts: dict[str, tuple[Part, Refusals]] = {}
+    for name, (target, control) in _sets(prompts).items():
         part = measure_original(runner, target, control)
         # On the host, because the other model needs the device's memory.
         kept = replace(part, original=part.original.cpu())
-        parts[name] = kept, runner.refusals(part.control).count
+        parts[name] = kept, runner.refusals(part.control)
         emit(BaselineMeasured(name, part.refusals, len(part.target)))
     return _Original(
         parts,

@@ -11,6 +11,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.events import Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.figures import measure_edit
+from excise.experiment.groups import held_out_groups
 from excise.experiment.runner import Runner
 from excise.scorers.statistics import bootstrap, wilson
 from excise.search.front import Point, pareto_front, reason
@@ -43,6 +44,7 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
         kl=bootstrap(measured.divergences, seed),
         answer_kl=bootstrap(measured.answer_divergences, seed),
         answer_tokens=held_out.answer_tokens,
+        groups=held_out_groups(experiment.prompts, held_out, measured, seed),
         seconds=held_out.seconds + time.perf_counter() - started,
     )
     store.choose(experiment.describe(store), outcome)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from excise.app.evaluate import evaluate as compare
 from excise.cli.render import screen_beside_result
 from excise.cli.screen import write_json
-from excise.cli.tables import evaluation_table
+from excise.cli.tables import evaluation_table, group_tables
 from excise.config import Settings
 
 
@@ -19,4 +19,7 @@ def evaluate(settings: Settings, against: str) -> int:
             write_json(asdict(evaluation))
         else:
             screen.show(evaluation_table(evaluation))
+            for name, figures in evaluation.parts.items():
+                for table in group_tables(figures.groups, f"{name.replace('_', '-')} prompts"):
+                    screen.show(table)
     return 0

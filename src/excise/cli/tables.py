@@ -11,7 +11,9 @@ from rich.text import Text
 from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
 from excise.experiment.coverage import THRESHOLD, Coverage
+from excise.report.by_group import tables_by_group
 from excise.report.card import rows_of
+from excise.scorers.groups import FiguresByGroup
 from excise.search.front import VISIBLE_DAMAGE, Point, knee
 
 if TYPE_CHECKING:
@@ -71,6 +73,18 @@ def outcome_table(outcome: Outcome) -> Table:
         damaged = figure.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
         table.add_row(figure, before, Text(after, "red" if damaged else ""))
     return table
+
+
+def group_tables(groups: FiguresByGroup, title: str) -> list[Table]:
+    """The figures of each group of prompts; no table without groups. title: the part of the prompts."""
+    tables = []
+    for found in tables_by_group(groups):
+        name, *headings = found.headings
+        table = make_table(name, *headings, numbers=headings, title=title)
+        for group, *figures in found.rows:
+            table.add_row(Text(group), *figures)
+        tables.append(table)
+    return tables
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from excise.config.settings import Settings
+from excise.prompts.source import PromptSource
 from excise.store.identity import stored_digest
 
 # Settings of the search's length, its execution and its output: a study can be continued with other values.
@@ -32,12 +35,19 @@ _FREE = frozenset(
 )
 
 
+UNSTORED: Mapping[str, object] = {"template_arguments": {}, "group_by": None}
+"""Settings newer than the format, with the value that is not stored, so that older studies keep their digest."""
+
+
 def study_settings(settings: Settings) -> dict[str, object]:
     """The settings that identify the study, as plain JSON values."""
     stored = settings.model_dump(mode="json", exclude=set(_FREE))
-    # The setting is newer than the format: without a value, the digest of older studies stays.
-    if not stored["template_arguments"]:
-        del stored["template_arguments"]
+    for field, value in UNSTORED.items():
+        if stored[field] == value:
+            del stored[field]
+    for field, value in settings:
+        if isinstance(value, PromptSource) and value.group_by is None:
+            stored[field].pop("group_by", None)
     return stored
 
 

@@ -22,6 +22,7 @@ from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
+from excise.experiment.groups import held_out_groups, search_groups
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import identity_of_memory
 from excise.experiment.progress import progress_bar
@@ -38,7 +39,7 @@ from excise.experiment.study import Study, TrialEdits
 from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
-from excise.prompts.sets import PromptLike, prompt_set
+from excise.prompts.given import PromptLike, prompt_set
 from excise.scorers.statistics import Share
 from excise.search.loop import Limits, Objective, never, search
 from excise.search.scoring import Bound
@@ -143,16 +144,18 @@ class Experiment(Measurements):
         """
         if on not in get_args(PromptPart):
             raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
-        edit = fitted_to_modules(edit, self.model)
+        edit, seed = fitted_to_modules(edit, self.model), self.options.seed
         if on == "held_out":
             held_out = self.held_out
             measured = measure_edit(self.runner, held_out, edit)
-            return held_out_scores(measured, held_out, self.options.seed)
+            groups = held_out_groups(self.prompts, held_out, measured, seed)
+            return held_out_scores(measured, held_out, groups, seed)
         with self.scoring(1, edit.writers) as scoring:
             (scored,) = score_all(scoring, [edit], Bound())
         if isinstance(scored, Exception):
             raise scored
-        return search_scores(scored, self.options.seed)
+        groups = search_groups(self.prompts, self.search_part, scored, seed)
+        return search_scores(scored, groups, seed)
 
     def search(
         self,

@@ -57,12 +57,14 @@ class HeldOut:
 class Measured:
     """An edit on held-out prompts, prompt by prompt.
 
-    refused: verdicts on target prompts. divergences: KL of the first answer token of each control prompt,
-    answer_divergences: its mean over the first 32 tokens of the original model's answer; nats.
+    refused: verdicts on target prompts, control_refused: on control prompts. divergences: KL of the first
+    answer token of each control prompt, answer_divergences: its mean over the first 32 tokens of the original
+    model's answer; nats.
     """
 
     answered: Answered
     refused: tuple[bool, ...]
+    control_refused: tuple[bool, ...]
     divergences: tuple[float, ...]
     answer_divergences: tuple[float, ...]
 
@@ -93,6 +95,7 @@ def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measur
     return Measured(
         _answered(to_target, to_control),
         to_target.refused,
+        to_control.refused,
         tuple(float(each[0]) for each in along),
         tuple(float(each.mean()) for each in along),
     )

@@ -8,6 +8,7 @@ from typing import Literal
 from excise.engine.capture import EndStatistics
 from excise.experiment.figures import HeldOut, Measured
 from excise.scorers.divergence import AnswerTokens
+from excise.scorers.groups import UNGROUPED, FiguresByGroup
 from excise.scorers.statistics import Estimate, Share, bootstrap
 from excise.search.scoring import Scored
 
@@ -50,6 +51,8 @@ class Scores:
     Measured on held-out prompts only, else None: control_refusals: of control prompts. answer_kl: KL along
     the original model's answers to control prompts, mean over the first `answer_tokens` tokens. empty,
     looping: how many of all answers say nothing, or repeat themselves.
+
+    groups: the figures of each group of prompts, if prompts have groups.
     """
 
     on: PromptPart
@@ -62,9 +65,10 @@ class Scores:
     answer_tokens: AnswerTokens | None = None
     empty: int | None = None
     looping: int | None = None
+    groups: FiguresByGroup = UNGROUPED
 
 
-def search_scores(scored: Scored, seed: int) -> Scores:
+def search_scores(scored: Scored, groups: FiguresByGroup, seed: int) -> Scores:
     """Scores of an edit for which every verdict was waited for."""
     assert scored.answered is not None
     return Scores(
@@ -73,10 +77,13 @@ def search_scores(scored: Scored, seed: int) -> Scores:
         bootstrap(scored.divergences, seed),
         scored.answered.refused,
         scored.divergences,
+        groups=groups,
     )
 
 
-def held_out_scores(measured: Measured, held_out: HeldOut, seed: int) -> Scores:
+def held_out_scores(
+    measured: Measured, held_out: HeldOut, groups: FiguresByGroup, seed: int
+) -> Scores:
     """Scores of an edit beside the original model."""
     answered = measured.answered
     return Scores(
@@ -90,4 +97,5 @@ def held_out_scores(measured: Measured, held_out: HeldOut, seed: int) -> Scores:
         answer_tokens=held_out.answer_tokens,
         empty=answered.empty,
         looping=answered.looping,
+        groups=groups,
     )
