@@ -36,7 +36,7 @@ _FREE = frozenset(
 
 
 UNSTORED: Mapping[str, object] = {"template_arguments": {}, "group_by": None}
-"""Settings newer than the format, with the value that is not stored, so that older studies keep their digest."""
+"""Settings newer than the format, and their values that are not stored: older studies keep their digest."""
 
 
 def study_settings(settings: Settings) -> dict[str, object]:

@@ -8,7 +8,7 @@ from itertools import chain
 
 from excise.errors import PromptError
 from excise.prompts.columns import CHAT_COLUMNS, Columns, check_column
-from excise.prompts.conversation import Turn, prompt_of_turns, turns_of
+from excise.prompts.conversation import Turn, is_message, prompt_of_turns, turns_of
 from excise.prompts.sets import Prompt
 from excise.system.json_files import parse_json
 
@@ -89,7 +89,7 @@ def _turns(cell: object, place: str) -> list[Turn]:
         return []
     if isinstance(cell, str):
         return [("user", cell)]
-    if isinstance(cell, Mapping):
+    if isinstance(cell, Mapping) and is_message(cell):
         return turns_of(cell, place)
     if isinstance(cell, list | tuple) and all(isinstance(each, Mapping) for each in cell):
         return turns_of(cell, place)
