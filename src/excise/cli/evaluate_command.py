@@ -20,6 +20,6 @@ def evaluate(settings: Settings, against: str) -> int:
         else:
             screen.show(evaluation_table(evaluation))
             for name, figures in evaluation.parts.items():
-                for table in group_tables(figures.groups, f"{name.replace('_', '-')} prompts"):
+                for table in group_tables(figures.groups, name):
                     screen.show(table)
     return 0

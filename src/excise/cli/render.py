@@ -39,7 +39,7 @@ class Renderer(Screen):
             self._write(event)
         if isinstance(event, Chosen):
             self.show(outcome_table(event.outcome))
-            for table in group_tables(event.outcome.groups, "Held-out prompts by group"):
+            for table in group_tables(event.outcome.groups, "held_out"):
                 self.show(table)
 
     def show(self, renderable: RenderableType) -> None:

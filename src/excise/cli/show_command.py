@@ -82,7 +82,7 @@ def _parts(path: Path, edit: Edit) -> list[RenderableType]:
     outcome = outcome_in(edit.facts)
     if outcome is not None:
         parts += [Text(), outcome_table(outcome)]
-        parts += group_tables(outcome.groups, "Held-out prompts by group")
+        parts += group_tables(outcome.groups, "held_out")
     parts += [Text(), Text("Strengths over layers", "bold"), *map(_chart, profiles(edit))]
     if edit.parameters:
         rows = Table.grid(padding=(0, 2))

@@ -75,8 +75,9 @@ def outcome_table(outcome: Outcome) -> Table:
     return table
 
 
-def group_tables(groups: FiguresByGroup, title: str) -> list[Table]:
-    """The figures of each group of prompts; no table without groups. title: the part of the prompts."""
+def group_tables(groups: FiguresByGroup, part: str) -> list[Table]:
+    """The figures of each group of the prompts of a part; no table without groups."""
+    title: str | None = f"{part.replace('_', '-').capitalize()} prompts by group"
     tables = []
     for found in tables_by_group(groups):
         name, *headings = found.headings
@@ -84,6 +85,7 @@ def group_tables(groups: FiguresByGroup, title: str) -> list[Table]:
         for group, *figures in found.rows:
             table.add_row(Text(group), *figures)
         tables.append(table)
+        title = None
     return tables
 
 

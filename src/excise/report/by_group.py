@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from excise.scorers.groups import FiguresByGroup, GroupFigures
 
-_FIGURES = {
-    "original": "refused, original",
-    "edited": "refused, edited",
-    "kl": "KL, first token (nats)",
-    "answer_kl": "KL, answer tokens (nats)",
-}
-"""Fields of `GroupFigures` and their headings."""
+_REFUSALS = {"original": "refused, original", "edited": "refused, edited"}
+_COSTS = {"kl": "KL, first token (nats)", "answer_kl": "KL, answer tokens (nats)"}
+"""Fields of `GroupFigures` and their headings. A table with all of them would be too wide for a terminal."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +22,21 @@ class GroupTable:
 
 def tables_by_group(groups: FiguresByGroup) -> list[GroupTable]:
     """The figures of target and of control prompts; no table for prompts without groups."""
-    found = {"target": groups.target, "control": groups.control}
-    return [_table(kind, figures) for kind, figures in found.items() if figures]
+    tables = [
+        _table("target", groups.target, _REFUSALS),
+        _table("control", groups.control, _REFUSALS),
+        _table("control", groups.control, _COSTS),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _table(kind: str, groups: Sequence[GroupFigures]) -> GroupTable:
-    fields = [name for name in _FIGURES if getattr(groups[0], name) is not None]
-    headings = (f"{kind} prompts", *(_FIGURES[name] for name in fields))
+def _table(kind: str, groups: Sequence[GroupFigures], figures: Mapping[str, str]) -> GroupTable:
+    measured = [name for name in figures if any(getattr(each, name) is not None for each in groups)]
     return GroupTable(
-        headings,
-        tuple((group.name, *(str(getattr(group, name)) for name in fields)) for group in groups),
+        (f"{kind} prompts", *(figures[name] for name in measured)),
+        tuple(
+            (group.name, *(str(getattr(group, name)) for name in measured))
+            for group in groups
+            if measured
+        ),
     )
