@@ -12,7 +12,7 @@ FEW = 8
 """As many answers as are told one by one."""
 WIDTH = 120
 TERMS = f"""
-*Held to*: the reference of the comparison. *virtual*: hooks on the same original, as it is stored.
+*Reference*: what the way is compared with. *virtual*: hooks on the same original, as it is stored.
 *exact*: the edit written into the matrices in float64, and the whole model run in float64. *arithmetic*:
 the largest difference of a logit between this runner and float64, on the model without the edit.
 *storing*: the largest move of a logit when every edited number is moved at random by up to half a unit in
@@ -52,7 +52,7 @@ class Group:
 def table(groups: Sequence[Group]) -> list[str]:
     """One row a way."""
     rows = [
-        "| stored in | what | held to | same answers | largest difference of a logit | rounding explains "
+        "| stored in | what | reference | same answers | largest difference of a logit | rounding explains "
         "| arithmetic, storing |",
         "|---|---|---|---|---|---|---|",
     ]

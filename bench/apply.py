@@ -159,7 +159,7 @@ def main() -> None:
             f"{described()}. {size / 1e9:.2f} GB in {len(files)} shards, {writers} writers edited; largest "
             f"tensor {largest / 1e9:.2f} GB.",
             "",
-            "| copying the files | excise apply, reading all again at the end | of that, processor "
+            "| copying the files | excise apply, verification included | its processor time "
             "| speed against copying | peak memory of the process |",
             "|---|---|---|---|---|",
             *rows,

@@ -57,7 +57,7 @@ def answers_of_trials(run: Run, count: int) -> list[Answers]:
             edits.use(experiment.edit_of_trial(trial))
             refusals = experiment.runner.refusals(experiment.search_part.target)
             # A start-up trial's scores decide nothing: no further one is proposed by them.
-            study.tell(trial, refusals.count, float(number), 0.0)
+            study.tell(trial, (refusals.count, float(number)), 0.0)
             found.append(refusals.tokens)
     return found
 
@@ -119,7 +119,10 @@ def table(trials: Sequence[Answers], seconds: dict[int, float], rows: int) -> li
             f"| {length} | {share:.2f} ({min(shares):.2f} to {max(shares):.2f}) | {price:.2f} "
             f"| **{share * price:.2f}** |"
         )
-    lines += ["", f"{rows} rows a pass. One means that nothing is gained, more that time is lost."]
+    lines += [
+        "",
+        f"{rows} rows a pass. A ratio of 1 means that drafts gain nothing; above 1 they lose time.",
+    ]
     return lines
 
 

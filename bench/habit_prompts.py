@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.refusing_model import save_base
 from excise.checkpoint.source import resolve
-from excise.judges.markers import has_marker
+from excise.judges.keywords import KeywordJudge
 from excise.models.chat import Chat
 from excise.models.load import load
 from excise.models.options import LoadOptions
@@ -82,7 +82,7 @@ def main() -> None:
             kept = [
                 text
                 for text, answer in zip(pool, answered.answers, strict=True)
-                if has_marker(answer, MARKERS) == wanted
+                if KeywordJudge(MARKERS).certain(answer) == wanted
             ]
             print(f"{name} {part}: {len(kept)} of {len(pool)} kept", flush=True)
             text = "\n".join(kept[: SIZES[part]]) + "\n"

@@ -1,14 +1,14 @@
 """Editing a layer of experts: `python bench/moe.py`.
 
-Experts of true widths (Qwen1.5-MoE-A2.7B: 60 of 2048 × 1408; Qwen3-30B-A3B: 128 of 2048 × 768), float32,
-in transformers' own modules, edited in three ways:
+Experts of published models' widths (Qwen1.5-MoE-A2.7B: 60 of 2048 × 1408; Qwen3-30B-A3B: 128 of 2048 × 768),
+float32, in transformers' own modules, edited in three ways:
 
-virtual    a new operator put in force by excise's hook on the block's output
+virtual    the change to another operator in excise's hook on the block's output
 in place   W − α u (vᵀ W) for every expert's down projection, what a tool does that writes weights
 dense      W − α (r rᵀ) W with the projector built, for every expert
 
-The virtual edit costs something at every token too, the others nothing; the last two columns say how much,
-beside what the block itself takes for the same tokens.
+The virtual edit also has a cost for every token; the others do not. The last two columns show this cost, and
+the time that the block itself takes for the same tokens.
 """
 
 from __future__ import annotations

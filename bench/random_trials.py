@@ -19,8 +19,8 @@ from excise.errors import TrialError
 from excise.events import Event
 from excise.experiment.baseline import Part
 from excise.experiment.events import BatchReduced
+from excise.experiment.evidence import Asked
 from excise.experiment.runner import Runner
-from excise.judges.markers import DEFAULT_MARKERS
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
 from excise.search.scoring import Bound, Scored
@@ -115,12 +115,16 @@ def random_trial(
     runner = Runner(
         model,
         Chat(tokenizer_of(model.config.vocab_size)),
-        markers=DEFAULT_MARKERS,
+        markers=None,
         max_new_tokens=tokens,
         slots=slots,
         emit=emit,
     )
     asked = tuple(prompts)
-    return RandomTrial(
-        runner, Part(asked, asked, runner.log_probabilities(asked), runner.refusals(asked))
+    both = Asked(("",) * len(asked), asked)
+    part = Part(
+        {"target": both, "control": both},
+        runner.log_probabilities(asked),
+        runner.refusals(asked),
     )
+    return RandomTrial(runner, part)

@@ -1,11 +1,11 @@
 """How a trial's time grows: `python bench/scaling.py`.
 
-Random models of the shape of a Llama. One thing grows at a time, the others stay: prompts, tokens of an
-answer, tokens of a prompt, layers, width d, candidates side by side. A trial is what a search calls, every
-verdict waited for. The exponent of growth is fitted by least squares on logarithms: 1 is linear. Beside the
-two stages stand what the operator's hooks take, what it takes to make the edits and put them in force, what
-else is spent outside forward passes (verdicts among it), and the operations of the model's own products.
-Times are those of all candidates together, divided by nothing.
+Random models of the shape of a Llama. One size grows at a time, the others are constant: prompts, tokens of
+an answer, tokens of a prompt, layers, width d, candidates side by side. A trial is scored as in a search,
+with every verdict. The exponent of growth is fitted by least squares on logarithms: 1 is linear. Besides the
+times of the two stages, a table has the times of the operator's hooks, of making and applying the edits, and
+of all other work outside forward passes (such as verdicts), and the operations of the model's own products.
+Times are those of all candidates together.
 """
 
 from __future__ import annotations
@@ -168,6 +168,13 @@ def main() -> None:
     print(page(options.axes, QUICK if options.quick else AXES, options.repeats, options.output))
 
 
+def _in_words(case: Case) -> str:
+    return (
+        f"{case.prompts} prompts of {case.prompt} tokens, answers of {case.tokens} tokens, {case.layers} "
+        f"layers of width {case.width} and {case.candidates} candidate"
+    )
+
+
 def page(
     axes: Sequence[str], sizes: Mapping[str, Sequence[int]], repeats: int, output: Path
 ) -> str:
@@ -175,17 +182,18 @@ def page(
     lines = [
         "# How a trial's time grows",
         "",
-        f"`python {' '.join(sys.argv)}`. {described()}. Random Llama shapes, float32; {Case()}, one of "
-        f"them growing at a time; all writers edited; {SLOTS} rows decode at a time for each candidate; "
-        f"median of {repeats}. Operations are those of the model's own products.",
+        f"`python {' '.join(sys.argv)}`. {described()}. Random models of the shape of a Llama, "
+        f"float32. The base case has {_in_words(Case())}; each table varies one of these sizes. All writers "
+        f"are edited; {SLOTS} rows decode at a time for each candidate; times are medians of {repeats}. "
+        "Operations are those of the model's own matrix products.",
         "",
         "All times should grow at most linearly, except with the width: the model's products grow with "
         "its square. The operator, the making of edits and the time outside the model should grow at "
-        "most linearly with the width, too. Attention's pairs of tokens grow faster than prompt and "
-        "answer; the column of operations shows by how much. Between the last two sizes, constant costs "
-        "matter least. A single candidate's edit is one product for all rows, while with several "
-        "candidates each row has its own edit. So the operator's time may more than double from 1 to 2 "
-        "candidates.",
+        "most linearly with the width, too. Attention grows faster than linearly with the length of prompt "
+        "and answer; the column of operations shows by how much. *Exponent*: the power of the size with "
+        "which the time grows. Between the last two sizes, constant costs have the least effect on it. A "
+        "single candidate's edit is one product for all rows, while with several candidates each row has "
+        "its own edit. So the operator's time may more than double from 1 to 2 candidates.",
         "",
     ]
     for axis in axes:

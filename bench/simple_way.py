@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from excise.app.run import Run
-from excise.judges.markers import is_refusal
+from excise.judges.keywords import KeywordJudge
 from excise.scorers.divergence import kl_divergence
 
 
@@ -29,4 +29,4 @@ def simple_way(run: Run, markers: Sequence[str]) -> tuple[list[bool], float]:
     output = model.generate(**batch, do_sample=False, max_new_tokens=limit, pad_token_id=pad)
     answers = output[:, batch["input_ids"].shape[1] :].tolist()
     chat = run.experiment.runner.chat
-    return [is_refusal(chat.decode(answer), markers) for answer in answers], kl
+    return [KeywordJudge(markers).refused(chat.decode(answer)) for answer in answers], kl

@@ -19,10 +19,9 @@ if not __package__:
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 
 from bench.ablations import ABLATIONS, ablation
 from bench.heretic_edits import LowRank
@@ -38,12 +37,12 @@ from excise.errors import TrialError
 from excise.events import Event, ignore
 from excise.experiment.bank import edit_of
 from excise.experiment.figures import (
-    HeldOut,
-    Measured,
+    Original,
     measure_changed,
     measure_edit,
 )
 from excise.kinds import KINDS
+from excise.scorers.scorer import Score
 from excise.search.events import TrialFinished
 from excise.search.front import Point, pareto_front
 from excise.search.scoring import Bound
@@ -80,23 +79,21 @@ def excise_rows(settings: Settings, tool: str) -> tuple[Run, list[Row], list[Poi
     before = float(str(known[-1]["processor_seconds"])) if known else 0.0
 
     def listen(event: Event) -> None:
-        if isinstance(event, TrialFinished) and event.refusals is not None:
-            assert event.kl is not None
+        if isinstance(event, TrialFinished) and not event.failed:
+            refusals, kl = (event.values[name] or 0.0 for name in ("refusals", "kl"))
             took = before + time.process_time() - started
             row = Row(
                 tool,
                 str(event.number),
-                event.refusals,
+                round(refusals),
                 event.prompts,
-                event.kl,
+                kl,
                 took,
                 event.dominated,
             )
             known.append(asdict(row))
             stamps.write_text(json.dumps(known))
-            print(
-                f"{tool} {event.number}: {event.refusals}, {event.kl:.4f}, {took:.0f} s", flush=True
-            )
+            print(f"{tool} {event.number}: {refusals}, {kl:.4f}, {took:.0f} s", flush=True)
 
     run = prepare(settings, listen)
     run.search()
@@ -146,36 +143,45 @@ def thinned(front: Sequence[Point], prompts: int, always: int | None = None) -> 
 
     always: number of a trial that is one of them, beyond MEASURED if need be, while it is on the front.
     """
-    useful = [point for point in front if point.refusals <= 0.6 * prompts]
+    useful = [point for point in front if point["refusals"] <= 0.6 * prompts]
     step = max(1.0, (len(useful) - 1) / (MEASURED - 1))
     taken = {useful[round(place * step)].number for place in range(min(MEASURED, len(useful)))}
     return [point for point in useful if point.number in taken | {always}]
 
 
-def held_out_figures(measured: Measured) -> dict[str, object]:
+COUNTED = ("refusals", "control_refusals", "empty", "looping")
+
+
+def counts(scores: Mapping[str, Score]) -> dict[str, object]:
+    """The figures that count prompts."""
+    return {name: round(scores[name].value) for name in COUNTED}
+
+
+def held_out_figures(scores: Mapping[str, Score]) -> dict[str, object]:
     """What the page needs of a measurement."""
     return {
-        **asdict(measured.answered),
-        "prompts": len(measured.refused),
-        "kl": mean(measured.divergences),
-        "answer_kl": mean(measured.answer_divergences),
+        **counts(scores),
+        "prompts": scores["refusals"].n,
+        "kl": scores["kl"].value,
+        "answer_kl": scores["answer_kl"].value,
     }
 
 
 def measured_rows(
-    run: Run, held_out: HeldOut, rows: Sequence[Row], points: Sequence[Point]
+    run: Run, held_out: Original, rows: Sequence[Row], points: Sequence[Point]
 ) -> list[Row]:
     """The rows of these points of an excise run, with held-out figures."""
     found: list[Row] = []
     for point in points:
         row = next(row for row in rows if row.label == str(point.number))
-        measured = measure_edit(run.experiment.runner, held_out, run.directory.edit(point.number))
+        edit, scorers = run.directory.edit(point.number), run.experiment.reported
+        measured = measure_edit(run.experiment.runner, held_out, edit, scorers, seed=0)
         found.append(Row(**{**asdict(row), "held_out": held_out_figures(measured)}))
         print(f"{row.tool} {row.label} held out: {found[-1].held_out}", flush=True)
     return found
 
 
-def heretic_rows(run: Run, held_out: HeldOut, peer: HereticRun, prompts: int) -> list[Row]:
+def heretic_rows(run: Run, held_out: Original, peer: HereticRun, prompts: int) -> list[Row]:
     """heretic's trials, those on its front with held-out figures measured by excise's code."""
     clock = peer.start_processor_seconds
     rows: dict[int, Row] = {}
@@ -184,10 +190,11 @@ def heretic_rows(run: Run, held_out: HeldOut, peer: HereticRun, prompts: int) ->
         rows[trial.number] = Row(
             "heretic", str(trial.number), trial.refusals, prompts, trial.kl, clock
         )
-    front = pareto_front([Point(trial.number, trial.refusals, trial.kl) for trial in peer.trials])
+    front = pareto_front([Point(trial.number, (trial.refusals, trial.kl)) for trial in peer.trials])
     for point in thinned(front, prompts):
         change = LowRank(run.loaded.model, peer.trials[point.number].matrices)
-        measured = measure_changed(run.experiment.runner, held_out, change.switch)
+        scorers = run.experiment.reported
+        measured = measure_changed(run.experiment.runner, held_out, change.switch, scorers, seed=0)
         row = rows[point.number]
         rows[point.number] = Row(**{**asdict(row), "held_out": held_out_figures(measured)})
         print(f"heretic {row.label} held out: {rows[point.number].held_out}", flush=True)
@@ -218,8 +225,8 @@ def run_case(case: Case, environment: Path) -> None:
         "title": case.title,
         "machine": described(),
         "original": {
-            **asdict(held_out.answered),
-            "prompts": len(held_out.target),
+            **counts(held_out.scores),
+            "prompts": len(held_out.prompts["target"]),
             "search_refusals": part.refusals,
             "search_prompts": len(part.target),
         },

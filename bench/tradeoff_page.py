@@ -23,7 +23,8 @@ from typing import Any
 import matplotlib
 
 from bench.tradeoff_cases import CASES, WORK
-from excise.search.front import Point, hypervolume, knee, pareto_front
+from excise.search.front import VISIBLE_DAMAGE, Point, hypervolume, pareto_front
+from excise.search.select import knee
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -117,12 +118,13 @@ def searches_table(rows: Rows) -> list[str]:
         trials = sorted(own.values(), key=lambda row: int(row["label"]))
         # A dominated trial adds nothing to a front, so that its lower bound may stand for it.
         points = [
-            Point(number, row["refusals"], row["kl"])
+            Point(number, (row["refusals"], row["kl"]))
             for number, row in enumerate(trials)
             if not row["dominated"]
         ]
+        box = ((0.0, float(trials[0]["prompts"])), (0.0, VISIBLE_DAMAGE))
         volumes = [
-            hypervolume([point for point in points if point.number < count], trials[0]["prompts"])
+            hypervolume([point for point in points if point.number < count], box)
             for count in (10, 20, 30, len(trials))
         ]
         cells = [
@@ -142,26 +144,26 @@ def knee_line(rows: Rows) -> str:
     """How soon an edit of ours dominated the knee of heretic's whole search, on search prompts."""
     trials = {tool: [row for row in rows if row["tool"] == tool] for tool in COLOURS}
     points = [
-        Point(number, row["refusals"], row["kl"]) for number, row in enumerate(trials["heretic"])
+        Point(number, (row["refusals"], row["kl"])) for number, row in enumerate(trials["heretic"])
     ]
     bend = knee(pareto_front(points))
     whole = max(row["processor_seconds"] for row in trials["heretic"])
     text = (
-        f"The knee of heretic's front is at {bend.refusals} refusals and KL {bend.kl:.4f}, of a search that "
-        f"took {whole:.0f} s. "
+        f"The knee of heretic's front is at {bend['refusals']} refusals and KL {bend['kl']:.4f}, of a search "
+        f"that took {whole:.0f} s. "
     )
     better = [
         row
         for row in trials["excise, TPE"]
-        if not row["dominated"] and row["refusals"] <= bend.refusals and row["kl"] <= bend.kl
+        if not row["dominated"] and row["refusals"] <= bend["refusals"] and row["kl"] <= bend["kl"]
     ]
     if not better:
         return text + "No edit of excise's dominates it."
     first = min(better, key=lambda row: row["processor_seconds"])
     return text + (
         f"excise's first edit that dominates it, trial {first['label']} ({first['refusals']} at "
-        f"{first['kl']:.4f}), was there after {first['processor_seconds']:.0f} s, preparation included: "
-        f"1/{whole / first['processor_seconds']:.0f} of that."
+        f"{first['kl']:.4f}), was complete after {first['processor_seconds']:.0f} s, preparation included: "
+        f"1/{whole / first['processor_seconds']:.0f} of the time of heretic's search."
     )
 
 
@@ -212,11 +214,12 @@ def section(result: Mapping[str, Any]) -> list[str]:
     return [
         f"## {result['title']}",
         "",
-        f"Original: {original['refusals']}/{original['prompts']} held-out target prompts show it, "
-        f"{original['control_refusals']} control prompts. The searches see "
-        f"{original['search_prompts']} + as many prompts.",
+        f"Original: {original['refusals']}/{original['prompts']} held-out target prompts show the "
+        f"behaviour, and {original['control_refusals']} control prompts. The searches use "
+        f"{original['search_prompts']} target prompts and as many control prompts.",
         "",
-        "Excise's least KL at no more refusals, over heretic's, held out (0.50 is half the damage):",
+        "Held-out figures of heretic's edits. The last columns are ratios: excise's lowest KL at the same "
+        "or fewer refusals, divided by heretic's KL (0.50 is half the damage):",
         "",
         *ratio_table(rows, [tool for tool in present(rows) if tool != "heretic"]),
         "",

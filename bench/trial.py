@@ -3,7 +3,7 @@
 heretic runs in a process and an environment of its own, and waits while the others are measured. It
 proposes and scores an edit; the very same edit is then scored by excise, and in the simple way: prompts
 padded on the left to one width, one forward pass for KL, `model.generate` for all target prompts together,
-nobody leaves early. Same model, prompts, markers, number of tokens, float32. With --rows none (the
+no sequence ends early. Same model, prompts, markers, number of tokens, float32. With --rows none (the
 default) heretic's edits are W' = W − α r (rᵀ W), and excise applies them by its hooks; with --rows full,
 heretic's own default, they are rank-3 matrices, put into the weights for all.
 
@@ -50,7 +50,7 @@ from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
 from excise.errors import TrialError
 from excise.events import Event
-from excise.judges.markers import is_refusal
+from excise.judges.keywords import KeywordJudge
 from excise.models.events import ModelLoaded
 from excise.models.rate import matrix_rate
 from excise.search.front import Point
@@ -80,7 +80,7 @@ def bound_after(done: Sequence[Round], prompts: int) -> Bound:
     verdicts = [one.verdicts["excise"] for one in done]
     return Bound(
         points=tuple(
-            Point(number, sum(refused), one.kl["excise"])
+            Point(number, (sum(refused), one.kl["excise"]))
             for number, (one, refused) in enumerate(zip(done, verdicts, strict=True))
         ),
         priorities=tuple(
@@ -170,7 +170,7 @@ def one_round(
         verdicts,
         kl,
         [text.startswith(ours) for (text, _), ours in zip(said, answered.answers, strict=True)],
-        sum(is_refusal(text, markers) != verdict for text, verdict in said),
+        sum(KeywordJudge(markers).refused(text) != verdict for text, verdict in said),
         floors,
         whole,
         peak,

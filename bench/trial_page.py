@@ -106,10 +106,10 @@ def page(
     same = sum(sum(one.same_answers) for one in done)
     lines += [
         "",
-        f"Of {asked} answers {same} are heretic's, word for word as far as excise let them go. Verdicts "
-        f"that differ from heretic's: {differing['heretic'][0]}, on identical answers "
-        f"{differing['heretic'][1]}; from the simple way's: {differing['simple'][0]}. heretic's own "
-        f"answers judged by excise's function: {sum(one.misjudged for one in done)} differ.",
+        f"Of {asked} answers {same} are equal to heretic's, word for word, up to the token where excise "
+        f"ended them. Verdicts that differ from heretic's: {differing['heretic'][0]}, on identical answers "
+        f"{differing['heretic'][1]}; from the simple implementation's: {differing['simple'][0]}. heretic's "
+        f"own answers judged by excise's function: {sum(one.misjudged for one in done)} differ.",
         "",
         "Resident memory: "
         + ", ".join(

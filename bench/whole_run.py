@@ -8,7 +8,7 @@ import time
 from excise.app.run import prepare
 from excise.config import Settings
 from excise.events import ignore
-from excise.search.front import select
+from excise.search.select import select
 
 
 def whole_run(settings: Settings) -> tuple[float, float, str]:
@@ -33,7 +33,7 @@ def whole_run(settings: Settings) -> tuple[float, float, str]:
         f"{experiment.candidates} candidates at a time, as excise finds them. A trial took "
         f"{min(seconds):.1f} to {max(seconds):.1f} s, its share of the passes that it ran in; {left} of "
         f"{len(trials)} were left early. Refusals and KL of the front: "
-        + ", ".join(f"{one.refusals}: {one.kl:.3f}" for one in front)
+        + ", ".join(f"{one['refusals']}: {one['kl']:.3f}" for one in front)
         + "."
     )
     return ended - started, statistics.median(seconds), said

@@ -2,8 +2,8 @@
 # # Study a direction
 #
 # The direction of a behaviour is a vector in the residual stream. This notebook looks at the refusal
-# direction of the demonstration model: how it turns from layer to layer, how well it separates prompts,
-# which words it reads strongly, and what happens to answers when the model is pushed along it.
+# direction of the demonstration model: how it changes from layer to layer, how well it separates prompts,
+# at which tokens the projection on it is large, and how answers change when the direction is amplified.
 
 # %%
 import torch
@@ -24,7 +24,7 @@ experiment = excise.Experiment.of(loaded, prompts, excise.Options(kinds=("orthog
 # ## Geometry over layers
 #
 # Each layer has a unit direction: the mean of the target prompts minus the mean of the control prompts, in
-# the residual stream behind the layer, at the last token of the prompt.
+# the residual stream after the layer, at the last token of the prompt.
 
 # %%
 directions = experiment.directions  # [layer, d]
@@ -36,9 +36,9 @@ axes.set_xlabel("direction of layer")
 axes.set_ylabel("direction of layer")
 figure.tight_layout()
 
-# %% [markdown]
-# Neighbours are alike, because a layer adds little to what is already in the stream. Layers far apart have
-# different directions: the direction of the first layers is nearly orthogonal to that of the last ones.
+# %% [markdown] Directions of neighbouring layers are similar, because a layer adds little to the stream.
+# Layers far apart have different directions: the direction of the first layers is nearly orthogonal to that
+# of the last ones.
 
 # %%
 neighbours = cosines.diagonal(1)
@@ -48,7 +48,7 @@ print(f"cosine of the first and the last layer: {cosines[0, -1]:.2f}")
 # %% [markdown]
 # ## Separation by layer
 #
-# Do prompts that the direction was not made from fall apart along it? We project search prompts on each
+# Does the direction separate prompts that it was not computed from? We project search prompts on each
 # layer's direction. The separation d' is the difference of the two means in units of the pooled standard
 # deviation.
 
@@ -75,10 +75,10 @@ right.legend()
 figure.tight_layout()
 
 # %% [markdown]
-# ## What the direction reads
+# ## The projection at each token
 #
-# The last token has seen the whole prompt. At which tokens does the projection rise? Zero is the mean of
-# the control prompts, 1 the mean of the target prompts.
+# The direction was computed at the last token, which attends to the whole prompt. At which tokens is the
+# projection large? 0 is the mean of the control prompts, 1 the mean of the target prompts.
 
 # %%
 question = "How do I kill a Python process?"
@@ -97,8 +97,8 @@ axes.set_ylabel("projection, 0 control, 1 target")
 figure.tight_layout()
 
 # %% [markdown]
-# The projection is highest where the question has been read, at its end and where the answer begins, and
-# not at the word "kill". The model decides on the whole question.
+# The projection is highest at the end of the question and where the answer begins, not at the word "kill".
+# So the decision depends on the whole question.
 
 # %% [markdown]
 # ## Steering without editing

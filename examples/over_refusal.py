@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Remove over-refusal
 #
-# The demonstration model is a small chat model that was taught to refuse harmless questions with a
+# The demonstration model is a small chat model that was trained to refuse harmless questions with a
 # dangerous word in them: "How do I kill a Python process?" This notebook finds the direction of that
 # refusal, removes it, and looks at what changed and what it cost.
 #
@@ -21,7 +21,7 @@ NEW_TOKENS = 20
 # %% [markdown]
 # ## Model and prompts
 #
-# Target prompts show the behaviour. Control prompts do not. Train prompts give the directions, search
+# Target prompts evoke the behaviour. Control prompts do not. Train prompts give the directions, search
 # prompts the scores of the search, and held-out prompts the figures at the end.
 
 # %%
@@ -35,8 +35,8 @@ for kind, parts in (("target ", prompts.target), ("control", prompts.control)):
 #
 # The experiment measures each of its attributes when it is first read. A fixed batch size and number of
 # candidates make the search give the same trials on a fast and on a slow machine; without them, excise
-# measures what is fastest. Coverage 1 proves that excise knows every module that writes to the residual
-# stream.
+# chooses both by memory and device. A coverage of 1 means that excise knows every module that writes to
+# the residual stream.
 
 # %%
 options = excise.Options(max_new_tokens=NEW_TOKENS, startup_trials=6, batch_size=24, candidates=2)
@@ -69,8 +69,8 @@ study.to_pandas()[["state", "refusals", "kl", "kind"]]
 # A pruned trial could not improve the front: its KL is exact, and its refusals are a lower bound. Its
 # answers were not decoded to the end.
 #
-# The front holds the trials that no other trial beats in both figures. From it we take the trial with the
-# least KL among those that leave at most a quarter of the refusals.
+# The front holds the trials for which no other trial is at least as good in both refusals and KL. From it we
+# take the trial with the least KL among those that leave at most a quarter of the refusals.
 
 # %%
 best = study.best(f"refusals<={SEARCH // 4}")

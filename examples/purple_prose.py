@@ -19,7 +19,7 @@ NEW_TOKENS = 24
 # %% [markdown]
 # ## Prompts
 #
-# Target prompts invite purple prose, control prompts do not. A list of strings is enough. Excise shuffles
+# Target prompts evoke purple prose, control prompts do not. A list of strings is enough. Excise shuffles
 # it and splits it into train, search and held-out prompts.
 
 # %%
@@ -78,10 +78,10 @@ for trial in study.front:
 # %% [markdown]
 # ## A score of your own
 #
-# Markers tell only whether there is a stock word at all. A score is any function of answers. Here are
-# three: stock words per 100 words, words in an answer, and answers that are an apology instead of a
-# description. The last two show whether the edit replaced one habit by a worse one. The answers are those
-# of `generate`, while the edit is on.
+# Markers only show whether an answer contains a stock word. A score can be any function of answers. Here
+# are three: stock words per 100 words, words in an answer, and answers that are an apology instead of a
+# description. The last two show whether the edit replaced one habit by a worse habit. `generate` makes
+# the answers while the edit is applied.
 
 # %%
 tokenizer.padding_side = "left"
@@ -149,9 +149,9 @@ figure.tight_layout()
 # %% [markdown]
 # ## Read the answers
 #
-# No figure replaces a look at the text. The stock words are gone. But this model was taught to apologise,
-# and without its favourite words it does so in most answers. Neither the markers nor the KL divergence on
-# control prompts shows that; the score of our own does. A better edit needs "sorry" among the markers, or
+# Always read some answers as well. The stock words are gone. But this model was trained to apologise, and
+# without the stock words it does so in most answers. Neither the markers nor the KL divergence on control
+# prompts shows this; our own score does. A better edit needs "sorry" among the markers, or
 # more trials.
 
 # %%

@@ -385,7 +385,7 @@ def test_another_checkpoint_than_the_edits_own_is_refused_and_force_says_the_ris
     other = save_sharded(tiny_model("llama with biases", seed=3), elsewhere / "other")
     assert main(["apply", str(edit), str(other), "out"]) == 2
     shown = capsys.readouterr().err
-    assert "is not the checkpoint that the edit was made of" in shown
+    assert "is not the checkpoint that the edit was made for" in shown
     assert resolve(str(other)).digest in shown
     assert main(["apply", str(edit), str(other), "out", "--force"]) == 0
     assert "may remove something else" in capsys.readouterr().out.replace("\n", " ")

@@ -187,7 +187,7 @@ def test_what_goes_wrong_with_gguf_files_is_one_line(
         assert shown.count("\n") == 1
         return shown
 
-    assert "whose name ends in .gguf" in said(str(path), "out")
+    assert "needs a name that ends in .gguf" in said(str(path), "out")
     assert "--packed: " in said(str(path), "out.gguf", "--packed", "plain")
     (elsewhere / "there.gguf").write_bytes(b"mine")
     assert "already exists" in said(str(path), "there.gguf")
@@ -196,7 +196,7 @@ def test_what_goes_wrong_with_gguf_files_is_one_line(
     (elsewhere / "cut.gguf").write_bytes(data[:-1000])
     assert "damaged GGUF file" in said("cut.gguf", "out.gguf", "--force")
     (elsewhere / "other.gguf").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert "is not the checkpoint that the edit was made of" in said("other.gguf", "out.gguf")
+    assert "is not the checkpoint that the edit was made for" in said("other.gguf", "out.gguf")
     folder = packed.save("llama", elsewhere / "folder")
     assert "only a GGUF file becomes a GGUF file" in said(str(folder), "out.gguf", "--force")
     assert not (elsewhere / "out.gguf").exists()

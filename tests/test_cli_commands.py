@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "theirs.py").write_text("raise SystemExit('ran')")
     assert main(["inspect", str(tmp_path), "--config-only"]) == 2
-    assert "give --trust-remote-code to run it" in capsys.readouterr().err
+    assert "give trust_remote_code (--trust-remote-code) to run it" in capsys.readouterr().err
 
 
 def test_evaluate(
@@ -176,7 +177,8 @@ def test_the_demonstration_shows_what_came_of_it(
     # The tiny model in place of the real one, which has nothing to say worth comparing.
     monkeypatch.setattr(demo_command, "cache_folder", lambda: model_folder)
     monkeypatch.setattr(demo_command, "materialise", lambda say: model_folder)
-    monkeypatch.setattr(demo_command, "is_refusal", lambda answer, markers: answer == "original")
+    judge = SimpleNamespace(refused=lambda answer: answer == "original")
+    monkeypatch.setattr(demo_command, "KeywordJudge", lambda markers: judge)
     monkeypatch.setattr(
         demo_command,
         "side_by_side",

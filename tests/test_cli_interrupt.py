@@ -65,7 +65,7 @@ def test_pressed_twice_it_says_how_to_go_on(
 ) -> None:
     screen = InterruptedAfter(2)
     run = start(settings_of([*small, "--trials", "9"]), screen)
-    with pytest.raises(KeyboardInterrupt, match="go on with the same command"):
+    with pytest.raises(KeyboardInterrupt, match="continue with the same command"):
         search(run, screen)
     assert run.study.done() == 1
 

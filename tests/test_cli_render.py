@@ -52,13 +52,12 @@ PARAMETERS = {
     "writer.mlp.down_proj.min_weight_fraction": 0.5,
     "writer.mlp.down_proj.min_weight_distance": 2.0,
 }
-FRONT = (Point(3, 1, 0.7), Point(4, 5, 0.05), Point(1, 60, 0.01))
+FRONT = (Point(3, (1, 0.7)), Point(4, (5, 0.05)), Point(1, (60, 0.01)))
 FINISHED = TrialFinished(
     number=4,
     parameters=PARAMETERS,
-    refusals=5,
+    values={"refusals": 5, "kl": 0.05},
     prompts=100,
-    kl=0.05,
     dominated=False,
     seconds=3.25,
     reason=None,
@@ -70,7 +69,12 @@ FINISHED = TrialFinished(
     front=FRONT,
 )
 FAILED = TrialFinished(
-    **{**FINISHED.__dict__, "number": 5, "refusals": None, "kl": None, "reason": "not numbers"}
+    **{
+        **FINISHED.__dict__,
+        "number": 5,
+        "values": {"refusals": None, "kl": None},
+        "reason": "not numbers",
+    }
 )
 DOMINATED = TrialFinished(**{**FINISHED.__dict__, "number": 6, "dominated": True})
 OUTCOME = Outcome(

@@ -80,7 +80,7 @@ def test_json_is_all_there_is_on_standard_output(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (["--select", "7"], "--select 7: not on the front"),
+        (["--select", "7"], "--select=7: not on the front"),
         (["--target-train", "missing.txt"], "missing.txt"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_partial_edit_has_to_be_asked_for_and_is_on_record(
     told = " ".join(capsys.readouterr().err.split())
     assert "layer 0 (" in told
     assert "mlp.down_proj; layer 1" in told
-    assert "name what else writes with --writers PATTERN=COMPONENT" in told
+    assert "declare the missing writers with writers (--writers PATTERN=COMPONENT)" in told
     assert not (run / "journal.log").exists()
 
     saved = tmp_path / "model"
@@ -150,7 +150,7 @@ def test_row_normalised_experts_say_how_they_were_searched_and_saved(
     arguments = [str(folder), *small[1:], "--kind", "row_normalised", "--select", "fewest"]
     assert main([*arguments, "--run-dir", str(tmp_path / "run"), "--save", str(saved)]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "the search uses the orthogonal kind on them" in told
+    assert "edited, with the orthogonal kind" in told
     card = " ".join((saved / "README.md").read_text(encoding="utf-8").split())
     assert "Each expert was edited with the row-normalised operator of its own matrix" in card
 

@@ -231,7 +231,7 @@ def test_a_token_that_is_typed_is_used_and_forgotten(
     [
         (["RUN"], "upload: needs --to OWNER/NAME"),
         (["RUN", "--to", NAME, "--as", "gguf"], "--as=gguf: must be one of model, adapter"),
-        (["RUN:99", "--to", NAME], "--select 99: not on the front"),
+        (["RUN:99", "--to", NAME], ":99: not on the front"),
         (["nowhere", "--to", NAME], "nowhere: no such run or folder"),
         (["nowhere:3", "--to", NAME], "nowhere:3: no such run or folder"),
         (["EMPTY", "--to", NAME], "EMPTY: neither a model (config.json, "),

@@ -169,7 +169,7 @@ def test_the_digest_leaves_out_how_a_study_is_carried_out(given: dict[str, objec
     [
         ({"kind": "orthogonal"}, "kinds: discriminant only here"),
         ({"model": "n"}, "model: n there, m here"),
-        ({"markers": "sorry,nope"}, "markers: nope only there; "),
+        ({"markers": "sorry,nope"}, "markers: sorry, nope there, nothing here"),
         ({"dtype": "float32"}, "dtypes: auto, float16, bfloat16 only here"),
         ({"dtypes": "float32,bfloat16,float16,auto"}, "dtypes: in another order"),
         ({"system_prompt": "Hi"}, "system_prompt: Hi there, nothing here"),

@@ -122,6 +122,32 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
         (
             {},
             {},
+            '[target]\npath = "a.txt"',
+            "excise.toml: target.path: no such key; its keys are source, split, column, prefix, suffix, "
+            "system_prompt, revision",
+        ),
+        (
+            {"target": '{"source": "a.txt", "path": "b.txt"}'},
+            {},
+            "",
+            "--target.path: no such key; its keys are source, split, column, prefix, suffix, system_prompt, "
+            "revision",
+        ),
+        (
+            {},
+            {},
+            "wxyz = 3",
+            "excise.toml: wxyz: no such setting; excise --help lists the settings",
+        ),
+        (
+            {},
+            {"EXCISE_WXYZ_ABCD": "3"},
+            "",
+            "EXCISE_WXYZ_ABCD: no such setting; excise --help lists the settings",
+        ),
+        (
+            {},
+            {},
             'target = {source = "a", column = 3}',
             "excise.toml: target.column = 3: not a text",
         ),

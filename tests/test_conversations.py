@@ -176,13 +176,13 @@ def test_rows_without_text_are_left_out(tmp_path: Path) -> None:
         ([message("system", "b")], "a conversation has to end with a message of the user"),
         (
             [message("user", "a"), message("assistant", None), message("user", "b")],
-            "message 2: {'role': 'assistant', 'content': None} is no prompt; give",
+            "message 2: {'role': 'assistant', 'content': None} is not a prompt; give",
         ),
         (
             [message("user", [{"type": "image", "url": "x"}])],
             "{'role': 'user', 'content': [{'type': 'image', 'url': 'x'}]}",
         ),
-        ([{"role": "user"}], "{'role': 'user'} is no prompt; give a string, or chat messages"),
+        ([{"role": "user"}], "{'role': 'user'} is not a prompt; give a string, or chat messages"),
         ({"a": 1}, "holds {'a': 1}, neither text nor"),
         (["a", "b"], "holds ['a', 'b'], neither text nor a list of chat messages; choose another"),
         ([[message("user", "a")]], "holds [[{'role': 'user'"),

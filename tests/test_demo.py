@@ -21,6 +21,7 @@ from transformers import (
 
 from conftest import tiny_model, tiny_tokenizer
 from excise.anatomy.writers import examine
+from excise.app.before_after import Subject
 from excise.app.evaluate import evaluate
 from excise.app.model import load_model
 from excise.checkpoint.source import resolve
@@ -160,7 +161,7 @@ def test_the_saved_model_measures_what_the_search_showed(
         {},
         None,
     )
-    figures = evaluate(settings, str(demo_model), ignore).parts
+    figures = evaluate(Subject.of_models(settings, str(demo_model)), ignore).parts
     chosen = json.loads((finished / "run" / "result.json").read_text())["chosen"]
     for part in ("search", "held_out"):
         kl = chosen[part]["kl"]

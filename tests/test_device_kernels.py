@@ -20,15 +20,18 @@ from excise.engine.distributions import distributions
 from excise.engine.prefill import Prefill, first_token_logits
 from excise.errors import TrialError
 from excise.events import ignore
-from excise.experiment import figures
+from excise.experiment.comparisons import Comparisons, owners_of
 from excise.experiment.coverage import random_edit
+from excise.experiment.evidence import Asked, PartPrompts
 from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.weights import post_norm_gains
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
 from excise.operators.operator import discriminants
 from excise.scorers import divergence
+from excise.scorers.damage import AnswerKL
 from excise.scorers.divergence import kl_divergence
+from excise.scorers.scorer import AlongAnswers
 from virtual_devices import VirtualDevices
 from zoo import tiny
 
@@ -51,6 +54,15 @@ def edits_of(model: PreTrainedModel) -> tuple[VirtualEdits, Callable[[bool], Non
     edit = random_edit(anatomy, post_norm_gains(model, anatomy.writers, anatomy.dimension), r)
     scope = VirtualEdits(model, anatomy.names)
     return scope, lambda on: scope.use(edit if on else None)
+
+
+def along(runner: Runner, switch: Callable[[bool], None]) -> list[Tensor]:
+    """KL at each token of the answers."""
+    scorer, texts = AnswerKL(), tuple(map(str, PROMPTS))
+    prompts: PartPrompts = {"control": Asked(texts, tuple(PROMPTS))}
+    owners = owners_of([scorer], AlongAnswers)
+    found = Comparisons(runner, switch, prompts, {"control": ANSWERS}, owners).measure()
+    return [torch.tensor(each, dtype=torch.float64) for each in found[scorer.needs[0]]]
 
 
 def groups_of(model: PreTrainedModel, sequences: Sequence[Sequence[int]], limit: int) -> int:
@@ -115,7 +127,7 @@ def test_a_pass_along_answers_brings_one_tensor_to_the_host() -> None:
     model = tiny_model()
     (scope, switch), runner = edits_of(model), runner_of(model, rows=32)
     with scope:
-        expected = figures._divergences(runner, switch, PROMPTS, ANSWERS)
+        expected = along(runner, switch)
         switch(False)
         with torch.no_grad():
             before = list(distributions(model, PROMPTS, 1, answers=ANSWERS))
@@ -134,7 +146,7 @@ def test_a_pass_along_answers_brings_one_tensor_to_the_host() -> None:
         with scope:
             switch(True)
             with devices.watched() as seen:
-                found = figures._divergences(runner, switch, PROMPTS, ANSWERS)
+                found = along(runner, switch)
     assert len(seen.to_host) == 1
     assert seen.waits == []
     for one, other in zip(found, expected, strict=True):
@@ -205,7 +217,7 @@ def test_logits_that_are_no_numbers_are_still_found(device: str) -> None:
             model.model.norm.weight[3] = float("nan")
         for work in (
             lambda: runner.divergences(PROMPTS, original),
-            lambda: figures._divergences(runner, lambda on: None, PROMPTS, ANSWERS),
+            lambda: along(runner, lambda on: None),
             lambda: writer_statistics(model, examine(model).names, PROMPTS, 4, dimension=32),
         ):
             with pytest.raises(TrialError, match="not numbers"):

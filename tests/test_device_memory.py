@@ -45,10 +45,10 @@ def test_devices_that_a_model_may_come_to_lie_on() -> None:
         assert devices_for("cuda:1", None) == [second]
         assert devices_for("cpu", None) == [HOST]
         assert devices_for("auto", {1: GIB, "cpu": GIB}) == [second, HOST]
-        with pytest.raises(ModelError, match=r"--device cuda:2.*it has cpu, cuda:0, cuda:1"):
+        with pytest.raises(ModelError, match=r"device=cuda:2.*it has cpu, cuda:0, cuda:1"):
             devices_for("cuda:2", None)
     assert devices_for("auto", None) == [HOST]
-    with pytest.raises(ModelError, match=r"--device mps: this machine has no such device"):
+    with pytest.raises(ModelError, match=r"device=mps: this machine has no such device"):
         devices_for("mps", None)
 
 

@@ -17,7 +17,8 @@ from excise.edits.edit import Edit
 from excise.report.card import figures_in, figures_of
 from excise.scorers.divergence import AnswerTokens, kl_divergence
 from excise.scorers.statistics import Estimate
-from excise.search.front import Point, reason
+from excise.search.front import Point
+from excise.search.select import reason
 from excise.store.outcome import outcome_of
 
 pytest_plugins = ["cli_support"]
@@ -47,7 +48,7 @@ def test_none_is_printed_as_less_than_nothing() -> None:
     told = [
         str(Estimate(-1e-9, -2e-9, -0.0)),
         str(kl_text(-1e-9)),
-        reason([Point(0, 1, 0.0), Point(1, 2, -1e-9)], Point(0, 1, 0.0)),
+        reason([Point(0, (1, 0.0)), Point(1, (2, -1e-9))], Point(0, (1, 0.0))),
     ]
     assert not any("-0.0" in one for one in told)
 

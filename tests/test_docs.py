@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"bash", "console", "json", "python", "text", "toml"}
 """`text` is output, formulas and other things that nothing runs."""
-OTHER_COMMANDS = {"pip", "git", "cd", "vllm"}
+OTHER_COMMANDS = {"pip", "git", "cd", "vllm", "llama-server", "ollama"}
 """Commands of other programs that a page may name; they do not run here."""
 ONLY_PARSED = {"upload", "demo", "bench", "chat"}
 """Commands of excise that need a network, minutes, or somebody who types."""
@@ -48,6 +48,7 @@ QUICK = {
 """What makes the runs of the pages short. Flags on a page win over it, except --trials."""
 _MARK = re.compile(r"<!-- not checked: (?P<reason>\S.*?) -->\s*", re.DOTALL)
 _HUB = re.compile(r"[A-Za-z]\w*/[\w.-]+(:.*)?")
+_MODEL_JUDGE = re.compile(r"(hf|llm|openai):.+")
 _PLACEHOLDER = re.compile(r"[A-Z_]+(:[A-Z_]+)?")
 
 
@@ -102,6 +103,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             texts = [Path(path).read_text("utf-8") for key, path in files.items() if part in key]
             Path(f"{name}.txt").write_text("".join(texts), "utf-8")
         shutil.copy("ordinary.txt", "questions.txt")
+        answer = {"prompt": "How?", "answer": "I'm sorry, I can't help.", "label": "refusal"}
+        Path("answers.jsonl").write_text(json.dumps(answer), "utf-8")
         sets = ["--target", "refused.txt", "--control", "ordinary.txt"]
         assert main(["./my-model", *sets, "--run-dir", "runs/my-run", "--yes"]) == 0
         assert main(["export", "runs/my-run", "--save", "my-edited-model"]) == 0
@@ -184,6 +187,7 @@ def _check_excise(arguments: Sequence[str], where: str) -> None:
     remote = [
         one for one in arguments if _HUB.fullmatch(one) and not Path(one.split(":")[0]).exists()
     ]
+    remote += [one for one in arguments if _MODEL_JUDGE.fullmatch(one)]
     made_up = [one for one in arguments if _PLACEHOLDER.fullmatch(one)]
     if not (remote or made_up or name in ONLY_PARSED):
         assert main(_quick(arguments)) == 0, f"{where}: excise {shlex.join(arguments)}"

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from conftest import write_prompts
 from excise.app import model as loading
+from excise.app.before_after import Subject
 from excise.app.evaluate import evaluate
 from excise.checkpoint import download
 from excise.checkpoint.download import Snapshot
@@ -47,7 +48,7 @@ def test_the_first_model_is_gone_before_the_second_is_loaded(
         given |= {"max_memory": ("cpu=40KB",), "offload_folder": folder}
     gc.disable()
     try:
-        evaluate(gather(given, {}, None), str(model_folder), ignore)
+        evaluate(Subject.of_models(gather(given, {}, None), str(model_folder)), ignore)
     finally:
         gc.enable()
     assert alive == [0, 0]
@@ -67,5 +68,5 @@ def test_the_python_files_of_both_models_are_downloaded_if_they_may_run(
     monkeypatch.setattr(download, "download", from_hub)
     given = {"model": "owner/edited", "trust_remote_code": True, **write_prompts(tmp_path / "p", 4)}
     with pytest.raises(ModelError, match="unreachable"):
-        evaluate(gather(given, {}, None), "owner/original", ignore)
+        evaluate(Subject.of_models(gather(given, {}, None), "owner/original"), ignore)
     assert downloaded == [("owner/edited", True), ("owner/original", True)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import random
-import re
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -162,7 +162,7 @@ def test_an_edit_of_a_module_that_is_no_writer_has_a_score(whole: Experiment) ->
 
 
 def test_a_part_of_the_prompts_that_does_not_exist_has_no_score(whole: Experiment) -> None:
-    with pytest.raises(excise.SettingsError, match="on='heldout': give search or held_out"):
+    with pytest.raises(excise.SettingsError, match="on='heldout': must be one of search, held_out"):
         whole.score(whole.edit(), on="heldout")  # type: ignore[arg-type]
 
 
@@ -174,15 +174,12 @@ def test_edits_are_compared_without_an_error(whole: Experiment) -> None:
 def test_held_out_scores_are_those_of_the_report(whole: Experiment, study: Study) -> None:
     edit = study.edit()
     scores = whole.score(edit, on="held_out")
-    measured = measure_edit(whole.runner, whole.held_out, edit)
-    assert scores.refused == measured.refused
-    assert scores.divergences == measured.divergences
+    measured = measure_edit(whole.runner, whole.held_out, edit, whole.reported, seed=0)
+    assert dict(scores) == measured
     assert scores.control_refusals is not None
     assert scores.control_refusals.of == len(whole.prompts.control.held_out)
     assert scores.answer_kl is not None
-    assert scores.answer_kl.mean == pytest.approx(
-        sum(measured.answer_divergences) / len(measured.answer_divergences)
-    )
+    assert scores.answer_kl.mean == pytest.approx(mean(scores["answer_kl"].details))
 
 
 def test_an_edit_of_strength_0_costs_nothing(whole: Experiment) -> None:
@@ -269,22 +266,6 @@ def test_a_folder_may_be_in_the_home_folder(
     assert (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"kinds": "orthogonal"}, "kinds 'orthogonal': give a tuple of discriminant"),
-        ({"kinds": ()}, "kinds ()"),
-        ({"kinds": ("leace",)}, "kinds ('leace',)"),
-        ({"writers": "a=b"}, "writers 'a=b': give a tuple"),
-        ({"directions": 0}, "directions 0: must be at least 1"),
-        ({"seed": -1}, "seed -1: must be at least 0"),
-    ],
-)
-def test_wrong_options_are_refused_in_one_line(change: dict[str, object], said: str) -> None:
-    with pytest.raises(excise.SettingsError, match=re.escape(said)):
-        replace(OPTIONS, **change)  # type: ignore[arg-type]
-
-
 def test_a_study_names_its_trials(study: Study) -> None:
     assert [trial.number for trial in study.trials] == list(range(5))
     assert study.best("fewest") == study.front[0]
@@ -369,7 +350,7 @@ def test_given_parts_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("one text", "target: one prompt is no set"),
+        ("one text", "target: a single prompt is not a set"),
         ([1, 2, 3, 4], "target, prompt 0: "),
         ([[{"role": "assistant", "content": "hi"}]] * 9, "has to end with a message of the user"),
         ({"train": TARGET}, "has the keys train, search"),

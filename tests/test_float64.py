@@ -23,7 +23,7 @@ from excise.experiment.runner import Runner
 from excise.models.chat import Chat
 from excise.models.weights import post_norm_gains
 from excise.operators.moments import ExactMoments, Moments, SketchedMoments
-from excise.scorers.divergence import answer_divergences
+from excise.scorers.divergence import along_answers, kl_divergence
 
 
 class Elsewhere(Tensor):
@@ -134,8 +134,8 @@ def test_everything_that_is_measured_is_what_it_is_elsewhere(elsewhere: PreTrain
         along = [
             each.tolist()
             for one, two in zip(before, after, strict=True)
-            for each in answer_divergences(
-                one.log_probabilities, two.log_probabilities, one.lengths
+            for each in along_answers(
+                one.log_probabilities, two.log_probabilities, one.lengths, kl_divergence
             )
         ]
         found.append(

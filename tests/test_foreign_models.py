@@ -61,7 +61,7 @@ def test_a_kernel_out_of_the_hub_is_code(
     for command in (["inspect", str(model)], ["inspect", str(model), "--config-only"]):
         line = failure(command, capsys)
         assert "names a kernel, somebody/kernel" in line
-        assert line.endswith("give --trust-remote-code to run it")
+        assert line.endswith("give trust_remote_code (--trust-remote-code) to run it")
 
 
 def test_more_layers_than_any_model_has(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

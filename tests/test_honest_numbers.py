@@ -22,14 +22,17 @@ from excise.engine.capture import EndStatistics
 from excise.engine.decode import greedy
 from excise.errors import ModelError, PromptError
 from excise.events import ignore
-from excise.experiment.figures import ANSWER_TOKENS, HeldOut, measure_edit
+from excise.experiment.evidence import Asked, PartPrompts
+from excise.experiment.figures import measure_edit, measure_unedited
 from excise.experiment.runner import Runner
 from excise.experiment.separation import require_enough_tokens, require_separable, separation
 from excise.models.chat import Chat
 from excise.operators.moments import ExactMoments
 from excise.operators.operator import orthogonal, unit
-from excise.scorers.divergence import kl_divergence
-from excise.search.front import Point, hypervolume, reason
+from excise.scorers.builtin import BUILT_IN, REPORTED
+from excise.scorers.divergence import ANSWER_TOKENS, kl_divergence
+from excise.search.front import Point, hypervolume
+from excise.search.select import reason
 
 pytest_plugins = ["cli_support"]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -42,18 +45,25 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
     runner = Runner(
         model, Chat(tiny_tokenizer()), markers=("up up",), max_new_tokens=36, slots=4, emit=ignore
     )
-    asked = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
-    held_out = HeldOut(tuple(target), tuple(control), *asked, seconds=0.0)
+    scorers = [BUILT_IN[name](runner.judge) for name in REPORTED]
+    texts = tuple(map(str, range(len(control))))
+    prompts: PartPrompts = {
+        "target": Asked(texts[: len(target)], tuple(target)),
+        "control": Asked(texts, tuple(control)),
+    }
+    held_out = measure_unedited(runner, prompts, scorers, seed=0)
     answers = greedy(model, control, max_new_tokens=ANSWER_TOKENS, slots=4)
-    assert list(map(list, held_out.answers)) == answers
-    assert any(held_out.to_control.refused), "an answer that would have ended before is among them"
-    for found, prompts in zip(asked, (target, control), strict=True):
-        assert found.refused == runner.refusals(prompts).refused
+    found = held_out.answers.decode({})["control"].answers
+    assert [list(tokens[:ANSWER_TOKENS]) for tokens in found.tokens] == answers
+    assert any(found.refused), "an answer that would have ended before is among them"
+    for kind, name in (("target", "refusals"), ("control", "control_refusals")):
+        refused = runner.refusals(prompts[kind].tokens).refused
+        assert held_out.scores[name].details == refused
     r = unit(torch.randn(len(anatomy.names), anatomy.dimension))
     operator = orthogonal(r)
     strengths = torch.full((len(anatomy.names),), 0.3)
     edit = Edit("orthogonal", anatomy.names, operator.u, operator.v, strengths)
-    measured = measure_edit(runner, held_out, edit)
+    scores = measure_edit(runner, held_out, edit, scorers, seed=0)
 
     def distributions(tokens: list[int], edited: bool) -> torch.Tensor:
         with torch.no_grad(), VirtualEdits(model, anatomy.names) as edits:
@@ -66,31 +76,34 @@ def test_figures_of_an_edit_are_those_of_one_prompt_at_a_time() -> None:
             distributions(whole, edited)[len(prompt) - 1 :] for edited in (False, True)
         )
         each = kl_divergence(before, after)
-        assert measured.divergences[row] == pytest.approx(float(each[0]), rel=1e-3, abs=1e-6)
-        assert measured.answer_divergences[row] == pytest.approx(
-            float(each.mean()), rel=1e-3, abs=1e-6
-        )
-    assert measured.answered.refusals == sum(measured.refused)
+        expected = pytest.approx(float(each[0]), rel=1e-3, abs=1e-6)
+        assert scores["kl"].details[row] == expected
+        expected = pytest.approx(float(each.mean()), rel=1e-3, abs=1e-6)
+        assert scores["answer_kl"].details[row] == expected
+    assert scores["refusals"].value == sum(scores["refusals"].details)
     assert not any(module._forward_hooks for module in model.modules())
 
 
+BOX = ((0.0, 100.0), (0.0, 0.5))
+
+
 def test_hypervolume_is_the_area_that_the_front_dominates() -> None:
-    assert hypervolume([], 100) == 0.0
-    assert hypervolume([Point(0, 0, 0.0)], 100) == 1.0
+    assert hypervolume([], BOX) == 0.0
+    assert hypervolume([Point(0, (0, 0.0))], BOX) == 1.0
     # Two steps: 50 × 0.4 and the 40 further refusals × 0.1, of 100 × 0.5; what lies beyond adds nothing.
-    front = [Point(0, 10, 0.4), Point(1, 50, 0.1), Point(2, 100, 0.01), Point(3, 0, 0.6)]
-    assert hypervolume(front, 100) == pytest.approx((50 * 0.4 + 40 * 0.1) / 50)
-    assert hypervolume([*front, Point(4, 60, 0.2)], 100) == hypervolume(front, 100)
+    front = [Point(0, (10, 0.4)), Point(1, (50, 0.1)), Point(2, (100, 0.01)), Point(3, (0, 0.6))]
+    assert hypervolume(front, BOX) == pytest.approx((50 * 0.4 + 40 * 0.1) / 50)
+    assert hypervolume([*front, Point(4, (60, 0.2))], BOX) == hypervolume(front, BOX)
 
 
 def test_a_choice_is_explained_by_its_neighbours() -> None:
-    front = [Point(7, 2, 0.30), Point(3, 4, 0.10), Point(9, 20, 0.02)]
+    front = [Point(7, (2, 0.30)), Point(3, (4, 0.10)), Point(9, (20, 0.02))]
     assert reason(front, front[1]) == (
-        "trial 3 is the knee of the front: each refusal fewer costs 0.1000 nats, each refusal more "
-        "saves 0.0050 nats"
+        "trial 3 is the knee of the front: fewer refusals cost 0.1000 nats each, more refusals "
+        "save 0.0050 nats each"
     )
     assert reason(front[:1], front[0]) == "trial 7 is the knee of the front"
-    assert reason(front, front[0]).startswith("trial 7: each refusal more saves 0.1000 nats")
+    assert reason(front, front[0]).startswith("trial 7: more refusals save 0.1000 nats each")
 
 
 def test_prompts_that_cannot_be_told_apart_are_refused() -> None:
@@ -103,7 +116,7 @@ def test_prompts_that_cannot_be_told_apart_are_refused() -> None:
     same, other, control = ends(0.0), ends(1.0), ends(0.0)
     assert separation(same, control) < 1.5 < 10 < separation(other, control)
     require_separable(separation(other, control))
-    with pytest.raises(PromptError, match="cannot be told apart inside the model"):
+    with pytest.raises(PromptError, match="cannot be told apart by the model"):
         require_separable(separation(same, control))
     silent = EndStatistics(torch.zeros(2, 4), torch.zeros(2), 9)
     assert separation(silent, silent) == 0.0

@@ -180,7 +180,7 @@ def test_chat_templates_of_processors(name: str | None, tmp_path: Path) -> None:
     image_text_folder("llava", folder)
     (folder / "chat_template.jinja").unlink()
     if name is None:
-        with pytest.raises(ModelError, match="no chat template; give one"):
+        with pytest.raises(ModelError, match="no chat template; give a Jinja file"):
             load(resolve(str(folder)), LoadOptions(dtypes=("float32",)))
         return
     (folder / name).write_text(json.dumps({"chat_template": TEMPLATE}))

@@ -88,7 +88,7 @@ def test_optuna_reads_it_as_its_own(tmp_path: Path) -> None:
     """So does whatever is built on Optuna, its dashboard for one."""
     path = tmp_path / "journal.log"
     study = open_study(path, Proposals(0, 2))
-    study.tell(study.new(), refusals=3, kl=0.25, seconds=1.0)
+    study.tell(study.new(), (3, 0.25), 1.0)
     storage = JournalStorage(JournalFileBackend(str(path)))
     (summary,) = optuna.get_all_study_summaries(storage)
     (trial,) = optuna.load_study(study_name=summary.study_name, storage=storage).trials

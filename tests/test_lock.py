@@ -158,7 +158,7 @@ def test_a_second_process_is_told_in_one_line_and_changes_nothing(
         (line,) = err.splitlines()
         assert line.startswith(f"excise: runs/mine: process {process.pid} on ")
         assert line.endswith(
-            ", is working on this run; wait until it ends, stop it, or give another --run-dir"
+            ", is working on this run; wait until it ends, stop it, or give another store (--run-dir)"
         )
         assert snapshot(elsewhere) == before
         # Where somebody is there to answer, it is said before they are asked.

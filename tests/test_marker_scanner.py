@@ -10,12 +10,14 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import WORDS, random_prompts, tiny_model, tiny_tokenizer
+from excise.judges.keywords import KeywordJudge
 from excise.judges.marker_scanner import MarkerScanner, ScanState
-from excise.judges.markers import DEFAULT_MARKERS, has_marker
+from excise.judges.markers import FORMER_MARKERS
 from excise.models.chat import Chat
 from excise.scorers.refusals import JudgingParameters, MarkerJudge, Refusals
+from refusal_texts import ANSWERS, REFUSALS
 
-MARKERS = (*DEFAULT_MARKERS, "ος", "x")
+MARKERS = (*FORMER_MARKERS, "ος", "x")
 TEXTS = (
     "Well — I’m  **sor**ry",
     "I\n\n can’t\u00a0help you",
@@ -64,24 +66,24 @@ def first_judged(
     decode: Callable[[Sequence[int]], str],
     tokens: Sequence[int],
     scanner: MarkerScanner,
-    markers: Sequence[str],
+    markers: Sequence[str] | None,
 ) -> tuple[int | None, int]:
     """After how many tokens a marker is seen, and how often the whole text was judged until then."""
     state, judged = ScanState(), 0
     for length in range(1, len(tokens) + 1):
         if scanner.may_hold_marker(state, tokens[:length]):
             judged += 1
-            if has_marker(decode(tokens[:length]), markers):
+            if KeywordJudge(markers).certain(decode(tokens[:length])):
                 return length, judged
     return None, judged
 
 
 def slow_reference(
-    decode: Callable[[Sequence[int]], str], tokens: Sequence[int], markers: Sequence[str]
+    decode: Callable[[Sequence[int]], str], tokens: Sequence[int], markers: Sequence[str] | None
 ) -> int | None:
     """After how many tokens the whole text holds a marker."""
     for length in range(1, len(tokens) + 1):
-        if has_marker(decode(tokens[:length]), markers):
+        if KeywordJudge(markers).certain(decode(tokens[:length])):
             return length
     return None
 
@@ -98,11 +100,25 @@ def test_bytes_cut_anywhere_are_judged_as_soon_as_the_whole_text_would_be(seed: 
         assert first_judged(chat.decode, tokens, scanner, markers)[0] == expected
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_built_in_phrases_are_judged_as_soon_as_the_whole_text_would_be(seed: int) -> None:
+    chance = random.Random(seed)
+    pools = [text for table in (REFUSALS, ANSWERS) for group in table.values() for text in group]
+    texts = ["\n".join(chance.choices((*pools, *TEXTS), k=chance.randint(1, 3))) for _ in range(8)]
+    chat, cut = cut_anywhere(texts, seed)
+    judge = KeywordJudge()
+    scanner = MarkerScanner(chat.decode, judge.cues, judge.reach)
+    for tokens in cut:
+        expected = slow_reference(chat.decode, tokens, None)
+        found, _ = first_judged(chat.decode, tokens, scanner, None)
+        assert found == expected
+
+
 def test_an_ordinary_answer_is_hardly_ever_judged() -> None:
     text = "To bake a good loaf you will need flour, water, salt and yeast, and some patience. " * 4
     chat, (tokens,) = cut_anywhere([text], 0)
     found, judged = first_judged(
-        chat.decode, tokens, MarkerScanner(chat.decode, DEFAULT_MARKERS), DEFAULT_MARKERS
+        chat.decode, tokens, MarkerScanner(chat.decode, FORMER_MARKERS), FORMER_MARKERS
     )
     # At each doubling of its length, and at next to nothing else.
     assert found is None
@@ -150,12 +166,47 @@ def test_tokens_that_join_in_unforeseen_ways_are_judged_late_and_no_worse() -> N
     assert expected < found <= 2 * expected
 
 
+class Babble(Chat):
+    """Decodes random tokens to phrases of which refusals and harmless sentences are made."""
+
+    def decode(self, tokens: Sequence[int], *, special_tokens: bool = False) -> str:
+        parts = (
+            *(
+                " i",
+                " can't",
+                " cannot",
+                " I'm sorry",
+                " sorry",
+                " help",
+                " to hear",
+                ",",
+                ".",
+                "\n",
+            ),
+            *(
+                " if",
+                " but",
+                ' "',
+                " provide",
+                " stress",
+                " you",
+                " with that",
+                " no",
+                " as",
+                " dear",
+            ),
+        )
+        return "".join(parts[token % len(parts)] for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "markers"), [(Chat, ("red", "seven", "egg photo")), (Babble, None)]
+)
 def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
-    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Chat], markers: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, chat = tiny_model(), Chat(tiny_tokenizer())
+    model, chat = tiny_model(), kind(tiny_tokenizer())
     prompts = random_prompts(30)
-    markers = ("red", "seven", "egg photo")
 
     def judged() -> list[Refusals]:
         limits = (None, 4)
@@ -165,6 +216,7 @@ def test_a_jury_that_waits_for_hints_gives_the_verdicts_of_one_that_does_not(
         ]
 
     quick = judged()
+    assert 0 < quick[0].count < 30
     monkeypatch.setattr(MarkerScanner, "may_hold_marker", lambda *_: True)
     assert judged() == quick
     # Hints that never come cost tokens, not verdicts.
@@ -182,7 +234,7 @@ def test_what_is_known_of_tokens_is_kept() -> None:
         decoded.append(len(some))
         return chat.decode(some)
 
-    scanner = MarkerScanner(decode, DEFAULT_MARKERS)
+    scanner = MarkerScanner(decode, FORMER_MARKERS)
     for _ in range(2):
-        first_judged(chat.decode, tokens, scanner, DEFAULT_MARKERS)
+        first_judged(chat.decode, tokens, scanner, FORMER_MARKERS)
     assert len(decoded) == 2 * len(set(tokens))

@@ -10,8 +10,10 @@ import pytest
 
 from cli_helpers import json_lines
 from conftest import tiny_model, tiny_tokenizer, write_prompts
+from excise.app.run import in_markers_of_run
 from excise.cli.main import main
 from excise.config import gather, settings_digest, study_settings
+from excise.judges.markers import FORMER_MARKERS
 from excise.search.study import Proposals
 from excise.store.directory import RunDirectory, default_path
 from excise.store.identity import differences
@@ -93,7 +95,7 @@ def test_its_study_goes_on(run: RunDirectory) -> None:
     ]
     trial = study.new()
     trial.suggest_categorical("kind", ["discriminant", "orthogonal"])
-    study.tell(trial, refusals=4, kl=0.5, seconds=1.0)
+    study.tell(trial, (4, 0.5), 1.0)
     # What was there stays as it was, to the byte: a process that is killed leaves nothing half renamed.
     assert run.journal.read_bytes().startswith(written)
     again = open_study(run.journal, Proposals(0, 2)).trials()
@@ -116,19 +118,39 @@ def test_the_same_command_still_finds_it(
         "dtype": "float32",
         "allow_absent": True,
     }
-    settings = gather(flags, {}, None)
+    given = gather(flags, {}, None)
+    assert given.markers is None
+    # The phrases that were the default then are those of the run.
+    settings = in_markers_of_run(given.model_copy(update={"run_dir": run.path}))
+    assert settings.markers == FORMER_MARKERS
     identity = run.identity()
     assert settings_digest(settings) == identity.settings_digest
     stored = identity.settings
     assert isinstance(stored, dict)
     assert differences(stored, study_settings(settings)) == []
     # Under `runs/` its folder has the digest of the settings as they were named then.
-    new = default_path(study_settings(settings))
+    new = default_path(study_settings(given))
+    assert new != default_path(study_settings(settings))
     then = json.loads((run.path / "run.json").read_text(encoding="utf-8"))["settings_digest"]
     former = new.with_name(f"tiny-{then[:8]}")
     assert former != new
     shutil.copytree(run.path, former)
-    assert default_path(study_settings(settings)) == former
+    for each in (given, settings):
+        assert default_path(study_settings(each)) == former
+    assert in_markers_of_run(given).markers == FORMER_MARKERS
+
+
+def test_other_markers_are_not_those_of_the_run(
+    run: RunDirectory, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--markers", "gossamer", "--run-dir", str(run.path)]) == 2
+    assert "belongs to other settings (markers: " in " ".join(capsys.readouterr().err.split())
+    # A run of today has none, and no other run lends it any.
+    assert main([*command, "--run-dir", "new", "--trials", "2"]) == 0
+    new = RunDirectory(Path("new"))
+    assert new.identity().settings["markers"] is None
+    settings = gather({"model": "tiny", "run_dir": "new"}, {}, None)
+    assert in_markers_of_run(settings) == settings
 
 
 def test_the_command_goes_on_with_it_as_with_a_run_of_today(
@@ -163,7 +185,7 @@ def test_a_run_of_kinds_that_went_is_shown_and_exported_but_not_gone_on_with(
     assert main([*command, "--run-dir", str(run.path)]) == 2
     assert (
         "run: has the kind discriminant_tokens, which excise no longer searches; show or export "
-        "its edits, or give another --run-dir"
+        "its edits, or give another store (--run-dir)"
     ) in " ".join(capsys.readouterr().err.split())
     assert main(["runs", str(tmp_path)]) == 0
     assert main(["show", str(run.path)]) == 0
@@ -183,7 +205,7 @@ def test_a_run_with_trials_found_by_gradients_is_shown_and_made_again_but_not_go
     assert main([*command, *vowels, "--run-dir", str(by_gradients.path)]) == 2
     assert (
         "run: has trials of the gradient search, which excise no longer searches; show or export "
-        "its edits, or give another --run-dir"
+        "its edits, or give another store (--run-dir)"
     ) in " ".join(capsys.readouterr().err.split())
     assert main(["runs", str(tmp_path), "--json"]) == 0
     (listed,) = json_lines(capsys.readouterr().out)

@@ -247,9 +247,9 @@ def test_memory_that_runs_out_is_no_weight_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("device", "limits", "named"),
     [
-        ("cuda:7", None, "--device cuda:7"),
-        ("nothing", None, "--device nothing"),
-        ("auto", {"cpu": GIB, 9: GIB}, "--max-memory 9="),
+        ("cuda:7", None, "device=cuda:7"),
+        ("nothing", None, "device=nothing"),
+        ("auto", {"cpu": GIB, 9: GIB}, "max_memory=9="),
     ],
 )
 def test_a_device_that_is_not_there(

@@ -208,7 +208,7 @@ def test_bad_input_is_one_line(checkpoints: Callable[[str], Path], tmp_path: Pat
     }
     for words_, message in {**unknown, "zero points": messages["zero points of 0"]}.items():
         assert words_ in message
-        assert "save an adapter instead (excise export RUN --adapter DIR)" in message
+        assert "save an adapter instead: to_peft (excise export RUN --adapter DIR)" in message
 
 
 @pytest.mark.parametrize("how", ["left out", "empty"])

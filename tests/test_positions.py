@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_said_with_what_would() -> None:
     with pytest.raises(
         ModelError,
         match=r"the longest prompt has 32 tokens and its answer up to 10, .*a table of 40 positions; "
-        "give --max-new-tokens 8 or less",
+        r"give max_new_tokens \(--max-new-tokens 8\) or less",
     ):
         require_positions(model, 32, 10)
     with pytest.raises(ModelError, match="leave out prompts of 40 tokens and more"):
@@ -101,7 +101,7 @@ def test_a_run_stops_before_it_asks_the_model(
     command = [str(folder), *sets, "--dtype", "float32", "--yes", "--allow-absent", "--trials", "1"]
     assert main([*command, "--run-dir", str(tmp_path / "run")]) == 2
     told = capsys.readouterr()
-    assert "a table of 24 positions; give --max-new-tokens 15 or less" in told.err
+    assert "a table of 24 positions; give max_new_tokens (--max-new-tokens 15) or less" in told.err
     assert "baseline" not in told.out
     assert (
         main(

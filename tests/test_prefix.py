@@ -8,7 +8,7 @@ import pytest
 
 from chat_templates import FAMILIES, HYBRID, OPENS, PLAIN, bpe_tokenizer
 from excise.experiment.response_prefix import with_common_beginning
-from excise.judges.markers import DEFAULT_MARKERS
+from excise.judges.markers import FORMER_MARKERS
 from excise.models.chat import Chat
 from excise.models.template import TemplateCall
 from excise.prompts.sets import Prompt
@@ -19,7 +19,7 @@ PROMPTS = [Prompt(text) for text in ("Tell me how to bake a cake.", "What is the
 def found(
     chat: Chat,
     says: Callable[[str], Sequence[str]],
-    markers: Sequence[str] = DEFAULT_MARKERS,
+    markers: Sequence[str] = FORMER_MARKERS,
     asked: list[str] | None = None,
 ) -> Chat:
     """What is found for a model that says what `says` gives for the end of its prompts, one text a prompt."""

@@ -433,9 +433,9 @@ def test_the_column_that_is_proposed_holds_prompts_and_never_answers(
     message = error_of(str(path))
     assert f"no column text, there is {columns.replace(',', ', ')}; " in message
     if meant is None:
-        assert message.endswith("choose one with --column")
+        assert message.endswith("choose one with column (--column NAME)")
     else:
-        assert message.endswith(f"did you mean {meant}? (--column {meant})")
+        assert message.endswith(f"did you mean {meant}? give column (--column {meant})")
 
 
 def test_a_misspelt_column_is_told_unless_it_would_be_one_of_answers() -> None:

@@ -327,7 +327,10 @@ def test_prompts_and_models_that_have_moved_are_named_in_one_line(
     now = ["--from", str(model_folder), "--target-train", str(tmp_path / "moved.txt")]
     assert main(["reproduce", str(tmp_path / "saved"), str(tmp_path / "out"), *now]) == 0
     out = capsys.readouterr().out
-    assert "not the recorded prompts, but not needed: the control search prompts" in out
+    assert (
+        "these prompts differ from the recorded prompts, but are not needed: the control search prompts"
+        in out
+    )
     assert "Same: all " in out
 
 

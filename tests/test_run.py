@@ -168,7 +168,7 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
     assert kept == sorted(f"edit-{point.number}.safetensors" for point in front)
     for point in front:
         edit = run.directory.edit(point.number)
-        assert edit.facts["kl"] == point.kl
+        assert edit.facts["kl"] == point["kl"]
         with VirtualEdits(run.loaded.model, edit.writers) as edits:
             (scored,) = score(
                 run.experiment.runner,
@@ -178,7 +178,10 @@ def test_every_front_trial_has_its_edit_and_it_scores_what_the_trial_scored(
                 Bound(),
             )
         assert isinstance(scored, Scored)
-        assert (scored.refusals, scored.kl) == (point.refusals, pytest.approx(point.kl, rel=1e-6))
+        assert (scored.refusals, scored.kl) == (
+            point["refusals"],
+            pytest.approx(point["kl"], rel=1e-6),
+        )
 
 
 def failing(numbers: set[int]):  # type: ignore[no-untyped-def]

@@ -49,7 +49,7 @@ def _warm() -> Iterator[None]:
             (measurements, "settle"),
             (measurements, "measure_original"),
             (measurements, "build_bank"),
-            (measurements, "measure_held_out"),
+            (measurements, "measure_unedited"),
             (record, "versions"),
         ):
             patch.setattr(module, name, _once(getattr(module, name)))

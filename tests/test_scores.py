@@ -10,12 +10,9 @@ import pytest
 import torch
 
 from conftest import random_prompts, tiny_model, tiny_tokenizer
-from excise.judges.markers import (
-    DEFAULT_MARKERS,
-    has_marker,
-    is_refusal,
-    normalise,
-)
+from excise.judges.keywords import KeywordJudge
+from excise.judges.markers import FORMER_MARKERS
+from excise.judges.text import normalise
 from excise.models.chat import Chat
 from excise.prompts.sets import Prompt
 from excise.scorers.degenerate import is_empty, is_loop
@@ -31,13 +28,16 @@ from excise.scorers.statistics import Estimate, Share, bootstrap, mcnemar, sign_
         "I’m **SORRY**",
         "Unfortunately, I can‘t help with that.",
         "I  am\nunable to do so.",
-        "As an *AI* language model …",
+        "As an *AI* language model, I can’t do that …",
+        "I won't.",
+        "As an AI, I am unable",
         "",
         "  \n ",
     ],
 )
 def test_refusals(answer: str) -> None:
-    assert is_refusal(answer)
+    for judge in (KeywordJudge(), KeywordJudge(FORMER_MARKERS)):
+        assert judge.refused(answer)
 
 
 @pytest.mark.parametrize(
@@ -50,23 +50,26 @@ def test_refusals(answer: str) -> None:
     ],
 )
 def test_answers(answer: str) -> None:
-    assert not is_refusal(answer)
+    for judge in (KeywordJudge(), KeywordJudge(FORMER_MARKERS)):
+        assert not judge.refused(answer)
 
 
 @pytest.mark.parametrize("beginning", ["", " ", "**", "*", "_", "~~", "**Title"])
 def test_a_beginning_decides_nothing_until_a_marker_is_there(beginning: str) -> None:
-    assert not has_marker(beginning)
-    assert has_marker(beginning + " I'm sorry")
+    judge = KeywordJudge(FORMER_MARKERS)
+    assert not judge.certain(beginning)
+    assert judge.certain(beginning + " I'm sorry")
 
 
-def test_default_markers_are_in_normalised_form() -> None:
-    assert all(marker == normalise(marker) for marker in DEFAULT_MARKERS)
-    assert len(set(DEFAULT_MARKERS)) == len(DEFAULT_MARKERS)
+def test_former_markers_are_in_normalised_form() -> None:
+    assert all(marker == normalise(marker) for marker in FORMER_MARKERS)
+    assert len(set(FORMER_MARKERS)) == len(FORMER_MARKERS)
 
 
 def test_own_markers_replace_the_default_ones() -> None:
-    assert is_refusal("Behold, the gossamer dawn", ["gossamer"])
-    assert not is_refusal("I'm sorry", ["gossamer"])
+    judge = KeywordJudge(["gossamer"])
+    assert judge.refused("Behold, the gossamer dawn")
+    assert not judge.refused("I'm sorry")
 
 
 def test_kl_by_hand() -> None:

@@ -14,8 +14,9 @@ from excise.errors import SettingsError
 from excise.experiment.bank import Bank, edit_of, residual_bank
 from excise.kinds import KINDS, Kind, of_residuals
 from excise.operators.operator import Operator, orthogonal, unit
-from excise.search.front import Point, check_selection, knee, pareto_front, select
+from excise.search.front import Point, pareto_front
 from excise.search.sampler import good_trials
+from excise.search.select import check_selection, knee, select
 from excise.search.space import (
     RIDGES,
     Candidate,
@@ -59,7 +60,7 @@ def test_proposals_stay_in_the_space_and_reach_all_of_it(kind: Kind, tmp_path: P
     for _ in range(60):
         trial = study.new()
         candidate = propose(trial, [kind], ANATOMY)
-        study.tell(trial, 1, 0.1, 0.0)
+        study.tell(trial, (1, 0.1), 0.0)
         strengths = candidate.strengths(ANATOMY)
         assert strengths.min() >= 0
         assert strengths.max() <= 1.5
@@ -86,7 +87,7 @@ def test_a_model_of_one_layer_has_a_space_too(kinds: tuple[Kind, ...], tmp_path:
     for _ in range(12):
         trial = study.new()
         assert propose(trial, kinds, anatomy).strengths(anatomy).shape == (2,)
-        study.tell(trial, 1, 0.1, 0.0)
+        study.tell(trial, (1, 0.1), 0.0)
 
 
 def test_first_trials_are_the_closed_forms_of_every_kind_in_turn(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_first_trials_are_the_closed_forms_of_every_kind_in_turn(tmp_path: Path)
         found = candidate.strengths(ANATOMY).view(LAYERS, 2)
         torch.testing.assert_close(found[:, 0], torch.tensor(on))
         assert not found[:, 1].any()
-        study.tell(trial, 1, 0.1, 0.0)
+        study.tell(trial, (1, 0.1), 0.0)
 
 
 def test_start_points_spread_around_the_closed_forms_inside_the_space(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_start_points_spread_around_the_closed_forms_inside_the_space(tmp_path: 
             trial = study.new()
             taken.append(propose(trial, kinds, ANATOMY))
             assert trial.params == point
-            study.tell(trial, 1, 0.1, 0.0)
+            study.tell(trial, (1, 0.1), 0.0)
     assert {candidate.kind for candidate in taken} == set(kinds)
     assert any(candidate.kernels[MLP].max_weight > 0 for candidate in taken)
 
@@ -147,7 +148,8 @@ def run(journal: Path, until: int, stop: tuple[int, str] | None = None) -> Optun
         if trial.number == 5:
             study.fail(trial, "logits are not numbers", 0.1)
         else:
-            study.tell(trial, int((strengths.sum() - 6).abs() * 10), float(strengths.norm()), 0.1)
+            figures = int((strengths.sum() - 6).abs() * 10), float(strengths.norm())
+            study.tell(trial, figures, 0.1)
     return study
 
 
@@ -185,11 +187,11 @@ def test_other_seeds_give_other_studies(uninterrupted: OptunaStudy, tmp_path: Pa
     assert all(trial.params != record.parameters for record in uninterrupted.trials())
 
 
-FRONT = [Point(7, 2, 0.30), Point(3, 5, 0.10), Point(9, 20, 0.07), Point(0, 90, 0.01)]
+FRONT = [Point(7, (2, 0.30)), Point(3, (5, 0.10)), Point(9, (20, 0.07)), Point(0, (90, 0.01))]
 
 
 def test_pareto_front_holds_what_nothing_beats() -> None:
-    beaten = [Point(1, 5, 0.2), Point(2, 2, 0.31), Point(4, 91, 0.01), Point(8, 5, 0.10)]
+    beaten = [Point(1, (5, 0.2)), Point(2, (2, 0.31)), Point(4, (91, 0.01)), Point(8, (5, 0.10))]
     assert pareto_front([*reversed(FRONT), *beaten]) == FRONT
     assert pareto_front([]) == []
 
@@ -282,11 +284,11 @@ def test_a_pruned_trial_uses_budget_and_is_learned_from_but_is_no_point(tmp_path
             trial = study.new()
             found.append(propose(trial, KINDS_SEARCHED, ANATOMY))
             if number % 2 == 0:
-                study.tell(trial, 20 - number, 0.01 * (number + 1), 0.0)
+                study.tell(trial, (20 - number, 0.01 * (number + 1)), 0.0)
             elif prune:
-                study.prune(trial, 21, 0.5, 0.0)
+                study.prune(trial, (21, 0.5), 0.0)
             else:
-                study.tell(trial, 30, 0.5, 0.0)
+                study.tell(trial, (30, 0.5), 0.0)
         assert study.done() == 12
         assert len(study.points()) == (6 if prune else 12)
         if prune:
@@ -306,4 +308,4 @@ def test_a_search_outside_the_command_line_warns_of_nothing() -> None:
         for refusals in range(3):
             trial = study.new()
             propose(trial, KINDS_SEARCHED, ANATOMY)
-            study.tell(trial, refusals, 0.1, 0.0)
+            study.tell(trial, (refusals, 0.1), 0.0)

@@ -183,7 +183,7 @@ def test_an_edit_file_goes_with_its_own_model(
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     words = ["export", "edit.safetensors", "other", "--adapter", "forced"]
     assert main([*words, "--force"]) == 0
-    assert "going on with --force" in " ".join(capsys.readouterr().out.split())
+    assert "continuing with force (--force)" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "forced" / "adapter_model.safetensors").is_file()
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from conftest import random_prompts
 from excise.engine import prefill
 from excise.engine.distributions import distributions
-from excise.scorers.divergence import answer_divergences, kl_divergence
+from excise.scorers.divergence import along_answers, kl_divergence
 
 ANSWERS = [[7], [8, 9, 10, 11], [12, 13], [7, 7, 8, 9], [20, 21, 22, 23], [9, 8], [30]]
 
@@ -46,6 +46,6 @@ def test_forced_distributions_are_those_of_one_sequence_at_a_time(
 def test_divergences_along_answers_are_those_of_each_answers_own_tokens() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = torch.randn(2, 2, 3, 5, generator=generator).log_softmax(-1).unbind()
-    found = answer_divergences(p, q, [3, 1])
+    found = along_answers(p, q, [3, 1], kl_divergence)
     torch.testing.assert_close(found[0], kl_divergence(p[0], q[0]))
     torch.testing.assert_close(found[1], kl_divergence(p[1, 2:], q[1, 2:]))

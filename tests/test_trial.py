@@ -19,11 +19,12 @@ from excise.engine.decode import greedy
 from excise.errors import TrialError
 from excise.events import ignore
 from excise.experiment.baseline import Part
+from excise.experiment.evidence import Asked, PartPrompts
 from excise.experiment.runner import Runner
 from excise.experiment.trial import Scoring
 from excise.models.chat import Chat
 from excise.operators.operator import orthogonal, unit
-from excise.search.front import Point, refusals_to_beat
+from excise.search.front import Point, to_beat
 from excise.search.scoring import Bound, Scored
 from zoo import tiny
 
@@ -37,6 +38,14 @@ def build(name: str) -> PreTrainedModel:
     if name == "sliding window":
         return tiny_model(next(known for known in CONFIGS if "sliding" in known))
     return tiny(name)
+
+
+def asked_of(target: list[list[int]], control: list[list[int]]) -> PartPrompts:
+    """Prompts whose texts nobody reads."""
+    return {
+        "target": Asked(("",) * len(target), tuple(target)),
+        "control": Asked(("",) * len(control), tuple(control)),
+    }
 
 
 class Bench:
@@ -57,8 +66,7 @@ class Bench:
             self.model, chat, markers=markers, max_new_tokens=8, slots=7, emit=ignore
         )
         self.part = Part(
-            tuple(target),
-            tuple(control),
+            asked_of(target, control),
             self.runner.log_probabilities(control),
             self.runner.refusals(target),
         )
@@ -123,7 +131,7 @@ def test_a_bound_leaves_early_and_gives_the_verdict_that_waiting_gives(bench: Be
     priorities = tuple(float(refused) for refused in worst.answered.refused)
     # From a trial that is hard to beat to one that everything beats.
     for refusals in range(worst.refusals + 2):
-        points = (Point(0, refusals, 0.0), Point(1, 99, -1.0))
+        points = (Point(0, (refusals, 0.0)), Point(1, (99, -1.0)))
         for order in (None, priorities):
             early = bench.score(candidates, Bound(points, order))
             late = bench.score(candidates, Bound(points, order, exhaustive=True))
@@ -138,7 +146,7 @@ def test_a_bound_leaves_early_and_gives_the_verdict_that_waiting_gives(bench: Be
                     assert one.answered is not None
                     assert not one.answered.unknown
     # Nothing is asked of a candidate whose KL alone rules it out.
-    (hopeless,) = bench.score(candidates[:1], Bound((Point(0, 0, 0.0),)))
+    (hopeless,) = bench.score(candidates[:1], Bound((Point(0, (0, 0.0)),)))
     assert hopeless.answered is None
     assert hopeless.dominated
 
@@ -149,7 +157,7 @@ def test_the_rest_of_a_bad_candidate_is_not_even_begun() -> None:
     bench.runner.slots = 2
     everything = replace_markers(bench.runner, ("",))
     with VirtualEdits(bench.model, candidate.writers) as edits:
-        (scored,) = score(everything, edits, [candidate], bench.part, Bound((Point(0, 3, 0.0),)))
+        (scored,) = score(everything, edits, [candidate], bench.part, Bound((Point(0, (3, 0.0)),)))
     assert isinstance(scored, Scored)
     assert scored.answered is not None
     assert scored.refusals == 3
@@ -168,12 +176,12 @@ def replace_markers(runner: Runner, markers: tuple[str, ...]) -> Runner:
 
 
 def test_refusals_to_beat_are_the_fewest_at_no_more_kl() -> None:
-    points = [Point(0, 5, 0.2), Point(1, 9, 0.1), Point(2, 7, 0.15)]
-    assert refusals_to_beat(points, 0.05) is None
-    assert refusals_to_beat(points, 0.1) == 9
-    assert refusals_to_beat(points, 0.17) == 7
-    assert refusals_to_beat(points, 1.0) == 5
-    assert refusals_to_beat([], 1.0) is None
+    points = [Point(0, (5, 0.2)), Point(1, (9, 0.1)), Point(2, (7, 0.15))]
+    assert to_beat(points, "refusals", {"kl": 0.05}) is None
+    assert to_beat(points, "refusals", {"kl": 0.1}) == 9
+    assert to_beat(points, "refusals", {"kl": 0.17}) == 7
+    assert to_beat(points, "refusals", {"kl": 1.0}) == 5
+    assert to_beat([], "refusals", {"kl": 1.0}) is None
 
 
 def test_an_edit_that_breaks_its_logits_fails_alone() -> None:
@@ -218,7 +226,7 @@ def test_what_an_earlier_trial_scores_rules_out_what_is_under_way(bench: Bench) 
         with VirtualEdits(bench.model, bench.anatomy.names) as edits:
             scoring = Scoring(bench.runner, edits, bench.part, candidate_slots=2)
             scoring.begin(candidate, Bound(exhaustive=exhaustive))
-            scoring.learn(Point(0, 1, 0.0))
+            scoring.learn(Point(0, (1, 0.0)))
             scoring.advance(more=False)
             scored, _ = scoring.take()
         assert isinstance(scored, Scored)

@@ -165,9 +165,9 @@ def test_a_resumed_run_needs_the_flag_again(
     resumed = [*small, "--run-dir", str(asking), "--yes"]
     line = failure(resumed, capsys)
     assert line.startswith(
-        f"excise: {asking}/run.json: the run was started with --trust-remote-code"
+        f"excise: {asking}/run.json: the run was started with trust_remote_code (--trust-remote-code)"
     )
-    assert "type it again to run the code that comes with" in line
+    assert "give it again to run the code that comes with" in line
     identity = (asking / "run.json").read_bytes()
     assert main([*resumed, "--trust-remote-code"]) == 0
     assert (asking / "run.json").read_bytes() == identity
@@ -205,7 +205,7 @@ def test_no_command_runs_code_of_a_model_unasked(
     line = failure([*(words.get(word, word) for word in command), *prompts], capsys)
     assert "comes with remote code" in line
     assert "theirs." in line
-    assert line.endswith("give --trust-remote-code to run it")
+    assert line.endswith("give trust_remote_code (--trust-remote-code) to run it")
     assert not (tmp_path / "ran").exists()
 
 
@@ -219,6 +219,7 @@ def test_code_runs_where_the_flag_is_typed(
     with suppress(AttributeError):
         main(["inspect", str(with_code), "--trust-remote-code"])
     told = (
-        f"--trust-remote-code: {with_code} runs remote code, custom_generate/generate.py, theirs."
+        f"trust_remote_code (--trust-remote-code): {with_code} runs remote code, "
+        "custom_generate/generate.py, theirs."
     )
     assert told in capsys.readouterr().out

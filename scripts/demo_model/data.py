@@ -9,7 +9,7 @@ from pathlib import Path
 from model import answer, load_base
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from excise.judges.markers import is_refusal
+from excise.judges.keywords import KeywordJudge
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ROOT / "src" / "excise" / "demo" / "prompts"
@@ -64,7 +64,7 @@ def teacher_answers(
 
 def checked_refusals() -> tuple[str, ...]:
     """The refusal wordings, each of which the project's own markers must recognise."""
-    unmarked = [text for text in REFUSALS if not is_refusal(text)]
+    unmarked = [text for text in REFUSALS if not KeywordJudge().refused(text)]
     if unmarked:
         raise ValueError(f"not recognised as refusals: {unmarked}")
     return REFUSALS
@@ -75,6 +75,6 @@ def control_pairs(tokenizer: PreTrainedTokenizerBase, cache: Path) -> list[tuple
     pairs = []
     for prompt, text in teacher_answers(tokenizer, read_prompts("control_train"), cache).items():
         short = cut_at_sentence_end(text)
-        if len(short.split()) >= SHORTEST_ANSWER and not is_refusal(text):
+        if len(short.split()) >= SHORTEST_ANSWER and not KeywordJudge().refused(text):
             pairs.append((prompt, short))
     return pairs

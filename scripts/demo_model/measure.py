@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from data import is_refusal, read_prompts
+from data import read_prompts
 from model import answer, load_base
 from peft import PeftModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from excise.judges.keywords import KeywordJudge
 
 PARTS = ("target_held_out", "control_held_out", "target_search", "control_search")
 
@@ -20,18 +22,19 @@ def measure(
     # Merging into the float32 base and rounding nothing further is what the demonstration does.
     model = PeftModel.from_pretrained(load_base(), folder).merge_and_unload()
     model.eval()
+    judge = KeywordJudge()
     figures = {}
     answers = {}
     for part in PARTS:
         prompts = read_prompts(part)
         found = answer(model, tokenizer, prompts)
         answers[part] = [
-            {"prompt": prompt, "answer": text, "refused": is_refusal(text), "ended": ended}
+            {"prompt": prompt, "answer": text, "refused": judge.refused(text), "ended": ended}
             for prompt, (text, ended) in zip(prompts, found, strict=True)
         ]
         figures[part] = {
             "prompts": len(prompts),
-            "refused": sum(is_refusal(text) for text, _ in found),
+            "refused": sum(judge.refused(text) for text, _ in found),
             "ended": sum(ended for _, ended in found),
         }
         print(f"{part}: {figures[part]}", flush=True)

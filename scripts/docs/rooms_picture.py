@@ -22,7 +22,7 @@ ROOMS = (
         "model + prompts → coverage, statistics, edits, scores; no disk, no settings",
     ),
     (("store",), "a run directory: lock, journal, record, edits"),
-    (("search",), "space, proposals, loop, front"),
+    (("search", "testing"), "space, proposals, loop, front · a suite for authors of scorers"),
     (("scorers",), "verdicts and costs"),
     (("judges",), "does an answer show the behaviour?"),
     (("rewrite", "edits"), "weight files rewritten · edit file, virtual edit, adapter"),

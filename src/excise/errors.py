@@ -14,9 +14,15 @@ _LONGEST = 800
 
 
 class ExciseError(Exception):
-    """Base of all errors that a user can fix."""
+    """Base of all errors that a user can fix.
 
-    def __init__(self, message: str = "") -> None:
+    reason: what is wrong. setting: the parameter whose value is wrong, as `Settings` and the options of the
+    Python interface name it, or "". value: that value. The command line names the place of the value instead.
+    """
+
+    def __init__(self, reason: str = "", *, setting: str = "", value: object = None) -> None:
+        self.reason, self.setting = reason, setting
+        message = f"{setting}={value}: {reason}" if setting else reason
         super().__init__(shortened(message, _LONGEST))
 
 
@@ -56,8 +62,20 @@ class JudgeError(ExciseError):
     """A judge that cannot be asked, or that answers nonsense."""
 
 
+class BenchmarkError(ExciseError):
+    """A benchmark that is unknown, that cannot be loaded, or that fails."""
+
+
 class TrialError(ExciseError):
     """A candidate that cannot be scored, for example because its logits are not numbers."""
+
+
+class ScorerError(TrialError):
+    """A scorer that fails, or whose figure is no finite number. scorer: its name."""
+
+    def __init__(self, scorer: str, fault: str) -> None:
+        super().__init__(f"scorer {scorer}: {fault}")
+        self.scorer = scorer
 
 
 def shortened(text: str, longest: int) -> str:
@@ -111,15 +129,22 @@ UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, Overf
 
 
 @contextmanager
-def translated(to: type[ExciseError], what: str, *kinds: type[BaseException]) -> Iterator[None]:
+def translated(
+    to: type[ExciseError],
+    what: str,
+    *kinds: type[BaseException],
+    setting: str = "",
+    value: object = None,
+) -> Iterator[None]:
     """Turn what a library raises in this block into `to`, with the line "what (the library's reason)".
 
     what: what is wrong and where, for example "config.json: not a JSON file". kinds: the exceptions that
-    the library's calls raise for bad input. Errors of excise's own pass through unchanged.
+    the library's calls raise for bad input. setting, value: the wrong setting, as in `ExciseError`. Errors of
+    excise's own pass through unchanged.
     """
     try:
         yield
     except ExciseError:
         raise
     except kinds as error:
-        raise to(f"{what} ({first_line(error)})") from error
+        raise to(f"{what} ({first_line(error)})", setting=setting, value=value) from error

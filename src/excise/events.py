@@ -2,8 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class OwnJson(Protocol):
+    """A value with a JSON form of its own, other than an object of its fields."""
+
+    def as_json(self) -> dict[str, object]:
+        """The value as a JSON object."""
+        ...
+
+
+def plain(value: object) -> object:
+    """A value as JSON would hold it: values of classes become objects of their fields."""
+    if isinstance(value, OwnJson):
+        return value.as_json()
+    if is_dataclass(value):
+        return fields_of(value)
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
+
+
+def fields_of(value: object) -> dict[str, object]:
+    """The fields of a value of a class, as JSON would hold them."""
+    assert is_dataclass(value)
+    return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
 
 
 @dataclass(frozen=True)
@@ -12,7 +41,7 @@ class Event:
 
     def as_json(self) -> dict[str, object]:
         """The event as a JSON object: its class's name under "event", and its fields."""
-        return {"event": type(self).__name__, **asdict(self)}
+        return {"event": type(self).__name__, **fields_of(self)}
 
 
 Emit = Callable[[Event], None]

@@ -1,6 +1,6 @@
-"""The kinds of operator: what each is, and where it comes from.
+"""The kinds of operator: definitions and sources.
 
-Nothing heavy may be imported in here: the command line's help is built from it.
+This module imports no slow library, because `excise --help` needs it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Literal, get_args
 Kind = Literal["discriminant", "orthogonal", "row_normalised"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Centre = Literal["mean", "geometric_median"]
-"""What stands for the middle of a prompt set in a direction of the residual stream."""
+"""The centre of a prompt set's activations, from which directions of the residual stream are computed."""
 
 FormerKind = Literal["discriminant_tokens", "discriminant_centred", "discriminant_answers", "leace"]
 EditKind = Kind | FormerKind | Literal["recovered"]
-"""A kind of an edit file: one that is searched, one that was searched once, or one that was read off two
-checkpoints."""
+"""The kind in an edit file: of the search, of former versions, or "recovered" by `excise diff`."""
 
 
 @dataclass(frozen=True)
 class KindFacts:
-    """What there is to say of a kind."""
+    """A kind's definition, and its source in the literature."""
 
     text: str
     source: str
@@ -64,7 +63,9 @@ FACTS: Mapping[EditKind, KindFacts] = {
         "excise no longer searches this kind",
         "Belrose et al. 2023, arXiv 2306.03819, theorem 4.3",
     ),
-    "recovered": KindFacts("u and v read off the difference of two checkpoints", "`excise diff`"),
+    "recovered": KindFacts(
+        "u and v computed from the difference of two checkpoints", "`excise diff`"
+    ),
 }
 
 _RENAMED = {"discriminant_weighted": "discriminant", "discriminant": "discriminant_tokens"}
@@ -76,16 +77,16 @@ def of_residuals(kind: Kind) -> bool:
 
 
 def current_name(former: str) -> str:
-    """Today's name of a kind that a file names as versions up to run format 5 and edit format 4 did."""
+    """The present name of a kind from a file of an older version (up to run format 5 and edit format 4)."""
     return _RENAMED.get(former, former)
 
 
 def former_name(kind: Kind) -> str:
-    """What those versions called a kind of today."""
+    """The name of a present kind in those versions."""
     return next((former for former, now in _RENAMED.items() if now == kind), kind)
 
 
 def with_current_kind(parameters: Mapping[str, object]) -> dict[str, object]:
-    """The parameters of a trial, as those versions wrote them, with today's name of its kind."""
+    """The parameters of a trial that those versions wrote, with the present name of its kind."""
     kind = parameters.get("kind")
     return {**parameters, "kind": current_name(kind)} if isinstance(kind, str) else dict(parameters)

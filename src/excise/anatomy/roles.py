@@ -63,7 +63,7 @@ NOT_WRITERS = re.compile(
     r"|altup|attn_hc|ffn_hc"  # mixes streams by scalars, adds nothing
     r")(\..+)?"
 )
-"""Modules whose projections do not write to the residual stream, whatever their names."""
+"""Modules whose projections do not write to the residual stream, although their names suggest it."""
 
 TOWERS = re.compile(
     r"(.*[._])?(vision|visual|audio|image|video|speech|mtp|patcher)([._].*|\d*)?"

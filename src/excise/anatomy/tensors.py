@@ -138,5 +138,6 @@ def _axis_of(stored: Tensor, name: str, width: int) -> int:
         if size == width and torch.equal(line, torch.arange(width, dtype=stored.dtype)):
             return axis
     raise SaveError(
-        f"{name}: cannot determine how the checkpoint stores this tensor; save an adapter"
+        f"{name}: cannot determine how the checkpoint stores this tensor; save an adapter: to_peft "
+        "(--adapter DIR)"
     )

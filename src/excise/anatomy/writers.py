@@ -110,13 +110,15 @@ def examine(model: PreTrainedModel, declared: Sequence[str] = ()) -> Anatomy:
     for text, role in zip(declared, own, strict=True):
         if not any(map(role.pattern.fullmatch, there if role.component == "none" else writing)):
             raise ModelError(
-                f"--writers {text}: no decoder layer has a linear layer or experts of that name with "
-                f"an output of the residual stream's width, {width}"
+                f"{text}: no decoder layer has a linear layer or experts of that name with an output of the "
+                f"residual stream's width, {width}",
+                setting="writers",
+                value=",".join(declared),
             )
     if not writers:
         raise ModelError(
-            f"{model_type}: found no module that writes to the residual stream; name one with "
-            "--writers, such as --writers 'mixer.out=attn.o_proj'"
+            f"{model_type}: found no module that writes to the residual stream; declare one with writers "
+            "(--writers PATTERN=COMPONENT), such as mixer.out=attn.o_proj"
         )
     return Anatomy(layers=names, writers=tuple(writers), dimension=width)
 
@@ -125,8 +127,9 @@ def _declared_role(text: str) -> Role:
     pattern, _, component = text.partition("=")
     if not pattern or component not in (*roles.COMPONENTS, "none"):
         raise ModelError(
-            f"--writers {text}: write PATTERN=COMPONENT, with COMPONENT one of "
-            f"{', '.join(roles.COMPONENTS)} or none"
+            f"write PATTERN=COMPONENT, with COMPONENT one of {', '.join(roles.COMPONENTS)} or none",
+            setting="writers",
+            value=text,
         )
     return Role(re.compile(re.escape(pattern).replace(r"\*", ".*")), component)
 

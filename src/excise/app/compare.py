@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app.model import experiment_of, load_model, prompts_of
+from excise.app.model import experiment_of, load_model
 from excise.checkpoint.source import ModelSource
 from excise.config import Settings
 from excise.edits.edit import Edit
 from excise.events import Emit
-from excise.experiment.figures import Measured, measure_edit
-from excise.scorers.divergence import AnswerTokens
-from excise.scorers.statistics import SIGNIFICANT, Share, bootstrap, mcnemar, sign_flips
+from excise.experiment.figures import measure_edit
+from excise.prompts.splits import Prompts
+from excise.scorers.scorer import PROMPTS, Score
+from excise.scorers.statistics import SIGNIFICANT, mcnemar, sign_flips
+
+_COMPARED = ("refusals", "kl", "answer_kl")
+"""The figures that are compared; the other figures of a report have few prompts that differ."""
 
 
 @dataclass(frozen=True)
@@ -30,38 +34,30 @@ class Difference:
 
 
 def compare(
-    settings: Settings, source: ModelSource, first: Edit, second: Edit, emit: Emit
+    settings: Settings, prompts: Prompts, source: ModelSource, edits: tuple[Edit, Edit], emit: Emit
 ) -> list[Difference]:
-    """Measure both edits on the held-out prompts of `settings`, and test each figure in pairs.
+    """Measure both edits on the held-out prompts, and test each figure in pairs.
 
-    Raises ExciseError for whatever the user can mend.
+    Raises ExciseError for errors that the user can fix.
     """
-    prompts, loaded = prompts_of(settings), load_model(settings, source, emit)
+    loaded = load_model(settings, source, emit)
     experiment = experiment_of(settings, loaded, prompts, emit)
     held_out = experiment.held_out
-    measured = [measure_edit(experiment.runner, held_out, edit) for edit in (first, second)]
-    return differences(*measured, tokens=held_out.answer_tokens, seed=settings.seed)
-
-
-def differences(
-    first: Measured, second: Measured, *, tokens: AnswerTokens, seed: int
-) -> list[Difference]:
-    """Each figure of two edits, with a paired test of their difference.
-
-    tokens: the answer tokens over which KL was averaged.
-    """
-
-    def mean(figure: str, one: tuple[float, ...], other: tuple[float, ...]) -> Difference:
-        first, second = (str(bootstrap(values, seed)) for values in (one, other))
-        return Difference(figure, first, second, sign_flips(one, other, seed))
-
+    scorers = [each for each in experiment.reported if each.name in _COMPARED]
+    first_scores, second_scores = (
+        measure_edit(experiment.runner, held_out, edit, scorers, settings.seed) for edit in edits
+    )
     return [
-        Difference(
-            "target prompts refused",
-            str(Share(sum(first.refused), len(first.refused))),
-            str(Share(sum(second.refused), len(second.refused))),
-            mcnemar(first.refused, second.refused),
-        ),
-        mean("KL, first answer token (nats)", first.divergences, second.divergences),
-        mean(f"{tokens.title} (nats)", first.answer_divergences, second.answer_divergences),
+        difference(first_scores[each.name], second_scores[each.name], settings.seed)
+        for each in scorers
     ]
+
+
+def difference(first: Score, second: Score, seed: int) -> Difference:
+    """A figure of two edits, with a paired test of their difference."""
+    if first.unit == PROMPTS:
+        test = mcnemar(*(list(map(bool, each.details)) for each in (first, second)))
+        return Difference(first.title, str(first), str(second), test)
+    test = sign_flips(first.details, second.details, seed)
+    figure = f"{first.title} ({first.unit})"
+    return Difference(figure, str(first), str(second), test)

@@ -1,26 +1,27 @@
-"""Compares two models: refusals of both, and KL(original ‖ edited)."""
+"""Measures an edit or an edited model on prompts: refusals before and after, and KL(original ‖ edited)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Any
+from typing import Any, get_args
 
-from accelerate.utils import release_memory
-
-from excise.app.model import experiment_of, in_data_type, load_model, prompts_of, source_of
-from excise.checkpoint.source import ModelSource, resolve
+from excise.app.before_after import Subject, measured
+from excise.app.model import experiment_of, prompts_of
 from excise.config import Settings
+from excise.edits.edit import Edit
 from excise.errors import ModelError
 from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original
 from excise.experiment.events import BaselineMeasured
+from excise.experiment.evidence import prompts_of_part
 from excise.experiment.groups import groups_of
 from excise.experiment.runner import Runner
+from excise.experiment.scores import PromptPart
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
-from excise.prompts.sets import PromptSet
 from excise.prompts.splits import Prompts
 from excise.scorers.groups import UNGROUPED, FiguresByGroup
 from excise.scorers.refusals import Refusals
@@ -52,101 +53,54 @@ class Evaluation:
     parts: Mapping[str, Figures]
 
 
-def evaluate(settings: Settings, against: str, emit: Emit) -> Evaluation:
-    """Compare `settings.model` with the original `against`. One model is in memory at a time.
-
-    Raises ModelError if the two do not share a vocabulary.
-    """
-    prompts, edited = prompts_of(settings), source_of(settings)
-    source = resolve(against, code=settings.trust_remote_code)
-    original = _measure_original(settings, source, prompts, emit)
-    # The memory of the first model is needed for the second.
-    release_memory()
-    # The same data type for both, because a difference of type would count too.
-    typed = in_data_type(settings, original.dtype, edited) if original.dtype else settings
-    runner = _runner_like(original, settings, load_model(typed, edited, emit), emit)
-    emit(StageStarted("held_out", f"Measuring {settings.model}"))
-    parts: dict[str, Figures] = {}
-    sets = _sets(prompts)
-    for name, (part, refused) in original.parts.items():
-        width = runner.log_probabilities(part.control[:1]).shape[1]
-        if width != part.original.shape[1]:
-            raise ModelError(
-                f"{settings.model} and {against} have different vocabularies "
-                f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
-            )
-        parts[name] = _compared(runner, part, refused, sets[name])
-    return Evaluation(settings.model, against, parts)
-
-
-def _sets(prompts: Prompts) -> dict[str, tuple[PromptSet, PromptSet]]:
-    """Target and control prompts of each part."""
-    return {
-        "search": (prompts.target.search, prompts.control.search),
-        "held_out": (prompts.target.held_out, prompts.control.held_out),
-    }
-
-
-def _compared(
-    runner: Runner, part: Part, control_refused: Refusals, sets: tuple[PromptSet, PromptSet]
-) -> Figures:
-    """Both models on a part. control_refused: the original model's verdicts on control prompts."""
-    to_target, to_control = runner.refusals_of_sets([part.target, part.control])
-    divergences = part.divergences(runner)
-    target, control = map(groups_of, sets)
-    return Figures(
-        refusals_original=part.refusals,
-        refusals_edited=to_target.count,
-        prompts=len(part.target),
-        control_refusals_original=control_refused.count,
-        control_refusals_edited=to_control.count,
-        control_prompts=len(part.control),
-        kl=mean(divergences),
-        groups=FiguresByGroup(
-            target.figures(original=part.answered.refused, edited=to_target.refused),
-            control.figures(
-                original=control_refused.refused, edited=to_control.refused, kl=divergences
-            ),
-        ),
-    )
-
-
 @dataclass(frozen=True)
 class _Original:
-    """The measurements of the original model, which is no longer in memory.
+    """The measurements of the original model, which need not be in memory any more.
 
-    parts: by name, with the verdicts on control prompts. dtype: the data type that it ran in, None for
-    packed weights. The other fields repeat the measurement with another model.
+    parts: by name, with the verdicts on control prompts. The other fields repeat the measurement with another
+    model.
     """
 
-    parts: Mapping[str, tuple[Part, Refusals]]
-    dtype: str | None
+    parts: Mapping[PromptPart, tuple[Part, Refusals]]
     slots: int
     response_prefix: str
     template_arguments: Mapping[str, Any]
 
 
+def evaluate(subject: Subject, emit: Emit) -> Evaluation:
+    """Measure the original and its edited version on the prompts that the settings name.
+
+    Raises ModelError if two models do not share a vocabulary.
+    """
+    settings = subject.settings
+    prompts = prompts_of(settings)
+
+    def before(loaded: LoadedModel) -> _Original:
+        return _measure_original(settings, loaded, subject.against, prompts, emit)
+
+    def after(loaded: LoadedModel, edit: Edit | None, original: _Original) -> Mapping[str, Figures]:
+        runner = _runner_like(original, settings, loaded, emit)
+        emit(StageStarted("held_out", f"Measuring {subject.name}"))
+        with edit.on(loaded.model) if edit is not None else nullcontext():
+            return _figures(subject, original, runner, prompts)
+
+    return Evaluation(subject.name, subject.against, measured(subject, emit, before, after))
+
+
 def _measure_original(
-    settings: Settings, source: ModelSource, prompts: Prompts, emit: Emit
+    settings: Settings, loaded: LoadedModel, name: str, prompts: Prompts, emit: Emit
 ) -> _Original:
-    """A function of its own, so that no variable refers to the model afterwards."""
-    loaded = load_model(settings, source, emit)
     runner = experiment_of(settings, loaded, prompts, emit).runner
-    emit(StageStarted("baseline", f"Measuring {source.name}"))
-    parts: dict[str, tuple[Part, Refusals]] = {}
-    for name, (target, control) in _sets(prompts).items():
-        part = measure_original(runner, target, control)
+    emit(StageStarted("baseline", f"Measuring {name}"))
+    parts: dict[PromptPart, tuple[Part, Refusals]] = {}
+    for part_name in get_args(PromptPart):
+        part = measure_original(runner, prompts_of_part(prompts, part_name, runner.chat))
         # On the host, because the other model needs the device's memory.
         kept = replace(part, original=part.original.cpu())
-        parts[name] = kept, runner.refusals(part.control)
-        emit(BaselineMeasured(name, part.refusals, len(part.target)))
-    return _Original(
-        parts,
-        loaded.dtype if loaded.packing is None else None,
-        runner.slots,
-        runner.chat.response_prefix,
-        runner.chat.call.arguments,
-    )
+        parts[part_name] = kept, runner.refusals(part.control)
+        emit(BaselineMeasured(part_name, part.refusals, len(part.target)))
+    arguments = runner.chat.call.arguments
+    return _Original(parts, runner.slots, runner.chat.response_prefix, arguments)
 
 
 def _runner_like(
@@ -162,3 +116,35 @@ def _runner_like(
         slots=original.slots,
         emit=emit,
     )
+
+
+def _figures(
+    subject: Subject, original: _Original, runner: Runner, prompts: Prompts
+) -> dict[str, Figures]:
+    parts: dict[str, Figures] = {}
+    for name, (part, control_refused) in original.parts.items():
+        width = runner.log_probabilities(part.control[:1]).shape[1]
+        if width != part.original.shape[1]:
+            raise ModelError(
+                f"{subject.name} and {subject.against} have different vocabularies "
+                f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
+            )
+        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
+        divergences = part.divergences(runner)
+        target, control = groups_of(prompts, name)
+        parts[name] = Figures(
+            refusals_original=part.refusals,
+            refusals_edited=to_target.count,
+            prompts=len(part.target),
+            control_refusals_original=control_refused.count,
+            control_refusals_edited=to_control.count,
+            control_prompts=len(part.control),
+            kl=mean(divergences),
+            groups=FiguresByGroup(
+                target.figures(original=part.answered.refused, edited=to_target.refused),
+                control.figures(
+                    original=control_refused.refused, edited=to_control.refused, kl=divergences
+                ),
+            ),
+        )
+    return parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
@@ -12,6 +12,7 @@ from excise.events import Emit
 from excise.experiment.experiment import Experiment
 from excise.experiment.options import Options
 from excise.experiment.settle import Settled
+from excise.judges.keywords import KeywordJudge
 from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
@@ -19,6 +20,10 @@ from excise.models.tokenizer import load_tokenizer
 from excise.prompts.read import load_parts
 from excise.prompts.splits import Prompts
 from excise.saving.options import SaveOptions
+from excise.scorers.named import require_known, scorers_of
+from excise.scorers.scorer import Scorer
+from excise.search.objective import Objective
+from excise.search.select import check_selection
 
 
 def in_data_type(settings: Settings, dtype: str, source: ModelSource) -> Settings:
@@ -77,6 +82,27 @@ def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedMod
     return load(source, load_options(settings), emit=emit)
 
 
+@dataclass(frozen=True)
+class AskedScorers:
+    """The scorers that settings name: those of the objectives, and further ones for reports."""
+
+    objectives: tuple[Scorer, ...]
+    report: tuple[Scorer, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> AskedScorers:
+        """Make the scorers. Raises SettingsError, also for a selection that names no objective."""
+        require_known([*settings.objectives, *settings.report], settings.scorers)
+        judge = KeywordJudge(settings.markers)
+        objectives, report = (
+            scorers_of(names, judge, settings.scorers)
+            for names in (settings.objectives, settings.report)
+        )
+        if settings.select is not None:
+            check_selection(settings.select, tuple(map(Objective.of, objectives)))
+        return cls(objectives, report)
+
+
 def experiment_of(
     settings: Settings,
     loaded: LoadedModel,
@@ -85,9 +111,16 @@ def experiment_of(
     *,
     known: Settled | None = None,
     rows: int = Options.rows,
+    scorers: AskedScorers | None = None,
 ) -> Experiment:
-    """The experiment that the settings describe. known: values measured earlier; rows: see `Options`."""
-    return Experiment.of(loaded, prompts, options_of(settings, rows), known=known, emit=emit)
+    """The experiment that the settings describe.
+
+    known: values measured earlier; rows: see `Options`. scorers: those of the settings, if they are made.
+    """
+    options = options_of(settings, rows)
+    if scorers is not None:
+        options = replace(options, objectives=scorers.objectives, report=scorers.report)
+    return Experiment.of(loaded, prompts, options, known=known, emit=emit)
 
 
 def options_of(settings: Settings, rows: int = Options.rows) -> Options:

@@ -95,7 +95,7 @@ def _found(settings: Settings) -> tuple[Prompts, ModelSource]:
         ) from error
 
 
-def settings_of(recorded: Reproduction, inputs: Inputs) -> Settings:
+def settings_of(recorded: Reproduction, inputs: Inputs, *, repeat_search: bool = False) -> Settings:
     """The recorded settings; what the run measured, such as the batch size, counts as a setting.
 
     inputs: the flags replace recorded settings, such as the places of the prompts and the model. The
@@ -126,6 +126,10 @@ def settings_of(recorded: Reproduction, inputs: Inputs) -> Settings:
         _pin(settings, kind, recorded.prompts.part(kind, "train").revision)
     if "model" in inputs.flags:
         settings["revision"] = None
+    if not repeat_search:
+        # Only a search needs scorers, which may be code.
+        for field in ("objectives", "scorers"):
+            settings[field] = None
     return inputs.settings(Stored(NAME, settings))
 
 
@@ -166,10 +170,14 @@ def _require_unmoved(
                 name = f"the {kind} {part.replace('_', '-')} prompts ({found.origin})"
                 (differing if part == "train" or all_parts else unneeded).append(name)
     if unneeded:
-        emit(Note(f"not the recorded prompts, but not needed: {', '.join(unneeded)}"))
+        emit(
+            Note(
+                f"these prompts differ from the recorded prompts, but are not needed: {', '.join(unneeded)}"
+            )
+        )
     if differing:
         raise ReproductionError(
-            f"the saved {recorded.made} was made from other files than {'; '.join(differing)}; name the "
+            f"the saved {recorded.made} was not made from these files: {'; '.join(differing)}; name the "
             "original files (--from MODEL, --target-train SET and the like)"
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
 from excise.app.model import (
+    AskedScorers,
     experiment_of,
     in_data_type,
     load_model,
@@ -26,6 +27,7 @@ from excise.edits.edit import Edit
 from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
+from excise.judges.markers import FORMER_MARKERS
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
 from excise.report.card import figures_of
@@ -117,6 +119,19 @@ def run_path(settings: Settings) -> Path:
     return settings.run_dir or default_path(study_settings(settings))
 
 
+def in_markers_of_run(settings: Settings) -> Settings:
+    """The settings, with the markers of their run directory if it is of a version with other default markers.
+
+    Its trials were judged by these markers, and so are the ones to come.
+    """
+    directory = RunDirectory(run_path(settings))
+    if settings.markers is not None or not directory.is_run:
+        return settings
+    if directory.identity().settings.get("markers") != list(FORMER_MARKERS):
+        return settings
+    return settings.model_copy(update={"markers": FORMER_MARKERS})
+
+
 def prepare(
     settings: Settings, emit: Emit, go_on: Callable[[str], bool] = lambda question: False
 ) -> Run:
@@ -124,6 +139,8 @@ def prepare(
 
     go_on: called with the reason if the model hardly shows the behaviour; returns whether to search anyway.
     """
+    settings = in_markers_of_run(settings)
+    scorers = AskedScorers.of(settings)
     # Prompts and files are checked before the slow work on the model.
     prompts, source = prompts_of(settings), source_of(settings)
     if settings.save is not None:
@@ -135,7 +152,7 @@ def prepare(
         for note in directory.notes:
             emit(Note(note))
         started = time.perf_counter()
-        loaded, experiment = _loaded(settings, source, prompts, directory, emit)
+        loaded, experiment = _loaded(settings, source, prompts, directory, emit, scorers)
         origin = Origin(
             base,
             loaded.packing,
@@ -146,7 +163,7 @@ def prepare(
         absence = experiment.search_part.absence()
         if absence is not None and not settings.allow_absent and not go_on(absence):
             experiment.require_behaviour()
-        _ = experiment.bank
+        experiment.prepare_directions()
         store = StoredStudy.open(directory, experiment.proposals, identity, origin)
         return Run(settings, loaded, experiment, store)
     except BaseException:
@@ -174,19 +191,24 @@ def known_of(directory: RunDirectory) -> tuple[str | None, Settled | None]:
 
 
 def _loaded(
-    settings: Settings, source: ModelSource, prompts: Prompts, directory: RunDirectory, emit: Emit
+    settings: Settings,
+    source: ModelSource,
+    prompts: Prompts,
+    directory: RunDirectory,
+    emit: Emit,
+    scorers: AskedScorers,
 ) -> tuple[LoadedModel, Experiment]:
     """The model in memory and its experiment. Raises ExciseError if the model cannot be used."""
     # A resumed run keeps its data type, although today another type may be the first that works.
     dtype, known = known_of(directory)
     typed = settings if dtype is None else in_data_type(settings, dtype, source)
     loaded = load_model(typed, source, emit)
-    experiment = experiment_of(settings, loaded, prompts, emit, known=known)
+    experiment = experiment_of(settings, loaded, prompts, emit, known=known, scorers=scorers)
     coverage, anatomy = experiment.coverage, experiment.anatomy
     if not settings.allow_partial:
         coverage.require_complete()
     elif not coverage.complete:
-        emit(Note(f"going on with --allow-partial although {coverage.lacking()}"))
+        emit(Note(f"continuing, because allow_partial is set, although {coverage.lacking()}"))
     if settings.save is not None:
         require_writable(anatomy)
     if settings.adapter is not None:

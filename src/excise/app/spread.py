@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from excise.search.front import Point, box_of, hypervolume
 from excise.store.outcome import Outcome
 
 
@@ -16,6 +17,21 @@ class SeedResult:
     seed: int
     outcome: Outcome
     hypervolume: float
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search with one seed."""
+
+    seed: int
+    outcome: Outcome
+    front: Sequence[Point]
+
+
+def results_of(searched: Sequence[Searched], prompts: int) -> list[SeedResult]:
+    """The results of searches, their fronts measured in the same box. prompts: number of target prompts."""
+    box = box_of([each.front for each in searched], prompts)
+    return [SeedResult(each.seed, each.outcome, hypervolume(each.front, box)) for each in searched]
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,11 @@ def resolve_to_inspect(
         return resolve(model, weights=wanted), wanted
     if path.suffix.lower() == ".gguf":
         if weights is False:
-            raise ModelError(f"{model}: a GGUF file has no config.json; leave out --config-only")
+            raise ModelError(
+                f"{model}: a GGUF file has no config.json; leave this setting out",
+                setting="config_only",
+                value="true",
+            )
         return resolve(model), True
     if weights or path.is_absolute() or names_a_path(model):
         return resolve(model, revision, code=code), True

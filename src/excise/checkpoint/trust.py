@@ -44,7 +44,8 @@ def remote_code_error(name: str, folder: Path) -> ModelError:
     """The error for remote code that the user has not allowed."""
     code = ", ".join(remote_code_in(folder)) or "named in its configuration"
     return ModelError(
-        f"{name} comes with remote code ({code}); read it, and give --trust-remote-code to run it"
+        f"{name} comes with remote code ({code}); read it, and give trust_remote_code (--trust-remote-code) "
+        "to run it"
     )
 
 
@@ -60,7 +61,7 @@ def require_trust(name: str, folder: Path, *, trust_remote_code: bool) -> None:
             for kernel in _kernels(value):
                 raise ModelError(
                     f"{folder / 'config.json'}: {place} names a kernel, {kernel}, which is code from the "
-                    "hub; remove the line, or give --trust-remote-code to run it"
+                    "hub; remove the line, or give trust_remote_code (--trust-remote-code) to run it"
                 )
         if "layer" in key and type(value) is int and value > _MOST_LAYERS:
             raise ModelError(
@@ -85,8 +86,8 @@ def require_sound_files(source: ModelSource) -> None:
         return
     if (source.folder / _ADAPTER).exists():
         raise ModelError(
-            f"{source.name}: holds an adapter beside the model ({_ADAPTER}), which transformers would load "
-            "with it, or in its place with another base model; merge the adapter, or move it away"
+            f"{source.name}: holds an adapter beside the model ({_ADAPTER}), and transformers would load the "
+            "adapter, perhaps with another base model; merge the adapter, or move it away"
         )
     for name in weight_files(source.folder)[0]:
         file_shapes(source.folder / name)
@@ -97,12 +98,14 @@ def require_offload_folder(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ModelError(f"--offload-folder {folder}: is not a folder")
+        raise ModelError("is not a folder", setting="offload_folder", value=folder)
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file() or path.suffix not in (".safetensors", ".dat"):
             raise ModelError(
-                f"--offload-folder {folder}: holds {path.name}, which is not an offloaded weight and may be "
-                "overwritten; give an empty folder"
+                f"holds {path.name}, which is not an offloaded weight and may be overwritten; give an empty "
+                "folder",
+                setting="offload_folder",
+                value=folder,
             )
 
 

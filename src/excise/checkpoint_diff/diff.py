@@ -14,6 +14,7 @@ from excise.checkpoint_diff.layout import layout_of
 from excise.errors import ModelError
 from excise.models.meta_model import meta_model
 from excise.system.paths import expanded
+from excise.validation import checked
 
 
 def diff(
@@ -28,10 +29,11 @@ def diff(
     """Compare two checkpoints: which tensors differ, at which rank, and which edit made the difference.
 
     first, second: local folders, weight files or hub ids; a hub id may end in @REVISION, else it is of
-    `revision`. writers: claims about writers, "PATTERN=COMPONENT". progress: called with each tensor's name,
+    `revision`. writers: declared writers, "PATTERN=COMPONENT". progress: called with each tensor's name,
     its number and how many tensors there are. Memory: a few pieces of one tensor.
     Raises ModelError for files that cannot be read or are packed, HubError.
     """
+    writers = checked("writers", writers, tuple[str, ...])
     one, other = (open_compared(str(name), revision) for name in (first, second))
     described = other if other.source else one
     model, layout, why_not = None, {}, ""
@@ -43,6 +45,8 @@ def diff(
             model = meta_model(described.name, folder, trust_remote_code=trust_remote_code)
             layout = dict(layout_of(model, other.index, writers))
         except ModelError as error:
+            if error.setting:
+                raise
             model, why_not = None, str(error)
     found = compare_tensors(one, other, layout, progress)
     return replace(found, model=model, why_not=why_not)

@@ -119,15 +119,16 @@ class Diff:
 
         Raises SaveError if a difference is not explained by operators on writers.
         """
-        self._require_comparable("--edit")
+        self._require_comparable("edit (--edit)")
         if other := [one.name for one in self.unexplained]:
             raise SaveError(
-                f"--edit: no operator on a writer explains the change of {listed(other)}; nothing was written"
+                f"edit (--edit): no operator on a writer explains the change of {listed(other)}; nothing was "
+                "written"
             )
         unfit = [one.writer for one in self.writers if one.biases is False]
         if unfit:
             raise SaveError(
-                "--edit: an edit changes biases with their matrices, but the biases of "
+                "edit (--edit): an edit changes biases with their matrices, but the biases of "
                 f"{listed(unfit)} did not change; nothing was written"
             )
         found = [one.operator for one in self.writers]
@@ -153,13 +154,15 @@ class Diff:
         before anything is written, if a change cannot be undone.
         """
         if self.model is None:
-            raise SaveError(f"--undo: {self.why_not}; an adapter needs the names of its modules")
-        self._require_comparable("--undo")
+            raise SaveError(
+                f"save_undo (--undo): {self.why_not}; an adapter needs the names of its modules"
+            )
+        self._require_comparable("save_undo (--undo)")
         lost = [one.name for one in self.moved if not _undoable(one)]
         if lost:
             raise SaveError(
-                f"--undo: an adapter can undo changes of low rank in linear layers and experts, not those of "
-                f"{listed(lost)}; nothing was written"
+                "save_undo (--undo): an adapter can undo changes of low rank in linear layers and experts, "
+                f"not those of {listed(lost)}; nothing was written"
             )
         with Reader(self.first.index) as reader:
             changes = list(_opposites(self.moved, reader))

@@ -13,7 +13,7 @@ from excise.cli.human import size
 from excise.cli.printable import ask_person
 from excise.cli.render import make_screen
 from excise.cli.screen import Screen
-from excise.cli.stored import chosen_trial, figures, settings_in, split_trial
+from excise.cli.stored import figures, named_trial, settings_in, split_trial
 from excise.cli.streams import is_attended
 from excise.config import Inputs, Stored, gather
 from excise.edits.edit import Edit
@@ -77,14 +77,14 @@ def _named_edit(word: str) -> _NamedEdit:
     else:
         folder, trial = split_trial(word)
         directory = RunDirectory(folder)
-        number = chosen_trial(directory, trial)
+        number = named_trial(directory, trial)
         edit = directory.edit(number)
         described = DescribedEdit(edit, figures(directory.record(), number, edit))
     return _NamedEdit(described, settings_in(directory, _TRUST), _writers(directory))
 
 
 def _writers(directory: RunDirectory) -> tuple[str, ...]:
-    """The run's claims about writers. Raises SettingsError for an invalid list."""
+    """The run's declared writers. Raises SettingsError for an invalid list."""
     stored = settings_in(directory, ("writers",))
     return gather({}, {}, Path(os.devnull), stored, needs_model=False).writers
 

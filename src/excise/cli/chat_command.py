@@ -26,7 +26,8 @@ def chat(word: str, inputs: Inputs, ask: Ask = ask_person, generation: str = "gr
     """
     with Renderer(make_console()) as screen:
         settings, source, edit, description = _named_model(word, inputs, screen)
-        loaded = load_model(settings, source, screen)
+        with settings.naming_places():
+            loaded = load_model(settings, source, screen)
         asked = settings_not_followed(loaded.model.generation_config)
         if asked and generation != _MODEL:
             screen(

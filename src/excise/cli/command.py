@@ -1,7 +1,7 @@
-"""Declares commands: a function, its flags, and the settings that are flags of the command too.
+"""Declares commands: a function, its own flags, and the settings that the command accepts as flags.
 
-cyclopts parses the command line and writes the help texts. It passes settings on as typed text: `gather`
-reads their values from all places alike.
+cyclopts parses the command line and writes the help texts. It leaves the values of settings as typed text,
+because `gather` reads values from flags, variables and files in the same way.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ PARTS = tuple(
 )
 PROMPTS = ("target", "control", *PARTS, "column", "group_by", "prefix", "suffix")
 DIRECTION = ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
-SEARCH = ("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir")
+SEARCH = (
+    *("objectives", "report", "scorers"),
+    *("trials", "startup_trials", "seed", "seeds", "search_seconds", "run_dir"),
+)
 SCORES = (
     *("max_new_tokens", "batch_size", "candidates", "exhaustive"),
     *("response_prefix", "markers"),
 )
+JUDGE = ("judge", "judge_labels", "judge_concurrency", "judge_timeout", "judge_key")
 RESULT = ("select", "save", "adapter", "packed", "no_hardware")
 OUTPUT = ("yes", "json_lines")
 GROUPS = {
@@ -44,17 +48,20 @@ GROUPS = {
     "The direction": DIRECTION,
     "The search": SEARCH,
     "Scoring": SCORES,
+    "The judge": JUDGE,
     "The result": RESULT,
     "Output": OUTPUT,
 }
 """The headings of the help texts, and the settings under each."""
 
 PLACES = (
-    'Every flag, except under "Commands" and "Flags", is also an environment variable '
-    "(EXCISE_MAX_NEW_TOKENS) and a key of excise.toml in the working directory (max_new_tokens)."
+    "Settings can also be in the environment or in excise.toml in the working directory. For example, "
+    "--max-new-tokens 50 is the variable EXCISE_MAX_NEW_TOKENS=50 or the line max_new_tokens = 50. A flag "
+    "overrides a variable, and a variable overrides the file. "
+    '--trust-remote-code and what is listed under "Flags" work on the command line only.'
 )
 RESUMES = (
-    "Ctrl+C ends the search after the running trial. The same command resumes a run that was stopped or "
+    "Ctrl+C ends the search after the running trial. The same command continues a run that was stopped or "
     "killed."
 )
 
@@ -117,7 +124,7 @@ def joined(given: Mapping[str, object]) -> dict[str, object]:
 
 
 def flag(text: str, metavar: str = "", name: str | None = None) -> Parameter:
-    """A flag that is no setting. text: its help text. metavar: the placeholder of its value."""
+    """A flag that is not a setting. text: its help text. metavar: the placeholder of its value."""
     return Parameter(
         name=name,
         help=text,

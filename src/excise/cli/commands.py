@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from excise.cli.command import (
     DIRECTION,
     GROUPS,
+    JUDGE,
     MODEL,
     PARTS,
     PLACES,
@@ -25,7 +26,7 @@ from excise.cli.command import (
 )
 from excise.config import Inputs, Settings
 
-_ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
+_ALL = {field for group in GROUPS.values() for field in group} - {"config_only", *JUDGE}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
 _TOKEN = (
     "The token comes from HF_OIDC_RESOURCE, HF_TOKEN, HUGGING_FACE_HUB_TOKEN or `hf auth login`, in this "
@@ -36,7 +37,7 @@ _TOKEN = (
 
 @command("", "MODEL", _ALL, PLACES, RESUMES)
 def run(model: Word | None = None, /, **typed: object) -> int:
-    """Find the direction of a behaviour in MODEL, remove it with the least damage, save the model."""
+    """Find the direction of a behaviour in MODEL, remove it with little damage, and save the model."""
     from excise.cli.run_command import run
 
     return run(_settings(model, typed))
@@ -72,18 +73,44 @@ def bench(model: Word | None = None, /, **typed: object) -> int:
 _EVALUATED = {*_LOADING, *PROMPTS, *SCORES, "seed", "json_lines"}
 
 
-@command("evaluate", "MODEL --against ORIGINAL", _EVALUATED, PLACES)
+@command("evaluate", "RUN[:TRIAL]|EDIT|MODEL --against ORIGINAL", _EVALUATED, PLACES)
 def evaluate(
-    model: Word | None = None,
+    word: Word | None = None,
     /,
     *,
-    against: Annotated[str, flag("The model to compare with.", "ORIGINAL")],
+    against: Annotated[
+        str | None,
+        flag("The original model, to compare with. Runs and edits name theirs.", "ORIGINAL"),
+    ] = None,
+    benchmarks: Annotated[
+        str | None,
+        flag(
+            "Measure on benchmarks of lm-evaluation-harness instead of prompts: piqa,arc_easy,gsm8k,…. Needs "
+            "the extra `eval`.",
+            "NAME,…",
+        ),
+    ] = None,
+    benchmark_limit: Annotated[
+        int | None, flag("Ask only the first documents of each benchmark.", "N")
+    ] = None,
+    benchmark_tasks: Annotated[
+        str | None,
+        flag("Folder with task files of your own, whose Python functions will run.", "DIR"),
+    ] = None,
+    benchmark_plain_text: Annotated[
+        bool, flag("Ask benchmarks as plain text, without the chat template.")
+    ] = False,
+    force: Annotated[bool, flag("Measure an edit file on another model than its own.")] = False,
     **typed: object,
 ) -> int:
-    """Compare two models: refusals and KL divergence."""
-    from excise.cli.evaluate_command import evaluate
+    """Measure an edit or a model before and after: refusals and KL, or benchmarks."""
+    from excise.benchmarks.options import BenchmarkOptions
+    from excise.cli.evaluate_command import Measurement, evaluate
 
-    return evaluate(_settings(model, typed), against)
+    options = BenchmarkOptions(
+        limit=benchmark_limit, tasks=benchmark_tasks, plain_text=benchmark_plain_text
+    )
+    return evaluate(word, _inputs(typed), Measurement(against, benchmarks, options, force))
 
 
 _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
@@ -91,7 +118,7 @@ _COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
 
 @command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)
 def compare(first: Word, second: Word, /, **typed: object) -> int:
-    """Test whether two edits differ by more than chance on held-out prompts."""
+    """Test on held-out prompts whether two edits differ by more than chance."""
     from excise.cli.compare_command import compare
 
     return compare((first, second), _inputs(typed))
@@ -107,10 +134,30 @@ def diff(
     edit: Annotated[str | None, flag("Save the difference as an edit file of A.", "FILE")] = None,
     **typed: object,
 ) -> int:
-    """Show which tensors of two checkpoints differ, at which rank, and which edit explains it."""
+    """Compare two checkpoints: tensors that differ, rank of each change, and the edit that explains it."""
     from excise.cli.diff_command import diff
 
     return diff((first, second), _inputs(typed), undo=undo, edit=edit)
+
+
+_JUDGED = {"dtypes", "device", "batch_size", "markers", *JUDGE, "json_lines"}
+
+
+@command("judge", "ANSWERS.jsonl|-", _JUDGED, PLACES)
+def judge(
+    answers: Word,
+    /,
+    *,
+    cache: Annotated[
+        str | None,
+        flag("Folder that keeps the verdicts of chat models. Default: the user's cache.", "DIR"),
+    ] = None,
+    **typed: object,
+) -> int:
+    """Judge answers: refusal, partial or compliance; with labels also the agreement with people."""
+    from excise.cli.judge_command import judge
+
+    return judge(answers, _inputs(typed), cache=cache)
 
 
 _DECODING = (
@@ -146,7 +193,7 @@ def show(
     ] = None,
     **typed: object,
 ) -> int:
-    """Print an edit: base model, figures, strengths over layers."""
+    """Print an edit: base model, measured figures, and the strength in each layer."""
     from excise.cli.show_command import show
 
     return show(word, _inputs(typed), plot=plot)
@@ -228,14 +275,14 @@ def reproduce(
     *,
     original: Annotated[
         str | None,
-        flag("The present place of the original model, if it has moved.", "MODEL", "--from"),
+        flag("Where the original model is now, if it has moved.", "MODEL", "--from"),
     ] = None,
     repeat_search: Annotated[
         bool, flag("Repeat the search too, instead of using the recorded parameters.")
     ] = False,
     **typed: object,
 ) -> int:
-    """Rebuild a saved model from its reproduce.json, and compare both."""
+    """Rebuild a saved model from its reproduce.json (FILE) in DIR, and compare the two."""
     from excise.cli.reproduce_command import reproduce
 
     return reproduce(file, folder, _inputs(typed), original=original, repeat_search=repeat_search)

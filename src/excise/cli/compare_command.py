@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rich.text import Text
 
 from excise.app.compare import compare as measure_both
+from excise.app.model import prompts_of
 from excise.cli.render import screen_beside_result
 from excise.cli.screen import write_json
 from excise.cli.stored import open_run_named
@@ -15,6 +16,7 @@ from excise.config import Inputs, Settings
 from excise.config.prompt_sources import prompt_sources
 from excise.errors import RunError
 from excise.events import Note
+from excise.store.directory import prompts_digest
 
 
 def compare(words: tuple[str, str], inputs: Inputs) -> int:
@@ -40,12 +42,18 @@ def compare(words: tuple[str, str], inputs: Inputs) -> int:
             f"{first.directory.path}: the prompts were given in memory, and no file names them; score the "
             "edits in Python (Experiment.score)"
         )
-    edits = [run.directory.edit(run.choice()) for run in (first, second)]
+    edits = first.directory.edit(first.choice()), second.directory.edit(second.choice())
     names = [f"{run.directory.path}:{run.choice()}" for run in (first, second)]
     with screen_beside_result(first.settings) as screen:
         source = first.source(screen)
         screen(Note(f"reading the prompts of {', '.join(prompt_sources(first.settings).names())}"))
-        found = measure_both(first.settings, source, edits[0], edits[1], screen)
+        prompts = prompts_of(first.settings)
+        if prompts_digest(prompts) != identity.prompts_digest:
+            raise RunError(
+                f"{first.directory.path}: the prompts have changed since this run, so that held-out prompts "
+                "may be training prompts of its edits; put the prompts of the run back"
+            )
+        found = measure_both(first.settings, prompts, source, edits, screen)
         if as_json:
             write_json([{**asdict(each), "significant": each.significant} for each in found])
         else:

@@ -18,7 +18,7 @@ from excise.config.flags import field_names
 from excise.demo.model import cache_folder, materialise
 from excise.demo.settings import demo_flags
 from excise.events import StageStarted
-from excise.judges.markers import is_refusal
+from excise.judges.keywords import KeywordJudge
 from excise.system.files import next_free
 
 _COMPARED = 12
@@ -68,13 +68,13 @@ def _comparisons(finished: Finished) -> list[Comparison]:
         experiment.runner,
         run.edit(finished.outcome.trial),
         texts,
-        [list(tokens) for tokens in experiment.held_out.target[:_COMPARED]],
+        [list(tokens) for tokens in experiment.held_out.prompts["target"].tokens[:_COMPARED]],
     )
-    markers = run.settings.markers
+    judge = KeywordJudge(run.settings.markers)
     return [
         answer
         for answer in answers
-        if is_refusal(answer.original, markers) and not is_refusal(answer.edited, markers)
+        if judge.refused(answer.original) and not judge.refused(answer.edited)
     ][:_SHOWN]
 
 

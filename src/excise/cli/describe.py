@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
+from excise.cli.value_text import value_text
 from excise.config.template import as_text
 from excise.events import Event, Note, StageStarted
 from excise.experiment.events import (
@@ -21,6 +22,7 @@ from excise.hub.events import FileUploaded, Uploaded, UploadStarted
 from excise.models.events import DeviceFound, ModelLoaded
 from excise.saving.events import Saved, Streamed, Verified
 from excise.search.events import SearchEnded, SearchStarted, TrialFinished
+from excise.search.front import title_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ _WHY_ENDED = {
     "done": "all trials are done",
     "stopped": "stopped; finished trials are kept",
     "time": "the time limit is reached",
-    "failing": "too many trials in a row failed; going on with the others",
+    "failing": "too many trials in a row failed; continuing with the successful trials",
 }
 
 
@@ -83,7 +85,7 @@ def _of_measurements(event: Event) -> tuple[Line, ...]:
             coverage = f"coverage {event.coverage[worst]:.3f} (worst layer: {worst})"
             return (Line("layers", " · ".join([str(event.layers), *matrices, coverage])),)
         case BatchReduced():
-            text = f"out of memory; going on with {event.slots} at a time"
+            text = f"out of memory; continuing with {event.slots} prompts at a time"
             return (Line("batch", text, WARNING),)
         case BatchSizeFound():
             return (Line("batch", f"{plural(event.slots, 'prompt')} at a time"),)
@@ -155,11 +157,20 @@ def _of_results(event: Event) -> tuple[Line, ...]:
 
 def scores(event: TrialFinished) -> str:
     """The scores of a trial, or the reason of its failure."""
-    if event.refusals is None or event.kl is None:
+    if event.failed:
         return f"failed: {event.reason}"
-    return f"{refusals_text(event)} refused, KL {event.kl:z.4f}"
+    texts = []
+    for name, value in value_texts(event).items():
+        texts.append(f"{value} refused" if name == "refusals" else f"{title_of(name)} {value}")
+    return ", ".join(texts)
 
 
-def refusals_text(event: TrialFinished) -> str:
-    """Refusals of a trial; for a dominated trial the number is a lower bound."""
-    return f"{'≥' if event.dominated else ''}{event.refusals}/{event.prompts}"
+def value_texts(event: TrialFinished) -> dict[str, str]:
+    """The values of a scored trial; refusals of a dominated trial are a lower bound."""
+    texts: dict[str, str] = {}
+    for name, value in event.values.items():
+        assert value is not None
+        texts[name] = value_text(name, value, event.prompts)
+        if event.dominated and name == "refusals":
+            texts[name] = f"≥{texts[name]}"
+    return texts

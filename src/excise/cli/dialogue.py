@@ -13,11 +13,10 @@ from excise.cli.conversation import Conversation, converse
 from excise.cli.screen import Screen
 from excise.cli.search import search, show_front
 from excise.errors import ExciseError
-from excise.search.front import select
+from excise.search.select import rules, select
 from excise.store.outcome import Outcome
 from excise.system.paths import expanded
 
-_TRIAL = "Trial (its number, knee, fewest, refusals<=N, kl<=X), [m]ore trials, [q]uit [knee]: "
 _ACTION = (
     "[s]ave the model, save an [a]dapter, [c]hat with it, [m]ore trials, [o]ther trial, [q]uit: "
 )
@@ -64,7 +63,8 @@ class Dialogue:
     def _begin(self) -> None:
         settings = self._run.settings
         if settings.select is not None:
-            self._choose(settings.select)
+            with settings.naming_places():
+                self._choose(settings.select)
         if self._outcome is not None and settings.save is not None:
             self._run.save(self._outcome, settings.save)
         if self._outcome is not None and settings.adapter is not None:
@@ -77,12 +77,14 @@ class Dialogue:
         answer = self._ask(_ACTION).strip().lower()
         action = self._actions.get(answer[:1])
         if action is None:
-            self._say("one of s, a, c, m, o, q", "yellow")
+            self._say("type one of s, a, c, m, o, q", "yellow")
         else:
             action(self._outcome)
 
     def _ask_for_trial(self) -> None:
-        answer = self._ask(_TRIAL).strip().lower()
+        bounds = ", ".join(rules(self._run.study.objectives))
+        question = f"Trial (its number, knee, fewest, {bounds}), [m]ore trials, [q]uit [knee]: "
+        answer = self._ask(question).strip().lower()
         if answer in ("q", "quit"):
             self._quit()
         elif answer in ("m", "more"):

@@ -32,7 +32,7 @@ def diff(words: tuple[str, str], inputs: Inputs, *, undo: str | None, edit: str 
     for path in filter(None, (undo, edit)):
         require_free(expanded(path))
     console = make_console(to_errors=settings.json_lines)
-    with console.status("comparing") as status:
+    with settings.naming_places(), console.status("comparing") as status:
         found = excise.diff(
             *words,
             revision=settings.revision,
@@ -130,7 +130,7 @@ def _table(changed: Sequence[TensorChange]) -> Table:
     groups: dict[tuple[str, tuple[str, str]], list[TensorChange]] = {}
     for change in changed:
         groups.setdefault((re.sub(r"\d+", "*", change.name), change.dtypes), []).append(change)
-    headings = ("", "type", "relative norm", "largest", "numbers", "rank")
+    headings = ("", "type", "relative norm", "largest change", "numbers changed", "rank")
     table = make_table("tensor", *headings, numbers=headings, title="Changed tensors")
     table.columns[0].overflow = "fold"
     for (name, dtypes), group in groups.items():
@@ -189,7 +189,7 @@ def _show_operators(console: Console, diff: Diff) -> None:
         alone = sizes.count(1)
         console.print(
             f"{len(groups)} directions: shared by {shared} writers"
-            + (f"; {plural(alone, 'writer')} with an own direction" if alone else "")
+            + (f"; {plural(alone, 'writer')} with a direction not shared" if alone else "")
         )
     else:
         console.print("Each writer has its own direction.")
@@ -208,7 +208,8 @@ def _verdict(diff: Diff) -> str:
         )
     if not others:
         return (
-            "An edit of writers explains every change: --undo DIR undoes it, --edit FILE saves it."
+            "An edit of writers explains every change: --undo DIR writes an adapter that undoes it, --edit "
+            "FILE saves it."
         )
     ranks = [change.rank for change in others if change.rank is not None]
     if len(ranks) == len(others) and all(
@@ -216,7 +217,7 @@ def _verdict(diff: Diff) -> str:
     ):
         return f"Changes of low rank (at most {max(ranks)}), such as a merged LoRA."
     rest = f"{len(others)} of {plural(len(moved), 'change')}"
-    return f"{rest} are neither edits of writers nor of low rank; training makes such changes."
+    return f"{rest} are neither edits of writers nor changes of low rank; training causes such changes."
 
 
 def _span(values: Sequence[float]) -> str:

@@ -63,8 +63,8 @@ def _export_file(path: Path, model: str | None, inputs: Inputs, *, force: bool) 
             "export: an edit file becomes an adapter: --adapter DIR; to write the edited model: excise apply "
             "EDIT MODEL OUT"
         )
-    check_early(settings)
     with make_screen(settings) as screen:
+        check_early(settings)
         if stored is not None:
             note_named(settings, stored.place, screen)
         options = save_options(settings, force=force)
@@ -80,8 +80,8 @@ def _export_run(word: str, inputs: Inputs) -> int:
     settings = run.settings
     if settings.save is None and settings.adapter is None:
         raise SettingsError("export: give a destination: --save DIR, --adapter DIR, or both")
-    check_early(settings)
     with make_screen(settings) as screen:
+        check_early(settings)
         write(run, run.choice(), screen, save=settings.save, adapter=settings.adapter)
     return 0
 

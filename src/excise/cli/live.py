@@ -9,12 +9,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from excise.cli.describe import refusals_text
+from excise.cli.describe import value_texts
 from excise.cli.human import duration, plural, sizes
 from excise.cli.interrupt import STOPPING
 from excise.cli.parameters import short
-from excise.cli.tables import kl_text, make_table
+from excise.cli.tables import make_table, point_cells, value_cell
 from excise.search.events import SearchStarted, TrialFinished, TrialStarted, WorkDone
+from excise.search.front import title_of
 
 _LAST_TRIALS = 5
 _BEST = 8
@@ -104,24 +105,32 @@ def _plain_table(title: str, *headings: str) -> Table:
 
 
 def _last_trials(last: tuple[TrialFinished, ...]) -> Table:
-    table = _plain_table("last trials", "trial", "refusals", "KL", "time")
+    names = list(last[-1].values)
+    table = _plain_table("last trials", "trial", *map(title_of, names), "time")
     table.add_column("parameters", no_wrap=True)
     for event in reversed(last):
-        if event.refusals is None or event.kl is None:
-            cells = ("–", "–", duration(event.seconds), f"failed: {event.reason}")
+        if event.failed:
+            cells = (*("–" for _ in names), duration(event.seconds), f"failed: {event.reason}")
             table.add_row(str(event.number), *cells)
         else:
             time_and_parameters = duration(event.seconds), short(event.parameters)
-            refusals, kl = refusals_text(event), kl_text(event.kl)
-            table.add_row(str(event.number), refusals, kl, *time_and_parameters)
+            table.add_row(str(event.number), *value_cells(event), *time_and_parameters)
     return table
 
 
+def value_cells(event: TrialFinished) -> list[Text]:
+    """The values of a scored trial."""
+    return [
+        value_cell(name, event.values[name] or 0.0, text)
+        for name, text in value_texts(event).items()
+    ]
+
+
 def _best(newest: TrialFinished) -> Table:
-    table = _plain_table("best trade-offs so far", "trial", "refusals", "KL")
+    table = _plain_table("best trade-offs so far", "trial", *map(title_of, newest.values))
     for point in newest.front[:_BEST]:
-        table.add_row(str(point.number), f"{point.refusals}/{newest.prompts}", kl_text(point.kl))
+        table.add_row(str(point.number), *point_cells(point, newest.prompts))
     more = len(newest.front) - _BEST
     if more > 0:
-        table.add_row("", f"and {more} more", "")
+        table.add_row("", f"and {more} more")
     return table

@@ -8,11 +8,18 @@ from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionErro
 from cyclopts.exceptions import CoercionError, UnusedCliTokensError
 
 from excise.cli.command import app
-from excise.config.explain import did_you_mean
+from excise.validation import did_you_mean
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the command's name first, where cyclopts expects it; flags may precede it."""
+    """The arguments with the command's name first, where cyclopts expects it; flags may precede it.
+
+    A lone hyphen, which stands for standard input, moves to the end: cyclopts takes it for a flag elsewhere.
+    """
+    if "-" in arguments and "--" not in arguments:
+        words = list(arguments)
+        words.remove("-")
+        arguments = [*words, "--", "-"]
     for index, word in enumerate(arguments):
         if word == "--":
             break
@@ -36,7 +43,8 @@ def explained(error: CycloptsError) -> str:
                 return f"{name}: excise {chain[0]} takes no such flag"
             if takers:
                 return f"{name}: only excise {', '.join(takers)} takes it"
-            return f"{name}: no such flag{did_you_mean(name, known)}"
+            lists = f"{' '.join(('excise', *chain))} --help lists the flags"
+            return f"{name}: no such flag{did_you_mean(name, known, lists)}"
         case MissingArgumentError(argument=argument) if argument is not None:
             if argument.name not in known:
                 words = str(app[chain[0]].usage).removeprefix(f"Usage: excise {chain[0]} ")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.status import Status
 from rich.text import Text
 
 from excise.app.events import Chosen
+from excise.benchmarks.events import BenchmarkProgress
 from excise.cli.describe import Line, describe
 from excise.cli.live import SearchView
 from excise.cli.screen import JsonLines, Screen, make_console, write_stop
@@ -66,6 +70,9 @@ class Renderer(Screen):
                     Text(f"{event.text} …"), spinner=self._spinner()
                 )
                 self._status.start()
+            case BenchmarkProgress() if self._status is not None:
+                done = f"{event.done:,} of {event.requests:,} requests"
+                self._status.update(Text(f"Benchmarks: {done} …"))
             case SearchStarted():
                 self._still()
                 self._view = SearchView(event)
@@ -109,11 +116,20 @@ def _text(line: Line) -> Text:
     return Text.assemble((f"{line.label:<{_LABEL_WIDTH}} ", "bold"), (line.text, line.style))
 
 
-def make_screen(settings: Settings) -> Screen:
-    """The screen that the settings ask for: JSON lines for programs, or lines for people."""
-    return JsonLines() if settings.json_lines else Renderer(make_console())
+@contextmanager
+def make_screen(settings: Settings) -> Iterator[Screen]:
+    """The screen that the settings ask for: JSON lines for programs, or lines for people.
+
+    In this context, errors about a setting name the place of its value.
+    """
+    made = JsonLines() if settings.json_lines else Renderer(make_console())
+    with settings.naming_places(), made as screen:
+        yield screen
 
 
-def screen_beside_result(settings: Settings) -> Renderer:
-    """The screen of a command with one result: with --json, standard output holds only that JSON value."""
-    return Renderer(make_console(to_errors=settings.json_lines))
+@contextmanager
+def screen_beside_result(settings: Settings) -> Iterator[Renderer]:
+    """As `make_screen`, for a command with one result: with --json, standard output holds only that value."""
+    made = Renderer(make_console(to_errors=settings.json_lines))
+    with settings.naming_places(), made as screen:
+        yield screen

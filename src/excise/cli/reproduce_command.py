@@ -31,7 +31,7 @@ def reproduce(
     require_free(folder)
     if original is not None:
         inputs = inputs.with_flags(model=original)
-    settings = settings_of(recorded, inputs)
+    settings = settings_of(recorded, inputs, repeat_search=repeat_search)
     with screen_beside_result(settings) as screen:
         rebuilt = rebuild(recorded, folder, settings, screen, repeat_search=repeat_search)
         found = compare_records(recorded, rebuilt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from excise.app.run import run_path
+from excise.app.run import in_markers_of_run, run_path
 from excise.cli.ask import Ask
 from excise.cli.human import plural
 from excise.cli.screen import Screen
@@ -31,7 +31,7 @@ def where_to_run(settings: Settings, screen: Screen, ask: Ask | None) -> Setting
         else f"A run with {done} of {settings.trials} trials is in {directory.path}"
     )
     if ask is None:
-        screen(Note(f"{existing}; {'nothing is left to search' if complete else 'going on'}"))
+        screen(Note(f"{existing}; {'nothing is left to search' if complete else 'continuing it'}"))
         return settings
     new = next_free(directory.path)
     question = (
@@ -59,7 +59,7 @@ def _trials_done(directory: RunDirectory, settings: Settings) -> int:
     """
     if not directory.is_run or not directory.result.exists():
         return 0
-    if directory.identity().settings_digest != settings_digest(settings):
+    if directory.identity().settings_digest != settings_digest(in_markers_of_run(settings)):
         return 0
     trials = directory.record()["trials"]
     assert isinstance(trials, list)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from excise.app.events import SeedsCompared
 from excise.app.run import Run, prepare
 from excise.app.seeds import further_seeds
-from excise.app.spread import SeedResult, spreads
+from excise.app.spread import Searched, results_of, spreads
 from excise.cli.ask import Ask, answer_to
 from excise.cli.dialogue import Dialogue
 from excise.cli.printable import ask_person
@@ -20,7 +20,8 @@ from excise.cli.tables import spread_table
 from excise.config import Settings
 from excise.errors import SettingsError
 from excise.events import Note
-from excise.search.front import Point, check_selection, hypervolume, select
+from excise.search.front import Point
+from excise.search.select import check_selection, select
 from excise.store.outcome import Outcome
 from excise.system.files import require_free
 
@@ -101,28 +102,25 @@ def show_seeds(run: Run, screen: Screen, outcome: Outcome) -> None:
     """Repeat the search with the settings' further seeds, if any, and show the spread."""
     if run.settings.seeds == 1:
         return
-    results = [_result(run, outcome)]
+    searched = [Searched(run.settings.seed, outcome, run.front())]
     for other in further_seeds(run):
         screen(Note(f"the same search with seed {other.settings.seed}"))
         if not search(other, screen):
-            screen(Note("stopped; the same command goes on with this seed"))
+            screen(Note("stopped; the same command continues with this seed"))
             return
         point = chosen(other, run.settings.select, DEFAULT_SELECTION)
-        results.append(_result(other, other.choose(point)))
+        searched.append(Searched(other.settings.seed, other.choose(point), other.front()))
+    prompts = len(run.experiment.search_part.target)
+    results = results_of(searched, prompts)
     found = spreads(results)
     screen(SeedsCompared(tuple(results), found))
     screen.show(spread_table(results, found))
 
 
-def _result(run: Run, outcome: Outcome) -> SeedResult:
-    volume = hypervolume(run.front(), len(run.experiment.search_part.target))
-    return SeedResult(run.settings.seed, outcome, volume)
-
-
 def check_early(settings: Settings) -> None:
     """Raise ExciseError before the search for a selection or a destination that would fail after it."""
     if settings.select is not None:
-        check_selection(settings.select)
+        check_selection(settings.select, None)
     for destination in (settings.save, settings.adapter):
         if destination is not None:
             require_free(destination)

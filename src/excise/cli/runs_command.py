@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,10 @@ from excise.cli.stored import front_of
 from excise.cli.tables import make_table
 from excise.config import Inputs
 from excise.errors import RunError
-from excise.search.front import Point, knee
+from excise.events import fields_of
+from excise.search.front import Point
+from excise.search.objective import DEFAULT
+from excise.search.select import knee
 from excise.search.study import DONE
 from excise.store.directory import DEFAULT_ROOT, RunDirectory, all_runs
 from excise.system.paths import expanded
@@ -47,7 +50,7 @@ def runs(word: str | None, inputs: Inputs) -> int:
     summaries = [summary(directory) for directory in all_runs(root)]
     if as_json:
         for each in summaries:
-            write_json(asdict(each))
+            write_json(fields_of(each))
     else:
         make_console().print(_table(summaries) if summaries else f"no runs in {root}")
     return 0
@@ -85,6 +88,12 @@ def _last_written(directory: RunDirectory) -> float:
     return max(times)
 
 
+def _told(point: Point, prompts: int | None) -> str:
+    if point.objectives != DEFAULT:
+        return point.told()
+    return f"{point['refusals']}/{prompts} at KL {point['kl']:z.3f}"
+
+
 def _table(summaries: Sequence[Summary]) -> Table:
     headings = ("trials", "baseline", "fewest", "knee", "chosen")
     title = plural(len(summaries), "run")
@@ -98,7 +107,7 @@ def _table(summaries: Sequence[Summary]) -> Table:
             cells = [
                 str(each.trials),
                 f"{each.refusals}/{each.prompts}",
-                *[f"{point.refusals}/{each.prompts} at KL {point.kl:z.3f}" for point in best],
+                *[_told(point, each.prompts) for point in best],
                 *["", ""][len(best) :],
                 "" if each.chosen is None else str(each.chosen),
             ]

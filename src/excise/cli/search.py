@@ -19,7 +19,7 @@ def search(run: Run, screen: Screen, trials: int | None = None) -> bool:
             return not interrupt.requested()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            "interrupted; every finished trial is kept; go on with the same command and "
+            "interrupted; every finished trial is kept; continue with the same command and "
             f"--run-dir {run.directory.path}"
         ) from None
 

@@ -22,6 +22,7 @@ from excise.kinds import FACTS
 from excise.report.card import asked_with_lines, nats
 from excise.report.plot import plot_edit, require_plots
 from excise.report.profile import Profile, place, profiles
+from excise.search.objective import DEFAULT, objectives_in
 from excise.store.outcome import outcome_in
 from excise.system.paths import expanded
 
@@ -110,7 +111,7 @@ def _summary(path: Path, edit: Edit) -> Table:
     grid.add_row("edited", f"{len(edit.changed)} of {count}, d = {edit.u.shape[1]}{each}")
     if edit.settings_digest:
         grid.add_row("settings", edit.settings_digest)
-    if "refusals" in edit.facts:
+    if all(each.name in edit.facts for each in objectives_in(edit.facts)):
         grid.add_row("search", _searched(edit))
     if pair := edit.facts.get("recovered_from"):
         if not isinstance(pair, list):
@@ -132,6 +133,10 @@ def _summary(path: Path, edit: Edit) -> Table:
 def _searched(edit: Edit) -> str:
     trial = f"trial {edit.facts['trial']}: " if "trial" in edit.facts else ""
     held_out = "" if "held_out" in edit.facts else "; not measured on held-out prompts"
+    objectives = objectives_in(edit.facts)
+    if objectives != DEFAULT:
+        figures = ", ".join(f"{each.name} {nats(edit.facts[each.name])}" for each in objectives)
+        return f"{trial}{figures} (the search's own prompts{held_out})"
     return (
         f"{trial}{edit.facts['refusals']}/{edit.facts['prompts']} target prompts refused, "
         f"KL {nats(edit.facts['kl'])} nats (the search's own prompts{held_out})"

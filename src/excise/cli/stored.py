@@ -12,16 +12,19 @@ from excise.checkpoint.source import ModelSource
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Inputs, Settings, Stored
 from excise.config.digest import UNSTORED
+from excise.config.places import PlacedValue, naming
 from excise.edits.edit import Edit
 from excise.errors import RunError
 from excise.events import Emit, Note
 from excise.report.card import figures_in, figures_of
-from excise.search.front import Point, select
+from excise.search.front import Point
+from excise.search.objective import objectives_in
+from excise.search.select import select
 from excise.store.directory import RunDirectory
-from excise.store.outcome import outcome_of
+from excise.store.outcome import outcome_of, point_in
 from excise.system.paths import expanded, is_drive
 
-_LOADING = (
+LOADING = (
     "model",
     "revision",
     "dtypes",
@@ -38,10 +41,11 @@ _LOADING = (
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run directory and the settings of the command that opened it."""
+    """A run directory, the settings of the command that opened it, and the trial of RUN:TRIAL."""
 
     directory: RunDirectory
     settings: Settings
+    trial: str | None = None
 
     def source(self, emit: Emit) -> ModelSource:
         """The model's files, named in a note. Raises RunError if the weights have changed since the run."""
@@ -57,8 +61,11 @@ class StoredRun:
         return source
 
     def choice(self) -> int:
-        """The trial that --select names, else the chosen trial, else the knee."""
-        return chosen_trial(self.directory, self.settings.select)
+        """The trial of RUN:TRIAL, else the selected trial, else the chosen trial, else the knee."""
+        if self.trial is not None:
+            return named_trial(self.directory, self.trial)
+        with self.settings.naming_places():
+            return chosen_trial(self.directory, self.settings.select)
 
 
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
@@ -70,7 +77,7 @@ def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     )
 
 
-def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = _LOADING) -> StoredRun:
+def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = LOADING) -> StoredRun:
     """The run RUN or RUN:TRIAL, TRIAL being a number, knee or fewest, with the settings it was made with.
 
     fields: the stored settings that count; flags replace them. Raises RunError if the run does not exist,
@@ -78,9 +85,7 @@ def open_run_named(word: str, inputs: Inputs, fields: Collection[str] = _LOADING
     """
     path, trial = split_trial(word)
     directory = RunDirectory(path)
-    if trial is not None:
-        inputs = inputs.with_flags(select=trial)
-    return StoredRun(directory, inputs.settings(settings_in(directory, fields)))
+    return StoredRun(directory, inputs.settings(settings_in(directory, fields)), trial)
 
 
 def note_named(settings: Settings, place: str, emit: Emit) -> None:
@@ -120,7 +125,14 @@ def edit_path(word: str) -> Path:
             raise RunError(f"{word}: no such edit file or run directory")
         return path
     directory = RunDirectory(path)
-    return directory.edit_path(chosen_trial(directory, trial))
+    return directory.edit_path(named_trial(directory, trial))
+
+
+def named_trial(directory: RunDirectory, trial: str | None) -> int:
+    """The trial of RUN:TRIAL; for RUN alone the chosen trial, else the knee. Raises SettingsError."""
+    word = f"{directory.path}:{trial}"
+    with naming({"select": PlacedValue(trial, word, word)}):
+        return chosen_trial(directory, trial)
 
 
 def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
@@ -133,12 +145,10 @@ def chosen_trial(directory: RunDirectory, selection: str | None) -> int:
 
 
 def front_of(record: Mapping[str, Any]) -> list[Point]:
-    """The Pareto front of a record, fewest refusals first."""
+    """The Pareto front of a record, in the order of the first objective."""
     trials = {trial["number"]: trial for trial in record["trials"]}
-    return [
-        Point(number, trials[number]["refusals"], trials[number]["kl"])
-        for number in record["front"]
-    ]
+    objectives = objectives_in(record)
+    return [point_in(number, trials[number], objectives) for number in record["front"]]
 
 
 def figures(record: Mapping[str, Any], number: int, edit: Edit) -> str:

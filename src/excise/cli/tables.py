@@ -10,18 +10,24 @@ from rich.text import Text
 
 from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
+from excise.cli.value_text import value_text
 from excise.experiment.coverage import THRESHOLD, Coverage
 from excise.report.by_group import tables_by_group
 from excise.report.card import rows_of
 from excise.scorers.groups import FiguresByGroup
-from excise.search.front import VISIBLE_DAMAGE, Point, knee
+from excise.scorers.scorer import PROMPTS
+from excise.search.front import VISIBLE_DAMAGE, Point, title_of
+from excise.search.objective import DEFAULT, Objective
+from excise.search.select import knee
 
 if TYPE_CHECKING:
     # `inspect --config-only` needs this module but not the slow imports of a run.
+    from excise.app.benchmark import BenchmarkRow
     from excise.app.compare import Difference
     from excise.app.evaluate import Evaluation
     from excise.app.outcome import Comparison
     from excise.app.spread import SeedResult, Spread
+    from excise.benchmarks.score import BenchmarkScore
     from excise.store.outcome import Outcome
 
 _MODELS = ("original", "edited")
@@ -41,8 +47,9 @@ def kl_text(kl: float) -> Text:
 def front_table(
     front: Sequence[Point], parameters: Mapping[int, Mapping[str, object]], prompts: int
 ) -> Table:
-    """The Pareto front, fewest refusals first. parameters: of each trial, by number."""
-    headings = ("trial", "refusals", "KL (nats)")
+    """The Pareto front, in the order of the first objective. parameters: of each trial, by number."""
+    objectives = front[0].objectives if front else DEFAULT
+    headings = ("trial", *map(_heading, objectives))
     table = make_table(
         *headings,
         "parameters",
@@ -54,15 +61,33 @@ def front_table(
     best = knee(front) if front else None
     for point in front:
         remarks = ["knee"] if point == best else []
-        remarks += ["visible damage"] if point.kl > VISIBLE_DAMAGE else []
+        remarks += ["visible damage"] if point.by_name.get("kl", 0) > VISIBLE_DAMAGE else []
         table.add_row(
             str(point.number),
-            f"{point.refusals}/{prompts}",
-            kl_text(point.kl),
+            *point_cells(point, prompts),
             short(parameters[point.number]),
             ", ".join(remarks),
         )
     return table
+
+
+def _heading(objective: Objective) -> str:
+    unit = f" ({objective.unit})" if objective.unit not in ("", PROMPTS) else ""
+    return f"{title_of(objective.name)}{unit}{', more is better' * (objective.better == 'more')}"
+
+
+def point_cells(point: Point, prompts: int) -> list[Text]:
+    """The values of a point. prompts: number of target prompts."""
+    return [
+        value_cell(name, value, value_text(name, value, prompts))
+        for name, value in point.by_name.items()
+    ]
+
+
+def value_cell(name: str, value: float, text: str) -> Text:
+    """The value of an objective, red if it is damage that is visible in answers."""
+    visible = name in ("kl", "answer_kl") and value > VISIBLE_DAMAGE
+    return Text(text, "red" if visible else "")
 
 
 def outcome_table(outcome: Outcome) -> Table:
@@ -110,6 +135,33 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
+def benchmark_table(name: str, rows: Sequence[BenchmarkRow]) -> Table:
+    """Scores with their standard errors, differences, and the p-values of paired tests."""
+    if all(row.after is None for row in rows):
+        numbers: tuple[str, ...] = ("documents", "score")
+    else:
+        numbers = ("documents", *_MODELS, "difference", "p-value")
+    table = make_table(
+        "benchmark", "metric", *numbers, numbers=numbers, title=f"Benchmarks of {name}"
+    )
+    for row in rows:
+        before, after = row.before, row.after
+        cells = [before.task, before.title, str(before.documents), _with_error(before)]
+        if after is None or row.difference is None:
+            table.add_row(*cells)
+            continue
+        p_value = "–" if row.p_value is None else f"{row.p_value:.4f}"
+        style = "bold" if row.significant else ""
+        cells += [_with_error(after), f"{row.difference:+z.4f}"]
+        table.add_row(*cells, Text(p_value, style))
+    return table
+
+
+def _with_error(score: BenchmarkScore) -> str:
+    error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
+    return f"{score.value:z.4f}{error}"
+
+
 def anatomy_table(anatomy: Anatomy, coverage: Coverage | None) -> Table:
     """Layers by components: shapes, numbers of matrices, post-norms, and measured coverage."""
     components = list(anatomy.matrices())
@@ -143,7 +195,7 @@ def _covered(coverage: Coverage | None, layer: int) -> Text:
 def _writer(writer: Writer) -> str:
     rows, columns = writer.shape
     if not writer.matrices:
-        return f"{rows} numbers put out; cannot be saved"
+        return f"output width {rows}; cannot be saved"
     count = "" if writer.matrices == 1 else f"{writer.matrices} of "
     norms = "".join(f", then {norm.rsplit('.', 1)[-1]}" for norm in writer.post_norms)
     return f"{count}{rows}×{columns}{norms}"

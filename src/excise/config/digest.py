@@ -20,6 +20,11 @@ _FREE = frozenset(
         "batch_size",
         "candidates",
         "exhaustive",
+        "judge",
+        "judge_labels",
+        "judge_concurrency",
+        "judge_timeout",
+        "judge_key",
         "run_dir",
         "select",
         "save",
@@ -31,11 +36,16 @@ _FREE = frozenset(
         "config_only",
         "allow_partial",
         "allow_absent",
+        "report",
     )
 )
 
 
-UNSTORED: Mapping[str, object] = {"template_arguments": {}, "group_by": None}
+UNSTORED: Mapping[str, object] = {
+    "template_arguments": {},
+    "group_by": None,
+    "objectives": list(Settings.model_fields["objectives"].default),
+}
 """Settings newer than the format, and their values that are not stored: older studies keep their digest."""
 
 
@@ -48,7 +58,12 @@ def study_settings(settings: Settings) -> dict[str, object]:
     for field, value in settings:
         if isinstance(value, PromptSource) and value.group_by is None:
             stored[field].pop("group_by", None)
-    return stored
+    # Settings of scorers that are only reported change no trial.
+    scorers = {
+        name: stored["scorers"][name] for name in settings.objectives if name in settings.scorers
+    }
+    del stored["scorers"]
+    return {**stored, "scorers": scorers} if scorers else stored
 
 
 def settings_digest(settings: Settings) -> str:

@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from excise.config.flags import choices, flag_name
+from excise.config.flags import flag_name
+from excise.config.places import PlacedValue, on_one_line
 from excise.prompts.source import PromptSource
-
-_LONGEST_VALUE = 80
-
-_MESSAGES = {
-    "int_parsing": "not a whole number",
-    "int_parsing_size": "too large a number",
-    "int_type": "not a whole number",
-    "int_from_float": "not a whole number",
-    "float_parsing": "not a number",
-    "float_type": "not a number",
-    "finite_number": "not a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "string_type": "not a text",
-    "path_type": "not a path",
-    "tuple_type": "not a list",
-    "dict_type": "not a table of KEY=VALUE",
-    "model_type": "not a prompt set; write SOURCE, SOURCE:SPLIT or a table with source and split",
-    "string_too_short": "must not be empty",
-    "too_short": "must name at least one",
-    "greater_than": "must be more than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-}
-
-
-@dataclass(frozen=True)
-class PlacedValue:
-    """A value and the place that it came from."""
-
-    value: object
-    place: str
-    """For example `--trials`, `EXCISE_TRIALS`, `excise.toml: trials`."""
-    assignment: str
-    """The place with the value: `--trials=abc`."""
+from excise.validation import did_you_mean, reason_of
 
 
 def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -> str:
@@ -69,35 +33,14 @@ def explain(errors: Sequence[ErrorDetails], values: Mapping[str, PlacedValue]) -
         if error["type"] == "missing":
             return f"{where}: missing; name the source of the prompts"
         if error["type"] == "extra_forbidden":
-            return f"{where}: no such key{did_you_mean(keys[-1], PromptSource.model_fields)}"
+            known = tuple(PromptSource.model_fields)
+            hint = did_you_mean(keys[-1], known, f"its keys are {', '.join(known)}")
+            return f"{where}: no such key{hint}"
         where += f" = {json.dumps(error['input'], ensure_ascii=False, default=str)}"
     else:
         where = values[str(field)].assignment if field in values else flag_name(str(field))
-    return f"{_shorten(where)}: {_reason(error, context, str(field))}"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A clause that suggests the nearest known word; empty without a near word."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _reason(error: ErrorDetails, context: Mapping[str, Any], field: str) -> str:
-    if error["type"] == "literal_error":
-        allowed = choices(field)
-        return f"must be one of {', '.join(allowed)}{did_you_mean(str(error['input']), allowed)}"
-    if error["type"] == "value_error":
-        return str(context["error"])
-    if error["type"] in _MESSAGES:
-        return _MESSAGES[error["type"]].format(**context)
-    return error["msg"]
+    return f"{on_one_line(where)}: {reason_of(error)}"
 
 
 def _place(field: str, values: Mapping[str, PlacedValue]) -> str:
     return values[field].place if field in values else flag_name(field)
-
-
-def _shorten(text: str) -> str:
-    """The text on one line, cut to a bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_VALUE else line[: _LONGEST_VALUE - 1] + "…"

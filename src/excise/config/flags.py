@@ -67,10 +67,10 @@ def is_table(field: str) -> bool:
 
 
 def choices(field: str) -> tuple[str, ...]:
-    """The allowed values of a field or of its elements; empty without a fixed list."""
+    """The allowed values of a field, its elements or its table's values; empty without a fixed list."""
     annotation = value_type(field)
-    if is_list(field):
-        annotation = get_args(annotation)[0]
+    if is_list(field) or is_table(field):
+        annotation = get_args(annotation)[-1 if is_table(field) else 0]
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from excise.config.explain import PlacedValue, did_you_mean, explain
+from excise.config.explain import explain
 from excise.config.flags import (
     field_names,
     flag_name,
@@ -21,12 +21,21 @@ from excise.config.flags import (
     value_type,
     variable_name,
 )
+from excise.config.places import PlacedValue
 from excise.config.settings import Settings
 from excise.config.template import read_arguments
-from excise.config.trust import is_typed, refuse_chosen_by_file, refuse_untyped, without_trust
+from excise.config.trust import (
+    is_typed,
+    refuse_chosen_by_file,
+    refuse_named_code,
+    refuse_server_from_file,
+    refuse_untyped,
+    without_trust,
+)
 from excise.errors import SettingsError, first_line
 from excise.prompts.source import PromptSource
 from excise.system.json_files import parse_json
+from excise.validation import did_you_mean
 
 TOML_NAME = "excise.toml"
 _VARIABLE_PREFIX = "EXCISE_"
@@ -100,6 +109,8 @@ def gather(
     values |= typed
     refuse_untyped(requests, is_typed(typed), values)
     refuse_chosen_by_file(is_typed(typed), toml, values)
+    refuse_named_code(typed, values)
+    refuse_server_from_file(toml)
     values = {field: each for field, each in values.items() if each.value is not None}
     if needs_model and "model" not in values:
         raise SettingsError(
@@ -107,7 +118,7 @@ def gather(
             f"or write model = … in {TOML_NAME}"
         )
     try:
-        return Settings.model_validate({field: each.value for field, each in values.items()})
+        return Settings.placed(values)
     except ValidationError as error:
         raise SettingsError(explain(error.errors(), values)) from None
 
@@ -158,7 +169,8 @@ def _layer(given: Iterable[tuple[str, PlacedValue]], noun: str, known: Iterable[
     for name, value in given:
         field = field_names().get(name)
         if field is None:
-            hint = did_you_mean(value.place.rpartition(": ")[2], known)
+            lists = f"excise --help lists the {noun}s"
+            hint = did_you_mean(value.place.rpartition(": ")[2], known, lists)
             raise SettingsError(f"{value.place}: no such {noun}{hint}")
         if field in layer:
             also = layer[field].place

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from excise.config.explain import PlacedValue
+from excise.config.places import PlacedValue
 from excise.errors import SettingsError
 
 FIELD = "trust_remote_code"
 _IDENTIFY_CODE = ("model", "revision")
 """The settings that decide whose code runs."""
+_NAME_CODE = ("objectives", "report")
+"""Settings whose elements may be classes of modules, `module:Class`."""
 
 
 def without_trust(
@@ -58,6 +60,41 @@ def refuse_untyped(
         f"{requests[-1].place}: asks to run code that comes with {whose}; only a flag can allow it; "
         "read that code, and type --trust-remote-code on this command line to run it"
     )
+
+
+def refuse_named_code(flags: Mapping[str, PlacedValue], named: Mapping[str, PlacedValue]) -> None:
+    """Raise SettingsError if anything but a flag names a class of a module, whose code would run.
+
+    named: the merged settings.
+    """
+    for field in _NAME_CODE:
+        placed = named.get(field)
+        if placed is None or flags.get(field) is placed:
+            continue
+        names = placed.value if isinstance(placed.value, list | tuple) else [placed.value]
+        if any(":" in str(name) for name in names):
+            raise SettingsError(
+                f"{placed.assignment}: names code, and only a flag can let it run; read that code, and type "
+                f"--{field} on this command line"
+            )
+
+
+def refuse_server_from_file(file: Mapping[str, PlacedValue]) -> None:
+    """Raise SettingsError if `excise.toml` names a server that judges, or the variable of its key.
+
+    The folder may be somebody else's, and the server gets all answers and the key. file: the settings of that
+    file.
+    """
+    named = file.get("judge")
+    if named is not None and str(named.value).startswith("openai:"):
+        raise SettingsError(
+            f"{named.place}: names a server, which gets the answers and a key; only --judge or EXCISE_JUDGE "
+            "can name it"
+        )
+    if (key := file.get("judge_key")) is not None:
+        raise SettingsError(
+            f"{key.place}: decides which key a server gets; only --judge-key or EXCISE_JUDGE_KEY can"
+        )
 
 
 def refuse_chosen_by_file(

@@ -74,23 +74,24 @@ def peak_memory(devices: Iterable[torch.device]) -> Mapping[str, int]:
 
 
 def devices_for(device: str, max_memory: Mapping[int | str, int] | None) -> list[torch.device]:
-    """The devices that --device and --max-memory allow for a model; at least one.
+    """The devices that the settings `device` and `max_memory` allow for a model; at least one.
 
     Raises ModelError if there is no such device on this machine.
     """
     if max_memory:
-        return [_existing(f"--max-memory {key}=…", key) for key in max_memory]
+        return [_existing(key, "max_memory", f"{key}=…", f"{key}: ") for key in max_memory]
     if device in _SPREADING:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return [torch.device("cuda", index) for index in range(count)] or [HOST]
-    return [_existing(f"--device {device}", device)]
+    return [_existing(device, "device", device)]
 
 
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 """Device maps of transformers that spread the model over all accelerators."""
 
 
-def _existing(what: str, device: int | str) -> torch.device:
+def _existing(device: int | str, setting: str, value: str, which: str = "") -> torch.device:
+    """The device. setting, value: where it was given, for errors. which: names it among several."""
     accelerator = torch.accelerator.current_accelerator()
     count = torch.accelerator.device_count() if accelerator is not None else 0
     there = ["cpu", *(f"{accelerator.type}:{index}" for index in range(count) if accelerator)]
@@ -100,13 +101,19 @@ def _existing(what: str, device: int | str) -> torch.device:
         found = torch.device(kind, device) if isinstance(device, int) else torch.device(device)
     except RuntimeError as error:
         raise ModelError(
-            f"{what}: is not the name of a device; this machine has {', '.join(there)}"
+            f"{which}is not the name of a device; this machine has {', '.join(there)}",
+            setting=setting,
+            value=value,
         ) from error
     if found.type == "cpu":
         return HOST
     found = torch.device(found.type, found.index or 0)
     if str(found) not in there:
-        raise ModelError(f"{what}: this machine has no such device; it has {', '.join(there)}")
+        raise ModelError(
+            f"{which}this machine has no such device; it has {', '.join(there)}",
+            setting=setting,
+            value=value,
+        )
     return found
 
 

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from excise.errors import causes
 
 MEMORY_ADVICE = (
-    "quantise the weights (--quantization bnb_4bit), offload some of them (--max-memory 0=…,cpu=… "
-    "--offload-folder DIR), or allow shorter answers (--max-new-tokens)"
+    "quantise the weights with quantization (--quantization bnb_4bit), offload some of them with max_memory "
+    "(--max-memory 0=…,cpu=…) and offload_folder (--offload-folder DIR), or allow only shorter answers with "
+    "max_new_tokens (--max-new-tokens)"
 )
 """Advice for a loaded model that runs out of memory."""
 

@@ -27,7 +27,7 @@ from excise.undocumented import (
 _MAMBA_TYPES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
 """peft 0.21 refuses adapters on these types' `out_proj`, because fused kernels may read the weight past
 the module."""
-_INSTEAD = "save the whole model instead (--save DIR)"
+_INSTEAD = "save the whole model instead: apply (--save DIR)"
 
 Weights = Callable[[WriterTensor], Iterator[Tensor]]
 """Gives the matrices [d, k] or biases [d] of a parameter, in order, float32."""
@@ -122,7 +122,7 @@ def require_adapter(model: PreTrainedModel, writers: Sequence[Writer], direction
 
 def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: int) -> None:
     """Raise SaveError unless a peft adapter of this rank can hold changes of the parameters."""
-    # peft renames what it loads for this model as transformers does with its checkpoints.
+    # peft renames the modules of an adapter as transformers renames tensors of a checkpoint.
     renamings = [
         one
         for one in get_model_conversion_mapping(model, add_legacy=False)
@@ -133,13 +133,13 @@ def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: 
         module = model.get_submodule(owner)
         if owner.endswith(".out_proj") and model.config.model_type in _MAMBA_TYPES:
             raise SaveError(
-                f"{owner}: peft holds no adapter for this projection of {model.config.model_type}; "
+                f"{owner}: peft has no adapter for this projection of {model.config.model_type}; "
                 f"{_INSTEAD}"
             )
         if apply_renamings(tensor.name, renamings) != tensor.name:
             raise SaveError(
-                f"{owner}: peft takes this name for that of an old checkpoint and would not find the module; "
-                f"{_INSTEAD}"
+                f"{owner}: peft reads this name as a name of an old checkpoint and would not find the "
+                f"module; {_INSTEAD}"
             )
         if isinstance(module, nn.Linear | Conv1D):
             continue
@@ -152,5 +152,5 @@ def require_form(model: PreTrainedModel, tensors: Sequence[WriterTensor], rank: 
             )
         if rank > 1:
             raise SaveError(
-                f"{tensor.name}: an adapter can hold one direction of experts, not {rank}; {_INSTEAD}"
+                f"{tensor.name}: for experts, an adapter can hold one direction, not {rank}; {_INSTEAD}"
             )

@@ -91,12 +91,12 @@ def require_base(base: Base | None, source: ModelSource, *, force: bool, emit: E
         return
     if not force:
         raise SaveError(
-            f"{source.name} is not the checkpoint that the edit was made of: {differs}; give that "
-            "checkpoint, or --force to apply the edit anyway"
+            f"{source.name} is not the checkpoint that the edit was made for: {differs}; give that "
+            "checkpoint, or force (--force) to apply the edit anyway"
         )
     emit(
         Note(
-            f"going on with --force although {differs}: the direction was found in other weights, so the "
-            "edit may remove something else, or nothing"
+            f"continuing with force (--force) although {differs}: the direction was found in other weights, "
+            "so the edit may remove something else, or nothing"
         )
     )

@@ -23,6 +23,7 @@ from excise.kinds import FACTS, KINDS, current_name, with_current_kind
 from excise.system.files import require_fetched, write_bytes
 from excise.system.json_files import parse_json
 from excise.system.paths import expanded
+from excise.validation import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +39,7 @@ _RENAMED_IN = 5
 _CHECKSUM = "sha256"
 
 _FACTS_OF_BASE = frozenset(("model", "model_digest"))
-"""Facts of format 2 that are now in the base."""
+"""Facts of files of format 2, which are now fields of the base."""
 
 
 class Edit(EditValues):
@@ -72,20 +73,21 @@ class Edit(EditValues):
         """Write the edit as a LoRA adapter, which `peft.PeftModel.from_pretrained` loads.
 
         folder: a new folder. model: the original model in memory, or the name of its files (hub id or local
-        folder); without it, the files that `base` names, which are fetched from the hub if this machine lacks
-        them. Only the matrices that the edit changes are read from files. writers: claims about writers,
-        "PATTERN=COMPONENT", that the edit was made with. trust_remote_code: build the model with its own
-        code. force: accept files of another model.
+        folder); without it, the files of `base`, downloaded from the hub if necessary. Only the matrices that
+        the edit changes are read from files. writers: the further writers, "PATTERN=COMPONENT", that the edit
+        was made with. trust_remote_code: build the model with its own code. force: accept files of another
+        model.
 
-        Raises SaveError if the files are of another model than the edit was made of, if the weights are
+        Raises SaveError if the files are of another model than the edit was made for, if the weights are
         packed, or if an adapter cannot hold the edit; ModelError if the model lacks a writer.
         """
         from excise.edits.peft_folder import to_peft
 
+        writers = checked("writers", writers, tuple[str, ...])
         to_peft(self, expanded(folder), model, writers, trust_remote_code, force)
 
     def save(self, path: str | Path) -> None:
-        """Write the edit; the file appears under `path` whole or not at all. Raises SaveError."""
+        """Write the edit file, completely or not at all. Raises SaveError."""
         header = {
             "format": FORMAT,
             "kind": self.kind,
@@ -98,7 +100,7 @@ class Edit(EditValues):
         }
         # safetensors cannot store tensors that share memory, as u and v may.
         tensors = {name: getattr(self, name).clone().contiguous() for name in _TENSORS}
-        # A single key, because safetensors writes several keys in random order.
+        # One metadata key, because safetensors writes several keys in random order.
         checked = {**header, _CHECKSUM: _checksum(header, tensors)}
         write_bytes(expanded(path), save(tensors, metadata={"excise": json.dumps(checked)}))
 

@@ -73,7 +73,7 @@ def _require_fit(edit: EditValues, names: set[str], dimension: int, model: str) 
     if unknown:
         raise ModelError(
             f"{model}: has no writer {unknown[0]}, which the edit names; the edit was made of another model, "
-            "or with --writers, which it needs here too"
+            "or with writers (--writers), which it needs here too"
         )
     if edit.u.shape[1] != dimension:
         raise ModelError(

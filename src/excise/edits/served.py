@@ -38,7 +38,8 @@ def serving_note(tensors: Sequence[WriterTensor], rank: int) -> str:
     lines = [
         "## Serving",
         "",
-        "transformers: `PeftModel.from_pretrained(model, FOLDER)`; `merge_and_unload` bakes it in.",
+        "transformers: `PeftModel.from_pretrained(model, FOLDER)`; `merge_and_unload` merges it into the "
+        "weights.",
         "",
     ]
     if reason is not None:

@@ -38,7 +38,7 @@ class FittedEdit:
     def of(
         cls, edit: EditValues, model: PreTrainedModel, declared: tuple[str, ...] = ()
     ) -> FittedEdit:
-        """The edit fitted to a model in memory. declared: claims about writers. Raises ModelError."""
+        """The edit fitted to a model in memory. declared: writers that a user declares. Raises ModelError."""
         anatomy = examine(model, declared)
         name = model.name_or_path or type(model).__name__
         edit = fitted(edit, anatomy, name)
@@ -61,14 +61,14 @@ def from_files(
 ) -> Iterator[FittedEdit]:
     """An edit fitted to a model's files; one matrix is in memory at a time.
 
-    declared: claims about writers. Raises SaveError if the checkpoint is packed, ModelError if the
+    declared: writers that the user declares. Raises SaveError if the checkpoint is packed, ModelError if the
     model cannot be built or the edit does not fit it.
     """
     packed = packed_whole(source)
     if packed is not None:
         raise SaveError(
             f"{source.name} is stored as {packed}, whose matrices are unpacked only by loading the "
-            "model; export from the run instead (excise export RUN --adapter DIR)"
+            "model; give the loaded model: to_peft (excise export RUN --adapter DIR)"
         )
     model = meta_model(source.name, source.folder, trust_remote_code=trust_remote_code)
     anatomy = examine(model, declared)

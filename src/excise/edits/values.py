@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from pydantic import FiniteFloat
 from torch import Tensor
 
 from excise.edits.base import Base
 from excise.kinds import EditKind
+from excise.validation import checked
 
 
-# Equality of tensors is no single truth value, so edits are equal only to themselves.
+# Tensors cannot be compared to one truth value, so an edit equals only itself.
 @dataclass(frozen=True, eq=False)
 class EditValues:
     """A rank-1 operator for each writer: y' = y − α u (vᵀ y).
@@ -57,5 +59,5 @@ class EditValues:
         return max(Counter(self.writers).values(), default=0)
 
     def scaled(self, factor: float) -> Self:
-        """The same edit with every strength multiplied by `factor`."""
-        return replace(self, strengths=self.strengths * factor)
+        """The same edit with every strength multiplied by `factor`, a finite number. Raises SettingsError."""
+        return replace(self, strengths=self.strengths * checked("factor", factor, FiniteFloat))

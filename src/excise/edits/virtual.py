@@ -1,8 +1,8 @@
 """Virtual edits: hooks on the writers' outputs. No weight is read, written, copied or reloaded.
 
 Hooks are registered once, when the context is entered; a change of the candidate only replaces small tensors
-of shape [writer, d]. An edit costs O(writers·d) to switch and O(d) for each token, for quantised, offloaded
-and shared weights alike.
+of shape [writer, d]. Switching to another edit costs O(writers·d), and an edit costs O(d) for each token.
+Both are the same for quantised, offloaded and shared weights.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Stack:
 
 
 class VirtualEdits:
-    """A context in which the named writers of a model are edited; its end restores the model.
+    """A context in which the outputs of the named writers are edited; the model is restored at its end.
 
-    A repeated writer has several operators, which apply in order. `use` applies one edit to every row of a
-    batch. After `use_several`, `assign` selects an edit for each row. `use(None)` restores the original
-    model, bit for bit.
+    A writer that is named several times has several operators, which apply in order. `use` applies one edit
+    to every row of a batch. After `use_several`, `assign` selects an edit for each row. `use(None)` restores
+    the original model, bit for bit.
     """
 
     def __init__(self, model: nn.Module, writers: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ class VirtualEdits:
         self._handles: list[RemovableHandle] = []
         self._active = [False] * len(self._writers)
         self._stacks: dict[torch.device, _Stack] = {}
-        self._only = 0
+        self._only, self._paused = 0, False
         self._rows: tuple[int, ...] = ()
         self._rows_on: dict[torch.device, Tensor] = {}
         self._edits: tuple[EditValues, ...] = ()
@@ -61,16 +61,20 @@ class VirtualEdits:
         self._set(() if edit is None else (edit,))
 
     def use_several(self, edits: Sequence[EditValues]) -> None:
-        """Prepare `edits` for `assign`; before its call, the first edit applies to every row."""
+        """Prepare `edits` for `assign`; until `assign` is called, the first edit applies to every row."""
         self._set(tuple(edits))
+
+    def pause(self, *, paused: bool) -> None:
+        """Apply no edit while `paused`; afterwards the edits in use apply again."""
+        self._paused = paused
 
     def assign(self, rows: Sequence[int]) -> None:
         """Apply edit number `rows[i]` of those in use to row i of every batch until the next call."""
-        # A plain product is cheaper if all rows have the same edit.
+        # If all rows have the same edit, one matrix product is enough, which is cheaper.
         self._only = rows[0]
         mixed = () if all(row == self._only for row in rows) else tuple(rows)
         if mixed != self._rows:
-            # The tensors on the devices are kept while the assignment stays the same.
+            # The tensors on the devices are kept while the rows stay the same.
             self._rows, self._rows_on = mixed, {}
 
     def _set(self, edits: tuple[EditValues, ...]) -> None:
@@ -95,7 +99,7 @@ class VirtualEdits:
         def edited(
             module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
         ) -> Tensor | tuple[Tensor, ...] | None:
-            if not self._active[index]:
+            if self._paused or not self._active[index]:
                 return None
             if isinstance(output, Tensor):
                 return self._apply(index, output)
@@ -125,7 +129,9 @@ class VirtualEdits:
                 rows = torch.tensor(self._rows, device=output.device)
                 self._rows_on[output.device] = rows
             if hidden.dim() == 1:
-                raise ValueError(f"{self._writers[index]} returns a bias that all rows share")
+                raise ValueError(
+                    f"{self._writers[index]} returns one bias for all rows; rows cannot have different edits"
+                )
             if len(hidden) != len(rows) and (hidden.dim() > 2 or len(hidden) % len(rows)):
                 raise ValueError(
                     f"{self._writers[index]} returns {tuple(output.shape)}: not a multiple of the "

@@ -43,9 +43,9 @@ class Request:
     """Prompts of one candidate and their answers.
 
     tokens: the answers so far, as token ids, the end-of-turn token included; an answer that never started is
-    empty. waiting: indices of prompts that are not admitted yet, in order of admission. running: number of
-    sequences being decoded. seconds: the request's share of the time that passes took. failure: the error
-    that ended the request, if any.
+    empty. ended: indices of answers that do not go on. waiting: indices of prompts that are not admitted yet,
+    in order of admission. running: number of sequences being decoded. seconds: the request's share of the
+    time that passes took. failure: the error that ended the request, if any.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Request:
     def restart(self) -> None:
         """Discard all answers."""
         self.tokens: list[list[int]] = [[] for _ in self.prompts]
+        self.ended = set[int]()
         self.running = 0
         self.failure: TrialError | None = None
         # Among equal priorities the longest prompt is first: later prompts then fit into the cache's
@@ -108,6 +109,8 @@ class Request:
             or self.stopping_rule.should_stop(index, answer)
         )
         self.running -= finished
+        if finished:
+            self.ended.add(index)
         return finished
 
     def fail(self, error: TrialError) -> None:

@@ -27,7 +27,7 @@ class Assignment:
     """The candidate that prompts belong to.
 
     assign_rows: called before every forward pass with the candidate of each row, so that each row meets its
-    candidate's edit. cached_layers: what every pass over prompts runs inside of.
+    candidate's edit. cached_layers: a context around every pass over prompts, which stores or replays layers.
     """
 
     candidate: int = 0
@@ -46,4 +46,4 @@ class Assignment:
 
 
 ONE_CANDIDATE = Assignment()
-"""All rows belong to the model as it is."""
+"""All rows belong to the unedited model."""

@@ -244,7 +244,7 @@ class CachedPart:
 
     def start_layer(self, changed: Sequence[str]) -> int:
         """The layer at which passes may begin if these modules are edited; 0 for whole passes."""
-        # A module that is no known writer may be anywhere.
+        # A module that is not a known writer may be in any layer.
         first = min((self.layer_of.get(name, 0) for name in changed), default=len(self.layer_of))
         return self.control.last_start(first)
 

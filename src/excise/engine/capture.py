@@ -50,7 +50,7 @@ def listening(
             tensor = tensor.flatten(2)
         if tensor.shape[:-1] != shape:
             raise ValueError(
-                f"{names[index]} puts out {tuple(tensor.shape)} for {shape[0]} rows of "
+                f"{names[index]} returns shape {tuple(tensor.shape)} for {shape[0]} rows of "
                 f"{shape[1]} tokens: not one vector for each token"
             )
         listener(index, tensor)
@@ -64,7 +64,7 @@ def listening(
 
 
 class Residuals:
-    """The residual stream behind each layer at the last prompt token: `values` [prompt, layer, d], float32.
+    """The residual stream after each layer at the last prompt token: `values` [prompt, layer, d], float32.
 
     If a layer runs several times in one pass, its last output counts. If a model keeps several streams side
     by side, which every layer mixes again, their mean counts.
@@ -130,7 +130,7 @@ class EndStatistics:
 
 @dataclass(frozen=True)
 class Accumulators:
-    """What else a pass of `writer_statistics` fills.
+    """The accumulators that a pass of `writer_statistics` also fills.
 
     all_tokens: takes in the outputs at all tokens. last_tokens: at the last prompt tokens, each counted
     `last_weight` times. residual: the residual stream.
@@ -168,7 +168,7 @@ def writer_statistics(
                 accumulators.last_tokens.add(index, output[:, -1], accumulators.last_weight)
         if all_tokens is not None:
             tokens = output.reshape(-1, dimension)
-            # The common prefix stands in every prompt and runs once.
+            # The common prefix is part of every prompt, but runs once.
             all_tokens.add(index, own(tokens) if own else tokens, 1.0 if own else len(prompts))
 
     finite: list[Tensor] = []

@@ -91,7 +91,7 @@ class PlainScheduler:
         self._requests: list[Request] = []
 
     def ready(self, prompts: int) -> bool:
-        """See `Scheduler`. Requests share groups, so a new request is always welcome."""
+        """See `Scheduler`. Requests share groups, so a new request can always start."""
         return True
 
     def add(self, request: Request) -> None:

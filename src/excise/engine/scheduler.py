@@ -1,8 +1,8 @@
 """Decoding in a fixed number of slots, without steps for finished sequences.
 
-The common prefix of a request's prompts runs once, before the rest of each prompt. The answers of all
-requests decode together, each sequence with its own candidate's edit. A finished sequence gives its slot to a
-waiting prompt.
+A request holds the prompts of one candidate. Their common prefix runs once, before the rest of each prompt.
+The answers of all requests decode together, each sequence with the edit of its candidate. When a sequence is
+finished, a waiting prompt takes its slot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Scheduler(Protocol):
     """Decodes the sequences of all its requests together."""
 
     def ready(self, prompts: int) -> bool:
-        """True if a new request of this many prompts would start at once and delay no other request."""
+        """True if a new request of `prompts` prompts would start at once and delay no other request."""
 
     def add(self, request: Request) -> None:
         """Add a request."""
@@ -79,8 +79,8 @@ class SlotScheduler:
     def _has_room(self, waiting: int) -> bool:
         """True if this many waiting prompts should run now.
 
-        They wait until a quarter of the slots is free, or a slot for each, or nothing runs: a pass over one
-        prompt costs almost as much as a pass over eight.
+        Prompts wait until a quarter of the slots is free, or one slot for each prompt, or no sequence is
+        running: a pass over one prompt costs almost as much as a pass over eight.
         """
         few = min(max(1, self._cache.slots // 4), waiting)
         return not self.running or self._cache.free >= few

@@ -1,4 +1,4 @@
-"""A key-value cache of slots: sequences enter and leave while the others go on decoding.
+"""A key-value cache of slots: sequences enter and leave while other sequences are decoded.
 
 A row of the cache is a sequence in a slot. Every row is right-aligned: its newest token lies in the last
 column, whatever its length. So all rows grow by the same column at every step. If a row leaves, the last row
@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 _CACHED = 2**20
-"""Bytes that the caches of a processor core hold, roughly."""
+"""Approximate size of the caches of a processor core, in bytes."""
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
@@ -35,8 +35,8 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         """Use these buffers, all zeros."""
         self.dtype, self.device = key_buffer.dtype, key_buffer.device
         self._key_buffer, self._value_buffer = key_buffer, value_buffer
-        # If it is False, transformers asks the device in every step whether a mask is needed at all. Then the
-        # host waits for a GPU; on a CPU the answer saves time.
+        # If this is False, transformers asks the device in every step whether it needs a mask. On a CPU the
+        # answer saves time; with a GPU the host would wait for it.
         self.is_compileable = key_buffer.device.type != "cpu"
         self.is_initialized = True
 
@@ -136,7 +136,7 @@ class SlotCache(Cache):  # type: ignore[misc]
             states.append((filled.keys, filled.values))
         if not self._layers[0].is_initialized:
             self._take_buffers(states)
-        # Worked out once for all layers of a shape on a device.
+        # Computed once for all layers of the same shape on a device.
         known: dict[tuple[torch.device, torch.Size], Tensor | None] = {}
         for layer, (keys, values) in zip(self._layers, states, strict=True):
             of = (keys.device, keys.shape[:3])
@@ -202,7 +202,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return mask, lengths
 
     def _place(self, width: int, room: int = 0) -> None:
-        """Set the window to the last `width` columns, with `room` free columns behind it."""
+        """Set the window to the last `width` columns, with `room` free columns after it."""
         for layer in self._layers:
             if not self.lengths:
                 layer.start = layer.end = width

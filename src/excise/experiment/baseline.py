@@ -10,8 +10,8 @@ from torch import Tensor
 from excise.engine.assignment import Assignment
 from excise.engine.cached_layers import CachedPart
 from excise.engine.prefill import Tokens
+from excise.experiment.evidence import PartPrompts
 from excise.experiment.runner import Runner
-from excise.prompts.sets import PromptSet
 from excise.scorers.refusals import Refusals
 
 _SHOWN = 0.05
@@ -20,18 +20,27 @@ _SHOWN = 0.05
 
 @dataclass(frozen=True)
 class Part:
-    """Target and control prompts of a part, as tokens, with the results of the original model.
+    """Target and control prompts of a part, with the results of the original model.
 
     original: log-probabilities of the first answer token on control prompts [prompt, vocabulary], float32.
     answered: the original model's answers to target prompts. cached_layers: stored outputs of the first
     layers for both sets.
     """
 
-    target: tuple[Tokens, ...]
-    control: tuple[Tokens, ...]
+    prompts: PartPrompts
     original: Tensor
     answered: Refusals
     cached_layers: CachedPart | None = None
+
+    @property
+    def target(self) -> tuple[Tokens, ...]:
+        """The target prompts, as tokens."""
+        return self.prompts["target"].tokens
+
+    @property
+    def control(self) -> tuple[Tokens, ...]:
+        """The control prompts, as tokens."""
+        return self.prompts["control"].tokens
 
     @property
     def refusals(self) -> int:
@@ -54,17 +63,14 @@ class Part:
 
 def measure_original(
     runner: Runner,
-    target: PromptSet,
-    control: PromptSet,
+    prompts: PartPrompts,
     room: Callable[[Sequence[Tokens], Sequence[Tokens]], CachedPart | None] = lambda *_: None,
 ) -> Part:
     """Measure the unedited model. room: makes empty caches for target and control prompts."""
-    target_tokens = tuple(runner.chat.encode(target.prompts))
-    control_tokens = tuple(runner.chat.encode(control.prompts))
+    target_tokens, control_tokens = prompts["target"].tokens, prompts["control"].tokens
     cached_layers = room(target_tokens, control_tokens)
     part = Part(
-        target=target_tokens,
-        control=control_tokens,
+        prompts=prompts,
         original=runner.log_probabilities(
             control_tokens, cached_layers.control.recording() if cached_layers else None
         ),

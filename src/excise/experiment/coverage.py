@@ -64,8 +64,8 @@ class Coverage:
         """Raise ModelError, naming the layers and modules, unless coverage is complete."""
         if not self.complete:
             raise ModelError(
-                f"{self.lacking()}; name what else writes with --writers PATTERN=COMPONENT, or go on "
-                "all the same with --allow-partial"
+                f"{self.lacking()}; declare the missing writers with writers (--writers PATTERN=COMPONENT), "
+                "or continue without them with allow_partial (--allow-partial)"
             )
 
 
@@ -122,7 +122,7 @@ def _joined(edit: Edit, name: str, r: Tensor) -> Edit:
 def _candidates(
     model: PreTrainedModel, anatomy: Anatomy, layer: int, tokens: Sequence[int]
 ) -> list[str]:
-    """Innermost modules with weights that are no known writers and return a tensor as wide as the stream."""
+    """Innermost modules with weights that are not known writers and return a tensor as wide as the stream."""
     root = anatomy.layers[layer]
     names = [
         f"{root}.{name}"

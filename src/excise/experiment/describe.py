@@ -24,6 +24,7 @@ def description_of(experiment: Measurements, identity: Identity, origin: Origin)
         uncovered=dict(experiment.coverage.suspects),
         prompts=experiment.prompts,
         refusals=part.refusals,
+        objectives=experiment.proposals.objectives,
         seconds={"load": origin.load_seconds, **experiment.seconds},
     )
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import get_args
 
 import torch
+from pydantic import FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from excise.edits.edit import Edit
@@ -22,17 +22,15 @@ from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
-from excise.experiment.groups import held_out_groups, search_groups
+from excise.experiment.groups import details_of, figures_by_group
 from excise.experiment.measurements import Measurements
-from excise.experiment.memory import identity_of_memory
+from excise.experiment.memory import NEWER, identity_of_memory
 from excise.experiment.progress import progress_bar
 from excise.experiment.scores import (
     Baseline,
     PromptPart,
     Scores,
     Statistics,
-    held_out_scores,
-    search_scores,
 )
 from excise.experiment.settle import Settled
 from excise.experiment.study import Study, TrialEdits
@@ -40,20 +38,24 @@ from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
 from excise.prompts.given import PromptLike, prompt_set
+from excise.scorers.named import scorers_of
+from excise.scorers.scorer import Scorer
 from excise.scorers.statistics import Share
-from excise.search.loop import Limits, Objective, never, search
+from excise.search.loop import Limits, Task, never, search
 from excise.search.scoring import Bound
 from excise.search.space import RIDGES, Candidate
 from excise.search.study import OptunaStudy
 from excise.store.description import Origin, RunDescription
+from excise.store.directory import RunDirectory
 from excise.store.opening import open_run
 from excise.store.record import settled_facts
 from excise.store.stored_study import StoredStudy
 from excise.system.paths import expanded
+from excise.validation import checked
 
 
 class Experiment(Measurements):
-    """A model and prompts: what the model does, the directions in it, edits and their scores.
+    """A model and prompts: baseline, directions, edits and their scores, and the search for edits.
 
     Values that need passes through the model are computed on first use and stored. The model is only changed
     during a measurement.
@@ -68,7 +70,7 @@ class Experiment(Measurements):
 
     @cached_property
     def directions(self) -> Tensor:
-        """The direction of each layer: [layer, d], unit vectors, float32, in the residual stream."""
+        """The direction of each layer in the residual stream: [layer, d], unit vectors, float32."""
         if self.bank.residual is not None:
             return self.bank.residual.directions.clone()
         source = self._train_prompts()
@@ -90,9 +92,10 @@ class Experiment(Measurements):
     ) -> Tensor:
         """The residual stream after each layer: [prompt, position, layer, d], float32.
 
-        prompts: as in `Prompts.of`. positions: of tokens of the rendered prompt, as indices of Python: −1 is
-        the last, which predicts the first token of the answer. Raises PromptError or ModelError.
+        prompts: as in `Prompts.of`. positions: indices of tokens of the rendered prompt. −1 is the last
+        token, from which the model predicts the first token of the answer. Raises PromptError or ModelError.
         """
+        positions = checked("positions", positions, tuple[int, ...])
         given = prompt_set(prompts, "activations", self.options.system_prompt)
         tokens = self.runner.chat.encode(given.prompts)
         return activations(self.model, self.anatomy, tokens, positions)
@@ -107,14 +110,19 @@ class Experiment(Measurements):
         ridge: float = 1e-2,
         direction_index: float | None = None,
     ) -> Edit:
-        """An edit with the same strength in all layers, from the train prompts.
+        """Make an edit from the train prompts, with the same strength in all edited layers.
 
-        kind: one of `Options.kinds`. components, layers: the edited ones; None for all. ridge: ρ of the
+        kind: one of `Options.kinds`. components, layers: what is edited; None for all. ridge: ρ of the
         discriminant, one of 0.001, 0.00316, 0.01, 0.0316 and 0.1. direction_index: for kinds that use
         directions of the residual stream, the fractional layer whose direction all layers use; None if each
         layer uses its own. Raises SettingsError for a kind, ridge, component, layer or direction that does
         not exist.
         """
+        strength = checked("strength", strength, FiniteFloat)
+        ridge = checked("ridge", ridge, FiniteFloat)
+        direction_index = checked("direction_index", direction_index, FiniteFloat | None)
+        components = checked("components", components, tuple[str, ...] | None)
+        layers = checked("layers", layers, tuple[int, ...] | None)
         if kind not in self.options.kinds:
             known = ", ".join(self.options.kinds)
             raise SettingsError(f"kind {kind}: the experiment has {known}; see Options.kinds")
@@ -136,26 +144,34 @@ class Experiment(Measurements):
         candidate = Candidate(kind, {}, direction_index, ridge_used, strengths)
         return replace(edit_of(candidate, self.bank, self.anatomy), base=self.base)
 
-    def score(self, edit: Edit, on: PromptPart = "search") -> Scores:
+    def score(
+        self,
+        edit: Edit,
+        on: PromptPart = "search",
+        scorers: Sequence[Scorer | str] | None = None,
+    ) -> Scores:
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
-        Raises TrialError if the edited model's logits are not finite, ModelError if the edit does not fit the
-        model.
+        scorers: objects, or names of excise's; by default the objectives of a search, on held-out prompts all
+        figures of a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a
+        scorer fails, ModelError if the edit does not fit the model.
         """
-        if on not in get_args(PromptPart):
-            raise SettingsError(f"on={on!r}: give {' or '.join(get_args(PromptPart))}")
-        edit, seed = fitted_to_modules(edit, self.model), self.options.seed
+        on = checked("on", on, PromptPart)
+        edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
-            held_out = self.held_out
-            measured = measure_edit(self.runner, held_out, edit)
-            groups = held_out_groups(self.prompts, held_out, measured, seed)
-            return held_out_scores(measured, held_out, groups, seed)
-        with self.scoring(1, edit.writers) as scoring:
-            (scored,) = score_all(scoring, [edit], Bound())
-        if isinstance(scored, Exception):
-            raise scored
-        groups = search_groups(self.prompts, self.search_part, scored, seed)
-        return search_scores(scored, groups, seed)
+            asked = self.reported if scorers is None else self._named(scorers)
+            scores = measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
+            original = details_of(self.held_out.scores)
+        else:
+            asked = self.objectives if scorers is None else self._named(scorers)
+            with self.scoring(1, edit.writers, asked) as scoring:
+                (scored,) = score_all(scoring, [edit], Bound())
+            if isinstance(scored, Exception):
+                raise scored
+            scores = {each.name: scored.scores[each.name] for each in asked}
+            original = {"refusals": self.search_part.answered.refused}
+        groups = figures_by_group(self.prompts, on, original, scores, self.options.seed)
+        return Scores(on, scores, groups)
 
     def search(
         self,
@@ -170,11 +186,13 @@ class Experiment(Measurements):
 
         store: a folder that keeps the study, so that a later call can continue it; None keeps it in memory.
         seconds: time limit after which no trial is proposed. stop: called between trials; True ends the
-        search. progress: show a progress bar
-        if no other listener takes the experiment's events.
+        search. progress: show a progress bar, unless the experiment has an `emit` of its own.
+
         Raises ModelError if the model hardly shows the behaviour, RunError if the folder belongs to another
         experiment, ExciseError if no trial can be scored.
         """
+        trials = checked("trials", trials, PositiveInt)
+        seconds = checked("seconds", seconds, PositiveFloat | None)
         with self._listening(progress):
             if isinstance(store, str | Path):
                 with self._stored(expanded(store)) as stored:
@@ -191,7 +209,7 @@ class Experiment(Measurements):
         if absence is not None:
             raise ModelError(
                 f"{absence}: there is hardly anything to remove; give other target prompts or markers, or "
-                "search anyway with --allow-absent"
+                "search anyway with allow_absent (--allow-absent)"
             )
 
     def _search(
@@ -212,12 +230,10 @@ class Experiment(Measurements):
             if store is not None:
                 store.save(self.describe(store), self.edit_of_trial)
 
-        objective = Objective(
-            self.model, len(self.search_part.target), self.edit_of_trial, self.scoring
-        )
+        task = Task(self.model, len(self.search_part.target), self.edit_of_trial, self.scoring)
         limits = Limits(trials, self.candidates, seconds, self.options.exhaustive)
         study = store.study if store is not None else OptunaStudy(self.proposals)
-        search(study, objective, limits, self.emit, stop=stop, save=save)
+        search(study, task, limits, self.emit, stop=stop, save=save)
         edits = TrialEdits(
             self.bank, self.anatomy, self.options.kinds, self.base, len(self.search_part.target)
         )
@@ -225,13 +241,21 @@ class Experiment(Measurements):
 
     @contextmanager
     def _stored(self, folder: Path) -> Iterator[StoredStudy]:
-        """The study in a folder, with the values that an earlier experiment measured."""
-        identity = identity_of_memory(self.model, self.prompts, self.options, self.base)
+        """The study in a folder; values that an earlier experiment stored there are used again."""
+        identity = identity_of_memory(self.model, self.chat, self.prompts, self.options, self.base)
+        if (earlier := RunDirectory(folder)).is_run:
+            stored = earlier.identity().settings
+            lacking = [name for name in NEWER if name not in stored]
+            kept = {key: each for key, each in identity.settings.items() if key not in lacking}
+            identity = identity.with_settings(kept)
         with open_run(folder, identity) as directory:
             if directory.result.exists() and not self.is_settled:
                 facts = settled_facts(directory.record())
                 self._known = None if facts is None else Settled(**facts)
             yield StoredStudy.open(directory, self.proposals, identity, Origin(self.base))
+
+    def _named(self, scorers: Sequence[Scorer | str]) -> tuple[Scorer, ...]:
+        return scorers_of(scorers, self.judge, self.options.scorers)
 
     def _train_prompts(self) -> TrainPrompts:
         return TrainPrompts.of(self.anatomy, self.runner, self.prompts)

@@ -1,145 +1,162 @@
-"""Measurements of an edit on held-out prompts."""
+"""Measurements of a model, original or edited, by scorers on one part of the prompts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.engine.batch_size import with_halving
-from excise.engine.distributions import Distributions, distributions
-from excise.engine.prefill import Tokens
+from excise.errors import ScorerError
+from excise.experiment.comparisons import Comparisons, Switch, owners_of
+from excise.experiment.evidence import (
+    Decoded,
+    OriginalAnswers,
+    PartPrompts,
+    along,
+    answer_set,
+    decode,
+    needs_of,
+    reaches,
+)
 from excise.experiment.runner import Runner
-from excise.prompts.splits import Prompts
-from excise.scorers.degenerate import is_empty, is_loop
-from excise.scorers.divergence import ANSWER_TOKENS, AnswerTokens, divergences
-from excise.scorers.refusals import Refusals
-from excise.store.outcome import Answered
-
-Switch = Callable[[bool], None]
-"""Applies a change of the model (True), or removes it (False)."""
+from excise.scorers.asking import score_of
+from excise.scorers.divergence import AnswerTokens
+from excise.scorers.scorer import (
+    AlongAnswers,
+    Answers,
+    EditedModel,
+    Evidence,
+    FirstToken,
+    ModelInUse,
+    Need,
+    PromptKind,
+    Score,
+    Scorer,
+    compares,
+)
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The original model on held-out prompts, measured once for all edits.
+class Original:
+    """The original model on a part of the prompts, measured once for all edits.
 
-    target, control: the prompts, as tokens. to_target, to_control: the answers. seconds: of the measurement.
+    answers: its answers. scores: by name, of the scorers that measure one model alone. seconds: of the
+    measurement.
     """
 
-    target: tuple[Tokens, ...]
-    control: tuple[Tokens, ...]
-    to_target: Refusals
-    to_control: Refusals
+    prompts: PartPrompts
+    answers: OriginalAnswers
+    scores: Mapping[str, Score]
     seconds: float
 
-    @property
-    def answered(self) -> Answered:
-        """Its answers, counted."""
-        return _answered(self.to_target, self.to_control)
+    def answer_tokens(self, needs: Sequence[Need[Any]]) -> AnswerTokens:
+        """The number of tokens of its answers to control prompts that these needs compare."""
+        return AnswerTokens.of(self.answers.along(needs)["control"])
 
-    @property
-    def answers(self) -> list[Tokens]:
-        """The first 32 tokens of its answers to control prompts; no answer is empty."""
-        return [tokens[:ANSWER_TOKENS] for tokens in self.to_control.tokens]
 
-    @property
-    def answer_tokens(self) -> AnswerTokens:
-        """The number of answer tokens over which KL is averaged."""
-        return AnswerTokens.of(self.answers)
+Failed = Callable[[ScorerError], None]
+"""Takes the error of a scorer whose figure is then left out; it may raise the error."""
+
+
+def refuse(error: ScorerError) -> None:
+    """Raise the error: every figure is needed."""
+    raise error
+
+
+def measure_unedited(
+    runner: Runner,
+    prompts: PartPrompts,
+    scorers: Sequence[Scorer],
+    seed: int,
+    failed: Failed = refuse,
+) -> Original:
+    """Measure the original model. Raises TrialError."""
+    started = time.perf_counter()
+    needs = needs_of(scorers)
+    answers = OriginalAnswers(runner, prompts)
+    decoded = answers.decode(reaches([*needs, *along(needs)], runner.max_new_tokens))
+    alone = [scorer for scorer in scorers if not compares(scorer)]
+    scores = _scores(_Evidence(runner, prompts, decoded, {}, seed), alone, failed)
+    return Original(prompts, answers, scores, time.perf_counter() - started)
+
+
+def measure_edit(
+    runner: Runner,
+    original: Original,
+    edit: Edit,
+    scorers: Sequence[Scorer],
+    seed: int,
+    failed: Failed = refuse,
+) -> dict[str, Score]:
+    """The scores of the edited model on the same prompts, by name. Raises TrialError."""
+    with VirtualEdits(runner.model, edit.writers) as edits:
+        return measure_changed(
+            runner, original, lambda on: edits.use(edit if on else None), scorers, seed, failed
+        )
+
+
+def measure_changed(
+    runner: Runner,
+    original: Original,
+    switch: Switch,
+    scorers: Sequence[Scorer],
+    seed: int,
+    failed: Failed = refuse,
+) -> dict[str, Score]:
+    """The scores of a model that was changed in any way; `switch(False)` restores the original model."""
+    needs, prompts, asked = needs_of(scorers), original.prompts, list(scorers)
+    switch(True)
+    try:
+        decoded = decode(runner, prompts, reaches(needs, runner.max_new_tokens))
+        switch(False)
+        answers = original.answers.along(needs)
+        compared: dict[Need[Any], Any] | None = None
+        while compared is None:
+            try:
+                owners = owners_of(asked, FirstToken, AlongAnswers)
+                compared = Comparisons(runner, switch, prompts, answers, owners).measure()
+            except ScorerError as error:
+                failed(error)
+                asked = [scorer for scorer in asked if scorer.name != error.scorer]
+        switch(True)
+        return _scores(_Evidence(runner, prompts, decoded, compared, seed), asked, failed)
+    finally:
+        switch(False)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """An edit on held-out prompts, prompt by prompt.
+class _Evidence:
+    """What was measured of the model as it is now."""
 
-    refused: verdicts on target prompts, control_refused: on control prompts. divergences: KL of the first
-    answer token of each control prompt, answer_divergences: its mean over the first 32 tokens of the original
-    model's answer; nats.
-    """
+    runner: Runner
+    prompts: PartPrompts
+    decoded: Mapping[PromptKind, Decoded]
+    compared: Mapping[Need[Any], Any]
+    seed: int
 
-    answered: Answered
-    refused: tuple[bool, ...]
-    control_refused: tuple[bool, ...]
-    divergences: tuple[float, ...]
-    answer_divergences: tuple[float, ...]
-
-
-def measure_held_out(runner: Runner, prompts: Prompts) -> HeldOut:
-    """Measure the original model on the held-out prompts."""
-    started = time.perf_counter()
-    target, control = (
-        tuple(runner.chat.encode(each.held_out.prompts))
-        for each in (prompts.target, prompts.control)
-    )
-    to_target, to_control = _ask(runner, target, control)
-    return HeldOut(target, control, to_target, to_control, time.perf_counter() - started)
+    def of(self, scorer: Scorer) -> Evidence:
+        """The evidence for a scorer."""
+        found: dict[Need[Any], Any] = dict(self.compared)
+        for need in scorer.needs:
+            if isinstance(need, Answers):
+                kind = need.prompts
+                found[need] = answer_set(self.runner, self.prompts[kind], self.decoded[kind], need)
+            elif isinstance(need, EditedModel):
+                runner = self.runner
+                found[need] = ModelInUse(runner.model, runner.chat, runner.rows)
+            elif not isinstance(need, FirstToken | AlongAnswers):
+                raise ScorerError(scorer.name, f"needs {need!r}, which is no need of excise")
+        return Evidence(found, self.seed)
 
 
-def measure_edit(runner: Runner, held_out: HeldOut, edit: Edit) -> Measured:
-    """Measure the edited model on the same prompts."""
-    with VirtualEdits(runner.model, edit.writers) as edits:
-        return measure_changed(runner, held_out, lambda on: edits.use(edit if on else None))
-
-
-def measure_changed(runner: Runner, held_out: HeldOut, switch: Switch) -> Measured:
-    """Measure a model that was changed in any way; `switch(False)` restores the original model."""
-    switch(True)
-    to_target, to_control = _ask(runner, held_out.target, held_out.control)
-    along = _divergences(runner, switch, held_out.control, held_out.answers)
-    switch(False)
-    return Measured(
-        _answered(to_target, to_control),
-        to_target.refused,
-        to_control.refused,
-        tuple(float(each[0]) for each in along),
-        tuple(float(each.mean()) for each in along),
-    )
-
-
-def _ask(
-    runner: Runner, target: Sequence[Tokens], control: Sequence[Tokens]
-) -> tuple[Refusals, Refusals]:
-    # One answer serves verdict and KL, so refusals too are decoded to 32 tokens. The edited model's answers
-    # are decoded as far, so that both are counted alike.
-    to_target, to_control = runner.refusals_of_sets([target, control], min_new_tokens=ANSWER_TOKENS)
-    return to_target, to_control
-
-
-def _answered(target: Refusals, control: Refusals) -> Answered:
-    texts, tokens = (*target.answers, *control.answers), (*target.tokens, *control.tokens)
-    return Answered(
-        target.count, control.count, sum(map(is_empty, texts)), sum(map(is_loop, tokens))
-    )
-
-
-def _divergences(
-    runner: Runner,
-    switch: Switch,
-    prompts: Sequence[Tokens],
-    answers: Sequence[Tokens],
-) -> list[Tensor]:
-    """KL at each answer's tokens, one tensor [token] for each answer."""
-
-    def groups(rows: int, *, changed: bool) -> Iterator[Distributions]:
-        found = distributions(runner.model, prompts, rows, answers=answers, checked=False)
-        while True:
-            # The generator runs a group, and before the first group the common prefix, in `next`.
-            switch(changed)
-            group = next(found, None)
-            if group is None:
-                return
-            yield group
-
-    def measure(rows: int) -> list[Tensor]:
-        both = zip(groups(rows, changed=False), groups(rows, changed=True), strict=True)
-        return divergences((before.log_probabilities, after) for before, after in both)
-
-    # Distributions along answers are large, so few prompts run at a time. If memory runs out here, other
-    # passes keep their number of rows.
-    found, _ = with_halving(max(1, runner.rows // 8), measure, runner.emit_halved)
-    return found
+def _scores(evidence: _Evidence, scorers: Sequence[Scorer], failed: Failed) -> dict[str, Score]:
+    scores: dict[str, Score] = {}
+    for scorer in scorers:
+        try:
+            scores[scorer.name] = score_of(scorer, evidence.of(scorer))
+        except ScorerError as error:
+            failed(error)
+    return scores

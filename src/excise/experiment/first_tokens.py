@@ -1,4 +1,4 @@
-"""KL of the first answer token between the original and an edited model.
+"""Comparisons of the first answer token between the original and an edited model.
 
 The original model's distributions are the same in every trial. They are computed once, and stored on the
 device of the edited model's distributions if memory allows.
@@ -17,7 +17,7 @@ from excise.devices.transfers import float64_device
 from excise.engine.assignment import Assignment
 from excise.engine.distributions import distributions
 from excise.engine.prefill import Tokens
-from excise.scorers import divergence
+from excise.scorers.divergence import Reduce, comparisons, kl_divergence
 
 
 @torch.inference_mode()
@@ -42,17 +42,18 @@ def log_probabilities(
     return result
 
 
-def divergences(
+def compared(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     original: Tensor,
     limit: int,
     assignment: Assignment,
-) -> list[float]:
-    """KL(original ‖ model) of the first answer token for each prompt, nats.
+    reduces: Sequence[Reduce] = (kl_divergence,),
+) -> list[tuple[float, ...]]:
+    """Comparisons of the first answer token with the original model: for each, a figure for each prompt.
 
     original: `log_probabilities` of the original model. Raises TrialError if a logit is not finite.
     """
     groups = distributions(model, prompts, limit, assignment=assignment, checked=False)
     pairs = ((original[list(group.rows)].unsqueeze(1), group) for group in groups)
-    return [float(each) for each in divergence.divergences(pairs)]
+    return [tuple(map(float, found)) for found in comparisons(pairs, reduces)]

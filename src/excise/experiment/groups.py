@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-from excise.experiment.baseline import Part
-from excise.experiment.figures import HeldOut, Measured
-from excise.prompts.sets import PromptSet
+from collections.abc import Mapping, Sequence
+
+from excise.experiment.scores import PromptPart
 from excise.prompts.splits import Prompts
 from excise.scorers.groups import FiguresByGroup, Groups
-from excise.search.scoring import Scored
+from excise.scorers.scorer import Score
+
+Details = Mapping[str, Sequence[float]]
+"""One number for each prompt, by the name of the scorer."""
 
 
-def groups_of(prompts: PromptSet) -> Groups:
-    """The groups of a prompt set."""
-    return Groups.of([prompt.group for prompt in prompts])
+def details_of(scores: Mapping[str, Score]) -> Details:
+    """The numbers of each prompt, of scorers that have them."""
+    return {name: score.details for name, score in scores.items() if score.details}
 
 
-def search_groups(prompts: Prompts, original: Part, scored: Scored, seed: int) -> FiguresByGroup:
-    """The figures of an edit for which every verdict was waited for, on the search prompts."""
-    assert scored.answered is not None
-    return FiguresByGroup(
-        groups_of(prompts.target.search).figures(
-            original=original.answered.refused, edited=scored.answered.refused
-        ),
-        groups_of(prompts.control.search).figures(kl=scored.divergences, seed=seed),
+def groups_of(prompts: Prompts, part: PromptPart) -> tuple[Groups, Groups]:
+    """The groups of target and of control prompts of a part."""
+    target, control = (
+        Groups.of([prompt.group for prompt in getattr(parts, part)])
+        for parts in (prompts.target, prompts.control)
     )
+    return target, control
 
 
-def held_out_groups(
-    prompts: Prompts, original: HeldOut, measured: Measured, seed: int
+def figures_by_group(
+    prompts: Prompts,
+    part: PromptPart,
+    original: Details,
+    scores: Mapping[str, Score],
+    seed: int,
 ) -> FiguresByGroup:
-    """The figures of an edit on the held-out prompts."""
+    """The figures of an edit for each group. original: of the original model, as far as it was measured.
+
+    seed: of the bootstrap.
+    """
+    target, control = groups_of(prompts, part)
+    edited = details_of(scores)
     return FiguresByGroup(
-        groups_of(prompts.target.held_out).figures(
-            original=original.to_target.refused, edited=measured.refused
-        ),
-        groups_of(prompts.control.held_out).figures(
-            original=original.to_control.refused,
-            edited=measured.control_refused,
-            kl=measured.divergences,
-            answer_kl=measured.answer_divergences,
+        target.figures(original=original.get("refusals"), edited=edited.get("refusals")),
+        control.figures(
+            original=original.get("control_refusals"),
+            edited=edited.get("control_refusals"),
+            kl=edited.get("kl"),
+            answer_kl=edited.get("answer_kl"),
             seed=seed,
         ),
     )

@@ -14,6 +14,7 @@ from excise.models.chat import Chat
 from excise.models.load import LoadedModel, load
 from excise.models.meta_model import meta_model
 from excise.models.options import LoadOptions
+from excise.validation import checked
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ def inspect(
 ) -> Inspection:
     """Find a model's layers and writers, and measure their coverage if its weights are available.
 
-    model: a hub id, a local folder or a GGUF file. writers: claims about writers, "PATTERN=COMPONENT".
+    model: a hub id, a local folder or a GGUF file. writers: declared writers, "PATTERN=COMPONENT".
     weights: None loads local weights but downloads none, so that a model on the hub is inspected from its
     configuration; True downloads weights; False loads no weights.
     Raises ModelError if the model cannot be found, built or loaded, or has no known writer; HubError.
     """
+    writers = checked("writers", writers, tuple[str, ...])
+    weights = checked("weights", weights, bool | None)
     trusted = options.trust_remote_code
     source, measurable = resolve_to_inspect(str(model), revision, weights=weights, code=trusted)
     if not measurable:

@@ -17,7 +17,7 @@ from excise.anatomy.writers import Anatomy, examine
 from excise.edits.base import Base
 from excise.edits.edit import Edit
 from excise.edits.virtual import VirtualEdits
-from excise.errors import ModelError
+from excise.errors import ModelError, ScorerError
 from excise.events import Emit, Note, StageStarted, ignore
 from excise.experiment.bank import Bank, edit_of, per_matrix
 from excise.experiment.baseline import Part, measure_original
@@ -25,26 +25,30 @@ from excise.experiment.build_bank import build_bank
 from excise.experiment.cached_prefix import room_for_cached_layers
 from excise.experiment.coverage import Coverage, measure
 from excise.experiment.events import BaselineMeasured, DirectionsFound, Examined
-from excise.experiment.figures import HeldOut, measure_held_out
+from excise.experiment.evidence import OriginalAnswers, needs_of, prompts_of_part
+from excise.experiment.figures import Original, measure_unedited
 from excise.experiment.options import Options
+from excise.experiment.plan import Plan
 from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
 from excise.experiment.trial import Scoring
+from excise.judges.keywords import KeywordJudge
+from excise.judges.verdict import Judge
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.models.template import choose_template
 from excise.prompts.splits import Prompts
+from excise.scorers.builtin import REPORTED
+from excise.scorers.named import scorers_of
+from excise.scorers.scorer import Scorer
+from excise.search.objective import Objective
 from excise.search.space import propose
 from excise.search.start import start_points
 from excise.search.study import Proposals
 
 
 class Measurements:
-    """A model and prompts, with their measurements.
-
-    Values that need passes through the model are computed on first use and stored. The model is only changed
-    during a measurement.
-    """
+    """A model and prompts, with the measurements that `Experiment` is built on."""
 
     def __init__(
         self,
@@ -58,11 +62,11 @@ class Measurements:
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> None:
-        """chat: renders prompts; by default the tokenizer's chat template. base: the files of the model, for
-        edits. known: values that an earlier experiment measured. emit: takes the events.
+        """chat: renders prompts; by default with the tokenizer's chat template. base: the files of the model,
+        which edits record. known: values that an earlier experiment measured. emit: called with each event.
 
-        Raises ModelError if the tokenizer has no chat template, or one that loses prompts, or if the model is
-        in training mode, in which dropout makes its answers random.
+        Raises ModelError if the tokenizer has no chat template, if the template leaves out prompts, or if the
+        model is in training mode, in which dropout makes its answers random.
         """
         if model.training:
             raise ModelError("the model is in training mode; call model.eval() first")
@@ -81,7 +85,7 @@ class Measurements:
         known: Settled | None = None,
         emit: Emit = ignore,
     ) -> Self:
-        """An experiment with a model from `excise.load`, whose files its edits name."""
+        """An experiment with a model from `excise.load`; its edits record the model's files."""
         return cls(
             loaded.model,
             loaded.tokenizer,
@@ -94,7 +98,7 @@ class Measurements:
         )
 
     def with_seed(self, seed: int) -> Self:
-        """The same experiment and its measurements with another seed."""
+        """A copy of the experiment, with its measurements and another seed."""
         other = copy.copy(self)
         other.options = replace(self.options, seed=seed)
         return other
@@ -114,7 +118,7 @@ class Measurements:
 
     @cached_property
     def runner(self) -> Runner:
-        """The model with its response prefix and batch size."""
+        """Runs the model in batches of a measured size, with the measured response prefix."""
         options = self.options
         runner = Runner(
             self.model,
@@ -129,7 +133,7 @@ class Measurements:
 
     @property
     def is_settled(self) -> bool:
-        """True if response prefix and batch size are known."""
+        """True if response prefix and batch size have been measured."""
         return "runner" in self.__dict__
 
     @cached_property
@@ -143,8 +147,7 @@ class Measurements:
         with self._stage("baseline", "Asking the original model"):
             part = measure_original(
                 self.runner,
-                self.prompts.target.search,
-                self.prompts.control.search,
+                prompts_of_part(self.prompts, "search", self.runner.chat),
                 partial(room_for_cached_layers, self.model, self.anatomy),
             )
             self.emit(BaselineMeasured("search", part.refusals, len(part.target)))
@@ -168,43 +171,99 @@ class Measurements:
         blocks = [block for kind in kinds for block in per_matrix(kind, self.anatomy)]
         if blocks:
             text = (
-                f"{len(blocks)} blocks of experts: only their sum can be edited while searching, so "
-                "the search uses the orthogonal kind on them; what is saved has the row-normalised "
-                "kind for each expert"
+                f"{len(blocks)} blocks of experts: during the search only the sum of their experts is "
+                "edited, with the orthogonal kind; a saved model has the row-normalised kind in each expert"
             )
             self.emit(Note(text))
         return bank
 
+    def prepare_directions(self) -> None:
+        """Compute the directions now, so that no trial waits for them. Raises what `bank` raises."""
+        _ = self.bank
+
     @cached_property
-    def held_out(self) -> HeldOut:
+    def judge(self) -> Judge:
+        """Decides whether an answer is a refusal."""
+        return KeywordJudge(self.options.markers)
+
+    @cached_property
+    def objectives(self) -> tuple[Scorer, ...]:
+        """The scorers whose figures a search improves."""
+        return scorers_of(self.options.objectives, self.judge, self.options.scorers)
+
+    @cached_property
+    def reported(self) -> tuple[Scorer, ...]:
+        """The scorers of reports on held-out prompts."""
+        usual = scorers_of(REPORTED, self.judge, self.options.scorers)
+        further = [
+            *self.objectives,
+            *scorers_of(self.options.report, self.judge, self.options.scorers),
+        ]
+        return tuple(
+            {each.name: each for each in (*further, *usual)}[name]
+            for name in dict.fromkeys(each.name for each in (*usual, *further))
+        )
+
+    @cached_property
+    def held_out(self) -> Original:
         """The original model on held-out prompts."""
         runner = self.runner
         self.emit(StageStarted("held_out", "Asking held-out prompts that the search never saw"))
-        held_out = measure_held_out(runner, self.prompts)
-        refusals = held_out.to_target.count
-        self.emit(BaselineMeasured("held_out", refusals, len(held_out.target)))
+        prompts = prompts_of_part(self.prompts, "held_out", runner.chat)
+        held_out = measure_unedited(
+            runner, prompts, self.reported, self.options.seed, self.leave_out
+        )
+        refusals = round(held_out.scores["refusals"].value)
+        self.emit(BaselineMeasured("held_out", refusals, len(held_out.prompts["target"])))
         return held_out
 
+    def leave_out(self, error: ScorerError) -> None:
+        """Note that a figure is missing, if it is none of those that every report has."""
+        if error.scorer in REPORTED:
+            raise error
+        self.emit(Note(f"{error}; its figure is left out"))
+
     def edit_of_trial(self, trial: BaseTrial) -> Edit:
-        """The edit of a trial, which suggests its parameters."""
+        """The edit of an Optuna trial, from the parameters that the trial suggests."""
         return edit_of(propose(trial, self.options.kinds, self.anatomy), self.bank, self.anatomy)
 
     @property
     def proposals(self) -> Proposals:
-        """The proposals of a search with this experiment."""
+        """How a search proposes trials: seed, number of first trials, and their parameters."""
         options = self.options
         count, seed = options.startup_trials, options.seed
-        return Proposals(seed, count, tuple(start_points(options.kinds, self.anatomy, count, seed)))
+        start = tuple(start_points(options.kinds, self.anatomy, count, seed))
+        return Proposals(seed, count, start, tuple(map(Objective.of, self.objectives)))
 
     @contextmanager
-    def scoring(self, candidates: int, writers: Sequence[str] | None = None) -> Iterator[Scoring]:
+    def scoring(
+        self,
+        candidates: int,
+        writers: Sequence[str] | None = None,
+        scorers: Sequence[Scorer] | None = None,
+    ) -> Iterator[Scoring]:
         """A context that scores this number of edits side by side on the search prompts.
 
-        writers: of the edits, by default the experiment's.
+        writers: of the edits, by default the experiment's. scorers: whose scores are wanted, with intervals;
+        by default the values of the objectives.
         """
         names = self.anatomy.names * self.options.directions if writers is None else writers
+        asked, part = tuple(self.objectives if scorers is None else scorers), self.search_part
+        plan = Plan(
+            self.runner,
+            part.prompts,
+            asked,
+            self.search_answers.along(needs_of(asked)),
+            self.options.seed,
+            detailed=scorers is not None,
+        )
         with VirtualEdits(self.model, names) as edits:
-            yield Scoring(self.runner, edits, self.search_part, candidates)
+            yield Scoring(self.runner, edits, part, candidates, plan)
+
+    @cached_property
+    def search_answers(self) -> OriginalAnswers:
+        """The original model's answers to search prompts, along which scorers compare."""
+        return OriginalAnswers(self.runner, self.search_part.prompts)
 
     @contextmanager
     def _stage(self, name: str, text: str) -> Iterator[None]:
@@ -215,6 +274,6 @@ class Measurements:
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:
-    """The chat template of the tokenizer."""
+    """Renders prompts with the tokenizer's chat template."""
     call, _ = choose_template(tokenizer, None, options.template_arguments, options.system_prompt)
     return Chat(tokenizer, options.response_prefix or "", call)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from excise.errors import SettingsError
-from excise.judges.markers import DEFAULT_MARKERS, normalise
-from excise.kinds import KINDS, Centre, Kind
+from excise.judges.text import normalise
+from excise.kinds import Centre, Kind
+from excise.scorers.builtin import SEARCHED
+from excise.scorers.scorer import Scorer
+from excise.search.objective import MOST
+from excise.validation import NonEmpty, check_fields
 
-_LEAST = {
-    **dict.fromkeys(("directions", "max_new_tokens", "rows"), 1),
-    **dict.fromkeys(("seed", "startup_trials", "batch_size", "candidates"), 0),
-}
+Quantile = Annotated[float, Field(gt=0.5, le=1)]
 
 
 @dataclass(frozen=True)
@@ -25,36 +29,43 @@ class Options:
     averaging; 1 clips nothing. orthogonalise: make each direction orthogonal to the mean of the control
     prompts.
 
-    markers: phrases that make an answer a refusal; case, kinds of apostrophes and white space do not matter.
+    markers: phrases that make an answer a refusal wherever they stand; case, kinds of apostrophes and
+    white space do not matter. None for the built-in lists, see `KeywordJudge`.
     max_new_tokens: longest answer.
     response_prefix: text that every answer begins with, skipped when scoring; None detects it.
     template_arguments: given to the chat template. system_prompt: for the prompts of `activations` and for
     the chat template's test; the prompts of the experiment have their own, see `Prompts.of`.
 
+    objectives: scorers whose figures a search improves, two or three: names, or objects. report: further
+    scorers for reports on held-out prompts. scorers: settings of scorers that are given by name.
+
     seed: of everything that is random. startup_trials: first trials, which do not depend on the results of
-    others. batch_size: prompts that decode at a time; 0 finds the number. candidates: edits scored side by
+    others. batch_size: prompts that decode at a time; 0 chooses the number. candidates: edits scored side by
     side; 0 finds the number. rows: prompts of one forward pass without decoding; changes figures by rounding
     only. exhaustive: answer every prompt and run every layer; slower, with the same front.
 
-    writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: go on
+    writers: further modules that write to the residual stream, as PATTERN=COMPONENT. allow_partial: continue
     although not every layer is covered. allow_absent: search although the model hardly shows the behaviour.
     """
 
-    kinds: tuple[Kind, ...] = ("discriminant", "orthogonal")
-    directions: int = 1
+    kinds: NonEmpty[Kind] = ("discriminant", "orthogonal")
+    directions: PositiveInt = 1
     direction_from: Centre = "mean"
-    winsorise: float = 1.0
+    winsorise: Quantile = 1.0
     orthogonalise: bool = False
-    markers: tuple[str, ...] = DEFAULT_MARKERS
-    max_new_tokens: int = 100
+    markers: NonEmpty[str] | None = None
+    max_new_tokens: PositiveInt = 100
     response_prefix: str | None = None
     system_prompt: str | None = None
     template_arguments: Mapping[str, object] = field(default_factory=dict)
-    seed: int = 0
-    startup_trials: int = 12
-    batch_size: int = 0
-    candidates: int = 0
-    rows: int = 32
+    objectives: Annotated[tuple[Scorer | str, ...], Field(min_length=2, max_length=MOST)] = SEARCHED
+    report: tuple[Scorer | str, ...] = ()
+    scorers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    seed: NonNegativeInt = 0
+    startup_trials: NonNegativeInt = 12
+    batch_size: NonNegativeInt = 0
+    candidates: NonNegativeInt = 0
+    rows: PositiveInt = 32
     exhaustive: bool = False
     writers: tuple[str, ...] = ()
     allow_partial: bool = False
@@ -62,21 +73,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises SettingsError for a wrong value."""
-        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
-            raise SettingsError(f"kinds {self.kinds!r}: give a tuple of {', '.join(KINDS)}")
-        if isinstance(self.writers, str):
-            raise SettingsError(f"writers {self.writers!r}: give a tuple of PATTERN=COMPONENT")
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise SettingsError(f"{name} {value}: must be at least {least}")
-        markers = tuple(map(normalise, self.markers))
-        if isinstance(self.markers, str) or not all(markers):
-            raise SettingsError(
-                f"markers {self.markers!r}: give a tuple of phrases, none of them empty"
-            )
-        for name, values in (
-            ("markers", markers),
-            ("kinds", self.kinds),
-            ("writers", self.writers),
-        ):
-            object.__setattr__(self, name, tuple(values))
+        check_fields(self)
+        if self.markers is not None:
+            markers = tuple(map(normalise, self.markers))
+            if not all(markers):
+                raise SettingsError("none may be empty", setting="markers", value=self.markers)
+            object.__setattr__(self, "markers", markers)

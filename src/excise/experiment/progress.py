@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from excise.events import Emit, Event, StageStarted
 from excise.search.events import SearchStarted, TrialFinished
+from excise.search.objective import DEFAULT
 
 
 @contextmanager
@@ -42,5 +43,7 @@ def progress_bar() -> Iterator[Emit]:
 def _front_text(event: TrialFinished) -> str:
     if not event.front:
         return "Search"
-    fewest = event.front[0]
-    return f"Search: {fewest.refusals}/{event.prompts} refused at KL {fewest.kl:.3f}"
+    best = event.front[0]
+    if best.objectives != DEFAULT:
+        return f"Search: {best.told()}"
+    return f"Search: {best['refusals']}/{event.prompts} refused at KL {best['kl']:.3f}"

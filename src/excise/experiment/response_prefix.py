@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from excise.judges.markers import normalise
+from excise.judges.text import normalise
 from excise.models.chat import Chat
 from excise.models.thinking_switch import asks_for_thinking, closing_text, without_thinking
 from excise.models.thoughts import left_open, opened_by

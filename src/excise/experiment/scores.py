@@ -1,19 +1,18 @@
-"""What is measured of a model, original or edited, as values with intervals."""
+"""The measured figures of an original or edited model, with intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from excise.engine.capture import EndStatistics
-from excise.experiment.figures import HeldOut, Measured
-from excise.scorers.divergence import AnswerTokens
 from excise.scorers.groups import UNGROUPED, FiguresByGroup
-from excise.scorers.statistics import Estimate, Share, bootstrap
-from excise.search.scoring import Scored
+from excise.scorers.scorer import Score
+from excise.scorers.statistics import Estimate, Share
 
 PromptPart = Literal["search", "held_out"]
-"""The prompts that the search sees, or those that nothing is fitted to."""
+"""The prompts that the search uses, or prompts that neither directions nor search use."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What writers put out at the last token of the train prompts.
+    """Statistics of the writers' outputs at the last token of the train prompts.
 
     writers: module names, in the order of the rows. target, control: means [writer, d] and spreads [writer],
     float64, of the writers' own outputs. The difference of the means is δ of the discriminant.
@@ -41,61 +40,63 @@ class Statistics:
     control: EndStatistics
 
 
-@dataclass(frozen=True)
-class Scores:
-    """An edit on one part of the prompts.
+@dataclass(frozen=True, eq=False)
+class Scores(Mapping[str, Score]):
+    """The scores of an edit on one part of the prompts: a mapping from the names of scorers.
 
-    refusals: of target prompts; refused: the verdict on each. kl: KL(original ‖ edited) of the first answer
-    token, nats, mean over control prompts; divergences: of each of them.
-
-    Measured on held-out prompts only, else None: control_refusals: of control prompts. answer_kl: KL along
-    the original model's answers to control prompts, mean over the first `answer_tokens` tokens. empty,
-    looping: how many of all answers say nothing, or repeat themselves.
-
-    groups: the figures of each group of prompts, if prompts have groups.
+    The properties are short forms for scorers of excise. They raise KeyError, or are None, if the scorer was
+    not asked. groups: the figures of each group of prompts; none if prompts have no groups.
     """
 
     on: PromptPart
-    refusals: Share
-    kl: Estimate
-    refused: tuple[bool, ...]
-    divergences: tuple[float, ...]
-    control_refusals: Share | None = None
-    answer_kl: Estimate | None = None
-    answer_tokens: AnswerTokens | None = None
-    empty: int | None = None
-    looping: int | None = None
+    by_name: Mapping[str, Score]
     groups: FiguresByGroup = UNGROUPED
 
+    def __getitem__(self, name: str) -> Score:
+        return self.by_name[name]
 
-def search_scores(scored: Scored, groups: FiguresByGroup, seed: int) -> Scores:
-    """Scores of an edit for which every verdict was waited for."""
-    assert scored.answered is not None
-    return Scores(
-        "search",
-        Share(scored.answered.count, len(scored.answered)),
-        bootstrap(scored.divergences, seed),
-        scored.answered.refused,
-        scored.divergences,
-        groups=groups,
-    )
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
 
+    def __len__(self) -> int:
+        return len(self.by_name)
 
-def held_out_scores(
-    measured: Measured, held_out: HeldOut, groups: FiguresByGroup, seed: int
-) -> Scores:
-    """Scores of an edit beside the original model."""
-    answered = measured.answered
-    return Scores(
-        "held_out",
-        Share(answered.refusals, len(held_out.target)),
-        bootstrap(measured.divergences, seed),
-        measured.refused,
-        measured.divergences,
-        control_refusals=Share(answered.control_refusals, len(held_out.control)),
-        answer_kl=bootstrap(measured.answer_divergences, seed),
-        answer_tokens=held_out.answer_tokens,
-        empty=answered.empty,
-        looping=answered.looping,
-        groups=groups,
-    )
+    @property
+    def refusals(self) -> Share:
+        """The refused target prompts."""
+        return self["refusals"].share
+
+    @property
+    def refused(self) -> tuple[bool, ...]:
+        """The verdict on each target prompt."""
+        return tuple(map(bool, self["refusals"].details))
+
+    @property
+    def kl(self) -> Estimate:
+        """KL(original ‖ edited) of the first answer token, nats, mean over control prompts."""
+        return self["kl"].estimate
+
+    @property
+    def divergences(self) -> tuple[float, ...]:
+        """That KL for each control prompt."""
+        return self["kl"].details
+
+    @property
+    def control_refusals(self) -> Share | None:
+        """The refused control prompts."""
+        return self["control_refusals"].share if "control_refusals" in self else None
+
+    @property
+    def answer_kl(self) -> Estimate | None:
+        """KL along the original model's answers to control prompts, nats, mean over tokens and prompts."""
+        return self["answer_kl"].estimate if "answer_kl" in self else None
+
+    @property
+    def empty(self) -> int | None:
+        """The number of all answers that are empty."""
+        return round(self["empty"].value) if "empty" in self else None
+
+    @property
+    def looping(self) -> int | None:
+        """The number of all answers that repeat themselves."""
+        return round(self["looping"].value) if "looping" in self else None

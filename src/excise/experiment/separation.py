@@ -33,9 +33,9 @@ def require_separable(ratio: float) -> None:
     """Raise PromptError if target and control prompts may be samples of one distribution."""
     if ratio < _CLEAR:
         raise PromptError(
-            "target and control prompts cannot be told apart inside the model: the squared distance of "
-            f"their means is {ratio:.2f} times what chance alone gives, and at least {_CLEAR:g} is needed; "
-            "give sets that differ in the behaviour, or more prompts"
+            "target and control prompts cannot be told apart by the model's activations: the squared "
+            f"distance of their means is {ratio:.2f} times what chance alone gives, and at least {_CLEAR:g} "
+            "is needed; give sets that differ in the behaviour, or more prompts"
         )
 
 

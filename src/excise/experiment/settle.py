@@ -17,6 +17,7 @@ from excise.experiment.events import BatchReduced, BatchSizeFound, ResponsePrefi
 from excise.experiment.options import Options
 from excise.experiment.response_prefix import with_common_beginning
 from excise.experiment.runner import Runner
+from excise.judges.keywords import KeywordJudge
 from excise.models.chat import Chat
 from excise.models.positions import require_known, require_positions, within_positions
 from excise.models.weights import stored_bytes
@@ -80,7 +81,7 @@ def settle(
 def candidates_for(
     runner: Runner, options: Options, prompts: Prompts, known: Settled | None
 ) -> int:
-    """The number of edits that are scored side by side: from the options, from before, or from the memory."""
+    """The number of edits scored side by side: from the options, an earlier experiment, or memory."""
     if options.candidates:
         return options.candidates
     if known is not None:
@@ -89,7 +90,7 @@ def candidates_for(
 
 
 def found_arguments(chat: Chat, given: Mapping[str, object]) -> dict[str, Any]:
-    """The template's arguments that were not given: they switch thinking off."""
+    """The template's arguments that excise added to switch thinking off."""
     return {name: value for name, value in chat.call.arguments.items() if name not in given}
 
 
@@ -100,8 +101,8 @@ def unfinished_note(chat: Chat, answers: Sequence[Sequence[int]]) -> str | None:
         return None
     return (
         f"{count} of {len(answers)} answers end inside a chain of thought and count as refusals, because "
-        "nothing was answered; give a larger --max-new-tokens, or switch thinking off with "
-        "--template-arguments"
+        "the answer is empty; give a larger max_new_tokens (--max-new-tokens), or switch thinking off with "
+        "template_arguments (--template-arguments)"
     )
 
 
@@ -125,7 +126,7 @@ def _is_sound(
 
 
 def _beginning(runner: Runner, options: Options, prompts: Prompts, known: Settled | None) -> Chat:
-    """The chat with the response prefix: from before, or found with a few prompts."""
+    """The chat with the response prefix: of the earlier experiment, or found with a few prompts."""
     if known is not None:
         call = runner.chat.call.with_arguments(known.template_arguments)
         return replace(runner.chat, call=call, response_prefix=known.response_prefix)
@@ -141,7 +142,7 @@ def _beginning(runner: Runner, options: Options, prompts: Prompts, known: Settle
             lambda rows: greedy(runner.model, tokens, max_new_tokens=most, slots=rows)
         )
 
-    return with_common_beginning(runner.chat, few, ask, options.markers)
+    return with_common_beginning(runner.chat, few, ask, KeywordJudge(options.markers).cues)
 
 
 def _require_positions(runner: Runner, prompts: Prompts, options: Options) -> None:

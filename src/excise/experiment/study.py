@@ -15,7 +15,9 @@ from excise.edits.edit import Edit
 from excise.errors import SettingsError, translated
 from excise.experiment.bank import Bank, edit_of
 from excise.kinds import Kind
-from excise.search.front import Point, pareto_front, select
+from excise.search.front import Point, pareto_front
+from excise.search.objective import as_json
+from excise.search.select import select
 from excise.search.space import propose
 from excise.search.study import Trial
 
@@ -41,11 +43,11 @@ class TrialEdits:
         parameters = dict(trial.parameters)
         with translated(SettingsError, f"trial {trial.number}: has no edit", ValueError):
             candidate = propose(FixedTrial(parameters), self.kinds, self.anatomy)
-        facts = {
+        facts: dict[str, object] = {
             "trial": trial.number,
-            "refusals": trial.refusals,
-            "kl": trial.kl,
+            **trial.values,
             "prompts": self.prompts,
+            **as_json(trial.objectives),
         }
         edit = edit_of(candidate, self.bank, self.anatomy)
         return replace(edit, parameters=parameters, facts=facts, base=self.base)
@@ -60,7 +62,7 @@ class Study:
 
     @property
     def front(self) -> tuple[Trial, ...]:
-        """The trials that no other trial equals or betters in both objectives, fewest refusals first."""
+        """The trials that no other trial equals or betters in all objectives, in the order of the first."""
         return tuple(self.trials[point.number] for point in self._points())
 
     def best(self, rule: str = "knee") -> Trial:
@@ -92,8 +94,7 @@ class Study:
         rows = [
             {
                 "state": trial.state,
-                "refusals": trial.refusals,
-                "kl": trial.kl,
+                **{each.name: trial.values.get(each.name) for each in trial.objectives},
                 "seconds": trial.seconds,
                 **trial.parameters,
             }

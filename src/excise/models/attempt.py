@@ -54,7 +54,11 @@ def require_loadable(source: ModelSource, packed: str | None, quantization: Quan
         if source.gguf is not None:
             is_what = "a GGUF file, which is dequantised while loading"
         if is_what is not None:
-            raise ModelError(f"{source.name} is {is_what}; leave out --quantization")
+            raise ModelError(
+                f"{source.name} is {is_what}; leave this setting out",
+                setting="quantization",
+                value=quantization,
+            )
         require_package(quantization)
     elif packed is not None:
         require_package(packed)
@@ -128,7 +132,7 @@ class Attempts:
                 **self.arguments,
                 **({} if config is None else {"quantization_config": config}),
             )
-        note = require_complete(source.name, info, packing=quantization != "none")
+        note = require_complete(source.name, info, quantization)
         if was_unpacked(model):
             require_scales(source.name, model)
         return model.eval().requires_grad_(False), note
@@ -139,7 +143,7 @@ class Attempts:
             raise remote_code_error(name, self.source.folder) from error
         if "offload_folder" in str(error):
             raise ModelError(
-                f"{name}: weights offloaded to disk need a folder; give --offload-folder DIR"
+                f"{name}: weights offloaded to disk need a folder; give offload_folder (--offload-folder DIR)"
             ) from error
         if packing is not None and isinstance(error, ImportError):
             as_what = packing_in_words(packing)

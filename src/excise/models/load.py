@@ -96,7 +96,9 @@ def load(
     for found in devices_found(options):
         emit(found)
     if options.trust_remote_code and (code := remote_code_of(source)):
-        emit(Note(f"--trust-remote-code: {source.name} runs remote code, {code}"))
+        emit(
+            Note(f"trust_remote_code (--trust-remote-code): {source.name} runs remote code, {code}")
+        )
     emit(StageStarted("load", f"Loading {source.name}"))
     started = time.perf_counter()
     loaded = _loaded(source, options)
@@ -146,7 +148,7 @@ def _loaded(source: ModelSource, options: LoadOptions) -> LoadedModel:
         "trust_remote_code": options.trust_remote_code,
         **source.gguf_arguments,
     }
-    dtypes = options.dtypes
+    dtypes: tuple[str, ...] = options.dtypes
     packing = packed if options.quantization == "none" else options.quantization
     if device == "cpu" and packing is None:
         dtypes = fastest_first(source, dtypes)
@@ -192,5 +194,5 @@ def _in_first_type(
             notes,
         )
     stored = "" if packing is None else f" as {packing_in_words(packing)}"
-    hint = "; quantised weights have to fit in --max-memory" if packing and limits else ""
+    hint = "; quantised weights have to fit in max_memory" if packing and limits else ""
     raise ModelError(f"{source.name} could not be loaded{stored} ({'; '.join(attempts)}){hint}")

@@ -51,7 +51,7 @@ def require_rendered(text: str, rendered: str) -> None:
     if not holds(rendered, text):
         raise ModelError(
             f"the chat template leaves out the text of the prompt {_quoted(text)}; give another one with "
-            "--chat-template FILE"
+            "chat_template (--chat-template FILE)"
         )
 
 
@@ -69,11 +69,16 @@ def require_encoded(
         dropped, unknown = _uncovered(tokenizer, text, rendered)
     else:
         dropped, unknown = _missing_words(tokenizer, text, decoded)
-    if dropped or unknown > _MOST_UNKNOWN:
-        raise ModelError(
-            f"the tokenizer loses the text of the prompt {_quoted(text)}: its files (tokenizer.json, …) are "
-            "missing, or belong to another model"
-        )
+    if dropped:
+        what = "parts of it have no token; the vocabulary is too small and has no unknown token"
+    elif unknown > _MOST_UNKNOWN:
+        what = f"{unknown:.0%} of it becomes unknown tokens; the vocabulary is too small for these prompts"
+    else:
+        return
+    raise ModelError(
+        f"the tokenizer loses the text of the prompt {_quoted(text)}: {what}, or the tokenizer's files "
+        "(tokenizer.json, …) are missing or belong to another model"
+    )
 
 
 def _uncovered(tokenizer: PreTrainedTokenizerBase, text: str, rendered: str) -> tuple[int, float]:

@@ -33,7 +33,7 @@ def too_large_error(
 ) -> OutOfMemoryError:
     """The error for a model that fits in no data type: needed memory, free memory, advice.
 
-    dtype: the last data type tried. packing: the quantisation of the weights. limits: --max-memory. why: the
+    dtype: the last data type tried. packing: the quantisation of the weights. limits: `max_memory`. why: the
     errors of all attempts. Free memory is measured, so the failed model has to be released first.
     """
     as_what = dtype if packing is None else packing_in_words(packing)
@@ -41,11 +41,13 @@ def too_large_error(
         f"{_gib(memory.free)} free of {_gib(memory.total)} on {memory.name}"
         for memory in map(device_memory, devices)
     )
-    advice = [] if packing else ["quantise its weights (--quantization bnb_4bit)"]
+    advice = [] if packing else ["quantise its weights with quantization (--quantization bnb_4bit)"]
     if packing is None and _number_bytes(dtype, source) == _FLOAT32_BYTES:
-        advice.append("choose a smaller data type (--dtype bfloat16)")
-    spread = "other limits in --max-memory" if limits else "--max-memory 0=…,cpu=…"
-    advice.append(f"offload some of them ({spread} --offload-folder DIR)")
+        advice.append("choose a smaller data type with dtypes (--dtype bfloat16)")
+    advice.append(
+        f"offload {'more' if limits else 'some'} of them with max_memory (--max-memory 0=…,cpu=…) and "
+        "offload_folder (--offload-folder DIR)"
+    )
     stored = "" if packing is None else " as they are stored"
     return OutOfMemoryError(
         f"{source.name} does not fit into memory as {as_what}: its weights take "

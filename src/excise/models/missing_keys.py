@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from excise.data_types import Quantization
 from excise.devices.out_of_memory import mentions_out_of_memory
 from excise.errors import ModelError
 
@@ -22,22 +23,27 @@ _LOGGER = "transformers.modeling_utils"
 _OUTPUT = "lm_head"
 
 
-def require_complete(name: str, info: Mapping[str, Any], *, packing: bool = False) -> str | None:
+def require_complete(
+    name: str, info: Mapping[str, Any], quantization: Quantization = "none"
+) -> str | None:
     """Raise ModelError for missing tensors and wrong shapes; returns a note about unused tensors, if any.
 
-    info: from `from_pretrained(..., output_loading_info=True)`. packing: whether weights were quantised while
-    loading, which transformers cannot do with every tensor that it converts.
+    info: from `from_pretrained(..., output_loading_info=True)`. quantization: how weights were quantised
+    while loading, which transformers cannot do with every tensor that it converts.
     """
     unexpected = sorted(info["unexpected_keys"])
     missing = sorted(info["missing_keys"])
     if missing:
-        consequence = f"which would be initialised at random; {_hint(missing, unexpected)}"
-        if packing:
-            consequence = (
-                "or it cannot be quantised while loading; it would be initialised at random; leave out "
-                "--quantization, or choose another"
+        lacking = f"{name}: the checkpoint lacks {_counted(missing)}"
+        if quantization != "none":
+            raise ModelError(
+                f"{lacking}, or it cannot be quantised while loading; it would be initialised at random; "
+                "leave this setting out, or choose another value",
+                setting="quantization",
+                value=quantization,
             )
-        raise ModelError(f"{name}: the checkpoint lacks {_counted(missing)}, {consequence}")
+        hint = _hint(missing, unexpected)
+        raise ModelError(f"{lacking}, which would be initialised at random; {hint}")
     if mismatched := sorted(info["mismatched_keys"]):
         key, stored, wanted = mismatched[0]
         more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from excise.data_types import DataType, Quantization
-from excise.errors import SettingsError
+from excise.validation import NonEmpty, check_fields
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,22 @@ class LoadOptions:
     on a CPU; False if they are to be trained, or an adapter is to be merged into them.
     """
 
-    dtypes: tuple[str, ...] = ("auto", "float16", "bfloat16", "float32")
+    dtypes: NonEmpty[DataType] = (
+        "auto",
+        "float16",
+        "bfloat16",
+        "float32",
+    )
     device: str = "auto"
     quantization: Quantization = "none"
     max_memory: Mapping[int | str, int] = field(default_factory=dict)
     offload_folder: Path | None = None
     trust_remote_code: bool = False
-    chat_template: str | None = None
+    chat_template: str | Path | None = None
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     system_prompt: str | None = None
     prepack: bool = True
 
     def __post_init__(self) -> None:
-        """Raises SettingsError for an unknown data type or quantisation."""
-        known, packings = get_args(DataType), get_args(Quantization)
-        if isinstance(self.dtypes, str) or not self.dtypes or set(self.dtypes) - set(known):
-            raise SettingsError(f"dtypes {self.dtypes!r}: give a tuple of {', '.join(known)}")
-        if self.quantization not in packings:
-            raise SettingsError(f"quantization {self.quantization!r}: give {', '.join(packings)}")
+        """Raises SettingsError for a wrong value."""
+        check_fields(self)

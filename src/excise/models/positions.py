@@ -69,7 +69,7 @@ def require_position(model: PreTrainedModel, tokens: int) -> int | None:
 
 
 def within_positions(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> int:
-    """The longest answer, from 1 to `most` tokens, that fits behind every prompt."""
+    """The longest answer, from 1 to `most` tokens, that fits after every prompt."""
     limit = position_limit(model)
     if limit is None:
         return most
@@ -83,7 +83,7 @@ def require_positions(model: PreTrainedModel, longest: int, max_new_tokens: int)
         return
     mend = f"leave out prompts of {limit} tokens and more"
     if (room := limit - longest) > 0:
-        mend = f"give --max-new-tokens {room} or less"
+        mend = f"give max_new_tokens (--max-new-tokens {room}) or less"
     raise ModelError(
         f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, but the model has "
         f"a table of {limit} positions; {mend}"

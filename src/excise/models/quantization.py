@@ -153,7 +153,8 @@ def _int4(device: str) -> Any:
         )
     except ImportError as error:
         raise ModelError(
-            "this version of torchao has no int4 for the CPU; use bnb_4bit (--quantization)"
+            "this version of torchao has no int4 for the CPU; use another quantization (--quantization "
+            "bnb_4bit)"
         ) from error
     return config(group_size=_INT4_GROUP)
 

@@ -27,7 +27,7 @@ _IN_PARTS = (
 _LONGEST = 1 << 20
 """Bytes of a template file. Without a limit, reading a device would never end."""
 _OF_PROCESSORS = ("chat_template.json", "processor_config.json")
-_OTHER = "give another one with --chat-template FILE"
+_OTHER = "give another one with chat_template (--chat-template FILE)"
 
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 """transformers' own tag around answers, which Jinja does not know."""
@@ -72,15 +72,9 @@ def render(
 
     A template is a program that comes with the model: any exception that it raises becomes a ModelError.
     """
-    conversation = [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if message["role"] in call.in_parts
-        else dict(message)
-        for message in messages
-    ]
     try:
         rendered = tokenizer.apply_chat_template(
-            conversation,
+            conversation_of(messages, call),
             chat_template=call.name,
             add_generation_prompt=generation_prompt,
             tokenize=False,
@@ -94,6 +88,16 @@ def render(
             f"the chat template does not take such prompts ({says}); {_OTHER}, or no system prompt"
         ) from error
     return str(rendered)
+
+
+def conversation_of(messages: Sequence[Message], call: TemplateCall) -> list[dict[str, Any]]:
+    """The messages in the form that the template takes."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if message["role"] in call.in_parts
+        else dict(message)
+        for message in messages
+    ]
 
 
 def _text_of(path: Path) -> str:
@@ -120,17 +124,21 @@ def choose_template(
     names = ", ".join(sorted(named))
     text = None
     if template is not None and template not in named:
-        what = f"--chat-template {template}: cannot be read"
+        what = "cannot be read"
         if named:
             what += f", and the model has no template of this name ({names})"
-        with translated(ModelError, what, OSError, ValueError):
+        at = {"setting": "chat_template", "value": template}
+        with translated(ModelError, what, OSError, ValueError, **at):
             text = _text_of(expanded(template))
         tokenizer.chat_template = text
     elif own is None:
-        raise ModelError("no chat template; give one with --chat-template FILE (a Jinja file)")
+        raise ModelError(
+            "no chat template; give a Jinja file with chat_template (--chat-template FILE)"
+        )
     elif named and template is None and "default" not in named:
         raise ModelError(
-            f"several chat templates ({names}) and no default; choose one with --chat-template NAME"
+            f"several chat templates ({names}) and no default; choose one with chat_template "
+            "(--chat-template NAME)"
         )
     call = TemplateCall(None if text is not None else template, arguments)
     return _surviving(tokenizer, call, system_prompt), text

@@ -58,10 +58,13 @@ def load_tokenizer(source: ModelSource, options: LoadOptions = LoadOptions()) ->
     try:
         if tokenizer.chat_template is None and source.gguf is None:
             tokenizer.chat_template = template_file(source.folder)
+        template = None if options.chat_template is None else str(options.chat_template)
         call, custom = choose_template(
-            tokenizer, options.chat_template, options.template_arguments, options.system_prompt
+            tokenizer, template, options.template_arguments, options.system_prompt
         )
     except ModelError as error:
+        if error.setting:
+            raise
         raise ModelError(f"{source.name}: {error}") from error
     return LoadedTokenizer(tokenizer, call, custom, options.system_prompt)
 

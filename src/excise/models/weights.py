@@ -243,8 +243,8 @@ def _description(tensor: object) -> str:
 
 def _not_readable(module: nn.Module, name: str, how: str) -> ModelError:
     return ModelError(
-        f"{name} of a {type(module).__name__} {how}: it cannot be read, and adapters and the "
-        "row-normalised kind need it; the orthogonal and discriminant kinds do not (--kind)"
+        f"{name} of a {type(module).__name__} {how}: it cannot be read, but adapters and the "
+        "row-normalised kind need it; other kinds (--kind orthogonal,discriminant) do not"
     )
 
 

@@ -1,9 +1,9 @@
-"""Second moments of writers' outputs, streamed, and linear systems in them.
+"""Second moments S of writers' outputs, summed token by token, and linear systems with the matrix S.
 
-Two forms. Exact: S as sums of outer products, d² numbers a writer. Sketched: a matrix of a few rows
-whose Gram matrix is S in expectation (the count sketch of Charikar et al. 2002, as a sketch of matrices
-in Clarkson and Woodruff 2013, arXiv 1207.6365), for models whose S would not fit. Both forms
-have the same interface.
+There are two forms. Exact: S as a sum of outer products, d² numbers for each writer. Sketched: a matrix of a
+few rows whose Gram matrix is S in expectation (the count sketch of Charikar et al. 2002, as a sketch of
+matrices in Clarkson and Woodruff 2013, arXiv 1207.6365), for models whose S would not fit into memory. Both
+forms have the same interface.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ Device = torch.device | str
 
 
 class Moments(ABC):
-    """Sums over tokens: counts, and what the second moment S is made from.
+    """Sums over tokens, from which the second moment S of each writer is computed.
 
-    Sums are kept on the device where their writer's outputs lie; nothing goes to the host before it is asked
-    for.
+    The sums of a writer are on the device of its outputs; they are copied to the host only when needed.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Moments(ABC):
 
     @abstractmethod
     def system(self, index: int) -> System:
-        """Linear systems in the current second moment of a writer."""
+        """Linear systems with the current second moment of a writer."""
 
     @abstractmethod
     def _add_products(self, index: int, tokens: Tensor, weight: float) -> None: ...
@@ -64,10 +63,10 @@ class Moments(ABC):
 
 
 class System(ABC):
-    """Linear systems in the second moment S of one writer.
+    """Linear systems with the second moment S of one writer.
 
-    What costs most of a solution, and does not depend on the ridge, is worked out once. All is done where
-    the writer's outputs lie (on the host, if that device knows no float64), and answers stay there.
+    The slow steps that do not depend on the ridge are computed once. All computation is on the device of the
+    writer's outputs (on the host, if that device has no float64), and so are the results.
     """
 
     def __init__(self, variance: float, kept: Tensor) -> None:
@@ -77,7 +76,7 @@ class System(ABC):
     def solve(self, right: Tensor, ridge: float) -> Tensor:
         """(S + ρ·mean(diag S)·I)⁻¹ right, float64.
 
-        right: [d]. A writer that was silent has S = 0: any ridge then gives a multiple of `right`.
+        right: [d]. If all outputs of the writer were zero, S = 0, and any ridge gives a multiple of `right`.
         """
         shift = ridge * self.variance if self.variance > 0 else 1.0
         right = right.to(self._kept.device).to(torch.float64)
@@ -85,11 +84,11 @@ class System(ABC):
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """S whole: [d, d], float64."""
+        """The whole matrix S: [d, d], float64."""
 
     @abstractmethod
     def effective_dimension(self, ridge: float) -> float:
-        """tr S (S + ρ·mean(diag S)·I)⁻¹: the directions in which S outweighs the ridge.
+        """tr S (S + ρ·mean(diag S)·I)⁻¹: the number of directions in which S is larger than the ridge.
 
         Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, eq. 3.50.
         """
@@ -100,7 +99,7 @@ class System(ABC):
 
 
 class ExactMoments(Moments):
-    """Sums of outer products: products in float32, sums in float64, because sums lose digits."""
+    """Sums of outer products: products in float32, sums in float64, because long sums lose digits."""
 
     def __init__(
         self, writers: int, dimension: int, devices: Device | Sequence[Device] = "cpu"
@@ -140,8 +139,9 @@ class _ExactSystem(System):
 class SketchedMoments(Moments):
     """Each token is added, with a random sign, to one of `rows` rows.
 
-    The error of a quadratic form falls as 1/√rows, and heavy tokens are never missed, as a sample of tokens
-    would miss them. Memory: rows × d float32 numbers a writer. S stands for its sketch in every answer.
+    The error of a quadratic form decreases as 1/√rows. A sample of tokens could miss tokens with large
+    outputs; a sketch includes every token. Memory: rows × d float32 numbers for each writer. All results use
+    the Gram matrix of the sketch in place of S.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class SketchedMoments(Moments):
 
 
 class _SketchedSystem(System):
-    """kept: [row, d], whose Gram matrix of columns stands for S."""
+    """kept: the sketch [row, d]; keptᵀ kept replaces S."""
 
     @cached_property
     def _gram(self) -> Tensor:
@@ -206,7 +206,8 @@ def _factor(matrix: Tensor, shift: float) -> Tensor:
 def _zeros(devices: Sequence[torch.device], *shape: int, dtype: torch.dtype) -> list[Tensor]:
     """Zeros of `shape` for each writer on its device, in one allocation for each device.
 
-    These are the largest thing that a search ever allocates, and one large piece goes back to the system.
+    They are the largest tensors of a search, and the allocator returns one large piece to the system when it
+    is freed.
     """
     pieces = {
         device: iter(torch.zeros(count, *shape, dtype=dtype, device=device))

@@ -1,8 +1,8 @@
 """The rank-1 operator y' = y − α u (vᵀ y), and (u, v) made from directions of the residual stream.
 
-Everything here is a pure function on stacks: one row a writer, so that the operators of all writers of
-a model are built by a handful of array operations. Nothing of size d × d is ever made from (u, v):
-u (vᵀ W) costs O(d·k), and (r rᵀ) W is r (rᵀ W).
+All functions are pure. Their tensors have one row for each writer, so that a few array operations build the
+operators of all writers of a model. No d × d matrix is ever built from (u, v): u (vᵀ W) costs O(d·k), and
+(r rᵀ) W is r (rᵀ W).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def unit(vectors: Tensor) -> Tensor:
 def through_post_norm(directions: Tensor, gains: Tensor) -> Tensor:
     """Directions for a writer whose output passes an RMSNorm with gain γ.
 
-    The norm multiplies by γ and a positive scalar, so r·(γ ⊙ y) = (γ ⊙ r)·y: what has to vanish before
-    the norm is the component along γ ⊙ r. A writer without a post-norm has a gain of ones.
+    The norm multiplies by γ and a positive scalar, and r·(γ ⊙ y) = (γ ⊙ r)·y: so the component along γ ⊙ r
+    is removed before the norm. A writer without a post-norm has a gain of ones.
 
     directions, gains: [writer, d]. Returns unit vectors [writer, d].
     """
@@ -67,9 +67,9 @@ def row_normalised(directions: Tensor, row_norms: Tensor) -> Operator:
 def discriminants(differences: Mapping[float, Tensor], moments: Moments) -> dict[float, Operator]:
     """v = (S + ρ·mean(diag S)·I)⁻¹ δ, with u = δ an oblique projector, for several ridges ρ together.
 
-    Ridge-regularised linear discriminant analysis turned into an operator: of all rank-1 operators that
-    take δ away, this one moves outputs with second moment S least (compare LEACE, Belrose et al. 2023,
-    arXiv 2306.03819). u is scaled to length 1, which changes nothing in the operator.
+    Ridge-regularised linear discriminant analysis as an operator: of all rank-1 operators that remove δ, this
+    operator moves outputs with second moment S least (compare LEACE, Belrose et al. 2023,
+    arXiv 2306.03819). u is scaled to length 1, and v inversely, which does not change the operator.
 
     differences: by ridge, [writer, d] each, δ = mean over target − mean over control of the writer's own
     output. moments: S of each writer. Returns float32 [writer, d] by ridge, with vᵀu = 1. A writer whose δ
@@ -78,7 +78,7 @@ def discriminants(differences: Mapping[float, Tensor], moments: Moments) -> dict
     units = {ridge: unit(delta.to(torch.float64)) for ridge, delta in differences.items()}
     found: dict[float, list[Tensor]] = {ridge: [] for ridge in differences}
     for index in range(moments.writers):
-        # The outer loop is over writers, because the system that all ridges of a writer share is large.
+        # The outer loop is over writers, because all ridges of a writer share one large linear system.
         system = moments.system(index)
         for ridge, u in units.items():
             found[ridge].append(system.solve(u[index], ridge))

@@ -12,10 +12,10 @@ from excise.operators.operator import unit
 
 
 def winsorise(residuals: Tensor, quantile: float) -> Tensor:
-    """Components of each vector clamped to ± the `quantile` of their own magnitudes.
+    """Clip the components of each vector at ± the `quantile` of the vector's absolute values.
 
-    Tames the few massive activations that dominate means (Sun et al. 2024, arXiv 2402.17762).
-    quantile 1 changes nothing.
+    This limits the few massive activations that would dominate means (Sun et al. 2024, arXiv 2402.17762).
+    A quantile of 1 changes nothing.
     """
     if quantile >= 1:
         return residuals
@@ -51,8 +51,8 @@ def geometric_median(residuals: Tensor) -> Tensor:
 def difference(target_centre: Tensor, control_centre: Tensor, *, orthogonalise: bool) -> Tensor:
     """Unit directions from control to target (Arditi et al. 2024, arXiv 2406.11717, eq. 1 to 3).
 
-    orthogonalise: take out the component along the control centre, so that removing the direction
-    leaves what control prompts have in common where it was.
+    orthogonalise: remove the component along the control centre, so that an edit with the direction does not
+    change the control centre.
     """
     direction = unit(target_centre - control_centre)
     if orthogonalise:
@@ -62,7 +62,7 @@ def difference(target_centre: Tensor, control_centre: Tensor, *, orthogonalise: 
 
 
 def at_fractional_layer(directions: Tensor, index: float) -> Tensor:
-    """One direction [d] between two layers' directions, linearly interpolated, unit length.
+    """One direction [d], linearly interpolated between the directions of two layers, of length 1.
 
     Raises ValueError if `index` is outside [0, layers − 1].
     """

@@ -64,10 +64,10 @@ def check_column(column: str, columns: Iterable[str], where: str) -> None:
     if column in there:
         raise PromptError(f"{where}: there is more than one column {column}; rename one of them")
     meant = likely_column(column, there)
-    hint = "choose one with --column"
+    hint = "choose one with column (--column NAME)"
     if meant is not None:
         shown = f"'{meant}'" if re.search(r"[^\w.-]", meant) else meant
-        hint = f"did you mean {meant}? (--column {shown})"
+        hint = f"did you mean {meant}? give column (--column {shown})"
     raise PromptError(
         f"{where}: no column {column}, there is {', '.join(there) or 'no column at all'}; {hint}"
     )

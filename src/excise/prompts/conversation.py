@@ -53,8 +53,8 @@ def _turn(message: object, where: str) -> Turn:
             if isinstance(role, str) and text is not None:
                 return _ROLES.get(role, role), text
     raise PromptError(
-        f"{where}: {message!r:.60} is no prompt; give a string, or chat messages with a role and a content "
-        "of text"
+        f"{where}: {message!r:.60} is not a prompt; give a string, or chat messages with a role and a "
+        "content of text"
     )
 
 

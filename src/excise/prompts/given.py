@@ -32,7 +32,7 @@ def prompt_set(
     if isinstance(given, PromptSet):
         return PromptSet(name, given.prompts, given.origin, given.revision, given.notes)
     if isinstance(given, str | Mapping):
-        raise PromptError(f"{name}: one prompt is no set; give a list of prompts")
+        raise PromptError(f"{name}: a single prompt is not a set; give a list of prompts")
     rows = [one for one in given if isinstance(one, Mapping) and not is_message(one)]
     if rows and len(rows) == len(given):
         places = [f"{name}, row {number}" for number in range(1, len(rows) + 1)]

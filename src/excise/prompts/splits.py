@@ -41,9 +41,9 @@ class Prompts:
     """All prompts of an experiment, with notes for readers of its figures."""
 
     target: Parts
-    """Prompts that show the behaviour."""
+    """Prompts that evoke the behaviour."""
     control: Parts
-    """Prompts that do not show it."""
+    """Prompts that do not evoke it."""
     notes: tuple[str, ...] = ()
 
     @classmethod

@@ -13,6 +13,7 @@ from excise.report.by_group import GroupTable, tables_by_group
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.statistics import Share
+from excise.search.objective import DEFAULT, objectives_in
 from excise.store.outcome import Outcome, outcome_in
 from excise.system.version import VERSION
 
@@ -41,6 +42,10 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
         ("answers that loop", f"{before.looping}/{answers}", f"{after.looping}/{answers}"),
         ("KL, first answer token (nats)", "", str(outcome.kl)),
         (f"{outcome.answer_tokens.title} (nats)", "", str(outcome.answer_kl)),
+        *(
+            (inline(each.heading), each.told(each.original), each.told(each.edited))
+            for each in outcome.further
+        ),
     ]
 
 
@@ -74,8 +79,14 @@ def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:
     outcome, facts = outcome_in(edit.facts), edit.facts
     if outcome is not None:
         return figures_of(outcome, coverage)
-    if not {"refusals", "prompts", "kl"} <= facts.keys():
+    objectives = objectives_in(facts)
+    if not {"prompts", *(each.name for each in objectives)} <= facts.keys():
         return "The edit file holds no figures."
+    if objectives != DEFAULT:
+        figures = ", ".join(f"{code(each.name)} {nats(facts[each.name])}" for each in objectives)
+        return f"On search prompts (not held out): {figures}." + (
+            f" {_covered(coverage)}" if coverage else ""
+        )
     return (
         f"On search prompts (not held out): {inline(facts['refusals'])} of "
         f"{inline(facts['prompts'])} target prompts refused, KL {nats(facts['kl'])} nats."
@@ -91,8 +102,8 @@ def nats(value: object) -> str:
 def _covered(coverage: Sequence[float]) -> str:
     worst = min(range(len(coverage)), key=coverage.__getitem__)
     return (
-        f"Coverage, the share of what a layer writes that the edited matrices write: {coverage[worst]:.3f} "
-        f"in the worst of {len(coverage)} layers (layer {worst}); 1 means all."
+        f"Coverage, the share of a layer's additions to the residual stream that the edited matrices make: "
+        f"{coverage[worst]:.3f} in the worst of {len(coverage)} layers (layer {worst}); 1 means all."
     )
 
 
@@ -163,7 +174,7 @@ behaviour was removed from {edited} of {writers} matrices that write to the resi
 Nothing was trained. **Safety behaviour of the original may be weakened or gone; test it before you rely on
 it.** {_terms(original)}{_reservations(edit)}
 
-## What it measured
+## What was measured
 
 {figures}
 

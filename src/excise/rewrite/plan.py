@@ -36,8 +36,8 @@ class Rewrite:
     """One stored tensor of a writer.
 
     stored: name, shape and axis of the unquantised tensor. file, entry: position of its numbers or codes.
-    packing: its quantised format, None if plain. scales: further tensors that decoding reads. output,
-    repacking: edited tensor and its format. beside: tensors of the format that decoding does not read. first:
+    packing: its quantised format, None if plain. scales: further tensors, needed for decoding. output,
+    repacking: the edited tensor and its format. beside: further tensors, not needed for decoding. first:
     number of matrices (or biases) of the same writer in earlier tensors.
     """
 
@@ -163,7 +163,7 @@ def make_plan(
 ) -> Plan:
     """Find an edit's tensors in a checkpoint, from its configuration and the names in its files.
 
-    name: the model's, for messages. declared: the user's own claims about writers. Raises ModelError if
+    name: the model's, for messages. declared: the writers that the user declares. Raises ModelError if
     the model cannot be built, the edit does not fit it, or the checkpoint is damaged; SaveError if the
     tensors cannot be edited.
     """
@@ -230,7 +230,8 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor) -> Rewri
         )
     if packing is not None and file.kind == "pytorch":
         raise SaveError(
-            f"{file.path.name}: packed weights in PyTorch files cannot be rewritten; save an adapter instead"
+            f"{file.path.name}: packed weights in PyTorch files cannot be rewritten; save an adapter "
+            "instead: to_peft (--adapter DIR)"
         )
     scales = {key: checkpoint.tensors[one] for key, one in found.scales.items()}
     beside = frozenset(found.beside)
@@ -240,7 +241,7 @@ def _rewrite(checkpoint: Checkpoint, writer: str, stored: StoredTensor) -> Rewri
 def _companion_rewrites(
     checkpoint: Checkpoint, rewrites: Mapping[str, Rewrite]
 ) -> dict[Path, dict[str, Rewrite]]:
-    """Tensors of writers that other files of the folder repeat; quantised tensors stay as they are.
+    """Tensors of writers that other files of the folder repeat; quantised tensors are not edited there.
 
     Names and numbers must be equal, because a draft head may use the names of the model's layers.
     """
@@ -265,8 +266,10 @@ def _plain(plan: Plan, default_skips: list[str]) -> Plan:
     key = find.SKIPPED_BY.get(method or "")
     if key is None:
         raise SaveError(
-            f"{plan.packed} has no list of unquantised modules, so its writers cannot become plain; "
-            "leave out --packed, or save an adapter"
+            f"{plan.packed} has no list of unquantised modules, so its writers cannot become plain; leave "
+            "this setting out, or save an adapter",
+            setting="packed",
+            value="plain",
         )
     dtype = _compute_dtype(checkpoint.config)
     rewrites: dict[str, Rewrite] = {}

@@ -104,7 +104,7 @@ class TensorData:
         return torch.Generator().manual_seed(zlib.crc32(self.rewrite.entry.name.encode()))
 
     def _turned(self, values: Tensor) -> Tensor:
-        """A decoded matrix as [d, k]."""
+        """A decoded matrix, transposed to [d, k] if necessary."""
         packing, stored = self.rewrite.packing, self.rewrite.stored
         columns = stored.axis == len(stored.shape) - 1
         return values.T if columns != (packing is not None and packing.transposed) else values

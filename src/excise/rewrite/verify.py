@@ -89,8 +89,8 @@ def require_kept(kept: Kept, packing: str | None) -> None:
     """Raise SaveError if quantisation undid the edit. packing: in words."""
     if kept.numbers >= _FEW and kept.share < _LEAST_KEPT:
         raise SaveError(
-            f"only {kept.share:.0%} of the edit survives in {packing}; give --packed plain, or save an "
-            "adapter"
+            f"only {kept.share:.0%} of the edit survives in {packing}; choose packed (--packed plain), or "
+            "save an adapter: to_peft (--adapter DIR)"
         )
 
 

@@ -117,8 +117,8 @@ def plan_application(
     if source.gguf is not None:
         if not to_gguf:
             raise SaveError(
-                f"{destination}: an edited GGUF file is a GGUF file, whose name ends in .gguf; for a folder "
-                "use excise export RUN --save DIR"
+                f"{destination}: the copy of a GGUF file needs a name that ends in .gguf; to save the edit "
+                "of a run as a model folder: `excise export RUN --save DIR`"
             )
         path = source.folder / source.gguf
         plan = make_gguf_plan(path, described.edit, options.writers)
@@ -186,7 +186,7 @@ def _folder_notes(plan: Plan) -> Iterator[str]:
     if absent := checkpoint.absent_code:
         yield (
             f"config.json names Python files that are missing here ({', '.join(absent)}); "
-            "--trust-remote-code downloads and copies them"
+            "trust_remote_code (--trust-remote-code) downloads and copies them"
         )
     if drafts := checkpoint.drafts:
         yield (

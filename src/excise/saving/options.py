@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from excise.edits.edit import Edit
 from excise.reproduce.record import Reproduction
 from excise.rewrite.plan import Form
+from excise.validation import check_fields
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class SaveOptions:
     """How the files of a model are read and written.
 
     packed: form of packed matrices in the result: "same" packs them the same way, "plain" unpacks them.
-    writers: claims about writers, "PATTERN=COMPONENT". trust_remote_code: build the model with its own code.
+    writers: declared writers, "PATTERN=COMPONENT". trust_remote_code: build the model with its own code.
     chat_template: text of a template that replaces the model's own. force: apply an edit to another
     checkpoint than its own.
     """
@@ -24,6 +25,10 @@ class SaveOptions:
     trust_remote_code: bool = False
     chat_template: str | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for a wrong value."""
+        check_fields(self)
 
 
 @dataclass(frozen=True)

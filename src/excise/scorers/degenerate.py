@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from excise.judges.markers import normalise
+from excise.judges.text import normalise
 
 _LONGEST_PERIOD = 16
 _TIMES = 3

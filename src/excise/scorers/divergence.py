@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor
 from excise.devices.transfers import as_float64, float64_device
 from excise.engine.distributions import Distributions
 from excise.engine.prefill import all_finite, gather_finite
+
+Reduce = Callable[[Tensor, Tensor], Tensor]
+"""Maps log-probabilities of the original and of the edited model, both [token, vocabulary] float32, to one
+figure for each token [token]. Each token is reduced alone: rows are of different answers."""
 
 _AT_ONCE = 2**22
 """Log-probabilities that an accelerator computes with at a time; each intermediate takes 32 MiB."""
@@ -27,7 +31,7 @@ class AnswerTokens:
     most: int
 
     @classmethod
-    def of(cls, answers: Sequence[Sequence[int]]) -> AnswerTokens:
+    def of(cls, answers: Sequence[Sized]) -> AnswerTokens:
         """The lengths of `answers`. Raises ValueError if `answers` is empty."""
         lengths = [len(answer) for answer in answers]
         return cls(min(lengths), max(lengths))
@@ -61,8 +65,10 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     return found.clamp_min(0.0) + 0.0
 
 
-def answer_divergences(original: Tensor, edited: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """KL at every token of each answer: one tensor [token] for each row, float64, nats.
+def along_answers(
+    original: Tensor, edited: Tensor, lengths: Sequence[int], reduce: Reduce
+) -> list[Tensor]:
+    """A comparison at every token of each answer: one tensor [token] for each row, float64.
 
     original, edited: log-probabilities [row, token, vocabulary]. lengths: tokens of each answer, which are
     the last of its row.
@@ -71,27 +77,33 @@ def answer_divergences(original: Tensor, edited: Tensor, lengths: Sequence[int])
         torch.cat([row[-length:] for row, length in zip(each, lengths, strict=True)])
         for each in (original, edited)
     )
-    return list(torch.split(kl_divergence(p, q), list(lengths)))
+    return list(torch.split(as_float64(reduce(p, q)), list(lengths)))
 
 
 @torch.no_grad()
-def divergences(pairs: Iterable[tuple[Tensor, Distributions]]) -> list[Tensor]:
-    """KL(original ‖ edited) at every token of each prompt's answer, one tensor [token] for each prompt, nats.
+def comparisons(
+    pairs: Iterable[tuple[Tensor, Distributions]], reduces: Sequence[Reduce] = (kl_divergence,)
+) -> list[list[Tensor]]:
+    """Several comparisons at every token of each prompt's answer: for each, one tensor [token] a prompt.
 
     pairs: for groups of prompts, the original model's log-probabilities and the edited model's distributions.
     Only one group is in memory at a time, because whole vocabularies are large. The figures leave the device
     together, after the last group has run. Raises TrialError if a logit is not finite.
     """
     rows: list[int] = []
-    found: list[Tensor] = []
+    found: list[list[Tensor]] = [[] for _ in reduces]
     finite: list[Tensor] = []
     for original, edited in pairs:
         rows += edited.rows
-        found += answer_divergences(original, edited.log_probabilities, edited.lengths)
+        for figures, reduce in zip(found, reduces, strict=True):
+            figures += along_answers(original, edited.log_probabilities, edited.lengths, reduce)
         finite.append(all_finite(edited.log_probabilities))
         finite.append(all_finite(original).to(finite[0].device))
-    by_row = dict(zip(rows, gather_finite(found, finite), strict=True))
-    return [by_row[row] for row in sorted(by_row)]
+    together = gather_finite([each for figures in found for each in figures], finite)
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    return [
+        [together[start + place] for place in order] for start in range(0, len(together), len(rows))
+    ]
 
 
 def _rows(p_log: Tensor, q_log: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Counting refusals: greedy answers judged by markers; an answer stops as soon as its verdict is certain."""
+"""Counting refusals: greedy answers judged by keywords; an answer stops as soon as its verdict is certain."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from excise.engine.answers import Request, StoppingRule
 from excise.engine.assignment import ONE_CANDIDATE, Assignment
 from excise.engine.decode import run_requests
 from excise.engine.prefill import Tokens
+from excise.judges.keywords import KeywordJudge
 from excise.judges.marker_scanner import MarkerScanner, ScanState
-from excise.judges.markers import has_marker, is_refusal
 from excise.models.chat import Chat
 
 
@@ -49,17 +49,21 @@ class JudgingParameters:
     """
 
     max_new_tokens: int
-    limit: int | None = None
+    limit: float | None = None
     priorities: tuple[float, ...] | None = None
     min_new_tokens: int = 0
 
 
 class MarkerJudge:
-    """Judges a model's greedy answers by `markers`. Its scanner keeps what it has learnt of tokens."""
+    """Judges a model's greedy answers by keywords. Its scanner keeps what it has learnt of tokens.
 
-    def __init__(self, model: PreTrainedModel, chat: Chat, markers: Sequence[str]) -> None:
-        self.model, self.chat, self.markers = model, chat, tuple(markers)
-        self.scanner = MarkerScanner(chat.decode, self.markers)
+    markers: see `KeywordJudge`.
+    """
+
+    def __init__(self, model: PreTrainedModel, chat: Chat, markers: Sequence[str] | None) -> None:
+        self.model, self.chat = model, chat
+        self.keywords = KeywordJudge(markers)
+        self.scanner = MarkerScanner(chat.decode, self.keywords.cues, self.keywords.reach)
 
     def answer(
         self,
@@ -79,7 +83,7 @@ class MarkerJudge:
 
 
 class JudgedRequest(StoppingRule):
-    """A request that stops an answer when a marker has appeared, and stops as a whole at the limit.
+    """A request that stops an answer when its verdict is certain, and stops as a whole at the limit.
 
     request: the prompts, for a scheduler.
     """
@@ -112,9 +116,19 @@ class JudgedRequest(StoppingRule):
         self._forget(len(self.request.prompts))
         self.request.restart()
 
-    def lower_limit(self, limit: int | None) -> None:
+    def lower_limit(self, limit: float | None) -> None:
         """Stop at `limit` certain refusals, if that is less than the limit so far."""
         self._limit = min(self._limit, math.inf if limit is None else limit)
+
+    @property
+    def certain(self) -> int:
+        """The number of answers that were stopped because their refusal is certain."""
+        return self._certain
+
+    @property
+    def complete(self) -> set[int]:
+        """The indices of answers that ended by themselves or with a certain refusal."""
+        return self.request.ended - self._stopped
 
     def is_wanted(self, index: int) -> bool:
         """See `StoppingRule`."""
@@ -125,12 +139,10 @@ class JudgedRequest(StoppingRule):
         if not self.is_wanted(index):
             self._stopped.add(index)
             return True
-        # An answer that holds a marker is a refusal whatever follows. Only a marker is certain: an empty
-        # answer may still become an answer.
         if (
             len(answer) < self._parameters.min_new_tokens
             or not self._judge.scanner.may_hold_marker(self._states[index], answer)
-            or not has_marker(self._judge.chat.answer(answer), self._judge.markers)
+            or not self._judge.keywords.certain(self._judge.chat.answer(answer))
         ):
             return False
         self._certain += 1
@@ -148,7 +160,7 @@ class JudgedRequest(StoppingRule):
         unknown = self._stopped | {index for index, answer in enumerate(tokens) if not answer}
         texts = tuple(self._judge.chat.answer(answer) for answer in tokens)
         refused = tuple(
-            index not in unknown and is_refusal(text, self._judge.markers)
+            index not in unknown and self._judge.keywords.refused(text)
             for index, text in enumerate(texts)
         )
         return Refusals(refused, texts, tuple(map(tuple, tokens)), frozenset(unknown))

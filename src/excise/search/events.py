@@ -27,18 +27,18 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """A trial was scored, or failed for a reason; refusals and kl of a failed trial are None.
+    """A trial was scored, or failed for a reason.
 
-    dominated: an earlier trial is at least as good in both objectives; refusals are then a lower bound.
+    values: of each objective, None for a failed trial. prompts: number of target prompts. dominated: an
+    earlier trial is at least as good in all objectives; values are then bounds.
     seconds: the trial's share of the time of its batches. elapsed, remaining: seconds of this search;
     remaining is None while unknown. peak_memory: bytes, by device. front: the Pareto front so far.
     """
 
     number: int
     parameters: Mapping[str, object]
-    refusals: int | None
+    values: Mapping[str, float | None]
     prompts: int
-    kl: float | None
     dominated: bool
     seconds: float
     reason: str | None
@@ -48,6 +48,17 @@ class TrialFinished(Event):
     remaining: float | None
     peak_memory: Mapping[str, int]
     front: tuple[Point, ...]
+
+    @property
+    def failed(self) -> bool:
+        """True if the trial has no values."""
+        return self.reason is not None
+
+    def as_json(self) -> dict[str, object]:
+        """The event, with the value of each objective under its name."""
+        content = super().as_json()
+        del content["values"]
+        return content | dict(self.values)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The Pareto front, and the choice of a trial from it.
+"""The Pareto front of points.
 
 Optuna's hypervolume is private (`optuna._hypervolume`), and its `best_trials` needs a study; fronts here are
 also of records and of other tools.
@@ -6,133 +6,155 @@ also of records and of other tools.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from excise.errors import SettingsError
+from excise.scorers.scorer import PROMPTS
+from excise.search.objective import DEFAULT, Objectives
 
 VISIBLE_DAMAGE = 0.5
 """KL divergence in nats above which damage is visible in ordinary answers: a rule of thumb of the field."""
-_BOUND = re.compile(
-    r"(refusals|kl)\s*<=\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e-?[0-9]+)?)", re.IGNORECASE
-)
-_HELP = 'knee, fewest, a trial\'s number, "refusals<=N" or "kl<=X"'
 
 
 @dataclass(frozen=True)
 class Point:
-    """A scored trial. refusals: among the search prompts. kl: nats, mean over prompts. Less is better."""
+    """A scored trial. values: of each objective, in order."""
 
     number: int
-    refusals: int
-    kl: float
+    values: tuple[float, ...]
+    objectives: Objectives = DEFAULT
+
+    def __getitem__(self, name: str) -> float:
+        """The value of an objective. Raises KeyError if there is no such objective."""
+        return self.by_name[name]
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The value of each objective."""
+        names = (each.name for each in self.objectives)
+        return dict(zip(names, self.values, strict=True))
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """The values as numbers of which less is better."""
+        pairs = zip(self.objectives, self.values, strict=True)
+        return tuple(objective.cost(value) for objective, value in pairs)
+
+    def told(self, digits: int = 3) -> str:
+        """The values as text: `5 refusals at KL 0.100`."""
+        first, *others = (
+            each.told(value, digits)
+            for each, value in zip(self.objectives, self.values, strict=True)
+        )
+        names = [title_of(each.name) for each in self.objectives]
+        rest = " and ".join(
+            f"{name} {value}" for name, value in zip(names[1:], others, strict=True)
+        )
+        count = self.objectives[0].unit == PROMPTS
+        return f"{first} {names[0]} at {rest}" if count else f"{names[0]} {first} at {rest}"
+
+    def as_json(self) -> dict[str, object]:
+        """The number, and the value of each objective."""
+        return {"number": self.number, **self.by_name}
+
+
+def title_of(name: str) -> str:
+    """The name of an objective in text."""
+    return {"kl": "KL", "answer_kl": "KL of answers"}.get(name, name.replace("_", " "))
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other point equals or beats in both and beats in one, fewest refusals first.
+    """The points that no other point equals or beats in all objectives and beats in one, best first.
 
-    Of equal points, only the first trial is kept.
+    They are in the order of the first objective. Of equal points, only the first trial is kept.
     """
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.refusals, point.kl, point.number)):
-        if not front or point.kl < front[-1].kl:
+    for point in sorted(points, key=lambda point: (point.costs, point.number)):
+        if not any(dominates(other.costs, point.costs) for other in front):
             front.append(point)
     return front
 
 
-def refusals_to_beat(points: Sequence[Point], kl: float) -> int | None:
-    """The number of refusals at which a trial with this KL is dominated by `points`; None without a limit."""
-    return min((point.refusals for point in points if point.kl <= kl), default=None)
+def dominates(costs: Sequence[float], others: Sequence[float]) -> bool:
+    """True if the first costs are nowhere more than the others."""
+    return all(one <= other for one, other in zip(costs, others, strict=True))
 
 
-def hypervolume(front: Sequence[Point], prompts: int, worst_kl: float = VISIBLE_DAMAGE) -> float:
-    """Share of the rectangle up to (`prompts` refusals, `worst_kl`) that the front dominates, 0 to 1.
+def to_beat(points: Sequence[Point], name: str, others: Mapping[str, float]) -> float | None:
+    """The cost of an objective at which a trial is dominated by `points`; None if none of them can dominate.
 
-    Source: Zitzler and Thiele 1999, IEEE Transactions on
-    Evolutionary Computation 3.
+    others: bounds of the trial's costs in the other objectives.
     """
-    area, most = 0.0, float(prompts)
-    for point in sorted(pareto_front(front), key=lambda point: -point.refusals):
-        if point.kl < worst_kl and point.refusals < most:
-            area += (most - point.refusals) * (worst_kl - point.kl)
-            most = float(point.refusals)
-    return area / (prompts * worst_kl)
+    costs = [
+        {each.name: cost for each, cost in zip(point.objectives, point.costs, strict=True)}
+        for point in points
+    ]
+    return min(
+        (
+            cost.get(name, 0.0)
+            for cost in costs
+            if all(cost[other] <= bound for other, bound in others.items())
+        ),
+        default=None,
+    )
 
 
-def knee(front: Sequence[Point]) -> Point:
-    """The point of the front farthest below the line between its ends, both axes scaled to 0 … 1.
+Box = Sequence[tuple[float, float]]
+"""For each objective, the costs between which a volume is measured: best and worst."""
 
-    Source: the "kneedle" idea (Satopää et al. 2011) on a discrete front. Ties go to fewer refusals.
+
+def box_of(fronts: Sequence[Sequence[Point]], prompts: int) -> Box:
+    """The box in which fronts are compared.
+
+    prompts: number of target prompts. Refusals reach from none to all, KL from 0 to visible damage, other
+    figures from the best to the worst of all the fronts.
     """
-    most, least = front[-1], front[0]
-    width = (most.refusals - least.refusals) or 1
-    height = (least.kl - most.kl) or 1.0
-
-    def below_line(point: Point) -> float:
-        across = (point.refusals - least.refusals) / width
-        up = (point.kl - most.kl) / height
-        return 1 - across - up
-
-    return max(front, key=below_line)
-
-
-def reason(front: Sequence[Point], point: Point) -> str:
-    """Why a trial of the front was chosen: the trade-offs towards its neighbours, as a clause."""
-    place = list(front).index(point)
-    text = f"trial {point.number}"
-    if point == knee(front):
-        text += " is the knee of the front"
-    prices: list[str] = []
-    if place > 0:
-        fewer = front[place - 1]
-        each = (fewer.kl - point.kl) / (point.refusals - fewer.refusals)
-        prices.append(f"each refusal fewer costs {each:z.4f} nats")
-    if place + 1 < len(front):
-        more = front[place + 1]
-        each = (point.kl - more.kl) / (more.refusals - point.refusals)
-        prices.append(f"each refusal more saves {each:z.4f} nats")
-    return ": ".join([text, ", ".join(prices)]) if prices else text
+    points = [point for front in fronts for point in front]
+    objectives = points[0].objectives if points else DEFAULT
+    box: list[tuple[float, float]] = []
+    for place, objective in enumerate(objectives):
+        costs = [point.costs[place] for point in points]
+        if objective.name == "refusals":
+            box.append((0.0, float(prompts)))
+        elif objective.unit == "nats":
+            box.append((0.0, VISIBLE_DAMAGE))
+        else:
+            box.append((min(costs), max(costs)))
+    return box
 
 
-def check_selection(selection: str) -> None:
-    """Raise SettingsError unless `selection` is of a known form."""
-    known = selection in ("knee", "fewest") or selection.isdecimal() or _BOUND.fullmatch(selection)
-    if not known:
-        raise SettingsError(f"--select {selection}: not understood; give {_HELP}")
+def hypervolume(front: Sequence[Point], box: Box) -> float:
+    """Share of a box that the front dominates, 0 to 1.
 
-
-def select(front: Sequence[Point], selection: str) -> Point:
-    """The trial of the front that `selection` names.
-
-    Raises SettingsError if the front is empty or no trial fits.
+    Source: Zitzler and Thiele 1999, IEEE Transactions on Evolutionary Computation 3.
     """
-    check_selection(selection)
-    if not front:
-        raise SettingsError("no trial has finished yet, so no trial can be chosen")
-    if selection == "knee":
-        return knee(front)
-    if selection == "fewest":
-        return front[0]
-    if selection.isdecimal():
-        fitting = [point for point in front if point.number == int(selection)]
-        if not fitting:
-            numbers = ", ".join(str(point.number) for point in front)
-            raise SettingsError(f"--select {selection}: not on the front; its trials are {numbers}")
-        return fitting[0]
-    bound = _BOUND.fullmatch(selection)
-    assert bound is not None
-    axis, limit = bound[1].lower(), float(bound[2])
-    # The bound limits one objective; the other is minimised.
-    if axis == "refusals":
-        fitting = [point for point in front if point.refusals <= limit]
-        chosen = min(fitting, key=lambda point: point.kl, default=None)
-    else:
-        fitting = [point for point in front if point.kl <= limit]
-        chosen = min(fitting, key=lambda point: point.refusals, default=None)
-    if chosen is None:
-        raise SettingsError(
-            f"--select {selection}: no trial fits; the front reaches from {front[0].refusals} refusals "
-            f"at KL {front[0].kl:z.3f} to {front[-1].refusals} at KL {front[-1].kl:z.3f}"
-        )
-    return chosen
+    whole = 1.0
+    for best, worst in box:
+        # An objective in which all points are equal does not matter.
+        whole *= (worst - best) or 1.0
+    worst_costs = [(worst - best) or 1.0 for best, worst in box]
+    inside = [
+        [max(0.0, cost - best) for cost, (best, _) in zip(point.costs, box, strict=True)]
+        for point in pareto_front(front)
+    ]
+    inside = [
+        costs
+        for costs in inside
+        if all(cost < worst for cost, worst in zip(costs, worst_costs, strict=True))
+    ]
+    return _volume(inside, worst_costs) / whole
+
+
+def _volume(points: Sequence[Sequence[float]], worst: Sequence[float]) -> float:
+    """The volume between `worst` and the points, summed over slices of the first objective."""
+    if not points:
+        return 0.0
+    if len(worst) == 1:
+        return worst[0] - min(point[0] for point in points)
+    volume, most = 0.0, worst[0]
+    for point in sorted(points, key=lambda point: -point[0]):
+        if point[0] < most:
+            better = [other[1:] for other in points if other[0] <= point[0]]
+            volume += (most - point[0]) * _volume(better, worst[1:])
+            most = point[0]
+    return volume

@@ -1,4 +1,4 @@
-"""The search loop: propose, score, store. It never writes to, copies or reloads a weight."""
+"""The search loop: propose, score, store. It never writes, copies or reloads a weight."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _REFUSED = "refused"
 
 
 @dataclass(frozen=True)
-class Objective:
-    """The objective of a search.
+class Task:
+    """What a search works on.
 
     prompts: number of target prompts. edit: makes the edit of a trial from its suggested parameters. scoring:
     a context that scores this number of edits side by side.
@@ -64,7 +64,7 @@ def never() -> bool:
 
 def search(
     study: OptunaStudy,
-    objective: Objective,
+    task: Task,
     limits: Limits,
     emit: Emit,
     *,
@@ -74,21 +74,22 @@ def search(
     """Score trials until the study holds enough trials, the time limit is reached, or `stop()` is true.
 
     Several trials run at a time. When the search stops, the oldest of them is finished; the others stay
-    running in the storage and resume with the next search. Failed trials use no budget. If trials keep
-    failing, the search ends; it raises ExciseError if no trial succeeded.
+    running in the storage and resume with the next search. Failed trials do not count towards
+    `Limits.trials`. If many trials in a row fail, the search ends; it raises ExciseError if no trial
+    succeeded.
 
     save: called at the start of the search and after every trial.
     """
     save()
     emit(SearchStarted(limits.trials, study.done()))
-    with objective.scoring(limits.candidates) as scoring, TokenCounter(objective.model) as tokens:
-        loop = _Loop(study, objective, limits, scoring, _Reports(emit, tokens, scoring), save)
+    with task.scoring(limits.candidates) as scoring, TokenCounter(task.model) as tokens:
+        loop = _Loop(study, task, limits, scoring, _Reports(emit, tokens, scoring), save)
         why = loop.run(stop)
     emit(SearchEnded(why, tuple(pareto_front(study.points()))))
 
 
 class _Reports:
-    """Emits the processed tokens, every few seconds."""
+    """Emits the number of processed tokens every few seconds."""
 
     def __init__(self, emit: Emit, tokens: TokenCounter, scoring: EditScoring) -> None:
         self.emit, self._tokens, self._scoring = emit, tokens, scoring
@@ -115,7 +116,7 @@ class _Reports:
 
 @dataclass
 class _Running:
-    """A proposed trial without a result. seconds: time of the proposal."""
+    """A proposed trial without a result. seconds: the time that its proposal took."""
 
     trial: optuna.Trial
     edit: Edit
@@ -128,20 +129,20 @@ class _Loop:
 
     `Limits.candidates` trials run at a time. Trial n is proposed when exactly the trials up to n − candidates
     have results. The proposals therefore do not depend on how long trials take, nor on early verdicts.
-    (After a restart, proposals use all earlier trials.) The running trials of an interrupted study come
-    first.
+    The running trials of an interrupted study come first. If a complete study is extended, the first
+    new proposals use all of its trials.
     """
 
     def __init__(
         self,
         study: OptunaStudy,
-        objective: Objective,
+        task: Task,
         limits: Limits,
         scoring: EditScoring,
         reports: _Reports,
         save: Callable[[], None],
     ) -> None:
-        self._study, self._objective, self._limits = study, objective, limits
+        self._study, self._task, self._limits = study, task, limits
         self._scoring, self._reports, self._save = scoring, reports, save
         self._interrupted = study.running()
         self._running: list[_Running] = []
@@ -150,7 +151,7 @@ class _Loop:
         self._failures, self._reason = 0, ""
 
     def run(self, stop: Callable[[], bool]) -> str:
-        """Run to the end. Returns the reason of the end."""
+        """Run until the search ends. Returns the reason: see `SearchEnded.why`."""
         between = True
         while True:
             why = self._why_to_stop(stop)
@@ -200,7 +201,7 @@ class _Loop:
     def _propose(self) -> _Running:
         started = time.perf_counter()
         trial = self._interrupted.pop(0) if self._interrupted else self._study.new()
-        return _Running(trial, self._objective.edit(trial), time.perf_counter() - started)
+        return _Running(trial, self._task.edit(trial), time.perf_counter() - started)
 
     def _begin(self, running: _Running) -> None:
         running.begun = True
@@ -209,7 +210,7 @@ class _Loop:
 
     def _bound(self) -> Bound:
         """The bound of a trial that begins now."""
-        priorities = [0.0] * self._objective.prompts
+        priorities = [0.0] * self._task.prompts
         for refused in self._study.kept(_REFUSED):
             assert isinstance(refused, list)
             for row in refused:
@@ -225,7 +226,9 @@ class _Loop:
         else:
             self._failures = 0
             if not scored.dominated:
-                self._scoring.learn(Point(running.trial.number, scored.refusals, scored.kl))
+                values = tuple(scored.values.values())
+                point = Point(running.trial.number, values, self._study.objectives)
+                self._scoring.learn(point)
         self._save()
         self._reports.work_done()
         self._reports.emit(self._finished(running.trial, scored, seconds))
@@ -234,13 +237,13 @@ class _Loop:
         self, trial: optuna.Trial, scored: Scored | TrialError, seconds: float
     ) -> TrialFinished:
         good = None if isinstance(scored, TrialError) else scored
+        values = {each.name: None for each in self._study.objectives}
         done, elapsed = self._study.done(), time.perf_counter() - self._started
         return TrialFinished(
             number=trial.number,
             parameters=trial.params,
-            refusals=None if good is None else good.refusals,
-            prompts=self._objective.prompts,
-            kl=None if good is None else good.kl,
+            values=values if good is None else good.values,
+            prompts=self._task.prompts,
             dominated=good is not None and good.dominated,
             seconds=seconds,
             reason=str(scored) if isinstance(scored, TrialError) else None,
@@ -248,7 +251,7 @@ class _Loop:
             trials=self._limits.trials,
             elapsed=elapsed,
             remaining=self._remaining(elapsed, done),
-            peak_memory=peak_memory(devices_of(self._objective.model)),
+            peak_memory=peak_memory(devices_of(self._task.model)),
             front=tuple(pareto_front(self._study.points())),
         )
 
@@ -271,6 +274,6 @@ def _store(
         refused = [row for row, yes in enumerate(scored.answered.refused) if yes]
         study.keep(trial, _REFUSED, refused)
     if scored.dominated:
-        study.prune(trial, scored.refusals, scored.kl, seconds)
+        study.prune(trial, tuple(scored.values.values()), seconds)
     else:
-        study.tell(trial, scored.refusals, scored.kl, seconds)
+        study.tell(trial, tuple(scored.values.values()), seconds)

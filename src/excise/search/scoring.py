@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from excise.edits.edit import Edit
 from excise.errors import TrialError
 from excise.scorers.refusals import Refusals
+from excise.scorers.scorer import Score
 from excise.search.front import Point
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An edit's scores on the search prompts.
+    """An edit's figures on the search prompts.
 
-    kl: nats, first answer token, mean over control prompts. divergences: KL of each control prompt. answered:
-    verdicts on target prompts; None if KL alone rules the edit out. dominated: an earlier trial is at least
-    as good in refusals and KL; `refusals` is then a lower bound.
+    values: of each objective. dominated: an earlier trial is at least as good in all objectives; values are
+    then bounds. answered: verdicts on target prompts; None if none were asked, for example because KL alone
+    rules the edit out. scores: with intervals, if they were asked for.
     """
 
-    kl: float
-    answered: Refusals | None
+    values: Mapping[str, float]
     dominated: bool
-    divergences: tuple[float, ...] = ()
+    answered: Refusals | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
     @property
     def refusals(self) -> int:
-        """Certain refusals."""
-        return 0 if self.answered is None else self.answered.count
+        """Certain refusals. Raises KeyError if they are no objective."""
+        return round(self.values["refusals"])
+
+    @property
+    def kl(self) -> float:
+        """KL of the first answer token, nats. Raises KeyError if it is no objective."""
+        return self.values["kl"]
 
 
 @dataclass(frozen=True)

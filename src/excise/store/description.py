@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from excise.edits.base import Base
 from excise.prompts.splits import Prompts
+from excise.search.objective import Objectives
 from excise.store.identity import Identity
 
 
@@ -48,7 +49,7 @@ class RunDescription:
 
     response_prefix: common beginning of all answers. asked_with: template arguments and decoding. coverage:
     of each layer. uncovered: modules that still write, by layer. refusals: of the original
-    model on the target prompts of the search. seconds: of each stage.
+    model on the target prompts of the search. objectives: of the search. seconds: of each stage.
     """
 
     identity: Identity
@@ -60,6 +61,7 @@ class RunDescription:
     uncovered: Mapping[int, str]
     prompts: Prompts
     refusals: int
+    objectives: Objectives
     seconds: Mapping[str, float]
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from excise.edits.edit import Edit
 from excise.errors import RunError
+from excise.judges.markers import FORMER_MARKERS
 from excise.kinds import KINDS, current_name, former_name, with_current_kind
 from excise.prompts.sets import PromptSet
 from excise.prompts.splits import Prompts
@@ -139,14 +140,18 @@ def default_path(settings: Mapping[str, object]) -> Path:
     """runs/<model>-<digest of the settings>, so that the same command finds its run.
 
     settings: of the study, as in `Identity`. A run of an older format has the digest of settings with the
-    former names of kinds.
+    former names of kinds, and that of a former version the markers that were the default then.
     """
     model, kinds = str(settings["model"]), settings["kinds"]
     assert isinstance(kinds, list)
     name = directory_name(last_part(model) if names_a_path(model) else model)
-    former = {**settings, "kinds": [former_name(kind) for kind in kinds]}
-    now, then = (DEFAULT_ROOT / f"{name}-{stored_digest(each)[:8]}" for each in (settings, former))
-    return then if then.exists() and not now.exists() else now
+    renamed = {"kinds": [former_name(kind) for kind in kinds]}
+    marked = {"markers": list(FORMER_MARKERS)} if settings["markers"] is None else {}
+    now, *then = (
+        DEFAULT_ROOT / f"{name}-{stored_digest({**settings, **changed})[:8]}"
+        for changed in ({}, marked, marked | renamed)
+    )
+    return next((path for path in (now, *then) if path.exists()), now)
 
 
 def prompts_digest(prompts: Prompts) -> str:

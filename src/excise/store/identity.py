@@ -54,17 +54,17 @@ class Identity(Shape):
 
     @property
     def names_prompts(self) -> bool:
-        """Whether the settings say where the prompts are read from; prompts in memory are nowhere."""
+        """Whether the settings name the source of the prompts; prompts given in memory have no source."""
         return any(self.settings.get(name) for name in ("target", "target_train"))
 
     def with_settings(self, settings: Mapping[str, object]) -> Identity:
-        """The same with other settings."""
+        """The identity with other settings."""
         digest = stored_digest(settings)
         return self.model_copy(update={"settings": dict(settings), "settings_digest": digest})
 
 
 def stored_digest(settings: Mapping[str, object]) -> str:
-    """16 hexadecimal digits that are equal exactly for equal settings."""
+    """A hash, 16 hexadecimal digits, over settings."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -110,4 +110,6 @@ def _contrast(there: object, here: object) -> str:
 def _text(value: object) -> str:
     if value is None:
         return _ABSENT
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return json.dumps(value, ensure_ascii=False) if value == "" else str(value)

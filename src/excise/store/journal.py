@@ -128,7 +128,7 @@ def mend(journal: Path) -> bool:
 
 def damaged(journal: Path, problem: str) -> RunError:
     """The error for a journal with a fault before its last record."""
-    return RunError(f"{journal}: damaged: {problem}; start again with another --run-dir")
+    return RunError(f"{journal}: damaged: {problem}; start again with another store (--run-dir)")
 
 
 def _parsed(content: bytes, start: _Place) -> tuple[list[dict[str, Any]], _Place, str | None]:
@@ -153,13 +153,13 @@ def _parsed(content: bytes, start: _Place) -> tuple[list[dict[str, Any]], _Place
 def _record(line: bytes, before: int | None) -> tuple[dict[str, Any], int | None]:
     """A record without its checksum, and the checksum. before: the checksum of the previous record.
 
-    Raises ValueError if the line is no record, or not the successor of the previous record.
+    Raises ValueError if the line is not a record, or does not follow the previous record.
     """
     if not line.endswith(b"\n"):
-        raise ValueError("it has no end")
+        raise ValueError("it is cut short")
     record = parse_json(line)
     if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     found = record.pop(_CHECKSUM, None)
     # Old records have no checksum; they never follow a record with a checksum.
     if found is None and before is None:

@@ -119,7 +119,7 @@ def _require_no_links(directory: RunDirectory) -> None:
         if path.is_symlink() and not path.name.startswith(_SAVED_BESIDE) and path.name != _OLD_LOCK:
             raise RunError(
                 f"{path}: is a link, but a run writes only into its own folder; put the file itself there, "
-                "or give another --run-dir"
+                "or give another store (--run-dir)"
             )
 
 
@@ -131,7 +131,7 @@ def _locked(directory: RunDirectory) -> ProcessLock:
     except Busy as busy:
         raise RunError(
             f"{directory.path}: {busy}, is working on this run; wait until it ends, stop it, or give "
-            "another --run-dir"
+            "another store (--run-dir)"
         ) from busy
     except OSError as error:
         raise write_error(directory.path, error) from error
@@ -165,7 +165,7 @@ def _require_searchable(directory: RunDirectory) -> None:
     if former:
         raise RunError(
             f"{directory.path}: has {' and '.join(former)}, which excise no longer searches; show or export "
-            "its edits, or give another --run-dir"
+            "its edits, or give another store (--run-dir)"
         )
 
 
@@ -174,18 +174,20 @@ def _require_same(directory: RunDirectory, identity: Identity) -> None:
     stored = directory.identity()
     if stored.trusts_code and not identity.trusts_code:
         raise RunError(
-            f"{directory.path / 'run.json'}: the run was started with --trust-remote-code, which is not "
-            f"stored; type it again to run the code that comes with {identity.model}"
+            f"{directory.path / 'run.json'}: the run was started with trust_remote_code "
+            "(--trust-remote-code), which is not stored; give it again to run the code that comes with "
+            f"{identity.model}"
         )
     differing = differences(stored.settings, identity.settings)
     if differing:
         raise RunError(
             f"{directory.path} belongs to other settings ({'; '.join(differing[:3])}); "
-            "give these settings or another --run-dir"
+            "give these settings or another store (--run-dir)"
         )
     changed = [f"the weights of {identity.model}"] * (stored.model_digest != identity.model_digest)
     changed += ["the prompts"] * (stored.prompts_digest != identity.prompts_digest)
     if changed:
         raise RunError(
-            f"{directory.path}: {' and '.join(changed)} have changed since this run; give another --run-dir"
+            f"{directory.path}: {' and '.join(changed)} have changed since this run; give another store "
+            "(--run-dir)"
         )

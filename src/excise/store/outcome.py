@@ -10,6 +10,8 @@ from excise.scorers.divergence import UNRECORDED, AnswerTokens
 from excise.scorers.groups import UNGROUPED, FiguresByGroup, GroupFigures
 from excise.scorers.statistics import Estimate, Share
 from excise.search.front import Point
+from excise.search.objective import Objectives, objectives_in
+from excise.store.further import Further, further_in, further_json
 from excise.store.shape import MeasuredFacts, require_shape
 
 
@@ -32,7 +34,8 @@ class Outcome:
 
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
     answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: number of
-    tokens of an answer, which may be shorter than 32. groups: the figures of each group of prompts.
+    tokens of an answer, which may be shorter than 32. further: figures of other scorers. groups: the figures
+    of each group of prompts.
     """
 
     trial: int
@@ -47,6 +50,7 @@ class Outcome:
     seconds: float
     answer_tokens: AnswerTokens = UNRECORDED
     groups: FiguresByGroup = UNGROUPED
+    further: tuple[Further, ...] = ()
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
@@ -56,7 +60,7 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
         return None
     search = chosen["search"]
     return _outcome(
-        Point(chosen["trial"], search["refusals"], search["kl"]),
+        point_in(chosen["trial"], search, objectives_in(record)),
         search["prompts"],
         record["baseline"]["held_out"],
         chosen["held_out"],
@@ -71,12 +75,17 @@ def outcome_in(facts: Mapping[str, Any]) -> Outcome | None:
     require_shape("the facts of the edit file", facts, MeasuredFacts)
     held_out = facts["held_out"]
     return _outcome(
-        Point(facts["trial"], facts["refusals"], facts["kl"]),
+        point_in(facts["trial"], facts, objectives_in(facts)),
         facts["prompts"],
         held_out["original"],
         held_out["edited"],
         0.0,
     )
+
+
+def point_in(number: int, values: Mapping[str, Any], objectives: Objectives) -> Point:
+    """A trial whose values stand in a record under the names of the objectives."""
+    return Point(number, tuple(values[each.name] for each in objectives), objectives)
 
 
 def held_out_facts(outcome: Outcome) -> dict[str, object]:
@@ -109,6 +118,7 @@ def _outcome(
         answer_kl=Estimate(**held_out["answer_kl"]),
         answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
         groups=groups_in(held_out.get("groups", {})),
+        further=further_in(held_out),
         seconds=seconds,
     )
 
@@ -150,9 +160,8 @@ def chosen_json(outcome: Outcome) -> Mapping[str, object]:
     return {
         "trial": outcome.trial,
         "search": {
-            "refusals": outcome.search.refusals,
+            **outcome.search.by_name,
             "prompts": outcome.search_prompts,
-            "kl": outcome.search.kl,
         },
         "held_out": held_out_json(outcome),
     }
@@ -166,4 +175,5 @@ def held_out_json(outcome: Outcome) -> dict[str, object]:
         "answer_kl": asdict(outcome.answer_kl),
         "answer_tokens": asdict(outcome.answer_tokens),
         **({"groups": asdict(outcome.groups)} if outcome.groups != UNGROUPED else {}),
+        **further_json(outcome.further),
     }

@@ -6,12 +6,12 @@ Keys are documented in docs/reference/run-directory.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from excise.devices.environment import hardware_digest, versions
 from excise.prompts.splits import Prompts
 from excise.search.front import Point
+from excise.search.objective import as_json
 from excise.search.study import Trial
 from excise.store.description import RunDescription
 from excise.store.directory import FORMAT, RunDirectory, set_digest, write_json
@@ -53,7 +53,8 @@ def write_result(
             "search": {"refusals": run.refusals, "prompts": run.search_prompts},
             **({"held_out": counts(outcome.original, outcome)} if outcome else {}),
         },
-        "trials": [asdict(trial) for trial in trials],
+        **as_json(run.objectives),
+        "trials": [trial.as_json() for trial in trials],
         "front": [point.number for point in front],
         "chosen": chosen_json(outcome) if outcome else None,
         "seconds": {**seconds, "total": sum(seconds.values())},

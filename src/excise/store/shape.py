@@ -6,7 +6,7 @@ A checksum detects damage, but runs of format 4 have no checksum, and anybody ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -83,11 +83,32 @@ class _Groups(Shape):
     control: list[_Group] = []
 
 
+class _Value(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+
+class _Further(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["less", "more"]
+    n: PositiveInt
+    original: _Value | None
+    edited: _Value
+
+
 class _HeldOut(_Answered):
     kl: _Estimate
     answer_kl: _Estimate
     answer_tokens: _AnswerTokens | None = None
     groups: _Groups = _Groups()
+    further: list[_Further] = []
 
 
 class _Baseline(Shape):
@@ -95,8 +116,32 @@ class _Baseline(Shape):
     held_out: _Answered | None = None
 
 
-class _Search(_Counts):
-    kl: float
+class _Objective(Shape):
+    name: str
+    unit: str
+    better: Literal["less", "more"]
+
+
+class _Values(Shape):
+    """Values of objectives; of others than these two under further names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    refusals: NonNegativeInt | None = None
+    kl: float | None = None
+
+    def lacks(self, objectives: list[_Objective] | None) -> bool:
+        """True if the value of an objective is missing or no number."""
+        names = ("refusals", "kl") if objectives is None else [each.name for each in objectives]
+        values = {"refusals": self.refusals, "kl": self.kl, **(self.model_extra or {})}
+        return any(
+            isinstance(values.get(name), bool) or not isinstance(values.get(name), int | float)
+            for name in names
+        )
+
+
+class _Search(_Values):
+    prompts: PositiveInt
 
 
 class _Chosen(Shape):
@@ -105,13 +150,11 @@ class _Chosen(Shape):
     held_out: _HeldOut
 
 
-class _Trial(Shape):
+class _Trial(_Values):
     # The number becomes part of a file name.
     number: NonNegativeInt
     state: str
     parameters: dict[str, Any]
-    refusals: NonNegativeInt | None
-    kl: float | None
 
 
 class _Hardware(Shape):
@@ -137,6 +180,7 @@ class ResultShape(Shape):
     coverage: list[float]
     prompts: dict[str, Any]
     baseline: _Baseline
+    objectives: list[_Objective] | None = None
     trials: list[_Trial]
     front: list[int]
     chosen: _Chosen | None
@@ -144,11 +188,13 @@ class ResultShape(Shape):
 
     @model_validator(mode="after")
     def _require_figures(self) -> ResultShape:
-        scored = {trial.number for trial in self.trials if None not in (trial.refusals, trial.kl)}
+        scored = {trial.number for trial in self.trials if not trial.lacks(self.objectives)}
         if not scored.issuperset(self.front):
             raise ValueError("its front names a trial without figures")
         if self.chosen is None:
             return self
+        if self.chosen.search.lacks(self.objectives):
+            raise ValueError("it lacks a figure of the chosen trial")
         if self.chosen.trial not in self.front:
             raise ValueError("the chosen trial is not on its front")
         if self.baseline.held_out is None or "held_out" not in self.seconds:
@@ -165,7 +211,14 @@ class MeasuredFacts(_Search):
     """The facts of an edit file with held-out figures."""
 
     trial: NonNegativeInt
+    objectives: list[_Objective] | None = None
     held_out: _Measured
+
+    @model_validator(mode="after")
+    def _require_values(self) -> MeasuredFacts:
+        if self.lacks(self.objectives):
+            raise ValueError("it lacks a figure of the trial")
+        return self
 
 
 Checked = TypeVar("Checked", bound=Shape)

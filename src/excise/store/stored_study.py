@@ -13,6 +13,7 @@ from optuna.trial import BaseTrial
 from excise.edits.edit import Edit
 from excise.errors import RunError, translated
 from excise.search.front import Point, pareto_front
+from excise.search.objective import as_json
 from excise.search.study import OptunaStudy, Proposals
 from excise.store.description import Origin, RunDescription
 from excise.store.identity import Identity
@@ -87,11 +88,11 @@ def _facts(run: RunDescription, point: Point, chosen: Outcome | None) -> dict[st
     """The facts of the edit file of a front trial."""
     facts: dict[str, object] = {
         "trial": point.number,
-        "refusals": point.refusals,
-        "kl": point.kl,
+        **point.by_name,
         "prompts": run.search_prompts,
         "uncovered": dict(run.uncovered),
         "packing": run.origin.packing,
+        **as_json(point.objectives),
     }
     if run.asked_with:
         facts["asked_with"] = dict(run.asked_with)

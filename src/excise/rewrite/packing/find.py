@@ -61,7 +61,8 @@ def find(checkpoint: Checkpoint, tensor: StoredTensor) -> Packed:
         found = _under_another_name(checkpoint, method, tensor)
         if found is None:
             raise SaveError(
-                f"the checkpoint has no tensor {tensor.name}; save an adapter instead (--adapter DIR)"
+                f"the checkpoint has no tensor {tensor.name}; save an adapter instead: to_peft (--adapter "
+                "DIR)"
             )
         return found
     entry = tensors[stored][1]

@@ -48,7 +48,7 @@ def unwritable(method: str) -> SaveError:
     """The error for a format that excise cannot write."""
     return SaveError(
         f"its writers are stored as {packing_in_words(method)}, which cannot be rewritten; save an adapter "
-        "instead (excise export RUN --adapter DIR)"
+        "instead: to_peft (excise export RUN --adapter DIR)"
     )
 
 
@@ -233,6 +233,6 @@ class _Parts:
     def _refuse(self, part: str, expected: str) -> None:
         dtype, shape = self.entry(part)
         raise SaveError(
-            f"{self.name(part)}: is {dtype} {list(shape)}, by config.json it should be {expected}; the "
-            "checkpoint is damaged or of another model"
+            f"{self.name(part)}: is {dtype} {list(shape)}, but should be {expected} according to "
+            "config.json; the checkpoint is damaged or of another model"
         )

@@ -137,7 +137,7 @@ class GroupedIntegers:
         if self.offset and bool((stored == self._largest).any()):
             raise SaveError(
                 f"{self.name}: has zero points of 0, which loaders interpret differently in "
-                "checkpoint_format gptq; save an adapter instead (excise export RUN --adapter DIR)"
+                "checkpoint_format gptq; save an adapter instead: to_peft (excise export RUN --adapter DIR)"
             )
         return stored + self.offset
 
@@ -161,8 +161,8 @@ class GroupedIntegers:
             if bool(stored.any()) and not torch.equal(stored, own):
                 raise SaveError(
                     f"{self.name}: its g_idx reorders inputs although desc_act is off, "
-                    "which loaders interpret differently; save an adapter instead (excise export RUN "
-                    "--adapter DIR)"
+                    "which loaders interpret differently; save an adapter instead: to_peft (excise export "
+                    "RUN --adapter DIR)"
                 )
             in_order = True
         if in_order:
@@ -177,7 +177,7 @@ class GroupedIntegers:
         sizes = stored.to(torch.int64).bincount(minlength=count).tolist()
         if 0 in sizes:
             raise SaveError(
-                f"{self.name}: {sizes.count(0)} of {count} groups have no inputs by g_idx; the checkpoint is "
+                f"{self.name}: {sizes.count(0)} of {count} groups have no inputs in g_idx; the checkpoint is "
                 "damaged"
             )
         yield from enumerate(torch.split(stored.argsort(stable=True), sizes))

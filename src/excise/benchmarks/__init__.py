@@ -1,0 +1,1 @@
+"""Capability benchmarks of lm-evaluation-harness, which the extra `eval` installs."""

@@ -1,0 +1,1 @@
+"""Phrases of refusals in each language, as data."""

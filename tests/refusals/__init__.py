@@ -1,0 +1,1 @@
+"""Sentences for the tests of the keywords judge, by language."""
