@@ -13,7 +13,9 @@ from excise.cli.parameters import short
 from excise.cli.value_text import value_text
 from excise.errors import shortened
 from excise.experiment.coverage import THRESHOLD, Coverage
+from excise.report.by_group import tables_by_group
 from excise.report.card import FORMER_JUDGE, rows_of
+from excise.scorers.groups import FiguresByGroup
 from excise.scorers.scorer import PROMPTS
 from excise.search.front import VISIBLE_DAMAGE, Point, title_of
 from excise.search.objective import DEFAULT, Objective
@@ -129,6 +131,20 @@ def outcome_table(outcome: Outcome) -> Table:
         table.add_row(figure, before, Text(after, "red" if damaged else ""))
     table.caption = f"refusals judged by {outcome.judge or FORMER_JUDGE}"
     return table
+
+
+def group_tables(groups: FiguresByGroup, part: str) -> list[Table]:
+    """The figures of each group of the prompts of a part; no table without groups."""
+    title: str | None = f"{part.replace('_', '-').capitalize()} prompts by group"
+    tables = []
+    for found in tables_by_group(groups):
+        name, *headings = found.headings
+        table = make_table(name, *headings, numbers=headings, title=title)
+        for group, *figures in found.rows:
+            table.add_row(Text(group), *figures)
+        tables.append(table)
+        title = None
+    return tables
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

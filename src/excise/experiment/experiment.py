@@ -22,6 +22,7 @@ from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
+from excise.experiment.groups import details_of, figures_by_group
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import NEWER, identity_of_memory
 from excise.experiment.progress import progress_bar
@@ -37,7 +38,7 @@ from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.judges.verdict import Judge
 from excise.kinds import Kind, of_residuals
-from excise.prompts.sets import PromptLike, prompt_set
+from excise.prompts.given import PromptLike, prompt_set
 from excise.scorers.named import scorers_of
 from excise.scorers.scorer import Scorer
 from excise.scorers.statistics import Share
@@ -163,15 +164,18 @@ class Experiment(Measurements):
         edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
             asked = self.reported if scorers is None else self._named(scorers, self.judge)
-            return Scores(
-                on, measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
-            )
-        asked = self.objectives if scorers is None else self._named(scorers, self.keywords)
-        with self.scoring(1, edit.writers, asked) as scoring:
-            (scored,) = score_all(scoring, [edit], Bound())
-        if isinstance(scored, Exception):
-            raise scored
-        return Scores(on, {each.name: scored.scores[each.name] for each in asked})
+            scores = measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
+            original = details_of(self.held_out.scores)
+        else:
+            asked = self.objectives if scorers is None else self._named(scorers, self.keywords)
+            with self.scoring(1, edit.writers, asked) as scoring:
+                (scored,) = score_all(scoring, [edit], Bound())
+            if isinstance(scored, Exception):
+                raise scored
+            scores = {each.name: scored.scores[each.name] for each in asked}
+            original = {"refusals": self.search_part.answered.refused}
+        groups = figures_by_group(self.prompts, on, original, scores, self.options.seed)
+        return Scores(on, scores, groups)
 
     def search(
         self,

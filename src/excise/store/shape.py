@@ -54,6 +54,35 @@ class _Answered(_Counts):
     looping: NonNegativeInt
 
 
+class _Share(Shape):
+    count: NonNegativeInt
+    of: PositiveInt
+
+    @model_validator(mode="after")
+    def _require_share(self) -> _Share:
+        if self.count > self.of:
+            raise ValueError(f"{self.count} of {self.of} is no share")
+        return self
+
+
+class _Group(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    prompts: PositiveInt
+    original: _Share | None
+    edited: _Share | None
+    kl: _Estimate | None
+    answer_kl: _Estimate | None
+
+
+class _Groups(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    target: list[_Group] = []
+    control: list[_Group] = []
+
+
 class _Value(Shape):
     model_config = ConfigDict(extra="forbid")
 
@@ -78,6 +107,7 @@ class _HeldOut(_Answered):
     kl: _Estimate
     answer_kl: _Estimate
     answer_tokens: _AnswerTokens | None = None
+    groups: _Groups = _Groups()
     further: list[_Further] = []
     judge: str | None = None
 
