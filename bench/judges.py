@@ -159,12 +159,10 @@ def main() -> None:
     """Measure the judges that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("answers")
-    parser.add_argument(
-        "--judge", action="append", help="a judge's name; keywords and builtin if not given"
-    )
+    parser.add_argument("--judge", action="append", help="a judge's name; keywords if not given")
     parser.add_argument("--cache", type=Path, default=user_cache())
     given = parser.parse_args()
-    names = given.judge or ["keywords", "builtin"]
+    names = given.judge or ["keywords"]
     records = read_records(given.answers)
     options = JudgeOptions(cache=given.cache)
     found = [measure(judge_of(name, options, print), records) for name in names]

@@ -49,7 +49,6 @@ INTERNAL = {
         "search_answers",
         "search_part",
     },
-    "Options": {"judge_chosen"},
     "Trial": {"as_json", "point"},
 }
 """What the command line uses besides. It is no promise to others."""

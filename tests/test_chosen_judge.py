@@ -88,7 +88,7 @@ def trials_of(judged: Experiment) -> list[object]:
 
 def test_a_function_is_a_judge_and_a_wrong_one_is_named() -> None:
     assert experiment(judge=long_answer).judge.name == "long_answer"
-    with pytest.raises(excise.SettingsError, match="not a judge; give builtin, keywords"):
+    with pytest.raises(excise.SettingsError, match="not a judge; give keywords"):
         Options(judge="people")
     with pytest.raises(excise.SettingsError, match="judge"):
         Options(judge=3)  # type: ignore[arg-type]
@@ -97,9 +97,8 @@ def test_a_function_is_a_judge_and_a_wrong_one_is_named() -> None:
         broken.score(broken.edit(), on="held_out")
 
 
-def test_the_default_is_builtin_or_keywords_with_markers_of_ones_own() -> None:
-    assert Options().judge_chosen == "builtin"
-    assert Options(markers=("e",)).judge_chosen == "keywords"
+def test_the_default_is_keywords() -> None:
+    assert Options().judge == "keywords"
     own = experiment()
     assert own.judge is own.keywords
     # Answers do not end at the search's phrases if others count.

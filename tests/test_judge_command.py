@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--judge=gpt", "--judge=gpt: not a judge; give builtin, keywords, hf:NAME"),
+        ("--judge=gpt", "--judge=gpt: not a judge; give keywords, hf:NAME"),
         ("--judge=keywords:x", "--judge=keywords:x: not a judge"),
         ("--judge=hf:", "--judge=hf:: names no model"),
         (

@@ -26,7 +26,6 @@ def outcomes(verdicts: Sequence[Verdict]) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("builtin", JudgeName("builtin")),
         ("hf:owner/name", JudgeName("hf", "owner/name")),
         ("hf:owner/name@v1.0", JudgeName("hf", "owner/name", "v1.0")),
         ("llm:./models/judge.gguf", JudgeName("llm", "./models/judge.gguf")),
@@ -51,7 +50,9 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path: Path) -> None:
     assert JudgeName.parse(f"llm:{folder}") == JudgeName("llm", str(folder))
 
 
-@pytest.mark.parametrize("name", ["", "gpt-4", "hf", "builtin:", "openai:ftp://host/#m"])
+@pytest.mark.parametrize(
+    "name", ["", "gpt-4", "hf", "keywords:", "builtin", "openai:ftp://host/#m"]
+)
 def test_other_names_are_refused_with_the_valid_forms(name: str) -> None:
     with pytest.raises(SettingsError, match=r"judge '.*': not .*openai:") as raised:
         judge_of(name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.app.model import judge_name, judge_options_of
+from excise.app.model import judge_options_of
 from excise.config import Settings
 from excise.errors import PromptError, first_line
 from excise.events import Emit
@@ -75,8 +75,8 @@ def judge_answers(settings: Settings, answers: str, cache: Path | None, emit: Em
 
 
 def judge_from(settings: Settings, cache: Path | None, emit: Emit) -> Judge:
-    """The judge of the settings, see `judge_name`."""
-    return judge_of(judge_name(settings), judge_options_of(settings, cache), emit)
+    """The judge of the settings."""
+    return judge_of(settings.judge, judge_options_of(settings, cache), emit)
 
 
 def ready_judge(settings: Settings, cache: Path, emit: Emit) -> Judge:
@@ -85,7 +85,7 @@ def ready_judge(settings: Settings, cache: Path, emit: Emit) -> Judge:
     Raises what `judge_of` raises, and JudgeError if the chat model cannot be asked.
     """
     judge = judge_from(settings, cache, emit)
-    if JudgeName.parse(judge_name(settings)).kind in ("llm", "openai"):
+    if JudgeName.parse(settings.judge).kind in ("llm", "openai"):
         verdicts_of(judge, [_TEST], emit)
     return judge
 

@@ -141,11 +141,6 @@ def options_of(settings: Settings, rows: int = Options.rows) -> Options:
     return Options(**{**given, "rows": rows, "allow_absent": True, "judge_options": judge_options})
 
 
-def judge_name(settings: Settings) -> str:
-    """The judge that the settings name; keywords if they name none but have markers of their own."""
-    return settings.judge or ("builtin" if settings.markers is None else "keywords")
-
-
 def judge_options_of(settings: Settings, cache: Path | None = None) -> JudgeOptions:
     """How the settings set up a judge. cache: the folder of verdicts that cost much."""
     return JudgeOptions(

@@ -15,7 +15,6 @@ from excise.app.model import (
     AskedScorers,
     experiment_of,
     in_data_type,
-    judge_name,
     load_model,
     prompts_of,
     save_options,
@@ -167,7 +166,7 @@ def prepare(
     go_on: called with the reason if the model hardly shows the behaviour; returns whether to search anyway.
     """
     # Markers that an older run began with are none of the user's own.
-    judge = judge_name(settings)
+    judge = settings.judge
     settings = in_markers_of_run(settings).model_copy(update={"judge": judge})
     scorers = AskedScorers.of(settings)
     # Prompts and files are checked before the slow work on the model.

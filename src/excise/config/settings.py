@@ -173,9 +173,9 @@ class Settings(BaseModel):
         "Phrases that make an answer a refusal wherever they stand; built-in lists if not given.",
         min_length=1,
     )
-    judge: str | None = _unset(
-        "Judge of answers: builtin, keywords, hf:NAME, llm:MODEL or openai:URL#MODEL. Default: builtin, or "
-        "keywords with markers of your own.",
+    judge: str = _field(
+        "keywords",
+        "Judge of reports: keywords, hf:NAME, llm:MODEL or openai:URL#MODEL.",
         metavar="JUDGE",
     )
     judge_labels: dict[str, Outcome] = _field(

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Self
 
@@ -33,9 +33,9 @@ from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
 from excise.experiment.trial import Scoring
 from excise.judges.judge import as_judge
-from excise.judges.keywords import KeywordJudge
+from excise.judges.keywords import KeywordJudge, WholeAnswerKeywords
 from excise.judges.options import JudgeOptions
-from excise.judges.verdict import Exchange, Judge, Verdict
+from excise.judges.verdict import Judge
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.models.template import choose_template
@@ -193,10 +193,12 @@ class Measurements:
         """The judge of reports. Raises what `judge_of` raises."""
         options = self.options
         setup = replace(options.judge_options or JudgeOptions(), markers=options.markers)
-        judge = as_judge(options.judge_chosen, setup, self.emit)
+        judge = as_judge(options.judge, setup, self.emit)
         if not isinstance(judge, KeywordJudge):
             return judge
-        return self.keywords if judge.markers == self.keywords.markers else _OtherKeywords(judge)
+        return (
+            self.keywords if judge.markers == self.keywords.markers else WholeAnswerKeywords(judge)
+        )
 
     @cached_property
     def objectives(self) -> tuple[Scorer, ...]:
@@ -283,22 +285,6 @@ class Measurements:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-
-
-@dataclass(frozen=True)
-class _OtherKeywords:
-    """Keywords with other phrases than the search's, at which answers must not end."""
-
-    keywords: KeywordJudge
-
-    @property
-    def name(self) -> str:
-        """See `Judge`."""
-        return self.keywords.name
-
-    def judge(self, exchanges: Sequence[Exchange]) -> Sequence[Verdict]:
-        """See `Judge`."""
-        return self.keywords.judge(exchanges)
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:

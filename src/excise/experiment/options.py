@@ -35,8 +35,8 @@ class Options:
 
     markers: phrases that make an answer a refusal wherever they stand; case, kinds of apostrophes and
     white space do not matter. None for the built-in lists, see `KeywordJudge`.
-    judge: the judge of reports, as a name, an object or a function, see `excise.judge`. None for "builtin",
-    or for "keywords" with markers of one's own. The search itself counts refusals by keywords.
+    judge: the judge of reports, as a name, an object or a function, see `excise.judge`. The
+    search itself counts refusals by keywords.
     judge_options: how a judge that is named is set up; `markers` replace its markers.
     max_new_tokens: longest answer.
     response_prefix: text that every answer begins with, skipped when scoring; None detects it.
@@ -61,7 +61,7 @@ class Options:
     winsorise: Quantile = 1.0
     orthogonalise: bool = False
     markers: NonEmpty[str] | None = None
-    judge: str | Judge | JudgeFunction | None = None
+    judge: str | Judge | JudgeFunction = "keywords"
     judge_options: JudgeOptions | None = None
     max_new_tokens: PositiveInt = 100
     response_prefix: str | None = None
@@ -93,11 +93,3 @@ class Options:
                 JudgeName.parse(self.judge)
             except ValueError as error:
                 raise SettingsError(str(error), setting="judge", value=self.judge) from None
-
-    @property
-    def judge_chosen(self) -> str | Judge | JudgeFunction:
-        """The judge of reports, or its name."""
-        if self.judge is not None:
-            return self.judge
-        # Markers of one's own may name another behaviour than refusing.
-        return "builtin" if self.markers is None else "keywords"

@@ -18,7 +18,7 @@ Record = Mapping[str, object]
 
 def judge(
     records: Iterable[Exchange | Record],
-    judge: str | Judge | JudgeFunction = "builtin",
+    judge: str | Judge | JudgeFunction = "keywords",
     options: JudgeOptions = JudgeOptions(),
     *,
     emit: Emit = ignore,

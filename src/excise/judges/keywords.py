@@ -126,3 +126,19 @@ def _built_in() -> _BuiltIn:
     matchers = tuple(Matcher(language, LANGUAGES, _OPENINGS) for language in LANGUAGES)
     cues = tuple(dict.fromkeys(cue for matcher in matchers for cue in matcher.cues))
     return _BuiltIn(matchers, cues, re.compile(one_of(cues)))
+
+
+@dataclass(frozen=True)
+class WholeAnswerKeywords:
+    """Keywords with other phrases than the search's, so that answers must not end at a certain refusal."""
+
+    keywords: KeywordJudge
+
+    @property
+    def name(self) -> str:
+        """See `Judge`."""
+        return self.keywords.name
+
+    def judge(self, exchanges: Sequence[Exchange]) -> Sequence[Verdict]:
+        """See `Judge`."""
+        return self.keywords.judge(exchanges)

@@ -1,4 +1,4 @@
-"""Judges by name: `builtin`, `keywords`, `hf:NAME`, `llm:MODEL`, `openai:URL#MODEL`."""
+"""Judges by name: `keywords`, `hf:NAME`, `llm:MODEL`, `openai:URL#MODEL`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from excise.judges.text import normalise
 from excise.judges.verdict import Judge
 from excise.system.paths import expanded
 
-Kind = Literal["builtin", "keywords", "hf", "llm", "openai"]
-FORMS = "builtin, keywords, hf:NAME[@REVISION], llm:MODEL[@REVISION] or openai:URL#MODEL"
+Kind = Literal["keywords", "hf", "llm", "openai"]
+FORMS = "keywords, hf:NAME[@REVISION], llm:MODEL[@REVISION] or openai:URL#MODEL"
 """What a judge's name may be."""
 
 
@@ -35,7 +35,7 @@ class JudgeName:
     def parse(cls, text: str) -> JudgeName:
         """Raises ValueError, with the valid forms, for other text."""
         kind, colon, rest = text.partition(":")
-        if kind not in get_args(Kind) or bool(colon) == (kind in ("builtin", "keywords")):
+        if kind not in get_args(Kind) or bool(colon) == (kind == "keywords"):
             raise ValueError(f"not a judge; give {FORMS}")
         if kind == "openai":
             url, _, model = rest.partition("#")
@@ -70,11 +70,10 @@ def judge_of(name: str, options: JudgeOptions = JudgeOptions(), emit: Emit = ign
         raise SettingsError(f"judge {name!r}: {error}") from None
     # Each kind is imported when it is chosen: some need PyTorch, and one an HTTP client.
     match parsed.kind:
-        case "builtin" | "keywords":
-            # `builtin` is the built-in phrase lists until the built-in classifier is part of the package.
+        case "keywords":
             from excise.judges.keywords import KeywordJudge
 
-            own = options.markers if parsed.kind == "keywords" else None
+            own = options.markers
             return KeywordJudge(None if own is None else tuple(map(normalise, own)))
         case "hf":
             from excise.judges.classifier import load_classifier

@@ -44,7 +44,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in reports, such as `builtin` or `hf:NousResearch/Minos-v1`."""
+        """The name in reports, such as `keywords` or `hf:NousResearch/Minos-v1`."""
         ...
 
     def judge(self, exchanges: Sequence[Exchange]) -> Sequence[Verdict]:

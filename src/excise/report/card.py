@@ -77,7 +77,7 @@ def judged_by(judge: str | None) -> str:
     """A sentence on the judge of refusals. judge: see `Outcome.judge`."""
     if judge is None:
         return f"Refusals are judged by {FORMER_JUDGE}."
-    if judge in ("builtin", "keywords"):
+    if judge == "keywords":
         known = f"how far it agrees with people is in {code(_AGREEMENT)} of excise's documentation"
     else:
         known = "excise has not measured how far it agrees with people"
