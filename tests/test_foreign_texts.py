@@ -28,7 +28,7 @@ from excise.cli.printable import PrintableConsole, PrintableRecord, ask_person, 
 from excise.cli.screen import write_json
 from excise.edits.edit import Edit
 from excise.errors import PromptError, RunError, SaveError
-from excise.prompts import files
+from excise.prompts import parquet
 from excise.prompts.read import PromptDefaults, read
 from excise.prompts.source import PromptSource
 from excise.report.card import figures_in, model_card
@@ -238,7 +238,7 @@ def test_a_parquet_file_can_stand_for_too_much(
         assert path.stat().st_size < 1_000_000  # 20 GB of text.
         with pytest.raises(PromptError, match="holds more than"):
             read(PromptSource(source=str(path)), PromptDefaults())
-    monkeypatch.setattr(files, "MOST_ROWS", 10)
+    monkeypatch.setattr(parquet, "MOST_ROWS", 10)
     rows = pyarrow.table({"text": pyarrow.nulls(11, pyarrow.string())})
     pyarrow.parquet.write_table(rows, path)
     with pytest.raises(PromptError, match="holds more than 10 rows"):
@@ -277,7 +277,7 @@ def test_what_a_saved_data_set_points_at_is_not_opened(tmp_path: Path) -> None:
     data.save_to_disk(str(tmp_path / "saved"))
     opened: list[object] = []
     sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
-    with pytest.raises(PromptError, match="holds a table, not text"):
+    with pytest.raises(PromptError, match="neither text nor a list of chat messages"):
         read(PromptSource(source=str(tmp_path / "saved")), PromptDefaults())
     assert str(secret) not in map(str, opened)
 

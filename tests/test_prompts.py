@@ -184,11 +184,19 @@ def test_a_slice_that_cannot_be_taken(expression: str, message: str) -> None:
             "a.jsonl: line 1: no column text, there is goal; did you mean goal?",
         ),
         ("a.jsonl", '{"text": "x"}\n\n{"text": ', "a.jsonl: line 3: not JSON (character 10): "),
-        ("a.jsonl", '"x"\n', 'a.jsonl: line 1: not a JSON object; write one on each line, as {"te'),
-        ("a.jsonl", '{"text": 5}', "a.jsonl: row 1: column text holds 5, not text"),
-        ("a.jsonl", '{"text": ["x"]}', "a.jsonl: row 1: column text holds a list, not text"),
+        (
+            "a.jsonl",
+            '"x"\n',
+            'a.jsonl: line 1: not a JSON object; write one for each prompt, as {"te',
+        ),
+        ("a.jsonl", '{"text": 5}', "a.jsonl: row 1: column text holds 5, neither text nor a list"),
+        ("a.jsonl", '{"text": ["x"]}', "a.jsonl: row 1: column text holds ['x'], neither text nor"),
         ("a.parquet", "PAR1", "a.parquet: not a parquet file, or a damaged one: "),
-        ("a.md", "x", "a.md: prompts are read from .txt, .jsonl, .csv, .parquet, not from .md"),
+        (
+            "a.md",
+            "x",
+            "a.md: prompts are read from .txt, .jsonl, .json, .csv, .parquet, not from .md",
+        ),
     ],
 )
 def test_a_bad_file(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:

@@ -17,16 +17,22 @@ from excise.events import Emit, StageStarted
 from excise.experiment.baseline import Part, measure_original
 from excise.experiment.events import BaselineMeasured
 from excise.experiment.evidence import prompts_of_part
+from excise.experiment.groups import groups_of
 from excise.experiment.runner import Runner
 from excise.experiment.scores import PromptPart
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
+from excise.scorers.groups import UNGROUPED, FiguresByGroup, Groups
+from excise.scorers.refusals import Refusals
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Both models on a part of the prompts. kl: mean over control prompts, first answer token, nats."""
+    """Both models on a part of the prompts. kl: mean over control prompts, first answer token, nats.
+
+    groups: the figures of each group of prompts, if prompts have groups.
+    """
 
     refusals_original: int
     refusals_edited: int
@@ -35,6 +41,7 @@ class Figures:
     control_refusals_edited: int
     control_prompts: int
     kl: float
+    groups: FiguresByGroup = UNGROUPED
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,11 @@ class Evaluation:
 class _Original:
     """The measurements of the original model, which need not be in memory any more.
 
-    parts: by name, with the number of refused control prompts. The other fields repeat the measurement with
+    parts: by name, with the verdicts on control prompts. The other fields repeat the measurement with
     another model.
     """
 
-    parts: Mapping[str, tuple[Part, int]]
+    parts: Mapping[str, tuple[Part, Refusals]]
     slots: int
     response_prefix: str
     template_arguments: Mapping[str, Any]
@@ -75,7 +82,7 @@ def evaluate(subject: Subject, emit: Emit) -> Evaluation:
         runner = _runner_like(original, settings, loaded, emit)
         emit(StageStarted("held_out", f"Measuring {subject.name}"))
         with edit.on(loaded.model) if edit is not None else nullcontext():
-            return _figures(subject, original, runner)
+            return _figures(subject, original, runner, prompts)
 
     return Evaluation(subject.name, subject.against, measured(subject, emit, before, after))
 
@@ -85,12 +92,12 @@ def _measure_original(
 ) -> _Original:
     runner = experiment_of(settings, loaded, prompts, emit).runner
     emit(StageStarted("baseline", f"Measuring {name}"))
-    parts: dict[str, tuple[Part, int]] = {}
+    parts: dict[str, tuple[Part, Refusals]] = {}
     for part_name in get_args(PromptPart):
         part = measure_original(runner, prompts_of_part(prompts, part_name, runner.chat))
         # On the host, because the other model needs the device's memory.
         kept = replace(part, original=part.original.cpu())
-        parts[part_name] = kept, runner.refusals(part.control).count
+        parts[part_name] = kept, runner.refusals(part.control)
         emit(BaselineMeasured(part_name, part.refusals, len(part.target)))
     arguments = runner.chat.call.arguments
     return _Original(parts, runner.slots, runner.chat.response_prefix, arguments)
@@ -111,23 +118,40 @@ def _runner_like(
     )
 
 
-def _figures(subject: Subject, original: _Original, runner: Runner) -> dict[str, Figures]:
+def _figures(
+    subject: Subject, original: _Original, runner: Runner, prompts: Prompts
+) -> dict[str, Figures]:
     parts: dict[str, Figures] = {}
-    for name, (part, control_refusals) in original.parts.items():
+    for name, (part, control_refused) in original.parts.items():
         width = runner.log_probabilities(part.control[:1]).shape[1]
         if width != part.original.shape[1]:
             raise ModelError(
                 f"{subject.name} and {subject.against} have different vocabularies "
                 f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
             )
-        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
-        parts[name] = Figures(
-            refusals_original=part.refusals,
-            refusals_edited=to_target.count,
-            prompts=len(part.target),
-            control_refusals_original=control_refusals,
-            control_refusals_edited=to_control.count,
-            control_prompts=len(part.control),
-            kl=mean(part.divergences(runner)),
-        )
+        groups = (groups_of(getattr(each, name)) for each in (prompts.target, prompts.control))
+        parts[name] = _compared(runner, part, control_refused, *groups)
     return parts
+
+
+def _compared(
+    runner: Runner, part: Part, control_refused: Refusals, target: Groups, control: Groups
+) -> Figures:
+    """Both models on a part. control_refused: the original model's verdicts on control prompts."""
+    to_target, to_control = runner.refusals_of_sets([part.target, part.control])
+    divergences = part.divergences(runner)
+    return Figures(
+        refusals_original=part.refusals,
+        refusals_edited=to_target.count,
+        prompts=len(part.target),
+        control_refusals_original=control_refused.count,
+        control_refusals_edited=to_control.count,
+        control_prompts=len(part.control),
+        kl=mean(divergences),
+        groups=FiguresByGroup(
+            target.figures(original=part.answered.refused, edited=to_target.refused),
+            control.figures(
+                original=control_refused.refused, edited=to_control.refused, kl=divergences
+            ),
+        ),
+    )

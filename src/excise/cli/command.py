@@ -29,7 +29,7 @@ MODEL = (
 PARTS = tuple(
     f"{kind}_{part}" for kind in ("target", "control") for part in ("train", "search", "held_out")
 )
-PROMPTS = ("target", "control", *PARTS, "column", "prefix", "suffix")
+PROMPTS = ("target", "control", *PARTS, "column", "group_by", "prefix", "suffix")
 DIRECTION = ("kinds", "directions", "direction_from", "winsorise", "orthogonalise")
 SEARCH = (
     *("objectives", "report", "scorers"),

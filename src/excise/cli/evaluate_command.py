@@ -17,7 +17,7 @@ from excise.cli.command import PROMPTS, SCORES
 from excise.cli.render import Renderer, screen_beside_result
 from excise.cli.screen import write_json
 from excise.cli.stored import LOADING, note_named, open_run_named, split_trial
-from excise.cli.tables import benchmark_table, evaluation_table
+from excise.cli.tables import benchmark_table, evaluation_table, group_tables
 from excise.config import Inputs, Settings, Stored, flag_name
 from excise.config.prompt_sources import prompt_sources
 from excise.edits.base import require_base
@@ -75,6 +75,9 @@ def _on_prompts(subject: Subject, screen: Renderer) -> None:
         write_json(asdict(evaluation))
     else:
         screen.show(evaluation_table(evaluation))
+        for name, figures in evaluation.parts.items():
+            for table in group_tables(figures.groups, name):
+                screen.show(table)
 
 
 def _on_benchmarks(subject: Subject, wanted: Measurement, screen: Renderer) -> None:

@@ -15,7 +15,7 @@ from excise.benchmarks.events import BenchmarkProgress
 from excise.cli.describe import Line, describe
 from excise.cli.live import SearchView
 from excise.cli.screen import JsonLines, Screen, make_console, write_stop
-from excise.cli.tables import outcome_table
+from excise.cli.tables import group_tables, outcome_table
 from excise.config import Settings
 from excise.events import Event, StageStarted
 from excise.saving.events import Saved
@@ -43,6 +43,8 @@ class Renderer(Screen):
             self._write(event)
         if isinstance(event, Chosen):
             self.show(outcome_table(event.outcome))
+            for table in group_tables(event.outcome.groups, "held_out"):
+                self.show(table)
 
     def show(self, renderable: RenderableType) -> None:
         """Print a table or a text."""

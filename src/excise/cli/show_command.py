@@ -14,7 +14,7 @@ from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
 from excise.cli.stored import edit_path
-from excise.cli.tables import outcome_table
+from excise.cli.tables import group_tables, outcome_table
 from excise.config import Inputs
 from excise.edits.edit import Edit
 from excise.errors import UNREADABLE, RunError, translated
@@ -83,6 +83,7 @@ def _parts(path: Path, edit: Edit) -> list[RenderableType]:
     outcome = outcome_in(edit.facts)
     if outcome is not None:
         parts += [Text(), outcome_table(outcome)]
+        parts += group_tables(outcome.groups, "held_out")
     parts += [Text(), Text("Strengths over layers", "bold"), *map(_chart, profiles(edit))]
     if edit.parameters:
         rows = Table.grid(padding=(0, 2))

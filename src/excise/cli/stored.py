@@ -11,6 +11,7 @@ from excise.app.model import source_of
 from excise.checkpoint.source import ModelSource
 from excise.cli.run_command import DEFAULT_SELECTION
 from excise.config import Inputs, Settings, Stored
+from excise.config.digest import UNSTORED
 from excise.config.places import PlacedValue, naming
 from excise.edits.edit import Edit
 from excise.errors import RunError
@@ -69,7 +70,7 @@ class StoredRun:
 
 def settings_in(directory: RunDirectory, fields: Collection[str]) -> Stored:
     """The values of these settings in `run.json`. Raises RunError."""
-    settings = directory.identity().settings
+    settings = {**UNSTORED, **directory.identity().settings}
     return Stored(
         str(directory.path / "run.json"),
         {field: settings[field] for field in fields if field in settings},

@@ -12,7 +12,9 @@ from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
 from excise.cli.value_text import value_text
 from excise.experiment.coverage import THRESHOLD, Coverage
+from excise.report.by_group import tables_by_group
 from excise.report.card import rows_of
+from excise.scorers.groups import FiguresByGroup
 from excise.scorers.scorer import PROMPTS
 from excise.search.front import VISIBLE_DAMAGE, Point, title_of
 from excise.search.objective import DEFAULT, Objective
@@ -96,6 +98,20 @@ def outcome_table(outcome: Outcome) -> Table:
         damaged = figure.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
         table.add_row(figure, before, Text(after, "red" if damaged else ""))
     return table
+
+
+def group_tables(groups: FiguresByGroup, part: str) -> list[Table]:
+    """The figures of each group of the prompts of a part; no table without groups."""
+    title: str | None = f"{part.replace('_', '-').capitalize()} prompts by group"
+    tables = []
+    for found in tables_by_group(groups):
+        name, *headings = found.headings
+        table = make_table(name, *headings, numbers=headings, title=title)
+        for group, *figures in found.rows:
+            table.add_row(Text(group), *figures)
+        tables.append(table)
+        title = None
+    return tables
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from excise.config.settings import Settings
+from excise.prompts.source import PromptSource
 from excise.store.identity import stored_digest
 
 # Settings of the search's length, its execution and its output: a study can be continued with other values.
@@ -38,20 +41,30 @@ _FREE = frozenset(
 )
 
 
+UNSTORED: Mapping[str, object] = {
+    "template_arguments": {},
+    "group_by": None,
+    "objectives": list(Settings.model_fields["objectives"].default),
+}
+"""Settings newer than the format, and their values that are not stored: older studies keep their digest."""
+
+
 def study_settings(settings: Settings) -> dict[str, object]:
     """The settings that identify the study, as plain JSON values."""
     stored = settings.model_dump(mode="json", exclude=set(_FREE))
-    # The setting is newer than the format: without a value, the digest of older studies stays.
-    if not stored["template_arguments"]:
-        del stored["template_arguments"]
-    if settings.objectives == Settings.model_fields["objectives"].default:
-        del stored["objectives"]
     # Settings of scorers that are only reported change no trial.
-    scorers = {
+    stored["scorers"] = {
         name: stored["scorers"][name] for name in settings.objectives if name in settings.scorers
     }
-    del stored["scorers"]
-    return {**stored, "scorers": scorers} if scorers else stored
+    if not stored["scorers"]:
+        del stored["scorers"]
+    for field, value in UNSTORED.items():
+        if stored[field] == value:
+            del stored[field]
+    for field, value in settings:
+        if isinstance(value, PromptSource) and value.group_by is None:
+            stored[field].pop("group_by", None)
+    return stored
 
 
 def settings_digest(settings: Settings) -> str:

@@ -11,7 +11,13 @@ def prompt_sources(settings: Settings) -> PromptSources:
     return PromptSources(
         _of_kind(settings, "target"),
         _of_kind(settings, "control"),
-        PromptDefaults(settings.column, settings.prefix, settings.suffix, settings.system_prompt),
+        PromptDefaults(
+            settings.column,
+            settings.prefix,
+            settings.suffix,
+            settings.system_prompt,
+            settings.group_by,
+        ),
     )
 
 

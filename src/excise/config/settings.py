@@ -114,6 +114,11 @@ class Settings(BaseModel):
         "Control prompts for the final figures; split off the train set if not given."
     )
     column: str = _field("text", "Column that holds the prompts.", min_length=1)
+    group_by: str | None = _unset(
+        "Column to show figures by, such as a language; topic if there is such a column.",
+        metavar="COLUMN",
+        min_length=1,
+    )
     prefix: str = _field("", "Text before every prompt.")
     suffix: str = _field("", "Text after every prompt.")
 

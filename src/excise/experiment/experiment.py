@@ -22,6 +22,7 @@ from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
+from excise.experiment.groups import held_out_groups, search_groups
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import NEWER, identity_of_memory
 from excise.experiment.progress import progress_bar
@@ -36,7 +37,7 @@ from excise.experiment.study import Study, TrialEdits
 from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
 from excise.kinds import Kind, of_residuals
-from excise.prompts.sets import PromptLike, prompt_set
+from excise.prompts.given import PromptLike, prompt_set
 from excise.scorers.named import scorers_of
 from excise.scorers.scorer import Scorer
 from excise.scorers.statistics import Share
@@ -156,18 +157,21 @@ class Experiment(Measurements):
         scorer fails, ModelError if the edit does not fit the model.
         """
         on = checked("on", on, PromptPart)
-        edit = fitted_to_modules(edit, self.model)
+        edit, seed = fitted_to_modules(edit, self.model), self.options.seed
         if on == "held_out":
             asked = self.reported if scorers is None else self._named(scorers)
-            return Scores(
-                on, measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
-            )
+            held_out = self.held_out
+            scores = measure_edit(self.runner, held_out, edit, asked, seed)
+            groups = held_out_groups(self.prompts, held_out, scores, seed)
+            return Scores(on, scores, groups)
         asked = self.objectives if scorers is None else self._named(scorers)
         with self.scoring(1, edit.writers, asked) as scoring:
             (scored,) = score_all(scoring, [edit], Bound())
         if isinstance(scored, Exception):
             raise scored
-        return Scores(on, {each.name: scored.scores[each.name] for each in asked})
+        scores = {each.name: scored.scores[each.name] for each in asked}
+        groups = search_groups(self.prompts, self.search_part, scores, seed)
+        return Scores(on, scores, groups)
 
     def search(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from excise.engine.capture import EndStatistics
+from excise.scorers.groups import UNGROUPED, FiguresByGroup
 from excise.scorers.scorer import Score
 from excise.scorers.statistics import Estimate, Share
 
@@ -44,11 +45,12 @@ class Scores(Mapping[str, Score]):
     """The scores of an edit on one part of the prompts: a mapping from the names of scorers.
 
     The properties are short forms for scorers of excise. They raise KeyError, or are None, if the scorer was
-    not asked.
+    not asked. groups: the figures of each group of prompts, if prompts have groups.
     """
 
     on: PromptPart
     by_name: Mapping[str, Score]
+    groups: FiguresByGroup = UNGROUPED
 
     def __getitem__(self, name: str) -> Score:
         return self.by_name[name]

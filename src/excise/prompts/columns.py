@@ -1,10 +1,11 @@
-"""Checks the column of prompts in tabular sources."""
+"""The columns of tabular sources: which holds the prompts, and which the groups."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from excise.errors import PromptError
 
@@ -24,6 +25,35 @@ _PROMPTS = (
 """Last words of names of prompt columns in public data sets, most reliable first."""
 _NEAR = 0.8
 """Similarity from which a name counts as a misspelling."""
+
+DEFAULT_COLUMN = "text"
+CHAT_COLUMNS = ("messages", "conversations", "conversation")
+"""Usual names of columns of conversations, read in this order if no column is named or called `text`."""
+_DEFAULT_GROUPS = "topic"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read.
+
+    group_by: holds the group of each prompt; None reads `topic` if there is such a column.
+    """
+
+    prompts: str = DEFAULT_COLUMN
+    group_by: str | None = None
+
+    def of_prompts(self, there: Sequence[str], where: str) -> str:
+        """The column of prompts among those that are `there`. Raises PromptError."""
+        name = self.prompts
+        if name == DEFAULT_COLUMN and name not in there:
+            name = next((each for each in CHAT_COLUMNS if each in there), name)
+        check_column(name, there, where)
+        return name
+
+    def of_groups(self, there: Sequence[str]) -> str | None:
+        """The column of groups, None if there is no such column or more than one."""
+        name = self.group_by or _DEFAULT_GROUPS
+        return name if list(there).count(name) == 1 else None
 
 
 def check_column(column: str, columns: Iterable[str], where: str) -> None:
@@ -68,30 +98,3 @@ def _words(name: str) -> list[str]:
     """The words of a name such as `forbidden_prompt` or `ForbiddenPrompt`, in lower case."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     return re.findall(r"[^\W\d_]+", parted.lower())
-
-
-def texts_of(rows: Sequence[object], column: str, where: str) -> list[str]:
-    """The rows as texts, stripped; those without text are left out.
-
-    Raises PromptError if a row holds something else than text.
-    """
-    texts: list[str] = []
-    for number, row in enumerate(rows, start=1):
-        if row is None:
-            continue
-        if not isinstance(row, str):
-            raise PromptError(
-                f"{where}: row {number}: column {column} holds {_kind(row)}, not text; "
-                "choose another with column (--column NAME)"
-            )
-        if row.strip():
-            texts.append(row.strip())
-    return texts
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, dict):
-        return "a table"
-    return f"{value!r}"[:40]

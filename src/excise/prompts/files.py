@@ -1,4 +1,4 @@
-"""Local prompts: .txt, .jsonl, .csv and .parquet files, and folders saved with `save_to_disk` of `datasets`.
+"""Local prompts: .txt, .jsonl, .json, .csv and .parquet files, and folders that `datasets` saved.
 
 Files are read with the standard library (parquet with pyarrow), so that errors name the line.
 """
@@ -13,25 +13,21 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
-import pyarrow.compute  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
 
 from excise.errors import PromptError, first_line, translated
-from excise.prompts.columns import check_column
+from excise.prompts.columns import Columns
+from excise.prompts.parquet import read_parquet
+from excise.prompts.rows import Rows
 from excise.prompts.source import FILE_SUFFIXES, Split
 from excise.system.files import require_fetched
 from excise.system.json_files import parse_json, read_json_object
 
-MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 30
-"""Limits of a parquet file's column."""
-_BATCH = 1 << 12
 
-
-def read_file(path: Path, column: str) -> list[object]:
-    """All rows of a file's column, in order; for a text file, its non-blank lines.
+def read_file(path: Path, columns: Columns) -> Rows:
+    """All rows of a file, in order; for a text file, its non-blank lines.
 
     Raises PromptError: no such file, an empty file, an unknown ending, not UTF-8, a malformed line, or no
-    such column.
+    column of prompts.
     """
     if not path.exists():
         raise PromptError(f"{path}: no such file")
@@ -48,7 +44,7 @@ def read_file(path: Path, column: str) -> list[object]:
         raise PromptError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not content.strip():
         raise PromptError(f"{path}: the file is empty; it needs prompts")
-    return reader(content, column, path)
+    return reader(content, columns, path)
 
 
 def _lines(content: bytes, path: Path) -> list[str]:
@@ -70,101 +66,75 @@ def _decode(content: bytes, path: Path) -> str:
         ) from None
 
 
-def _read_txt(content: bytes, column: str, path: Path) -> list[object]:
-    return [line for line in _lines(content, path) if line.strip()]
+def _read_txt(content: bytes, columns: Columns, path: Path) -> Rows:
+    return Rows(columns.prompts, [line for line in _lines(content, path) if line.strip()])
 
 
-def _read_jsonl(content: bytes, column: str, path: Path) -> list[object]:
-    rows: list[object] = []
+def _read_jsonl(content: bytes, columns: Columns, path: Path) -> Rows:
+    rows: list[dict[str, object]] = []
+    places: list[str] = []
     for number, line in enumerate(_lines(content, path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            row = parse_json(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(
-                f"{where}: not JSON (character {error.pos + 1}): {error.msg}"
-            ) from None
-        except ValueError as error:
-            raise PromptError(f"{where}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise PromptError(
-                f'{where}: not a JSON object; write one on each line, as {{"{column}": "…"}}'
+        if line.strip():
+            places.append(f"{path}: line {number}")
+            rows.append(
+                _object(_json(line, places[-1]), columns, f"{places[-1]}: not a JSON object")
             )
-        check_column(column, row, where)
-        rows.append(row[column])
-    return rows
+    return Rows.of(rows, columns, places)
 
 
-def _read_csv(content: bytes, column: str, path: Path) -> list[object]:
-    reader = csv.DictReader(io.StringIO(_decode(content, path), newline=""), strict=True)
-    rows: list[object] = []
+def _read_json(content: bytes, columns: Columns, path: Path) -> Rows:
+    table = _json(_decode(content, path), str(path))
+    if not isinstance(table, list) or not table:
+        raise PromptError(f"{path}: not a list of rows; write JSON objects in [ and ]")
+    places = [f"{path}: row {number}" for number in range(1, len(table) + 1)]
+    rows = [
+        _object(row, columns, f"{place}: not a JSON object")
+        for row, place in zip(table, places, strict=True)
+    ]
+    return Rows.of(rows, columns, places)
+
+
+def _json(text: str, where: str) -> object:
     try:
-        check_column(column, reader.fieldnames or (), str(path))
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        raise PromptError(f"{where}: not JSON (character {error.pos + 1}): {error.msg}") from None
+    except ValueError as error:
+        raise PromptError(f"{where}: not JSON: {error}") from None
+
+
+def _object(row: object, columns: Columns, fault: str) -> dict[str, object]:
+    if not isinstance(row, dict):
+        raise PromptError(f'{fault}; write one for each prompt, as {{"{columns.prompts}": "…"}}')
+    return row
+
+
+def _read_csv(content: bytes, columns: Columns, path: Path) -> Rows:
+    reader = csv.DictReader(io.StringIO(_decode(content, path), newline=""), strict=True)
+    try:
+        there = tuple(reader.fieldnames or ())
+        column, group = columns.of_prompts(there, str(path)), columns.of_groups(there)
+        rows: list[dict[str, str]] = []
         for row in reader:
             if row[column] is None:
                 raise PromptError(
                     f"{path}: line {reader.line_num}: fewer fields than the header has columns"
                 )
-            rows.append(row[column])
+            rows.append(row)
     except csv.Error as error:
         # DictReader's own count stops at the last valid row.
         raise PromptError(f"{path}: line {reader.reader.line_num}: not CSV: {error}") from None
-    return rows
+    groups = None if group is None else [row[group] for row in rows]
+    return Rows(column, [row[column] for row in rows], groups, there)
 
 
-def _read_parquet(content: bytes, column: str, path: Path) -> list[object]:
-    try:
-        schema = pyarrow.parquet.read_schema(io.BytesIO(content))
-        check_column(column, schema.names, str(path))
-        return _column_of(content, column, schema.field(column).type, path)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path}: not a parquet file, or a damaged one: {error}") from None
-
-
-def _column_of(content: bytes, column: str, kind: pyarrow.DataType, path: Path) -> list[object]:
-    """A column, read in batches, because a few kilobytes of parquet can decode to any number of rows."""
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    texts = (pyarrow.string(), pyarrow.large_string(), pyarrow.binary(), pyarrow.large_binary())
-    is_text = kind in texts
-    # Lists and tables are not prompts: one row is enough for the error.
-    nested = pyarrow.types.is_nested(kind)
-    # Dictionary-encoded texts are not expanded before their lengths are known.
-    file = pyarrow.parquet.ParquetFile(
-        io.BytesIO(content), read_dictionary=[column] if is_text else None
-    )
-    rows: list[object] = []
-    size = 0
-    for batch in file.iter_batches(1 if nested else _BATCH, columns=[column]):
-        cells = batch.column(0)
-        size += _letters(cells) if is_text else cells.nbytes
-        if len(rows) + len(cells) > MOST_ROWS or size > MOST_BYTES:
-            raise PromptError(
-                f"{path}: holds more than {MOST_ROWS:,} rows or {MOST_BYTES >> 20} MiB of text in {column}; "
-                "give a smaller file"
-            )
-        rows += cells.to_pylist()
-        if nested:
-            break
-    return rows
-
-
-def _letters(cells: pyarrow.Array) -> int:
-    """Bytes of the texts of a column, repetitions included."""
-    encoded = pyarrow.types.is_dictionary(cells.type)
-    lengths = pyarrow.compute.binary_length(cells.dictionary if encoded else cells)
-    return pyarrow.compute.sum(lengths.take(cells.indices) if encoded else lengths).as_py() or 0
-
-
-_READERS: dict[str, Callable[[bytes, str, Path], list[object]]] = {
+_READERS: dict[str, Callable[[bytes, Columns, Path], Rows]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
+    ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
 }
-
 
 _MARKS = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` writes: for several splits, for one data set."""
@@ -172,10 +142,11 @@ _MARKS = ("dataset_dict.json", "state.json")
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
 
 
-def read_saved(folder: Path, column: str, split: Split) -> list[object]:
-    """All rows of a column of the named or only split, not yet sliced.
+def read_saved(folder: Path, columns: Columns, split: Split) -> Rows:
+    """All rows of the named or only split, not yet sliced.
 
-    Raises PromptError if the folder is not from `datasets`, is damaged, or lacks the split or column.
+    Raises PromptError if the folder is not from `datasets`, is damaged, or lacks the split or a column of
+    prompts.
     """
     if not any((folder / mark).exists() for mark in _MARKS):
         raise PromptError(
@@ -197,17 +168,26 @@ def read_saved(folder: Path, column: str, split: Split) -> list[object]:
             + (f", {data.split}" if data.split else "")
             + "; leave the name out"
         )
-    check_column(column, data.column_names, str(folder))
+    column = columns.of_prompts(data.column_names, str(folder))
     with translated(PromptError, f"{folder}: damaged", *_DAMAGED):
-        return column_of(data, column)
+        return rows_of_data(data, column, columns.of_groups(data.column_names))
 
 
-def column_of(data: Any, column: str) -> list[object]:
-    """All rows of a column of a `datasets.Dataset`, not decoded.
+def rows_of_data(data: Any, column: str, group: str | None) -> Rows:
+    """The rows of a `datasets.Dataset`. group: the column of groups, whose classes are given by their names.
 
-    Decoding images or audio would open files and URLs that rows name. Raises ArrowException or
-    UnicodeDecodeError for damaged data.
+    Raises ArrowException or UnicodeDecodeError for damaged data, ValueError for an unknown class.
     """
+    groups = None
+    if group is not None:
+        groups, name_of = _column(data, group), getattr(data.features[group], "int2str", None)
+        if name_of is not None:
+            groups = [None if each is None else name_of(each) for each in groups]
+    return Rows(column, _column(data, column), groups, tuple(data.column_names))
+
+
+def _column(data: Any, column: str) -> list[object]:
+    """All cells of a column, not decoded: decoding images or audio would open files and URLs in cells."""
     table = data.select_columns([column]).with_format("arrow")[:]
     # Mapped files are not checked: lengths may be wrong, and texts may not be UTF-8.
     table.validate(full=True)

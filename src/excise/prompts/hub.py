@@ -16,8 +16,9 @@ from excise.errors import HubError, PromptError, first_line
 from excise.hub_access.cache import cached_names, cached_snapshot
 from excise.hub_access.failures import FAILURES, Failure, failure, without_secrets
 from excise.hub_access.request import OUT_OF_REACH, HubRequest
-from excise.prompts.columns import check_column
-from excise.prompts.files import choose_split, column_of
+from excise.prompts.columns import Columns
+from excise.prompts.files import choose_split, rows_of_data
+from excise.prompts.rows import Rows
 from excise.prompts.source import Split
 
 _TIMEOUT = 20.0
@@ -29,16 +30,16 @@ _READ_ERRORS = (DatasetsError, *FAILURES, KeyError)
 
 @dataclass(frozen=True)
 class HubRows:
-    """All rows of one column of one split, not yet sliced."""
+    """All rows of one split, not yet sliced."""
 
-    rows: list[object]
+    rows: Rows
     split: str
     revision: str
     from_cache: bool
     """True if the hub was out of reach or limited requests."""
 
 
-def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubRows:
+def read_hub(name: str, revision: str | None, columns: Columns, split: Split) -> HubRows:
     """Read a data set at the current commit of `revision` (default: its main branch).
 
     If the hub is out of reach, a cached copy is used. Raises HubError if the data set is not cached then, or
@@ -50,29 +51,29 @@ def read_hub(name: str, revision: str | None, column: str, split: Split) -> HubR
         except FAILURES as error:
             found = failure(error, HubRequest(name, "data set", revision))
             if found.cause in OUT_OF_REACH:
-                return _read_cached(name, revision, column, split, found)
+                return _read_cached(name, revision, columns, split, found)
             if found.cause in ("repository", "revision"):
                 raise PromptError(found.text) from None
             raise HubError(found.text) from None
         if commit is None:
             raise HubError(f"{name}: the hub reports no commit for it; try again later")
-        return _read(name, commit, column, split)
+        return _read(name, commit, columns, split)
 
 
-def _read(name: str, commit: str, column: str, split: Split) -> HubRows:
+def _read(name: str, commit: str, columns: Columns, split: Split) -> HubRows:
     try:
         builder = datasets.load_dataset_builder(name, revision=commit)
         if builder.hash != commit:
             # If a download fails, datasets silently uses another commit from its cache.
             raise HubError(f"{name}: commit {commit} could not be fetched; try again later")
         builder.download_and_prepare()
-        return _take(builder, name, column, split, commit, from_cache=False)
+        return _take(builder, name, columns, split, commit, from_cache=False)
     except _READ_ERRORS as error:
         raise _unread(error, name, f"{name}: could not be read from the hub") from None
 
 
 def _read_cached(
-    name: str, revision: str | None, column: str, split: Split, cause: Failure
+    name: str, revision: str | None, columns: Columns, split: Split, cause: Failure
 ) -> HubRows:
     snapshot = cached_snapshot(name, "dataset", revision)
     names = cached_names("dataset")
@@ -84,7 +85,7 @@ def _read_cached(
     try:
         builder = datasets.load_dataset_builder(str(snapshot.folder))
         builder.download_and_prepare()
-        return _take(builder, name, column, split, snapshot.commit, from_cache=True)
+        return _take(builder, name, columns, split, snapshot.commit, from_cache=True)
     except _READ_ERRORS as error:
         raise _unread(error, name, f"{cause.text}; its cached copy cannot be used") from None
 
@@ -98,12 +99,13 @@ def _unread(error: Exception, name: str, what: str) -> HubError:
 
 
 def _take(
-    builder: Any, name: str, column: str, split: Split, commit: str, *, from_cache: bool
+    builder: Any, name: str, columns: Columns, split: Split, commit: str, *, from_cache: bool
 ) -> HubRows:
     chosen = choose_split(split, list(builder.info.splits or ()), name)
     data = builder.as_dataset(split=chosen)
-    check_column(column, data.column_names, name)
-    return HubRows(column_of(data, column), chosen, commit, from_cache)
+    column = columns.of_prompts(data.column_names, name)
+    rows = rows_of_data(data, column, columns.of_groups(data.column_names))
+    return HubRows(rows, chosen, commit, from_cache)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from excise.errors import PromptError, translated
-from excise.prompts.columns import texts_of
+from excise.prompts.columns import DEFAULT_COLUMN, Columns
 from excise.prompts.files import read_file, read_saved
-from excise.prompts.sets import Prompt, PromptSet
+from excise.prompts.rows import Rows
+from excise.prompts.sets import PromptSet
 from excise.prompts.source import FILE_SUFFIXES, PromptSource, Split, parse_source, parse_split
 from excise.prompts.splits import Parts, Prompts, joined, three_parts
 from excise.system.paths import expanded
@@ -23,30 +24,34 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class PromptDefaults:
     """Settings for prompt sources that do not set their own."""
 
-    column: str = "text"
+    column: str = DEFAULT_COLUMN
     prefix: str = ""
     suffix: str = ""
     system_prompt: str | None = None
+    group_by: str | None = None
 
 
 def read_prompts(
     source: str | Path,
     *,
-    column: str = "text",
+    column: str = DEFAULT_COLUMN,
     prefix: str = "",
     suffix: str = "",
     system_prompt: str | None = None,
     revision: str | None = None,
+    group_by: str | None = None,
 ) -> PromptSet:
-    """Read prompts from a .txt, .jsonl, .csv or .parquet file, a folder, or a data set on the hub.
+    """Read prompts from a .txt, .jsonl, .json, .csv or .parquet file, a folder, or a data set on the hub.
 
     source: a path or a hub id, optionally with a split: "file.csv[:400]", "owner/name:train[10%:20%]".
-    column: the column that holds the text. prefix, suffix: text put around every prompt. system_prompt: of
-    every prompt. revision: commit, tag or branch of a hub data set.
+    column: the column that holds texts or conversations; without a column `text`, it is `messages`,
+    `conversations` or `conversation`. prefix, suffix: text put around every prompt. system_prompt: of every
+    prompt without one. revision: commit, tag or branch of a hub data set. group_by: the column that holds the
+    group of each prompt; None reads `topic` if there is such a column.
     Raises PromptError, which names file and line, or HubError.
     """
     with translated(PromptError, f"{source}: not the name of a prompt set", ValidationError):
-        parsed = PromptSource(**parse_source(str(source)), revision=revision)
+        parsed = PromptSource(**parse_source(str(source)), revision=revision, group_by=group_by)
     return read(parsed, PromptDefaults(column, prefix, suffix, system_prompt))
 
 
@@ -59,32 +64,37 @@ def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") ->
     where = source.source
     split = parse_split(source.split, where)
     own = replace(shared, **source.model_dump(include=set(vars(shared)), exclude_none=True))
-    rows, origin, revision = _rows(source, own.column, split)
-    texts = texts_of(split.take(rows, where), own.column, where)
-    if not texts:
-        raise PromptError(f"{origin}: holds no text; it needs prompts")
+    rows, origin, revision = _rows(source, Columns(own.column, own.group_by), split)
+    if source.group_by is not None and rows.groups is None:
+        there = ", ".join(rows.columns) or "no column at all"
+        raise PromptError(
+            f"{where}: no column {source.group_by} to group by, there is {there}; "
+            "choose one with group_by (--group-by NAME)"
+        )
+    numbers = split.take(range(1, len(rows.values) + 1), where)
     # An empty system prompt overrides the shared system prompt.
-    prompts = tuple(
-        Prompt(own.prefix + text + own.suffix, own.system_prompt or None) for text in texts
-    )
-    return PromptSet(name, prompts, origin, revision)
+    prompts, notes = rows.prompts(numbers, where, own.system_prompt or None)
+    if not prompts:
+        raise PromptError(f"{origin}: holds no text; it needs prompts")
+    framed = (replace(each, text=own.prefix + each.text + own.suffix) for each in prompts)
+    return PromptSet(name, tuple(framed), origin, revision, tuple(notes))
 
 
-def _rows(source: PromptSource, column: str, split: Split) -> tuple[list[object], str, str | None]:
-    """All rows of the column, their origin, and the commit."""
+def _rows(source: PromptSource, columns: Columns, split: Split) -> tuple[Rows, str, str | None]:
+    """All rows, their origin, and the commit."""
     path = expanded(source.source)
     if path.is_dir():
-        return read_saved(path, column, split), str(source), None
+        return read_saved(path, columns, split), str(source), None
     if path.is_file() or _names_a_file(source.source):
         if split.name is not None:
             raise PromptError(
                 f"{path}: a file has no split {split.name}; leave it out, or write {path}[:400]"
             )
-        return read_file(path, column), str(source), None
+        return read_file(path, columns), str(source), None
     # Imported here because datasets takes a second to import.
     from excise.prompts.hub import read_hub
 
-    found = read_hub(source.source, source.revision, column, split)
+    found = read_hub(source.source, source.revision, columns, split)
     expression = split.expression if split.name else found.split + split.expression
     origin = f"{source.source}, {expression}"
     if found.from_cache:
@@ -129,13 +139,20 @@ class PromptSources:
 def load_parts(sources: PromptSources) -> Prompts:
     """Read all prompt sets of a run and make their three parts.
 
-    Raises PromptError if a set cannot be read or has too few prompts; HubError if a set is on the hub, and
-    neither that nor a cached copy can be read.
+    Raises PromptError if a set cannot be read or has too few prompts, or if no set has the shared column of
+    groups; HubError if a set is on the hub, and neither that nor a cached copy can be read.
     """
-    return joined(
-        _load_kind("target", sources.target, sources.shared),
-        _load_kind("control", sources.control, sources.shared),
+    shared = sources.shared
+    prompts = joined(
+        _load_kind("target", sources.target, shared),
+        _load_kind("control", sources.control, shared),
     )
+    if shared.group_by is not None and not prompts.grouped:
+        raise PromptError(
+            f"no prompt has a group: no set has a column {shared.group_by} with values; choose another with "
+            "group_by (--group-by NAME)"
+        )
+    return prompts
 
 
 def _load_kind(kind: str, sources: KindSources, shared: PromptDefaults) -> tuple[Parts, list[str]]:

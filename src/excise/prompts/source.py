@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from excise.errors import PromptError
 from excise.system.paths import is_drive
 
-FILE_SUFFIXES: tuple[str, ...] = (".txt", ".jsonl", ".csv", ".parquet")
+Row = TypeVar("Row")
+
+FILE_SUFFIXES: tuple[str, ...] = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 """Suffixes of supported files of prompts."""
 
 # "file.txt[:400]", and "file.txt:[:400]" which says the same.
@@ -50,6 +53,9 @@ class PromptSource(BaseModel):
     column: str | None = Field(
         default=None, min_length=1, description="The column that holds the text."
     )
+    group_by: str | None = Field(
+        default=None, min_length=1, description="The column that holds the group of each prompt."
+    )
     prefix: str | None = Field(default=None, description="Text put before every prompt.")
     suffix: str | None = Field(default=None, description="Text put after every prompt.")
     system_prompt: str | None = Field(
@@ -85,7 +91,7 @@ class Split:
     start: str | None = None
     stop: str | None = None
 
-    def take(self, rows: Sequence[object], where: str) -> list[object]:
+    def take(self, rows: Sequence[Row], where: str) -> list[Row]:
         """The rows of the slice; all rows without a slice.
 
         Raises PromptError if the slice is empty or goes beyond the end. It is never shortened silently,

@@ -9,6 +9,7 @@ from excise.config.template import as_text
 from excise.edits.values import EditValues
 from excise.engine.generation import settings_text
 from excise.kinds import FACTS
+from excise.report.by_group import GroupTable, tables_by_group
 from excise.report.front_matter import OriginalCard, front_matter, original_card
 from excise.report.markdown import code, inline
 from excise.scorers.statistics import Share
@@ -49,7 +50,7 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
 
 
 def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
-    """The figures as a Markdown table. coverage: of each layer; its minimum is added as a sentence."""
+    """The figures as Markdown tables. coverage: of each layer; its minimum is added as a sentence."""
     return "\n".join(
         (
             "| held-out prompts, never seen by the search (95 % intervals) | original | edited |",
@@ -58,8 +59,19 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
             "",
             "Refusals are phrases in greedy answers; KL is KL(original ‖ edited), on control prompts.",
             *((_covered(coverage),) if coverage else ()),
+            *(
+                line
+                for table in tables_by_group(outcome.groups)
+                for line in ("", *_markdown(table))
+            ),
         )
     )
+
+
+def _markdown(table: GroupTable) -> list[str]:
+    rows = (table.headings, ["---"] * len(table.headings))
+    cells = ([inline(name), *figures] for name, *figures in table.rows)
+    return [f"| {' | '.join(row)} |" for row in (*rows, *cells)]
 
 
 def figures_in(edit: EditValues, coverage: Sequence[float] = ()) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,20 +33,18 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Share:
-    """A count of so many, with the 95 % interval of the share, see `wilson`."""
+    """A count of so many, with the 95 % interval of the share, from 0 to 1, see `wilson`."""
 
     count: int
     of: int
+    low: float = field(init=False)
+    high: float = field(init=False)
 
-    @property
-    def low(self) -> float:
-        """The lower end of the interval, from 0 to 1."""
-        return wilson(self.count, self.of)[0]
-
-    @property
-    def high(self) -> float:
-        """The upper end of the interval, from 0 to 1."""
-        return wilson(self.count, self.of)[1]
+    def __post_init__(self) -> None:
+        """Raises ValueError unless 0 ≤ count ≤ of and of > 0."""
+        low, high = wilson(self.count, self.of)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
 
     def __str__(self) -> str:
         return f"{self.count}/{self.of} ({100 * self.low:.0f} to {100 * self.high:.0f} %)"

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from excise.scorers.divergence import UNRECORDED, AnswerTokens
-from excise.scorers.statistics import Estimate
+from excise.scorers.groups import UNGROUPED, FiguresByGroup, GroupFigures
+from excise.scorers.statistics import Estimate, Share
 from excise.search.front import Point
 from excise.search.objective import Objectives, objectives_in
 from excise.store.further import Further, further_in, further_json
@@ -33,7 +34,8 @@ class Outcome:
 
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
     answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: number of
-    tokens of an answer, which may be shorter than 32. further: figures of other scorers.
+    tokens of an answer, which may be shorter than 32. further: figures of other scorers. groups: the figures
+    of each group of prompts.
     """
 
     trial: int
@@ -48,6 +50,7 @@ class Outcome:
     seconds: float
     answer_tokens: AnswerTokens = UNRECORDED
     further: tuple[Further, ...] = ()
+    groups: FiguresByGroup = UNGROUPED
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
@@ -115,12 +118,35 @@ def _outcome(
         answer_kl=Estimate(**held_out["answer_kl"]),
         answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
         further=further_in(held_out),
+        groups=groups_in(held_out.get("groups", {})),
         seconds=seconds,
     )
 
 
 def _answered(stored: Mapping[str, Any]) -> Answered:
     return Answered(**{each.name: stored[each.name] for each in fields(Answered)})
+
+
+def groups_in(stored: Mapping[str, Any]) -> FiguresByGroup:
+    """Figures by group, read from JSON. Older records have none."""
+    return FiguresByGroup(
+        **{
+            kind: tuple(GroupFigures(**{**group, **_intervals(group)}) for group in groups)
+            for kind, groups in stored.items()
+        }
+    )
+
+
+def _intervals(group: Mapping[str, Any]) -> dict[str, Share | Estimate | None]:
+    shares = {
+        name: None if (found := group[name]) is None else Share(found["count"], found["of"])
+        for name in ("original", "edited")
+    }
+    estimates = {
+        name: None if (found := group[name]) is None else Estimate(**found)
+        for name in ("kl", "answer_kl")
+    }
+    return {**shares, **estimates}
 
 
 def counts(answered: Answered, outcome: Outcome) -> dict[str, object]:
@@ -149,4 +175,5 @@ def held_out_json(outcome: Outcome) -> dict[str, object]:
         "answer_kl": asdict(outcome.answer_kl),
         "answer_tokens": asdict(outcome.answer_tokens),
         **further_json(outcome.further),
+        **({"groups": asdict(outcome.groups)} if outcome.groups != UNGROUPED else {}),
     }

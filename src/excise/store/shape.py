@@ -74,11 +74,41 @@ class _Further(Shape):
     edited: _Value
 
 
+class _Share(Shape):
+    count: NonNegativeInt
+    of: PositiveInt
+
+    @model_validator(mode="after")
+    def _require_share(self) -> _Share:
+        if self.count > self.of:
+            raise ValueError(f"{self.count} of {self.of} is no share")
+        return self
+
+
+class _Group(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    prompts: PositiveInt
+    original: _Share | None
+    edited: _Share | None
+    kl: _Estimate | None
+    answer_kl: _Estimate | None
+
+
+class _Groups(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    target: list[_Group] = []
+    control: list[_Group] = []
+
+
 class _HeldOut(_Answered):
     kl: _Estimate
     answer_kl: _Estimate
     answer_tokens: _AnswerTokens | None = None
     further: list[_Further] = []
+    groups: _Groups = _Groups()
 
 
 class _Baseline(Shape):
