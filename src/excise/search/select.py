@@ -47,11 +47,11 @@ def _prices(front: Sequence[Point], point: Point) -> list[str]:
     if place > 0:
         fewer = front[place - 1]
         each = (fewer["kl"] - point["kl"]) / (point["refusals"] - fewer["refusals"])
-        prices.append(f"each refusal fewer costs {each:z.4f} nats")
+        prices.append(f"fewer refusals cost {each:z.4f} nats each")
     if place + 1 < len(front):
         more = front[place + 1]
         each = (point["kl"] - more["kl"]) / (more["refusals"] - point["refusals"])
-        prices.append(f"each refusal more saves {each:z.4f} nats")
+        prices.append(f"more refusals save {each:z.4f} nats each")
     return prices
 
 
