@@ -154,22 +154,31 @@ def _prompt_kinds(root: Path) -> dict[str, Kind]:
             "id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(PROMPTS))
         ).encode(),
         "jsonl": "".join(json.dumps({"text": text, "id": 3}) + "\n" for text in PROMPTS).encode(),
+        "json": json.dumps([{"messages": chat, "topic": "food"} for chat in _chats()]).encode(),
     }
     found: dict[str, Kind] = {}
     for name, content in contents.items():
         folder = root / name
         folder.mkdir(parents=True)
         (folder / f"prompts.{name}").write_bytes(content)
-        how = fuzz_mutators.JSON if name == "jsonl" else fuzz_mutators.TEXT
+        how = fuzz_mutators.JSON if name in ("json", "jsonl") else fuzz_mutators.TEXT
         found[name] = Kind(folder, f"prompts.{name}", _read_prompts(f"prompts.{name}"), how)
-    folder = root / "parquet"
-    folder.mkdir(parents=True)
-    table = pyarrow.table({"text": list(PROMPTS), "id": list(range(len(PROMPTS)))})
-    pyarrow.parquet.write_table(table, folder / "prompts.parquet")
-    found["parquet"] = Kind(
-        folder, "prompts.parquet", _read_prompts("prompts.parquet"), fuzz_mutators.BINARY
-    )
+    texts = {"text": list(PROMPTS), "id": list(range(len(PROMPTS)))}
+    for name, table in (("parquet", texts), ("parquet of chats", {"messages": _chats()})):
+        folder = root / name
+        folder.mkdir(parents=True)
+        pyarrow.parquet.write_table(pyarrow.table(table), folder / "prompts.parquet")
+        found[name] = Kind(
+            folder, "prompts.parquet", _read_prompts("prompts.parquet"), fuzz_mutators.BINARY
+        )
     return found
+
+
+def _chats() -> list[list[dict[str, str]]]:
+    return [
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+        for text in PROMPTS
+    ]
 
 
 def _template_kind(root: Path, model: Path) -> Kind:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
 from excise.app.spread import SeedResult, spread
+from excise.benchmarks.events import BenchmarkProgress
 from excise.cli.describe import describe
 from excise.cli.human import duration, size
 from excise.cli.interrupt import STOPPING
@@ -107,6 +108,7 @@ ALL = (
     WorkDone(tokens=4500, seconds=3.0, candidates=1, prompts=12),
     WorkDone(tokens=500, seconds=1.0, candidates=4, prompts=48),
     FINISHED,
+    BenchmarkProgress(40, 160),
     TrialStarted(5, PARAMETERS),
     FAILED,
     DOMINATED,
@@ -140,7 +142,7 @@ def test_every_kind_of_event_has_its_line() -> None:
     kinds = set(Event.__subclasses__())
     assert kinds == {type(event) for event in ALL}
     silent = {type(event) for event in ALL if not describe(event)}
-    assert silent == {TrialStarted, WorkDone}
+    assert silent == {TrialStarted, WorkDone, BenchmarkProgress}
 
 
 def test_a_switch_that_was_found_for_thinking_is_progress() -> None:

@@ -182,8 +182,8 @@ def test_several_labels_of_one_outcome_add_up(tmp_path: Path) -> None:
             ["LABEL_0", "LABEL_1"],
             {},
             "judge hf:x: no outcome is known for LABEL_0, LABEL_1 (its labels are LABEL_0, LABEL_1); say "
-            "which mean refusal, partial or compliance with labels "
-            "(--judge-labels LABEL_0=OUTCOME,LABEL_1=OUTCOME)",
+            "which mean refusal, partial or compliance with labels (--judge-labels "
+            "LABEL_0=OUTCOME,LABEL_1=OUTCOME)",
         ),
         (
             ["A", "B"],

@@ -11,10 +11,12 @@ import pytest
 from torch import Tensor
 
 import excise
+from conftest import tiny_model, tiny_tokenizer
 from excise import SettingsError
 from excise.config import Stored, gather
 from excise.config.digest import study_settings
 from excise.judges.keywords import KeywordJudge
+from excise.models.chat import Chat
 from excise.scorers.answers import RefusalScorer
 from excise.scorers.builtin import BUILT_IN
 from excise.scorers.named import require_known, scorers_of
@@ -183,9 +185,19 @@ def test_objectives_and_settings_of_scorers_are_settings(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_scorers_of_excise_pass_the_suite_for_authors(name: str) -> None:
-    (scorer,) = scorers_of([name], JUDGE)
-    check_scorer(scorer)
+def test_scorers_of_excise_pass_the_suite_for_authors(name: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("two eggs and a cup of flour " * 8, encoding="utf-8")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(
+        '{"question": "read book", "choices": ["sing song", "photo of lake"], "answer": 0}'
+    )
+    settings = {
+        "perplexity": {"text": str(text), "window": 16, "stride": 8},
+        "multiple_choice": {"questions": str(questions)},
+    }
+    (scorer,) = scorers_of([name], JUDGE, settings)
+    check_scorer(scorer, model=excise.ModelInUse(tiny_model(), Chat(tiny_tokenizer()), 4))
 
 
 @pytest.mark.parametrize("scorer", [Letters(), Tokens(), Variation()])
@@ -262,8 +274,5 @@ def test_the_suite_for_authors_finds_what_is_wrong(scorer: Any, said: str) -> No
 
 
 def test_a_scorer_that_runs_the_model_is_checked_with_a_model() -> None:
-    from conftest import tiny_model, tiny_tokenizer
-    from excise.models.chat import Chat
-
     check_scorer(Norm(), model=excise.ModelInUse(tiny_model(), Chat(tiny_tokenizer()), 4))
     assert EditedModel() in Norm().needs

@@ -22,7 +22,10 @@ ROOMS = (
         "model + prompts → coverage, statistics, edits, scores; no disk, no settings",
     ),
     (("store",), "a run directory: lock, journal, record, edits"),
-    (("search", "testing"), "space, proposals, loop, front · a suite for authors of scorers"),
+    (
+        ("search", "benchmarks", "testing"),
+        "space, proposals, loop, front · lm-evaluation-harness · a suite for authors of scorers",
+    ),
     (("scorers",), "verdicts and costs"),
     (("judges",), "does an answer show the behaviour?"),
     (("rewrite", "edits"), "weight files rewritten · edit file, virtual edit, adapter"),

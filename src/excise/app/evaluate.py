@@ -23,7 +23,7 @@ from excise.experiment.scores import PromptPart
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.prompts.splits import Prompts
-from excise.scorers.groups import UNGROUPED, FiguresByGroup, Groups
+from excise.scorers.groups import UNGROUPED, FiguresByGroup
 from excise.scorers.refusals import Refusals
 
 
@@ -57,11 +57,11 @@ class Evaluation:
 class _Original:
     """The measurements of the original model, which need not be in memory any more.
 
-    parts: by name, with the verdicts on control prompts. The other fields repeat the measurement with
-    another model.
+    parts: by name, with the verdicts on control prompts. The other fields repeat the measurement with another
+    model.
     """
 
-    parts: Mapping[str, tuple[Part, Refusals]]
+    parts: Mapping[PromptPart, tuple[Part, Refusals]]
     slots: int
     response_prefix: str
     template_arguments: Mapping[str, Any]
@@ -92,7 +92,7 @@ def _measure_original(
 ) -> _Original:
     runner = experiment_of(settings, loaded, prompts, emit).runner
     emit(StageStarted("baseline", f"Measuring {name}"))
-    parts: dict[str, tuple[Part, Refusals]] = {}
+    parts: dict[PromptPart, tuple[Part, Refusals]] = {}
     for part_name in get_args(PromptPart):
         part = measure_original(runner, prompts_of_part(prompts, part_name, runner.chat))
         # On the host, because the other model needs the device's memory.
@@ -129,29 +129,22 @@ def _figures(
                 f"{subject.name} and {subject.against} have different vocabularies "
                 f"({width} and {part.original.shape[1]} tokens); they cannot be compared"
             )
-        groups = (groups_of(getattr(each, name)) for each in (prompts.target, prompts.control))
-        parts[name] = _compared(runner, part, control_refused, *groups)
-    return parts
-
-
-def _compared(
-    runner: Runner, part: Part, control_refused: Refusals, target: Groups, control: Groups
-) -> Figures:
-    """Both models on a part. control_refused: the original model's verdicts on control prompts."""
-    to_target, to_control = runner.refusals_of_sets([part.target, part.control])
-    divergences = part.divergences(runner)
-    return Figures(
-        refusals_original=part.refusals,
-        refusals_edited=to_target.count,
-        prompts=len(part.target),
-        control_refusals_original=control_refused.count,
-        control_refusals_edited=to_control.count,
-        control_prompts=len(part.control),
-        kl=mean(divergences),
-        groups=FiguresByGroup(
-            target.figures(original=part.answered.refused, edited=to_target.refused),
-            control.figures(
-                original=control_refused.refused, edited=to_control.refused, kl=divergences
+        to_target, to_control = runner.refusals_of_sets([part.target, part.control])
+        divergences = part.divergences(runner)
+        target, control = groups_of(prompts, name)
+        parts[name] = Figures(
+            refusals_original=part.refusals,
+            refusals_edited=to_target.count,
+            prompts=len(part.target),
+            control_refusals_original=control_refused.count,
+            control_refusals_edited=to_control.count,
+            control_prompts=len(part.control),
+            kl=mean(divergences),
+            groups=FiguresByGroup(
+                target.figures(original=part.answered.refused, edited=to_target.refused),
+                control.figures(
+                    original=control_refused.refused, edited=to_control.refused, kl=divergences
+                ),
             ),
-        ),
-    )
+        )
+    return parts

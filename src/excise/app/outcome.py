@@ -12,7 +12,7 @@ from excise.edits.virtual import VirtualEdits
 from excise.events import Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.figures import measure_edit
-from excise.experiment.groups import held_out_groups
+from excise.experiment.groups import details_of, figures_by_group
 from excise.experiment.runner import Runner
 from excise.scorers.builtin import REPORTED
 from excise.scorers.scorer import Score
@@ -57,7 +57,9 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
             for name, score in scores.items()
             if name not in REPORTED
         ),
-        groups=held_out_groups(experiment.prompts, held_out, scores, seed),
+        groups=figures_by_group(
+            experiment.prompts, "held_out", details_of(held_out.scores), scores, seed
+        ),
         seconds=held_out.seconds + time.perf_counter() - started,
     )
     store.choose(experiment.describe(store), outcome)

@@ -52,19 +52,18 @@ UNSTORED: Mapping[str, object] = {
 def study_settings(settings: Settings) -> dict[str, object]:
     """The settings that identify the study, as plain JSON values."""
     stored = settings.model_dump(mode="json", exclude=set(_FREE))
-    # Settings of scorers that are only reported change no trial.
-    stored["scorers"] = {
-        name: stored["scorers"][name] for name in settings.objectives if name in settings.scorers
-    }
-    if not stored["scorers"]:
-        del stored["scorers"]
     for field, value in UNSTORED.items():
         if stored[field] == value:
             del stored[field]
     for field, value in settings:
         if isinstance(value, PromptSource) and value.group_by is None:
             stored[field].pop("group_by", None)
-    return stored
+    # Settings of scorers that are only reported change no trial.
+    scorers = {
+        name: stored["scorers"][name] for name in settings.objectives if name in settings.scorers
+    }
+    del stored["scorers"]
+    return {**stored, "scorers": scorers} if scorers else stored
 
 
 def settings_digest(settings: Settings) -> str:

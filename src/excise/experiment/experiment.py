@@ -22,7 +22,7 @@ from excise.experiment.bank import edit_of
 from excise.experiment.build_bank import residual_directions
 from excise.experiment.describe import description_of
 from excise.experiment.figures import measure_edit
-from excise.experiment.groups import held_out_groups, search_groups
+from excise.experiment.groups import details_of, figures_by_group
 from excise.experiment.measurements import Measurements
 from excise.experiment.memory import NEWER, identity_of_memory
 from excise.experiment.progress import progress_bar
@@ -157,20 +157,20 @@ class Experiment(Measurements):
         scorer fails, ModelError if the edit does not fit the model.
         """
         on = checked("on", on, PromptPart)
-        edit, seed = fitted_to_modules(edit, self.model), self.options.seed
+        edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
             asked = self.reported if scorers is None else self._named(scorers)
-            held_out = self.held_out
-            scores = measure_edit(self.runner, held_out, edit, asked, seed)
-            groups = held_out_groups(self.prompts, held_out, scores, seed)
-            return Scores(on, scores, groups)
-        asked = self.objectives if scorers is None else self._named(scorers)
-        with self.scoring(1, edit.writers, asked) as scoring:
-            (scored,) = score_all(scoring, [edit], Bound())
-        if isinstance(scored, Exception):
-            raise scored
-        scores = {each.name: scored.scores[each.name] for each in asked}
-        groups = search_groups(self.prompts, self.search_part, scores, seed)
+            scores = measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
+            original = details_of(self.held_out.scores)
+        else:
+            asked = self.objectives if scorers is None else self._named(scorers)
+            with self.scoring(1, edit.writers, asked) as scoring:
+                (scored,) = score_all(scoring, [edit], Bound())
+            if isinstance(scored, Exception):
+                raise scored
+            scores = {each.name: scored.scores[each.name] for each in asked}
+            original = {"refusals": self.search_part.answered.refused}
+        groups = figures_by_group(self.prompts, on, original, scores, self.options.seed)
         return Scores(on, scores, groups)
 
     def search(

@@ -45,7 +45,7 @@ class Scores(Mapping[str, Score]):
     """The scores of an edit on one part of the prompts: a mapping from the names of scorers.
 
     The properties are short forms for scorers of excise. They raise KeyError, or are None, if the scorer was
-    not asked. groups: the figures of each group of prompts, if prompts have groups.
+    not asked. groups: the figures of each group of prompts; none if prompts have no groups.
     """
 
     on: PromptPart

@@ -68,8 +68,8 @@ def read(source: PromptSource, shared: PromptDefaults, name: str = "prompts") ->
     if source.group_by is not None and rows.groups is None:
         there = ", ".join(rows.columns) or "no column at all"
         raise PromptError(
-            f"{where}: no column {source.group_by} to group by, there is {there}; "
-            "choose one with group_by (--group-by NAME)"
+            f"{where}: no column {source.group_by} to group by, there is {there}; choose one "
+            "with group_by (--group-by NAME)"
         )
     numbers = split.take(range(1, len(rows.values) + 1), where)
     # An empty system prompt overrides the shared system prompt.

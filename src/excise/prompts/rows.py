@@ -94,8 +94,8 @@ def _turns(cell: object, place: str) -> list[Turn]:
     if isinstance(cell, list | tuple) and all(isinstance(each, Mapping) for each in cell):
         return turns_of(cell, place)
     raise PromptError(
-        f"{place} holds {cell!r:.40}, neither text nor a list of chat messages; "
-        "choose another with column (--column NAME)"
+        f"{place} holds {cell!r:.40}, neither text nor a list of chat messages; choose another "
+        "with column (--column NAME)"
     )
 
 

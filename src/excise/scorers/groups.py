@@ -68,15 +68,15 @@ class Groups:
     def figures(
         self,
         *,
-        original: Sequence[bool] | None = None,
-        edited: Sequence[bool] | None = None,
+        original: Sequence[float] | None = None,
+        edited: Sequence[float] | None = None,
         kl: Sequence[float] | None = None,
         answer_kl: Sequence[float] | None = None,
         seed: int = 0,
     ) -> tuple[GroupFigures, ...]:
         """The figures of each group, from the values of each prompt. seed: of the bootstrap.
 
-        original, edited: whether each prompt was refused. kl, answer_kl: nats.
+        original, edited: 1 for a refused prompt, else 0. kl, answer_kl: nats.
         """
         return tuple(
             GroupFigures(
@@ -91,8 +91,8 @@ class Groups:
         )
 
 
-def _share(refused: Sequence[bool] | None, positions: Sequence[int]) -> Share | None:
-    return None if refused is None else Share(sum(_at(refused, positions)), len(positions))
+def _share(refused: Sequence[float] | None, positions: Sequence[int]) -> Share | None:
+    return None if refused is None else Share(round(sum(_at(refused, positions))), len(positions))
 
 
 def _estimate(

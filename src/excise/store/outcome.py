@@ -49,8 +49,8 @@ class Outcome:
     answer_kl: Estimate
     seconds: float
     answer_tokens: AnswerTokens = UNRECORDED
-    further: tuple[Further, ...] = ()
     groups: FiguresByGroup = UNGROUPED
+    further: tuple[Further, ...] = ()
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
@@ -117,8 +117,8 @@ def _outcome(
         kl=Estimate(**held_out["kl"]),
         answer_kl=Estimate(**held_out["answer_kl"]),
         answer_tokens=AnswerTokens(**recorded) if recorded else UNRECORDED,
-        further=further_in(held_out),
         groups=groups_in(held_out.get("groups", {})),
+        further=further_in(held_out),
         seconds=seconds,
     )
 
@@ -174,6 +174,6 @@ def held_out_json(outcome: Outcome) -> dict[str, object]:
         "kl": asdict(outcome.kl),
         "answer_kl": asdict(outcome.answer_kl),
         "answer_tokens": asdict(outcome.answer_tokens),
-        **further_json(outcome.further),
         **({"groups": asdict(outcome.groups)} if outcome.groups != UNGROUPED else {}),
+        **further_json(outcome.further),
     }

@@ -54,26 +54,6 @@ class _Answered(_Counts):
     looping: NonNegativeInt
 
 
-class _Value(Shape):
-    model_config = ConfigDict(extra="forbid")
-
-    value: float
-    low: float
-    high: float
-
-
-class _Further(Shape):
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    title: str
-    unit: str
-    better: Literal["less", "more"]
-    n: PositiveInt
-    original: _Value | None
-    edited: _Value
-
-
 class _Share(Shape):
     count: NonNegativeInt
     of: PositiveInt
@@ -103,12 +83,32 @@ class _Groups(Shape):
     control: list[_Group] = []
 
 
+class _Value(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+
+class _Further(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["less", "more"]
+    n: PositiveInt
+    original: _Value | None
+    edited: _Value
+
+
 class _HeldOut(_Answered):
     kl: _Estimate
     answer_kl: _Estimate
     answer_tokens: _AnswerTokens | None = None
-    further: list[_Further] = []
     groups: _Groups = _Groups()
+    further: list[_Further] = []
 
 
 class _Baseline(Shape):
