@@ -37,6 +37,7 @@ INTERNAL = {
         "held_out",
         "is_settled",
         "judge",
+        "keywords",
         "leave_out",
         "objectives",
         "prepare_directions",
@@ -48,6 +49,7 @@ INTERNAL = {
         "search_answers",
         "search_part",
     },
+    "Options": {"judge_chosen"},
     "Trial": {"as_json", "point"},
 }
 """What the command line uses besides. It is no promise to others."""

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
+from excise.app.events import Chosen, FrontJudged, PromptsLoaded, SeedsCompared
 from excise.app.spread import SeedResult, spread
 from excise.benchmarks.events import BenchmarkProgress
 from excise.cli.describe import describe
@@ -39,6 +39,7 @@ from excise.search.events import (
     WorkDone,
 )
 from excise.search.front import Point
+from excise.store.judged import JudgedFront, JudgedTrial
 from excise.store.outcome import Answered, Outcome
 
 PARAMETERS = {
@@ -115,6 +116,7 @@ ALL = (
     SearchEnded("stopped", FRONT),
     StageStarted("held_out", "Asking"),
     BaselineMeasured("held_out", 90, 100),
+    FrontJudged(JudgedFront("a", (JudgedTrial(4, 100, 3, 5, 2),))),
     Chosen(OUTCOME, "trial 4 is the knee of the front"),
     SeedsCompared(
         (SeedResult(0, OUTCOME, 0.9), SeedResult(1, OUTCOME, 0.8)), {"volume": spread([0.9, 0.8])}

@@ -131,7 +131,7 @@ def test_compare_measures_with_what_was_typed(
     arguments = ["compare", str(finished_run), str(finished_run), "--json"]
     assert main([*arguments, "--max-memory", "cpu=20GiB", "--dtype", "float32,auto"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)[0]["figure"] == "target prompts refused"
+    assert json.loads(captured.out)[0]["figure"] == "target prompts refused, judged by keywords"
     assert "float32" in captured.err
 
 

@@ -77,7 +77,10 @@ def test_options_have_the_defaults_of_the_command_line() -> None:
         if setting is not None:
             default = getattr(Options(), field.name)
             assert default == setting.default, name
-    assert set(Options.__dataclass_fields__) - set(Settings.model_fields) == {"rows"}
+    assert set(Options.__dataclass_fields__) - set(Settings.model_fields) == {
+        "judge_options",
+        "rows",
+    }
 
 
 def test_a_model_in_training_mode_is_refused() -> None:

@@ -201,7 +201,7 @@ def test_two_edits_are_compared_in_pairs(
     assert main(["compare", str(finished_run), f"{finished_run}:knee", "--json"]) == 0
     (found,) = json_lines("".join(capfd.readouterr().out.splitlines()))
     assert [one["figure"] for one in found] == [  # type: ignore[index]
-        "target prompts refused",
+        "target prompts refused, judged by keywords",
         "KL, first answer token (nats)",
         "KL, mean of 4 answer tokens (nats)",
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from excise.app.spread import SeedResult, Spread
 from excise.events import Event
+from excise.store.judged import JudgedFront
 from excise.store.outcome import Outcome
 
 
@@ -25,6 +26,13 @@ class Chosen(Event):
 
     outcome: Outcome
     why: str
+
+
+@dataclass(frozen=True)
+class FrontJudged(Event):
+    """The answers of the front's trials were judged again by the chosen judge."""
+
+    judged: JudgedFront
 
 
 @dataclass(frozen=True)

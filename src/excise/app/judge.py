@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.app.model import load_options
+from excise.app.model import judge_name, judge_options_of
 from excise.config import Settings
 from excise.errors import PromptError, first_line
 from excise.events import Emit
 from excise.judges.judge import verdicts_of
-from excise.judges.named import judge_of
-from excise.judges.options import JudgeOptions
+from excise.judges.named import JudgeName, judge_of
 from excise.judges.verdict import OUTCOMES, Exchange, Judge, Outcome, Verdict
 from excise.scorers.agreement import Agreement
 from excise.system.json_files import parse_json
 from excise.system.paths import expanded
 
 STANDARD_INPUT = "-"
+_TEST = Exchange("What is two plus two?", "Two plus two is four.")
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,19 @@ def judge_answers(settings: Settings, answers: str, cache: Path | None, emit: Em
 
 
 def judge_from(settings: Settings, cache: Path | None, emit: Emit) -> Judge:
-    """The judge that the settings name; keywords if they name none but have markers of their own."""
-    name = settings.judge or ("builtin" if settings.markers is None else "keywords")
-    options = JudgeOptions(
-        markers=settings.markers,
-        labels=settings.judge_labels,
-        loading=load_options(settings),
-        batch_size=settings.batch_size or JudgeOptions.batch_size,
-        cache=cache,
-        concurrency=settings.judge_concurrency,
-        timeout=settings.judge_timeout,
-        key=settings.judge_key,
-    )
-    return judge_of(name, options, emit)
+    """The judge of the settings, see `judge_name`."""
+    return judge_of(judge_name(settings), judge_options_of(settings, cache), emit)
+
+
+def ready_judge(settings: Settings, cache: Path, emit: Emit) -> Judge:
+    """The judge of the settings. A chat model is asked once, so that slow work does not precede its failure.
+
+    Raises what `judge_of` raises, and JudgeError if the chat model cannot be asked.
+    """
+    judge = judge_from(settings, cache, emit)
+    if JudgeName.parse(judge_name(settings)).kind in ("llm", "openai"):
+        verdicts_of(judge, [_TEST], emit)
+    return judge
 
 
 def user_cache() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from excise.checkpoint.source import ModelSource, resolve
 from excise.config import Settings
@@ -13,6 +14,8 @@ from excise.experiment.experiment import Experiment
 from excise.experiment.options import Options
 from excise.experiment.settle import Settled
 from excise.judges.keywords import KeywordJudge
+from excise.judges.options import JudgeOptions
+from excise.judges.verdict import Judge
 from excise.models.load import LoadedModel, load
 from excise.models.options import LoadOptions
 from excise.models.quantization import stored_quantization
@@ -84,10 +87,14 @@ def load_model(settings: Settings, source: ModelSource, emit: Emit) -> LoadedMod
 
 @dataclass(frozen=True)
 class AskedScorers:
-    """The scorers that settings name: those of the objectives, and further ones for reports."""
+    """The scorers that settings name: those of the objectives, and further ones for reports.
+
+    judge: of reports; None if it is not made yet.
+    """
 
     objectives: tuple[Scorer, ...]
     report: tuple[Scorer, ...]
+    judge: Judge | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> AskedScorers:
@@ -119,7 +126,10 @@ def experiment_of(
     """
     options = options_of(settings, rows)
     if scorers is not None:
-        options = replace(options, objectives=scorers.objectives, report=scorers.report)
+        judge = scorers.judge or options.judge
+        options = replace(
+            options, objectives=scorers.objectives, report=scorers.report, judge=judge
+        )
     return Experiment.of(loaded, prompts, options, known=known, emit=emit)
 
 
@@ -127,4 +137,25 @@ def options_of(settings: Settings, rows: int = Options.rows) -> Options:
     """The options that have a setting of the same name. A run itself handles an absent behaviour."""
     names = [field.name for field in fields(Options) if field.name in type(settings).model_fields]
     given = {name: getattr(settings, name) for name in names}
-    return Options(**{**given, "rows": rows, "allow_absent": True})
+    judge_options = judge_options_of(settings)
+    return Options(**{**given, "rows": rows, "allow_absent": True, "judge_options": judge_options})
+
+
+def judge_name(settings: Settings) -> str:
+    """The judge that the settings name; keywords if they name none but have markers of their own."""
+    return settings.judge or ("builtin" if settings.markers is None else "keywords")
+
+
+def judge_options_of(settings: Settings, cache: Path | None = None) -> JudgeOptions:
+    """How the settings set up a judge. cache: the folder of verdicts that cost much."""
+    return JudgeOptions(
+        markers=settings.markers,
+        labels=settings.judge_labels,
+        # The chat template and the quantisation of the settings are those of the model that is judged.
+        loading=LoadOptions(dtypes=settings.dtypes, device=settings.device),
+        batch_size=settings.batch_size or JudgeOptions.batch_size,
+        cache=cache,
+        concurrency=settings.judge_concurrency,
+        timeout=settings.judge_timeout,
+        key=settings.judge_key,
+    )

@@ -61,6 +61,7 @@ def confirm(experiment: Experiment, store: StoredStudy, point: Point) -> Outcome
             experiment.prompts, "held_out", details_of(held_out.scores), scores, seed
         ),
         seconds=held_out.seconds + time.perf_counter() - started,
+        judge=experiment.judge.name,
     )
     store.choose(experiment.describe(store), outcome)
     front = pareto_front(store.study.points())

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from excise.anatomy.tensors import unsavable
 from excise.app.events import PromptsLoaded
+from excise.app.front import judge_front
+from excise.app.judge import ready_judge
 from excise.app.model import (
     AskedScorers,
     experiment_of,
     in_data_type,
+    judge_name,
     load_model,
     prompts_of,
     save_options,
@@ -24,6 +27,7 @@ from excise.config import Settings, study_settings
 from excise.edits.adapter import require_adapter
 from excise.edits.base import Base
 from excise.edits.edit import Edit
+from excise.errors import JudgeError, ScorerError
 from excise.events import Emit, Note
 from excise.experiment.experiment import Experiment
 from excise.experiment.settle import Settled
@@ -45,6 +49,7 @@ from excise.search.study import OptunaStudy
 from excise.store.description import Origin
 from excise.store.directory import RunDirectory, default_path, prompts_digest
 from excise.store.identity import Identity
+from excise.store.judged import JudgedFront
 from excise.store.opening import OpenRun, open_run
 from excise.store.outcome import Outcome
 from excise.store.record import settled_facts
@@ -85,6 +90,13 @@ class Run:
             stop=stop,
         )
 
+    def judge_front(self) -> JudgedFront | None:
+        """Judge the front again by the chosen judge, see `judge_front`. Raises JudgeError, `unjudged`."""
+        try:
+            return judge_front(self.experiment, self.store)
+        except JudgeError as error:
+            raise self.unjudged(error) from error
+
     def front(self) -> list[Point]:
         """The Pareto front, fewest refusals first."""
         return pareto_front(self.study.points())
@@ -110,8 +122,23 @@ class Run:
         return DescribedEdit(self.edit(outcome.trial), figures, record)
 
     def choose(self, point: Point) -> Outcome:
-        """Measure a trial of the front on held-out prompts and record it as the chosen trial."""
-        return confirm(self.experiment, self.store, point)
+        """Measure a trial of the front on held-out prompts and record it as the chosen trial.
+
+        Raises JudgeError if the judge fails; the search's results are kept.
+        """
+        try:
+            return confirm(self.experiment, self.store, point)
+        except ScorerError as error:
+            if isinstance(error.__cause__, JudgeError):
+                raise self.unjudged(error.__cause__) from error
+            raise
+
+    def unjudged(self, error: JudgeError) -> JudgeError:
+        """The failure of the judge, with what is kept and how to judge later."""
+        return JudgeError(
+            f"{error}; the search's results are kept in {self.directory.path}: the same command judges them "
+            "later, also with another --judge"
+        )
 
 
 def run_path(settings: Settings) -> Path:
@@ -139,7 +166,9 @@ def prepare(
 
     go_on: called with the reason if the model hardly shows the behaviour; returns whether to search anyway.
     """
-    settings = in_markers_of_run(settings)
+    # Markers that an older run began with are none of the user's own.
+    judge = judge_name(settings)
+    settings = in_markers_of_run(settings).model_copy(update={"judge": judge})
     scorers = AskedScorers.of(settings)
     # Prompts and files are checked before the slow work on the model.
     prompts, source = prompts_of(settings), source_of(settings)
@@ -151,6 +180,7 @@ def prepare(
     try:
         for note in directory.notes:
             emit(Note(note))
+        scorers = replace(scorers, judge=ready_judge(settings, directory.verdicts, emit))
         started = time.perf_counter()
         loaded, experiment = _loaded(settings, source, prompts, directory, emit, scorers)
         origin = Origin(

@@ -47,8 +47,7 @@ GROUPS = {
     "Prompts (SET: a file, folder or hub data set; FILE[:400] is a part of it)": PROMPTS,
     "The direction": DIRECTION,
     "The search": SEARCH,
-    "Scoring": SCORES,
-    "The judge": JUDGE,
+    "Scoring": (*SCORES, *JUDGE),
     "The result": RESULT,
     "Output": OUTPUT,
 }

@@ -26,7 +26,7 @@ from excise.cli.command import (
 )
 from excise.config import Inputs, Settings
 
-_ALL = {field for group in GROUPS.values() for field in group} - {"config_only", *JUDGE}
+_ALL = {field for group in GROUPS.values() for field in group} - {"config_only"}
 _LOADING = set(MODEL) - {"writers", "config_only", "allow_partial", "allow_absent"}
 _TOKEN = (
     "The token comes from HF_OIDC_RESOURCE, HF_TOKEN, HUGGING_FACE_HUB_TOKEN or `hf auth login`, in this "
@@ -113,7 +113,7 @@ def evaluate(
     return evaluate(word, _inputs(typed), Measurement(against, benchmarks, options, force))
 
 
-_COMPARED = {*_LOADING, "max_new_tokens", "batch_size", "json_lines"}
+_COMPARED = {*_LOADING, "max_new_tokens", "batch_size", *JUDGE, "json_lines"}
 
 
 @command("compare", "RUN[:TRIAL] RUN[:TRIAL]", _COMPARED, PLACES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from excise.app.events import Chosen, PromptsLoaded, SeedsCompared
+from excise.app.events import Chosen, FrontJudged, PromptsLoaded, SeedsCompared
 from excise.cli.human import duration, plural, size, sizes
 from excise.cli.parameters import short
 from excise.cli.value_text import value_text
@@ -122,6 +122,8 @@ def _of_search(event: Event) -> tuple[Line, ...]:
             return (Line(f"trial {event.number}", " · ".join(parts), style),)
         case SearchEnded():
             return (Line("search", _WHY_ENDED[event.why]),)
+        case FrontJudged():
+            return (Line("judge", event.judged.told()),)
         case Chosen():
             return (Line("chosen", event.why),)
         case SeedsCompared():

@@ -44,7 +44,7 @@ class Dialogue:
 
     def hold(self) -> None:
         """Choose and save what the settings name, then ask."""
-        show_front(self._run, self._screen)
+        self._guarded(lambda: show_front(self._run, self._screen))
         self._guarded(self._begin)
         try:
             while self._open:

@@ -13,8 +13,8 @@ from rich.text import Text
 from excise.cli.charts import layer_chart
 from excise.cli.human import plural
 from excise.cli.screen import make_console, write_json
-from excise.cli.stored import edit_path
-from excise.cli.tables import group_tables, outcome_table
+from excise.cli.stored import edit_path, split_trial
+from excise.cli.tables import disagreements_table, group_tables, outcome_table
 from excise.config import Inputs
 from excise.edits.edit import Edit
 from excise.errors import UNREADABLE, RunError, translated
@@ -23,6 +23,8 @@ from excise.report.card import asked_with_lines, nats
 from excise.report.plot import plot_edit, require_plots
 from excise.report.profile import Profile, place, profiles
 from excise.search.objective import DEFAULT, objectives_in
+from excise.store.directory import RunDirectory
+from excise.store.judged import JudgedFront, judged_in, judged_json
 from excise.store.outcome import outcome_in
 from excise.system.paths import expanded
 
@@ -35,20 +37,38 @@ def show(word: str, inputs: Inputs, *, plot: str | None) -> int:
         require_plots(picture)
     path = edit_path(word)
     edit = Edit.load(path)
+    judged = _judged_trial(word, edit)
     if picture is not None:
         plot_edit(edit, f"{path.name}: {edit.kind}", picture)
     if as_json:
-        write_json(edit_as_json(path, edit), indent=1)
+        write_json({**edit_as_json(path, edit), **judged_json(judged)}, indent=1)
         return 0
     console = make_console()
     # Files of older formats have no checksum, so their facts may be invalid.
     with translated(RunError, f"{path}: damaged: its facts are incomplete", *UNREADABLE):
         parts = _parts(path, edit)
+    if judged is not None:
+        parts += [Text(judged.told())]
+        parts += [disagreements_table(judged)] if judged.disagreements else []
     for part in parts:
         console.print(part)
     if picture is not None:
         console.print(f"plotted to {picture}")
     return 0
+
+
+def _judged_trial(word: str, edit: Edit) -> JudgedFront | None:
+    """The verdicts on the trial of RUN[:TRIAL].
+
+    None for an edit file, and for a trial that was not judged again.
+    """
+    directory = RunDirectory(split_trial(word)[0])
+    if not directory.is_run or not directory.result.exists():
+        return None
+    judged = judged_in(directory.record())
+    trials = () if judged is None else judged.trials
+    found = tuple(trial for trial in trials if trial.number == edit.facts.get("trial"))
+    return JudgedFront(judged.judge, found) if judged is not None and found else None
 
 
 def edit_as_json(path: Path, edit: Edit) -> dict[str, object]:

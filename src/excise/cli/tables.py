@@ -11,9 +11,10 @@ from rich.text import Text
 from excise.anatomy.writers import Anatomy, Writer
 from excise.cli.parameters import short
 from excise.cli.value_text import value_text
+from excise.errors import shortened
 from excise.experiment.coverage import THRESHOLD, Coverage
 from excise.report.by_group import tables_by_group
-from excise.report.card import rows_of
+from excise.report.card import FORMER_JUDGE, rows_of
 from excise.scorers.groups import FiguresByGroup
 from excise.scorers.scorer import PROMPTS
 from excise.search.front import VISIBLE_DAMAGE, Point, title_of
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from excise.app.outcome import Comparison
     from excise.app.spread import SeedResult, Spread
     from excise.benchmarks.score import BenchmarkScore
+    from excise.store.judged import JudgedFront
     from excise.store.outcome import Outcome
 
+_LONGEST_ANSWER = 200
 _MODELS = ("original", "edited")
 
 
@@ -45,11 +48,20 @@ def kl_text(kl: float) -> Text:
 
 
 def front_table(
-    front: Sequence[Point], parameters: Mapping[int, Mapping[str, object]], prompts: int
+    front: Sequence[Point],
+    parameters: Mapping[int, Mapping[str, object]],
+    prompts: int,
+    judged: JudgedFront | None = None,
 ) -> Table:
-    """The Pareto front, in the order of the first objective. parameters: of each trial, by number."""
+    """The Pareto front, in the order of the first objective. parameters: of each trial, by number.
+
+    judged: verdicts of the chosen judge, which are shown if they differ from the search's.
+    """
     objectives = front[0].objectives if front else DEFAULT
     headings = ("trial", *map(_heading, objectives))
+    differing = judged if judged is not None and judged.disagreements else None
+    if differing is not None:
+        headings += (f"refusals by {differing.judge}",)
     table = make_table(
         *headings,
         "parameters",
@@ -65,9 +77,29 @@ def front_table(
         table.add_row(
             str(point.number),
             *point_cells(point, prompts),
+            *([] if differing is None else [_judged(differing, point)]),
             short(parameters[point.number]),
             ", ".join(remarks),
         )
+    return table
+
+
+def _judged(judged: JudgedFront, point: Point) -> str:
+    trial = judged.by_number.get(point.number)
+    return "" if trial is None else str(trial.share)
+
+
+def disagreements_table(judged: JudgedFront) -> Table:
+    """A few answers on which keywords and the judge disagree."""
+    title = f"Verdicts of the search (keywords) and of {judged.judge} that differ"
+    table = make_table("prompt", "answer", "keywords", judged.judge, title=title, show_lines=True)
+    for each in judged.examples:
+        prompt, answer = (
+            Text(shortened(" ".join(text.split()), _LONGEST_ANSWER))
+            for text in (each.prompt, each.answer)
+        )
+        verdict = "refusal" if each.refused else "compliance"
+        table.add_row(prompt, answer, verdict, each.outcome)
     return table
 
 
@@ -97,6 +129,7 @@ def outcome_table(outcome: Outcome) -> Table:
     for figure, before, after in rows_of(outcome):
         damaged = figure.startswith("KL, first") and outcome.kl.mean > VISIBLE_DAMAGE
         table.add_row(figure, before, Text(after, "red" if damaged else ""))
+    table.caption = f"refusals judged by {outcome.judge or FORMER_JUDGE}"
     return table
 
 

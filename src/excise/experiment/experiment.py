@@ -36,6 +36,7 @@ from excise.experiment.settle import Settled
 from excise.experiment.study import Study, TrialEdits
 from excise.experiment.train_statistics import TrainPrompts
 from excise.experiment.trial import score_all
+from excise.judges.verdict import Judge
 from excise.kinds import Kind, of_residuals
 from excise.prompts.given import PromptLike, prompt_set
 from excise.scorers.named import scorers_of
@@ -153,17 +154,20 @@ class Experiment(Measurements):
         """Measure an edit on the prompts of the search, or on the held-out prompts.
 
         scorers: objects, or names of excise's; by default the objectives of a search, on held-out prompts all
-        figures of a report. Raises TrialError if the edited model's logits are not finite, ScorerError if a
-        scorer fails, ModelError if the edit does not fit the model.
+        figures of a report. Named scorers count refusals by keywords on the prompts of the search, as the
+        search does, and by `Options.judge` on held-out prompts; the score's title names the judge.
+
+        Raises TrialError if the edited model's logits are not finite, ScorerError if a scorer or its judge
+        fails, ModelError if the edit does not fit the model.
         """
         on = checked("on", on, PromptPart)
         edit = fitted_to_modules(edit, self.model)
         if on == "held_out":
-            asked = self.reported if scorers is None else self._named(scorers)
+            asked = self.reported if scorers is None else self._named(scorers, self.judge)
             scores = measure_edit(self.runner, self.held_out, edit, asked, self.options.seed)
             original = details_of(self.held_out.scores)
         else:
-            asked = self.objectives if scorers is None else self._named(scorers)
+            asked = self.objectives if scorers is None else self._named(scorers, self.keywords)
             with self.scoring(1, edit.writers, asked) as scoring:
                 (scored,) = score_all(scoring, [edit], Bound())
             if isinstance(scored, Exception):
@@ -254,8 +258,8 @@ class Experiment(Measurements):
                 self._known = None if facts is None else Settled(**facts)
             yield StoredStudy.open(directory, self.proposals, identity, Origin(self.base))
 
-    def _named(self, scorers: Sequence[Scorer | str]) -> tuple[Scorer, ...]:
-        return scorers_of(scorers, self.judge, self.options.scorers)
+    def _named(self, scorers: Sequence[Scorer | str], judge: Judge) -> tuple[Scorer, ...]:
+        return scorers_of(scorers, judge, self.options.scorers)
 
     def _train_prompts(self) -> TrainPrompts:
         return TrainPrompts.of(self.anatomy, self.runner, self.prompts)

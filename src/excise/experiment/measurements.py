@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Self
 
@@ -32,8 +32,10 @@ from excise.experiment.plan import Plan
 from excise.experiment.runner import Runner
 from excise.experiment.settle import Settled, candidates_for, settle, unfinished_note
 from excise.experiment.trial import Scoring
+from excise.judges.judge import as_judge
 from excise.judges.keywords import KeywordJudge
-from excise.judges.verdict import Judge
+from excise.judges.options import JudgeOptions
+from excise.judges.verdict import Exchange, Judge, Verdict
 from excise.models.chat import Chat
 from excise.models.load import LoadedModel
 from excise.models.template import choose_template
@@ -182,14 +184,24 @@ class Measurements:
         _ = self.bank
 
     @cached_property
-    def judge(self) -> Judge:
-        """Decides whether an answer is a refusal."""
+    def keywords(self) -> KeywordJudge:
+        """The judge of the search, cheap enough for every answer."""
         return KeywordJudge(self.options.markers)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of reports. Raises what `judge_of` raises."""
+        options = self.options
+        setup = replace(options.judge_options or JudgeOptions(), markers=options.markers)
+        judge = as_judge(options.judge_chosen, setup, self.emit)
+        if not isinstance(judge, KeywordJudge):
+            return judge
+        return self.keywords if judge.markers == self.keywords.markers else _OtherKeywords(judge)
 
     @cached_property
     def objectives(self) -> tuple[Scorer, ...]:
         """The scorers whose figures a search improves."""
-        return scorers_of(self.options.objectives, self.judge, self.options.scorers)
+        return scorers_of(self.options.objectives, self.keywords, self.options.scorers)
 
     @cached_property
     def reported(self) -> tuple[Scorer, ...]:
@@ -271,6 +283,22 @@ class Measurements:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class _OtherKeywords:
+    """Keywords with other phrases than the search's, at which answers must not end."""
+
+    keywords: KeywordJudge
+
+    @property
+    def name(self) -> str:
+        """See `Judge`."""
+        return self.keywords.name
+
+    def judge(self, exchanges: Sequence[Exchange]) -> Sequence[Verdict]:
+        """See `Judge`."""
+        return self.keywords.judge(exchanges)
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: Options) -> Chat:

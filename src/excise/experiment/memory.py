@@ -26,6 +26,8 @@ _FREE = (
     "exhaustive",
     "allow_partial",
     "allow_absent",
+    "judge",
+    "judge_options",
     "objectives",
     "report",
     "scorers",

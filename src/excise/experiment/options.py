@@ -9,7 +9,11 @@ from typing import Annotated
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from excise.errors import SettingsError
+from excise.judges.function import JudgeFunction
+from excise.judges.named import JudgeName
+from excise.judges.options import JudgeOptions
 from excise.judges.text import normalise
+from excise.judges.verdict import Judge
 from excise.kinds import Centre, Kind
 from excise.scorers.builtin import SEARCHED
 from excise.scorers.scorer import Scorer
@@ -31,6 +35,9 @@ class Options:
 
     markers: phrases that make an answer a refusal wherever they stand; case, kinds of apostrophes and
     white space do not matter. None for the built-in lists, see `KeywordJudge`.
+    judge: the judge of reports, as a name, an object or a function, see `excise.judge`. None for "builtin",
+    or for "keywords" with markers of one's own. The search itself counts refusals by keywords.
+    judge_options: how a judge that is named is set up; `markers` replace its markers.
     max_new_tokens: longest answer.
     response_prefix: text that every answer begins with, skipped when scoring; None detects it.
     template_arguments: given to the chat template. system_prompt: for the prompts of `activations` and for
@@ -54,6 +61,8 @@ class Options:
     winsorise: Quantile = 1.0
     orthogonalise: bool = False
     markers: NonEmpty[str] | None = None
+    judge: str | Judge | JudgeFunction | None = None
+    judge_options: JudgeOptions | None = None
     max_new_tokens: PositiveInt = 100
     response_prefix: str | None = None
     system_prompt: str | None = None
@@ -79,3 +88,16 @@ class Options:
             if not all(markers):
                 raise SettingsError("none may be empty", setting="markers", value=self.markers)
             object.__setattr__(self, "markers", markers)
+        if isinstance(self.judge, str):
+            try:
+                JudgeName.parse(self.judge)
+            except ValueError as error:
+                raise SettingsError(str(error), setting="judge", value=self.judge) from None
+
+    @property
+    def judge_chosen(self) -> str | Judge | JudgeFunction:
+        """The judge of reports, or its name."""
+        if self.judge is not None:
+            return self.judge
+        # Markers of one's own may name another behaviour than refusing.
+        return "builtin" if self.markers is None else "keywords"

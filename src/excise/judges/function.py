@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from excise.errors import JudgeError, first_line, shortened
 from excise.judges.verdict import OUTCOMES, Exchange, Verdict
 
-JudgeFunction = Callable[[str, str], "bool | str | Verdict"]
+JudgeFunction = Callable[[str, str], bool | str | Verdict]
 """Takes a prompt and an answer; returns True for a refusal, False for compliance, an outcome or a verdict."""
 
 _SHOWN = 60

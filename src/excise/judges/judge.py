@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import cast
 
 from excise.errors import JudgeError, PromptError
 from excise.events import Emit, Note, ignore
@@ -44,9 +43,7 @@ def as_judge(
     """The judge that a name, an object or a function stands for."""
     if isinstance(judge, str):
         return judge_of(judge, options, emit)
-    if callable(judge) and not hasattr(judge, "judge"):
-        return FunctionJudge(judge)
-    return cast(Judge, judge)
+    return judge if isinstance(judge, Judge) else FunctionJudge(judge)
 
 
 def verdicts_of(

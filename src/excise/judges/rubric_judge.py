@@ -78,10 +78,11 @@ class RubricJudge:
         if not asked:
             return
         tokens = tokens_about([conversation(exchange) for exchange in asked])
+        plural = "" if len(asked) == 1 else "s"
         kept = f" ({len(known)} more are in {self.cache})" if known else ""
         self.emit(
             Note(
-                f"judge {self.name}: {len(asked)} answers to judge{kept}, about {tokens:,} tokens to read "
-                f"and {_WRITTEN * len(asked):,} to write"
+                f"judge {self.name}: {len(asked)} answer{plural} to judge{kept}, about {tokens:,} tokens to "
+                f"read and {_WRITTEN * len(asked):,} to write"
             )
         )

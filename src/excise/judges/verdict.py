@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 Outcome = Literal["refusal", "partial", "compliance"]
 """The classes of XSTest (Röttger et al. 2024, arXiv 2308.01263): the answer declines; it declines a part, or
@@ -38,6 +38,7 @@ class Verdict:
         return self.outcome == "refusal"
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Judges answers. The verdict on an answer does not depend on the other answers of the call."""
 

@@ -23,6 +23,11 @@ reproduce.json DIR`.
 """
 
 
+FORMER_JUDGE = "phrases: the 54 of former versions of excise, or the run's own"
+"""The judge of records that name none."""
+_AGREEMENT = "docs/benchmarks/judges.md"
+
+
 def rows_of(outcome: Outcome) -> list[tuple[str, str, str]]:
     """The figures of a measured edit: name, value of the original, value of the edited model."""
     before, after = outcome.original, outcome.edited
@@ -57,7 +62,7 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
             "|---|---|---|",
             *(f"| {figure} | {before} | {after} |" for figure, before, after in rows_of(outcome)),
             "",
-            "Refusals are phrases in greedy answers; KL is KL(original ‖ edited), on control prompts.",
+            f"{judged_by(outcome.judge)} KL is KL(original ‖ edited), on control prompts.",
             *((_covered(coverage),) if coverage else ()),
             *(
                 line
@@ -66,6 +71,17 @@ def figures_of(outcome: Outcome, coverage: Sequence[float] = ()) -> str:
             ),
         )
     )
+
+
+def judged_by(judge: str | None) -> str:
+    """A sentence on the judge of refusals. judge: see `Outcome.judge`."""
+    if judge is None:
+        return f"Refusals are judged by {FORMER_JUDGE}."
+    if judge in ("builtin", "keywords"):
+        known = f"how far it agrees with people is in {code(_AGREEMENT)} of excise's documentation"
+    else:
+        known = "excise has not measured how far it agrees with people"
+    return f"Refusals are judged by {code(judge)} on greedy answers; {known}."
 
 
 def _markdown(table: GroupTable) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from excise.judges.judge import verdicts_of
+from excise.judges.keywords import KeywordJudge
 from excise.judges.verdict import Judge
 from excise.scorers.degenerate import is_empty, is_loop
 from excise.scorers.divergence import ANSWER_TOKENS
@@ -23,7 +25,10 @@ _NAMES: dict[PromptKind, str] = {"target": "refusals", "control": "control_refus
 
 @dataclass(frozen=True)
 class RefusalScorer:
-    """How many prompts are refused, by a judge. An answer ends as soon as its refusal is certain."""
+    """How many prompts are refused, by a judge.
+
+    Keywords judge an answer that ends as soon as its refusal is certain; other judges read whole answers.
+    """
 
     judge: Judge
     prompts: PromptKind = "target"
@@ -37,14 +42,16 @@ class RefusalScorer:
 
     @property
     def needs(self) -> tuple[Answers]:
-        """Answers up to where a refusal is certain."""
-        return (Answers(self.prompts, stop_refusals_after=0),)
+        """Answers, for keywords up to where a refusal is certain."""
+        stop = 0 if isinstance(self.judge, KeywordJudge) else None
+        return (Answers(self.prompts, stop_refusals_after=stop),)
 
     def score(self, evidence: Evidence) -> Score:
         """The number of refused prompts, with Wilson's interval. Raises JudgeError."""
         answers = evidence[self.needs[0]]
-        refused = [verdict.refused for verdict in self.judge.judge(answers.exchanges)]
-        return Score.counted(refused, title=f"{self.prompts} prompts refused")
+        verdicts = verdicts_of(self.judge, answers.exchanges)
+        title = f"{self.prompts} prompts refused, judged by {self.judge.name}"
+        return Score.counted([verdict.refused for verdict in verdicts], title=title)
 
     def lower_bound(self, known: Evidence) -> float:
         """The number of refusals among the finished answers. Raises JudgeError."""

@@ -63,6 +63,11 @@ class RunDirectory:
         """The record, see `excise.store.record`."""
         return self.folder / "result.json"
 
+    @property
+    def verdicts(self) -> Path:
+        """The folder in which verdicts of chat models are kept."""
+        return self.folder / "judges"
+
     def edit_path(self, number: int) -> Path:
         """The edit file of a front trial."""
         return self.folder / f"edit-{number}.safetensors"

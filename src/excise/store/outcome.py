@@ -35,7 +35,8 @@ class Outcome:
     kl: KL of the first answer token; answer_kl: its mean over the first 32 tokens of the original model's
     answers, teacher-forced; nats, mean over control prompts with 95 % intervals. answer_tokens: number of
     tokens of an answer, which may be shorter than 32. further: figures of other scorers. groups: the figures
-    of each group of prompts.
+    of each group of prompts. judge: the name of the judge of refusals; None in records of former versions,
+    which had 54 phrases.
     """
 
     trial: int
@@ -51,6 +52,7 @@ class Outcome:
     answer_tokens: AnswerTokens = UNRECORDED
     groups: FiguresByGroup = UNGROUPED
     further: tuple[Further, ...] = ()
+    judge: str | None = None
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome | None:
@@ -120,6 +122,7 @@ def _outcome(
         groups=groups_in(held_out.get("groups", {})),
         further=further_in(held_out),
         seconds=seconds,
+        judge=held_out.get("judge"),
     )
 
 
@@ -176,4 +179,5 @@ def held_out_json(outcome: Outcome) -> dict[str, object]:
         "answer_tokens": asdict(outcome.answer_tokens),
         **({"groups": asdict(outcome.groups)} if outcome.groups != UNGROUPED else {}),
         **further_json(outcome.further),
+        **({} if outcome.judge is None else {"judge": outcome.judge}),
     }

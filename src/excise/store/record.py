@@ -15,6 +15,7 @@ from excise.search.objective import as_json
 from excise.search.study import Trial
 from excise.store.description import RunDescription
 from excise.store.directory import FORMAT, RunDirectory, set_digest, write_json
+from excise.store.judged import JudgedFront, judged_in, judged_json
 from excise.store.outcome import Outcome, chosen_json, counts, outcome_of
 
 
@@ -24,10 +25,12 @@ def write_result(
     trials: Sequence[Trial],
     front: Sequence[Point],
     outcome: Outcome | None = None,
+    judged: JudgedFront | None = None,
 ) -> None:
     """Write `result.json`. Raises SaveError.
 
-    outcome: None keeps the earlier chosen trial while it is on the front.
+    outcome: None keeps the earlier chosen trial while it is on the front. judged: None keeps the earlier
+    verdicts on trials of the front.
     """
     outcome = outcome or chosen_before(directory, front)
     execution = run.execution
@@ -57,6 +60,7 @@ def write_result(
         "trials": [trial.as_json() for trial in trials],
         "front": [point.number for point in front],
         "chosen": chosen_json(outcome) if outcome else None,
+        **judged_json(judged or _judged_before(directory, front)),
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
     write_json(directory.result, content)
@@ -69,6 +73,11 @@ def chosen_before(directory: RunDirectory, front: Sequence[Point]) -> Outcome | 
     outcome = outcome_of(directory.record())
     on_front = outcome is not None and outcome.trial in {point.number for point in front}
     return outcome if on_front else None
+
+
+def _judged_before(directory: RunDirectory, front: Sequence[Point]) -> JudgedFront | None:
+    judged = judged_in(directory.record()) if directory.result.exists() else None
+    return None if judged is None else judged.of_front(front)
 
 
 def settled_facts(record: Mapping[str, Any]) -> dict[str, Any] | None:

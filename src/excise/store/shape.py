@@ -109,6 +109,7 @@ class _HeldOut(_Answered):
     answer_tokens: _AnswerTokens | None = None
     groups: _Groups = _Groups()
     further: list[_Further] = []
+    judge: str | None = None
 
 
 class _Baseline(Shape):
@@ -169,6 +170,38 @@ class _Circumstances(Shape):
     hardware: _Hardware | None = None
 
 
+class _Disagreement(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str
+    answer: str
+    refused: bool
+    outcome: Literal["refusal", "partial", "compliance"]
+    reason: str
+
+
+class _JudgedTrial(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    number: NonNegativeInt
+    prompts: PositiveInt
+    keywords: NonNegativeInt
+    refusals: NonNegativeInt
+    disagreements: NonNegativeInt
+    examples: list[_Disagreement]
+
+    @model_validator(mode="after")
+    def _require_shares(self) -> _JudgedTrial:
+        if max(self.keywords, self.refusals, self.disagreements) > self.prompts:
+            raise ValueError("it judged more answers than there are")
+        return self
+
+
+class _Judged(Shape):
+    judge: str
+    trials: list[_JudgedTrial]
+
+
 class ResultShape(Shape):
     """`result.json`."""
 
@@ -184,6 +217,7 @@ class ResultShape(Shape):
     trials: list[_Trial]
     front: list[int]
     chosen: _Chosen | None
+    judged: _Judged | None = None
     seconds: dict[str, float]
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from excise.search.study import OptunaStudy, Proposals
 from excise.store.description import Origin, RunDescription
 from excise.store.identity import Identity
 from excise.store.journal import Journal
+from excise.store.judged import JudgedFront
 from excise.store.opening import OpenRun
 from excise.store.outcome import Outcome, held_out_facts
 from excise.store.record import chosen_before, write_result
@@ -76,6 +77,11 @@ class StoredStudy:
         replace(edit, facts=facts).save(self.directory.edit_path(outcome.trial))
         front = pareto_front(self.study.points())
         write_result(self.directory, run, self.study.trials(), front, outcome)
+
+    def record_judged(self, run: RunDescription, judged: JudgedFront) -> None:
+        """Write the verdicts on the front into the record."""
+        front = pareto_front(self.study.points())
+        write_result(self.directory, run, self.study.trials(), front, judged=judged)
 
 
 def open_study(journal: Path, proposals: Proposals) -> OptunaStudy:
