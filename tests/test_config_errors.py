@@ -123,15 +123,15 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
             {},
             {},
             '[target]\npath = "a.txt"',
-            "excise.toml: target.path: no such key; its keys are source, split, column, prefix, suffix, "
-            "system_prompt, revision",
+            "excise.toml: target.path: no such key; its keys are source, split, column, group_by, prefix, "
+            "suffix, system_prompt, revision",
         ),
         (
             {"target": '{"source": "a.txt", "path": "b.txt"}'},
             {},
             "",
-            "--target.path: no such key; its keys are source, split, column, prefix, suffix, system_prompt, "
-            "revision",
+            "--target.path: no such key; its keys are source, split, column, group_by, prefix, suffix, "
+            "system_prompt, revision",
         ),
         (
             {},

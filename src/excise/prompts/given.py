@@ -24,10 +24,10 @@ def prompt_set(
     system_prompt: str | None = None,
     group_by: str | None = None,
 ) -> PromptSet:
-    """A prompt set of what is given. name: what it is for; system_prompt: where a prompt has none of its own.
+    """A prompt set of the given prompts. name: what it is for; system_prompt: where a prompt has none of its
+    own. group_by: the key of rows whose value is the group.
 
-    group_by: the key of rows whose value is the group. Raises PromptError, naming the prompt by its number,
-    if one is none.
+    Raises PromptError, naming the prompt by its number, if one is none.
     """
     if isinstance(given, PromptSet):
         return PromptSet(name, given.prompts, given.origin, given.revision, given.notes)
