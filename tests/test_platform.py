@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 import excise
@@ -60,23 +61,16 @@ def test_every_module_is_imported_without_the_modules_of_posix() -> None:
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
 
 
-HOLDING = """
-from excise.system import platform
-
-before = platform.peak_host_memory()
-held = bytearray(200_000_000)
-held[::4096] = b"x" * len(held[::4096])
-del held
-print(platform.peak_host_memory() - before)
-"""
-
-
 def test_peak_memory_grows_by_what_was_held() -> None:
-    # A process of its own: this one may have held more before.
-    run = subprocess.run(
-        [sys.executable, "-c", HOLDING], capture_output=True, text=True, check=True
-    )
-    assert 190_000_000 < int(run.stdout) < 400_000_000
+    before = platform.peak_host_memory()
+    # An earlier test may have held more than this process holds now.
+    below_peak = max(0, before - psutil.Process().memory_info().rss)
+    held = bytearray(below_peak + 200_000_000)
+    held[::4096] = b"x" * len(held[::4096])
+    del held
+    grown = platform.peak_host_memory() - before
+    # Memory freed before the test may be used again, so only most of it has to show.
+    assert 100_000_000 < grown < 400_000_000
 
 
 @pytest.mark.parametrize(
