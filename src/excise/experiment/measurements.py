@@ -213,10 +213,8 @@ class Measurements:
             *self.objectives,
             *scorers_of(self.options.report, self.judge, self.options.scorers),
         ]
-        return tuple(
-            {each.name: each for each in (*further, *usual)}[name]
-            for name in dict.fromkeys(each.name for each in (*usual, *further))
-        )
+        # The usual scorers come first; last again, so that the chosen judge judges one that is an objective.
+        return tuple({each.name: each for each in (*usual, *further, *usual)}.values())
 
     @cached_property
     def held_out(self) -> Original:

@@ -82,6 +82,7 @@ def _made(name: str, judge: Judge, settings: OwnSettings) -> Scorer:
         place = f"scorers.{name}" if own else f"scorer {name}"
         raise SettingsError(f"{place}: {first_line(error)}") from error
     except Exception as error:
+        # Scorers are foreign programs.
         raise SettingsError(f"scorer {name}: cannot be made ({first_line(error)})") from error
     return scorer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -41,7 +40,7 @@ class Question:
 def built_in_questions() -> tuple[Question, ...]:
     """The questions that come with excise."""
     text = (files("excise.scorers") / BUILT_IN).read_text(encoding="utf-8")
-    return tuple(_question(json.loads(line)) for line in text.splitlines())
+    return tuple(_question(parse_json(line)) for line in text.splitlines())
 
 
 def read_questions(path: str | Path) -> tuple[Question, ...]:
